@@ -1,0 +1,15 @@
+"""Train, sweep and track CTC speech recognisers from composable Hydra configs.
+
+From Python:
+
+    import speechtrain
+    result = speechtrain.train(speechtrain.compose(["data=synthetic", "model=mlp"]))
+    print(result.metrics["test/cer"])
+"""
+
+from speechtrain.config import compose
+from speechtrain.train import Result, train
+
+__version__ = "0.1.0"
+
+__all__ = ["Result", "__version__", "compose", "train"]

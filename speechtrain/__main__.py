@@ -1,0 +1,86 @@
+"""`python -m speechtrain`: compose, check, train, return the objective.
+
+Exit codes: 0 done, 1 the run failed, 2 the user can mend it (the message says how), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from speechtrain.config import CONF_DIR
+from speechtrain.config.checks import without_foreign_defaults
+from speechtrain.config.compose import check, explain
+from speechtrain.console import errors
+from speechtrain.errors import RunError, UserError
+from speechtrain.help import print_help
+from speechtrain.resume import resume_arguments
+from speechtrain.train import train
+
+log = logging.getLogger("speechtrain")
+
+_TRACES_WANTED = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
+def run(cfg: DictConfig) -> float | None:
+    """One run from a composed config; the objective's value, for a sweeper."""
+    hydra_cfg = HydraConfig.get()
+    overrides = list(hydra_cfg.overrides.task)
+    try:
+        for path in without_foreign_defaults(cfg, overrides):
+            log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
+        check(cfg, overrides)
+        return train(cfg, overrides=overrides).objective
+    except (UserError, RunError) as error:
+        if hydra_cfg.mode == RunMode.MULTIRUN or _TRACES_WANTED:
+            raise
+        _fail(error)
+
+
+def _fail(error: UserError | RunError) -> NoReturn:
+    errors.print(str(error), style="red", markup=False)
+    sys.exit(error.exit_code)
+
+
+def main() -> None:
+    """The command line."""
+    arguments = sys.argv[1:]
+    if "--help" in arguments or "-h" in arguments:
+        print_help()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that errors are shown in one way
+    try:
+        sys.argv[1:] = resume_arguments(arguments)
+        run()
+    except KeyboardInterrupt:
+        errors.print("interrupted; `python -m speechtrain resume=last` goes on from the last finished epoch", style="yellow")
+        sys.exit(130)
+    except (UserError, RunError, HydraException, OmegaConfBaseException) as error:
+        if _TRACES_WANTED:
+            raise
+        if isinstance(error, (HydraException, OmegaConfBaseException)):
+            error = explain([item for item in sys.argv[1:] if not item.startswith("-")], error, _config_dir(sys.argv[1:]))
+        _fail(error)
+
+
+def _config_dir(arguments: list[str]) -> str | None:
+    for position, item in enumerate(arguments):
+        if item in ("--config-dir", "-cd"):
+            return arguments[position + 1] if position + 1 < len(arguments) else None
+        if item.startswith("--config-dir="):
+            return item.partition("=")[2]
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The contract between the program and a framework: build, train, predict, save, load.
+
+Any object with these methods can stand in for a framework, so tests can record what a backend is asked to do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from speechtrain.backends.schedules import Schedule
+from speechtrain.data.batches import Batch, Loader
+from speechtrain.errors import RunError
+from speechtrain.tasks.base import Direction, Outputs, Task
+
+Model = Any
+"""A backend's own model: an encoder and the task's head."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model says of itself.
+
+    Attributes:
+        parameters: trainable ones.
+        subsampling: input frames an encoder frame.
+        receptive_field: input frames that an encoder frame depends on; None: all of them.
+        causal: whether no encoder frame depends on later input.
+    """
+
+    parameters: int
+    subsampling: int
+    receptive_field: int | None
+    causal: bool
+
+
+@dataclass
+class Control:
+    """How a callback asks the training to end."""
+
+    stop_reason: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """End after this epoch; the first reason given is kept."""
+        self.stop_reason = self.stop_reason or reason
+
+
+class Callback:
+    """Something that follows a training; the same events in the same order on every backend."""
+
+    def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
+        """Before the first batch; `first_epoch` is above 0 in a resumed run."""
+
+    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float) -> None:
+        """After each training batch."""
+
+    def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
+        """After training and validation of an epoch, counted from 0."""
+
+    def on_train_end(self, result: TrainResult) -> None:
+        """After the last epoch, also when a callback stopped the training."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train; the fields are those of `conf/trainer`, resolved.
+
+    Attributes:
+        optimizer: node with `_target_`, to be called with the parameters.
+        monitor: metric that `best` and early stopping go by, and which way is better.
+        folder: of the run; checkpoints go to `checkpoints` in it.
+        extra: put into each checkpoint, so that it can be loaded alone.
+    """
+
+    optimizer: Mapping[str, Any]
+    schedule: Schedule
+    trainer: Mapping[str, Any]
+    monitor: str
+    direction: Direction
+    folder: Path
+    seed: int
+    resume_from: Path | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainResult:
+    """What a training leaves.
+
+    Attributes:
+        history: metrics of each epoch of this process.
+        best_checkpoint, last_checkpoint: None where none was asked for.
+        best_value: of the monitored metric.
+        stop_reason: why it ended before its last epoch, if it did.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_checkpoint: Path | None = None
+    last_checkpoint: Path | None = None
+    best_value: float | None = None
+    stop_reason: str | None = None
+
+
+class NonFiniteLossError(RunError):
+    """The loss became NaN or infinite; the message names the utterances of the batch."""
+
+    def __init__(self, ids: Sequence[str], epoch: int, saved: Path) -> None:
+        self.ids = tuple(ids)
+        shown = ", ".join(self.ids[:8]) + (f" and {len(self.ids) - 8} more" if len(self.ids) > 8 else "")
+        super().__init__(
+            f"the loss became NaN or infinite in epoch {epoch + 1}, on the batch of {shown}\n"
+            f"    the batch is kept in {saved}\n"
+            "    -> lower optimizer.lr, lengthen the warm-up, or lower trainer.gradient_clip_val; look at these utterances"
+        )
+
+
+def save_bad_batch(batch: Batch, folder: Path) -> Path:
+    """Keep a batch for inspection as `bad_batch.npz`."""
+    path = folder / "bad_batch.npz"
+    temporary = folder / ".bad_batch.tmp.npz"
+    np.savez(
+        temporary,
+        features=batch.features,
+        feature_lengths=batch.feature_lengths,
+        targets=batch.targets,
+        target_lengths=batch.target_lengths,
+        ids=np.array(batch.ids),
+    )
+    temporary.replace(path)
+    return path
+
+
+class Backend(ABC):
+    """A framework."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def build(self, model: Mapping[str, Any], task: Task, *, input_size: int, seed: int) -> Model:
+        """An encoder from its config node (`_target_` and arguments) with the task's head, weights drawn from `seed`."""
+
+    @abstractmethod
+    def describe(self, model: Model) -> ModelInfo:
+        """Size, subsampling and context of a model."""
+
+    @abstractmethod
+    def output_lengths(self, model: Model, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Encoder frames (B,) of input frames (B,)."""
+
+    @abstractmethod
+    def train(self, model: Model, train: Loader, val: Loader | None, task: Task, plan: Plan, callbacks: Sequence[Callback]) -> TrainResult:
+        """Train in place.
+
+        Raises:
+            NonFiniteLossError: the loss became NaN or infinite.
+            KeyboardInterrupt: the user stopped it; the last finished epoch is in its checkpoint.
+        """
+
+    @abstractmethod
+    def predict(self, model: Model, batches: Iterable[Batch], task: Task) -> Iterator[tuple[Batch, Outputs]]:
+        """Outputs of each batch in evaluation mode, in order."""
+
+    @abstractmethod
+    def save(self, model: Model, path: Path, extra: Mapping[str, Any]) -> None:
+        """Write weights and `extra` to a file that appears whole or not at all."""
+
+    @abstractmethod
+    def load(self, model: Model, path: Path) -> Mapping[str, Any]:
+        """Put the weights of a file, or of a checkpoint of `train`, into a model of the same shape; returns its `extra`.
+
+        Raises:
+            UserError: the file is damaged or belongs to another model.
+        """

@@ -1,0 +1,147 @@
+"""Learning-rate schedules as plain arithmetic, so that every backend follows the same numbers.
+
+A schedule gives the factor that the optimizer's learning rate is multiplied with, for each optimizer step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from speechtrain.errors import ConfigError, Problem
+
+
+class Schedule:
+    """Linear warm-up, then `after_warmup`.
+
+    Args:
+        warmup_ratio: share of the run.
+        warmup_steps: optimizer steps; replaces `warmup_ratio`.
+    """
+
+    def __init__(self, warmup_ratio: float = 0.0, warmup_steps: int | None = None) -> None:
+        self.warmup_ratio = warmup_ratio
+        self.warmup_steps = warmup_steps
+        self._warmup = 0
+        self._total = 1
+        self._epoch_steps = 1
+
+    def begin(self, total_steps: int, epoch_steps: int) -> None:
+        """Learn how long the run is, in optimizer steps.
+
+        Raises:
+            ConfigError: the warm-up is longer than the run.
+        """
+        self._total = max(1, total_steps)
+        self._epoch_steps = max(1, epoch_steps)
+        self._warmup = round(self.warmup_ratio * self._total) if self.warmup_steps is None else self.warmup_steps
+        if self._warmup > self._total:
+            message = f"is {self._warmup}, longer than the run of {self._total} steps"
+            raise ConfigError([Problem("scheduler.warmup_steps", message, "shorten it, or raise trainer.epochs or trainer.max_steps")])
+
+    def factor(self, step: int) -> float:
+        """Factor of a step, counted from 0."""
+        if step < self._warmup:
+            return (step + 1) / (self._warmup + 1)
+        return self.after_warmup(step)
+
+    def after_warmup(self, step: int) -> float:
+        """Factor of a step behind the warm-up."""
+        return 1.0
+
+    def epoch_end(self, value: float | None, smaller_is_better: bool) -> None:
+        """Take note of the objective at the end of an epoch (None: it was not measured)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+
+
+class Constant(Schedule):
+    """The full learning rate behind the warm-up."""
+
+
+class WarmupCosine(Schedule):
+    """Half a cosine from 1 to `min_factor` (Loshchilov and Hutter 2017, without restarts)."""
+
+    def __init__(self, min_factor: float = 0.0, warmup_ratio: float = 0.0, warmup_steps: int | None = None) -> None:
+        super().__init__(warmup_ratio, warmup_steps)
+        self.min_factor = min_factor
+
+    def after_warmup(self, step: int) -> float:
+        """Factor of a step behind the warm-up."""
+        progress = min(1.0, (step - self._warmup) / max(1, self._total - self._warmup))
+        return self.min_factor + (1 - self.min_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class StepDecay(Schedule):
+    """Times `gamma` every `step_epochs` epochs."""
+
+    def __init__(self, step_epochs: int, gamma: float, warmup_ratio: float = 0.0, warmup_steps: int | None = None) -> None:
+        super().__init__(warmup_ratio, warmup_steps)
+        self.step_epochs = step_epochs
+        self.gamma = gamma
+
+    def after_warmup(self, step: int) -> float:
+        """Factor of a step behind the warm-up."""
+        return float(self.gamma ** (step // (self.step_epochs * self._epoch_steps)))
+
+
+class Exponential(Schedule):
+    """Times `gamma` an epoch, in equal parts at every step."""
+
+    def __init__(self, gamma: float, warmup_ratio: float = 0.0, warmup_steps: int | None = None) -> None:
+        super().__init__(warmup_ratio, warmup_steps)
+        self.gamma = gamma
+
+    def after_warmup(self, step: int) -> float:
+        """Factor of a step behind the warm-up."""
+        return float(self.gamma ** ((step - self._warmup) / self._epoch_steps))
+
+
+class Plateau(Schedule):
+    """Times `factor` whenever the objective has not improved by `min_delta` for more than `patience` epochs."""
+
+    def __init__(
+        self,
+        factor: float,
+        patience: int,
+        min_delta: float = 0.0,
+        min_factor: float = 0.0,
+        warmup_ratio: float = 0.0,
+        warmup_steps: int | None = None,
+    ) -> None:
+        super().__init__(warmup_ratio, warmup_steps)
+        self.decay = factor
+        self.patience = patience
+        self.min_delta = min_delta
+        self.min_factor = min_factor
+        self._state: dict[str, Any] = {"scale": 1.0, "best": None, "waited": 0}
+
+    def after_warmup(self, step: int) -> float:
+        """Factor of a step behind the warm-up."""
+        return float(self._state["scale"])
+
+    def epoch_end(self, value: float | None, smaller_is_better: bool) -> None:
+        """Shrink the factor once the patience is used up."""
+        if value is None:
+            return
+        signed = value if smaller_is_better else -value
+        best = self._state["best"]
+        if best is None or signed < best - self.min_delta:
+            self._state.update(best=signed, waited=0)
+            return
+        self._state["waited"] += 1
+        if self._state["waited"] > self.patience:
+            self._state.update(scale=max(self.min_factor, self._state["scale"] * self.decay), waited=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on."""
+        return dict(self._state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._state.update(state)

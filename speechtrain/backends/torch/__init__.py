@@ -1,0 +1,1 @@
+"""PyTorch, trained by Lightning."""

@@ -1,0 +1,246 @@
+"""The backend contract on PyTorch and Lightning."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+import signal
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult
+from speechtrain.backends.torch.encoder import Encoder
+from speechtrain.backends.torch.module import Feed, SpeechModel, TrainingModule, to_outputs
+from speechtrain.data.batches import Batch, Loader
+from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.tasks.base import Outputs, Task
+
+log = logging.getLogger(__name__)
+
+_LAST = "last"
+
+
+class TorchBackend(Backend):
+    """PyTorch.
+
+    Args:
+        threads: of one operation on the CPU; None: one a core, at most 4.
+    """
+
+    name: ClassVar[str] = "torch"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or min(4, os.cpu_count() or 1)
+        torch.set_num_threads(self.threads)
+
+    def build(self, model: Mapping[str, Any], task: Task, *, input_size: int, seed: int) -> SpeechModel:
+        """An encoder from its config node with the task's head, weights drawn from `seed`.
+
+        Raises:
+            ConfigError: the target made something else than an encoder.
+        """
+        torch.manual_seed(seed)
+        encoder = instantiate(dict(model), input_size=input_size, _convert_="all")
+        if not isinstance(encoder, torch.nn.Module) or not all(hasattr(encoder, name) for name in ("output_size", "subsampling", "output_lengths")):
+            wanted = f"must make an encoder (see {Encoder.__module__}.Encoder)"
+            raise ConfigError([Problem("model._target_", f"{wanted}, received {type(encoder).__name__}", "derive it from Encoder")])
+        return SpeechModel(encoder, task.output_size)  # type: ignore[arg-type]
+
+    def describe(self, model: SpeechModel) -> ModelInfo:
+        """Size, subsampling and context of a model."""
+        encoder = model.encoder
+        parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return ModelInfo(parameters, encoder.subsampling, getattr(encoder, "receptive_field", None), getattr(encoder, "causal", False))
+
+    def output_lengths(self, model: SpeechModel, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Encoder frames (B,) of input frames (B,)."""
+        return model.encoder.output_lengths(torch.from_numpy(lengths)).numpy()
+
+    def train(self, model: SpeechModel, train: Loader, val: Loader | None, task: Task, plan: Plan, callbacks: Sequence[Callback]) -> TrainResult:
+        """Train in place; see `Backend.train`."""
+        options = plan.trainer
+        epoch_steps = -(-len(train) // options["accumulate_grad_batches"])
+        total = epoch_steps * options["epochs"]
+        plan.schedule.begin(min(total, options["max_steps"] or total), epoch_steps)
+        module = TrainingModule(model, task, plan, callbacks)
+        keepers = _checkpoints(plan)
+        monitors: list[pl.Callback] = [*keepers.values()]
+        if (stopper := _early_stopping(plan)) is not None:
+            monitors.append(stopper)
+        with warnings.catch_warnings():
+            _hush_lightning()
+            trainer = _trainer(plan, monitors, has_val=val is not None)
+            module.train()
+            try:
+                trainer.fit(
+                    module,
+                    Feed(train, lambda: module.current_epoch),
+                    Feed(val, lambda: 0) if val is not None else None,
+                    ckpt_path=plan.resume_from,
+                    weights_only=True if plan.resume_from is not None else None,
+                )
+            except SystemExit as error:
+                # Lightning leaves this way when interrupted, with Ctrl-C switched off
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt from error
+            except (pickle.UnpicklingError, KeyError, EOFError) as error:
+                if plan.resume_from is None:
+                    raise
+                raise _damaged(plan.resume_from, error) from error
+        result = TrainResult(history=module.history, stop_reason=module.control.stop_reason)
+        if stopper is not None and stopper.stopped_epoch and result.stop_reason is None:
+            result.stop_reason = f"{stopper.monitor} has not improved for {stopper.patience} epochs"
+        if "best" in keepers and keepers["best"].best_model_path:
+            result.best_checkpoint = Path(keepers["best"].best_model_path)
+            score = keepers["best"].best_model_score
+            result.best_value = float(score) if score is not None else None
+        last = plan.folder / "checkpoints" / f"{_LAST}.ckpt"
+        result.last_checkpoint = last if _LAST in keepers and last.is_file() else None
+        for callback in callbacks:
+            callback.on_train_end(result)
+        return result
+
+    def predict(self, model: SpeechModel, batches: Iterable[Batch], task: Task) -> Iterator[tuple[Batch, Outputs]]:
+        """Outputs of each batch in evaluation mode, in order."""
+        module = TrainingModule(model, task, _NO_PLAN, ())
+        module.to("cuda" if torch.cuda.is_available() else "cpu")
+        module.eval()
+        for batch in batches:
+            with torch.inference_mode():
+                outputs = to_outputs(*module.losses_of(batch))
+            yield batch, outputs
+
+    def save(self, model: SpeechModel, path: Path, extra: Mapping[str, Any]) -> None:
+        """Write weights and `extra`, whole or not at all."""
+        AtomicCheckpointIO().save_checkpoint({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "extra": dict(extra)}, path)
+
+    def load(self, model: SpeechModel, path: Path) -> Mapping[str, Any]:
+        """Weights of a file or checkpoint into a model; see `Backend.load`."""
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            weights = {name.removeprefix("model."): value for name, value in content["state_dict"].items()}
+            extra: Mapping[str, Any] = content["extra"]
+        except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError, AttributeError, TypeError) as error:
+            raise _damaged(path, error) from error
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise UserError(f"{path} holds another model: {first}\n    -> use the model and data it was trained with") from error
+        return extra
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """A checkpoint appears under its name whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ARG002
+        """Write beside the name, then rename."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        temporary = target.with_name(f".{target.name}.tmp")
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(f"{path} is not a checkpoint that can be read ({reason[:120]})\n    -> give another checkpoint of the run")
+
+
+def _trainer(plan: Plan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.Trainer:
+    options = plan.trainer
+    try:
+        return pl.Trainer(
+            accelerator=options["accelerator"],
+            devices=options["devices"],
+            strategy=options["strategy"],
+            precision=options["precision"],
+            max_epochs=options["epochs"],
+            max_steps=options["max_steps"] or -1,
+            accumulate_grad_batches=options["accumulate_grad_batches"],
+            gradient_clip_val=options["gradient_clip_val"],
+            gradient_clip_algorithm=options["gradient_clip_algorithm"],
+            deterministic=options["deterministic"],
+            check_val_every_n_epoch=options["val_every_n_epochs"],
+            limit_val_batches=1.0 if has_val else 0,
+            num_sanity_val_steps=0,
+            default_root_dir=plan.folder,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            enable_checkpointing=any(isinstance(item, ModelCheckpoint) for item in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        message = str(error).strip().splitlines()[0]
+        raise ConfigError([Problem("trainer", message, "look at trainer.accelerator, devices, strategy and precision")]) from error
+
+
+def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
+    options = plan.trainer["checkpoint"]
+    common: dict[str, Any] = {
+        "dirpath": plan.folder / "checkpoints",
+        "auto_insert_metric_name": False,
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+    }
+    keepers = {}
+    if options["save_top_k"]:
+        mode = "min" if plan.direction == "minimize" else "max"
+        keepers["best"] = ModelCheckpoint(
+            monitor=plan.monitor, mode=mode, save_top_k=options["save_top_k"], filename=f"best-{options['filename']}", **common
+        )
+    if options["every_n_epochs"]:
+        keepers["every"] = ModelCheckpoint(save_top_k=-1, every_n_epochs=options["every_n_epochs"], filename=options["filename"], **common)
+    if options["save_last"]:
+        keepers[_LAST] = ModelCheckpoint(save_top_k=1, monitor=None, filename=_LAST, **common)
+    return keepers
+
+
+def _early_stopping(plan: Plan) -> EarlyStopping | None:
+    options = plan.trainer["early_stopping"]
+    if options["patience"] is None:
+        return None
+    return EarlyStopping(
+        monitor=plan.monitor,
+        mode="min" if plan.direction == "minimize" else "max",
+        patience=options["patience"],
+        min_delta=options["min_delta"],
+        check_on_train_epoch_end=True,
+        check_finite=True,
+    )
+
+
+def _hush_lightning() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*num_workers.*")
+
+
+class _NoPlan:
+    """Prediction needs no plan."""
+
+
+_NO_PLAN: Any = _NoPlan()

@@ -1,0 +1,85 @@
+"""What every encoder is, and the pieces that several of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+
+def frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
+    """(B, T) of booleans, true inside each utterance."""
+    return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
+
+
+class Encoder(nn.Module, ABC):
+    """(features (B, T, F), lengths (B,)) -> (B, T', D), lengths'.
+
+    Attributes:
+        output_size: D.
+        subsampling: input frames an encoder frame.
+        receptive_field: input frames that an encoder frame depends on; None: all of them.
+        causal: whether no encoder frame depends on later input.
+    """
+
+    output_size: int
+    subsampling: int
+    receptive_field: int | None
+    causal: bool = False
+
+    @abstractmethod
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Encoder frames (B,) of input frames (B,)."""
+
+    @abstractmethod
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode; what lies behind an utterance's end changes nothing."""
+
+
+class ConvStem(nn.Module):
+    """3x3 convolutions over time and mels, each halving the mels and dividing time by its stride.
+
+    Args:
+        input_size: F.
+        channels: of each layer.
+        time_strides: of each layer.
+        output_size: D of a linear layer on what is left of the mels.
+    """
+
+    def __init__(self, input_size: int, channels: list[int], time_strides: list[int], output_size: int) -> None:
+        super().__init__()
+        sizes = [1, *channels]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(sizes[i], sizes[i + 1], kernel_size=3, stride=(time_strides[i], 2), padding=1) for i in range(len(channels))
+        )
+        bands = input_size
+        for _ in channels:
+            bands = (bands + 1) // 2
+        self.linear = nn.Linear(channels[-1] * bands, output_size)
+        self.time_strides = time_strides
+
+    @property
+    def receptive_field(self) -> int:
+        """Input frames that an output frame depends on."""
+        field, stride = 1, 1
+        for step in self.time_strides:
+            field += 2 * stride
+            stride *= step
+        return field
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Output frames (B,) of input frames (B,)."""
+        for stride in self.time_strides:
+            lengths = (lengths + stride - 1) // stride
+        return lengths
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, F) -> (B, T', D)."""
+        x = features.unsqueeze(1)  # (B, 1, T, F)
+        for conv, stride in zip(self.convs, self.time_strides, strict=True):
+            x = torch.relu(conv(x))
+            lengths = (lengths + stride - 1) // stride
+            x = x * frame_mask(lengths, x.shape[2])[:, None, :, None]
+        x = x.transpose(1, 2).flatten(2)  # (B, T', C*F')
+        return self.linear(x), lengths

@@ -1,0 +1,8 @@
+"""Encoders, one a file; `conf/model` names them here."""
+
+from speechtrain.backends.torch.models.conformer import Conformer
+from speechtrain.backends.torch.models.crdnn import Crdnn
+from speechtrain.backends.torch.models.mlp import Mlp
+from speechtrain.backends.torch.models.tdnn import Tdnn
+
+__all__ = ["Conformer", "Crdnn", "Mlp", "Tdnn"]

@@ -1,0 +1,131 @@
+"""Conformer (Gulati et al. 2020) with rotary positions (Su et al. 2021) in place of relative ones, so that attention can be fused."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from speechtrain.backends.torch.encoder import ConvStem, Encoder, frame_mask
+
+
+class Conformer(Encoder):
+    """See `conf/model/conformer.yaml` for the arguments; `input_size` is F."""
+
+    def __init__(
+        self,
+        input_size: int,
+        d_model: int,
+        n_layers: int,
+        n_heads: int,
+        ff_multiplier: float,
+        kernel_size: int,
+        subsampling: int,
+        stem_channels: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        # one halving layer for each factor of two; at least two layers, so that mels are reduced to a quarter
+        halvings = int(math.log2(subsampling))
+        strides = [2] * halvings + [1] * (2 - halvings)
+        self.stem = ConvStem(input_size, [stem_channels] * len(strides), strides, d_model)
+        self.dropout = nn.Dropout(dropout)
+        hidden = round(ff_multiplier * d_model)
+        self.layers = nn.ModuleList(ConformerLayer(d_model, n_heads, hidden, kernel_size, dropout) for _ in range(n_layers))
+        self.register_buffer("frequencies", 10000.0 ** (-torch.arange(0, d_model // n_heads, 2) / (d_model // n_heads)), persistent=False)
+        self.output_size = d_model
+        self.subsampling = subsampling
+        self.receptive_field = None
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Encoder frames (B,) of input frames (B,)."""
+        return self.stem.output_lengths(lengths)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, F) -> (B, T', D)."""
+        x, lengths = self.stem(features, lengths)
+        mask = frame_mask(lengths, x.shape[1])
+        angles = torch.arange(x.shape[1], device=x.device)[:, None] * self.frequencies  # (T', d/2)
+        rotation = torch.stack([angles.cos(), angles.sin()]).to(x.dtype)
+        # without padding no mask is needed, and attention takes its fastest path
+        attend = None if bool(mask.all()) else mask[:, None, None, :]
+        x = self.dropout(x)
+        for layer in self.layers:
+            x = layer(x, mask, attend, rotation)
+        return x, lengths
+
+
+class ConformerLayer(nn.Module):
+    """Half a feed-forward, attention, convolution, half a feed-forward, a norm."""
+
+    def __init__(self, d_model: int, n_heads: int, hidden: int, kernel_size: int, dropout: float) -> None:
+        super().__init__()
+        self.ff1 = FeedForward(d_model, hidden, dropout)
+        self.attention = Attention(d_model, n_heads, dropout)
+        self.conv = ConvModule(d_model, kernel_size, dropout)
+        self.ff2 = FeedForward(d_model, hidden, dropout)
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, attend: torch.Tensor | None, rotation: torch.Tensor) -> torch.Tensor:
+        """(B, T', D) -> (B, T', D)."""
+        x = x + 0.5 * self.ff1(x)
+        x = x + self.attention(x, attend, rotation)
+        x = x + self.conv(x, mask)
+        x = x + 0.5 * self.ff2(x)
+        return self.norm(x)
+
+
+class FeedForward(nn.Sequential):
+    """Pre-norm, SiLU in between."""
+
+    def __init__(self, d_model: int, hidden: int, dropout: float) -> None:
+        super().__init__(
+            nn.LayerNorm(d_model), nn.Linear(d_model, hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, d_model), nn.Dropout(dropout)
+        )
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; queries and keys are rotated by their position."""
+
+    def __init__(self, d_model: int, n_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm = nn.LayerNorm(d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, attend: torch.Tensor | None, rotation: torch.Tensor) -> torch.Tensor:
+        """(B, T', D) -> (B, T', D); `attend` (B, 1, 1, T') is true where a key may be looked at."""
+        batch, frames, width = x.shape
+        q, k, v = self.qkv(self.norm(x)).view(batch, frames, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, attn_mask=attend)  # (B, H, T', d)
+        return self.dropout(self.out(x.transpose(1, 2).reshape(batch, frames, width)))
+
+
+def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Rotate the pairs (i, i + d/2) of (B, H, T', d) by angles given as cosines and sines (2, T', d/2)."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = rotation[0], rotation[1]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class ConvModule(nn.Module):
+    """Pointwise with gate, depthwise, batch norm, SiLU, pointwise."""
+
+    def __init__(self, d_model: int, kernel_size: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        self.expand = nn.Linear(d_model, 2 * d_model)
+        self.depthwise = nn.Conv1d(d_model, d_model, kernel_size, padding=kernel_size // 2, groups=d_model, bias=False)
+        self.batch_norm = nn.BatchNorm1d(d_model)
+        self.project = nn.Linear(d_model, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, T', D) -> (B, T', D); frames outside the mask (B, T') reach no others."""
+        x = F.glu(self.expand(self.norm(x)), dim=-1) * mask[:, :, None]
+        x = F.silu(self.batch_norm(self.depthwise(x.transpose(1, 2)))).transpose(1, 2)
+        return self.dropout(self.project(x))

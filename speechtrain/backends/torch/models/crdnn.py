@@ -1,0 +1,56 @@
+"""Convolutions, a recurrent stack, a feed-forward layer (the CRDNN of SpeechBrain; Sainath et al. 2015 call it CLDNN)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from speechtrain.backends.torch.encoder import ConvStem, Encoder
+
+
+class Crdnn(Encoder):
+    """See `conf/model/crdnn.yaml` for the arguments; `input_size` is F."""
+
+    def __init__(
+        self,
+        input_size: int,
+        conv_channels: Sequence[int],
+        conv_time_strides: Sequence[int],
+        rnn: str,
+        rnn_size: int,
+        rnn_layers: int,
+        bidirectional: bool,
+        dnn_size: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.stem = ConvStem(input_size, list(conv_channels), list(conv_time_strides), rnn_size)
+        kind = {"lstm": nn.LSTM, "gru": nn.GRU}[rnn]
+        self.rnn = kind(
+            rnn_size,
+            rnn_size,
+            num_layers=rnn_layers,
+            batch_first=True,
+            bidirectional=bidirectional,
+            dropout=dropout if rnn_layers > 1 else 0.0,
+        )
+        self.dnn = nn.Sequential(nn.Linear(rnn_size * (2 if bidirectional else 1), dnn_size), nn.ReLU(), nn.Dropout(dropout))
+        self.output_size = dnn_size
+        self.subsampling = math.prod(conv_time_strides)
+        self.receptive_field = None
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Encoder frames (B,) of input frames (B,)."""
+        return self.stem.output_lengths(lengths)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, F) -> (B, T', D)."""
+        x, lengths = self.stem(features, lengths)
+        # packed, so that the backward direction starts at each utterance's own end
+        packed = pack_padded_sequence(torch.relu(x), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        x, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
+        return self.dnn(x), lengths

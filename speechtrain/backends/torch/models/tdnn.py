@@ -1,0 +1,60 @@
+"""A time-delay network: a 2-D convolution stem and dilated residual 1-D convolutions (Waibel et al. 1989; Peddinti et al. 2015)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from speechtrain.backends.torch.encoder import ConvStem, Encoder, frame_mask
+
+
+class Tdnn(Encoder):
+    """See `conf/model/tdnn.yaml` for the arguments; `input_size` is F."""
+
+    def __init__(
+        self,
+        input_size: int,
+        stem_channels: Sequence[int],
+        stem_time_strides: Sequence[int],
+        channels: int,
+        kernel_size: int,
+        dilations: Sequence[int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.stem = ConvStem(input_size, list(stem_channels), list(stem_time_strides), channels)
+        self.blocks = nn.ModuleList(Block(channels, kernel_size, dilation, dropout) for dilation in dilations)
+        self.output_size = channels
+        self.subsampling = math.prod(stem_time_strides)
+        self.receptive_field = self.stem.receptive_field + self.subsampling * (kernel_size - 1) * sum(dilations)
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Encoder frames (B,) of input frames (B,)."""
+        return self.stem.output_lengths(lengths)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, F) -> (B, T', D)."""
+        x, lengths = self.stem(features, lengths)
+        mask = frame_mask(lengths, x.shape[1])[:, None, :]
+        x = x.transpose(1, 2) * mask  # (B, D, T')
+        for block in self.blocks:
+            x = block(x, mask)
+        return x.transpose(1, 2), lengths
+
+
+class Block(nn.Module):
+    """x + dropout(relu(norm(conv(x))))."""
+
+    def __init__(self, channels: int, kernel_size: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        padding = dilation * (kernel_size - 1) // 2
+        self.conv = nn.Conv1d(channels, channels, kernel_size, dilation=dilation, padding=padding, bias=False)
+        self.norm = nn.BatchNorm1d(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, D, T') -> (B, D, T'), zero outside the mask (B, 1, T')."""
+        return (x + self.dropout(torch.relu(self.norm(self.conv(x))))) * mask

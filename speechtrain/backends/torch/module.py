@@ -1,0 +1,198 @@
+"""The training step, and what is measured around it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from speechtrain.backends.base import Callback, Control, NonFiniteLossError, Plan, save_bad_batch
+from speechtrain.backends.torch import losses
+from speechtrain.backends.torch.encoder import Encoder
+from speechtrain.data.batches import Batch, Loader
+from speechtrain.tasks.base import Outputs, Scorer, Task
+
+
+class SpeechModel(nn.Module):
+    """An encoder and a linear head with log-softmax in float32."""
+
+    def __init__(self, encoder: Encoder, output_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.output_size, output_size)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, F), (B,) -> log-probabilities (B, T', V), (B,)."""
+        encoded, lengths = self.encoder(features, lengths)
+        return self.head(encoded).float().log_softmax(-1), lengths
+
+
+class TrainingModule(pl.LightningModule):
+    """One training step, one validation step; metrics of an epoch are gathered here and given to the callbacks.
+
+    Args:
+        model: trained in place.
+        task: names the loss and counts errors.
+        callbacks: told of each epoch; may ask to stop.
+    """
+
+    def __init__(self, model: SpeechModel, task: Task, plan: Plan, callbacks: Sequence[Callback]) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.plan = plan
+        self.listeners = callbacks
+        self.loss = getattr(losses, task.loss)
+        self.control = Control()
+        self.history: list[dict[str, float]] = []
+        self.validation: dict[str, float] = {}
+        self._scorer: Scorer | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._loss_sum = torch.zeros((), dtype=torch.float64)
+        self._label_count = 0
+        self._norm_sum = torch.zeros((), dtype=torch.float64)
+        self._norm_count = 0
+        self._audio_seconds = 0.0
+        self._train_seconds = 0.0
+
+    # --- the step ---------------------------------------------------------------------------------------------------------------------
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
+        """Batches stay as they are; the step moves the arrays it uses."""
+        return batch
+
+    def losses_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Loss of each utterance (B,), log-probabilities (B, T', V), encoder frames (B,)."""
+        features, lengths, targets, target_lengths = (
+            torch.from_numpy(array).to(self.device, non_blocking=True)
+            for array in (batch.features, batch.feature_lengths, batch.targets, batch.target_lengths)
+        )
+        log_probs, lengths = self.model(features, lengths)
+        return self.loss(log_probs, lengths, targets, target_lengths), log_probs, lengths
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Mean loss a label, so that neither the batch's size nor its padding weighs."""
+        start = time.perf_counter()
+        if batch_idx == 0:
+            # dropout follows from (seed, epoch), so that a run resumed at an epoch goes on as if it had never stopped
+            torch.manual_seed(self.plan.seed + 1_000_003 * (self.current_epoch + 1))
+        factor = self.plan.schedule.factor(self.global_step)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        total = self.losses_of(batch)[0].sum()
+        if not torch.isfinite(total):
+            raise NonFiniteLossError(batch.ids, self.current_epoch, save_bad_batch(batch, self.plan.folder))
+        labels = max(1, int(batch.target_lengths.sum()))
+        self._loss_sum += total.detach().cpu()
+        self._label_count += labels
+        self._audio_seconds += batch.seconds
+        self._step_started = start
+        return total / labels
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as configured, and keep the norm before clipping for `train/grad_norm`."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
+        by_norm = gradient_clip_val is not None and gradient_clip_algorithm == "norm"
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val if by_norm and gradient_clip_val is not None else math.inf)
+        if gradient_clip_val is not None and not by_norm:
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        self._norm_sum += norm.detach().cpu()
+        self._norm_count += 1
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer of the plan; its `lr` is the schedule's peak."""
+        optimizer: torch.optim.Optimizer = instantiate(dict(self.plan.optimizer), params=self.model.parameters(), _convert_="all")
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    # --- events -----------------------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Tell the callbacks."""
+        for listener in self.listeners:
+            listener.on_train_start(self.trainer.max_epochs or 0, self.current_epoch)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Tell the callbacks."""
+        self._train_seconds += time.perf_counter() - self._step_started
+        loss = float(outputs["loss"]) if self.listeners else 0.0
+        for listener in self.listeners:
+            listener.on_batch_end(self.current_epoch, batch_idx, int(self.trainer.num_training_batches), loss)
+
+    def on_validation_epoch_start(self) -> None:
+        """A fresh count."""
+        self._scorer = self.task.scorer()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Count a batch."""
+        assert self._scorer is not None
+        self._scorer.update(batch, to_outputs(*self.losses_of(batch)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics of the pass."""
+        assert self._scorer is not None
+        self.validation = {f"val/{name}": value for name, value in self._scorer.compute().items()}
+
+    def on_train_epoch_end(self) -> None:
+        """Close the epoch: metrics to Lightning's monitors, to the callbacks, to the schedule."""
+        metrics = {
+            "train/loss": float(self._loss_sum) / max(1, self._label_count),
+            "train/lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "train/grad_norm": float(self._norm_sum) / max(1, self._norm_count),
+            "train/audio_s_per_s": self._audio_seconds / max(1e-9, self._train_seconds),
+            **self.validation,
+        }
+        self.validation = {}
+        self._reset()
+        self.history.append(metrics)
+        self.log_dict(metrics, batch_size=1)
+        self.plan.schedule.epoch_end(metrics.get(self.plan.monitor), self.plan.direction == "minimize")
+        for listener in self.listeners:
+            listener.on_epoch_end(self.current_epoch, metrics, self.control)
+        if self.control.stop_reason is not None:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Everything needed to load the model alone, and the schedule's state."""
+        checkpoint["extra"] = dict(self.plan.extra)
+        checkpoint["schedule"] = self.plan.schedule.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """The schedule's state."""
+        self.plan.schedule.load_state_dict(checkpoint["schedule"])
+
+
+def to_outputs(utterance_losses: torch.Tensor, log_probs: torch.Tensor, lengths: torch.Tensor) -> Outputs:
+    """Tensors of a batch as arrays."""
+    return Outputs(
+        log_probs=log_probs.detach().float().cpu().numpy(),
+        lengths=lengths.cpu().numpy().astype(np.int64),
+        losses=utterance_losses.detach().float().cpu().numpy(),
+    )
+
+
+class Feed:
+    """A `Loader` as Lightning takes one: a sized iterable that knows by itself which epoch comes."""
+
+    def __init__(self, loader: Loader, epoch: Callable[[], int]) -> None:
+        self._loader = loader
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._loader.set_epoch(self._epoch())
+        return iter(self._loader)

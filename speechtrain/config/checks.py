@@ -1,0 +1,184 @@
+"""What composing cannot see: ranges, rules between keys, and whether every `_target_` exists and takes its arguments.
+
+All problems are gathered. Nothing here imports a framework.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from speechtrain.config.names import did_you_mean
+from speechtrain.config.schema import LOADING_KEYS, Node
+from speechtrain.config.targets import UnknownTargetError, signature
+from speechtrain.errors import Problem
+
+GIVEN_AT_RUN_TIME = {
+    "model": ("input_size",),
+    "optimizer": ("params",),
+    "tokenizer": ("texts",),
+    "task": ("tokenizer", "decoder"),
+}
+"""Arguments that a target of the group gets from the program, on top of its keys."""
+
+
+def find_problems(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Problem]:
+    """All problems of a composed config."""
+    problems = list(_walk(cfg, ""))
+    if any(problem.message in (_NO_VALUE, _NOT_CHOSEN) for problem in problems):
+        return problems
+    unsound = {problem.path.split(".")[0] for problem in problems}
+    for group in cfg:
+        node = cfg._get_node(group)
+        nodes = {f"tracking.{name}": child for name, child in node.items()} if group == "tracking" else {str(group): node}
+        for path, child in nodes.items():
+            if isinstance(child, DictConfig) and "_target_" in child and group not in unsound:
+                problems += _target_problems(path, child, overrides)
+    problems += _between_groups(cfg)
+    return problems
+
+
+_NO_VALUE = "has no value"
+_NOT_CHOSEN = "is not chosen"
+
+
+def _walk(node: Any, path: str) -> Iterator[Problem]:
+    """Missing values, ranges and a node's own rules, from the leaves up."""
+    clean = True
+    for problem in _values(node, path):
+        clean = False
+        yield problem
+    for key in node if isinstance(node, DictConfig) else []:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            for problem in _walk(child, f"{path}.{key}" if path else str(key)):
+                clean = False
+                yield problem
+    kind = OmegaConf.get_type(node)
+    if clean and isinstance(kind, type) and issubclass(kind, Node):
+        for key, message, fix in kind.rules(node):
+            yield Problem(f"{path}.{key}" if path else key, message, fix)
+
+
+def _values(node: DictConfig, path: str) -> Iterator[Problem]:
+    kind = OmegaConf.get_type(node)
+    fields = getattr(kind, "__dataclass_fields__", {})
+    for key in node:
+        dotted = f"{path}.{key}" if path else str(key)
+        if OmegaConf.is_missing(node, key):
+            yield Problem(dotted, _NO_VALUE, f"set it: {dotted}=...") if path else Problem(dotted, _NOT_CHOSEN, f"set it: {dotted}=OPTION")
+            continue
+        try:
+            value = node[key]
+        except OmegaConfBaseException as error:
+            yield Problem(dotted, str(error).splitlines()[0], "")
+            continue
+        limits = fields[str(key)].metadata if str(key) in fields else {}
+        for item in value if isinstance(value, ListConfig) else [value]:
+            if (message := _outside(item, limits)) is not None:
+                shown = list(value) if isinstance(value, ListConfig) else value
+                fix = did_you_mean(str(item), limits["choices"]) if limits.get("choices") else ""
+                yield Problem(dotted, f"{message}, received {shown!r}", fix)
+                break
+
+
+def _outside(value: Any, limits: Any) -> str | None:
+    if value is None or not limits:
+        return None
+    if "choices" in limits:
+        return None if value in limits["choices"] else f"must be one of {', '.join(limits['choices'])}"
+    bounds = {name: limits[name] for name in _BOUNDS if limits.get(name) is not None}
+    if not isinstance(value, (int, float)) or all(_BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
+        return None
+    return "must be " + " and ".join(f"{_BOUNDS[name][1]} {bound:g}" for name, bound in bounds.items())
+
+
+_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "ge": (operator.ge, "at least"),
+    "gt": (operator.gt, "more than"),
+    "le": (operator.le, "at most"),
+    "lt": (operator.lt, "less than"),
+}
+
+
+def arguments(group: str, node: DictConfig) -> dict[str, Any]:
+    """The keys of a node that are arguments of its target."""
+    own = {"data": LOADING_KEYS, "backend": frozenset({"name"})}.get(group, frozenset())
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key not in own and not str(key).startswith("_")}
+
+
+def without_foreign_defaults(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Make room for a `_target_` given on the command line: drop the keys of the option's own target that it does not take.
+
+    A key that was itself given on the command line stays, and is then an error. Returns the dotted paths that were dropped.
+    """
+    given = {item.lstrip("+").partition("=")[0] for item in overrides}
+    dropped = []
+    for group in [str(name) for name in cfg]:
+        if f"{group}._target_" not in given:
+            continue
+        node = cfg[group]
+        try:
+            takes = signature(str(node._target_))
+        except (UnknownTargetError, SyntaxError):
+            continue
+        values = OmegaConf.to_container(node, resolve=False)
+        assert isinstance(values, dict)
+        for key in arguments(group, node):
+            if takes is not None and not takes.open and key not in takes.names and f"{group}.{key}" not in given:
+                del values[key]
+                dropped.append(f"{group}.{key}")
+        with open_dict(cfg):
+            cfg[group] = values
+    return dropped
+
+
+def _target_problems(path: str, node: DictConfig, overrides: Sequence[str]) -> Iterator[Problem]:
+    group = path.split(".")[0]
+    target = str(node["_target_"])
+    try:
+        takes = signature(target)
+    except UnknownTargetError as error:
+        yield Problem(f"{path}._target_", str(error), did_you_mean(target, error.nearest) if error.nearest else "")
+        return
+    except SyntaxError as error:
+        yield Problem(f"{path}._target_", f"{error.filename} line {error.lineno} cannot be read: {error.msg}", "mend the file")
+        return
+    if takes is None:
+        return
+    given = arguments(group, node)
+    at_run_time = GIVEN_AT_RUN_TIME.get(group, ())
+    if not takes.open:
+        for key in given:
+            if key not in takes.names:
+                yield Problem(f"{path}.{key}", f"{target} takes no argument '{key}'", did_you_mean(key, set(takes.names) - set(at_run_time), prefix=path))
+    for key in takes.required:
+        if key not in given and key not in at_run_time:
+            yield Problem(f"{path}.{key}", f"{target} needs it", f"add +{path}.{key}=...")
+
+
+def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
+    trainer, scheduler = cfg.trainer, cfg.scheduler
+    warmup = scheduler.get("warmup_steps")
+    if warmup is not None and trainer.max_steps is not None and warmup > trainer.max_steps:
+        yield Problem(
+            "scheduler.warmup_steps",
+            f"is {warmup}, longer than the run of trainer.max_steps={trainer.max_steps}",
+            f"set scheduler.warmup_steps to at most {trainer.max_steps}",
+        )
+    if cfg.augment.get("recombine_prob") and OmegaConf.get_type(cfg.data).__name__ in ("Digits", "Synthetic"):
+        yield Problem("augment.recombine_prob", "needs word times, which only data=manifest has", "set augment.recombine_prob=0")
+    f_max = cfg.features.get("f_max")
+    rate = cfg.data.get("sample_rate")
+    if f_max is not None and rate is not None and f_max > rate / 2:
+        yield Problem("features.f_max", f"is {f_max:g} Hz, above half of data.sample_rate ({rate / 2:g} Hz)", f"set features.f_max={rate / 2:g} or lower")
+    resume = cfg.get("resume")
+    if resume is not None and ("/" in resume or resume.endswith(".ckpt")) and not Path(resume).expanduser().exists():
+        yield Problem("resume", f"no such run or checkpoint: {Path(resume).absolute()}", "give last, a run's folder, a checkpoint or an MLflow run id")

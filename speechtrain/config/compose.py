@@ -1,0 +1,172 @@
+"""Composing a config, and saying all that is wrong with one that does not compose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from speechtrain.config import schema
+from speechtrain.config.checks import find_problems
+from speechtrain.config.names import did_you_mean
+from speechtrain.errors import ConfigError, Problem
+
+_PACKAGED = Path(__file__).resolve().parents[1] / "conf"
+CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
+"""The config directory: inside the package when installed from a wheel, beside it in a checkout."""
+
+schema.register()
+
+_GROUP_CHANGE = re.compile(r"^[A-Za-z_][\w/]*=")
+
+
+def compose(overrides: Sequence[str] = (), *, output_dir: str | Path | None = None) -> DictConfig:
+    """Compose and check a config as the command line does.
+
+    Args:
+        overrides: as typed behind `python -m speechtrain`.
+        output_dir: the run's folder; by default a new one under `outputs/`.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    folder = Path(output_dir) if output_dir is not None else Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
+    given = [*overrides, f"output_dir='{folder.absolute()}'"]
+    try:
+        cfg = _compose(given)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(given, error) from None
+    check(cfg)
+    return cfg
+
+
+def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """Check ranges, rules between keys, targets and their arguments.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    problems = find_problems(cfg, overrides)
+    if problems:
+        raise ConfigError(problems)
+
+
+def explain(overrides: Sequence[str], error: Exception, config_dir: str | None = None) -> ConfigError:
+    """All problems of overrides that failed to compose with `error`.
+
+    Hydra stops at the first one. Here each override that is at fault is set aside and the rest composed again, until what is left
+    composes; then that is checked as well.
+    """
+    left = [item for item in overrides if not item.startswith("hydra.") and not item.startswith("hydra/")]
+    problems = []
+    while True:
+        culprit = _culprit(left, error)
+        problems.append(_describe(error, culprit))
+        if culprit is None:
+            return ConfigError(problems)
+        left.remove(culprit)
+        try:
+            cfg = _compose(left, config_dir)
+        except (HydraException, OmegaConfBaseException) as next_error:
+            error = next_error
+            continue
+        return ConfigError([*problems, *find_problems(cfg, left)])
+
+
+def _compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+    if GlobalHydra.instance().is_initialized():
+        GlobalHydra.instance().clear()
+    given = list(overrides)
+    if config_dir is not None:
+        given.append(f"hydra.searchpath=[file://{Path(config_dir).absolute()}]")
+    with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        cfg = hydra_compose("config", overrides=given)
+    with open_dict(cfg):
+        if "hydra:runtime" in str(cfg._get_node("output_dir")):
+            cfg.output_dir = str(Path("outputs").absolute())
+    return cfg
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _culprit(overrides: Sequence[str], error: Exception) -> str | None:
+    """The override that Hydra's error is about."""
+    text = "\n".join(str(link) for link in _chain(error))
+    for item in overrides:
+        key, _, value = item.lstrip("+~").partition("=")
+        if re.search(rf"['\" ]{re.escape(item)}(['\"\s.]|$)", text) or f"override '{key}'" in text or f"'{key}/{value}'" in text:
+            return item
+    for item in overrides:
+        key, _, value = item.lstrip("+~").partition("=")
+        named = [part.strip() for part in value.strip("[]").split(",")]
+        if f"'{key}'" in text or f"full_key: {key}\n" in f"{text}\n" or any(f"'{key}/{part}'" in text for part in named):
+            return item
+    return None
+
+
+def _describe(error: Exception, override: str | None) -> Problem:
+    links = list(_chain(error))
+    text = "\n".join(str(link) for link in links)
+    key, _, value = (override or "").lstrip("+~").partition("=")
+
+    if missing := re.search(r"Could not find '([^']+)'", text):
+        name = missing.group(1)
+        group, _, option = name.rpartition("/")
+        options = _options(group)
+        if group and options:
+            return Problem(group, f"there is no '{option}'", did_you_mean(option, options))
+        if not group:
+            return Problem(name, "no such config", "python -m speechtrain --help lists what there is")
+    full_key = next((m.group(1) for link in links if (m := re.search(r"full_key: (\S+)", str(link)))), None)
+    if unknown := re.search(r"Key '([^']+)' (?:is )?not in '?([^'\s]*)'?", text):
+        path = full_key or key or unknown.group(1)
+        return Problem(path, "there is no such key", did_you_mean(path.rpartition(".")[2], _siblings(path), prefix=path.rpartition(".")[0]))
+    if "Could not override" in text or "Could not append" in text or "not in struct" in text.lower():
+        if override is not None and "Could not append" not in text:
+            return Problem(key, "there is no such key", did_you_mean(key.rpartition(".")[2], _siblings(key), prefix=key.rpartition(".")[0]))
+    if full_key is not None and (wrong := re.search(r"Value '(.*?)' of type '(\w+)' could not be converted to (\w+)", text, re.S)):
+        return Problem(full_key, f"must be {_TYPES.get(wrong.group(3), wrong.group(3))}, received {wrong.group(1)!r}", _example(full_key))
+    first = next((line for line in str(links[-1]).splitlines() if line.strip()), type(error).__name__)
+    return Problem(full_key or key or "config", first.strip(), f"received {override!r}" if override else "")
+
+
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "a text"}
+
+
+def _options(group: str) -> list[str]:
+    folder = CONF_DIR / group
+    return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
+
+
+def _siblings(path: str) -> list[str]:
+    """Names beside a dotted path: keys of every option of the group, for a key of the root the groups too."""
+    parent = path.rpartition(".")[0]
+    cfg: Any = _compose([])
+    for part in filter(None, parent.split(".")):
+        cfg = cfg.get(part) if isinstance(cfg, DictConfig) and part in cfg else None
+    names = [str(name) for name in cfg] if isinstance(cfg, DictConfig) else []
+    group = parent.split(".")[0] if parent else ""
+    if parent == group:
+        for node in schema.SCHEMAS.get(group, {}).values():
+            names += list(node.__dataclass_fields__)
+    return sorted(set(names) | ({"experiment"} if not parent else set()))
+
+
+def _example(path: str) -> str:
+    node: Any = _compose([])
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, DictConfig) and part in node else None
+    return f"for example {path}={node}" if node is not None and not isinstance(node, DictConfig) else ""

@@ -1,0 +1,494 @@
+"""What every config group may hold: names, types, ranges and units, registered with Hydra's ConfigStore.
+
+The values live in `conf/`, next to comments for people; the dataclasses here have no defaults, so that each value is written down once.
+A group option takes its schema with `- /schema/<group>/<name>@_here_` in its defaults list, after which Hydra refuses an unknown key
+or a wrong type while composing. Ranges, and rules between the keys of one node (`rules`), are checked by `config.checks`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+Rule = tuple[str, str, str]
+"""(key relative to the node, what is wrong, what to do)."""
+
+
+def number(
+    *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
+) -> Any:
+    """A field whose value, or each of whose values if it is a list, lies within the bounds; None is left alone."""
+    return field(default=MISSING, metadata={"ge": ge, "gt": gt, "le": le, "lt": lt})
+
+
+def choice(*allowed: str) -> Any:
+    """A field that takes one of the given words."""
+    return field(default=MISSING, metadata={"choices": allowed})
+
+
+@dataclass
+class Node:
+    """Base of every schema."""
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        """Yield what is wrong between the keys of this node; types and ranges are known to be right by then."""
+        yield from ()
+
+
+@dataclass
+class Target(Node):
+    """A node that names the class or function it is the arguments of."""
+
+    _target_: str = MISSING
+
+
+# --- data -----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Loading(Target):
+    """How any corpus is batched. These keys are read by the data room and not passed to `_target_`."""
+
+    batch_seconds: float = number(gt=0)
+    batch_size: int | None = number(ge=1)
+    num_buckets: int = number(ge=1)
+    num_workers: int = number(ge=0)
+    cache_gb: float = number(ge=0)
+    min_duration: float = number(ge=0)
+    max_duration: float | None = number(gt=0)
+    limit: int | None = number(ge=1)
+    on_bad: str = choice("skip", "error")
+
+
+LOADING_KEYS = frozenset(f.name for f in dataclasses.fields(Loading)) - {"_target_"}
+
+
+@dataclass
+class Digits(Loading):
+    cache_dir: str = MISSING
+    seed: int = number(ge=0)
+    train_size: int = number(ge=1)
+    val_size: int = number(ge=1)
+    test_size: int = number(ge=1)
+    min_words: int = number(ge=1)
+    max_words: int = number(ge=1)
+    sample_rate: int = number(ge=1000)
+    processes: int | None = number(ge=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.min_words > node.max_words:
+            yield "min_words", f"is {node.min_words}, more than max_words={node.max_words}", "set data.min_words to at most data.max_words"
+
+
+@dataclass
+class Synthetic(Loading):
+    alphabet: str = MISSING
+    seed: int = number(ge=0)
+    train_size: int = number(ge=1)
+    val_size: int = number(ge=1)
+    test_size: int = number(ge=1)
+    min_chars: int = number(ge=1)
+    max_chars: int = number(ge=1)
+    sample_rate: int = number(ge=1000)
+    snr_db: float = number()
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.min_chars > node.max_chars:
+            yield "min_chars", f"is {node.min_chars}, more than max_chars={node.max_chars}", "set data.min_chars to at most data.max_chars"
+        if not node.alphabet:
+            yield "alphabet", "is empty", "give at least one character, for example data.alphabet=abc"
+
+
+@dataclass
+class Split(Node):
+    """Parts of one list: a percentage of it, or the speakers to set apart."""
+
+    by: str = choice("speaker", "utterance")
+    val: Any = MISSING
+    test: Any = MISSING
+    seed: int = number(ge=0)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        percentages = 0.0
+        for part in ("val", "test"):
+            value = node[part]
+            if isinstance(value, bool) or (isinstance(value, str)) or value is None:
+                yield part, f"must be a percentage or a list of speakers, received {value!r}", f"for example data.split.{part}=10"
+            elif isinstance(value, (int, float)):
+                percentages += value
+                if not 0 <= value < 100:
+                    yield part, f"must be a percentage from 0 to 100, received {value}", f"for example data.split.{part}=10"
+        if percentages >= 100:
+            yield "test", f"val and test together take {percentages:g} % and leave nothing to train on", "make them smaller"
+
+
+@dataclass
+class Manifest(Loading):
+    root: str = MISSING
+    train: Any = MISSING
+    val: Any = MISSING
+    test: Any = MISSING
+    split: Split = field(default_factory=Split)
+    sample_rate: int | None = number(ge=1000)
+    duration_tolerance: float = number(ge=0)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        root = Path(node.root).expanduser()
+        if not root.is_dir():
+            yield "root", f"no such folder: {root.absolute()}", "set data.root to the folder that the manifests are in"
+            return
+        for part in ("train", "val", "test"):
+            names = [node[part]] if isinstance(node[part], str) else (node[part] or [])
+            for name in names:
+                if not (root / str(name)).is_file():
+                    yield part, f"no such manifest: {(root / str(name)).absolute()}", f"set data.{part} to a JSONL file, relative to data.root"
+
+
+# --- features, tokenizer, augmentation ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LogMel(Target):
+    sample_rate: int = number(ge=1000)
+    n_mels: int = number(ge=1)
+    window: float = number(gt=0, le=1)
+    hop: float = number(gt=0, le=1)
+    f_min: float = number(ge=0)
+    f_max: float | None = number(gt=0)
+    preemphasis: float = number(ge=0, lt=1)
+    normalize: str = choice("utterance", "band", "none")
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        nyquist = node.sample_rate / 2
+        top = nyquist if node.f_max is None else node.f_max
+        if top > nyquist:
+            yield "f_max", f"is {top:g} Hz, above half of sample_rate ({nyquist:g} Hz)", f"set features.f_max={nyquist:g} or lower"
+        if node.f_min >= top:
+            yield "f_min", f"is {node.f_min:g} Hz, not below the upper limit of {top:g} Hz", "lower features.f_min"
+        if node.hop > node.window:
+            yield "hop", f"is {node.hop} s, longer than the window of {node.window} s: samples would be left out", "lower features.hop"
+
+
+@dataclass
+class Char(Target):
+    lowercase: bool = MISSING
+
+
+@dataclass
+class Augment(Target):
+    speed: float = number(ge=0, lt=0.5)
+    tempo: float = number(ge=0, lt=0.5)
+    warp: float = number(ge=0, lt=0.5)
+    noise_prob: float = number(ge=0, le=1)
+    noise_snr_db: list[float] = field(default=MISSING)
+    tilt_db: float = number(ge=0)
+    freq_masks: int = number(ge=0)
+    freq_mask_width: int = number(ge=0)
+    time_masks: int = number(ge=0)
+    time_mask_width: int = number(ge=0)
+    time_mask_ratio: float = number(ge=0, le=1)
+    recombine_prob: float = number(ge=0, le=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        snr = list(node.noise_snr_db)
+        if len(snr) != 2 or snr[0] > snr[1]:
+            yield "noise_snr_db", f"must be [lowest, highest] in dB, received {snr}", "for example augment.noise_snr_db=[5,30]"
+
+
+# --- models ---------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tdnn(Target):
+    stem_channels: list[int] = number(ge=1)
+    stem_time_strides: list[int] = number(ge=1)
+    channels: int = number(ge=1)
+    kernel_size: int = number(ge=1)
+    dilations: list[int] = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if len(node.stem_channels) != len(node.stem_time_strides):
+            yield (
+                "stem_time_strides",
+                f"has {len(node.stem_time_strides)} entries, stem_channels has {len(node.stem_channels)}",
+                "give one time stride for each stem layer",
+            )
+        if node.kernel_size % 2 == 0:
+            yield "kernel_size", f"must be odd so that frames stay centred, received {node.kernel_size}", "add or take 1"
+
+
+@dataclass
+class Conformer(Target):
+    d_model: int = number(ge=1)
+    n_layers: int = number(ge=1)
+    n_heads: int = number(ge=1)
+    ff_multiplier: float = number(gt=0)
+    kernel_size: int = number(ge=1)
+    subsampling: int = number(ge=2, le=8)
+    stem_channels: int = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.d_model % node.n_heads:
+            fits = [n for n in range(1, node.d_model + 1) if node.d_model % n == 0 and (node.d_model // n) % 2 == 0]
+            near = min(fits, key=lambda n: abs(n - node.n_heads), default=1)
+            yield (
+                "d_model",
+                f"is {node.d_model}, not divisible by n_heads={node.n_heads}",
+                f"set model.n_heads={near}, or make model.d_model a multiple of {node.n_heads}",
+            )
+        elif (node.d_model // node.n_heads) % 2:
+            yield (
+                "n_heads",
+                f"leaves {node.d_model // node.n_heads} dimensions a head; rotary positions need an even number",
+                f"set model.d_model={2 * node.n_heads * max(1, round(node.d_model / (2 * node.n_heads)))}",
+            )
+        if node.kernel_size % 2 == 0:
+            yield "kernel_size", f"must be odd so that frames stay centred, received {node.kernel_size}", "add or take 1"
+        if node.subsampling not in (2, 4, 8):
+            yield "subsampling", f"must be 2, 4 or 8, received {node.subsampling}", "for example model.subsampling=4"
+
+
+@dataclass
+class Crdnn(Target):
+    conv_channels: list[int] = number(ge=1)
+    conv_time_strides: list[int] = number(ge=1)
+    rnn: str = choice("lstm", "gru")
+    rnn_size: int = number(ge=1)
+    rnn_layers: int = number(ge=1)
+    bidirectional: bool = MISSING
+    dnn_size: int = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if len(node.conv_channels) != len(node.conv_time_strides):
+            yield (
+                "conv_time_strides",
+                f"has {len(node.conv_time_strides)} entries, conv_channels has {len(node.conv_channels)}",
+                "give one time stride for each convolution",
+            )
+
+
+@dataclass
+class Mlp(Target):
+    hidden_sizes: list[int] = number(ge=1)
+    stack: int = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+
+# --- optimisation ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Optimizer(Target):
+    lr: float = number(gt=0)
+    weight_decay: float = number(ge=0)
+
+
+@dataclass
+class AdamLike(Optimizer):
+    betas: list[float] = number(ge=0, lt=1)
+    eps: float = number(gt=0)
+
+
+@dataclass
+class Sgd(Optimizer):
+    momentum: float = number(ge=0, lt=1)
+    nesterov: bool = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.nesterov and node.momentum == 0:
+            yield "nesterov", "needs a momentum above 0", "set optimizer.momentum=0.9 or optimizer.nesterov=false"
+
+
+@dataclass
+class RmsProp(Optimizer):
+    alpha: float = number(ge=0, lt=1)
+    momentum: float = number(ge=0, lt=1)
+    eps: float = number(gt=0)
+
+
+@dataclass
+class Schedule(Target):
+    warmup_ratio: float = number(ge=0)
+    warmup_steps: int | None = number(ge=0)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.warmup_ratio > 1:
+            yield (
+                "warmup_ratio",
+                f"is {node.warmup_ratio}: the warm-up would be longer than the run",
+                "warmup_ratio is a share of the run, at most 1; for a number of steps use scheduler.warmup_steps",
+            )
+
+
+@dataclass
+class WarmupCosine(Schedule):
+    min_factor: float = number(ge=0, le=1)
+
+
+@dataclass
+class Step(Schedule):
+    step_epochs: int = number(ge=1)
+    gamma: float = number(gt=0, le=1)
+
+
+@dataclass
+class Exponential(Schedule):
+    gamma: float = number(gt=0, le=1)
+
+
+@dataclass
+class Plateau(Schedule):
+    factor: float = number(gt=0, lt=1)
+    patience: int = number(ge=0)
+    min_delta: float = number(ge=0)
+    min_factor: float = number(ge=0, le=1)
+
+
+# --- backend, task, trainer, decoder, tracking ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class TorchBackend(Target):
+    name: str = MISSING
+    threads: int | None = number(ge=1)
+
+
+@dataclass
+class CtcTask(Target):
+    on_infeasible: str = choice("skip", "error", "keep")
+
+
+@dataclass
+class EarlyStopping(Node):
+    patience: int | None = number(ge=0)
+    min_delta: float = number(ge=0)
+    monitor: str | None = MISSING
+
+
+@dataclass
+class Checkpoint(Node):
+    save_top_k: int = number(ge=0)
+    save_last: bool = MISSING
+    every_n_epochs: int | None = number(ge=1)
+    monitor: str | None = MISSING
+    filename: str = MISSING
+
+
+@dataclass
+class Trainer(Node):
+    epochs: int = number(ge=1)
+    max_steps: int | None = number(ge=1)
+    gradient_clip_val: float | None = number(gt=0)
+    gradient_clip_algorithm: str = choice("norm", "value")
+    accumulate_grad_batches: int = number(ge=1)
+    precision: str = choice("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
+    accelerator: str = MISSING
+    devices: Any = MISSING
+    strategy: str = MISSING
+    deterministic: bool = MISSING
+    val_every_n_epochs: int = number(ge=1)
+    limit_train_batches: int | None = number(ge=1)
+    limit_val_batches: int | None = number(ge=1)
+    limit_test_batches: int | None = number(ge=1)
+    fast_dev_run: bool = MISSING
+    test_checkpoint: str = choice("best", "last")
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+
+@dataclass
+class GreedyDecoder(Target):
+    pass
+
+
+@dataclass
+class MlflowTracking(Target):
+    tracking_uri: str | None = MISSING
+    experiment: str = MISSING
+    run_name: str | None = MISSING
+    log_checkpoint: bool = MISSING
+
+
+# --- the whole ------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Objective(Node):
+    metric: str = MISSING
+
+
+@dataclass
+class Config(Node):
+    """The root. Groups are typed by the schema of the chosen option, so their fields here stay open."""
+
+    data: Any = MISSING
+    features: Any = MISSING
+    tokenizer: Any = MISSING
+    augment: Any = MISSING
+    model: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+    backend: Any = MISSING
+    task: Any = MISSING
+    trainer: Any = MISSING
+    decoder: Any = MISSING
+    tracking: Any = field(default_factory=dict)
+    seed: int = number(ge=0, lt=2**32)
+    dry_run: bool = MISSING
+    resume: str | None = MISSING
+    objective: Objective = field(default_factory=Objective)
+    samples: int = number(ge=0)
+    output_dir: str = MISSING
+
+
+SCHEMAS: dict[str, dict[str, type[Node]]] = {
+    "data": {"digits": Digits, "synthetic": Synthetic, "manifest": Manifest},
+    "features": {"logmel": LogMel},
+    "tokenizer": {"char": Char},
+    "augment": {"spectrum": Augment},
+    "model": {"tdnn": Tdnn, "conformer": Conformer, "crdnn": Crdnn, "mlp": Mlp},
+    "optimizer": {"adam": AdamLike, "adamw": AdamLike, "sgd": Sgd, "rmsprop": RmsProp},
+    "scheduler": {
+        "constant": Schedule,
+        "warmup": Schedule,
+        "warmup_cosine": WarmupCosine,
+        "step": Step,
+        "exponential": Exponential,
+        "plateau": Plateau,
+    },
+    "backend": {"torch": TorchBackend},
+    "task": {"ctc": CtcTask},
+    "trainer": {"trainer": Trainer},
+    "decoder": {"greedy": GreedyDecoder},
+    "tracking": {"mlflow": MlflowTracking},
+}
+
+
+def register() -> None:
+    """Make the schemas known to Hydra, under `schema/<group>/<name>` and `base`."""
+    store = ConfigStore.instance()
+    store.store(name="base", node=Config)
+    for group, options in SCHEMAS.items():
+        for name, schema in options.items():
+            store.store(group=f"schema/{group}", name=name, node=schema)

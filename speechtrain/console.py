@@ -1,0 +1,24 @@
+"""The one place that writes to the terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+
+console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+errors = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
+
+
+class ConsoleHandler(logging.Handler):
+    """Log records as plain lines, warnings and errors in colour."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = escape(self.format(record))
+        style = _STYLES.get(record.levelno)
+        where = errors if record.levelno >= logging.WARNING else console
+        where.print(f"{record.levelname.lower()}: {text}" if style else text, style=style)

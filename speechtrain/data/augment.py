@@ -1,0 +1,136 @@
+"""Augmentation of the spectrum: cheaper than of the waveform, and a function of (seed, epoch, utterance) alone.
+
+Speed and tempo are resampled spectra, not resampled waveforms; noise is drawn with the statistics that noise has in mel energies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from speechtrain.data.features import LogMel
+
+
+@dataclass(frozen=True)
+class Word:
+    """A spoken word inside an utterance; `start` and `end` are frames, with half of the pause on either side."""
+
+    utterance: str
+    text: str
+    start: int
+    end: int
+
+
+class Augment:
+    """What may happen to a training utterance; see `conf/augment/none.yaml` for the keys."""
+
+    def __init__(
+        self,
+        speed: float,
+        tempo: float,
+        warp: float,
+        noise_prob: float,
+        noise_snr_db: Sequence[float],
+        tilt_db: float,
+        freq_masks: int,
+        freq_mask_width: int,
+        time_masks: int,
+        time_mask_width: int,
+        time_mask_ratio: float,
+        recombine_prob: float,
+    ) -> None:
+        self.speed = speed
+        self.tempo = tempo
+        self.warp = warp
+        self.noise_prob = noise_prob
+        self.noise_snr_db = (noise_snr_db[0], noise_snr_db[1])
+        self.tilt_db = tilt_db
+        self.freq_masks = freq_masks
+        self.freq_mask_width = freq_mask_width
+        self.time_masks = time_masks
+        self.time_mask_width = time_mask_width
+        self.time_mask_ratio = time_mask_ratio
+        self.recombine_prob = recombine_prob
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether features may be computed once and kept."""
+        masks = self.freq_masks * self.freq_mask_width + self.time_masks * self.time_mask_width
+        return not (self.speed or self.tempo or self.warp or self.noise_prob or self.tilt_db or masks or self.recombine_prob)
+
+    def generator(self, seed: int, epoch: int, utterance: str) -> np.random.Generator:
+        """The random numbers of one utterance in one epoch."""
+        digest = hashlib.blake2b(f"{seed}/{epoch}/{utterance}".encode(), digest_size=8).digest()
+        return np.random.Generator(np.random.SFC64(int.from_bytes(digest)))
+
+    def recombine(self, words: Sequence[Word], pool: Sequence[Word], rng: np.random.Generator) -> Sequence[Word] | None:
+        """As many words of the same speaker's, at random, or None to leave the utterance as it is."""
+        if not words or rng.random() >= self.recombine_prob:
+            return None
+        return [pool[int(index)] for index in rng.integers(len(pool), size=len(words))]
+
+    def __call__(self, spectrum: torch.Tensor, features: LogMel, rng: np.random.Generator) -> torch.Tensor:
+        """Features (T', F) of a power spectrum (T, K)."""
+        speed = _factor(self.speed, rng)
+        mel = features.mel(spectrum, warp=speed * _factor(self.warp, rng))
+        mel = _stretch(mel, 1 / (speed * _factor(self.tempo, rng)))
+        if self.noise_prob and rng.random() < self.noise_prob:
+            mel = mel + self._noise(mel, features, rng)
+        if self.tilt_db:
+            slope = rng.uniform(-1, 1) * self.tilt_db / 10 * math.log(10)
+            mel = mel * torch.exp(torch.linspace(-slope / 2, slope / 2, mel.shape[1]))
+        out = features.finish(mel)
+        self._mask(out, rng)
+        return out
+
+    def _noise(self, mel: torch.Tensor, features: LogMel, rng: np.random.Generator) -> torch.Tensor:
+        """Mel energies (T, M) of noise between white and brown, at a random ratio to the utterance's mean energy."""
+        snr_db = rng.uniform(*self.noise_snr_db)
+        shape = features.filters().sum(0) * torch.linspace(0.05, 1, mel.shape[1]) ** -rng.uniform(0, 2)
+        level = mel.sum(1).mean() * 10 ** (-snr_db / 10) / shape.sum()
+        # the sum of k exponential variables of mean 1 has mean k and deviation sqrt(k)
+        scatter = torch.from_numpy(rng.standard_normal(mel.shape, dtype=np.float32)) / features.bins_per_band.sqrt().clamp_min(1.0)
+        return level * shape * (1 + scatter).clamp_min_(0.05)
+
+    def _mask(self, features: torch.Tensor, rng: np.random.Generator) -> None:
+        frames, bands = features.shape
+        for _ in range(self.freq_masks):
+            width = int(rng.integers(min(self.freq_mask_width, bands) + 1))
+            start = int(rng.integers(bands - width + 1))
+            features[:, start : start + width] = 0.0
+        widest = min(self.time_mask_width, int(self.time_mask_ratio * frames))
+        for _ in range(self.time_masks):
+            width = int(rng.integers(widest + 1))
+            start = int(rng.integers(frames - width + 1))
+            features[start : start + width] = 0.0
+
+
+def words_of(custom: Mapping[str, Any] | None, utterance: str, frames: int, frame_rate: float) -> list[Word]:
+    """The words of an utterance whose manifest gives `words: [{word, start, end}]` in seconds; each takes half of the pauses around it."""
+    entries = [entry for entry in (custom or {}).get("words", []) if isinstance(entry, Mapping) and {"word", "start", "end"} <= set(entry)]
+    cuts = [0, *((first["end"] + second["start"]) / 2 * frame_rate for first, second in zip(entries, entries[1:], strict=False)), frames]
+    bounds = [min(frames, max(0, round(value))) for value in cuts]
+    return [Word(utterance, str(entry["word"]), bounds[i], bounds[i + 1]) for i, entry in enumerate(entries) if bounds[i + 1] > bounds[i]]
+
+
+def _factor(spread: float, rng: np.random.Generator) -> float:
+    """A factor from 1/(1+spread) to 1+spread, evenly in its logarithm."""
+    return math.exp(rng.uniform(-1, 1) * math.log1p(spread)) if spread else 1.0
+
+
+def _stretch(mel: torch.Tensor, factor: float) -> torch.Tensor:
+    """Energies (T, M) over `factor` times as many frames, by linear interpolation."""
+    frames = mel.shape[0]
+    wanted = max(1, round(frames * factor))
+    if wanted == frames:
+        return mel
+    position = torch.arange(wanted) * ((frames - 1) / max(1, wanted - 1))
+    left = position.floor().long().clamp_max_(max(0, frames - 2))
+    right = (left + 1).clamp_max_(frames - 1)
+    return torch.lerp(mel[left], mel[right], (position - left)[:, None])

@@ -1,0 +1,258 @@
+"""Batches: the only thing a backend sees of the data.
+
+    features (B, T, F) float32, zero-padded · feature_lengths (B,) · targets (B, L) zero-padded · target_lengths (B,) · ids
+
+Both backends read the same batches. Everything random follows from (seed, epoch, utterance), so neither the number of worker
+processes nor an interruption changes what is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lhotse import CutSet, MonoCut
+from lhotse.dataset.sampling import DynamicBucketingSampler
+from rich.progress import Progress
+from torch.utils.data import DataLoader, Dataset
+
+from speechtrain.console import console
+from speechtrain.data.augment import Augment, Word, words_of
+from speechtrain.data.corpus import Corpus, Skip, text_of
+from speechtrain.data.features import LogMel
+from speechtrain.data.tokenizer import Tokenizer
+from speechtrain.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances that are computed together.
+
+    Attributes:
+        features: (B, T, F) float32, zero behind each utterance's end.
+        feature_lengths: (B,) int64, frames.
+        targets: (B, L) int64 labels, zero behind each text's end.
+        target_lengths: (B,) int64.
+        ids: of the utterances.
+        texts: references as written in the corpus.
+        seconds: of audio, padding not counted.
+    """
+
+    features: npt.NDArray[np.float32]
+    feature_lengths: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+    target_lengths: npt.NDArray[np.int64]
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    seconds: float
+
+    @property
+    def frame_count(self) -> int:
+        """Frames, padding not counted."""
+        return int(self.feature_lengths.sum())
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a batch may be; see `conf/schema/loading.yaml`."""
+
+    batch_seconds: float
+    batch_size: int | None
+    num_buckets: int
+    num_workers: int
+
+
+class SpectrumCache:
+    """Spectra (T, K) of all utterances as half-precision magnitudes, as far as they fit; the rest is read again when needed."""
+
+    def __init__(self, corpus: Corpus, features: LogMel, gigabytes: float) -> None:
+        self._corpus = corpus
+        self._features = features
+        self._room = gigabytes * 1e9
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def fill(self, cuts: Sequence[MonoCut], threads: int) -> dict[str, str]:
+        """Read everything once. Returns what is wrong with the utterances that cannot be used, by id."""
+        bad: dict[str, str] = {}
+
+        def read(cut: MonoCut) -> tuple[str, torch.Tensor | str]:
+            try:
+                return cut.id, self._compute(cut)
+            except DataError as error:
+                return cut.id, str(error)
+
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress, ThreadPoolExecutor(threads) as pool:
+            bar = progress.add_task("reading audio", total=len(cuts))
+            for start in range(0, len(cuts), 256):
+                for utterance, found in pool.map(read, cuts[start : start + 256]):
+                    if isinstance(found, str):
+                        bad[utterance] = found
+                    elif (size := found.nbytes) <= self._room:
+                        self._room -= size
+                        self._kept[utterance] = found
+                    progress.advance(bar)
+        return bad
+
+    def get(self, cut: MonoCut) -> torch.Tensor:
+        """The power spectrum (T, K)."""
+        kept = self._kept.get(cut.id)
+        return (kept if kept is not None else self._compute(cut)).float().square_()
+
+    def _compute(self, cut: MonoCut) -> torch.Tensor:
+        samples = self._corpus.read(cut, self._features.sample_rate)
+        return self._features.spectrum(samples).sqrt_().half()
+
+
+class Utterances(Dataset[Batch]):
+    """Turns (epoch, ids) into a batch.
+
+    Args:
+        cuts: of one split.
+        cache: of their spectra.
+        augment: None for evaluation.
+    """
+
+    def __init__(
+        self, cuts: CutSet, cache: SpectrumCache, features: LogMel, tokenizer: Tokenizer, augment: Augment | None, seed: int
+    ) -> None:
+        self._cuts: Mapping[str, MonoCut] = {cut.id: cut for cut in cuts}
+        self._cache = cache
+        self._features = features
+        self._tokenizer = tokenizer
+        self._augment = None if augment is None or augment.changes_nothing else augment
+        self._seed = seed
+        self._plain: dict[str, torch.Tensor] = {}
+        self._words: dict[str, list[Word]] = {}
+        self._pools: dict[str | None, list[Word]] = {}
+        if self._augment is not None and self._augment.recombine_prob:
+            self._find_words()
+
+    def __getitem__(self, key: tuple[int, Sequence[str]]) -> Batch:  # type: ignore[override]
+        epoch, ids = key
+        items = [self._one(self._cuts[utterance], epoch) for utterance in ids]
+        lengths = np.array([len(features) for features, _ in items], dtype=np.int64)
+        labels = [self._tokenizer.encode(text) for _, text in items]
+        target_lengths = np.array([len(item) for item in labels], dtype=np.int64)
+        batch = np.zeros((len(items), int(lengths.max()), self._features.size), dtype=np.float32)
+        targets = np.zeros((len(items), max(1, int(target_lengths.max()))), dtype=np.int64)
+        for row, (features, _) in enumerate(items):
+            batch[row, : lengths[row]] = features.numpy()
+            targets[row, : target_lengths[row]] = labels[row]
+        return Batch(
+            features=batch,
+            feature_lengths=lengths,
+            targets=targets,
+            target_lengths=target_lengths,
+            ids=tuple(ids),
+            texts=tuple(text for _, text in items),
+            seconds=float(lengths.sum()) / self._features.frame_rate,
+        )
+
+    def _one(self, cut: MonoCut, epoch: int) -> tuple[torch.Tensor, str]:
+        """Features (T, F) and text of an utterance."""
+        if self._augment is None:
+            if cut.id not in self._plain:
+                self._plain[cut.id] = self._features.finish(self._features.mel(self._cache.get(cut)))
+            return self._plain[cut.id], text_of(cut)
+        rng = self._augment.generator(self._seed, epoch, cut.id)
+        words = self._augment.recombine(self._words.get(cut.id, ()), self._pools.get(cut.supervisions[0].speaker, ()), rng)
+        if words is None:
+            return self._augment(self._cache.get(cut), self._features, rng), text_of(cut)
+        pieces = [self._cache.get(self._cuts[word.utterance])[word.start : word.end] for word in words]
+        return self._augment(torch.cat(pieces), self._features, rng), " ".join(word.text for word in words)
+
+    def _find_words(self) -> None:
+        for cut in self._cuts.values():
+            frames = self._features.num_frames(cut.resample(self._features.sample_rate).num_samples)
+            words = words_of(cut.custom, cut.id, frames, self._features.frame_rate)
+            self._words[cut.id] = words
+            self._pools.setdefault(cut.supervisions[0].speaker, []).extend(words)
+        if not any(self._words.values()):
+            raise DataError("augment.recombine_prob needs word times, and no utterance has any\n    -> give 'words' in the manifest, or set augment.recombine_prob=0")
+
+
+class Loader:
+    """The batches of a split, anew each epoch.
+
+    Args:
+        cuts: of the split.
+        dataset: makes them into batches.
+        limits: sizes.
+        shuffle: another order each epoch (training).
+        max_batches: use only the first ones.
+    """
+
+    def __init__(self, cuts: CutSet, dataset: Utterances, limits: Limits, *, shuffle: bool, seed: int, max_batches: int | None = None) -> None:
+        self._cuts = cuts
+        self._dataset = dataset
+        self._limits = limits
+        self._shuffle = shuffle
+        self._seed = seed
+        self._max_batches = max_batches
+        self._epoch = 0
+        self._plans: dict[int, list[list[str]]] = {}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and augmentation come next."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._plan())
+
+    def __iter__(self) -> Iterator[Batch]:
+        keys = [(self._epoch, ids) for ids in self._plan()]
+        if self._limits.num_workers == 0:
+            for key in keys:
+                yield self._dataset[key]
+            return
+        yield from DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=self._limits.num_workers)  # type: ignore[arg-type]
+
+    def largest(self) -> list[str]:
+        """Ids of the batch with the most padded seconds."""
+        durations = {cut.id: cut.duration for cut in self._cuts}
+        return max(self._plan(), key=lambda ids: len(ids) * max(durations[utterance] for utterance in ids))
+
+    def _plan(self) -> list[list[str]]:
+        epoch = self._epoch if self._shuffle else 0
+        if epoch not in self._plans:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # lhotse's advice on lazy manifests
+                sampler = DynamicBucketingSampler(
+                    self._cuts,
+                    max_duration=self._limits.batch_seconds,
+                    max_cuts=self._limits.batch_size,
+                    num_buckets=max(1, min(self._limits.num_buckets, len(self._cuts))),
+                    shuffle=self._shuffle,
+                    seed=self._seed,
+                    world_size=1,
+                    rank=0,
+                )
+                sampler.set_epoch(epoch)
+                batches = [[cut.id for cut in batch] for batch in sampler]
+            self._plans = {epoch: batches[: self._max_batches]}
+        return self._plans[epoch]
+
+
+def read_all(corpus: Corpus, features: LogMel, *, gigabytes: float, threads: int) -> tuple[SpectrumCache, list[Skip]]:
+    """Decode every utterance once: what is bad is dropped from the corpus and returned, what is good is kept in memory if it fits."""
+    cache = SpectrumCache(corpus, features, gigabytes)
+    skipped = []
+    for name, cuts in corpus.splits.items():
+        bad = cache.fill(list(cuts), threads)
+        skipped += [Skip(name, utterance, reason) for utterance, reason in bad.items()]
+        if bad:
+            corpus.splits[name] = keep(cuts, lambda cut, bad=bad: cut.id not in bad)  # type: ignore[misc]
+    return cache, skipped
+
+
+def keep(cuts: CutSet, wanted: Callable[[MonoCut], bool]) -> CutSet:
+    """The cuts that are wanted, as an eager set."""
+    return CutSet.from_cuts([cut for cut in cuts if wanted(cut)])

@@ -1,0 +1,175 @@
+"""What a corpus is to the rest of the program: three lists of Lhotse cuts, each with one supervision, and a record of what was left out."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse.audio import AudioSource
+from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
+
+from speechtrain.errors import DataError
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+
+set_current_audio_backend(LibsndfileBackend())  # reads WAV, FLAC, MP3 and OGG; torchaudio's own would need torchcodec
+
+Audio = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """An utterance that was left out.
+
+    Attributes:
+        split: train, val or test.
+        where: file and line, or the utterance's id.
+        reason: what was wrong, and what was received.
+    """
+
+    split: str
+    where: str
+    reason: str
+
+
+@dataclass
+class Corpus:
+    """Cuts of the three splits; a split that does not exist is empty.
+
+    Attributes:
+        splits: `train`, `val`, `test`; each cut has one supervision with its text, and `num_samples` at its `sampling_rate`.
+        skipped: what was found bad while reading the lists.
+        read: gives a cut's samples (N,) at the rate asked for; raises `DataError` where that is impossible.
+    """
+
+    splits: dict[str, CutSet]
+    skipped: list[Skip] = field(default_factory=list)
+    read: Callable[[MonoCut, int], Audio] = field(default=lambda cut, rate: read_audio(cut, rate))
+
+
+class CorpusSource(Protocol):
+    """What `data._target_` names: built from its keys, then asked once."""
+
+    def load(self, limit: int | None) -> Corpus:
+        """The corpus, with at most `limit` utterances a split."""
+        ...
+
+
+def text_of(cut: MonoCut) -> str:
+    """The reference text of a cut."""
+    return str(cut.supervisions[0].text)
+
+
+def make_cut(
+    utt_id: str, path: Path | None, *, num_samples: int, sample_rate: int, text: str, speaker: str | None, custom: dict[str, Any] | None = None
+) -> MonoCut:
+    """A cut of one whole utterance; without a path it has no recording and the corpus' own `read` makes its samples."""
+    duration = num_samples / sample_rate
+    sources = [AudioSource("file", [0], str(path))] if path is not None else [AudioSource("command", [0], "")]
+    recording = Recording(id=utt_id, sources=sources, sampling_rate=sample_rate, num_samples=num_samples, duration=duration)
+    supervision = SupervisionSegment(id=utt_id, recording_id=utt_id, start=0.0, duration=duration, text=text, speaker=speaker)
+    return MonoCut(id=utt_id, start=0.0, duration=duration, channel=0, recording=recording, supervisions=[supervision], custom=custom or {})
+
+
+def read_audio(cut: MonoCut, rate: int) -> Audio:
+    """A cut's samples (N,) at `rate` Hz.
+
+    Raises:
+        DataError: the file cannot be decoded, is empty, or holds NaN or infinite samples.
+    """
+    path = cut.recording.sources[0].source
+    try:
+        samples = (cut if cut.sampling_rate == rate else cut.resample(rate)).load_audio()[0]
+    except Exception as error:  # the decoder's exceptions have no common type
+        reason = str(error).strip().splitlines()
+        raise DataError(f"{path}: cannot be decoded ({reason[-1] if reason else type(error).__name__})") from error
+    if samples.size == 0:
+        raise DataError(f"{path}: holds no samples")
+    if not np.isfinite(samples).all():
+        raise DataError(f"{path}: holds {int((~np.isfinite(samples)).sum())} samples that are NaN or infinite")
+    return samples.astype(np.float32, copy=False)
+
+
+def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: float | list[str], seed: int) -> dict[str, list[MonoCut]]:
+    """Divide one list: the named speakers, or a percentage of utterances, go to val and test.
+
+    A percentage by speaker takes whole speakers, in an order that `seed` fixes, until the share is reached.
+
+    Raises:
+        DataError: a named speaker is not there, or speakers are needed and not given.
+    """
+    grouped = by == "speaker" or isinstance(val, list) or isinstance(test, list)
+    speakers = {cut.supervisions[0].speaker for cut in cuts}
+    if grouped and None in speakers:
+        missing = next(cut.id for cut in cuts if cut.supervisions[0].speaker is None)
+        raise DataError(f"splitting by speaker needs a speaker for each utterance; '{missing}' has none. Add 'speaker', or set data.split.by=utterance")
+    parts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
+    left = list(cuts)
+    for name, share in (("test", test), ("val", val)):
+        if isinstance(share, list):
+            unknown = [str(speaker) for speaker in share if str(speaker) not in speakers]
+            if unknown:
+                raise DataError(f"data.split.{name}: no speaker {', '.join(unknown)}; there is: {', '.join(sorted(map(str, speakers)))}")
+            chosen = {str(speaker) for speaker in share}
+        else:
+            chosen = _share(left, round(len(cuts) * share / 100), by, seed)
+        key = _speaker if isinstance(share, list) or by == "speaker" else _utterance
+        parts[name] = [cut for cut in left if key(cut) in chosen]
+        left = [cut for cut in left if key(cut) not in chosen]
+    parts["train"] = left
+    return parts
+
+
+def _speaker(cut: MonoCut) -> str:
+    return str(cut.supervisions[0].speaker)
+
+
+def _utterance(cut: MonoCut) -> str:
+    return str(cut.id)
+
+
+def _share(cuts: list[MonoCut], wanted: int, by: str, seed: int) -> set[str]:
+    counts = Counter((_speaker if by == "speaker" else _utterance)(cut) for cut in cuts)
+    names = sorted(counts)
+    np.random.default_rng(seed).shuffle(names)
+    chosen: set[str] = set()
+    taken = 0
+    for name in names:
+        if taken >= wanted:
+            break
+        chosen.add(name)
+        taken += counts[name]
+    return chosen
+
+
+def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:
+    """Warn of what was left out, or refuse it.
+
+    Raises:
+        DataError: with `on_bad="error"` and anything skipped.
+    """
+    items = list(skipped)
+    if not items:
+        return
+    shown = [f"  {item.where}: {item.reason} ({item.split})" for item in items[:10]]
+    if len(items) > 10:
+        shown.append(f"  ... and {len(items) - 10} more")
+    text = "\n".join(shown)
+    if on_bad == "error":
+        raise DataError(f"{len(items)} bad utterances, and data.on_bad=error:\n{text}\n    -> mend them, or set data.on_bad=skip to go on without them")
+    log.warning("%d bad utterances left out (data.on_bad=skip):\n%s", len(items), text)
+
+
+def seconds(cuts: CutSet) -> float:
+    """Total duration."""
+    return math.fsum(cut.duration for cut in cuts)

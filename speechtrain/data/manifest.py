@@ -1,0 +1,160 @@
+"""`data=manifest`: JSON lines as NeMo writes them, one utterance a line.
+
+    {"audio_filepath": "audio/a.flac", "duration": 1.25, "text": "seven", "utt_id": "a", "speaker": "theo"}
+
+`utt_id` and `speaker` are optional. Paths are relative to the manifest and stay inside `root`.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from lhotse import CutSet, MonoCut
+
+from speechtrain.data.corpus import SPLITS, Corpus, Skip, make_cut, split_cuts
+from speechtrain.errors import DataError
+
+_KEYS = ("audio_filepath", "text")
+
+
+class Manifest:
+    """A corpus described by JSON lines.
+
+    Args:
+        root: folder that manifests are in and audio may not leave.
+        train: manifest or manifests, relative to `root`.
+        val, test: likewise; None takes them from `train` as `split` says.
+        split: `by` (speaker or utterance), `val` and `test` (per cent, or a list of speakers), `seed`.
+        sample_rate: expected rate in Hz; a file of another rate is bad. None accepts any.
+        duration_tolerance: seconds that a stated duration may differ from the file's.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train: str | Sequence[str],
+        val: str | Sequence[str] | None,
+        test: str | Sequence[str] | None,
+        split: dict[str, Any],
+        sample_rate: int | None = None,
+        duration_tolerance: float = 0.1,
+    ) -> None:
+        self.root = Path(root).expanduser().resolve()
+        self.files = {"train": _list(train), "val": _list(val), "test": _list(test)}
+        self.split = split
+        self.sample_rate = sample_rate
+        self.duration_tolerance = duration_tolerance
+
+    def load(self, limit: int | None) -> Corpus:
+        """Read every manifest and the header of every audio file.
+
+        Raises:
+            DataError: a manifest holds no usable utterance.
+        """
+        skipped: list[Skip] = []
+        cuts: dict[str, list[MonoCut]] = {}
+        for name in SPLITS:
+            cuts[name] = []
+            for file in self.files[name]:
+                found = self._read(self.root / file, name, skipped)
+                if not found:
+                    raise DataError(_nothing_usable(self.root / file, skipped))
+                cuts[name] += found
+        asked = {part: self.split[part] for part in ("val", "test") if not self.files[part]}
+        if any(asked.values()):
+            parts = split_cuts(
+                cuts["train"], by=self.split["by"], val=asked.get("val", 0), test=asked.get("test", 0), seed=self.split["seed"]
+            )
+            cuts = {name: parts[name] if name == "train" or name in asked else cuts[name] for name in SPLITS}
+        if not cuts["train"]:
+            raise DataError(f"{self.root}: data.split leaves no utterance to train on")
+        _refuse_repeated_ids(cuts)
+        return Corpus({name: CutSet.from_cuts(cuts[name][:limit]) for name in SPLITS}, skipped)
+
+    def _read(self, path: Path, split: str, skipped: list[Skip]) -> list[MonoCut]:
+        cuts = []
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                cuts.append(self._cut(line, path))
+            except DataError as error:
+                skipped.append(Skip(split, f"{path}:{number}", str(error)))
+        return cuts
+
+    def _cut(self, line: str, manifest: Path) -> MonoCut:
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"not JSON ({error}), received {line[:60]!r}") from None
+        if not isinstance(entry, dict):
+            raise DataError(f"must be a JSON object, received {line[:60]!r}")
+        for key in _KEYS:
+            if key not in entry:
+                raise DataError(f"key '{key}' is missing; there is: {', '.join(map(str, entry))}")
+            if not isinstance(entry[key], str):
+                raise DataError(f"'{key}' must be a text, received {entry[key]!r}")
+        text = clean_text(entry["text"])
+        if not text:
+            raise DataError("'text' is empty")
+        path = (manifest.parent / entry["audio_filepath"]).resolve()
+        if not path.is_relative_to(self.root):
+            raise DataError(f"audio_filepath {entry['audio_filepath']!r} leaves the data folder {self.root}")
+        rate, num_samples = self._header(path)
+        stated = entry.get("duration")
+        if stated is not None:
+            if isinstance(stated, bool) or not isinstance(stated, (int, float)):
+                raise DataError(f"'duration' must be a number of seconds, received {stated!r}")
+            if not abs(stated - num_samples / rate) <= self.duration_tolerance:
+                raise DataError(f"'duration' is {stated} s, but {path.name} lasts {num_samples / rate:.3f} s")
+        speaker = entry.get("speaker")
+        custom = {"words": entry["words"]} if isinstance(entry.get("words"), list) else None
+        utt_id = str(entry.get("utt_id") or path.relative_to(self.root).with_suffix("").as_posix())
+        return make_cut(
+            utt_id, path, num_samples=num_samples, sample_rate=rate, text=text, speaker=None if speaker is None else str(speaker), custom=custom
+        )
+
+    def _header(self, path: Path) -> tuple[int, int]:
+        if not path.is_file():
+            raise DataError(f"no such file: {path}")
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty (0 bytes)")
+        try:
+            header = soundfile.info(str(path))
+        except soundfile.SoundFileError as error:
+            raise DataError(f"{path} is not audio that can be read ({str(error).split(': ')[-1].strip()})") from None
+        if header.frames <= 0:
+            raise DataError(f"{path} holds no samples")
+        if self.sample_rate is not None and header.samplerate != self.sample_rate:
+            raise DataError(f"{path} is at {header.samplerate} Hz, but data.sample_rate is {self.sample_rate}")
+        return header.samplerate, header.frames
+
+
+def clean_text(text: str) -> str:
+    """Composed Unicode (NFC), runs of white space as one space."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _list(names: str | Sequence[str] | None) -> list[str]:
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
+
+
+def _nothing_usable(path: Path, skipped: list[Skip]) -> str:
+    mine = [item for item in skipped if item.where.startswith(f"{path}:")]
+    if not mine:
+        return f"{path} is empty: no line, no utterance\n    -> give a manifest with one JSON object a line"
+    return f"{path}: none of its {len(mine)} lines can be used; the first:\n  {mine[0].where}: {mine[0].reason}"
+
+
+def _refuse_repeated_ids(cuts: dict[str, list[MonoCut]]) -> None:
+    seen: dict[str, str] = {}
+    for name in SPLITS:
+        for cut in cuts[name]:
+            if cut.id in seen:
+                raise DataError(f"utterance id '{cut.id}' stands twice ({seen[cut.id]} and {name})\n    -> give each line its own utt_id, and each utterance one split")
+            seen[cut.id] = name

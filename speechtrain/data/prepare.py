@@ -1,0 +1,138 @@
+"""From the config's data groups to loaders: the data room from end to end."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from lhotse import MonoCut
+from omegaconf import DictConfig
+
+from speechtrain.config.build import build
+from speechtrain.data.augment import Augment
+from speechtrain.data.batches import Limits, Loader, SpectrumCache, Utterances, keep, read_all
+from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Skip, report_skips, seconds, text_of
+from speechtrain.data.features import LogMel
+from speechtrain.data.tokenizer import Tokenizer
+from speechtrain.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Data:
+    """A corpus that has been read and checked.
+
+    Attributes:
+        corpus: usable utterances.
+        skipped: how many were left out as bad.
+        infeasible: how many training utterances the model cannot learn; set by `without_infeasible`.
+    """
+
+    corpus: Corpus
+    cache: SpectrumCache
+    features: LogMel
+    tokenizer: Tokenizer
+    augment: Augment
+    limits: Limits
+    seed: int
+    skipped: int
+    infeasible: int = 0
+
+    def loader(self, split: str, *, shuffle: bool = False, augment: bool = False, max_batches: int | None = None) -> Loader | None:
+        """The batches of a split; None if it is empty."""
+        cuts = self.corpus.splits[split]
+        if len(cuts) == 0:
+            return None
+        dataset = Utterances(cuts, self.cache, self.features, self.tokenizer, self.augment if augment else None, self.seed)
+        return Loader(cuts, dataset, self.limits, shuffle=shuffle, seed=self.seed, max_batches=max_batches)
+
+    def frames(self, cut: MonoCut) -> int:
+        """T of an utterance."""
+        return self.features.num_frames(round(cut.duration * self.features.sample_rate))
+
+
+def prepare(cfg: DictConfig, *, threads: int) -> Data:
+    """Load, check and read the corpus; build the tokenizer from its training texts.
+
+    Raises:
+        DataError: nothing is left to train on, or something is bad and `data.on_bad=error`.
+    """
+    source: CorpusSource = build("data", cfg.data)
+    corpus = source.load(cfg.data.limit)
+    for name in SPLITS:
+        corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
+    features: LogMel = build("features", cfg.features)
+    cache, unreadable = read_all(corpus, features, gigabytes=cfg.data.cache_gb, threads=threads)
+    skipped = [*corpus.skipped, *unreadable]
+    report_skips(skipped, cfg.data.on_bad)
+    train = corpus.splits["train"]
+    if len(train) == 0:
+        raise DataError(f"no utterance is left to train on ({len(skipped)} were bad)\n    -> look at the warnings above")
+    tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, texts=[text_of(cut) for cut in train])
+    _report_unknown(corpus, tokenizer)
+    limits = Limits(cfg.data.batch_seconds, cfg.data.batch_size, cfg.data.num_buckets, cfg.data.num_workers)
+    for name in SPLITS:
+        cuts = corpus.splits[name]
+        if len(cuts):
+            speakers = len({cut.supervisions[0].speaker for cut in cuts} - {None})
+            log.info("%-5s %6d utterances  %7.2f h  %s", name, len(cuts), seconds(cuts) / 3600, f"{speakers} speakers" if speakers else "")
+    return Data(corpus, cache, features, tokenizer, build("augment", cfg.augment), limits, cfg.seed, len(skipped))
+
+
+def without_infeasible(
+    data: Data,
+    output_lengths: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]],
+    infeasible: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.bool_]],
+    on_infeasible: str,
+) -> None:
+    """Find the training utterances with too few encoder frames for their text; leave them out, refuse them or keep them.
+
+    Raises:
+        DataError: with `on_infeasible="error"` and any found, or if none is left.
+    """
+    cuts = list(data.corpus.splits["train"])
+    labels = [data.tokenizer.encode(text_of(cut)) for cut in cuts]
+    lengths = output_lengths(np.array([data.frames(cut) for cut in cuts], dtype=np.int64))
+    sizes = np.array([len(item) for item in labels], dtype=np.int64)
+    repeats = np.array([sum(a == b for a, b in zip(item, item[1:], strict=False)) for item in labels], dtype=np.int64)
+    found = infeasible(lengths, sizes, repeats)
+    data.infeasible = int(found.sum())
+    if not data.infeasible:
+        return
+    bad = [(cut.id, int(have), int(need)) for cut, have, need, is_bad in zip(cuts, lengths, sizes + repeats, found, strict=True) if is_bad]
+    shown = ", ".join(f"{utterance} ({have} frames, needs {need})" for utterance, have, need in bad[:8])
+    text = f"{data.infeasible} of {len(cuts)} training utterances are too short for their text at this subsampling: {shown}" + (
+        f" and {len(bad) - 8} more" if len(bad) > 8 else ""
+    )
+    fix = "a model with less subsampling, or task.on_infeasible=skip"
+    if on_infeasible == "error":
+        raise DataError(f"{text}\n    -> {fix}")
+    if data.infeasible == len(cuts):
+        raise DataError(f"{text}\n    -> choose a model with less subsampling")
+    log.warning("%s; %s", text, "they are left out (task.on_infeasible=skip)" if on_infeasible == "skip" else "they count as loss 0")
+    if on_infeasible == "skip":
+        gone = {utterance for utterance, _, _ in bad}
+        data.corpus.splits["train"] = keep(data.corpus.splits["train"], lambda cut: cut.id not in gone)
+
+
+def _within_durations(corpus: Corpus, split: str, shortest: float, longest: float | None):  # type: ignore[no-untyped-def]
+    cuts = corpus.splits[split]
+    out = [cut for cut in cuts if cut.duration < shortest or (longest is not None and cut.duration > longest)]
+    corpus.skipped += [
+        Skip(split, cut.id, f"lasts {cut.duration:.2f} s, outside data.min_duration={shortest} and data.max_duration={longest}") for cut in out
+    ]
+    gone = {cut.id for cut in out}
+    return keep(cuts, lambda cut: cut.id not in gone) if out else cuts
+
+
+def _report_unknown(corpus: Corpus, tokenizer: Tokenizer) -> None:
+    for name in ("val", "test"):
+        unknown = Counter(token for cut in corpus.splits[name] for token in tokenizer.unknown(text_of(cut)))
+        if unknown:
+            shown = ", ".join(f"{token!r} ({count}x)" for token, count in unknown.most_common(10))
+            log.warning("%s holds tokens that the training text does not, so they cannot be recognised: %s", name, shown)

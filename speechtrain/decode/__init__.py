@@ -1,0 +1,1 @@
+"""Posteriors to labels: greedy (prefix beam search and forced alignment to come)."""

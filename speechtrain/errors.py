@@ -1,0 +1,55 @@
+"""What can go wrong in a way that a user should read, and the exit code it ends with.
+
+A mistake of the user's (config, data, paths) is a `UserError` and ends with code 2; a run that fails on its own is a `RunError` and ends
+with code 1. Neither shows a stack trace. Anything else is a defect of speechtrain and keeps its trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class UserError(Exception):
+    """Something the user can mend: the message says what was wrong, what was received and what to do."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """The data cannot be used: the message names the file and, where there is one, the line or the utterance."""
+
+
+class RunError(Exception):
+    """Training stopped for a reason that the user should read, without a stack trace."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a config.
+
+    Attributes:
+        path: dotted path of the key, for example `model.d_model`.
+        message: what is wrong and what was received.
+        fix: what to change, in the words of the command line where that is possible.
+    """
+
+    path: str
+    message: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.message}"
+        return f"{text}\n    -> {self.fix}" if self.fix else text
+
+
+class ConfigError(UserError):
+    """One or more problems of the config, all of them found in one go."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        count = len(self.problems)
+        head = "1 problem in the config" if count == 1 else f"{count} problems in the config"
+        super().__init__("\n".join([f"{head}:", *(f"  {problem}" for problem in self.problems)]))

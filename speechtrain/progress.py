@@ -1,0 +1,116 @@
+"""What a person sees of a training: a bar inside each epoch, a line after it, and a report at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import jiwer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from speechtrain.backends.base import Callback, Control
+from speechtrain.console import console
+from speechtrain.tasks.base import Sample
+
+if TYPE_CHECKING:
+    from speechtrain.backends.base import TrainResult
+
+_COLUMNS = {"loss": "loss", "cer": "CER", "wer": "WER", "exact": "exact", "audio_s_per_s": "audio s/s"}
+_RATES = ("cer", "wer", "exact")
+
+
+def shown(name: str, value: float) -> str:
+    """A metric for people: rates as per cent."""
+    short = name.rpartition("/")[2]
+    if short in _RATES:
+        return f"{100 * value:.2f} %"
+    if short == "audio_s_per_s":
+        return f"{value:,.0f}"
+    return f"{value:.2e}" if short == "lr" else f"{value:.4f}"
+
+
+class ConsoleProgress(Callback):
+    """A bar on a terminal, and one line an epoch anywhere."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._bar: TaskID | None = None
+        self._epochs = 0
+        self._started = 0.0
+
+    def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
+        """Open the bar."""
+        self._epochs = total_epochs
+        self._started = time.perf_counter()
+        if first_epoch:
+            console.print(f"going on with epoch {first_epoch + 1} of {total_epochs}")
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=console, transient=True)
+            self._progress.start()
+            self._bar = self._progress.add_task("")
+
+    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float) -> None:
+        """Move the bar."""
+        if self._progress is not None and self._bar is not None:
+            text = f"epoch {epoch + 1}/{self._epochs} loss {loss:.3f}"
+            self._progress.update(self._bar, description=text, completed=batch_index + 1, total=batch_count)
+
+    def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
+        """Print the line."""
+        names = ("train/loss", "val/loss", "val/cer", "val/wer", "train/lr")
+        parts = [f"{name} {shown(name, metrics[name])}" for name in names if name in metrics]
+        took = time.perf_counter() - self._started
+        self._started = time.perf_counter()
+        console.print(f"epoch {epoch + 1:3d}/{self._epochs}  {'  '.join(parts)}  {took:.1f} s")
+
+    def on_train_end(self, result: TrainResult) -> None:
+        """Close the bar."""
+        self.close()
+        if result.stop_reason:
+            console.print(f"stopped early: {result.stop_reason}")
+
+    def close(self) -> None:
+        """Leave the terminal clean, also after an interruption."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def print_results(metrics: Mapping[str, float]) -> None:
+    """A row a split, a column a metric."""
+    names = [name for name in _COLUMNS if any(key.endswith(f"/{name}") for key in metrics)]
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title="results", title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(_COLUMNS[name], justify="right")
+    for split in ("train", "val", "test"):
+        values = [metrics.get(f"{split}/{name}") for name in names]
+        if any(value is not None for value in values):
+            table.add_row(split, *("" if value is None else shown(name, value) for name, value in zip(names, values, strict=True)))
+    console.print()
+    console.print(table)
+
+
+def print_samples(samples: Sequence[Sample]) -> None:
+    """References above their hypotheses, the words that differ in brackets."""
+    for sample in samples:
+        reference, hypothesis = marked(sample.reference, sample.hypothesis)
+        console.print(f"\n[dim]{escape(sample.id)}[/]\n  ref  {reference}\n  hyp  {hypothesis}")
+
+
+def marked(reference: str, hypothesis: str) -> tuple[str, str]:
+    """Both texts in Rich markup: substituted and deleted words of the one, substituted and inserted of the other in brackets."""
+    words = jiwer.process_words(reference, hypothesis)
+    ref: list[str] = []
+    hyp: list[str] = []
+    for chunk in words.alignments[0]:
+        left = " ".join(words.references[0][chunk.ref_start_idx : chunk.ref_end_idx])
+        right = " ".join(words.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx])
+        same = chunk.type == "equal"
+        ref += [escape(left) if same else f"[red]{escape(f'[{left}]')}[/]"] if left else []
+        hyp += [escape(right) if same else f"[red]{escape(f'[{right}]')}[/]"] if right else []
+    return " ".join(ref), " ".join(hyp)

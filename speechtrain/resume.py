@@ -1,0 +1,83 @@
+"""`resume=`: which run it means, and the command line that goes on with it.
+
+A run is continued in its own folder, with the overrides it was started with; what is given besides comes on top.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from speechtrain.errors import ConfigError, Problem
+
+RUN_FILE = "run.json"
+"""Beside every run: what is needed to find it again (MLflow's run id, the status)."""
+
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """What is known of the run in a folder; empty if there is nothing to read."""
+    try:
+        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_run_file(folder: Path, values: dict[str, Any]) -> None:
+    """Add to what is known of a run, atomically."""
+    known = {**read_run_file(folder), **values}
+    temporary = folder / f".{RUN_FILE}.tmp"
+    temporary.write_text(json.dumps(known, indent=2), encoding="utf-8")
+    temporary.replace(folder / RUN_FILE)
+
+
+def resume_arguments(arguments: list[str]) -> list[str]:
+    """The command line with `resume=X` replaced by the run's own overrides, folder and checkpoint.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    wanted = [item.partition("=")[2] for item in arguments if item.startswith("resume=")]
+    if not wanted or wanted[-1] in ("", "null"):
+        return arguments
+    folder, checkpoint = find_run(wanted[-1])
+    earlier = folder / ".hydra" / "overrides.yaml"
+    before = yaml.safe_load(earlier.read_text(encoding="utf-8")) if earlier.is_file() else []
+    flags = [item for item in arguments if item.startswith("-")]
+    now = [item for item in arguments if not item.startswith(("resume=", "-"))]
+    kept = [str(item) for item in before if not str(item).startswith("resume=")]
+    return [*flags, *kept, *now, f"resume='{checkpoint or folder}'", f"hydra.run.dir='{folder}'"]
+
+
+def find_run(name: str) -> tuple[Path, Path | None]:
+    """The folder of a run, and the checkpoint to go on from (None: the run has none yet and starts again).
+
+    Args:
+        name: `last`, a folder, a checkpoint file, or an MLflow run id.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    path = Path(name.strip("'\"")).expanduser()
+    if path.is_file():
+        return path.absolute().parent.parent, path.absolute()
+    if path.is_dir():
+        return path.absolute(), _last_checkpoint(path.absolute())
+    runs = sorted((file.parent for base in ("outputs", "multirun") for file in Path(base).glob(f"**/{RUN_FILE}")), key=_started)
+    matches = runs if name == "last" else [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
+    if not matches:
+        where = f"{Path('outputs').absolute()} or {Path('multirun').absolute()}"
+        raise ConfigError([Problem("resume", f"no run '{name}' under {where}", "give last, a run's folder, a checkpoint or an MLflow run id")])
+    return matches[-1].absolute(), _last_checkpoint(matches[-1].absolute())
+
+
+def _started(folder: Path) -> str:
+    return str(read_run_file(folder).get("started", ""))
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.is_file() else None

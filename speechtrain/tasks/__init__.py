@@ -1,0 +1,1 @@
+"""ctc (more to come): targets, loss, metrics, which way is better."""

@@ -1,0 +1,1 @@
+"""Where a run is written down: mlflow.py (more listeners to come)."""

@@ -1,0 +1,267 @@
+"""One run from start to end; also the Python API. Frameworks are imported inside, once the config is known to be valid."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from speechtrain import provenance
+from speechtrain.config.build import build
+from speechtrain.config.checks import arguments
+from speechtrain.config.show import print_config
+from speechtrain.console import console
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.resume import find_run, read_run_file, write_run_file
+
+if TYPE_CHECKING:
+    from speechtrain.backends.base import Backend, Callback, Model, Plan
+    from speechtrain.data.batches import Loader
+    from speechtrain.tasks.base import Sample, Task
+    from speechtrain.tracking.base import Status, Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Result:
+    """What a run leaves.
+
+    Attributes:
+        metrics: the last value of each metric; `test/...` of the chosen checkpoint.
+        objective: value of `objective.metric` at its best epoch (None if it was not measured).
+        folder: of the run.
+        checkpoint: that the test measured.
+        history: metrics of each epoch.
+        samples: references and hypotheses, of the test if there is one, else of the validation.
+        run_ids: of the trackers that give ids, by name.
+        model: in the weights of `checkpoint`.
+    """
+
+    metrics: dict[str, float]
+    objective: float | None
+    folder: Path
+    checkpoint: Path | None
+    history: list[dict[str, float]]
+    samples: list[Sample]
+    run_ids: dict[str, str]
+    model: Any = field(repr=False, default=None)
+
+
+def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence[Callback] = ()) -> Result:
+    """Train, test and track one run.
+
+    Args:
+        cfg: composed and checked, by `speechtrain.compose` or by Hydra.
+        overrides: as typed, to be written down.
+        callbacks: told of every epoch, after the built-in ones.
+
+    Raises:
+        ConfigError, DataError: the user can mend it.
+        RunError: the training failed, for example with a loss of NaN.
+        KeyboardInterrupt: stopped by the user; `resume=last` goes on.
+    """
+    cfg, kind_of_test = with_test_limits(cfg)
+    folder = Path(cfg.output_dir).absolute()
+    start_folder(folder, cfg)
+    print_config(cfg)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle OpenMP threads must not spin on a busy machine
+
+    with tracked(cfg, folder, overrides, kind_of_test) as trackers:
+        from speechtrain.data.prepare import prepare, without_infeasible
+        from speechtrain.progress import ConsoleProgress, print_results, print_samples
+        from speechtrain.tracking.callback import TrackEpochs
+
+        backend: Backend = build("backend", cfg.backend)
+        data = prepare(cfg, threads=os.cpu_count() or 1)
+        task: Task = build("task", cfg.task, tokenizer=data.tokenizer, decoder=build("decoder", cfg.decoder))
+        check_objective(cfg.objective.metric, task, has_val=len(data.corpus.splits["val"]) > 0)
+
+        model = backend.build(node(cfg, "model"), task, input_size=data.features.size, seed=cfg.seed)
+        info = backend.describe(model)
+        log.info("%s: %s parameters, subsampling %d, receptive field %s", cfg.model._target_.rpartition(".")[2], f"{info.parameters:,}", info.subsampling, info.receptive_field or "whole utterance")
+        without_infeasible(data, lambda lengths: backend.output_lengths(model, lengths), task.infeasible, cfg.task.on_infeasible)
+        counts = {"data/skipped": float(data.skipped), "data/infeasible": float(data.infeasible), "model/parameters": float(info.parameters)}
+        log_metrics(trackers, counts, step=0)
+
+        train_loader = data.loader("train", shuffle=True, augment=True, max_batches=cfg.trainer.limit_train_batches)
+        assert train_loader is not None
+        val_loader = data.loader("val", max_batches=cfg.trainer.limit_val_batches)
+        plan = make_plan(cfg, task, folder, vocabulary=data.tokenizer.vocabulary)
+        progress = ConsoleProgress()
+        try:
+            trained = backend.train(model, train_loader, val_loader, task, plan, [progress, TrackEpochs(trackers.values()), *callbacks])
+        finally:
+            progress.close()
+
+        checkpoint = trained.best_checkpoint if cfg.trainer.test_checkpoint == "best" else trained.last_checkpoint
+        checkpoint = checkpoint or trained.last_checkpoint
+        if checkpoint is not None:
+            backend.load(model, checkpoint)
+        metrics = {**counts, **(trained.history[-1] if trained.history else {})}
+        samples: list[Sample] = []
+        for split, loader in (("val", val_loader), ("test", data.loader("test", max_batches=cfg.trainer.limit_test_batches))):
+            if loader is not None:
+                measured, samples = evaluate(backend, model, loader, task, split)
+                metrics |= measured
+        log_metrics(trackers, {name: value for name, value in metrics.items() if name.startswith("test/")}, step=cfg.trainer.epochs)
+        keep_artifacts(trackers, samples, checkpoint)
+
+        objective = trained.best_value if trained.best_value is not None else metrics.get(cfg.objective.metric)
+        print_results(metrics)
+        print_samples(samples[: cfg.samples])
+        print_whereabouts(folder, checkpoint, trackers)
+        run_ids = read_run_file(folder).get("run_ids", {})
+        return Result(metrics, objective, folder, checkpoint, trained.history, samples, run_ids, model)
+
+
+def with_test_limits(cfg: DictConfig) -> tuple[DictConfig, str | None]:
+    """The config of a run that only tries things out, and what kind it is (None: a real run)."""
+    kind = "fast_dev_run" if cfg.trainer.fast_dev_run else "dry_run" if cfg.dry_run else None
+    if kind is None:
+        return cfg, None
+    cfg = cfg.copy()
+    utterances, batches = (16, 1) if kind == "fast_dev_run" else (64, None)
+    cfg.trainer.epochs = 1
+    if cfg.data.limit is None or cfg.data.limit > utterances:
+        cfg.data.limit = utterances
+    for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        cfg.trainer[key] = batches or cfg.trainer[key]
+    log.warning("%s: 1 epoch on at most %d utterances a split; the run is marked as a test", kind, utterances)
+    return cfg, kind
+
+
+def start_folder(folder: Path, cfg: DictConfig) -> None:
+    """Make the run's folder, with the resolved config in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    if "started" not in read_run_file(folder):
+        write_run_file(folder, {"started": time.time_ns()})
+
+
+def node(cfg: DictConfig, group: str) -> dict[str, Any]:
+    """A group's target and arguments as plain values."""
+    return {"_target_": str(cfg[group]._target_), **arguments(group, cfg[group])}
+
+
+def check_objective(metric: str, task: Task, *, has_val: bool) -> None:
+    """Refuse an objective that will never be measured.
+
+    Raises:
+        ConfigError: the task has no such metric, or there is no validation data.
+    """
+    stage, _, name = metric.rpartition("/")
+    known = [f"val/{each}" for each in task.directions] + ["train/loss"]
+    if metric not in known:
+        raise ConfigError([Problem("objective.metric", f"there is no metric '{metric}'", f"one of {', '.join(known)}")])
+    if stage == "val" and not has_val:
+        raise ConfigError([Problem("objective.metric", f"is {metric}, but there are no validation utterances", "give data.val or data.split.val, or set objective.metric=train/loss")])
+
+
+def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence[str]) -> Plan:
+    """How the backend is to train."""
+    from speechtrain.backends.base import Plan
+
+    resume_from = find_run(cfg.resume)[1] if cfg.resume is not None else None
+    if cfg.resume is not None and resume_from is None:
+        log.warning("%s has no finished epoch yet; starting again from the beginning", cfg.resume)
+    trainer = OmegaConf.to_container(cfg.trainer, resolve=True)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(trainer, dict)
+    return Plan(
+        optimizer=node(cfg, "optimizer"),
+        schedule=build("scheduler", cfg.scheduler),
+        trainer={str(key): value for key, value in trainer.items()},
+        monitor=cfg.objective.metric,
+        direction=task.direction(cfg.objective.metric),
+        folder=folder,
+        seed=cfg.seed,
+        resume_from=resume_from,
+        extra={"config": config, "vocabulary": list(vocabulary)},
+    )
+
+
+def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: str) -> tuple[dict[str, float], list[Sample]]:
+    """Metrics and samples of one pass."""
+    scorer = task.scorer()
+    start, audio = time.perf_counter(), 0.0
+    for batch, outputs in backend.predict(model, loader, task):
+        scorer.update(batch, outputs)
+        audio += batch.seconds
+    speed = audio / max(1e-9, time.perf_counter() - start)
+    return {f"{split}/{name}": value for name, value in {**scorer.compute(), "audio_s_per_s": speed}.items()}, scorer.samples
+
+
+@contextmanager
+def tracked(cfg: DictConfig, folder: Path, overrides: Sequence[str], kind_of_test: str | None) -> Iterator[dict[str, Tracker]]:
+    """The run's trackers, opened, and closed with the truth about how it ended."""
+    from speechtrain.tracking.base import RunInfo
+
+    trackers: dict[str, Tracker] = {name: build("tracking", child) for name, child in cfg.tracking.items()}
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(resolved, dict)
+    known = read_run_file(folder).get("run_ids", {})
+    tags = provenance.run_tags(overrides) | ({"speechtrain.test_run": kind_of_test} if kind_of_test else {})
+    texts = {"config.yaml": OmegaConf.to_yaml(cfg, resolve=True), "overrides.txt": "\n".join(overrides)}
+    if diff := provenance.git_diff():
+        texts["git.diff"] = diff
+    target, corpus = (cfg[group]._target_.rpartition(".")[2].lower() for group in ("model", "data"))
+    run_ids = {}
+    for name, tracker in trackers.items():
+        values = {str(key): value for key, value in resolved.items()}
+        run_id = tracker.start(RunInfo(f"{target}-{corpus}", folder, values, tags, texts, known.get(name)))
+        if run_id is not None:
+            run_ids[name] = run_id
+    write_run_file(folder, {"run_ids": run_ids, "mlflow_run_id": run_ids.get("mlflow"), "status": "RUNNING"})
+    status: Status = "FAILED"
+    try:
+        yield trackers
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except Exception as error:
+        for tracker in trackers.values():
+            tracker.set_tag("error", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        for tracker in trackers.values():
+            tracker.finish(status)
+        write_run_file(folder, {"status": status})
+
+
+def log_metrics(trackers: dict[str, Tracker], metrics: dict[str, float], step: int) -> None:
+    """Tell every tracker."""
+    for tracker in trackers.values():
+        tracker.log_metrics(metrics, step)
+
+
+def keep_artifacts(trackers: dict[str, Tracker], samples: Sequence[Sample], checkpoint: Path | None) -> None:
+    """Transcripts as a table, and the checkpoint."""
+    columns = {
+        "id": [sample.id for sample in samples],
+        "reference": [sample.reference for sample in samples],
+        "hypothesis": [sample.hypothesis for sample in samples],
+    }
+    for tracker in trackers.values():
+        if samples:
+            tracker.log_table("transcripts", columns)
+        if checkpoint is not None:
+            tracker.log_checkpoint(checkpoint)
+
+
+def print_whereabouts(folder: Path, checkpoint: Path | None, trackers: dict[str, Tracker]) -> None:
+    """Where things are, and how to look at them."""
+    console.print(f"\nrun         {folder}")
+    if checkpoint is not None:
+        console.print(f"checkpoint  {checkpoint}")
+    for tracker in trackers.values():
+        console.print(tracker.how_to_look())
+
