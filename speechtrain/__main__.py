@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -39,7 +40,7 @@ def run(cfg: DictConfig) -> float | None:
     try:
         for path in without_foreign_defaults(cfg, overrides):
             log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
-        check(cfg, overrides)
+        check(cfg)
         return train(cfg, overrides=overrides).objective
     except (UserError, RunError) as error:
         if hydra_cfg.mode == RunMode.MULTIRUN or _TRACES_WANTED:
@@ -59,6 +60,7 @@ def main() -> None:
         print_help()
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that errors are shown in one way
+    sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder, also when started as `speechtrain`
     try:
         sys.argv[1:] = resume_arguments(arguments)
         run()
@@ -69,7 +71,9 @@ def main() -> None:
         if _TRACES_WANTED:
             raise
         if isinstance(error, (HydraException, OmegaConfBaseException)):
-            error = explain([item for item in sys.argv[1:] if not item.startswith("-")], error, _config_dir(sys.argv[1:]))
+            given = sys.argv[1:]
+            sweep = any(item in ("-m", "--multirun") for item in given)
+            error = explain([item for item in given if not item.startswith("-")], error, _config_dir(given), sweep=sweep)
         _fail(error)
 
 

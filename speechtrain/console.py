@@ -18,6 +18,7 @@ class ConsoleHandler(logging.Handler):
     """Log records as plain lines, warnings and errors in colour."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print it."""
         text = escape(self.format(record))
         style = _STYLES.get(record.levelno)
         where = errors if record.levelno >= logging.WARNING else console

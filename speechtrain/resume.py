@@ -70,7 +70,9 @@ def find_run(name: str) -> tuple[Path, Path | None]:
     matches = runs if name == "last" else [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
     if not matches:
         where = f"{Path('outputs').absolute()} or {Path('multirun').absolute()}"
-        raise ConfigError([Problem("resume", f"no run '{name}' under {where}", "give last, a run's folder, a checkpoint or an MLflow run id")])
+        raise ConfigError(
+            [Problem("resume", f"no run '{name}' under {where}", "give last, a run's folder, a checkpoint or an MLflow run id")]
+        )
     return matches[-1].absolute(), _last_checkpoint(matches[-1].absolute())
 
 

@@ -86,9 +86,19 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
 
         model = backend.build(node(cfg, "model"), task, input_size=data.features.size, seed=cfg.seed)
         info = backend.describe(model)
-        log.info("%s: %s parameters, subsampling %d, receptive field %s", cfg.model._target_.rpartition(".")[2], f"{info.parameters:,}", info.subsampling, info.receptive_field or "whole utterance")
+        log.info(
+            "%s: %s parameters, subsampling %d, receptive field %s",
+            cfg.model._target_.rpartition(".")[2],
+            f"{info.parameters:,}",
+            info.subsampling,
+            info.receptive_field or "whole utterance",
+        )
         without_infeasible(data, lambda lengths: backend.output_lengths(model, lengths), task.infeasible, cfg.task.on_infeasible)
-        counts = {"data/skipped": float(data.skipped), "data/infeasible": float(data.infeasible), "model/parameters": float(info.parameters)}
+        counts = {
+            "data/skipped": float(data.skipped),
+            "data/infeasible": float(data.infeasible),
+            "model/parameters": float(info.parameters),
+        }
         log_metrics(trackers, counts, step=0)
 
         train_loader = data.loader("train", shuffle=True, augment=True, max_batches=cfg.trainer.limit_train_batches)
@@ -157,12 +167,20 @@ def check_objective(metric: str, task: Task, *, has_val: bool) -> None:
     Raises:
         ConfigError: the task has no such metric, or there is no validation data.
     """
-    stage, _, name = metric.rpartition("/")
+    stage, _, _ = metric.rpartition("/")
     known = [f"val/{each}" for each in task.directions] + ["train/loss"]
     if metric not in known:
         raise ConfigError([Problem("objective.metric", f"there is no metric '{metric}'", f"one of {', '.join(known)}")])
     if stage == "val" and not has_val:
-        raise ConfigError([Problem("objective.metric", f"is {metric}, but there are no validation utterances", "give data.val or data.split.val, or set objective.metric=train/loss")])
+        raise ConfigError(
+            [
+                Problem(
+                    "objective.metric",
+                    f"is {metric}, but there are no validation utterances",
+                    "give data.val or data.split.val, or set objective.metric=train/loss",
+                )
+            ]
+        )
 
 
 def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence[str]) -> Plan:
@@ -264,4 +282,3 @@ def print_whereabouts(folder: Path, checkpoint: Path | None, trackers: dict[str,
         console.print(f"checkpoint  {checkpoint}")
     for tracker in trackers.values():
         console.print(tracker.how_to_look())
-

@@ -1,1 +1,4 @@
-"""base.py (the contract), schedules.py (shared arithmetic), torch/ (Lightning). A backend's framework is imported only when it is chosen."""
+"""base.py (the contract), schedules.py (shared arithmetic), torch/ (Lightning).
+
+A backend's framework is imported only when it is chosen.
+"""

@@ -45,7 +45,7 @@ class Schedule:
             return (step + 1) / (self._warmup + 1)
         return self.after_warmup(step)
 
-    def after_warmup(self, step: int) -> float:
+    def after_warmup(self, step: int) -> float:  # noqa: ARG002
         """Factor of a step behind the warm-up."""
         return 1.0
 
@@ -121,7 +121,7 @@ class Plateau(Schedule):
         self.min_factor = min_factor
         self._state: dict[str, Any] = {"scale": 1.0, "best": None, "waited": 0}
 
-    def after_warmup(self, step: int) -> float:
+    def after_warmup(self, step: int) -> float:  # noqa: ARG002
         """Factor of a step behind the warm-up."""
         return float(self._state["scale"])
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.names import did_you_mean
-from speechtrain.config.schema import LOADING_KEYS, Node
+from speechtrain.config.schema import LOADING_KEYS, Digits, Node, Synthetic
 from speechtrain.config.targets import UnknownTargetError, signature
 from speechtrain.errors import Problem
 
@@ -27,18 +27,18 @@ GIVEN_AT_RUN_TIME = {
 """Arguments that a target of the group gets from the program, on top of its keys."""
 
 
-def find_problems(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Problem]:
+def find_problems(cfg: DictConfig) -> list[Problem]:
     """All problems of a composed config."""
     problems = list(_walk(cfg, ""))
     if any(problem.message in (_NO_VALUE, _NOT_CHOSEN) for problem in problems):
         return problems
     unsound = {problem.path.split(".")[0] for problem in problems}
     for group in cfg:
-        node = cfg._get_node(group)
+        node: Any = cfg._get_node(str(group))
         nodes = {f"tracking.{name}": child for name, child in node.items()} if group == "tracking" else {str(group): node}
         for path, child in nodes.items():
             if isinstance(child, DictConfig) and "_target_" in child and group not in unsound:
-                problems += _target_problems(path, child, overrides)
+                problems += _target_problems(path, child)
     problems += _between_groups(cfg)
     return problems
 
@@ -56,7 +56,7 @@ def _walk(node: Any, path: str) -> Iterator[Problem]:
     for key in node if isinstance(node, DictConfig) else []:
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            for problem in _walk(child, f"{path}.{key}" if path else str(key)):
+            for problem in _walk(child, f"{path}.{key!s}" if path else str(key)):
                 clean = False
                 yield problem
     kind = OmegaConf.get_type(node)
@@ -69,7 +69,7 @@ def _values(node: DictConfig, path: str) -> Iterator[Problem]:
     kind = OmegaConf.get_type(node)
     fields = getattr(kind, "__dataclass_fields__", {})
     for key in node:
-        dotted = f"{path}.{key}" if path else str(key)
+        dotted = f"{path}.{key!s}" if path else str(key)
         if OmegaConf.is_missing(node, key):
             yield Problem(dotted, _NO_VALUE, f"set it: {dotted}=...") if path else Problem(dotted, _NOT_CHOSEN, f"set it: {dotted}=OPTION")
             continue
@@ -95,7 +95,7 @@ def _outside(value: Any, limits: Any) -> str | None:
     bounds = {name: limits[name] for name in _BOUNDS if limits.get(name) is not None}
     if not isinstance(value, (int, float)) or all(_BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
         return None
-    return "must be " + " and ".join(f"{_BOUNDS[name][1]} {bound:g}" for name, bound in bounds.items())
+    return "must be " + " and ".join(f"{_BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
 
 
 _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
@@ -140,7 +140,7 @@ def without_foreign_defaults(cfg: DictConfig, overrides: Sequence[str]) -> list[
     return dropped
 
 
-def _target_problems(path: str, node: DictConfig, overrides: Sequence[str]) -> Iterator[Problem]:
+def _target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
     group = path.split(".")[0]
     target = str(node["_target_"])
     try:
@@ -158,7 +158,11 @@ def _target_problems(path: str, node: DictConfig, overrides: Sequence[str]) -> I
     if not takes.open:
         for key in given:
             if key not in takes.names:
-                yield Problem(f"{path}.{key}", f"{target} takes no argument '{key}'", did_you_mean(key, set(takes.names) - set(at_run_time), prefix=path))
+                yield Problem(
+                    f"{path}.{key}",
+                    f"{target} takes no argument '{key}'",
+                    did_you_mean(key, set(takes.names) - set(at_run_time), prefix=path),
+                )
     for key in takes.required:
         if key not in given and key not in at_run_time:
             yield Problem(f"{path}.{key}", f"{target} needs it", f"add +{path}.{key}=...")
@@ -173,12 +177,18 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
             f"is {warmup}, longer than the run of trainer.max_steps={trainer.max_steps}",
             f"set scheduler.warmup_steps to at most {trainer.max_steps}",
         )
-    if cfg.augment.get("recombine_prob") and OmegaConf.get_type(cfg.data).__name__ in ("Digits", "Synthetic"):
+    if cfg.augment.get("recombine_prob") and OmegaConf.get_type(cfg.data) in (Digits, Synthetic):
         yield Problem("augment.recombine_prob", "needs word times, which only data=manifest has", "set augment.recombine_prob=0")
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")
     if f_max is not None and rate is not None and f_max > rate / 2:
-        yield Problem("features.f_max", f"is {f_max:g} Hz, above half of data.sample_rate ({rate / 2:g} Hz)", f"set features.f_max={rate / 2:g} or lower")
+        yield Problem(
+            "features.f_max",
+            f"is {f_max:g} Hz, above half of data.sample_rate ({rate / 2:g} Hz)",
+            f"set features.f_max={rate / 2:g} or lower",
+        )
     resume = cfg.get("resume")
     if resume is not None and ("/" in resume or resume.endswith(".ckpt")) and not Path(resume).expanduser().exists():
-        yield Problem("resume", f"no such run or checkpoint: {Path(resume).absolute()}", "give last, a run's folder, a checkpoint or an MLflow run id")
+        yield Problem(
+            "resume", f"no such run or checkpoint: {Path(resume).absolute()}", "give last, a run's folder, a checkpoint or an MLflow run id"
+        )

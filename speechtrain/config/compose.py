@@ -11,7 +11,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,7 +26,7 @@ CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents
 
 schema.register()
 
-_GROUP_CHANGE = re.compile(r"^[A-Za-z_][\w/]*=")
+_GROUP_CHOICE = re.compile(rf"^({'|'.join(schema.SCHEMAS)}|experiment)=")
 
 
 def compose(overrides: Sequence[str] = (), *, output_dir: str | Path | None = None) -> DictConfig:
@@ -49,29 +49,29 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path | None = No
     return cfg
 
 
-def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
+def check(cfg: DictConfig) -> None:
     """Check ranges, rules between keys, targets and their arguments.
 
     Raises:
         ConfigError: with every problem found.
     """
-    problems = find_problems(cfg, overrides)
+    problems = find_problems(cfg)
     if problems:
         raise ConfigError(problems)
 
 
-def explain(overrides: Sequence[str], error: Exception, config_dir: str | None = None) -> ConfigError:
+def explain(overrides: Sequence[str], error: Exception, config_dir: str | None = None, *, sweep: bool = False) -> ConfigError:
     """All problems of overrides that failed to compose with `error`.
 
     Hydra stops at the first one. Here each override that is at fault is set aside and the rest composed again, until what is left
-    composes; then that is checked as well.
+    composes; then that is checked as well. The overrides of a sweep hold several values each and are not composed again.
     """
     left = [item for item in overrides if not item.startswith("hydra.") and not item.startswith("hydra/")]
     problems = []
     while True:
         culprit = _culprit(left, error)
-        problems.append(_describe(error, culprit))
-        if culprit is None:
+        problems.append(_describe(error, culprit, left))
+        if culprit is None or sweep:
             return ConfigError(problems)
         left.remove(culprit)
         try:
@@ -79,7 +79,7 @@ def explain(overrides: Sequence[str], error: Exception, config_dir: str | None =
         except (HydraException, OmegaConfBaseException) as next_error:
             error = next_error
             continue
-        return ConfigError([*problems, *find_problems(cfg, left)])
+        return ConfigError([*problems, *find_problems(cfg)])
 
 
 def _compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
@@ -117,12 +117,12 @@ def _culprit(overrides: Sequence[str], error: Exception) -> str | None:
     return None
 
 
-def _describe(error: Exception, override: str | None) -> Problem:
+def _describe(error: Exception, override: str | None, overrides: Sequence[str]) -> Problem:
     links = list(_chain(error))
     text = "\n".join(str(link) for link in links)
-    key, _, value = (override or "").lstrip("+~").partition("=")
+    key = (override or "").lstrip("+~").partition("=")[0]
 
-    if missing := re.search(r"Could not find '([^']+)'", text):
+    if missing := re.search(r"Could not (?:find|load) '([^']+)'", text):
         name = missing.group(1)
         group, _, option = name.rpartition("/")
         options = _options(group)
@@ -133,12 +133,19 @@ def _describe(error: Exception, override: str | None) -> Problem:
     full_key = next((m.group(1) for link in links if (m := re.search(r"full_key: (\S+)", str(link)))), None)
     if unknown := re.search(r"Key '([^']+)' (?:is )?not in '?([^'\s]*)'?", text):
         path = full_key or key or unknown.group(1)
-        return Problem(path, "there is no such key", did_you_mean(path.rpartition(".")[2], _siblings(path), prefix=path.rpartition(".")[0]))
-    if "Could not override" in text or "Could not append" in text or "not in struct" in text.lower():
-        if override is not None and "Could not append" not in text:
-            return Problem(key, "there is no such key", did_you_mean(key.rpartition(".")[2], _siblings(key), prefix=key.rpartition(".")[0]))
-    if full_key is not None and (wrong := re.search(r"Value '(.*?)' of type '(\w+)' could not be converted to (\w+)", text, re.S)):
+        return Problem(
+            path, "there is no such key", did_you_mean(path.rpartition(".")[2], _siblings(path, overrides), prefix=path.rpartition(".")[0])
+        )
+    if "Could not override" in text and override is not None:
+        return Problem(
+            key, "there is no such key", did_you_mean(key.rpartition(".")[2], _siblings(key, overrides), prefix=key.rpartition(".")[0])
+        )
+    if full_key is not None and (wrong := re.search(r"Value '(.*?)' of type '(\w+)' could not be converted to (\w+)", text, re.DOTALL)):
         return Problem(full_key, f"must be {_TYPES.get(wrong.group(3), wrong.group(3))}, received {wrong.group(1)!r}", _example(full_key))
+    if isinstance(error, OverrideParseException):
+        return Problem(
+            "command line", f"'{error.override}' cannot be read", "write key=value; quote a value with spaces or brackets for the shell"
+        )
     first = next((line for line in str(links[-1]).splitlines() if line.strip()), type(error).__name__)
     return Problem(full_key or key or "config", first.strip(), f"received {override!r}" if override else "")
 
@@ -151,18 +158,19 @@ def _options(group: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
 
 
-def _siblings(path: str) -> list[str]:
-    """Names beside a dotted path: keys of every option of the group, for a key of the root the groups too."""
+def _siblings(path: str, overrides: Sequence[str]) -> list[str]:
+    """Names beside a dotted path, in the options that are chosen; for a key of the root the groups too."""
     parent = path.rpartition(".")[0]
-    cfg: Any = _compose([])
+    choices = [item for item in overrides if _GROUP_CHOICE.match(item)]
+    cfg: Any
+    try:
+        cfg = _compose(choices)
+    except (HydraException, OmegaConfBaseException):
+        cfg = _compose([])
     for part in filter(None, parent.split(".")):
         cfg = cfg.get(part) if isinstance(cfg, DictConfig) and part in cfg else None
     names = [str(name) for name in cfg] if isinstance(cfg, DictConfig) else []
-    group = parent.split(".")[0] if parent else ""
-    if parent == group:
-        for node in schema.SCHEMAS.get(group, {}).values():
-            names += list(node.__dataclass_fields__)
-    return sorted(set(names) | ({"experiment"} if not parent else set()))
+    return sorted({*names, *(["experiment"] if not parent else [])} - {"_target_"})
 
 
 def _example(path: str) -> str:

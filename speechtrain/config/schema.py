@@ -20,9 +20,7 @@ Rule = tuple[str, str, str]
 """(key relative to the node, what is wrong, what to do)."""
 
 
-def number(
-    *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
-) -> Any:
+def number(*, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> Any:
     """A field whose value, or each of whose values if it is a list, lies within the bounds; None is left alone."""
     return field(default=MISSING, metadata={"ge": ge, "gt": gt, "le": le, "lt": lt})
 
@@ -122,7 +120,7 @@ class Split(Node):
         percentages = 0.0
         for part in ("val", "test"):
             value = node[part]
-            if isinstance(value, bool) or (isinstance(value, str)) or value is None:
+            if isinstance(value, (bool, str)) or value is None:
                 yield part, f"must be a percentage or a list of speakers, received {value!r}", f"for example data.split.{part}=10"
             elif isinstance(value, (int, float)):
                 percentages += value
@@ -152,7 +150,11 @@ class Manifest(Loading):
             names = [node[part]] if isinstance(node[part], str) else (node[part] or [])
             for name in names:
                 if not (root / str(name)).is_file():
-                    yield part, f"no such manifest: {(root / str(name)).absolute()}", f"set data.{part} to a JSONL file, relative to data.root"
+                    yield (
+                        part,
+                        f"no such manifest: {(root / str(name)).absolute()}",
+                        f"set data.{part} to a JSONL file, relative to data.root",
+                    )
 
 
 # --- features, tokenizer, augmentation ------------------------------------------------------------------------------------------------

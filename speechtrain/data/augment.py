@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ class Augment:
 def words_of(custom: Mapping[str, Any] | None, utterance: str, frames: int, frame_rate: float) -> list[Word]:
     """The words of an utterance whose manifest gives `words: [{word, start, end}]` in seconds; each takes half of the pauses around it."""
     entries = [entry for entry in (custom or {}).get("words", []) if isinstance(entry, Mapping) and {"word", "start", "end"} <= set(entry)]
-    cuts = [0, *((first["end"] + second["start"]) / 2 * frame_rate for first, second in zip(entries, entries[1:], strict=False)), frames]
+    cuts = [0, *((first["end"] + second["start"]) / 2 * frame_rate for first, second in pairwise(entries)), frames]
     bounds = [min(frames, max(0, round(value))) for value in cuts]
     return [Word(utterance, str(entry["word"]), bounds[i], bounds[i + 1]) for i, entry in enumerate(entries) if bounds[i + 1] > bounds[i]]
 

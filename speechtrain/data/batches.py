@@ -135,7 +135,7 @@ class Utterances(Dataset[Batch]):
         if self._augment is not None and self._augment.recombine_prob:
             self._find_words()
 
-    def __getitem__(self, key: tuple[int, Sequence[str]]) -> Batch:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, Sequence[str]]) -> Batch:
         epoch, ids = key
         items = [self._one(self._cuts[utterance], epoch) for utterance in ids]
         lengths = np.array([len(features) for features, _ in items], dtype=np.int64)
@@ -176,7 +176,10 @@ class Utterances(Dataset[Batch]):
             self._words[cut.id] = words
             self._pools.setdefault(cut.supervisions[0].speaker, []).extend(words)
         if not any(self._words.values()):
-            raise DataError("augment.recombine_prob needs word times, and no utterance has any\n    -> give 'words' in the manifest, or set augment.recombine_prob=0")
+            raise DataError(
+                "augment.recombine_prob needs word times, and no utterance has any\n"
+                "    -> give 'words' in the manifest, or set augment.recombine_prob=0"
+            )
 
 
 class Loader:
@@ -190,7 +193,9 @@ class Loader:
         max_batches: use only the first ones.
     """
 
-    def __init__(self, cuts: CutSet, dataset: Utterances, limits: Limits, *, shuffle: bool, seed: int, max_batches: int | None = None) -> None:
+    def __init__(
+        self, cuts: CutSet, dataset: Utterances, limits: Limits, *, shuffle: bool, seed: int, max_batches: int | None = None
+    ) -> None:
         self._cuts = cuts
         self._dataset = dataset
         self._limits = limits
@@ -213,7 +218,7 @@ class Loader:
             for key in keys:
                 yield self._dataset[key]
             return
-        yield from DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=self._limits.num_workers)  # type: ignore[arg-type]
+        yield from DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=self._limits.num_workers)
 
     def largest(self) -> list[str]:
         """Ids of the batch with the most padded seconds."""

@@ -71,7 +71,14 @@ def text_of(cut: MonoCut) -> str:
 
 
 def make_cut(
-    utt_id: str, path: Path | None, *, num_samples: int, sample_rate: int, text: str, speaker: str | None, custom: dict[str, Any] | None = None
+    utt_id: str,
+    path: Path | None,
+    *,
+    num_samples: int,
+    sample_rate: int,
+    text: str,
+    speaker: str | None,
+    custom: dict[str, Any] | None = None,
 ) -> MonoCut:
     """A cut of one whole utterance; without a path it has no recording and the corpus' own `read` makes its samples."""
     duration = num_samples / sample_rate
@@ -97,7 +104,7 @@ def read_audio(cut: MonoCut, rate: int) -> Audio:
         raise DataError(f"{path}: holds no samples")
     if not np.isfinite(samples).all():
         raise DataError(f"{path}: holds {int((~np.isfinite(samples)).sum())} samples that are NaN or infinite")
-    return samples.astype(np.float32, copy=False)
+    return np.asarray(samples, dtype=np.float32)
 
 
 def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: float | list[str], seed: int) -> dict[str, list[MonoCut]]:
@@ -112,7 +119,9 @@ def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: fl
     speakers = {cut.supervisions[0].speaker for cut in cuts}
     if grouped and None in speakers:
         missing = next(cut.id for cut in cuts if cut.supervisions[0].speaker is None)
-        raise DataError(f"splitting by speaker needs a speaker for each utterance; '{missing}' has none. Add 'speaker', or set data.split.by=utterance")
+        raise DataError(
+            f"splitting by speaker needs a speaker for each utterance; '{missing}' has none. Add 'speaker', or set data.split.by=utterance"
+        )
     parts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
     left = list(cuts)
     for name, share in (("test", test), ("val", val)):
@@ -166,7 +175,9 @@ def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:
         shown.append(f"  ... and {len(items) - 10} more")
     text = "\n".join(shown)
     if on_bad == "error":
-        raise DataError(f"{len(items)} bad utterances, and data.on_bad=error:\n{text}\n    -> mend them, or set data.on_bad=skip to go on without them")
+        raise DataError(
+            f"{len(items)} bad utterances, and data.on_bad=error:\n{text}\n    -> mend them, or set data.on_bad=skip to go on without them"
+        )
     log.warning("%d bad utterances left out (data.on_bad=skip):\n%s", len(items), text)
 
 

@@ -121,7 +121,9 @@ class Digits:
         if not missing:
             return
         if importlib.util.find_spec("espeakng_loader") is None:
-            raise DataError("data=digits speaks with eSpeak NG, which is not installed\n    -> pip install 'speechtrain[synth]', or use data=synthetic")
+            raise DataError(
+                "data=digits speaks with eSpeak NG, which is not installed\n    -> pip install 'speechtrain[synth]', or use data=synthetic"
+            )
         try:
             for path in missing:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -130,11 +132,16 @@ class Digits:
                 if wanted:
                     self._speak(wanted)
         except OSError as error:
-            raise DataError(f"{self.cache_dir}: cannot be written ({error})\n    -> set data.cache_dir, or the variable SPEECHTRAIN_CACHE") from None
+            raise DataError(
+                f"{self.cache_dir}: cannot be written ({error})\n    -> set data.cache_dir, or the variable SPEECHTRAIN_CACHE"
+            ) from None
 
     def _speak(self, jobs: list[dict[str, Any]]) -> None:
         count = min(self.processes, len(jobs))
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress, tempfile.TemporaryDirectory() as folder:
+        with (
+            Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+            tempfile.TemporaryDirectory() as folder,
+        ):
             bar = progress.add_task(f"speaking {len(jobs)} utterances in {count} processes", total=len(jobs))
             workers = []
             for number in range(count):

@@ -35,7 +35,8 @@ def speak(text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> tup
         text: what to say.
         voice: an eSpeak language with a variant, for example `en-us+f2`.
         rate: words a minute.
-        pitch, pitch_range: 0 to 100.
+        pitch: 0 to 100.
+        pitch_range: 0 to 100.
 
     Raises:
         ValueError: there is no such language or variant (eSpeak itself would silently speak with its default voice).
@@ -47,7 +48,7 @@ def speak(text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> tup
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     chunks: list[npt.NDArray[np.int16]] = []
 
-    @_CALLBACK
+    @_CALLBACK  # type: ignore[untyped-decorator]
     def collect(samples: Any, count: int, _events: Any) -> int:
         if samples and count > 0:
             chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
@@ -78,7 +79,9 @@ def make(job: dict[str, Any]) -> None:
     resampled = resample_poly(samples.astype(np.float64), job["sample_rate"] // divisor, rate // divisor)
     path = Path(job["path"])
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    soundfile.write(temporary, np.clip(np.rint(resampled), -32768, 32767).astype(np.int16), job["sample_rate"], format="FLAC", subtype="PCM_16")
+    soundfile.write(
+        temporary, np.clip(np.rint(resampled), -32768, 32767).astype(np.int16), job["sample_rate"], format="FLAC", subtype="PCM_16"
+    )
     temporary.replace(path)
 
 

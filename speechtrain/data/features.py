@@ -1,6 +1,6 @@
 """Log-mel filter bank energies in two steps, so that augmentation can act in between.
 
-    samples (N,) -> power spectrum (T, K), kept in memory -> [augment] -> mel energies (T, M) -> log, normalise -> features (T, F)
+samples (N,) -> power spectrum (T, K), kept in memory -> [augment] -> mel energies (T, M) -> log, normalise -> features (T, F)
 """
 
 from __future__ import annotations
@@ -52,9 +52,15 @@ class LogMel:
         self.normalize = normalize
         self._window = torch.hann_window(self.win_length)
         self._filters: dict[float, torch.Tensor] = {}
-        if (empty := int((self.filters().sum(0) == 0).sum())):
+        if empty := int((self.filters().sum(0) == 0).sum()):
             raise ConfigError(
-                [Problem("features.n_mels", f"{n_mels} bands are too narrow for a window of {window} s: {empty} of them hold no frequency", "lower features.n_mels or lengthen features.window")]
+                [
+                    Problem(
+                        "features.n_mels",
+                        f"{n_mels} bands are too narrow for a window of {window} s: {empty} of them hold no frequency",
+                        "lower features.n_mels or lengthen features.window",
+                    )
+                ]
             )
 
     def num_frames(self, num_samples: int) -> int:

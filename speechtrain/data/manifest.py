@@ -116,7 +116,13 @@ class Manifest:
         custom = {"words": entry["words"]} if isinstance(entry.get("words"), list) else None
         utt_id = str(entry.get("utt_id") or path.relative_to(self.root).with_suffix("").as_posix())
         return make_cut(
-            utt_id, path, num_samples=num_samples, sample_rate=rate, text=text, speaker=None if speaker is None else str(speaker), custom=custom
+            utt_id,
+            path,
+            num_samples=num_samples,
+            sample_rate=rate,
+            text=text,
+            speaker=None if speaker is None else str(speaker),
+            custom=custom,
         )
 
     def _header(self, path: Path) -> tuple[int, int]:
@@ -156,5 +162,8 @@ def _refuse_repeated_ids(cuts: dict[str, list[MonoCut]]) -> None:
     for name in SPLITS:
         for cut in cuts[name]:
             if cut.id in seen:
-                raise DataError(f"utterance id '{cut.id}' stands twice ({seen[cut.id]} and {name})\n    -> give each line its own utt_id, and each utterance one split")
+                raise DataError(
+                    f"utterance id '{cut.id}' stands twice ({seen[cut.id]} and {name})\n"
+                    "    -> give each line its own utt_id, and each utterance one split"
+                )
             seen[cut.id] = name

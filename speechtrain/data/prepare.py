@@ -17,7 +17,7 @@ from speechtrain.data.augment import Augment
 from speechtrain.data.batches import Limits, Loader, SpectrumCache, Utterances, keep, read_all
 from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Skip, report_skips, seconds, text_of
 from speechtrain.data.features import LogMel
-from speechtrain.data.tokenizer import Tokenizer
+from speechtrain.data.tokenizer import Tokenizer, count_repeats
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def without_infeasible(
     labels = [data.tokenizer.encode(text_of(cut)) for cut in cuts]
     lengths = output_lengths(np.array([data.frames(cut) for cut in cuts], dtype=np.int64))
     sizes = np.array([len(item) for item in labels], dtype=np.int64)
-    repeats = np.array([sum(a == b for a, b in zip(item, item[1:], strict=False)) for item in labels], dtype=np.int64)
+    repeats = np.array([count_repeats(item) for item in labels], dtype=np.int64)
     found = infeasible(lengths, sizes, repeats)
     data.infeasible = int(found.sum())
     if not data.infeasible:
@@ -124,7 +124,8 @@ def _within_durations(corpus: Corpus, split: str, shortest: float, longest: floa
     cuts = corpus.splits[split]
     out = [cut for cut in cuts if cut.duration < shortest or (longest is not None and cut.duration > longest)]
     corpus.skipped += [
-        Skip(split, cut.id, f"lasts {cut.duration:.2f} s, outside data.min_duration={shortest} and data.max_duration={longest}") for cut in out
+        Skip(split, cut.id, f"lasts {cut.duration:.2f} s, outside data.min_duration={shortest} and data.max_duration={longest}")
+        for cut in out
     ]
     gone = {cut.id for cut in out}
     return keep(cuts, lambda cut: cut.id not in gone) if out else cuts

@@ -65,7 +65,9 @@ class Synthetic:
             DataError: another rate is asked for than the corpus is made at.
         """
         if rate != self.sample_rate:
-            raise DataError(f"synthetic data is at {self.sample_rate} Hz, features.sample_rate is {rate}\n    -> set data.sample_rate={rate}")
+            raise DataError(
+                f"synthetic data is at {self.sample_rate} Hz, features.sample_rate is {rate}\n    -> set data.sample_rate={rate}"
+            )
         split, _, index = cut.id.partition("-")
         text, lengths, rng = self._plan(split, int(index))
         tones = np.geomspace(300, 0.45 * rate, num=len(self.alphabet))

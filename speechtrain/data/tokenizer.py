@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 BLANK = 0
@@ -38,7 +39,9 @@ class CharTokenizer:
 
     def __init__(self, texts: Iterable[str] = (), *, lowercase: bool = False, vocabulary: Sequence[str] | None = None) -> None:
         self.lowercase = lowercase
-        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *sorted({char for text in texts for char in self._fold(text)})]
+        self.vocabulary = (
+            list(vocabulary) if vocabulary is not None else ["", *sorted({char for text in texts for char in self._fold(text)})]
+        )
         self._labels = {token: label for label, token in enumerate(self.vocabulary) if label != BLANK}
 
     def encode(self, text: str) -> list[int]:
@@ -55,3 +58,8 @@ class CharTokenizer:
 
     def _fold(self, text: str) -> str:
         return text.lower() if self.lowercase else text
+
+
+def count_repeats(labels: Sequence[int]) -> int:
+    """Equal neighbours, between which CTC needs a blank."""
+    return sum(first == second for first, second in pairwise(labels))

@@ -68,7 +68,9 @@ class Task(ABC):
         """V, outputs of the head a frame."""
 
     @abstractmethod
-    def infeasible(self, lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def infeasible(
+        self, lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
         """Which utterances (B,) cannot be learnt with that many encoder frames."""
 
     @abstractmethod

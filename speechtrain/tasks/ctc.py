@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import jiwer
@@ -37,18 +36,15 @@ class Ctc(Task):
         """V: the vocabulary with the blank."""
         return len(self.tokenizer.vocabulary)
 
-    def infeasible(self, lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def infeasible(
+        self, lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
         """Which utterances (B,) have fewer frames than labels plus the blanks that part equal neighbours."""
         return lengths < target_lengths + repeats
 
     def scorer(self) -> Scorer:
         """A fresh count."""
         return CtcScorer(self.tokenizer, self.decoder)
-
-
-def count_repeats(labels: Sequence[int]) -> int:
-    """Equal neighbours, between which CTC needs a blank."""
-    return sum(first == second for first, second in zip(labels, labels[1:], strict=False))
 
 
 class CtcScorer(Scorer):

@@ -93,7 +93,10 @@ class MlflowTracker(Tracker):
                 self._run_id = run.info.run_id
         except (MlflowException, OSError, sqlite3.Error) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"MLflow cannot be reached at {self.uri}: {reason[:300]}\n    -> set tracking.mlflow.tracking_uri, or tracking=[] to go without") from error
+            raise UserError(
+                f"MLflow cannot be reached at {self.uri}: {reason[:300]}\n"
+                "    -> set tracking.mlflow.tracking_uri, or tracking=[] to go without"
+            ) from error
         if (self._folder / UNSENT).is_file():
             self._waiting = [json.loads(line) for line in (self._folder / UNSENT).read_text(encoding="utf-8").splitlines()]
         params = flat(info.config)
@@ -105,7 +108,9 @@ class MlflowTracker(Tracker):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of an epoch, in one go."""
-        self._send("log_batch", metrics={name: float(value) for name, value in metrics.items()}, step=step, timestamp=int(time.time() * 1000))
+        self._send(
+            "log_batch", metrics={name: float(value) for name, value in metrics.items()}, step=step, timestamp=int(time.time() * 1000)
+        )
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """A table, shown in MLflow's artifact view."""
@@ -134,7 +139,11 @@ class MlflowTracker(Tracker):
         """Close the run, truthfully."""
         self._send("set_terminated", status=status)
         if self._waiting:
-            log.warning("MLflow at %s did not take everything; the rest is in %s and is sent when the run is resumed", self.uri, self._folder / UNSENT)
+            log.warning(
+                "MLflow at %s did not take everything; the rest is in %s and is sent when the run is resumed",
+                self.uri,
+                self._folder / UNSENT,
+            )
 
     def _experiment_id(self) -> str:
         found = self._client.get_experiment_by_name(self.experiment)

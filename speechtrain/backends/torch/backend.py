@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult
 from speechtrain.backends.torch.encoder import Encoder
@@ -54,7 +54,9 @@ class TorchBackend(Backend):
         """
         torch.manual_seed(seed)
         encoder = instantiate(dict(model), input_size=input_size, _convert_="all")
-        if not isinstance(encoder, torch.nn.Module) or not all(hasattr(encoder, name) for name in ("output_size", "subsampling", "output_lengths")):
+        if not isinstance(encoder, torch.nn.Module) or not all(
+            hasattr(encoder, name) for name in ("output_size", "subsampling", "output_lengths")
+        ):
             wanted = f"must make an encoder (see {Encoder.__module__}.Encoder)"
             raise ConfigError([Problem("model._target_", f"{wanted}, received {type(encoder).__name__}", "derive it from Encoder")])
         return SpeechModel(encoder, task.output_size)  # type: ignore[arg-type]
@@ -69,7 +71,9 @@ class TorchBackend(Backend):
         """Encoder frames (B,) of input frames (B,)."""
         return model.encoder.output_lengths(torch.from_numpy(lengths)).numpy()
 
-    def train(self, model: SpeechModel, train: Loader, val: Loader | None, task: Task, plan: Plan, callbacks: Sequence[Callback]) -> TrainResult:
+    def train(
+        self, model: SpeechModel, train: Loader, val: Loader | None, task: Task, plan: Plan, callbacks: Sequence[Callback]
+    ) -> TrainResult:
         """Train in place; see `Backend.train`."""
         options = plan.trainer
         epoch_steps = -(-len(train) // options["accumulate_grad_batches"])
@@ -125,7 +129,9 @@ class TorchBackend(Backend):
 
     def save(self, model: SpeechModel, path: Path, extra: Mapping[str, Any]) -> None:
         """Write weights and `extra`, whole or not at all."""
-        AtomicCheckpointIO().save_checkpoint({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "extra": dict(extra)}, path)
+        AtomicCheckpointIO().save_checkpoint(
+            {"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "extra": dict(extra)}, path
+        )
 
     def load(self, model: SpeechModel, path: Path) -> Mapping[str, Any]:
         """Weights of a file or checkpoint into a model; see `Backend.load`."""

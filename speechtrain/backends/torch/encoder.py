@@ -76,10 +76,10 @@ class ConvStem(nn.Module):
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, F) -> (B, T', D)."""
-        x = features.unsqueeze(1)  # (B, 1, T, F)
+        # channels last: small convolutions run a fifth faster so, and flattening to (F', C) is then free
+        x = features.unsqueeze(1).contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
         for conv, stride in zip(self.convs, self.time_strides, strict=True):
-            x = torch.relu(conv(x))
             lengths = (lengths + stride - 1) // stride
-            x = x * frame_mask(lengths, x.shape[2])[:, None, :, None]
-        x = x.transpose(1, 2).flatten(2)  # (B, T', C*F')
-        return self.linear(x), lengths
+            x = conv(x)
+            x = torch.relu_(x.mul_(frame_mask(lengths, x.shape[2])[:, None, :, None]))
+        return self.linear(x.permute(0, 2, 3, 1).flatten(2)), lengths

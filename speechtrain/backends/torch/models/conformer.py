@@ -14,6 +14,8 @@ from speechtrain.backends.torch.encoder import ConvStem, Encoder, frame_mask
 class Conformer(Encoder):
     """See `conf/model/conformer.yaml` for the arguments; `input_size` is F."""
 
+    frequencies: torch.Tensor
+
     def __init__(
         self,
         input_size: int,
@@ -74,7 +76,7 @@ class ConformerLayer(nn.Module):
         x = x + self.attention(x, attend, rotation)
         x = x + self.conv(x, mask)
         x = x + 0.5 * self.ff2(x)
-        return self.norm(x)
+        return self.norm(x)  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Sequential):
@@ -82,7 +84,12 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, d_model: int, hidden: int, dropout: float) -> None:
         super().__init__(
-            nn.LayerNorm(d_model), nn.Linear(d_model, hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, d_model), nn.Dropout(dropout)
+            nn.LayerNorm(d_model),
+            nn.Linear(d_model, hidden),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, d_model),
+            nn.Dropout(dropout),
         )
 
 
@@ -102,7 +109,8 @@ class Attention(nn.Module):
         batch, frames, width = x.shape
         q, k, v = self.qkv(self.norm(x)).view(batch, frames, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
         x = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, attn_mask=attend)  # (B, H, T', d)
-        return self.dropout(self.out(x.transpose(1, 2).reshape(batch, frames, width)))
+        out: torch.Tensor = self.dropout(self.out(x.transpose(1, 2).reshape(batch, frames, width)))
+        return out
 
 
 def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
@@ -128,4 +136,5 @@ class ConvModule(nn.Module):
         """(B, T', D) -> (B, T', D); frames outside the mask (B, T') reach no others."""
         x = F.glu(self.expand(self.norm(x)), dim=-1) * mask[:, :, None]
         x = F.silu(self.batch_norm(self.depthwise(x.transpose(1, 2)))).transpose(1, 2)
-        return self.dropout(self.project(x))
+        out: torch.Tensor = self.dropout(self.project(x))
+        return out

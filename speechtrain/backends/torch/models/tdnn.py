@@ -57,4 +57,5 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, D, T') -> (B, D, T'), zero outside the mask (B, 1, T')."""
-        return (x + self.dropout(torch.relu(self.norm(self.conv(x))))) * mask
+        branch: torch.Tensor = self.dropout(torch.relu_(self.norm(self.conv(x))))
+        return (x + branch) * mask
