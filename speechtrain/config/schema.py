@@ -195,7 +195,7 @@ class Augment(Target):
     warp: float = number(ge=0, lt=0.5)
     noise_prob: float = number(ge=0, le=1)
     noise_snr_db: list[float] = field(default=MISSING)
-    tilt_db: float = number(ge=0)
+    eq_db: float = number(ge=0)
     freq_masks: int = number(ge=0)
     freq_mask_width: int = number(ge=0)
     time_masks: int = number(ge=0)

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from speechtrain.data.features import LogMel
@@ -38,7 +39,7 @@ class Augment:
         warp: float,
         noise_prob: float,
         noise_snr_db: Sequence[float],
-        tilt_db: float,
+        eq_db: float,
         freq_masks: int,
         freq_mask_width: int,
         time_masks: int,
@@ -51,7 +52,7 @@ class Augment:
         self.warp = warp
         self.noise_prob = noise_prob
         self.noise_snr_db = (noise_snr_db[0], noise_snr_db[1])
-        self.tilt_db = tilt_db
+        self.eq_db = eq_db
         self.freq_masks = freq_masks
         self.freq_mask_width = freq_mask_width
         self.time_masks = time_masks
@@ -63,7 +64,7 @@ class Augment:
     def changes_nothing(self) -> bool:
         """Whether features may be computed once and kept."""
         masks = self.freq_masks * self.freq_mask_width + self.time_masks * self.time_mask_width
-        return not (self.speed or self.tempo or self.warp or self.noise_prob or self.tilt_db or masks or self.recombine_prob)
+        return not (self.speed or self.tempo or self.warp or self.noise_prob or self.eq_db or masks or self.recombine_prob)
 
     def generator(self, seed: int, epoch: int, utterance: str) -> np.random.Generator:
         """The random numbers of one utterance in one epoch."""
@@ -83,9 +84,8 @@ class Augment:
         mel = _stretch(mel, 1 / (speed * _factor(self.tempo, rng)))
         if self.noise_prob and rng.random() < self.noise_prob:
             mel = mel + self._noise(mel, features, rng)
-        if self.tilt_db:
-            slope = rng.uniform(-1, 1) * self.tilt_db / 10 * math.log(10)
-            mel = mel * torch.exp(torch.linspace(-slope / 2, slope / 2, mel.shape[1]))
+        if self.eq_db:
+            mel = mel * torch.from_numpy(self._gain(mel.shape[1], rng))
         out = features.finish(mel)
         self._mask(out, rng)
         return out
@@ -98,6 +98,12 @@ class Augment:
         # the sum of k exponential variables of mean 1 has mean k and deviation sqrt(k)
         scatter = torch.from_numpy(rng.standard_normal(mel.shape, dtype=np.float32)) / features.bins_per_band.sqrt().clamp_min(1.0)
         return level * shape * (1 + scatter).clamp_min_(0.05)
+
+    def _gain(self, bands: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """A random smooth filter (M,) as another microphone or voice would be: three half-waves over the bands, the longest strongest."""
+        waves = np.cos(np.pi * np.arange(1, 4)[:, None] * np.linspace(0, 1, bands)[None, :])
+        decibels = (rng.normal(0, self.eq_db, 3) / np.arange(1, 4)) @ waves
+        return np.asarray(10 ** (decibels / 10), dtype=np.float32)
 
     def _mask(self, features: torch.Tensor, rng: np.random.Generator) -> None:
         frames, bands = features.shape

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lhotse import CutSet, MonoCut
-from lhotse.dataset.sampling import DynamicBucketingSampler
+from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
 from rich.progress import Progress
 from torch.utils.data import DataLoader, Dataset
 
@@ -230,15 +230,19 @@ class Loader:
         if epoch not in self._plans:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # lhotse's advice on lazy manifests
-                sampler = DynamicBucketingSampler(
-                    self._cuts,
-                    max_duration=self._limits.batch_seconds,
-                    max_cuts=self._limits.batch_size,
-                    num_buckets=max(1, min(self._limits.num_buckets, len(self._cuts))),
-                    shuffle=self._shuffle,
-                    seed=self._seed,
-                    world_size=1,
-                    rank=0,
+                options = {
+                    "max_duration": self._limits.batch_seconds,
+                    "max_cuts": self._limits.batch_size,
+                    "shuffle": self._shuffle,
+                    "seed": self._seed,
+                    "world_size": 1,
+                    "rank": 0,
+                }
+                buckets = min(self._limits.num_buckets, len(self._cuts))
+                sampler = (
+                    DynamicBucketingSampler(self._cuts, num_buckets=buckets, **options)
+                    if buckets > 1
+                    else SimpleCutSampler(self._cuts, **options)
                 )
                 sampler.set_epoch(epoch)
                 batches = [[cut.id for cut in batch] for batch in sampler]

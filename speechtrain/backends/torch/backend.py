@@ -91,7 +91,7 @@ class TorchBackend(Backend):
             try:
                 trainer.fit(
                     module,
-                    Feed(train, lambda: module.current_epoch),
+                    Feed(train, lambda: trainer.fit_loop.epoch_progress.current.processed),
                     Feed(val, lambda: 0) if val is not None else None,
                     ckpt_path=plan.resume_from,
                     weights_only=True if plan.resume_from is not None else None,

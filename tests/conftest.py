@@ -1,0 +1,68 @@
+"""Real files, real configs, real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+TINY = ["data=synthetic", "features=logmel_8k", "data.train_size=40", "data.val_size=8", "data.test_size=8", "tracking=[]", "backend.threads=1"]
+"""A corpus and settings that train in a second."""
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    yield
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m speechtrain ...` in an empty folder."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        return subprocess.run(
+            [sys.executable, "-m", "speechtrain", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    return run
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Callable[..., Path]:
+    """Write a manifest of tone bursts; keyword arguments replace keys of the entry at an index, None removes one."""
+
+    def write(texts: list[str], name: str = "train.jsonl", rate: int = 8000, **changes: dict[str, Any]) -> Path:
+        folder = tmp_path / "corpus"
+        (folder / "audio").mkdir(parents=True, exist_ok=True)
+        lines = []
+        for index, text in enumerate(texts):
+            stem = f"{Path(name).stem}-{index}"
+            samples = 0.1 * np.sin(2 * np.pi * (300 + 50 * index) * np.arange(rate) / rate)
+            soundfile.write(folder / "audio" / f"{stem}.wav", samples.astype(np.float32), rate)
+            entry: dict[str, Any] = {"utt_id": stem, "audio_filepath": f"audio/{stem}.wav", "duration": 1.0, "text": text, "speaker": f"s{index % 4}"}
+            for key, value in changes.get(f"at_{index}", {}).items():
+                if value is None:
+                    entry.pop(key)
+                else:
+                    entry[key] = value
+            lines.append(json.dumps(entry))
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return folder
+
+    return write

@@ -1,0 +1,253 @@
+"""What every backend must do; a backend's tests derive from `BackendConformance` and override the `backend` fixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY
+from omegaconf import DictConfig, OmegaConf
+
+from speechtrain import compose
+from speechtrain.backends.base import Backend, Callback, Control, NonFiniteLossError, Plan, TrainResult
+from speechtrain.config.build import build
+from speechtrain.data.batches import Batch
+from speechtrain.data.prepare import Data, prepare
+from speechtrain.errors import UserError
+from speechtrain.tasks.base import Task
+from speechtrain.train import evaluate, make_plan, node
+
+
+class Recorder(Callback):
+    """Writes down every event, and stops where it is told to."""
+
+    def __init__(self, stop_after: int | None = None, interrupt_in: int | None = None) -> None:
+        self.events: list[str] = []
+        self.metrics: list[dict[str, float]] = []
+        self.stop_after = stop_after
+        self.interrupt_in = interrupt_in
+
+    def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
+        self.events.append(f"start {first_epoch}/{total_epochs}")
+
+    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float) -> None:
+        self.events.append(f"batch {epoch}.{batch_index}/{batch_count}")
+        if epoch == self.interrupt_in:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
+        self.events.append(f"epoch {epoch}")
+        self.metrics.append({name: value for name, value in metrics.items() if not name.endswith("_per_s")})
+        if epoch == self.stop_after:
+            control.stop("told to")
+
+    def on_train_end(self, result: TrainResult) -> None:
+        self.events.append("end")
+
+
+class Setup:
+    """A backend with a tiny corpus."""
+
+    def __init__(self, backend: Backend, folder: Path, *overrides: str) -> None:
+        self.backend = backend
+        self.cfg: DictConfig = compose([*TINY, f"backend={backend.name}", *overrides], output_dir=folder)
+        self.data: Data = prepare(self.cfg, threads=1)
+        self.task: Task = build("task", self.cfg.task, tokenizer=self.data.tokenizer, decoder=build("decoder", self.cfg.decoder))
+
+    def build(self, **changes: Any) -> Any:
+        model = node(OmegaConf.merge(self.cfg, {"model": changes}), "model")  # type: ignore[arg-type]
+        return self.backend.build(model, self.task, input_size=self.data.features.size, seed=self.cfg.seed)
+
+    def plan(self) -> Plan:
+        return make_plan(self.cfg, self.task, Path(self.cfg.output_dir), vocabulary=self.data.tokenizer.vocabulary)
+
+    def train(self, model: Any, *callbacks: Callback) -> TrainResult:
+        Path(self.cfg.output_dir).mkdir(parents=True, exist_ok=True)
+        train = self.data.loader("train", shuffle=True, augment=True)
+        assert train is not None
+        return self.backend.train(model, train, self.data.loader("val"), self.task, self.plan(), callbacks)
+
+    def outputs(self, model: Any, batches: list[Batch]) -> Any:
+        return [outputs for _, outputs in self.backend.predict(model, batches, self.task)]
+
+    def measure(self, model: Any, split: str) -> dict[str, float]:
+        loader = self.data.loader(split)
+        assert loader is not None
+        return evaluate(self.backend, model, loader, self.task, split)[0]
+
+
+def alone(batch: Batch, row: int) -> Batch:
+    """One utterance of a batch, without padding."""
+    frames, labels = int(batch.feature_lengths[row]), int(batch.target_lengths[row])
+    return Batch(
+        batch.features[row : row + 1, :frames],
+        batch.feature_lengths[row : row + 1],
+        batch.targets[row : row + 1, :labels],
+        batch.target_lengths[row : row + 1],
+        batch.ids[row : row + 1],
+        batch.texts[row : row + 1],
+        batch.seconds,
+    )
+
+
+class BackendConformance:
+    """The suite."""
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        raise NotImplementedError
+
+    def test_learns_a_tiny_set(self, backend: Backend, tmp_path: Path) -> None:
+        setup = Setup(backend, tmp_path, "model=tdnn", "augment=none", "trainer.epochs=25", "data.batch_size=8", "optimizer.lr=0.01")
+        model = setup.build(channels=32, dropout=0.0)
+        before = setup.measure(model, "train")["train/loss"]
+        setup.train(model)
+        after = setup.measure(model, "train")
+        assert after["train/cer"] < 0.05
+        assert after["train/loss"] < before / 10
+
+    @pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "mlp"])
+    def test_padding_changes_no_output(self, backend: Backend, tmp_path: Path, model: str) -> None:
+        setup = Setup(backend, tmp_path, f"model={model}", "trainer.epochs=1", "data.num_buckets=1")
+        built = setup.build()
+        setup.train(built)  # so that running statistics are not those of a fresh model
+        batch = next(iter(setup.data.loader("val") or []))
+        assert len(set(batch.feature_lengths)) > 1
+        together = setup.outputs(built, [batch])[0]
+        for row, single in enumerate(setup.outputs(built, [alone(batch, row) for row in range(len(batch.ids))])):
+            frames = int(single.lengths[0])
+            assert together.lengths[row] == frames
+            np.testing.assert_allclose(together.log_probs[row, :frames], single.log_probs[0, :frames], atol=1e-5)
+            np.testing.assert_allclose(together.losses[row], single.losses[0], rtol=1e-4)
+
+    def test_events_come_in_order_and_metrics_have_their_names(self, backend: Backend, tmp_path: Path) -> None:
+        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=2", "data.batch_seconds=15")
+        recorder = Recorder()
+        setup.train(setup.build(), recorder)
+        batches = len([event for event in recorder.events if event.startswith("batch 0.")])
+        assert batches > 1
+        expected = ["start 0/2"]
+        for epoch in range(2):
+            expected += [f"batch {epoch}.{index}/{batches}" for index in range(batches)] + [f"epoch {epoch}"]
+        assert recorder.events == [*expected, "end"]
+        assert set(recorder.metrics[0]) == {"train/loss", "train/lr", "train/grad_norm", "val/loss", "val/cer", "val/wer", "val/exact"}
+
+    def test_a_resumed_run_equals_an_uninterrupted_one(self, backend: Backend, tmp_path: Path) -> None:
+        options = ["model=tdnn", "trainer.epochs=4", "scheduler=plateau", "scheduler.patience=0", "data.batch_seconds=20"]
+        whole, resumed = Recorder(), Recorder()
+        one = Setup(backend, tmp_path / "one", *options)
+        uninterrupted = one.build()
+        one.train(uninterrupted, whole)
+        two = Setup(backend, tmp_path / "two", *options)
+        with pytest.raises(KeyboardInterrupt):
+            two.train(two.build(), Recorder(interrupt_in=2))
+        two.cfg.resume = str(tmp_path / "two")
+        continued = two.build()
+        two.train(continued, resumed)
+        assert resumed.events[0] == "start 2/4"
+        assert resumed.metrics == whole.metrics[2:]
+        assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(continued, "test")["test/loss"]
+
+    def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(self, backend: Backend, tmp_path: Path) -> None:
+        found = []
+        for number, seed in enumerate((3, 3, 4)):
+            recorder = Recorder()
+            setup = Setup(backend, tmp_path / str(number), "model=crdnn", "trainer.epochs=1", f"seed={seed}")
+            setup.train(setup.build(), recorder)
+            found.append(recorder.metrics)
+        assert found[0] == found[1]
+        assert found[0] != found[2]
+
+    def test_a_callback_can_stop_the_training(self, backend: Backend, tmp_path: Path) -> None:
+        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=9")
+        recorder = Recorder(stop_after=1)
+        result = setup.train(setup.build(), recorder)
+        assert result.stop_reason == "told to"
+        assert [event for event in recorder.events if event.startswith("epoch")] == ["epoch 0", "epoch 1"]
+        assert recorder.events[-1] == "end"
+
+    def test_early_stopping_ends_a_run_that_does_not_improve(self, backend: Backend, tmp_path: Path) -> None:
+        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=9", "trainer.early_stopping.patience=1", "optimizer.lr=1e-9")
+        result = setup.train(setup.build())
+        assert len(result.history) < 9
+        assert "val/wer" in str(result.stop_reason)
+
+    def test_keeps_the_checkpoints_it_is_told_to(self, backend: Backend, tmp_path: Path) -> None:
+        options = ["trainer.checkpoint.save_top_k=2", "trainer.checkpoint.every_n_epochs=2", "objective.metric=val/loss"]
+        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=5", *options)
+        result = setup.train(setup.build())
+        names = sorted(path.stem for path in (tmp_path / "checkpoints").iterdir())
+        assert len([name for name in names if name.startswith("best-")]) == 2
+        assert [name for name in names if name.startswith("epoch=")] == ["epoch=001", "epoch=003"]
+        assert "last" in names
+        best = min(range(5), key=lambda epoch: result.history[epoch]["val/loss"])
+        assert result.best_checkpoint is not None
+        assert f"epoch={best:03d}" in result.best_checkpoint.name
+        assert result.best_value == pytest.approx(result.history[best]["val/loss"])
+
+    def test_saves_and_loads(self, backend: Backend, tmp_path: Path) -> None:
+        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
+        model = setup.build()
+        result = setup.train(model)
+        batch = next(iter(setup.data.loader("val") or []))
+        expected = setup.outputs(model, [batch])[0].log_probs
+        backend.save(model, tmp_path / "model.bin", {"vocabulary": ["", "a"]})
+        assert result.last_checkpoint is not None
+        for path in (tmp_path / "model.bin", result.last_checkpoint):
+            setup.cfg.seed = 99
+            other = setup.build()
+            assert not np.array_equal(setup.outputs(other, [batch])[0].log_probs, expected)
+            extra = backend.load(other, path)
+            np.testing.assert_array_equal(setup.outputs(other, [batch])[0].log_probs, expected)
+            assert extra["vocabulary"][0] == ""
+
+    def test_refuses_a_damaged_or_foreign_checkpoint(self, backend: Backend, tmp_path: Path) -> None:
+        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
+        model = setup.build()
+        backend.save(model, tmp_path / "model.bin", {})
+        whole = (tmp_path / "model.bin").read_bytes()
+        (tmp_path / "half.bin").write_bytes(whole[: len(whole) // 2])
+        (tmp_path / "text.bin").write_text("not a checkpoint")
+        for name in ("half.bin", "text.bin", "absent.bin"):
+            with pytest.raises(UserError, match=name):
+                backend.load(model, tmp_path / name)
+        with pytest.raises(UserError, match="another model"):
+            backend.load(setup.build(hidden_sizes=[16]), tmp_path / "model.bin")
+
+    def test_a_loss_of_nan_names_the_utterances_and_keeps_the_batch(self, backend: Backend, tmp_path: Path) -> None:
+        setup = Setup(backend, tmp_path, "model=mlp", "data.batch_size=4")
+        train = setup.data.loader("train", shuffle=True)
+        assert train is not None
+        dataset = train._dataset
+        spoilt = next(iter(dataset._cuts))
+        original = type(dataset).__getitem__
+
+        class Spoilt(type(dataset)):  # type: ignore[misc]
+            def __getitem__(self, key: Any) -> Batch:
+                batch = original(self, key)
+                if spoilt in batch.ids:
+                    batch.features[batch.ids.index(spoilt)] = np.nan
+                return batch
+
+        dataset.__class__ = Spoilt
+        with pytest.raises(NonFiniteLossError, match=spoilt) as caught:
+            backend.train(setup.build(), train, None, setup.task, setup.plan(), ())
+        assert spoilt in caught.value.ids
+        saved = np.load(tmp_path / "bad_batch.npz")
+        assert spoilt in saved["ids"]
+        assert np.isnan(saved["features"]).any()
+
+    def test_utterances_that_cannot_be_aligned_change_nothing(self, backend: Backend, tmp_path: Path) -> None:
+        setup = Setup(backend, tmp_path, "model=mlp", "model.stack=8", "task.on_infeasible=keep")
+        batch = next(iter(setup.data.loader("train") or []))
+        short = alone(batch, 0)
+        outputs = setup.outputs(setup.build(), [batch, Batch(short.features[:, :8], np.array([8]), *_text(short, 3), short.ids, short.texts, 1.0)])
+        assert outputs[1].losses[0] == 0.0
+        assert np.isfinite(outputs[0].losses).all()
+
+
+def _text(batch: Batch, length: int) -> tuple[Any, Any]:
+    return np.resize(batch.targets, (1, length)), np.array([length])
