@@ -17,7 +17,15 @@ import soundfile
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
-TINY = ["data=synthetic", "features=logmel_8k", "data.train_size=40", "data.val_size=8", "data.test_size=8", "tracking=[]", "backend.threads=1"]
+TINY = [
+    "data=synthetic",
+    "features=logmel_8k",
+    "data.train_size=40",
+    "data.val_size=8",
+    "data.test_size=8",
+    "tracking=[]",
+    "backend.threads=1",
+]
 """A corpus and settings that train in a second."""
 
 
@@ -55,7 +63,13 @@ def corpus(tmp_path: Path) -> Callable[..., Path]:
             stem = f"{Path(name).stem}-{index}"
             samples = 0.1 * np.sin(2 * np.pi * (300 + 50 * index) * np.arange(rate) / rate)
             soundfile.write(folder / "audio" / f"{stem}.wav", samples.astype(np.float32), rate)
-            entry: dict[str, Any] = {"utt_id": stem, "audio_filepath": f"audio/{stem}.wav", "duration": 1.0, "text": text, "speaker": f"s{index % 4}"}
+            entry: dict[str, Any] = {
+                "utt_id": stem,
+                "audio_filepath": f"audio/{stem}.wav",
+                "duration": 1.0,
+                "text": text,
+                "speaker": f"s{index % 4}",
+            }
             for key, value in changes.get(f"at_{index}", {}).items():
                 if value is None:
                     entry.pop(key)

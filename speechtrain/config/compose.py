@@ -140,8 +140,8 @@ def _describe(error: Exception, override: str | None, overrides: Sequence[str]) 
         return Problem(
             key, "there is no such key", did_you_mean(key.rpartition(".")[2], _siblings(key, overrides), prefix=key.rpartition(".")[0])
         )
-    if full_key is not None and (wrong := re.search(r"Value '(.*?)' of type '(\w+)' could not be converted to (\w+)", text, re.DOTALL)):
-        return Problem(full_key, f"must be {_TYPES.get(wrong.group(3), wrong.group(3))}, received {wrong.group(1)!r}", _example(full_key))
+    if full_key is not None and (wrong := _WRONG_TYPE.search(text)):
+        return Problem(full_key, f"must be {_TYPES.get(wrong.group(2), wrong.group(2))}, received {wrong.group(1)!r}", _example(full_key))
     if isinstance(error, OverrideParseException):
         return Problem(
             "command line", f"'{error.override}' cannot be read", "write key=value; quote a value with spaces or brackets for the shell"
@@ -150,7 +150,8 @@ def _describe(error: Exception, override: str | None, overrides: Sequence[str]) 
     return Problem(full_key or key or "config", first.strip(), f"received {override!r}" if override else "")
 
 
-_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "a text"}
+_WRONG_TYPE = re.compile(r"Value '(.*?)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", re.DOTALL)
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "bool": "true or false", "String": "a text"}
 
 
 def _options(group: str) -> list[str]:

@@ -244,7 +244,9 @@ class BackendConformance:
         setup = Setup(backend, tmp_path, "model=mlp", "model.stack=8", "task.on_infeasible=keep")
         batch = next(iter(setup.data.loader("train") or []))
         short = alone(batch, 0)
-        outputs = setup.outputs(setup.build(), [batch, Batch(short.features[:, :8], np.array([8]), *_text(short, 3), short.ids, short.texts, 1.0)])
+        outputs = setup.outputs(
+            setup.build(), [batch, Batch(short.features[:, :8], np.array([8]), *_text(short, 3), short.ids, short.texts, 1.0)]
+        )
         assert outputs[1].losses[0] == 0.0
         assert np.isfinite(outputs[0].losses).all()
 

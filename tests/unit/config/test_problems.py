@@ -1,0 +1,188 @@
+"""A wrong config is refused with every problem, its dotted path and what to do; nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from speechtrain import compose
+from speechtrain.config import CONF_DIR
+from speechtrain.errors import ConfigError
+
+
+def problems(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model=conformr"], ["model: there is no 'conformr'", "did you mean 'conformer'"]),
+        (["experiment=quik"], ["there is no 'quik'", "did you mean 'quick'"]),
+        (["tracking=[mlflw]"], ["there is no 'mlflw'", "did you mean 'mlflow'"]),
+        (["modle=tdnn"], ["modle: there is no such key", "did you mean 'model'"]),
+        (["model.chanels=3"], ["model.chanels: there is no such key", "did you mean 'model.channels'"]),
+        (["trainer.early_stopping.patienc=3"], ["did you mean 'trainer.early_stopping.patience'"]),
+        (["model=conformer", "model.chanels=3"], ["model.chanels", "n_heads"]),
+        (["model.channels=many"], ["model.channels: must be a whole number, received 'many'"]),
+        (["model.dropout=[0.1]"], ["model.dropout"]),
+        (["model.stem_channels=[8,b]"], ["model.stem_channels[1]: must be a whole number, received 'b'"]),
+        (["trainer.deterministic=perhaps"], ["trainer.deterministic: must be true or false"]),
+        (["model.channels=-3"], ["model.channels: must be at least 1, received -3"]),
+        (["optimizer.lr=0"], ["optimizer.lr: must be more than 0, received 0"]),
+        (["optimizer.lr=nan"], ["optimizer.lr: must be more than 0, received nan"]),
+        (["model.dropout=1"], ["model.dropout: must be at least 0 and less than 1"]),
+        (["model.dilations=[1,0]"], ["model.dilations: must be at least 1, received [1, 0]"]),
+        (["trainer.precision=17"], ["trainer.precision: must be one of", "32-true"]),
+        (["features.normalize=utterence"], ["did you mean 'utterance'"]),
+        (["model=conformer", "model.d_model=100", "model.n_heads=3"], ["model.d_model: is 100, not divisible by n_heads=3"]),
+        (["model=conformer", "model.subsampling=3"], ["model.subsampling: must be 2, 4 or 8"]),
+        (["model.kernel_size=4"], ["model.kernel_size: must be odd"]),
+        (["model.stem_channels=[8]"], ["model.stem_time_strides: has 2 entries, stem_channels has 1"]),
+        (["data=manifest", "data.root=/no/such/folder"], ["data.root: no such folder: /no/such/folder"]),
+        (["data=manifest", "data.root=.", "data.train=absent.jsonl"], ["data.train: no such manifest", "absent.jsonl"]),
+        (["model._target_=my_pkg.MyEncoder"], ["model._target_: there is no module 'my_pkg'"]),
+        (
+            ["model._target_=speechtrain.backends.torch.models.Tdn"],
+            ["has no 'Tdn'", "did you mean 'speechtrain.backends.torch.models.Tdnn'"],
+        ),
+        (["model._target_=Tdnn"], ["is not a dotted path"]),
+        (["+model.width=3"], ["model.width", "takes no argument 'width'"]),
+        (["model=custom"], ["model._target_: has no value"]),
+        (["model=custom", "model._target_=speechtrain.backends.torch.models.Mlp"], ["model.hidden_sizes", "needs it"]),
+        (
+            ["scheduler.warmup_steps=50", "trainer.max_steps=10"],
+            ["scheduler.warmup_steps: is 50, longer than the run of trainer.max_steps=10"],
+        ),
+        (["scheduler.warmup_ratio=1.5"], ["longer than the run"]),
+        (["features.f_max=9000"], ["features.f_max: is 9000 Hz, above half of sample_rate (8000 Hz)"]),
+        (["features.f_min=9000", "features.f_max=8000"], ["features.f_min"]),
+        (["features.hop=0.05"], ["features.hop: is 0.05 s, longer than the window"]),
+        (["data.min_words=5", "data.max_words=2"], ["data.min_words: is 5, more than max_words=2"]),
+        (["augment.noise_snr_db=[30,5]"], ["augment.noise_snr_db"]),
+        (["augment.recombine_prob=0.5"], ["augment.recombine_prob: needs word times"]),
+        (["data=manifest", "data.root=.", "data.split.val=ten"], ["data.split.val: must be a percentage or a list of speakers"]),
+        (["optimizer=sgd", "optimizer.momentum=0"], ["optimizer.nesterov: needs a momentum"]),
+        (["resume=/no/such/run"], ["resume: no such run or checkpoint"]),
+        (["model.channels=[1"], ["'model.channels=[1' cannot be read"]),
+        (["seed=-1"], ["seed: must be at least 0"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_path_and_what_to_do(overrides: list[str], said: list[str]) -> None:
+    text = problems(*overrides)
+    for part in said:
+        assert part in text
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    text = problems("model.channels=x", "optimizer.lrr=3", "trainer.epochs=0", "scheduler.warmup_steps=50", "trainer.max_steps=10")
+    assert "4 problems in the config" in text
+    for path in ("model.channels", "optimizer.lrr", "trainer.epochs", "scheduler.warmup_steps"):
+        assert f"  {path}: " in text
+
+
+@pytest.mark.parametrize("option", sorted(path.relative_to(CONF_DIR).with_suffix("").as_posix() for path in CONF_DIR.glob("*/*.yaml")))
+def test_every_option_of_every_group_composes(option: str) -> None:
+    group, name = option.split("/")
+    if group == "schema":
+        return
+    if name == "custom":
+        assert f"{group}._target_: has no value" in problems(f"{group}={name}")
+    elif option == "data/manifest":
+        assert "data.root: has no value" in problems("data=manifest")
+    elif group == "experiment" and name != "quick":
+        assert "data.root: has no value" in problems(f"experiment={name}")
+    else:
+        compose([f"{group}={name}"])
+
+
+def test_every_option_tells_in_its_first_line_what_it_is() -> None:
+    from speechtrain.help import describe
+
+    for path in CONF_DIR.glob("*/*.yaml"):
+        assert len(describe(path.read_text())) > 10, path
+
+
+def test_a_type_follows_the_schema() -> None:
+    cfg = compose(["model.dropout=0", "optimizer.betas=[0,0.5]"])
+    assert isinstance(cfg.model.dropout, float)
+    assert list(cfg.optimizer.betas) == [0.0, 0.5]
+
+
+def test_keys_of_the_option_that_a_foreign_target_does_not_take_are_left_out_unless_given(tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from speechtrain.config.checks import find_problems, without_foreign_defaults
+
+    (tmp_path / "my_pkg.py").write_text("class MyEncoder:\n    def __init__(self, input_size, width=1, dropout=0.0): ...\n")
+    given = ["model._target_=my_pkg.MyEncoder", "+model.width=64"]
+    from speechtrain.config.compose import _compose
+
+    cfg = _compose(given)
+    dropped = without_foreign_defaults(cfg, given)
+    assert OmegaConf.to_container(cfg.model) == {"_target_": "my_pkg.MyEncoder", "width": 64, "dropout": 0.1}
+    assert "model.channels" in dropped
+    assert find_problems(cfg) == []
+    given.append("model.channels=3")
+    cfg = _compose(given)
+    without_foreign_defaults(cfg, given)
+    assert "takes no argument 'channels'" in str(find_problems(cfg)[0])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["model.chanels=3"], ["--cfg", "job"], ["model.channels=-1"]])
+def test_help_and_errors_import_no_framework(arguments: list[str]) -> None:
+    code = f"""
+import sys
+sys.argv = ["speechtrain", *{arguments!r}]
+from speechtrain.__main__ import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = {{"torch", "lightning", "lhotse", "mlflow", "torchaudio", "keras", "optuna", "pandas"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_exit_code_of_a_users_mistake_is_2_and_there_is_no_trace(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = command("model.channels=-1", "optimizer.lr=0")
+    assert done.returncode == 2
+    assert "2 problems in the config" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Error executing job" not in done.stderr
+
+
+def test_help_lists_groups_with_what_each_option_is(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = command("--help")
+    assert done.returncode == 0
+    assert "conformer" in done.stdout
+    assert "Conformer (Gulati et al. 2020)" in done.stdout
+    assert "schema" not in done.stdout
+
+
+def test_shell_completion_completes_groups_and_keys(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    def complete(line: str) -> set[str]:
+        done = command("-sc", "query=bash", COMP_LINE=f"speechtrain {line}", COMP_POINT=str(len(f"speechtrain {line}")))
+        return set(done.stdout.split())
+
+    assert {"model=tdnn", "model=conformer"} <= complete("model=")
+    assert "model.channels=" in complete("model.cha")
+    assert "complete" in command("-sc", "install=bash").stdout
+
+
+def test_a_folder_of_ones_own_adds_options(command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "wide.yaml").write_text("defaults: [tdnn, _self_]\nchannels: 256\n")
+    done = command("--config-dir", "mine", "model=wide", "--cfg", "job", "--package", "model")
+    assert "channels: 256" in done.stdout
+    done = command("--config-dir", "mine", "model=wide", "model.chanels=2")
+    assert "did you mean 'model.channels'" in done.stderr

@@ -1,0 +1,54 @@
+"""Signatures are read without importing what they belong to."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from speechtrain.config.targets import UnknownTargetError, signature
+
+
+def test_a_signature_is_read_from_source_through_imports_and_bases(tmp_path: Path) -> None:
+    package = tmp_path / "some_pkg"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')\nfrom .inner import Child, make\n")
+    (package / "inner.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from some_pkg.base import Base\n"
+        "class Child(Base):\n    pass\n"
+        "def make(a, *, b=1, **more): ...\n"
+        "@dataclass\nclass Data:\n    x: int\n    y: int = 2\n"
+    )
+    (package / "base.py").write_text("class Base:\n    def __init__(self, size, depth=3): ...\n")
+    child = signature("some_pkg.Child")
+    assert child is not None
+    assert (child.names, child.required, child.open) == (["size", "depth"], ["size"], False)
+    made = signature("some_pkg.make")
+    assert made is not None
+    assert (made.names, made.required, made.open) == (["a", "b"], ["a"], True)
+    data = signature("some_pkg.inner.Data")
+    assert data is not None
+    assert (data.names, data.required) == (["x", "y"], ["x"])
+    assert "some_pkg" not in sys.modules
+
+
+def test_targets_of_libraries_are_read_too() -> None:
+    found = signature("torch.optim.AdamW")
+    assert found is not None
+    assert {"params", "lr", "betas"} <= set(found.names)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("nowhere.Thing", "no module 'nowhere'"),
+        ("speechtrain.errors.Nothing", "has no 'Nothing'"),
+        ("speechtrain.errors", "is a module"),
+        ("Thing", "not a dotted path"),
+    ],
+)
+def test_an_unknown_target_is_named(target: str, said: str) -> None:
+    with pytest.raises(UnknownTargetError, match=said):
+        signature(target)
