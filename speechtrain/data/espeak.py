@@ -1,8 +1,8 @@
 """A worker that speaks with eSpeak NG: `python -m speechtrain.data.espeak`, one JSON job a line in, one line a finished file out.
 
 eSpeak NG is GPL-3 and not thread-safe, so it lives in processes of its own. Its output depends on what the process spoke before;
-the library is therefore loaded anew, and C's random numbers are seeded anew, for every utterance. The audio is then a function of
-the job alone.
+the library is therefore loaded anew for every utterance. Breath is noise, from a generator that `espeak_Initialize` seeds with
+the process' number and from C's own; both are seeded after that. The audio is then a function of the job alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ def speak(text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> tup
     variant = voice.partition("+")[2]
     if not (Path(espeakng_loader.get_data_path()) / "voices" / "!v" / variant).is_file():
         raise ValueError(f"eSpeak NG has no voice variant '{variant}'")
-    ctypes.CDLL(None).srand(1)
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     chunks: list[npt.NDArray[np.int16]] = []
 
@@ -56,6 +55,8 @@ def speak(text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> tup
 
     try:
         sample_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        ctypes.CDLL(None).srand(1)
         library.espeak_SetSynthCallback(collect)
         if library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"eSpeak NG has no voice '{voice}'")

@@ -6,11 +6,9 @@ samples (N,) -> power spectrum (T, K), kept in memory -> [augment] -> mel energi
 from __future__ import annotations
 
 import math
-import warnings
 from functools import cached_property
 
 import torch
-import torchaudio.functional
 
 from speechtrain.data.corpus import Audio
 from speechtrain.errors import ConfigError, Problem
@@ -83,16 +81,24 @@ class LogMel:
         return (spectrum.real.square() + spectrum.imag.square()).T.contiguous()
 
     def filters(self, warp: float = 1.0) -> torch.Tensor:
-        """Mel filters (K, M) on a frequency axis stretched by `warp`, to the nearest hundredth."""
+        """Mel filters (K, M) that see what lies at f as if it lay at `warp * f`, to the nearest hundredth.
+
+        The upper end stays where it is: the axis is bent back towards it (Jaitly and Hinton 2013, VTLP).
+        """
         key = round(warp, 2)
         if key not in self._filters:
-            # filters of a band [f_min/warp, f_max/warp] on the true axis see what lies at f as if it lay at f*warp
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of empty bands, refused in __init__
-                self._filters[key] = torchaudio.functional.melscale_fbanks(
-                    self.n_fft // 2 + 1, self.f_min / key, self.f_max / key, self.size, self.sample_rate, mel_scale="slaney"
-                )
+            nyquist = self.sample_rate / 2
+            bend = 0.8 * nyquist * min(1.0, 1 / key)
+            frequencies = torch.linspace(0, nyquist, self.n_fft // 2 + 1, dtype=torch.float64)
+            above = key * bend + (frequencies - bend) * (nyquist - key * bend) / (nyquist - bend)
+            bent = torch.where(frequencies <= bend, key * frequencies, above)
+            self._filters[key] = triangles(bent, self._edges).float()
         return self._filters[key]
+
+    @cached_property
+    def _edges(self) -> torch.Tensor:
+        low, high = (hertz_to_mel(value) for value in (self.f_min, self.f_max))
+        return torch.tensor([mel_to_hertz(low + (high - low) * step / (self.size + 1)) for step in range(self.size + 2)], dtype=torch.float64)
 
     @cached_property
     def bins_per_band(self) -> torch.Tensor:
@@ -112,3 +118,20 @@ class LogMel:
         dims = (0, 1) if self.normalize == "utterance" else (0,)
         deviation, mean = torch.std_mean(features, dim=dims, correction=0, keepdim=True)
         return (features - mean) / deviation.clamp_min(1e-3)
+
+
+def triangles(frequencies: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """Filters (K, M) that rise from edge m to m+1 and fall to m+2, at given frequencies (K,) and edges (M+2,) in Hz."""
+    distance = edges[None, :] - frequencies[:, None]
+    width = edges.diff()
+    return torch.minimum(-distance[:, :-2] / width[:-1], distance[:, 2:] / width[1:]).clamp_min(0)
+
+
+def hertz_to_mel(hertz: float) -> float:
+    """Slaney's mel scale (Auditory Toolbox, 1998): linear below 1 kHz, logarithmic above."""
+    return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
+
+
+def mel_to_hertz(mel: float) -> float:
+    """The inverse of `hertz_to_mel`."""
+    return mel * 200 / 3 if mel < 15 else 1000 * math.exp((mel - 15) * math.log(6.4) / 27)

@@ -1,0 +1,98 @@
+"""Every utterance once an epoch, batches within their bounds, and the same numbers whoever computes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+from speechtrain import compose
+from speechtrain.data.batches import Batch, Loader
+from speechtrain.data.prepare import Data, prepare
+
+
+def make(*overrides: str) -> Data:
+    return prepare(compose([*TINY, *overrides]), threads=1)
+
+
+def loader(data: Data, **options: Any) -> Loader:
+    found = data.loader("train", **options)
+    assert found is not None
+    return found
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    return len(first) == len(second) and all(
+        one.ids == two.ids and np.array_equal(one.features, two.features) and np.array_equal(one.targets, two.targets)
+        for one, two in zip(first, second, strict=True)
+    )
+
+
+@pytest.mark.parametrize("buckets", [1, 4, 100])
+@pytest.mark.parametrize("seconds", [0.1, 4, 1000])
+def test_every_utterance_comes_exactly_once_an_epoch(buckets: int, seconds: float) -> None:
+    batches = loader(make(f"data.num_buckets={buckets}", f"data.batch_seconds={seconds}"), shuffle=True)
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        ids = [utterance for batch in batches for utterance in batch.ids]
+        assert sorted(ids) == sorted(f"train-{index:05d}" for index in range(40))
+        assert len(list(batches)) == len(batches)
+
+
+def test_a_batch_stays_within_its_seconds_and_size() -> None:
+    data = make("data.batch_seconds=5", "data.batch_size=6")
+    for batch in loader(data, shuffle=True):
+        frames = batch.features.shape[0] * batch.features.shape[1]
+        assert frames / data.features.frame_rate <= 5 + len(batch.ids) / data.features.frame_rate
+        assert len(batch.ids) <= 6
+
+
+def test_a_batch_says_its_lengths_and_is_zero_behind_them() -> None:
+    batch = next(iter(loader(make("data.num_buckets=1"))))
+    assert batch.features.dtype == np.float32
+    for row in range(len(batch.ids)):
+        assert not batch.features[row, batch.feature_lengths[row] :].any()
+        assert batch.features[row, : batch.feature_lengths[row]].any(axis=1).all()
+        assert not batch.targets[row, batch.target_lengths[row] :].any()
+        assert (batch.targets[row, : batch.target_lengths[row]] > 0).all()
+        assert batch.target_lengths[row] == len(batch.texts[row])
+
+
+def test_the_number_of_worker_processes_changes_nothing() -> None:
+    found = []
+    for workers in (0, 2):
+        batches = loader(make(f"data.num_workers={workers}", "data.batch_seconds=10"), shuffle=True, augment=True)
+        batches.set_epoch(3)
+        found.append(list(batches))
+    assert same(*found)
+
+
+def test_memory_for_the_cache_changes_nothing() -> None:
+    assert same(list(loader(make("data.cache_gb=0"), augment=True)), list(loader(make("data.cache_gb=1"), augment=True)))
+
+
+def test_epochs_differ_and_an_epoch_repeats_itself() -> None:
+    batches = loader(make("data.batch_seconds=10"), shuffle=True, augment=True)
+    batches.set_epoch(0)
+    first = list(batches)
+    batches.set_epoch(1)
+    second = list(batches)
+    batches.set_epoch(0)
+    assert same(first, list(batches))
+    assert not same(first, second)
+
+
+def test_augmentation_of_an_utterance_does_not_depend_on_its_batch() -> None:
+    def by_id(*overrides: str) -> dict[str, Any]:
+        batches = list(loader(make(*overrides), shuffle=True, augment=True))
+        return {batch.ids[row]: batch.features[row, : batch.feature_lengths[row]] for batch in batches for row in range(len(batch.ids))}
+
+    small, large = by_id("data.batch_size=3"), by_id("data.batch_seconds=1000", "data.num_buckets=1")
+    assert all(np.array_equal(small[utterance], large[utterance]) for utterance in large)
+
+
+def test_evaluation_is_not_augmented() -> None:
+    data = make("augment=specaugment")
+    assert same(list(loader(data)), list(loader(make("augment=none"), augment=True)))

@@ -1,0 +1,128 @@
+"""Features, augmentation, tokenizer and splits by themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from speechtrain.data.augment import Augment, words_of
+from speechtrain.data.features import LogMel
+from speechtrain.data.tokenizer import CharTokenizer, count_repeats
+from speechtrain.errors import ConfigError
+
+
+def logmel(**changes: Any) -> LogMel:
+    keys = {"sample_rate": 16000, "n_mels": 80, "window": 0.025, "hop": 0.01, "f_min": 20.0, "f_max": None, "preemphasis": 0.0, "normalize": "none"}
+    return LogMel(**{**keys, **changes})
+
+
+def augment(**changes: Any) -> Augment:
+    keys = {"speed": 0.0, "tempo": 0.0, "warp": 0.0, "noise_prob": 0.0, "noise_snr_db": [5, 30], "eq_db": 0.0, "freq_masks": 0}
+    keys |= {"freq_mask_width": 0, "time_masks": 0, "time_mask_width": 0, "time_mask_ratio": 0.2, "recombine_prob": 0.0}
+    return Augment(**{**keys, **changes})
+
+
+def tone(hertz: float, seconds: float = 1.0, rate: int = 16000) -> Any:
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+def test_frames_come_every_hop() -> None:
+    features = logmel()
+    for samples in (1, 159, 160, 16000, 16159):
+        assert len(features.spectrum(np.ones(samples, np.float32))) == features.num_frames(samples) == 1 + samples // 160
+    assert features.frame_rate == 100
+
+
+def test_energies_agree_with_torchaudio() -> None:
+    import torchaudio
+
+    reference = torchaudio.transforms.MelSpectrogram(
+        16000, n_fft=512, win_length=400, hop_length=160, f_min=20, f_max=8000, n_mels=80, mel_scale="slaney", pad_mode="constant"
+    )
+    samples = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    features = logmel()
+    torch.testing.assert_close(features.mel(features.spectrum(samples)), reference(torch.from_numpy(samples)).T, rtol=1e-4, atol=1e-6)
+
+
+def test_a_tone_is_where_it_belongs_and_a_warp_moves_it() -> None:
+    features = logmel()
+    spectrum = features.spectrum(tone(1000))
+    peak = features.mel(spectrum)[50].argmax()
+    assert features.mel(spectrum, warp=1.2)[50].argmax() == features.mel(features.spectrum(tone(1200)))[50].argmax() > peak
+
+
+def test_a_warp_leaves_no_band_empty() -> None:
+    features = logmel()
+    for percent in range(70, 140):
+        assert (features.filters(percent / 100).sum(0) > 0).all(), percent
+
+
+@pytest.mark.parametrize(("normalize", "dims"), [("utterance", (0, 1)), ("band", (0,))])
+def test_normalised_features_have_mean_0_and_deviation_1(normalize: str, dims: tuple[int, ...]) -> None:
+    features = logmel(normalize=normalize)
+    out = features.finish(features.mel(features.spectrum(np.random.default_rng(0).normal(0, 1, 16000).astype(np.float32))))
+    torch.testing.assert_close(out.mean(dims), torch.zeros_like(out.mean(dims)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.std(dims, correction=0), torch.ones_like(out.mean(dims)), atol=1e-3, rtol=0)
+
+
+def test_silence_gives_finite_features() -> None:
+    for normalize in ("utterance", "band", "none"):
+        features = logmel(normalize=normalize)
+        assert torch.isfinite(features.finish(features.mel(features.spectrum(np.zeros(1600, np.float32))))).all()
+
+
+def test_bands_too_narrow_to_hold_a_frequency_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"features.n_mels: 300 bands are too narrow"):
+        logmel(n_mels=300)
+
+
+def test_tempo_changes_the_length_and_speed_the_pitch_too() -> None:
+    features = logmel()
+    spectrum = features.spectrum(tone(1000))
+    lengths = {len(augment(tempo=0.2)(spectrum, features, np.random.default_rng(seed))) for seed in range(20)}
+    assert min(lengths) < 95
+    assert max(lengths) > 105
+    assert all(101 / 1.21 <= length <= 101 * 1.21 for length in lengths)
+    peaks = {int(augment(speed=0.2)(spectrum, features, np.random.default_rng(seed))[20].argmax()) for seed in range(20)}
+    assert len(peaks) > 3
+
+
+def test_masks_stay_within_their_bounds() -> None:
+    features = logmel()
+    spectrum = features.spectrum(np.random.default_rng(0).normal(0, 1, 16000).astype(np.float32))
+    for seed in range(10):
+        out = augment(time_masks=2, time_mask_width=10, freq_masks=1, freq_mask_width=5)(spectrum, features, np.random.default_rng(seed))
+        assert int((out == 0).all(1).sum()) <= 20
+        assert int((out == 0).all(0).sum()) <= 5
+
+
+def test_noise_comes_at_the_ratio_asked_for() -> None:
+    features = logmel()
+    mel = features.mel(features.spectrum(tone(1000)))
+    noise = augment(noise_prob=1.0, noise_snr_db=[10, 10])._noise(mel, features, np.random.default_rng(0))
+    assert 10 * np.log10(float(mel.sum() / noise.sum())) == pytest.approx(10, abs=0.5)
+
+
+def test_words_share_the_pauses_between_them() -> None:
+    entries = [{"word": "one", "start": 0.1, "end": 0.4}, {"word": "two", "start": 0.6, "end": 0.9}]
+    words = words_of({"words": entries}, "x", 101, 100.0)
+    assert [(word.text, word.start, word.end) for word in words] == [("one", 0, 50), ("two", 50, 101)]
+    assert words_of(None, "x", 101, 100.0) == []
+
+
+def test_characters_come_from_the_training_text_and_go_back_to_it() -> None:
+    tokenizer = CharTokenizer(["grüße", "δ 語"])
+    assert tokenizer.vocabulary[0] == ""
+    for text in ("grüße δ 語", "語 δ"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.unknown("x grüße") == ["x"]
+    assert tokenizer.decode(tokenizer.encode("xg")) == "g"
+    assert CharTokenizer(["AbC"], lowercase=True).vocabulary == ["", "a", "b", "c"]
+    assert CharTokenizer(vocabulary=tokenizer.vocabulary).encode("δ") == tokenizer.encode("δ")
+
+
+def test_repeats_are_equal_neighbours() -> None:
+    assert [count_repeats(labels) for labels in ([], [1], [1, 1, 1], [1, 2, 2, 1])] == [0, 0, 2, 1]

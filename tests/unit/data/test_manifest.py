@@ -1,0 +1,186 @@
+"""A manifest's bad lines are named by file and line; the rest goes on, or nothing does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import SHARED_DATA
+from lhotse import CutSet
+
+from speechtrain import compose
+from speechtrain.data.corpus import text_of
+from speechtrain.data.manifest import Manifest
+from speechtrain.data.prepare import prepare
+from speechtrain.errors import DataError
+
+Write = Callable[..., Path]
+NO_SPLIT = {"by": "speaker", "val": 0, "test": 0, "seed": 0}
+
+
+def load(root: Path, **changes: Any) -> Any:
+    return Manifest(**{"root": str(root), "train": "train.jsonl", "val": None, "test": None, "split": NO_SPLIT, **changes}).load(None)
+
+
+def ids(cuts: CutSet) -> list[str]:
+    return [cut.id for cut in cuts]
+
+
+def test_utterances_are_read_with_their_ids_texts_and_speakers(corpus: Write) -> None:
+    root = corpus(["seven", "  two \t one "], at_1={"utt_id": None, "speaker": None, "duration": None})
+    cuts = list(load(root).splits["train"])
+    assert [(cut.id, text_of(cut), cut.supervisions[0].speaker) for cut in cuts] == [("train-0", "seven", "s0"), ("audio/train-1", "two one", None)]
+    assert cuts[0].duration == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"audio_filepath": None}, "key 'audio_filepath' is missing"),
+        ({"text": None}, "key 'text' is missing"),
+        ({"text": " \t"}, "'text' is empty"),
+        ({"text": 7}, "'text' must be a text, received 7"),
+        ({"duration": 3.0}, "'duration' is 3.0 s, but train-1.wav lasts 1.000 s"),
+        ({"duration": "long"}, "'duration' must be a number of seconds, received 'long'"),
+        ({"audio_filepath": "../../elsewhere.wav"}, "leaves the data folder"),
+        ({"audio_filepath": "/etc/passwd"}, "leaves the data folder"),
+        ({"audio_filepath": "audio/absent.wav"}, "no such file"),
+    ],
+)
+def test_a_bad_entry_is_named_by_file_and_line_and_skipped(corpus: Write, change: dict[str, Any], reason: str) -> None:
+    root = corpus(["a", "b", "c"], at_1=change)
+    found = load(root)
+    assert ids(found.splits["train"]) == ["train-0", "train-2"]
+    assert found.skipped[0].where == f"{root / 'train.jsonl'}:2"
+    assert reason in found.skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty (0 bytes)"), (b"this is a text, not audio\n" * 10, "not audio that can be read"), (b"RIFF\x24\x00\x00\x00WAVE", "audio")],
+)
+def test_a_file_that_is_not_audio_is_named(corpus: Write, content: bytes, reason: str) -> None:
+    root = corpus(["a", "b"])
+    (root / "audio" / "train-1.wav").write_bytes(content)
+    found = load(root)
+    assert ids(found.splits["train"]) == ["train-0"]
+    assert "train-1.wav" in found.skipped[0].reason
+    assert reason in found.skipped[0].reason
+
+
+def test_a_header_without_samples_is_named(corpus: Write) -> None:
+    root = corpus(["a", "b"])
+    soundfile.write(root / "audio" / "train-1.wav", np.zeros(0, np.float32), 8000)
+    assert "holds no samples" in load(root).skipped[0].reason
+
+
+@pytest.mark.parametrize("line", ["{not json", "[1, 2]", '"text"', '{"audio_filepath": "audio/train-0.wav"'])
+def test_a_line_that_is_no_json_object_is_named(corpus: Write, line: str) -> None:
+    root = corpus(["a"])
+    with (root / "train.jsonl").open("a") as file:
+        file.write(f"\n{line}\n")
+    found = load(root)
+    assert len(found.splits["train"]) == 1
+    assert found.skipped[0].where.endswith("train.jsonl:3")
+    assert "JSON" in found.skipped[0].reason
+
+
+def test_an_empty_manifest_and_one_without_any_usable_line_are_refused(corpus: Write) -> None:
+    root = corpus(["a"], at_0={"text": ""})
+    with pytest.raises(DataError, match="none of its 1 lines can be used"):
+        load(root)
+    (root / "train.jsonl").write_text("\n\n")
+    with pytest.raises(DataError, match="is empty: no line"):
+        load(root)
+
+
+def test_an_id_that_stands_twice_is_refused(corpus: Write) -> None:
+    with pytest.raises(DataError, match="'train-0' stands twice"):
+        load(corpus(["a", "b"], at_1={"utt_id": "train-0"}))
+
+
+def test_a_percentage_by_speaker_never_parts_a_speaker(corpus: Write) -> None:
+    root = corpus([f"word {i}" for i in range(20)])
+    splits = load(root, split={"by": "speaker", "val": 20, "test": 20, "seed": 1}).splits
+    speakers = [{cut.supervisions[0].speaker for cut in splits[name]} for name in ("train", "val", "test")]
+    assert [len(splits[name]) for name in ("train", "val", "test")] == [10, 5, 5]
+    assert not speakers[0] & speakers[1]
+    assert not speakers[0] & speakers[2]
+    assert not speakers[1] & speakers[2]
+
+
+def test_named_speakers_are_set_apart_and_unknown_ones_refused(corpus: Write) -> None:
+    root = corpus([f"word {i}" for i in range(8)])
+    splits = load(root, split={"by": "utterance", "val": 50, "test": ["s2"], "seed": 1}).splits
+    assert {cut.supervisions[0].speaker for cut in splits["test"]} == {"s2"}
+    assert len(splits["test"]) == 2
+    assert len(splits["val"]) == 4
+    with pytest.raises(DataError, match=r"no speaker s9; there is: s0, s1, s2, s3"):
+        load(root, split={"by": "speaker", "val": 0, "test": ["s9"], "seed": 1})
+
+
+def test_files_of_several_formats_and_rates_are_resampled(corpus: Write) -> None:
+    root = corpus(["a"] * 4)
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000).astype(np.float32)
+    lines = []
+    for kind, rate in (("wav", 16000), ("flac", 16000), ("ogg", 16000), ("mp3", 16000)):
+        soundfile.write(root / "audio" / f"x.{kind}", tone, rate)
+        lines.append(json.dumps({"audio_filepath": f"audio/x.{kind}", "text": "la", "utt_id": kind}))
+    (root / "train.jsonl").write_text("\n".join(lines))
+    found = load(root)
+    assert not found.skipped
+    for cut in found.splits["train"]:
+        samples = found.read(cut, 8000)
+        assert abs(len(samples) - 8000) < 1200  # MP3 pads
+        spectrum = np.abs(np.fft.rfft(samples[:8000]))
+        assert abs(int(spectrum.argmax()) * 8000 / len(samples[:8000]) - 440) < 5
+
+
+def test_samples_of_nan_and_a_truncated_file_are_found_when_they_are_read(corpus: Write, caplog: pytest.LogCaptureFixture) -> None:
+    root = corpus(["ab"] * 6)
+    broken = np.zeros(8000, np.float32)
+    broken[100] = np.nan
+    soundfile.write(root / "audio" / "train-1.wav", broken, 8000, subtype="FLOAT")
+    noise = np.random.default_rng(0).normal(0, 0.1, 8000)
+    soundfile.write(root / "audio" / "train-2.flac", noise, 8000)
+    whole = (root / "audio" / "train-2.flac").read_bytes()
+    (root / "audio" / "train-2.flac").write_bytes(whole[: len(whole) // 2])
+    text = (root / "train.jsonl").read_text().replace("train-2.wav", "train-2.flac")
+    (root / "train.jsonl").write_text(text)
+    overrides = ["data=manifest", f"data.root={root}", "features=logmel_8k", "tracking=[]"]
+    with caplog.at_level(logging.WARNING):
+        data = prepare(compose(overrides), threads=2)
+    assert data.skipped == 2
+    assert ids(data.corpus.splits["train"]) == ["train-0", "train-3", "train-4", "train-5"]
+    assert "train-1" in caplog.text
+    assert "1 samples that are NaN" in caplog.text
+    assert "train-2.flac: cannot be decoded" in caplog.text
+    with pytest.raises(DataError, match=r"(?s)2 bad utterances, and data.on_bad=error.*train-1"):
+        prepare(compose([*overrides, "data.on_bad=error"]), threads=2)
+
+
+def test_a_character_seen_only_in_validation_is_reported_and_not_learnt(corpus: Write, caplog: pytest.LogCaptureFixture) -> None:
+    root = corpus(["abc", "cab"])
+    corpus(["abz", "cc"], name="valid.jsonl")
+    overrides = ["data=manifest", f"data.root={root}", "data.val=valid.jsonl", "features=logmel_8k", "tracking=[]"]
+    with caplog.at_level(logging.WARNING):
+        data = prepare(compose(overrides), threads=1)
+    assert data.tokenizer.vocabulary == ["", "a", "b", "c"]
+    assert "val holds tokens" in caplog.text
+    assert "'z' (1x)" in caplog.text
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no recorded speech beside the checkout")
+@pytest.mark.parametrize(("name", "train", "count"), [("fsdd", "train_full.jsonl", 2700), ("librispeech_devclean10_mp3", "all.jsonl", 665)])
+def test_recorded_corpora_are_read_whole(name: str, train: str, count: int) -> None:
+    found = load(SHARED_DATA / name, train=train)
+    assert len(found.splits["train"]) == count
+    assert not found.skipped
+    cut = next(iter(found.splits["train"]))
+    assert abs(len(found.read(cut, 16000)) / 16000 - cut.duration) < 0.01
