@@ -101,7 +101,8 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
         }
         log_metrics(trackers, counts, step=0)
 
-        train_loader = data.loader("train", shuffle=True, augment=True, max_batches=cfg.trainer.limit_train_batches)
+        views = 2 if task.consistency else 1
+        train_loader = data.loader("train", shuffle=True, augment=True, views=views, max_batches=cfg.trainer.limit_train_batches)
         assert train_loader is not None
         val_loader = data.loader("val", max_batches=cfg.trainer.limit_val_batches)
         plan = make_plan(cfg, task, folder, vocabulary=data.tokenizer.vocabulary)

@@ -379,6 +379,7 @@ class TorchBackend(Target):
 @dataclass
 class CtcTask(Target):
     on_infeasible: str = choice("skip", "error", "keep")
+    consistency: float = number(ge=0)
 
 
 @dataclass

@@ -77,11 +77,13 @@ class Augment:
             return None
         return [pool[int(index)] for index in rng.integers(len(pool), size=len(words))]
 
-    def __call__(self, spectrum: torch.Tensor, features: LogMel, rng: np.random.Generator) -> torch.Tensor:
-        """Features (T', F) of a power spectrum (T, K)."""
-        speed = _factor(self.speed, rng)
+    def __call__(self, spectrum: torch.Tensor, features: LogMel, rng: np.random.Generator, view: int = 0) -> torch.Tensor:
+        """Features (T', F) of a power spectrum (T, K); views of an utterance share their length."""
+        speed, tempo = _factor(self.speed, rng), _factor(self.tempo, rng)
+        if view:
+            rng = rng.spawn(view)[-1]
         mel = features.mel(spectrum, warp=speed * _factor(self.warp, rng))
-        mel = _stretch(mel, 1 / (speed * _factor(self.tempo, rng)))
+        mel = _stretch(mel, 1 / (speed * tempo))
         if self.noise_prob and rng.random() < self.noise_prob:
             mel = mel + self._noise(mel, features, rng)
         if self.eq_db:

@@ -118,10 +118,12 @@ class Utterances(Dataset[Batch]):
         cuts: of one split.
         cache: of their spectra.
         augment: None for evaluation.
+        views: how often each utterance stands in a batch, augmented each time anew but for its tempo; first all in one view, then all in
+            the next.
     """
 
     def __init__(
-        self, cuts: CutSet, cache: SpectrumCache, features: LogMel, tokenizer: Tokenizer, augment: Augment | None, seed: int
+        self, cuts: CutSet, cache: SpectrumCache, features: LogMel, tokenizer: Tokenizer, augment: Augment | None, seed: int, views: int = 1
     ) -> None:
         self._cuts: Mapping[str, MonoCut] = {cut.id: cut for cut in cuts}
         self._cache = cache
@@ -129,6 +131,7 @@ class Utterances(Dataset[Batch]):
         self._tokenizer = tokenizer
         self._augment = None if augment is None or augment.changes_nothing else augment
         self._seed = seed
+        self._views = views
         self._plain: dict[str, torch.Tensor] = {}
         self._words: dict[str, list[Word]] = {}
         self._pools: dict[str | None, list[Word]] = {}
@@ -137,7 +140,8 @@ class Utterances(Dataset[Batch]):
 
     def __getitem__(self, key: tuple[int, Sequence[str]]) -> Batch:
         epoch, ids = key
-        items = [self._one(self._cuts[utterance], epoch) for utterance in ids]
+        ids = [*ids] * self._views
+        items = [self._one(self._cuts[utterance], epoch, row * self._views // len(ids)) for row, utterance in enumerate(ids)]
         lengths = np.array([len(features) for features, _ in items], dtype=np.int64)
         labels = [self._tokenizer.encode(text) for _, text in items]
         target_lengths = np.array([len(item) for item in labels], dtype=np.int64)
@@ -156,7 +160,7 @@ class Utterances(Dataset[Batch]):
             seconds=float(lengths.sum()) / self._features.frame_rate,
         )
 
-    def _one(self, cut: MonoCut, epoch: int) -> tuple[torch.Tensor, str]:
+    def _one(self, cut: MonoCut, epoch: int, view: int) -> tuple[torch.Tensor, str]:
         """Features (T, F) and text of an utterance."""
         if self._augment is None:
             if cut.id not in self._plain:
@@ -165,9 +169,9 @@ class Utterances(Dataset[Batch]):
         rng = self._augment.generator(self._seed, epoch, cut.id)
         words = self._augment.recombine(self._words.get(cut.id, ()), self._pools.get(cut.supervisions[0].speaker, ()), rng)
         if words is None:
-            return self._augment(self._cache.get(cut), self._features, rng), text_of(cut)
+            return self._augment(self._cache.get(cut), self._features, rng, view), text_of(cut)
         pieces = [self._cache.get(self._cuts[word.utterance])[word.start : word.end] for word in words]
-        return self._augment(torch.cat(pieces), self._features, rng), " ".join(word.text for word in words)
+        return self._augment(torch.cat(pieces), self._features, rng, view), " ".join(word.text for word in words)
 
     def _find_words(self) -> None:
         for cut in self._cuts.values():

@@ -98,7 +98,9 @@ class LogMel:
     @cached_property
     def _edges(self) -> torch.Tensor:
         low, high = (hertz_to_mel(value) for value in (self.f_min, self.f_max))
-        return torch.tensor([mel_to_hertz(low + (high - low) * step / (self.size + 1)) for step in range(self.size + 2)], dtype=torch.float64)
+        return torch.tensor(
+            [mel_to_hertz(low + (high - low) * step / (self.size + 1)) for step in range(self.size + 2)], dtype=torch.float64
+        )
 
     @cached_property
     def bins_per_band(self) -> torch.Tensor:

@@ -43,12 +43,14 @@ class Data:
     skipped: int
     infeasible: int = 0
 
-    def loader(self, split: str, *, shuffle: bool = False, augment: bool = False, max_batches: int | None = None) -> Loader | None:
+    def loader(
+        self, split: str, *, shuffle: bool = False, augment: bool = False, views: int = 1, max_batches: int | None = None
+    ) -> Loader | None:
         """The batches of a split; None if it is empty."""
         cuts = self.corpus.splits[split]
         if len(cuts) == 0:
             return None
-        dataset = Utterances(cuts, self.cache, self.features, self.tokenizer, self.augment if augment else None, self.seed)
+        dataset = Utterances(cuts, self.cache, self.features, self.tokenizer, self.augment if augment else None, self.seed, views)
         return Loader(cuts, dataset, self.limits, shuffle=shuffle, seed=self.seed, max_batches=max_batches)
 
     def frames(self, cut: MonoCut) -> int:

@@ -62,6 +62,9 @@ class Task(ABC):
     loss: ClassVar[str]
     """Name of the loss in the backend's `losses`."""
 
+    consistency: float = 0.0
+    """Weight of the divergence between the outputs of two augmented views of an utterance; 0: one view."""
+
     @property
     @abstractmethod
     def output_size(self) -> int:

@@ -21,15 +21,17 @@ class Ctc(Task):
         tokenizer: labels and text.
         decoder: posteriors to labels.
         on_infeasible: what to do with training utterances that have fewer encoder frames than CTC needs.
+        consistency: weight of CR-CTC's consistency loss (Yao et al. 2024), which trains on two views of each utterance.
     """
 
     directions: ClassVar[dict[str, Direction]] = {"loss": "minimize", "cer": "minimize", "wer": "minimize", "exact": "maximize"}
     loss = "ctc"
 
-    def __init__(self, tokenizer: Tokenizer, decoder: Decoder, on_infeasible: str = "skip") -> None:
+    def __init__(self, tokenizer: Tokenizer, decoder: Decoder, on_infeasible: str = "skip", consistency: float = 0.0) -> None:
         self.tokenizer = tokenizer
         self.decoder = decoder
         self.on_infeasible = on_infeasible
+        self.consistency = consistency
 
     @property
     def output_size(self) -> int:

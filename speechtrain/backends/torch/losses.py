@@ -6,6 +6,22 @@ import torch
 import torch.nn.functional as F
 
 
+def consistency(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Divergence between two views, summed over frames, (B,): each view learns from the other, which stands still meanwhile.
+
+    Half of the symmetric Kullback-Leibler divergence of CR-CTC (Yao et al. 2024, equation 3).
+
+    Args:
+        log_probs: (2B, T', V), all utterances in one view and then all in the other.
+        lengths: (2B,) encoder frames.
+    """
+    first, second = log_probs.chunk(2)
+    mask = torch.arange(log_probs.shape[1], device=lengths.device)[None, :] < lengths.chunk(2)[0][:, None]
+    there = F.kl_div(first, second.detach(), reduction="none", log_target=True).sum(-1)
+    back = F.kl_div(second, first.detach(), reduction="none", log_target=True).sum(-1)
+    return (0.5 * (there + back) * mask).sum(1)
+
+
 def ctc(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor) -> torch.Tensor:
     """CTC loss of each utterance in nats, in float32; 0 with gradient 0 where no alignment exists.
 

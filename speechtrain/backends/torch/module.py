@@ -88,7 +88,8 @@ class TrainingModule(pl.LightningModule):
         factor = self.plan.schedule.factor(self.global_step)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
-        total = self.losses_of(batch)[0].sum()
+        utterance_losses, log_probs, lengths = self.losses_of(batch)
+        total = utterance_losses.sum()
         if not torch.isfinite(total):
             raise NonFiniteLossError(batch.ids, self.current_epoch, save_bad_batch(batch, self.plan.folder))
         labels = max(1, int(batch.target_lengths.sum()))
@@ -96,6 +97,9 @@ class TrainingModule(pl.LightningModule):
         self._label_count += labels
         self._audio_seconds += batch.seconds
         self._step_started = start
+        if self.task.consistency:
+            # summed over both views like the CTC loss, of which it takes the share that the paper gives it
+            total = total + 2 * self.task.consistency * losses.consistency(log_probs, lengths).sum()
         return total / labels
 
     def configure_gradient_clipping(

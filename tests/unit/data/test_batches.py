@@ -96,3 +96,12 @@ def test_augmentation_of_an_utterance_does_not_depend_on_its_batch() -> None:
 def test_evaluation_is_not_augmented() -> None:
     data = make("augment=specaugment")
     assert same(list(loader(data)), list(loader(make("augment=none"), augment=True)))
+
+
+def test_views_of_an_utterance_share_their_length_and_differ_otherwise() -> None:
+    for batch in loader(make("augment=light"), shuffle=True, augment=True, views=2):
+        half = len(batch.ids) // 2
+        assert batch.ids[:half] == batch.ids[half:]
+        assert np.array_equal(batch.feature_lengths[:half], batch.feature_lengths[half:])
+        assert np.array_equal(batch.targets[:half], batch.targets[half:])
+        assert not np.array_equal(batch.features[:half], batch.features[half:])

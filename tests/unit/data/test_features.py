@@ -15,7 +15,16 @@ from speechtrain.errors import ConfigError
 
 
 def logmel(**changes: Any) -> LogMel:
-    keys = {"sample_rate": 16000, "n_mels": 80, "window": 0.025, "hop": 0.01, "f_min": 20.0, "f_max": None, "preemphasis": 0.0, "normalize": "none"}
+    keys = {
+        "sample_rate": 16000,
+        "n_mels": 80,
+        "window": 0.025,
+        "hop": 0.01,
+        "f_min": 20.0,
+        "f_max": None,
+        "preemphasis": 0.0,
+        "normalize": "none",
+    }
     return LogMel(**{**keys, **changes})
 
 

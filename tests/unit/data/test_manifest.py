@@ -35,7 +35,10 @@ def ids(cuts: CutSet) -> list[str]:
 def test_utterances_are_read_with_their_ids_texts_and_speakers(corpus: Write) -> None:
     root = corpus(["seven", "  two \t one "], at_1={"utt_id": None, "speaker": None, "duration": None})
     cuts = list(load(root).splits["train"])
-    assert [(cut.id, text_of(cut), cut.supervisions[0].speaker) for cut in cuts] == [("train-0", "seven", "s0"), ("audio/train-1", "two one", None)]
+    assert [(cut.id, text_of(cut), cut.supervisions[0].speaker) for cut in cuts] == [
+        ("train-0", "seven", "s0"),
+        ("audio/train-1", "two one", None),
+    ]
     assert cuts[0].duration == 1.0
 
 
@@ -63,7 +66,11 @@ def test_a_bad_entry_is_named_by_file_and_line_and_skipped(corpus: Write, change
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "is empty (0 bytes)"), (b"this is a text, not audio\n" * 10, "not audio that can be read"), (b"RIFF\x24\x00\x00\x00WAVE", "audio")],
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"this is a text, not audio\n" * 10, "not audio that can be read"),
+        (b"RIFF\x24\x00\x00\x00WAVE", "audio"),
+    ],
 )
 def test_a_file_that_is_not_audio_is_named(corpus: Write, content: bytes, reason: str) -> None:
     root = corpus(["a", "b"])

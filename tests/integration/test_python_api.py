@@ -1,0 +1,155 @@
+"""Training from Python, with every model and with a user's own parts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SHARED_DATA, TINY
+
+import speechtrain
+from speechtrain.errors import ConfigError, DataError
+
+
+def test_a_config_trains_and_gives_its_results_back(tmp_path: Path) -> None:
+    cfg = speechtrain.compose([*TINY, "model=tdnn", "trainer.epochs=3", "data.batch_size=8"])
+    result = speechtrain.train(cfg)
+    assert result.objective == min(epoch["val/wer"] for epoch in result.history)
+    assert {"test/wer", "test/cer", "test/loss", "train/loss"} <= set(result.metrics)
+    assert len(result.samples) == 8
+    assert result.checkpoint is not None
+    assert result.checkpoint.is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "mlp"])
+@pytest.mark.parametrize("data", ["synthetic", "digits"])
+def test_every_model_runs_one_batch_of_every_corpus(model: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECHTRAIN_CACHE", str(tmp_path.parent / "cache"))
+    cfg = speechtrain.compose([f"data={data}", f"model={model}", "trainer.fast_dev_run=true", "tracking=[]", "backend.threads=1"])
+    result = speechtrain.train(cfg)
+    assert len(result.history) == 1
+    assert "test/wer" in result.metrics
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["trainer.precision=bf16-mixed"],
+        ["trainer.accumulate_grad_batches=2"],
+        ["trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_val=0.1"],
+        ["trainer.gradient_clip_val=null"],
+        ["trainer.max_steps=3"],
+        ["trainer.val_every_n_epochs=2"],
+        ["trainer.deterministic=true"],
+        ["trainer.checkpoint.save_top_k=0", "trainer.checkpoint.save_last=false"],
+        ["trainer.test_checkpoint=last"],
+        ["optimizer=sgd", "scheduler=step"],
+        ["optimizer=rmsprop", "scheduler=exponential"],
+        ["optimizer=adam", "scheduler=plateau"],
+        ["features.normalize=band", "augment=specaugment"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_of_training_run(options: list[str]) -> None:
+    result = speechtrain.train(speechtrain.compose([*TINY, "model=mlp", "trainer.epochs=2", "data.batch_seconds=15", *options]))
+    assert result.metrics["train/loss"] > 0
+
+
+def test_without_validation_the_objective_must_be_another(corpus: Callable[..., Path]) -> None:
+    root = corpus(["ab", "ba"] * 4)
+    overrides = ["data=manifest", f"data.root={root}", "features=logmel_8k", "model=mlp", "trainer.epochs=1", "tracking=[]"]
+    with pytest.raises(ConfigError, match=r"objective.metric: is val/wer, but there are no validation utterances"):
+        speechtrain.train(speechtrain.compose(overrides))
+    result = speechtrain.train(speechtrain.compose([*overrides, "objective.metric=train/loss"]))
+    assert result.objective == result.metrics["train/loss"]
+    with pytest.raises(ConfigError, match=r"there is no metric 'val/bleu'"):
+        speechtrain.train(speechtrain.compose([*overrides, "objective.metric=val/bleu"]))
+
+
+def test_utterances_too_short_for_their_text_are_counted_and_left_out_of_training_only(
+    corpus: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = corpus(["ab", "ba", "ab" * 60, "a" * 30])
+    corpus(["ab", "ba" * 60], name="valid.jsonl")
+    overrides = ["data=manifest", f"data.root={root}", "data.val=valid.jsonl", "features=logmel_8k", "tracking=[]", "trainer.epochs=1"]
+    overrides += ["model=conformer", "model.subsampling=4", "backend.threads=1"]
+    with caplog.at_level(logging.WARNING):
+        result = speechtrain.train(speechtrain.compose(overrides))
+    assert result.metrics["data/infeasible"] == 2
+    assert "train-2 (26 frames, needs 120)" in caplog.text
+    assert "train-3 (26 frames, needs 59)" in caplog.text
+    assert len(result.samples) == 2
+    with pytest.raises(DataError, match="2 of 4 training utterances are too short"):
+        speechtrain.train(speechtrain.compose([*overrides, "task.on_infeasible=error"]))
+    kept = speechtrain.train(speechtrain.compose([*overrides, "task.on_infeasible=keep"]))
+    assert kept.metrics["train/loss"] > 0
+
+
+OWN = """
+import torch
+from speechtrain.backends.torch.encoder import Encoder
+from speechtrain.data.synthetic import Synthetic
+from speechtrain.data.tokenizer import CharTokenizer
+
+class MyEncoder(Encoder):
+    def __init__(self, input_size, width=8):
+        super().__init__()
+        self.layer = torch.nn.Linear(input_size, width)
+        self.output_size, self.subsampling, self.receptive_field = width, 1, 1
+    def output_lengths(self, lengths):
+        return lengths
+    def forward(self, features, lengths):
+        return self.layer(features), lengths
+
+class MyOptimizer(torch.optim.SGD):
+    pass
+
+class MyTokenizer(CharTokenizer):
+    pass
+
+class MyCorpus(Synthetic):
+    def __init__(self, size):
+        super().__init__("ab", 1, size, 4, 4, 1, 3, 8000, 20.0)
+"""
+
+
+def test_a_users_own_model_optimizer_tokenizer_and_corpus_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_parts.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    overrides = ["model=custom", "model._target_=own_parts.MyEncoder", "+model.width=12"]
+    overrides += ["optimizer=custom", "optimizer._target_=own_parts.MyOptimizer", "+optimizer.lr=0.1"]
+    overrides += ["tokenizer=custom", "tokenizer._target_=own_parts.MyTokenizer"]
+    overrides += ["data=custom", "data._target_=own_parts.MyCorpus", "+data.size=10"]
+    result = speechtrain.train(speechtrain.compose([*overrides, "features=logmel_8k", "trainer.epochs=1", "tracking=[]"]))
+    assert type(result.model.encoder).__name__ == "MyEncoder"
+    assert result.model.encoder.output_size == 12
+    with pytest.raises(ConfigError, match="takes no argument 'depth'"):
+        speechtrain.compose([*overrides, "+model.depth=2"])
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no recorded speech beside the checkout")
+@pytest.mark.parametrize(("experiment", "folder"), [("fsdd", "fsdd"), ("fsdd_unseen_speaker", "fsdd"), ("digit_strings", "fsdd_strings")])
+def test_experiments_on_recorded_speech_take_only_the_folder(experiment: str, folder: str) -> None:
+    given = [
+        f"experiment={experiment}",
+        f"data.root={SHARED_DATA / folder}",
+        "trainer.fast_dev_run=true",
+        "tracking=[]",
+        "backend.threads=1",
+    ]
+    result = speechtrain.train(speechtrain.compose(given))
+    assert result.metrics["data/skipped"] == 0
+    assert "test/wer" in result.metrics
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no recorded speech beside the checkout")
+def test_a_few_recorded_utterances_can_be_learnt_by_heart() -> None:
+    given = ["experiment=fsdd", f"data.root={SHARED_DATA / 'fsdd'}", "data.limit=24", "data.test=train_full.jsonl", "data.train=test.jsonl"]
+    given += ["augment=none", "model.dropout=0", "trainer.epochs=25", "data.batch_size=6", "tracking=[]", "backend.threads=1"]
+    cfg = speechtrain.compose(given)
+    cfg.data.test = None
+    cfg.data.val = None
+    result = speechtrain.train(cfg)
+    assert result.metrics["train/loss"] < 0.2

@@ -1,0 +1,67 @@
+"""Learning rates follow their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from speechtrain import compose
+from speechtrain.backends.schedules import Schedule
+from speechtrain.config.build import build
+from speechtrain.errors import ConfigError
+
+
+def schedule(name: str, *overrides: str, total: int = 100, epoch: int = 10) -> Schedule:
+    made: Schedule = build("scheduler", compose([f"scheduler={name}", *overrides]).scheduler)
+    made.begin(total, epoch)
+    return made
+
+
+def test_the_warm_up_rises_linearly_to_1() -> None:
+    for name in ("warmup", "warmup_cosine"):
+        factors = [schedule(name, "scheduler.warmup_steps=4").factor(step) for step in range(5)]
+        assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_a_ratio_is_a_share_of_the_run() -> None:
+    assert schedule("warmup", "scheduler.warmup_ratio=0.5").factor(49) < 1
+    assert schedule("warmup", "scheduler.warmup_ratio=0.5").factor(50) == 1
+
+
+def test_cosine_falls_from_1_to_its_floor() -> None:
+    made = schedule("warmup_cosine", "scheduler.warmup_steps=0", "scheduler.min_factor=0.1")
+    assert made.factor(0) == 1
+    assert made.factor(50) == pytest.approx(0.55)
+    assert made.factor(25) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert made.factor(100) == made.factor(120) == pytest.approx(0.1)
+
+
+def test_step_and_exponential_count_in_epochs() -> None:
+    made = schedule("step", "scheduler.step_epochs=2", "scheduler.gamma=0.5")
+    assert [made.factor(step) for step in (0, 19, 20, 40)] == [1, 1, 0.5, 0.25]
+    made = schedule("exponential", "scheduler.gamma=0.5")
+    assert [made.factor(step) for step in (0, 10, 20)] == pytest.approx([1, 0.5, 0.25])
+    assert made.factor(5) == pytest.approx(0.5**0.5)
+
+
+def test_plateau_waits_then_shrinks_and_survives_a_restart() -> None:
+    made = schedule("plateau", "scheduler.patience=1", "scheduler.factor=0.5")
+    for value in (1.0, 0.8, 0.9):
+        made.epoch_end(value, smaller_is_better=True)
+    assert made.factor(50) == 1
+    other = schedule("plateau", "scheduler.patience=1", "scheduler.factor=0.5")
+    other.load_state_dict(made.state_dict())
+    for each in (made, other):
+        each.epoch_end(None, smaller_is_better=True)
+        each.epoch_end(0.85, smaller_is_better=True)
+        assert each.factor(50) == 0.5
+    grows = schedule("plateau", "scheduler.patience=0")
+    grows.epoch_end(0.1, smaller_is_better=False)
+    grows.epoch_end(0.2, smaller_is_better=False)
+    assert grows.factor(0) == 1
+
+
+def test_a_warm_up_longer_than_the_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"scheduler.warmup_steps: is 101, longer than the run of 100 steps"):
+        schedule("warmup", "scheduler.warmup_steps=101")

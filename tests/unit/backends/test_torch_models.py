@@ -1,0 +1,143 @@
+"""What the Torch models say of themselves is true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from speechtrain import compose
+from speechtrain.backends.torch import losses, optimizers
+from speechtrain.backends.torch.encoder import Encoder
+from speechtrain.config.build import build
+
+SIZES = {
+    "tdnn": [[], ["model.dilations=[1,3]", "model.kernel_size=3", "model.stem_time_strides=[2,2]"]],
+    "conformer": [[f"model.subsampling={factor}"] for factor in (2, 4, 8)],
+    "crdnn": [[], ["model.rnn=lstm", "model.bidirectional=false", "model.rnn_layers=1"]],
+    "mlp": [[], ["model.stack=3"]],
+}
+CASES = [(model, options) for model, variants in SIZES.items() for options in variants]
+
+
+def encoder(model: str, options: list[str], input_size: int = 40) -> Any:
+    torch.manual_seed(0)
+    return build("model", compose([f"model={model}", *options]).model, input_size=input_size).eval()
+
+
+@pytest.mark.parametrize(("model", "options"), CASES)
+def test_an_utterance_alone_equals_itself_in_a_batch(model: str, options: list[str]) -> None:
+    net = encoder(model, options)
+    lengths = torch.tensor([61, 1, 24, 60, 37])
+    features = torch.randn(5, 61, 40)
+    for row, length in enumerate(lengths):
+        features[row, length:] = 1e3 * torch.randn(61 - int(length), 40) if model == "mlp" else 0.0
+    features = features * (torch.arange(61)[None, :] < lengths[:, None])[:, :, None]
+    with torch.inference_mode():
+        together, frames = net(features, lengths)
+        assert torch.equal(frames, net.output_lengths(lengths))
+        assert together.shape == (5, int(frames.max()), net.output_size)
+        for row, length in enumerate(lengths):
+            alone, own = net(features[row : row + 1, :length], lengths[row : row + 1])
+            assert own[0] == frames[row]
+            torch.testing.assert_close(together[row, : own[0]], alone[0, : own[0]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("model", "options"), CASES)
+def test_subsampling_and_receptive_field_are_those_measured(model: str, options: list[str]) -> None:
+    net = encoder(model, options)
+    frames = 320
+    features = torch.randn(1, frames, 40, requires_grad=True)
+    out, lengths = net(features, torch.tensor([frames]))
+    assert int(lengths[0]) == -(-frames // net.subsampling)
+    middle = int(lengths[0]) // 2
+    out[0, middle].abs().sum().backward()
+    assert features.grad is not None
+    seen = features.grad[0].abs().sum(1).nonzero().flatten()
+    field = int(seen.max() - seen.min()) + 1
+    if net.receptive_field is not None:
+        assert field == net.receptive_field
+    else:
+        assert field > 100 or not options == []
+
+
+@pytest.mark.parametrize(("model", "options"), CASES)
+def test_every_parameter_gets_a_gradient(model: str, options: list[str]) -> None:
+    net = encoder(model, options).train()
+    out, _ = net(torch.randn(3, 40, 40), torch.tensor([40, 30, 20]))
+    out.square().sum().backward()
+    silent = [name for name, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    # a bias in front of a normalisation, or of keys under a softmax, cancels out by itself
+    assert not silent
+
+
+def test_every_model_is_an_encoder() -> None:
+    for model in SIZES:
+        assert isinstance(encoder(model, []), Encoder)
+
+
+def log_probs(batch: int, frames: int, size: int) -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.randn(batch, frames, size).log_softmax(-1).requires_grad_()
+
+
+def test_ctc_agrees_with_a_sum_over_all_alignments() -> None:
+    import itertools
+
+    posteriors = log_probs(1, 5, 3)
+    loss = losses.ctc(posteriors, torch.tensor([5]), torch.tensor([[1, 1]]), torch.tensor([2]))
+    total = torch.tensor(0.0)
+    for path in itertools.product(range(3), repeat=5):
+        labels = [label for label, _ in itertools.groupby(path) if label != 0]
+        if labels == [1, 1]:
+            total = total + posteriors[0, range(5), list(path)].sum().exp()
+    torch.testing.assert_close(loss[0], -total.log())
+
+
+def test_a_row_that_cannot_be_aligned_has_loss_0_and_gradient_0_and_leaves_others_alone() -> None:
+    posteriors = log_probs(3, 4, 3)
+    targets, sizes = torch.tensor([[1, 2, 0], [1, 1, 1], [2, 0, 0]]), torch.tensor([2, 3, 1])
+    loss = losses.ctc(posteriors, torch.tensor([4, 4, 0]), targets, sizes)
+    assert loss[0] > 0
+    assert loss[1] == 0
+    assert loss[2] == 0
+    loss.sum().backward()
+    assert posteriors.grad is not None
+    assert posteriors.grad[0].any()
+    assert not posteriors.grad[1].any()
+    assert not posteriors.grad[2].any()
+    single = posteriors.detach()[:1].clone().requires_grad_()
+    losses.ctc(single, torch.tensor([4]), targets[:1], sizes[:1]).sum().backward()
+    torch.testing.assert_close(single.grad[0], posteriors.grad[0])  # type: ignore[index]
+
+
+def test_ctc_is_computed_in_float32_under_half_precision() -> None:
+    posteriors = log_probs(1, 200, 30).detach()
+    lengths, targets, sizes = torch.tensor([200]), torch.randint(1, 30, (1, 20)), torch.tensor([20])
+    loss = losses.ctc(posteriors.bfloat16(), lengths, targets, sizes)
+    assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
+def test_every_optimizer_option_makes_its_optimizer(name: str) -> None:
+    layer = nn.Linear(2, 2)
+    optimizer = build("optimizer", compose([f"optimizer={name}", "optimizer.lr=0.5"]).optimizer, params=layer.parameters())
+    assert type(optimizer).__name__.lower() == name
+    assert type(optimizer) in (optimizers.Adam, optimizers.AdamW, optimizers.SGD, optimizers.RMSprop)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_equal_views_are_consistent_and_unequal_ones_pull_at_each_other_within_their_length() -> None:
+    views = log_probs(2, 6, 4)
+    lengths = torch.tensor([4, 4])
+    assert losses.consistency(torch.cat([views[:1], views[:1]]), lengths).item() == pytest.approx(0, abs=1e-6)
+    found = losses.consistency(views, lengths)
+    first, second = views[0, :4], views[1, :4]
+    expected = 0.5 * ((second.exp() * (second - first)).sum() + (first.exp() * (first - second)).sum())
+    torch.testing.assert_close(found[0], expected)
+    found.sum().backward()
+    assert views.grad is not None
+    assert views.grad[:, :4].any()
+    assert not views.grad[:, 4:].any()
