@@ -91,7 +91,7 @@ class TorchBackend(Backend):
             try:
                 trainer.fit(
                     module,
-                    Feed(train, lambda: trainer.fit_loop.epoch_progress.current.processed),
+                    Feed(train, lambda: epochs_processed(trainer)),
                     Feed(val, lambda: 0) if val is not None else None,
                     ckpt_path=plan.resume_from,
                     weights_only=True if plan.resume_from is not None else None,
@@ -164,6 +164,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+
+
+def epochs_processed(trainer: pl.Trainer) -> int:
+    """The epoch that comes, also just after a restart, when Lightning's `current_epoch` is still one behind."""
+    return int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

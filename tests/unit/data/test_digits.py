@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,9 +57,12 @@ def test_no_unfinished_file_is_left_when_a_worker_dies(tmp_path: Path) -> None:
     source = digits(tmp_path)
     job = source.job("train", 0)
     Path(job["path"]).parent.mkdir(parents=True)
-    code = "import json, os, sys, soundfile\nfrom speechtrain.data import espeak\nespeak.os.replace = None\nsoundfile.write = lambda *a, **k: os._exit(9)\nespeak.make(json.loads(sys.argv[1]))"
-    import json
-
+    code = (
+        "import json, os, sys, soundfile\n"
+        "from speechtrain.data import espeak\n"
+        "soundfile.write = lambda path, *rest, **named: (open(path, 'wb').write(b'half'), os._exit(9))\n"
+        "espeak.make(json.loads(sys.argv[1]))"
+    )
     assert subprocess.run([sys.executable, "-c", code, json.dumps(job)], check=False).returncode == 9
     assert not content(tmp_path)
     source.load(None)
@@ -91,5 +95,5 @@ def test_a_voice_that_does_not_exist_is_refused() -> None:
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="data.cache_dir"):
+    with pytest.raises(DataError, match=r"data\.cache_dir"):
         digits(tmp_path / "file").load(None)
