@@ -75,6 +75,7 @@ class MlflowTracker(Tracker):
         self._run_id = ""
         self._folder = Path()
         self._waiting: list[dict[str, Any]] = []
+        self._known: set[tuple[str, int]] = set()
 
     def start(self, info: RunInfo) -> str | None:
         """Open a run, or go on with the one of a resumed training.
@@ -88,6 +89,7 @@ class MlflowTracker(Tracker):
             if info.run_id is not None:
                 self._run_id = info.run_id
                 self._client.update_run(info.run_id, status="RUNNING")
+                self._known = self._logged(info.run_id)
             else:
                 run = self._client.create_run(self._experiment_id(), run_name=self.run_name or info.name)
                 self._run_id = run.info.run_id
@@ -107,10 +109,10 @@ class MlflowTracker(Tracker):
         return self._run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics of an epoch, in one go."""
-        self._send(
-            "log_batch", metrics={name: float(value) for name, value in metrics.items()}, step=step, timestamp=int(time.time() * 1000)
-        )
+        """Metrics of an epoch, in one go; an epoch that a resumed run had to repeat is not written twice."""
+        fresh = {name: float(value) for name, value in metrics.items() if (name, step) not in self._known}
+        if fresh:
+            self._send("log_batch", metrics=fresh, step=step, timestamp=int(time.time() * 1000))
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """A table, shown in MLflow's artifact view."""
@@ -158,6 +160,10 @@ class MlflowTracker(Tracker):
             if found is None:
                 raise
             return str(found.experiment_id)
+
+    def _logged(self, run_id: str) -> set[tuple[str, int]]:
+        names = self._client.get_run(run_id).data.metrics
+        return {(name, int(metric.step)) for name in names for metric in self._client.get_metric_history(run_id, name)}
 
     def _send(self, call: str, **arguments: Any) -> None:
         """Do a call, after those that wait; if it fails, it waits too."""

@@ -121,3 +121,17 @@ def test_a_server_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> 
 def test_a_config_is_flattened_to_dotted_keys() -> None:
     assert flat({"a": {"b": [1, 2], "c": {"d": None}}, "e": True}) == {"a.b": "[1, 2]", "a.c.d": "null", "e": "True"}
     assert json.dumps(flat({})) == "{}"
+
+
+def test_an_epoch_that_a_resumed_run_repeats_is_not_written_twice(tmp_path: Path) -> None:
+    one = tracker()
+    run_id = one.start(info(tmp_path))
+    one.log_metrics({"val/wer": 0.5}, step=1)
+    one.finish("KILLED")
+    again = tracker()
+    again.start(info(tmp_path, run_id=run_id))
+    for step in (1, 2):
+        again.log_metrics({"val/wer": 0.5}, step=step)
+    again.finish("FINISHED")
+    history = MlflowClient(local_uri(tmp_path)).get_metric_history(str(run_id), "val/wer")
+    assert [metric.step for metric in history] == [1, 2]
