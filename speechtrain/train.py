@@ -72,7 +72,8 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
     folder = Path(cfg.output_dir).absolute()
     start_folder(folder, cfg)
     print_config(cfg)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle OpenMP threads must not spin on a busy machine
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # docs/decisions/0006-threads.md
 
     with tracked(cfg, folder, overrides, kind_of_test) as trackers:
         from speechtrain.data.prepare import prepare, without_infeasible
