@@ -44,6 +44,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     if not wanted or wanted[-1] in ("", "null"):
         return arguments
     folder, checkpoint = find_run(wanted[-1])
+    if not (folder / ".hydra").is_dir():  # a checkpoint that was moved away from its run: a new run goes on from it
+        return [*(item for item in arguments if not item.startswith("resume=")), f"resume='{checkpoint or folder}'"]
     earlier = folder / ".hydra" / "overrides.yaml"
     before = yaml.safe_load(earlier.read_text(encoding="utf-8")) if earlier.is_file() else []
     flags = [item for item in arguments if item.startswith("-")]

@@ -16,13 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain import provenance
 from speechtrain.config.build import build
 from speechtrain.config.checks import arguments
+from speechtrain.config.names import did_you_mean
 from speechtrain.config.show import print_config
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.resume import find_run, read_run_file, write_run_file
 
 if TYPE_CHECKING:
-    from speechtrain.backends.base import Backend, Callback, Model, Plan
+    from speechtrain.backends.base import Backend, Callback, Model, Plan, TrainResult
     from speechtrain.data.batches import Loader
     from speechtrain.tasks.base import Sample, Task
     from speechtrain.tracking.base import Status, Tracker
@@ -83,7 +84,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
         backend: Backend = build("backend", cfg.backend)
         data = prepare(cfg, threads=os.cpu_count() or 1)
         task: Task = build("task", cfg.task, tokenizer=data.tokenizer, decoder=build("decoder", cfg.decoder))
-        check_objective(cfg.objective.metric, task, has_val=len(data.corpus.splits["val"]) > 0)
+        check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
 
         model = backend.build(node(cfg, "model"), task, input_size=data.features.size, seed=cfg.seed)
         info = backend.describe(model)
@@ -126,7 +127,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
         log_metrics(trackers, {name: value for name, value in metrics.items() if name.startswith("test/")}, step=cfg.trainer.epochs)
         keep_artifacts(trackers, samples, checkpoint)
 
-        objective = trained.best_value if trained.best_value is not None else metrics.get(cfg.objective.metric)
+        objective = best_of(cfg.objective.metric, trained, plan)
         print_results(metrics)
         print_samples(samples[: cfg.samples])
         print_whereabouts(folder, checkpoint, trackers)
@@ -163,26 +164,35 @@ def node(cfg: DictConfig, group: str) -> dict[str, Any]:
     return {"_target_": str(cfg[group]._target_), **arguments(group, cfg[group])}
 
 
-def check_objective(metric: str, task: Task, *, has_val: bool) -> None:
-    """Refuse an objective that will never be measured.
+def check_monitors(cfg: DictConfig, task: Task, *, has_val: bool) -> None:
+    """Refuse metrics to go by that will never be measured.
 
     Raises:
         ConfigError: the task has no such metric, or there is no validation data.
     """
-    stage, _, _ = metric.rpartition("/")
     known = [f"val/{each}" for each in task.directions] + ["train/loss"]
-    if metric not in known:
-        raise ConfigError([Problem("objective.metric", f"there is no metric '{metric}'", f"one of {', '.join(known)}")])
-    if stage == "val" and not has_val:
-        raise ConfigError(
-            [
-                Problem(
-                    "objective.metric",
-                    f"is {metric}, but there are no validation utterances",
-                    "give data.val or data.split.val, or set objective.metric=train/loss",
-                )
-            ]
-        )
+    asked = {
+        "objective.metric": cfg.objective.metric,
+        "trainer.early_stopping.monitor": cfg.trainer.early_stopping.monitor,
+        "trainer.checkpoint.monitor": cfg.trainer.checkpoint.monitor,
+    }
+    problems = []
+    for path, metric in asked.items():
+        if metric is not None and metric not in known:
+            problems.append(Problem(path, f"there is no metric '{metric}'", did_you_mean(metric, known)))
+        elif metric is not None and metric.startswith("val/") and not has_val:
+            fix = f"give data.val or data.split.val, or set {path}=train/loss"
+            problems.append(Problem(path, f"is {metric}, but there are no validation utterances", fix))
+    if problems:
+        raise ConfigError(problems)
+
+
+def best_of(metric: str, trained: TrainResult, plan: Plan) -> float | None:
+    """The best value that a metric had; None if it was never measured."""
+    if plan.trainer["checkpoint"]["monitor"] == metric and trained.best_value is not None:
+        return trained.best_value
+    values = [epoch[metric] for epoch in trained.history if metric in epoch]
+    return (min if plan.direction == "minimize" else max)(values, default=None)
 
 
 def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence[str]) -> Plan:
@@ -195,6 +205,9 @@ def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence
     trainer = OmegaConf.to_container(cfg.trainer, resolve=True)
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(trainer, dict)
+    for part in ("early_stopping", "checkpoint"):
+        trainer[part]["monitor"] = trainer[part]["monitor"] or cfg.objective.metric
+        trainer[part]["mode"] = task.direction(trainer[part]["monitor"])[:3]
     return Plan(
         optimizer=node(cfg, "optimizer"),
         schedule=build("scheduler", cfg.scheduler),
@@ -233,26 +246,28 @@ def tracked(cfg: DictConfig, folder: Path, overrides: Sequence[str], kind_of_tes
     if diff := provenance.git_diff():
         texts["git.diff"] = diff
     target, corpus = (cfg[group]._target_.rpartition(".")[2].lower() for group in ("model", "data"))
+    values = {str(key): value for key, value in resolved.items()}
+    opened: list[Tracker] = []
     run_ids = {}
-    for name, tracker in trackers.items():
-        values = {str(key): value for key, value in resolved.items()}
-        run_id = tracker.start(RunInfo(f"{target}-{corpus}", folder, values, tags, texts, known.get(name)))
-        if run_id is not None:
-            run_ids[name] = run_id
-    write_run_file(folder, {"run_ids": run_ids, "mlflow_run_id": run_ids.get("mlflow"), "status": "RUNNING"})
     status: Status = "FAILED"
     try:
+        for name, tracker in trackers.items():
+            run_id = tracker.start(RunInfo(f"{target}-{corpus}", folder, values, tags, texts, known.get(name)))
+            opened.append(tracker)
+            if run_id is not None:
+                run_ids[name] = run_id
+        write_run_file(folder, {"run_ids": run_ids, "mlflow_run_id": run_ids.get("mlflow"), "status": "RUNNING"})
         yield trackers
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     except Exception as error:
-        for tracker in trackers.values():
+        for tracker in opened:
             tracker.set_tag("error", f"{type(error).__name__}: {error}")
         raise
     finally:
-        for tracker in trackers.values():
+        for tracker in opened:
             tracker.finish(status)
         write_run_file(folder, {"status": status})
 

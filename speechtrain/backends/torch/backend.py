@@ -45,6 +45,7 @@ class TorchBackend(Backend):
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or min(4, os.cpu_count() or 1)
         torch.set_num_threads(self.threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def build(self, model: Mapping[str, Any], task: Task, *, input_size: int, seed: int) -> SpeechModel:
         """An encoder from its config node with the task's head, weights drawn from `seed`.
@@ -88,6 +89,7 @@ class TorchBackend(Backend):
             _hush_lightning()
             trainer = _trainer(plan, monitors, has_val=val is not None)
             module.train()
+            self._device = trainer.strategy.root_device
             try:
                 trainer.fit(
                     module,
@@ -120,7 +122,7 @@ class TorchBackend(Backend):
     def predict(self, model: SpeechModel, batches: Iterable[Batch], task: Task) -> Iterator[tuple[Batch, Outputs]]:
         """Outputs of each batch in evaluation mode, in order."""
         module = TrainingModule(model, task, _NO_PLAN, ())
-        module.to("cuda" if torch.cuda.is_available() else "cpu")
+        module.to(self._device)
         module.eval()
         for batch in batches:
             with torch.inference_mode():
@@ -179,7 +181,7 @@ def _damaged(path: Path, error: Exception) -> UserError:
 def _trainer(plan: Plan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.Trainer:
     options = plan.trainer
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=options["accelerator"],
             devices=options["devices"],
             strategy=options["strategy"],
@@ -205,6 +207,17 @@ def _trainer(plan: Plan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.T
     except (MisconfigurationException, ValueError) as error:
         message = str(error).strip().splitlines()[0]
         raise ConfigError([Problem("trainer", message, "look at trainer.accelerator, devices, strategy and precision")]) from error
+    if trainer.world_size > 1:
+        raise ConfigError(
+            [
+                Problem(
+                    "trainer.devices",
+                    f"asks for {trainer.world_size} processes; batches are not yet divided among several",
+                    "set trainer.devices=1",
+                )
+            ]
+        )
+    return trainer
 
 
 def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
@@ -217,9 +230,12 @@ def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
     }
     keepers = {}
     if options["save_top_k"]:
-        mode = "min" if plan.direction == "minimize" else "max"
         keepers["best"] = ModelCheckpoint(
-            monitor=plan.monitor, mode=mode, save_top_k=options["save_top_k"], filename=f"best-{options['filename']}", **common
+            monitor=options["monitor"],
+            mode=options["mode"],
+            save_top_k=options["save_top_k"],
+            filename=f"best-{options['filename']}",
+            **common,
         )
     if options["every_n_epochs"]:
         keepers["every"] = ModelCheckpoint(save_top_k=-1, every_n_epochs=options["every_n_epochs"], filename=options["filename"], **common)
@@ -233,8 +249,8 @@ def _early_stopping(plan: Plan) -> EarlyStopping | None:
     if options["patience"] is None:
         return None
     return EarlyStopping(
-        monitor=plan.monitor,
-        mode="min" if plan.direction == "minimize" else "max",
+        monitor=options["monitor"],
+        mode=options["mode"],
         patience=options["patience"],
         min_delta=options["min_delta"],
         check_on_train_epoch_end=True,

@@ -21,6 +21,9 @@ from speechtrain.tasks.base import Task
 from speechtrain.train import evaluate, make_plan, node
 
 
+STOP = ["trainer.early_stopping.patience=1", "trainer.early_stopping.monitor=val/cer"]
+
+
 class Recorder(Callback):
     """Writes down every event, and stops where it is told to."""
 
@@ -170,10 +173,10 @@ class BackendConformance:
         assert recorder.events[-1] == "end"
 
     def test_early_stopping_ends_a_run_that_does_not_improve(self, backend: Backend, tmp_path: Path) -> None:
-        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=9", "trainer.early_stopping.patience=1", "optimizer.lr=1e-9")
+        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=9", "optimizer.lr=1e-9", *STOP)
         result = setup.train(setup.build())
         assert len(result.history) < 9
-        assert "val/wer" in str(result.stop_reason)
+        assert "val/cer" in str(result.stop_reason)
 
     def test_keeps_the_checkpoints_it_is_told_to(self, backend: Backend, tmp_path: Path) -> None:
         options = ["trainer.checkpoint.save_top_k=2", "trainer.checkpoint.every_n_epochs=2", "objective.metric=val/loss"]
