@@ -20,7 +20,6 @@ from speechtrain.errors import UserError
 from speechtrain.tasks.base import Task
 from speechtrain.train import evaluate, make_plan, node
 
-
 STOP = ["trainer.early_stopping.patience=1", "trainer.early_stopping.monitor=val/cer"]
 
 
