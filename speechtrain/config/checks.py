@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.names import did_you_mean
-from speechtrain.config.schema import LOADING_KEYS, Digits, Node, Synthetic
+from speechtrain.config.schema import LOADING_KEYS, Generated, Node
 from speechtrain.config.targets import UnknownTargetError, signature
 from speechtrain.errors import Problem
 
@@ -177,7 +177,7 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
             f"is {warmup}, longer than the run of trainer.max_steps={trainer.max_steps}",
             f"set scheduler.warmup_steps to at most {trainer.max_steps}",
         )
-    if cfg.augment.get("recombine_prob") and OmegaConf.get_type(cfg.data) in (Digits, Synthetic):
+    if cfg.augment.get("recombine_prob") and issubclass(OmegaConf.get_type(cfg.data) or dict, Generated):
         yield Problem("augment.recombine_prob", "needs word times, which only data=manifest has", "set augment.recombine_prob=0")
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")

@@ -69,15 +69,21 @@ LOADING_KEYS = frozenset(f.name for f in dataclasses.fields(Loading)) - {"_targe
 
 
 @dataclass
-class Digits(Loading):
-    cache_dir: str = MISSING
+class Generated(Loading):
+    """A corpus that is made on the spot."""
+
     seed: int = number(ge=0)
     train_size: int = number(ge=1)
     val_size: int = number(ge=1)
     test_size: int = number(ge=1)
+    sample_rate: int = number(ge=1000)
+
+
+@dataclass
+class Digits(Generated):
+    cache_dir: str = MISSING
     min_words: int = number(ge=1)
     max_words: int = number(ge=1)
-    sample_rate: int = number(ge=1000)
     processes: int | None = number(ge=1)
 
     @staticmethod
@@ -87,15 +93,10 @@ class Digits(Loading):
 
 
 @dataclass
-class Synthetic(Loading):
+class Synthetic(Generated):
     alphabet: str = MISSING
-    seed: int = number(ge=0)
-    train_size: int = number(ge=1)
-    val_size: int = number(ge=1)
-    test_size: int = number(ge=1)
     min_chars: int = number(ge=1)
     max_chars: int = number(ge=1)
-    sample_rate: int = number(ge=1000)
     snr_db: float = number()
 
     @staticmethod

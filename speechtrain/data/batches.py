@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +33,7 @@ from speechtrain.errors import DataError
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Utterances that are computed together.
 
     Attributes:
@@ -53,11 +53,6 @@ class Batch:
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     seconds: float
-
-    @property
-    def frame_count(self) -> int:
-        """Frames, padding not counted."""
-        return int(self.feature_lengths.sum())
 
 
 @dataclass(frozen=True)
@@ -222,18 +217,13 @@ class Loader:
             for key in keys:
                 yield self._dataset[key]
             return
-        yield from DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=self._limits.num_workers)
-
-    def largest(self) -> list[str]:
-        """Ids of the batch with the most padded seconds."""
-        durations = {cut.id: cut.duration for cut in self._cuts}
-        return max(self._plan(), key=lambda ids: len(ids) * max(durations[utterance] for utterance in ids))
+        yield from DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=self._limits.num_workers, collate_fn=_as_it_is)
 
     def _plan(self) -> list[list[str]]:
         epoch = self._epoch if self._shuffle else 0
         if epoch not in self._plans:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # lhotse's advice on lazy manifests
+                warnings.simplefilter("ignore")  # lhotse's advice on lazy manifests, and its mean of no bucket's bounds
                 options = {
                     "max_duration": self._limits.batch_seconds,
                     "max_cuts": self._limits.batch_size,
@@ -252,6 +242,10 @@ class Loader:
                 batches = [[cut.id for cut in batch] for batch in sampler]
             self._plans = {epoch: batches[: self._max_batches]}
         return self._plans[epoch]
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 def read_all(corpus: Corpus, features: LogMel, *, gigabytes: float, threads: int) -> tuple[SpectrumCache, list[Skip]]:

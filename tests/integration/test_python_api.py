@@ -37,6 +37,10 @@ def test_every_model_runs_one_batch_of_every_corpus(model: str, data: str, tmp_p
     "options",
     [
         ["trainer.precision=bf16-mixed"],
+        ["model=conformer", "trainer.precision=bf16-mixed"],
+        ["model=crdnn", "trainer.precision=bf16-mixed"],
+        ["model=tdnn", "trainer.precision=bf16-true"],
+        ["trainer.precision=64-true"],
         ["trainer.accumulate_grad_batches=2"],
         ["trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_val=0.1"],
         ["trainer.gradient_clip_val=null"],
@@ -50,7 +54,7 @@ def test_every_model_runs_one_batch_of_every_corpus(model: str, data: str, tmp_p
         ["optimizer=adam", "scheduler=plateau"],
         ["features.normalize=band", "augment=specaugment"],
     ],
-    ids=lambda options: options[0],
+    ids=lambda options: options[-1],
 )
 def test_options_of_training_run(options: list[str]) -> None:
     result = speechtrain.train(speechtrain.compose([*TINY, "model=mlp", "trainer.epochs=2", "data.batch_seconds=15", *options]))

@@ -30,7 +30,7 @@ class SpeechModel(nn.Module):
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, F), (B,) -> log-probabilities (B, T', V), (B,)."""
-        encoded, lengths = self.encoder(features, lengths)
+        encoded, lengths = self.encoder(features.to(self.head.weight.dtype), lengths)
         return self.head(encoded).float().log_softmax(-1), lengths
 
 
