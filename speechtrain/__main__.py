@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import hydra
@@ -48,6 +50,11 @@ def run(cfg: DictConfig) -> float | None:
         _fail(error)
 
 
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    """A scheduler's signal ends a run as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
 def _fail(error: UserError | RunError) -> NoReturn:
     errors.print(str(error), style="red", markup=False)
     sys.exit(error.exit_code)
@@ -60,6 +67,7 @@ def main() -> None:
         print_help()
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that errors are shown in one way
+    signal.signal(signal.SIGTERM, _terminate)
     sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder, also when started as `speechtrain`
     try:
         sys.argv[1:] = resume_arguments(arguments)

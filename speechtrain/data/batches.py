@@ -217,7 +217,7 @@ class Loader:
             for key in keys:
                 yield self._dataset[key]
             return
-        yield from DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=self._limits.num_workers, collate_fn=_as_it_is)
+        yield from DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=self._limits.num_workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
     def _plan(self) -> list[list[str]]:
         epoch = self._epoch if self._shuffle else 0

@@ -36,8 +36,8 @@ def history(folder: Path, run: Run) -> dict[str, list[tuple[int, float]]]:
     return {name: [(item.step, item.value) for item in client.get_metric_history(run.info.run_id, name)] for name in names}
 
 
-def interrupt_when(arguments: list[str], folder: Path, said: str) -> tuple[int, str]:
-    """Start the command, press Ctrl-C once its output holds `said`; its exit code and output."""
+def interrupt_when(arguments: list[str], folder: Path, said: str, with_signal: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+    """Start the command, press Ctrl-C (or another signal) once its output holds `said`; its exit code and output."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "speechtrain", *arguments],
         cwd=folder,
@@ -51,7 +51,7 @@ def interrupt_when(arguments: list[str], folder: Path, said: str) -> tuple[int, 
     for line in process.stdout:
         output += line
         if re.search(said, line):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(with_signal)
             break
     output += process.stdout.read()
     return process.wait(timeout=120), output
@@ -110,8 +110,11 @@ def test_after_ctrl_c_the_run_goes_on_where_it_was_and_ends_like_an_uninterrupte
     assert len(list((tmp_path / "parts" / "outputs").glob("*/*"))) == 1
 
 
-def test_ctrl_c_before_the_first_epoch_ended_leaves_a_run_that_can_be_resumed(command: Command, tmp_path: Path) -> None:
-    code, output = interrupt_when([*SMALL, "trainer.epochs=1"], tmp_path, r"^train +40 utterances")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_epoch_ended_leaves_a_run_that_can_be_resumed(
+    command: Command, tmp_path: Path, number: signal.Signals
+) -> None:
+    code, output = interrupt_when([*SMALL, "trainer.epochs=1"], tmp_path, r"^train +40 utterances", number)
     assert code == 130, output
     (run,) = runs(tmp_path)
     assert run.info.status == "KILLED"
