@@ -23,7 +23,7 @@ from speechtrain.errors import ConfigError, Problem
 from speechtrain.resume import find_run, read_run_file, write_run_file
 
 if TYPE_CHECKING:
-    from speechtrain.backends.base import Backend, Callback, Model, Plan, TrainResult
+    from speechtrain.backends.base import Backend, Callback, Model, ModelInfo, Plan, TrainResult
     from speechtrain.data.batches import Loader
     from speechtrain.tasks.base import Sample, Task
     from speechtrain.tracking.base import Status, Tracker
@@ -88,13 +88,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
 
         model = backend.build(node(cfg, "model"), task, input_size=data.features.size, seed=cfg.seed)
         info = backend.describe(model)
-        log.info(
-            "%s: %s parameters, subsampling %d, receptive field %s",
-            cfg.model._target_.rpartition(".")[2],
-            f"{info.parameters:,}",
-            info.subsampling,
-            info.receptive_field or "whole utterance",
-        )
+        report_model(cfg, info)
         without_infeasible(data, lambda lengths: backend.output_lengths(model, lengths), task.infeasible, cfg.task.on_infeasible)
         counts = {
             "data/skipped": float(data.skipped),
@@ -157,6 +151,13 @@ def start_folder(folder: Path, cfg: DictConfig) -> None:
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
     if "started" not in read_run_file(folder):
         write_run_file(folder, {"started": time.time_ns()})
+
+
+def report_model(cfg: DictConfig, info: ModelInfo) -> None:
+    """Size and context of the model, in a line."""
+    name = cfg.model._target_.rpartition(".")[2]
+    field = f"{info.receptive_field} frames" if info.receptive_field else "the whole utterance"
+    log.info("%s: %s parameters, subsampling %d, receptive field %s", name, f"{info.parameters:,}", info.subsampling, field)
 
 
 def node(cfg: DictConfig, group: str) -> dict[str, Any]:

@@ -171,6 +171,7 @@ class LogMel(Target):
     f_max: float | None = number(gt=0)
     preemphasis: float = number(ge=0, lt=1)
     normalize: str = choice("utterance", "band", "none")
+    top_db: float | None = number(gt=0)
 
     @staticmethod
     def rules(node: Any) -> Iterator[Rule]:

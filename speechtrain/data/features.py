@@ -25,6 +25,7 @@ class LogMel:
         window, hop: s.
         f_min, f_max: limits of the bands in Hz; `f_max=None` is half of `sample_rate`.
         preemphasis: x[n] - preemphasis * x[n-1]; 0 turns it off.
+        top_db: what lies more than this below the utterance's loudest mel energy is raised to it; None: nothing is.
         normalize: `utterance` (one mean and deviation), `band` (for each band), `none`.
     """
 
@@ -38,6 +39,7 @@ class LogMel:
         f_max: float | None,
         preemphasis: float,
         normalize: str,
+        top_db: float | None = None,
     ) -> None:
         self.sample_rate = sample_rate
         self.size = n_mels
@@ -48,6 +50,7 @@ class LogMel:
         self.f_max = f_max if f_max is not None else sample_rate / 2
         self.preemphasis = preemphasis
         self.normalize = normalize
+        self.top_db = top_db
         self._window = torch.hann_window(self.win_length)
         self._filters: dict[float, torch.Tensor] = {}
         if empty := int((self.filters().sum(0) == 0).sum()):
@@ -114,7 +117,8 @@ class LogMel:
 
     def finish(self, mel: torch.Tensor) -> torch.Tensor:
         """Features (T, F) of mel energies (T, M); silence throughout gives zeros."""
-        features = mel.clamp_min(_FLOOR).log_()
+        floor = _FLOOR if self.top_db is None else max(_FLOOR, float(mel.max()) * 10 ** (-self.top_db / 10))
+        features = mel.clamp_min(floor).log_()
         if self.normalize == "none":
             return features
         dims = (0, 1) if self.normalize == "utterance" else (0,)

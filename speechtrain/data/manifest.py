@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ class Manifest:
         sample_rate: int | None = None,
         duration_tolerance: float = 0.1,
     ) -> None:
-        self.root = Path(root).expanduser().resolve()
+        self.root = _plain(Path(root).expanduser())
         self.files = {"train": _list(train), "val": _list(val), "test": _list(test)}
         self.split = split
         self.sample_rate = sample_rate
@@ -102,7 +103,7 @@ class Manifest:
         text = clean_text(entry["text"])
         if not text:
             raise DataError("'text' is empty")
-        path = (manifest.parent / entry["audio_filepath"]).resolve()
+        path = _plain(manifest.parent / entry["audio_filepath"])
         if not path.is_relative_to(self.root):
             raise DataError(f"audio_filepath {entry['audio_filepath']!r} leaves the data folder {self.root}")
         rate, num_samples = self._header(path)
@@ -144,6 +145,11 @@ class Manifest:
 def clean_text(text: str) -> str:
     """Composed Unicode (NFC), runs of white space as one space."""
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _plain(path: Path) -> Path:
+    """Absolute, without `..`; links are left alone, so that a folder of the corpus may be a link to a larger disk."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _list(names: str | Sequence[str] | None) -> list[str]:

@@ -83,6 +83,15 @@ def test_silence_gives_finite_features() -> None:
         assert torch.isfinite(features.finish(features.mel(features.spectrum(np.zeros(1600, np.float32))))).all()
 
 
+def test_what_lies_far_below_the_loudest_energy_is_raised() -> None:
+    samples = np.concatenate([tone(1000), 1e-5 * tone(1000)])
+    plain, limited = logmel(), logmel(top_db=40)
+    spectrum = plain.spectrum(samples)
+    spread = [float(out.max() - out.min()) * 10 / np.log(10) for out in (each.finish(each.mel(spectrum)) for each in (plain, limited))]
+    assert spread[0] > 80
+    assert spread[1] == pytest.approx(40, abs=1e-3)
+
+
 def test_bands_too_narrow_to_hold_a_frequency_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"features.n_mels: 300 bands are too narrow"):
         logmel(n_mels=300)

@@ -64,6 +64,13 @@ def test_a_bad_entry_is_named_by_file_and_line_and_skipped(corpus: Write, change
     assert reason in found.skipped[0].reason
 
 
+def test_a_linked_audio_folder_is_inside(corpus: Write, tmp_path: Path) -> None:
+    root = corpus(["a"])
+    (root / "audio").rename(tmp_path / "elsewhere")
+    (root / "audio").symlink_to(tmp_path / "elsewhere")
+    assert ids(load(root).splits["train"]) == ["train-0"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
