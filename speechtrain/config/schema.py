@@ -310,6 +310,7 @@ class Optimizer(Target):
 class AdamLike(Optimizer):
     betas: list[float] = number(ge=0, lt=1)
     eps: float = number(gt=0)
+    fused: bool = MISSING
 
 
 @dataclass
