@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,7 +25,7 @@ from speechtrain.config import CONF_DIR
 from speechtrain.config.checks import without_foreign_defaults
 from speechtrain.config.compose import check, explain
 from speechtrain.console import errors
-from speechtrain.errors import RunError, UserError
+from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.help import print_help
 from speechtrain.resume import resume_arguments
 from speechtrain.train import train
@@ -83,6 +84,12 @@ def main() -> None:
             sweep = any(item in ("-m", "--multirun") for item in given)
             error = explain([item for item in given if not item.startswith("-")], error, _config_dir(given), sweep=sweep)
         _fail(error)
+
+    except (ValueError, OSError) as error:
+        # Hydra raises these for a group set to null, or a folder it cannot make; behind that they are defects
+        if _TRACES_WANTED or any(Path(frame.filename).name == "train.py" for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        _fail(ConfigError([Problem("command line", str(error), "python -m speechtrain --help shows what can be written")]))
 
 
 def _config_dir(arguments: list[str]) -> str | None:

@@ -19,7 +19,7 @@ from speechtrain.config.checks import arguments
 from speechtrain.config.names import did_you_mean
 from speechtrain.config.show import print_config
 from speechtrain.console import console
-from speechtrain.errors import ConfigError, Problem
+from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.resume import find_run, read_run_file, write_run_file
 
 if TYPE_CHECKING:
@@ -147,8 +147,11 @@ def with_test_limits(cfg: DictConfig) -> tuple[DictConfig, str | None]:
 
 def start_folder(folder: Path, cfg: DictConfig) -> None:
     """Make the run's folder, with the resolved config in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set hydra.run.dir to a folder that can") from error
     if "started" not in read_run_file(folder):
         write_run_file(folder, {"started": time.time_ns()})
 

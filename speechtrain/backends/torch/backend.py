@@ -204,7 +204,7 @@ def _trainer(plan: Plan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.T
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
         message = str(error).strip().splitlines()[0]
         raise ConfigError([Problem("trainer", message, "look at trainer.accelerator, devices, strategy and precision")]) from error
     if trainer.world_size > 1:
