@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -100,6 +101,16 @@ def print_samples(samples: Sequence[Sample]) -> None:
     for sample in samples:
         reference, hypothesis = marked(sample.reference, sample.hypothesis)
         console.print(f"\n[dim]{escape(sample.id)}[/]\n  ref  {reference}\n  hyp  {hypothesis}")
+
+
+def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """A few to look at, the same for the same seed: up to half of them with errors, those first."""
+    order = list(samples)
+    random.Random(seed).shuffle(order)  # noqa: S311
+    wrong = [sample for sample in order if sample.reference != sample.hypothesis][: (count + 1) // 2]
+    right = [sample for sample in order if sample.reference == sample.hypothesis]
+    rest = [sample for sample in order if sample not in wrong and sample not in right]
+    return [*wrong, *right, *rest][:count]
 
 
 def marked(reference: str, hypothesis: str) -> tuple[str, str]:

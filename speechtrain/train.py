@@ -78,7 +78,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
 
     with tracked(cfg, folder, overrides, kind_of_test) as trackers:
         from speechtrain.data.prepare import prepare, without_infeasible
-        from speechtrain.progress import ConsoleProgress, print_results, print_samples
+        from speechtrain.progress import ConsoleProgress, choose_samples, print_results, print_samples
         from speechtrain.tracking.callback import TrackEpochs
 
         backend: Backend = build("backend", cfg.backend)
@@ -123,7 +123,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
 
         objective = best_of(cfg.objective.metric, trained, plan)
         print_results(metrics)
-        print_samples(samples[: cfg.samples])
+        print_samples(choose_samples(samples, cfg.samples, cfg.seed))
         print_whereabouts(folder, checkpoint, trackers)
         run_ids = read_run_file(folder).get("run_ids", {})
         return Result(metrics, objective, folder, checkpoint, trained.history, samples, run_ids, model)

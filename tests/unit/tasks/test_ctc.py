@@ -10,8 +10,8 @@ import pytest
 from speechtrain.data.batches import Batch
 from speechtrain.data.tokenizer import CharTokenizer
 from speechtrain.decode.greedy import GreedyDecoder
-from speechtrain.progress import marked
-from speechtrain.tasks.base import Outputs
+from speechtrain.progress import choose_samples, marked
+from speechtrain.tasks.base import Outputs, Sample
 from speechtrain.tasks.ctc import Ctc
 
 
@@ -81,6 +81,16 @@ def test_infeasible_is_exactly_where_no_alignment_exists() -> None:
 def test_metrics_say_which_way_is_better() -> None:
     assert task().direction("val/wer") == "minimize"
     assert task().direction("val/exact") == "maximize"
+
+
+def test_samples_to_look_at_show_errors_first_and_are_as_many_as_asked() -> None:
+    samples = [Sample(str(index), "a", "a" if index % 3 else "b") for index in range(12)]
+    chosen = choose_samples(samples, 5, seed=1)
+    assert [sample.reference == sample.hypothesis for sample in chosen] == [False] * 3 + [True] * 2
+    assert chosen == choose_samples(samples, 5, seed=1)
+    assert chosen != choose_samples(samples, 5, seed=2)
+    assert len(choose_samples(samples[:2], 5, seed=1)) == 2
+    assert len(choose_samples([Sample("0", "a", "b")] * 9, 5, seed=1)) == 5
 
 
 def test_errors_are_marked_in_both_texts() -> None:
