@@ -90,7 +90,7 @@ def test_samples_to_look_at_show_errors_first_and_are_as_many_as_asked() -> None
     assert chosen == choose_samples(samples, 5, seed=1)
     assert chosen != choose_samples(samples, 5, seed=2)
     assert len(choose_samples(samples[:2], 5, seed=1)) == 2
-    assert len(choose_samples([Sample("0", "a", "b")] * 9, 5, seed=1)) == 5
+    assert len(choose_samples([Sample(str(index), "a", "b") for index in range(9)], 5, seed=1)) == 5
 
 
 def test_errors_are_marked_in_both_texts() -> None:
