@@ -105,3 +105,13 @@ def test_views_of_an_utterance_share_their_length_and_differ_otherwise() -> None
         assert np.array_equal(batch.feature_lengths[:half], batch.feature_lengths[half:])
         assert np.array_equal(batch.targets[:half], batch.targets[half:])
         assert not np.array_equal(batch.features[:half], batch.features[half:])
+
+
+def test_utterances_of_an_epoch_are_augmented_each_in_its_own_way() -> None:
+    def lengths(**options: Any) -> dict[str, int]:
+        batches = loader(make("augment=light"), **options)
+        return {utterance: int(frames) for batch in batches for utterance, frames in zip(batch.ids, batch.feature_lengths, strict=True)}
+
+    plain, augmented = lengths(), lengths(augment=True)
+    tempos = {round(augmented[utterance] / frames, 1) for utterance, frames in plain.items()}
+    assert len(tempos) > 2
