@@ -130,6 +130,8 @@ class Digits:
             with filelock.FileLock(self.cache_dir / "digits" / ".lock"):
                 wanted = [job for path, job in missing.items() if not Path(path).is_file()]
                 if wanted:
+                    for unfinished in self.cache_dir.glob("digits/*/.*.flac.*"):  # of a run that was killed; the lock is ours
+                        unfinished.unlink(missing_ok=True)
                     self._speak(wanted)
         except OSError as error:
             raise DataError(

@@ -65,8 +65,10 @@ def test_no_unfinished_file_is_left_when_a_worker_dies(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code, json.dumps(job)], check=False).returncode == 9
     assert not content(tmp_path)
+    assert len(list(tmp_path.glob("digits/*/.*"))) == 1
     source.load(None)
     assert len(content(tmp_path)) == 18
+    assert not list(tmp_path.glob("digits/*/.*"))
 
 
 def test_a_limit_makes_only_the_first_utterances(tmp_path: Path) -> None:
