@@ -32,8 +32,6 @@ def test_an_utterance_alone_equals_itself_in_a_batch(model: str, options: list[s
     net = encoder(model, options)
     lengths = torch.tensor([61, 1, 24, 60, 37])
     features = torch.randn(5, 61, 40)
-    for row, length in enumerate(lengths):
-        features[row, length:] = 1e3 * torch.randn(61 - int(length), 40) if model == "mlp" else 0.0
     features = features * (torch.arange(61)[None, :] < lengths[:, None])[:, :, None]
     with torch.inference_mode():
         together, frames = net(features, lengths)
