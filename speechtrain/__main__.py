@@ -84,10 +84,10 @@ def main() -> None:
             sweep = any(item in ("-m", "--multirun") for item in given)
             error = explain([item for item in given if not item.startswith("-")], error, _config_dir(given), sweep=sweep)
         _fail(error)
-
     except (ValueError, OSError) as error:
-        # Hydra raises these for a group set to null, or a folder it cannot make; behind that they are defects
-        if _TRACES_WANTED or any(Path(frame.filename).name == "train.py" for frame in traceback.extract_tb(error.__traceback__)):
+        # Hydra raises these for a group set to null, or a folder it cannot make; out of our own modules they are defects
+        files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+        if _TRACES_WANTED or any(file.is_relative_to(Path(__file__).parent) and file != Path(__file__) for file in files):
             raise
         _fail(ConfigError([Problem("command line", str(error), "python -m speechtrain --help shows what can be written")]))
 

@@ -89,7 +89,7 @@ class Augment:
         if self.eq_db:
             mel = mel * torch.from_numpy(self._gain(mel.shape[1], rng))
         out = features.finish(mel)
-        self._mask(out, rng)
+        self._mask(out, rng, fill=0.0 if features.normalize != "none" else float(out.mean()))
         return out
 
     def _noise(self, mel: torch.Tensor, features: LogMel, rng: np.random.Generator) -> torch.Tensor:
@@ -107,17 +107,17 @@ class Augment:
         decibels = (rng.normal(0, self.eq_db, 3) / np.arange(1, 4)) @ waves
         return np.asarray(10 ** (decibels / 10), dtype=np.float32)
 
-    def _mask(self, features: torch.Tensor, rng: np.random.Generator) -> None:
+    def _mask(self, features: torch.Tensor, rng: np.random.Generator, fill: float) -> None:
         frames, bands = features.shape
         for _ in range(self.freq_masks):
             width = int(rng.integers(min(self.freq_mask_width, bands) + 1))
             start = int(rng.integers(bands - width + 1))
-            features[:, start : start + width] = 0.0
+            features[:, start : start + width] = fill
         widest = min(self.time_mask_width, int(self.time_mask_ratio * frames))
         for _ in range(self.time_masks):
             width = int(rng.integers(widest + 1))
             start = int(rng.integers(frames - width + 1))
-            features[start : start + width] = 0.0
+            features[start : start + width] = fill
 
 
 def words_of(custom: Mapping[str, Any] | None, utterance: str, frames: int, frame_rate: float) -> list[Word]:

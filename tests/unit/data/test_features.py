@@ -109,12 +109,25 @@ def test_tempo_changes_the_length_and_speed_the_pitch_too() -> None:
 
 
 def test_masks_stay_within_their_bounds() -> None:
-    features = logmel()
+    features = logmel(normalize="utterance")
     spectrum = features.spectrum(np.random.default_rng(0).normal(0, 1, 16000).astype(np.float32))
+    masked = 0
     for seed in range(10):
         out = augment(time_masks=2, time_mask_width=10, freq_masks=1, freq_mask_width=5)(spectrum, features, np.random.default_rng(seed))
         assert int((out == 0).all(1).sum()) <= 20
         assert int((out == 0).all(0).sum()) <= 5
+        masked += int((out == 0).sum())
+    assert masked
+
+
+def test_masks_take_the_mean_also_of_features_that_are_not_normalised() -> None:
+    features = logmel()
+    spectrum = features.spectrum(np.random.default_rng(0).normal(0, 1, 16000).astype(np.float32))
+    plain = augment()(spectrum, features, np.random.default_rng(0))
+    out = augment(time_masks=3, time_mask_width=10)(spectrum, features, np.random.default_rng(0))
+    changed = out[(out != plain).any(1)]
+    assert len(changed)
+    torch.testing.assert_close(changed, torch.full_like(changed, float(plain.mean())))
 
 
 def test_noise_comes_at_the_ratio_asked_for() -> None:
