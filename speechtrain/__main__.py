@@ -5,50 +5,35 @@ Exit codes: 0 done, 1 the run failed, 2 the user can mend it (the message says h
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config import CONF_DIR
-from speechtrain.config.checks import without_foreign_defaults
-from speechtrain.config.compose import check, explain
+from speechtrain.config.compose import explain
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.help import print_help
 from speechtrain.resume import resume_arguments
-from speechtrain.train import train
-
-log = logging.getLogger("speechtrain")
 
 _TRACES_WANTED = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
-def run(cfg: DictConfig) -> float | None:
+def run(cfg: DictConfig) -> Any:
     """One run from a composed config; the objective's value, for a sweeper."""
-    hydra_cfg = HydraConfig.get()
-    overrides = list(hydra_cfg.overrides.task)
-    try:
-        for path in without_foreign_defaults(cfg, overrides):
-            log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
-        check(cfg)
-        return train(cfg, overrides=overrides).objective
-    except (UserError, RunError) as error:
-        if hydra_cfg.mode == RunMode.MULTIRUN or _TRACES_WANTED:
-            raise
-        _fail(error)
+    from speechtrain.app import run_job  # pickled by value for other processes, so it holds no more than this
+
+    return run_job(cfg)
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -67,6 +52,8 @@ def main() -> None:
     if "--help" in arguments or "-h" in arguments:
         print_help()
         return
+    if _TRACES_WANTED:
+        os.environ["SPEECHTRAIN_TRACES"] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that errors are shown in one way
     signal.signal(signal.SIGTERM, _terminate)
     sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder, also when started as `speechtrain`
@@ -74,15 +61,15 @@ def main() -> None:
         sys.argv[1:] = resume_arguments(arguments)
         run()
     except KeyboardInterrupt:
-        errors.print("interrupted; `python -m speechtrain resume=last` goes on from the last finished epoch", style="yellow")
+        if not _is_sweep(sys.argv[1:]):
+            errors.print("interrupted; `python -m speechtrain resume=last` goes on from the last finished epoch", style="yellow")
         sys.exit(130)
     except (UserError, RunError, HydraException, OmegaConfBaseException) as error:
         if _TRACES_WANTED:
             raise
         if isinstance(error, (HydraException, OmegaConfBaseException)):
             given = sys.argv[1:]
-            sweep = any(item in ("-m", "--multirun") for item in given)
-            error = explain([item for item in given if not item.startswith("-")], error, _config_dir(given), sweep=sweep)
+            error = explain([item for item in given if not item.startswith("-")], error, _config_dir(given), sweep=_is_sweep(given))
         _fail(error)
     except (ValueError, OSError) as error:
         # Hydra raises these for a group set to null, or a folder it cannot make; out of our own modules they are defects
@@ -90,6 +77,10 @@ def main() -> None:
         if _TRACES_WANTED or any(file.is_relative_to(Path(__file__).parent) and file != Path(__file__) for file in files):
             raise
         _fail(ConfigError([Problem("command line", str(error), "python -m speechtrain --help shows what can be written")]))
+
+
+def _is_sweep(arguments: list[str]) -> bool:
+    return any(item in ("-m", "--multirun") for item in arguments)
 
 
 def _config_dir(arguments: list[str]) -> str | None:

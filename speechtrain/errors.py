@@ -26,6 +26,10 @@ class RunError(Exception):
     exit_code = 1
 
 
+class RunPruned(Exception):  # noqa: N818
+    """A run was ended on purpose, because others do better or a constraint is broken; the message says which."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a config.

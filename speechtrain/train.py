@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +20,13 @@ from speechtrain.config.checks import arguments
 from speechtrain.config.names import did_you_mean
 from speechtrain.config.show import print_config
 from speechtrain.console import console
-from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.errors import ConfigError, Problem, RunPruned, UserError
 from speechtrain.resume import find_run, read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Callback, Model, ModelInfo, Plan, TrainResult
     from speechtrain.data.batches import Loader
+    from speechtrain.data.features import LogMel
     from speechtrain.tasks.base import Sample, Task
     from speechtrain.tracking.base import Status, Tracker
 
@@ -56,15 +58,25 @@ class Result:
     model: Any = field(repr=False, default=None)
 
 
-def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence[Callback] = ()) -> Result:
+def train(
+    cfg: DictConfig,
+    *,
+    overrides: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    tags: Mapping[str, str] | None = None,
+    measure_latency: bool = False,
+) -> Result:
     """Train, test and track one run.
 
     Args:
         cfg: composed and checked, by `speechtrain.compose` or by Hydra.
         overrides: as typed, to be written down.
         callbacks: told of every epoch, after the built-in ones.
+        tags: for the trackers, besides the usual ones.
+        measure_latency: know `model/latency_ms` before training.
 
     Raises:
+        RunPruned: a callback ended it on purpose.
         ConfigError, DataError: the user can mend it.
         RunError: the training failed, for example with a loss of NaN.
         KeyboardInterrupt: stopped by the user; `resume=last` goes on.
@@ -76,7 +88,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # docs/decisions/0006-threads.md
 
-    with tracked(cfg, folder, overrides, kind_of_test) as trackers:
+    with tracked(cfg, folder, overrides, kind_of_test, tags or {}) as trackers:
         from speechtrain.data.prepare import prepare, without_infeasible
         from speechtrain.progress import ConsoleProgress, choose_samples, print_results, print_samples
         from speechtrain.tracking.callback import TrackEpochs
@@ -95,7 +107,11 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
             "data/infeasible": float(data.infeasible),
             "model/parameters": float(info.parameters),
         }
+        if measure_latency:
+            counts["model/latency_ms"] = latency_ms(backend, model, task, data.features)
         log_metrics(trackers, counts, step=0)
+        for callback in callbacks:
+            callback.on_model_ready(counts)
 
         views = 2 if task.consistency else 1
         train_loader = data.loader("train", shuffle=True, augment=True, views=views, max_batches=cfg.trainer.limit_train_batches)
@@ -107,6 +123,8 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = (), callbacks: Sequence
             trained = backend.train(model, train_loader, val_loader, task, plan, [progress, TrackEpochs(trackers.values()), *callbacks])
         finally:
             progress.close()
+        if trained.pruned:
+            raise RunPruned(trained.stop_reason)
 
         checkpoint = trained.best_checkpoint if cfg.trainer.test_checkpoint == "best" else trained.last_checkpoint
         checkpoint = checkpoint or trained.last_checkpoint
@@ -225,6 +243,19 @@ def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence
     )
 
 
+def latency_ms(backend: Backend, model: Model, task: Task, features: LogMel) -> float:
+    """Milliseconds that the model takes for one second of features alone in a batch: the median of 10 passes."""
+    from speechtrain.data.batches import silence
+
+    batch = silence(features, seconds=1.0)
+    took = []
+    for _ in range(12):
+        start = time.perf_counter()
+        for _ in backend.predict(model, [batch], task):
+            took.append(1000 * (time.perf_counter() - start))
+    return statistics.median(took[2:])
+
+
 def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: str) -> tuple[dict[str, float], list[Sample]]:
     """Metrics and samples of one pass."""
     scorer = task.scorer()
@@ -237,7 +268,9 @@ def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: 
 
 
 @contextmanager
-def tracked(cfg: DictConfig, folder: Path, overrides: Sequence[str], kind_of_test: str | None) -> Iterator[dict[str, Tracker]]:
+def tracked(
+    cfg: DictConfig, folder: Path, overrides: Sequence[str], kind_of_test: str | None, more_tags: Mapping[str, str]
+) -> Iterator[dict[str, Tracker]]:
     """The run's trackers, opened, and closed with the truth about how it ended."""
     from speechtrain.tracking.base import RunInfo
 
@@ -245,7 +278,7 @@ def tracked(cfg: DictConfig, folder: Path, overrides: Sequence[str], kind_of_tes
     resolved = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(resolved, dict)
     known = read_run_file(folder).get("run_ids", {})
-    tags = provenance.run_tags(overrides) | ({"speechtrain.test_run": kind_of_test} if kind_of_test else {})
+    tags = provenance.run_tags(overrides) | ({"speechtrain.test_run": kind_of_test} if kind_of_test else {}) | dict(more_tags)
     texts = {"config.yaml": OmegaConf.to_yaml(cfg, resolve=True), "overrides.txt": "\n".join(overrides)}
     if diff := provenance.git_diff():
         texts["git.diff"] = diff
@@ -265,6 +298,11 @@ def tracked(cfg: DictConfig, folder: Path, overrides: Sequence[str], kind_of_tes
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        raise
+    except RunPruned as error:
+        status = "KILLED"
+        for tracker in opened:
+            tracker.set_tag("pruned", str(error))
         raise
     except Exception as error:
         for tracker in opened:

@@ -42,17 +42,35 @@ class ModelInfo:
 
 @dataclass
 class Control:
-    """How a callback asks the training to end."""
+    """How a callback asks the training to end.
+
+    Attributes:
+        stop_reason: None while it goes on.
+        pruned: whether it ended because others do better, so that its result is not wanted.
+    """
 
     stop_reason: str | None = None
+    pruned: bool = False
 
     def stop(self, reason: str) -> None:
         """End after this epoch; the first reason given is kept."""
         self.stop_reason = self.stop_reason or reason
 
+    def prune(self, reason: str) -> None:
+        """End after this epoch and leave it at that: no test, no result."""
+        self.pruned = True
+        self.stop(reason)
+
 
 class Callback:
     """Something that follows a training; the same events in the same order on every backend."""
+
+    def on_model_ready(self, facts: Mapping[str, float]) -> None:
+        """Before training: counts of the data and of the model (`model/parameters`).
+
+        Raises:
+            RunPruned: the run is not worth training.
+        """
 
     def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
         """Before the first batch; `first_epoch` is above 0 in a resumed run."""
@@ -98,6 +116,7 @@ class TrainResult:
         best_checkpoint, last_checkpoint: None where none was asked for.
         best_value: of the monitored metric.
         stop_reason: why it ended before its last epoch, if it did.
+        pruned: whether a callback asked for that with `Control.prune`.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -105,6 +124,7 @@ class TrainResult:
     last_checkpoint: Path | None = None
     best_value: float | None = None
     stop_reason: str | None = None
+    pruned: bool = False
 
 
 class NonFiniteLossError(RunError):

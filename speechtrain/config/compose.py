@@ -60,6 +60,12 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(problems)
 
 
+def find_job_problems(cfg: DictConfig) -> list[Problem]:
+    """All problems of a config that a sweep composed for one of its jobs."""
+    _settle_folder(cfg)
+    return find_problems(cfg)
+
+
 def explain(overrides: Sequence[str], error: Exception, config_dir: str | None = None, *, sweep: bool = False) -> ConfigError:
     """All problems of overrides that failed to compose with `error`.
 
@@ -90,10 +96,15 @@ def _compose(overrides: Sequence[str], config_dir: str | None = None) -> DictCon
         given.append(f"hydra.searchpath=[file://{Path(config_dir).absolute()}]")
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
         cfg = hydra_compose("config", overrides=given)
+    _settle_folder(cfg)
+    return cfg
+
+
+def _settle_folder(cfg: DictConfig) -> None:
+    """A config outside a run has no folder of its own yet."""
     with open_dict(cfg):
         if "hydra:runtime" in str(cfg._get_node("output_dir")):
             cfg.output_dir = str(Path("outputs").absolute())
-    return cfg
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

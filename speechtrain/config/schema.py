@@ -444,6 +444,50 @@ class Objective(Node):
     metric: str = MISSING
 
 
+# --- sweeps ---------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class OptunaSweeper(Target):
+    _recursive_: bool = MISSING
+    params: Any = MISSING
+    when: Any = MISSING
+    enqueue: Any = MISSING
+    own_values_first: bool = MISSING
+    objectives: list[str] | None = MISSING
+    direction: Any = MISSING
+    constraints: list[str] = MISSING
+    report: str | None = MISSING
+    seeds_per_trial: int = number(ge=1)
+    n_trials: int | None = number(ge=1)
+    n_jobs: int = number(ge=1)
+    stop_after: float | None = number(gt=0)
+    timeout: float | None = number(gt=0)
+    retries: int = number(ge=0)
+    max_failure_rate: float = number(ge=0, le=1)
+    heartbeat: float = number(gt=0)
+    study_name: str | None = MISSING
+    storage: str | None = MISSING
+    keep_pruned_checkpoints: bool = MISSING
+    show_output: bool = MISSING
+    repeat_best_of: str | None = MISSING
+    check: str | None = MISSING
+    sampler: Any = MISSING
+    pruner: Any = MISSING
+
+
+@dataclass
+class PoolLauncher(Target):
+    n_workers: int | None = number(ge=1)
+    threads: int | None = number(ge=1)
+    gpus: list[int] | None = MISSING
+    memory_gb: float | None = number(gt=0)
+    max_jobs: int | None = number(ge=1)
+
+
+# --- the root -------------------------------------------------------------------------------------------------------------------------
+
+
 @dataclass
 class Config(Node):
     """The root. Groups are typed by the schema of the chosen option, so their fields here stay open."""
@@ -488,6 +532,8 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
     "trainer": {"trainer": Trainer},
     "decoder": {"greedy": GreedyDecoder},
     "tracking": {"mlflow": MlflowTracking},
+    "sweeper": {"optuna": OptunaSweeper},
+    "launcher": {"pool": PoolLauncher},
 }
 
 

@@ -196,3 +196,25 @@ def _definitions(spec: _Module) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             names += [alias.asname or alias.name for alias in node.names]
     return [name for name in names if not name.startswith("_")]
+
+
+def class_constant(target: str, name: str) -> object:
+    """A literal that a class of this package assigns to a name in its body, read without importing; None if there is none."""
+    module, _, wanted = target.rpartition(".")
+    spec = _find_module(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    for node in _statements(_parse(spec.origin)):
+        if isinstance(node, ast.ClassDef) and node.name == wanted:
+            for item in node.body:
+                given = [item.target] if isinstance(item, ast.AnnAssign) else item.targets if isinstance(item, ast.Assign) else []
+                if any(isinstance(each, ast.Name) and each.id == name for each in given) and getattr(item, "value", None) is not None:
+                    return _literal(item.value)  # type: ignore[attr-defined]
+    return None
+
+
+def _literal(node: ast.expr) -> object:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None

@@ -55,6 +55,20 @@ class Batch(NamedTuple):
     seconds: float
 
 
+def silence(features: LogMel, *, seconds: float) -> Batch:
+    """One utterance of features at rest, to measure a model with."""
+    frames = features.num_frames(round(seconds * features.sample_rate))
+    return Batch(
+        features=np.zeros((1, frames, features.size), dtype=np.float32),
+        feature_lengths=np.array([frames], dtype=np.int64),
+        targets=np.ones((1, 1), dtype=np.int64),
+        target_lengths=np.ones(1, dtype=np.int64),
+        ids=("silence",),
+        texts=("",),
+        seconds=seconds,
+    )
+
+
 @dataclass(frozen=True)
 class Limits:
     """How large a batch may be; see `conf/schema/loading.yaml`."""

@@ -37,13 +37,14 @@ class TorchBackend(Backend):
     """PyTorch.
 
     Args:
-        threads: of one operation on the CPU; None: one a core, at most 4.
+        threads: of one operation on the CPU; None: as OMP_NUM_THREADS says, else one a core, at most 4.
     """
 
     name: ClassVar[str] = "torch"
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or min(4, os.cpu_count() or 1)
+        told = os.environ.get("OMP_NUM_THREADS", "")
+        self.threads = threads or (int(told) if told.isdigit() and int(told) else min(4, os.cpu_count() or 1))
         torch.set_num_threads(self.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -106,7 +107,7 @@ class TorchBackend(Backend):
                 if plan.resume_from is None:
                     raise
                 raise _damaged(plan.resume_from, error) from error
-        result = TrainResult(history=module.history, stop_reason=module.control.stop_reason)
+        result = TrainResult(history=module.history, stop_reason=module.control.stop_reason, pruned=module.control.pruned)
         if stopper is not None and stopper.stopped_epoch and result.stop_reason is None:
             result.stop_reason = f"{stopper.monitor} has not improved for {stopper.patience} epochs"
         if "best" in keepers and keepers["best"].best_model_path:

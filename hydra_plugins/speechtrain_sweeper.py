@@ -1,0 +1,55 @@
+"""What Hydra looks for: thin shells around `speechtrain.sweep`, which is imported when a sweep starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
+
+
+class OptunaSweeper(Sweeper):
+    """`hydra/sweeper=optuna`; its keys are described in `conf/hydra/sweeper/optuna.yaml`."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what a sweep needs."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> float | None:
+        """Run it; returns the best objective."""
+        from speechtrain.sweep.start import start
+
+        return start(self.options, arguments, self.hydra_context, self.task_function, self.config)
+
+
+class PoolLauncher(Launcher):
+    """`hydra/launcher=pool`: warm worker processes; its keys are described in `conf/hydra/launcher/pool.yaml`."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what a launch needs."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    @property
+    def pool_options(self) -> Any:
+        """How workers are set up; the Optuna sweeper then drives them itself."""
+        from speechtrain.sweep.start import pool_options
+
+        return pool_options(self.options)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """A batch, for sweepers that know no other way."""
+        from speechtrain.sweep.start import launch_batch
+
+        return launch_batch(self.options, job_overrides, initial_job_idx, self.hydra_context, self.task_function, self.config)

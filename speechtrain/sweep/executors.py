@@ -1,0 +1,105 @@
+"""Where jobs run: in this process, in warm workers, or under any launcher of Hydra's."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from hydra.plugins.launcher import Launcher
+
+from speechtrain.sweep.runner import Job, Outcome, Program, outcome_of, outcome_of_error, run_to_outcome
+
+
+class Executor(Protocol):
+    """Runs up to `size` jobs at a time."""
+
+    size: int
+
+    @property
+    def busy(self) -> int:
+        """Jobs that run."""
+
+    def submit(self, job: Job) -> None:
+        """Start a job; at most `size` at a time."""
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Outcomes of the jobs that ended; comes back after `timeout` seconds with none."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
+class InProcess:
+    """One job after another, in this process."""
+
+    size = 1
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._ended: list[Outcome] = []
+
+    @property
+    def busy(self) -> int:
+        """Jobs that run: none, they end within `submit`."""
+        return 0
+
+    def submit(self, job: Job) -> None:
+        """Run it to its end."""
+        outcome, _ = run_to_outcome(self.program, job)
+        self._ended.append(outcome)
+
+    def wait(self, timeout: float) -> list[Outcome]:  # noqa: ARG002
+        """What ended since."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+class ThroughLauncher:
+    """Jobs under a launcher that only knows batches: a thread waits for each, so that none waits for another.
+
+    Args:
+        make_launcher: a launcher of its own for each thread.
+    """
+
+    def __init__(self, make_launcher: Callable[[], Launcher], size: int) -> None:
+        self.size = size
+        self._make = make_launcher
+        self._idle = [make_launcher() for _ in range(size)]
+        self._ended: queue.Queue[tuple[Launcher, Outcome]] = queue.Queue()
+        self.busy = 0
+
+    def submit(self, job: Job) -> None:
+        """Start it in a thread."""
+        launcher = self._idle.pop()
+        self.busy += 1
+        threading.Thread(target=self._run, args=(launcher, job), daemon=True).start()
+
+    def _run(self, launcher: Launcher, job: Job) -> None:
+        try:
+            (returned,) = launcher.launch([job.with_env_overrides()], initial_job_idx=job.number)
+            outcome = outcome_of(job.number, returned)
+        except BaseException as error:  # launchers raise what they like; the sweep goes on
+            outcome = outcome_of_error(job.number, error)
+        self._ended.put((launcher, outcome))
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Outcomes of the threads that are done."""
+        if not self.busy:
+            return []
+        found: list[Outcome] = []
+        try:
+            while True:
+                launcher, outcome = self._ended.get(timeout=timeout if not found else 0)
+                self._idle.append(launcher)
+                self.busy -= 1
+                found.append(outcome)
+        except queue.Empty:
+            return found
+
+    def close(self) -> None:
+        """Jobs that run go on; they record their results themselves."""

@@ -1,0 +1,209 @@
+"""The job's side of a trial: it reports each epoch, asks whether to stop, and records the result itself.
+
+A job learns from `SPEECHTRAIN_TRIAL` in its environment which trial it is, so it works under any launcher, and needs no sweeper to be
+alive when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import signal
+import statistics
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, open_dict
+from optuna.trial import TrialState
+
+from speechtrain.backends.base import Callback, Control
+from speechtrain.config.compose import check
+from speechtrain.console import console, errors
+from speechtrain.errors import RunPruned, UserError
+from speechtrain.sweep.objectives import Constraint, Direction
+from speechtrain.sweep.study import complete, fail, prune
+from speechtrain.sweep.trial import Attached, TrialContext
+
+if TYPE_CHECKING:
+    from speechtrain.train import Result
+
+log = logging.getLogger(__name__)
+
+class TrialTimeoutError(Exception):
+    """A trial took longer than it may."""
+
+
+class TrialCallback(Callback):
+    """Reports epochs to the study and ends what is hopeless.
+
+    Args:
+        reports: whether this run is the one whose epochs are compared with other trials' (the first seed).
+    """
+
+    def __init__(self, attached: Attached, metric: str, *, reports: bool) -> None:
+        self.attached = attached
+        self.metric = metric
+        self.reports = reports and len(attached.context.directions) == 1
+        self.facts: dict[str, float] = {}
+
+    def on_model_ready(self, facts: Mapping[str, float]) -> None:
+        """End before training what breaks a constraint on the model."""
+        self.facts.update(facts)
+        constraints = [Constraint.parse(text) for text in self.attached.context.constraints]
+        known = [item for item in constraints if item.metric in facts]
+        broken = [f"{item} (it is {facts[item.metric]:g})" for item in known if item.violation(facts[item.metric]) > 0]
+        if broken:
+            self.attached.constrain([item.violation(facts[item.metric]) if item in known else 0.0 for item in constraints])
+            raise RunPruned(f"breaks {' and '.join(broken)}")
+
+    def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
+        """Report, and ask."""
+        if not self.reports or self.metric not in metrics:
+            return
+        self.attached.report(metrics[self.metric], epoch)
+        if self.attached.context.pruner is not None and self.attached.should_prune():
+            control.prune(f"{self.metric} {metrics[self.metric]:.4g} after epoch {epoch + 1}")
+
+
+def run_trial(context: TrialContext, cfg: DictConfig, overrides: Sequence[str]) -> float | list[float] | None:
+    """Train as the trial's config says and record how it went.
+
+    Raises:
+        Exception: what the training raised, after it was recorded.
+    """
+    attached = Attached(context)
+    if not attached.claim():
+        log.warning("trial %d was given up before it began; nothing is done", context.number)
+        return None
+    folder = Path(cfg.output_dir)
+    with _output(folder, show=context.show_output), _time_limit(context.timeout), attached.beating():
+        try:
+            values = _values(attached, cfg, overrides)
+        except RunPruned as pruned:
+            if not context.keep_pruned:
+                for checkpoints in folder.glob("**/checkpoints"):
+                    shutil.rmtree(checkpoints, ignore_errors=True)
+            prune(attached.storage, context.id, str(pruned))
+            return None
+        except KeyboardInterrupt:
+            fail(attached.storage, context.id, "interrupted", charged=False)
+            raise
+        except UserError as error:
+            fail(attached.storage, context.id, f"{type(error).__name__}: {error}", final=True)
+            raise
+        except Exception as error:
+            fail(attached.storage, context.id, f"{type(error).__name__}: {error}")
+            raise
+        complete(attached.storage, context.id, values)
+    return values[0] if len(values) == 1 else values
+
+
+def _values(attached: Attached, cfg: DictConfig, overrides: Sequence[str]) -> list[float]:
+    """The objectives of a trial: of its run, or the means over its seeds."""
+    from speechtrain.train import train
+
+    context = attached.context
+    check(cfg)
+    metrics = list(context.objectives) or [str(cfg.objective.metric)]
+    wants_latency = "model/latency_ms" in metrics or any("latency_ms" in text for text in context.constraints)
+    by_seed: list[list[float]] = []
+    for index in range(context.seeds):
+        one = cfg if context.seeds == 1 else _with_seed(cfg, index)
+        callback = TrialCallback(attached, context.report or metrics[0], reports=index == 0)
+        tags = {"speechtrain.study": context.study, "speechtrain.trial": str(context.number)}
+        result = train(one, overrides=overrides, callbacks=[callback], tags=tags, measure_latency=wants_latency)
+        by_seed.append([_value(result, metric, direction) for metric, direction in zip(metrics, context.directions, strict=True)])
+        if index == 0:
+            _note_run(attached, result)
+        if context.seeds > 1:
+            attached.note("seed_values", [values[0] if len(values) == 1 else values for values in by_seed])
+            if index + 1 < context.seeds and (worse := _is_hopeless(attached, [values[0] for values in by_seed])):
+                raise RunPruned(worse)
+    if context.seeds > 1:
+        deviations = [statistics.stdev(column) for column in zip(*by_seed, strict=True)]
+        attached.note("deviation", deviations[0] if len(deviations) == 1 else deviations)
+    return [statistics.fmean(column) for column in zip(*by_seed, strict=True)]
+
+
+def _with_seed(cfg: DictConfig, index: int) -> DictConfig:
+    seeded = cfg.copy()
+    with open_dict(seeded):
+        seeded.seed = cfg.seed + index
+        seeded.output_dir = str(Path(cfg.output_dir) / f"seed_{seeded.seed}")
+    return seeded
+
+
+def _value(result: Result, metric: str, direction: Direction) -> float:
+    """An objective of a finished run: its best epoch's, or what was measured once."""
+    best = (min if direction == "minimize" else max)((epoch[metric] for epoch in result.history if metric in epoch), default=None)
+    found = best if best is not None else result.metrics.get(metric)
+    if found is None:
+        known = sorted({*result.metrics, *(name for epoch in result.history for name in epoch)})
+        raise UserError(f"the run measured no '{metric}', only {', '.join(known)}\n    -> set objective.metric or hydra.sweeper.objectives")
+    return float(found)
+
+
+def _note_run(attached: Attached, result: Result) -> None:
+    context = attached.context
+    if context.constraints:
+        constraints = [Constraint.parse(text) for text in context.constraints]
+        attached.constrain([item.violation(_value(result, item.metric, "minimize")) for item in constraints])
+    notes = {"folder": str(result.folder), **({"mlflow_run_id": result.run_ids["mlflow"]} if "mlflow" in result.run_ids else {})}
+    attached.note("run", notes)
+
+
+def _is_hopeless(attached: Attached, values: Sequence[float]) -> str | None:
+    """Why a trial is not worth another seed: its mean so far is worse than the median of the others' after as many seeds."""
+    context = attached.context
+    if len(context.directions) > 1:
+        return None
+    count = len(values)
+    others = []
+    for trial in attached.storage.get_all_trials(attached.study()._study_id, deepcopy=False, states=(TrialState.COMPLETE,)):
+        seeds = trial.user_attrs.get("seed_values", [])
+        if len(seeds) >= count:
+            others.append(statistics.fmean(seeds[:count]))
+    if len(others) < context.warmup_seeds:
+        return None
+    mean, median = statistics.fmean(values), statistics.median(others)
+    worse = mean > median if context.directions[0] == "minimize" else mean < median
+    return f"mean {mean:.4g} of {count} of {context.seeds} seeds, the median of others is {median:.4g}" if worse else None
+
+
+@contextlib.contextmanager
+def _output(folder: Path, *, show: bool) -> Iterator[None]:
+    """What the job prints goes to `output.log` in its folder, so that the terminal holds one line a trial."""
+    if show:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    before = console.file, errors.file
+    with (folder / "output.log").open("a", encoding="utf-8") as file:
+        console.file = errors.file = file
+        try:
+            yield
+        finally:
+            console.file, errors.file = before
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise TrialTimeoutError in the main thread after so long; elsewhere only the worker pool can end a job."""
+    if seconds is None or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise TrialTimeoutError(f"took longer than hydra.sweeper.timeout={seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,352 @@
+"""The study: planning trials, taking them one at a time, and finding those whose process died. Safe for several sweepers at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.sweep.alive import Process, Watch
+from speechtrain.sweep.ledger import Ledger, Slot, State, read_ledger
+from speechtrain.sweep.space import Assignment, Choice, Domain, Scalar, Space
+from speechtrain.sweep.storage import exclusively
+
+log = logging.getLogger(__name__)
+
+RETRY_OF, OWNER, JOB, BEAT, FAILURE = (f"speechtrain:{name}" for name in ("retry_of", "owner", "job", "beat", "failure"))
+"""System attributes of a trial: the failed trial it repeats, the sweeper that took it, the process that works on it, its heartbeat, and
+how its failure counts."""
+SPACE = "speechtrain:space"
+"""User attribute of a study: the space it searches."""
+FIXED = "fixed_params"
+"""Optuna's own system attribute for values that a sampler is not asked for."""
+
+_UNCLAIMED = 10.0
+"""Seconds after which a trial that was taken by nobody known counts as lost; to write the name down takes milliseconds."""
+
+Direction = Literal["minimize", "maximize"]
+
+
+def distribution(domain: Domain) -> BaseDistribution:
+    """A domain in Optuna's terms."""
+    if isinstance(domain, Choice):
+        return CategoricalDistribution(domain.labels)
+    if domain.whole:
+        step = 1 if domain.log else int(domain.step or 1)
+        return IntDistribution(int(domain.low), int(domain.high), log=domain.log, step=step)
+    return FloatDistribution(domain.low, domain.high, log=domain.log, step=None if domain.log else domain.step)
+
+
+@dataclass(frozen=True)
+class TrialEntry:
+    """An Optuna trial as the ledger reads it."""
+
+    trial: FrozenTrial
+
+    @property
+    def number(self) -> int:
+        """Of the trial."""
+        return self.trial.number
+
+    @property
+    def state(self) -> State:
+        """Its state."""
+        return State[self.trial.state.name]
+
+    @property
+    def retry_of(self) -> int | None:
+        """The failed trial that it repeats."""
+        found = self.trial.system_attrs.get(RETRY_OF)
+        return None if found is None else int(found)
+
+    @property
+    def charged(self) -> bool:
+        """Whether its failure counts."""
+        return bool(self.trial.system_attrs.get(FAILURE, {}).get("charged", True))
+
+    @property
+    def final(self) -> bool:
+        """Whether it would fail again."""
+        return bool(self.trial.system_attrs.get(FAILURE, {}).get("final", False))
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A trial that this sweeper has to run."""
+
+    id: int
+    number: int
+    assignment: Assignment
+    retry_of: int | None
+
+
+class Study:
+    """One study, shared with whoever else opens it.
+
+    Args:
+        url, storage: where it lives.
+        name: of the study.
+        directions: one an objective.
+        space: what is searched.
+        make_sampler: sampler for a trial number; a new one a trial, so that what it proposes follows from the number and the history,
+            whichever process asks.
+        pruner: that the jobs use as well.
+        first: assignments, whole or in part, of the first slots, in order.
+        n_trials: slots of the study in total.
+        retries: failures of a slot that are tried again.
+        patience: seconds without heartbeat after which a trial of another machine counts as dead.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        storage: BaseStorage,
+        name: str,
+        *,
+        directions: Sequence[Direction],
+        space: Space,
+        make_sampler: Callable[[int], BaseSampler],
+        pruner: optuna.pruners.BasePruner,
+        first: Sequence[Assignment],
+        n_trials: int,
+        retries: int,
+        patience: float = 300.0,
+    ) -> None:
+        self.url = url
+        self.storage = storage
+        self.name = name
+        self.directions = list(directions)
+        self.space = space
+        self.make_sampler = make_sampler
+        self.pruner = pruner
+        self.first = list(first)
+        self.n_trials = n_trials
+        self.retries = retries
+        self.mine: set[int] = set()
+        self._watch = Watch(patience)
+        self._unclaimed = Watch(_UNCLAIMED)
+        self._distributions = {parameter.name: distribution(parameter.domain) for parameter in space.all_parameters()}
+        self.id = self._open()
+        self._study = optuna.load_study(study_name=name, storage=storage, sampler=make_sampler(0), pruner=pruner)
+
+    def _open(self) -> int:
+        directions = [StudyDirection[direction.upper()] for direction in self.directions]
+        described = describe(self.space)
+        try:
+            study_id = self.storage.create_new_study(directions, self.name)
+            self.storage.set_study_user_attr(study_id, SPACE, described)
+        except DuplicatedStudyError:
+            study_id = self.storage.get_study_id_from_name(self.name)
+        self._check_same(study_id, directions, described)
+        return study_id
+
+    def _check_same(self, study_id: int, directions: list[StudyDirection], described: dict[str, Any]) -> None:
+        """Refuse to go on with a study of something else.
+
+        Raises:
+            ConfigError: what differs.
+        """
+        fix = "give another hydra.sweeper.study_name, or sweep as before"
+        problems = []
+        known = self.storage.get_study_directions(study_id)
+        if known != directions:
+            shown = ", ".join(item.name.lower() for item in known)
+            problems.append(Problem("hydra.sweeper.direction", f"the study '{self.name}' has {shown}", fix))
+        before = self.storage.get_study_user_attrs(study_id).get(SPACE, described)
+        for key in sorted(set(before) | set(described)):
+            if before.get(key) != described.get(key):
+                was, now = before.get(key, "not swept"), described.get(key, "not swept")
+                problems.append(Problem(key, f"the study '{self.name}' was begun with {was}, now it is {now}", fix))
+        if problems:
+            raise ConfigError(problems)
+
+    # --- reading ----------------------------------------------------------------------------------------------------------------------
+
+    def trials(self) -> list[FrozenTrial]:
+        """All of them, not to be changed."""
+        return self.storage.get_all_trials(self.id, deepcopy=False)
+
+    def ledger(self) -> Ledger:
+        """What is done, runs, waits."""
+        return read_ledger(map(TrialEntry, self.trials()), n_trials=self.n_trials, retries=self.retries)
+
+    def trial(self, trial_id: int) -> FrozenTrial:
+        """As it stands now."""
+        return self.storage.get_trial(trial_id)
+
+    # --- planning and taking ----------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Ledger:
+        """Add what is missing to n_trials, and retries of what failed; returns the ledger after that."""
+        ledger = self.ledger()
+        if len(ledger.slots) >= self.n_trials and not ledger.to_retry:
+            return ledger
+        with exclusively(self.url, self.storage, self.name):
+            ledger = self.ledger()
+            for slot in ledger.to_retry:
+                self._plan_retry(slot)
+            missing = self.n_trials - len(ledger.slots)
+            while missing > 0:
+                self.storage.create_new_trial(self.id, template_trial=_waiting({}))
+                missing -= 1
+                if missing % 16 == 0:  # others may plan at the same time where there is no lock
+                    missing = min(missing, self.n_trials - len(self.ledger().slots))
+        return self.ledger()
+
+    def _plan_retry(self, slot: Slot) -> None:
+        failed = slot.latest
+        assert isinstance(failed, TrialEntry)
+        attrs: dict[str, Any] = {RETRY_OF: failed.number}
+        if failed.trial.params:
+            attrs[FIXED] = dict(failed.trial.params)
+        self.storage.create_new_trial(self.id, template_trial=_waiting(attrs))
+
+    def take(self, ledger: Ledger | None = None) -> Taken | None:
+        """The next trial to run, now this sweeper's alone; None if none waits."""
+        for rank, entry in (ledger or self.ledger()).waiting:
+            assert isinstance(entry, TrialEntry)
+            trial = entry.trial
+            try:
+                if not self.storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+                    continue
+            except UpdateFinishedTrialError:
+                continue
+            self.mine.add(trial._trial_id)
+            self.storage.set_trial_system_attr(trial._trial_id, OWNER, Process.current().to_dict())
+            if FIXED not in trial.system_attrs and rank < len(self.first) and self.first[rank]:
+                self.storage.set_trial_system_attr(trial._trial_id, FIXED, self.first[rank])
+            return Taken(trial._trial_id, trial.number, self._suggest(trial), entry.retry_of)
+        return None
+
+    def _suggest(self, trial: FrozenTrial) -> Assignment:
+        self._study.sampler = self.make_sampler(trial.number)
+        self._study._thread_local.cached_all_trials = None  # as Study.ask does, which cannot be told which trial to take
+        asked = optuna.trial.Trial(self._study, trial._trial_id)
+        assignment: Assignment = {}
+        for parameter in self.space.active(assignment):
+            wanted = self._distributions[parameter.name]
+            value: Scalar
+            if isinstance(wanted, CategoricalDistribution):
+                value = asked.suggest_categorical(parameter.name, wanted.choices)
+            elif isinstance(wanted, IntDistribution):
+                value = asked.suggest_int(parameter.name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+            else:
+                assert isinstance(wanted, FloatDistribution)
+                value = asked.suggest_float(parameter.name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+            assignment[parameter.name] = value
+        return assignment
+
+    # --- ends -------------------------------------------------------------------------------------------------------------------------
+
+    def complete(self, trial_id: int, values: Sequence[float]) -> bool:
+        """Record a result; False if the trial was settled before."""
+        return _settle(self.storage, trial_id, TrialState.COMPLETE, values)
+
+    def fail(self, trial_id: int, reason: str, *, charged: bool = True, final: bool = False) -> bool:
+        """Record a failure; False if the trial was settled before."""
+        return fail(self.storage, trial_id, reason, charged=charged, final=final)
+
+    def give_back(self, taken: Taken, reason: str) -> None:
+        """Leave a trial that was taken to whoever goes on."""
+        self.fail(taken.id, reason, charged=False)
+        self.mine.discard(taken.id)
+
+    def bury_dead(self, ledger: Ledger) -> list[tuple[int, str]]:
+        """Record the failure of running trials whose process is gone; returns (number, reason) of each."""
+        buried = []
+        for entry in ledger.running:
+            assert isinstance(entry, TrialEntry)
+            trial = entry.trial
+            if trial._trial_id in self.mine:
+                continue
+            verdict = self._verdict(trial)
+            if verdict is not None and self.fail(trial._trial_id, verdict[0], charged=verdict[1]):
+                buried.append((trial.number, verdict[0]))
+        return buried
+
+    def _verdict(self, trial: FrozenTrial) -> tuple[str, bool] | None:
+        """Why a running trial counts as dead, and whether that is charged to it; None while it may live."""
+        attrs = trial.system_attrs
+        job, owner = Process.from_dict(attrs.get(JOB)), Process.from_dict(attrs.get(OWNER))
+        worker = job or owner
+        if worker is None:
+            return ("its sweeper died before it began", False) if self._unclaimed.is_silent(trial._trial_id, None) else None
+        if not worker.is_local():
+            beat = attrs.get(BEAT, attrs.get(OWNER))
+            gone = self._watch.is_silent(trial._trial_id, json.dumps(beat))
+            return (f"no sign of life from {worker.host} for {self._watch.patience:.0f} s", False) if gone else None
+        if worker.is_alive():
+            return None
+        owner_lives = owner is not None and owner.is_local() and owner.is_alive() and job is not None
+        if owner_lives and owner != Process.current():
+            return None  # its own sweeper will see to it
+        return (f"its process {worker.pid} died", owner_lives)
+
+
+def _waiting(system_attrs: Mapping[str, Any]) -> FrozenTrial:
+    return optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=dict(system_attrs))
+
+
+def _settle(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
+    try:
+        storage.set_trial_state_values(trial_id, state=state, values=None if values is None else [float(value) for value in values])
+    except UpdateFinishedTrialError:
+        return False
+    return True
+
+
+def complete(storage: BaseStorage, trial_id: int, values: Sequence[float]) -> bool:
+    """Record a result; False if the trial was settled before.
+
+    Raises:
+        ValueError: a value is not a number.
+    """
+    if any(math.isnan(float(value)) for value in values):
+        raise ValueError("the objective is NaN")
+    return _settle(storage, trial_id, TrialState.COMPLETE, values)
+
+
+def prune(storage: BaseStorage, trial_id: int, reason: str) -> bool:
+    """Record that a trial was pruned, with its last report as value, as Optuna does."""
+    trial = storage.get_trial(trial_id)
+    last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
+    values = [last] if last is not None and not math.isnan(last) else None
+    if not trial.state.is_finished():
+        storage.set_trial_user_attr(trial_id, "reason", reason)
+    return _settle(storage, trial_id, TrialState.PRUNED, values)
+
+
+def fail(storage: BaseStorage, trial_id: int, reason: str, *, charged: bool = True, final: bool = False) -> bool:
+    """Record a failure with its reason; False if the trial was settled before."""
+    try:
+        storage.set_trial_user_attr(trial_id, "reason", reason[:2000])
+        if not charged or final:
+            storage.set_trial_system_attr(trial_id, FAILURE, {"charged": charged, "final": final})
+    except UpdateFinishedTrialError:
+        return False
+    return _settle(storage, trial_id, TrialState.FAIL, None)
+
+
+def describe(space: Space) -> dict[str, Any]:
+    """Each parameter of a space as text, to be compared."""
+
+    def shown(domain: Domain) -> str:
+        if isinstance(domain, Choice):
+            return f"choice({', '.join(domain.texts)})"
+        text = f"{domain.low:g} to {domain.high:g}"
+        text += f" step {domain.step:g}" if domain.step else ""
+        return text + (", log" if domain.log else "") + (", whole" if domain.whole else "")
+
+    return {parameter.name: shown(parameter.domain) for parameter in space.all_parameters()}

@@ -1,0 +1,456 @@
+"""A sweep from start to end: check, plan, keep every worker busy, tell what happened."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from speechtrain.config.compose import explain
+from speechtrain.errors import ConfigError, Problem, RunError
+from speechtrain.sweep.objectives import Constraint, Direction, directions_of, full_name
+from speechtrain.sweep.precheck import Composer, check_space, first_value, label_of, own_point, settled_values, types_of
+from speechtrain.sweep.runner import Job, Outcome, Program
+from speechtrain.sweep.space import MANY, Assignment, Parameter, Space, parse_space, typed
+from speechtrain.sweep.text import override_text
+
+log = logging.getLogger(__name__)
+
+_OWN_GROUP = "sweep="
+"""A preset concerns the sweeper alone; a job that named it would start a sweep when it is resumed."""
+_FOREIGN_POLL = 1.0
+"""Seconds between looks at trials that others run."""
+_MOURNING = 5.0
+"""Seconds between looks for trials whose process died."""
+_FEWEST = 5
+"""Settled trials before the share of failures can end a sweep."""
+
+
+@dataclass
+class Options:
+    """`hydra.sweeper` as plain values; described in `conf/hydra/sweeper/optuna.yaml`."""
+
+    sampler: Any = None
+    pruner: Any = None
+    study_name: str | None = None
+    storage: str | None = None
+    direction: Any = None
+    objectives: Sequence[str] | None = None
+    constraints: Sequence[str] = ()
+    n_trials: int | None = None
+    n_jobs: int = 1
+    params: Mapping[str, Any] | None = None
+    when: Sequence[Mapping[str, Any]] = ()
+    enqueue: Sequence[Mapping[str, Any]] = ()
+    own_values_first: bool = True
+    report: str | None = None
+    seeds_per_trial: int = 1
+    retries: int = 1
+    timeout: float | None = None
+    stop_after: float | None = None
+    max_failure_rate: float = 0.5
+    keep_pruned_checkpoints: bool = False
+    show_output: bool = False
+    heartbeat: float = 60.0
+    repeat_best_of: str | None = None
+    check: str | None = None
+
+
+@dataclass
+class Plan:
+    """What is known before the storage is opened.
+
+    Attributes:
+        first: assignments of the first slots; all of them for a grid.
+        grid: whether each point is run once.
+        cfg: composed with the first point.
+    """
+
+    space: Space
+    first: list[Assignment]
+    n_trials: int
+    grid: bool
+    objectives: list[str]
+    directions: list[Direction]
+    cfg: DictConfig
+
+
+class Sweep:
+    """One command's sweep. `prepare` may refuse it, `run` does it."""
+
+    def __init__(self, options: Options, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.options = options
+        self.context = hydra_context
+        self.task_function = task_function
+        self.config = config
+        self.composer = Composer(hydra_context.config_loader, config)
+
+    # --- before anything starts -------------------------------------------------------------------------------------------------------
+
+    def prepare(self, arguments: Sequence[str]) -> Plan:
+        """Read the space, check all of it, say how many trials there will be.
+
+        Raises:
+            ConfigError: with every problem.
+        """
+        options = self.options
+        self._check_options()
+        arguments = [*self._repeated(), *arguments]
+        space = parse_space([item for item in arguments if not item.startswith(_OWN_GROUP)], options.params or {}, options.when)
+        if not space.all_parameters():
+            raise ConfigError([Problem("-m", "nothing is swept", "give several values: -m model=tdnn,conformer, or a preset: -m sweep=lr")])
+        with read_write(self.config), open_dict(self.config):
+            name = options.study_name or default_name(space, options, str(self.config.hydra.job.name))
+            options.study_name = name
+            if "study_name" in self.config.hydra.sweeper:
+                self.config.hydra.sweeper.study_name = name
+                self.config.hydra.overrides.hydra.append(f"hydra.sweeper.study_name={override_text(name)}")
+        cfg = self._compose_defaults(space)
+        space = Space(space.parameters, space.fixed, space.branches, settled_values(self.composer, space, cfg))
+        space = typed(space, types_of(self.composer, space, cfg))
+        check_space(self.composer, space, self._check(), self._explain)
+        own = own_point(self.composer, space, cfg) if options.own_values_first else {}
+        first, n_trials, grid = self._first(space, own)
+        objectives, directions = self._objectives(cfg)
+        return Plan(space, first, n_trials, grid, objectives, directions, cfg)
+
+    def _check_options(self) -> None:
+        options = self.options
+        bounds: list[tuple[str, Any, float]] = [
+            ("n_trials", options.n_trials, 1),
+            ("n_jobs", options.n_jobs, 1),
+            ("seeds_per_trial", options.seeds_per_trial, 1),
+            ("retries", options.retries, 0),
+        ]
+        problems = [
+            Problem(f"hydra.sweeper.{name}", f"must be at least {least:g}, received {value}", f"hydra.sweeper.{name}={max(least, 1):g}")
+            for name, value, least in bounds
+            if value is not None and value < least
+        ]
+        for text in options.constraints:
+            try:
+                Constraint.parse(text)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+
+    def _repeated(self) -> list[str]:
+        """The overrides of the best trial of an earlier sweep, where it is to be repeated."""
+        if self.options.repeat_best_of is None:
+            return []
+        from speechtrain.sweep.report import read_best
+
+        return read_best(self.options.repeat_best_of)
+
+    def _compose_defaults(self, space: Space) -> DictConfig:
+        """The config with what is fixed, and the swept keys as they are without a sweep; keys of a group only exist once it is chosen."""
+        try:
+            return self.composer.compose(space.fixed)
+        except Exception as error:  # shown as what is wrong with the command line
+            raise self._explain(space.fixed, error) from error
+
+    def _check(self) -> Callable[[DictConfig], list[Problem]]:
+        if self.options.check is None:
+            return lambda _cfg: []
+        module, _, name = self.options.check.rpartition(".")
+        found: Callable[[DictConfig], list[Problem]] = getattr(importlib.import_module(module), name)
+        return found
+
+    def _explain(self, overrides: Sequence[str], error: Exception) -> ConfigError:
+        if isinstance(error, ConfigError):
+            return error
+        if self.options.check is None:
+            line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
+            return ConfigError([Problem("command line", line, "")])
+        return explain([*overrides], error)
+
+    def _first(self, space: Space, own: Assignment) -> tuple[list[Assignment], int, bool]:
+        """(assignments of the first slots, number of slots, whether it is a grid)."""
+        from speechtrain.sweep.search import is_grid, node_of
+
+        size = space.size()
+        wanted = self.options.n_trials
+        node = node_of(self.options.sampler, "sampler")
+        if is_grid(node) and size is None:
+            raise ConfigError(
+                [Problem("hydra.sweeper.sampler", f"a grid needs lists of values, at most {MANY:,} points", "use choice() and range()")]
+            )
+        if wanted is None and size is None:
+            shown = ", ".join(p.path for p in space.all_parameters())
+            why = "has infinitely many points" if not space.is_finite() else f"has more than {MANY:,} points"
+            raise ConfigError([Problem("hydra.sweeper.n_trials", f"the space of {shown} {why}", "say how many: hydra.sweeper.n_trials=30")])
+        enqueued = [self._enqueued(space, index, entry) for index, entry in enumerate(self.options.enqueue)]
+        if size is not None and (wanted is None or is_grid(node) or wanted >= size):
+            points = list(space.points())
+            leading = [point for point in [own, *enqueued] if point in points]
+            ordered = _distinct([*leading, *points])
+            count = min(size, wanted or size)
+            if wanted is not None and wanted > size:
+                log.info("the space has %d points: each is run once", size)
+            return ordered[:count], count, True
+        assert wanted is not None
+        return _distinct([*([own] if own else []), *enqueued])[:wanted], wanted, False
+
+    def _enqueued(self, space: Space, index: int, entry: Mapping[str, Any]) -> Assignment:
+        """An entry of `enqueue` as an assignment, whole or in part.
+
+        Raises:
+            ConfigError: a key is not swept, or a value not among those that are.
+        """
+        left = {str(key): value for key, value in entry.items()}
+        assignment: Assignment = {}
+        problems = []
+        drawn: Assignment = {}
+        for parameter in space.active(drawn):
+            if parameter.path in left:
+                known, label = label_of(parameter, left.pop(parameter.path))
+                if known:
+                    assignment[parameter.name] = label
+                else:
+                    problems.append(self._not_offered(parameter, index, entry))
+            drawn[parameter.name] = assignment.get(parameter.name, first_value(parameter))
+        for key in left:
+            swept = ", ".join(p.path for p in space.all_parameters())
+            problems.append(Problem(f"hydra.sweeper.enqueue[{index}].{key}", "is not swept (there)", f"swept are {swept}"))
+        if problems:
+            raise ConfigError(problems)
+        return assignment
+
+    @staticmethod
+    def _not_offered(parameter: Parameter, index: int, entry: Mapping[str, Any]) -> Problem:
+        from speechtrain.sweep.study import describe
+
+        offered = next(iter(describe(Space((parameter,))).values()))
+        path = f"hydra.sweeper.enqueue[{index}].{parameter.path}"
+        return Problem(path, f"{entry[parameter.path]!r} is not among {offered}", "give a value of the space, or widen it")
+
+    def _objectives(self, cfg: DictConfig) -> tuple[list[str], list[Direction]]:
+        """Metrics and their directions; no metric for a program that just returns its value."""
+        given = self.options.objectives
+        metric = OmegaConf.select(cfg, "objective.metric", default=None)
+        metrics = [full_name(name) for name in given] if given else [str(metric)] if metric is not None else []
+        if not metrics:
+            listed = [self.options.direction] if isinstance(self.options.direction, str) else list(self.options.direction or ["minimize"])
+            return [], directions_of(listed, listed, {})
+        return metrics, directions_of(metrics, self.options.direction, _directions_of_task(cfg))
+
+    # --- the sweep --------------------------------------------------------------------------------------------------------------------
+
+    def run(self, plan: Plan) -> float | None:
+        """Run until the study has its trials; returns the best objective.
+
+        Raises:
+            RunError: no trial, or too few, came to an end.
+        """
+        from speechtrain.sweep.report import Reporter
+        from speechtrain.sweep.search import make_pruner, node_of, sampler_factory
+        from speechtrain.sweep.storage import open_storage, storage_url
+        from speechtrain.sweep.study import Study
+
+        options = self.options
+        folder = Path(str(self.config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        url = storage_url(options.storage, folder)
+        pruner = node_of(options.pruner, "pruner") if len(plan.directions) == 1 else None
+        make_pruner(pruner)
+        sampler = sampler_factory(
+            node_of(options.sampler, "sampler"),
+            conditional=bool(plan.space.branches),
+            constraints=_violations if options.constraints else None,
+        )
+        assert options.study_name is not None
+        study = Study(
+            url,
+            open_storage(url),
+            options.study_name,
+            directions=plan.directions,
+            space=plan.space,
+            make_sampler=sampler,
+            pruner=make_pruner(pruner),
+            first=plan.first,
+            n_trials=plan.n_trials,
+            retries=options.retries,
+            patience=5 * options.heartbeat,
+        )
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        executor = self._executor(folder)
+        reporter = Reporter(study, plan, self.composer, folder, workers=executor.size, options=options)
+        reporter.begin()
+        self._travels = {"pruner": pruner, "url": url}
+        try:
+            self._loop(study, plan, executor, reporter)
+        except KeyboardInterrupt:
+            executor.close()
+            self._after_interruption(study)
+            reporter.interrupted()
+            raise
+        finally:
+            executor.close()
+        return reporter.end()
+
+    def _loop(self, study: Any, plan: Plan, executor: Any, reporter: Any) -> None:
+        options = self.options
+        started = time.monotonic()
+        running: dict[int, Any] = {}
+        looked_for_dead = -_MOURNING
+        while True:
+            now = time.monotonic()
+            ledger = study.plan()
+            if now - looked_for_dead >= _MOURNING:
+                looked_for_dead = now
+                for number, reason in study.bury_dead(ledger):
+                    log.warning("trial %d is lost: %s", number, reason)
+                    ledger = study.plan()
+            reporter.show(ledger, busy=len(running))
+            self._judge_failures(ledger)
+            stopping = options.stop_after is not None and now - started > options.stop_after
+            if not running and (stopping or ledger.is_complete(study.n_trials)):
+                break
+            taken = study.take(ledger) if len(running) < executor.size and not stopping else None
+            if taken is not None:
+                running[taken.number] = taken
+                executor.submit(self._job(study, plan, taken))
+                if len(running) < executor.size:
+                    continue
+            for outcome in executor.wait(timeout=_FOREIGN_POLL):
+                self._settle(study, running.pop(outcome.number), outcome)
+            if not running and taken is None:
+                time.sleep(_FOREIGN_POLL / 4)  # the rest is in the hands of others
+
+    def _job(self, study: Any, plan: Plan, taken: Any) -> Job:
+        from speechtrain.sweep.trial import VARIABLE, TrialContext
+
+        options = self.options
+        context = TrialContext(
+            storage=study.url,
+            study=study.name,
+            id=taken.id,
+            number=taken.number,
+            objectives=plan.objectives,
+            directions=plan.directions,
+            constraints=list(options.constraints),
+            report=options.report,
+            pruner=self._travels["pruner"],
+            seeds=options.seeds_per_trial,
+            timeout=options.timeout,
+            heartbeat=options.heartbeat,
+            keep_pruned=options.keep_pruned_checkpoints,
+            show_output=options.show_output,
+        )
+        return Job(taken.number, plan.space.overrides(taken.assignment), {VARIABLE: context.to_text()})
+
+    def _settle(self, study: Any, taken: Any, outcome: Outcome) -> None:
+        """Record what the job did not record itself."""
+        trial = study.trial(taken.id)
+        if not trial.state.is_finished():
+            if outcome.ending == "done":
+                try:
+                    values = [float(value) for value in (outcome.value if isinstance(outcome.value, (list, tuple)) else [outcome.value])]
+                    if len(values) != len(study.directions) or any(value != value for value in values):  # noqa: PLR0124
+                        raise ValueError  # noqa: TRY301
+                    study.complete(taken.id, values)
+                except (TypeError, ValueError):
+                    study.fail(taken.id, f"returned {outcome.value!r}, not {len(study.directions)} number(s)")
+            else:
+                study.fail(taken.id, outcome.reason, charged=outcome.ending != "interrupted", final=outcome.final)
+        study.mine.discard(taken.id)
+
+    def _after_interruption(self, study: Any) -> None:
+        for trial in study.trials():
+            if trial._trial_id in study.mine and not trial.state.is_finished():
+                study.fail(trial._trial_id, "interrupted", charged=False)
+
+    def _judge_failures(self, ledger: Any) -> None:
+        """End a sweep in which too much fails.
+
+        Raises:
+            RunError: with the latest reason.
+        """
+        done = ledger.done
+        failed = [slot.latest for slot in done if slot.latest.state.name == "FAIL"]
+        if len(done) >= _FEWEST and len(failed) / len(done) > self.options.max_failure_rate:
+            latest = max(failed, key=lambda entry: entry.number)
+            raise RunError(
+                f"{len(failed)} of {len(done)} trials failed, more than hydra.sweeper.max_failure_rate={self.options.max_failure_rate:g}\n"
+                f"    the last reason: {latest.trial.user_attrs.get('reason', 'unknown')}\n"
+                "    -> mend the cause and give the same command with another hydra.sweeper.study_name"
+            )
+
+    def _executor(self, folder: Path) -> Any:
+        from speechtrain.sweep.executors import InProcess, ThroughLauncher
+        from speechtrain.sweep.pool import Pool, PoolOptions
+
+        program = Program(self.context, self.config, self.task_function)
+        size = self.options.n_jobs
+        launcher = self._launcher()
+        pool = getattr(launcher, "pool_options", None)
+        if pool is None and isinstance(launcher, BasicLauncher):
+            if size == 1:
+                return InProcess(program)
+            pool = PoolOptions()
+        if pool is not None:
+            return Pool(program, size, folder, pool, timeout=self.options.timeout)
+        return ThroughLauncher(self._launcher, size)
+
+    def _launcher(self) -> Launcher:
+        found: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=self.task_function, config=self.config
+        )
+        return found
+
+
+def default_name(space: Space, options: Options, program: str) -> str:
+    """A study's name that follows from what is swept, so that the same command finds its study again."""
+    content = {
+        "program": program,
+        "fixed": sorted(space.fixed),
+        "parameters": [repr(item) for item in space.parameters],
+        "branches": [repr(item) for item in space.branches],
+        "objectives": list(options.objectives or []),
+        "direction": options.direction,
+        "constraints": list(options.constraints),
+        "enqueue": [dict(item) for item in options.enqueue],
+        "seeds": options.seeds_per_trial,
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    keys = [re.sub(r"\W+", "_", parameter.path.rpartition(".")[2]) for parameter in space.all_parameters()]
+    return f"{'-'.join(dict.fromkeys(keys))[:40].strip('-')}-{digest}"
+
+
+def _distinct(points: Sequence[Assignment]) -> list[Assignment]:
+    found: list[Assignment] = []
+    seen = set()
+    for point in points:
+        key = tuple(sorted((name, type(value).__name__, value) for name, value in point.items()))
+        if point and str(key) not in seen:
+            seen.add(str(key))
+            found.append(point)
+    return found
+
+
+def _violations(trial: Any) -> Sequence[float]:
+    """Constraints as the job recorded them; a trial that recorded none breaks none."""
+    return tuple(trial.system_attrs.get("constraints") or (0.0,))
+
+
+def _directions_of_task(cfg: DictConfig) -> dict[str, Direction]:
+    """Which way each metric of the task is better, read from its source without importing it."""
+    from speechtrain.config.targets import class_constant
+
+    target = OmegaConf.select(cfg, "task._target_", default=None)
+    found = class_constant(str(target), "directions") if target is not None else None
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,142 @@
+"""A trial as its own job sees it: which one it is, and how to write to it. Light: no framework is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from speechtrain.sweep.alive import Process
+from speechtrain.sweep.objectives import Direction
+from speechtrain.sweep.search import make_pruner
+from speechtrain.sweep.storage import open_storage
+from speechtrain.sweep.study import BEAT, JOB, OWNER
+
+VARIABLE = "SPEECHTRAIN_TRIAL"
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What travels with a job.
+
+    Attributes:
+        storage, study: where the trial is, and its study's name.
+        id, number: of the trial.
+        objectives: metrics; empty: what the job returns.
+        directions: which way each is better.
+        constraints: as text.
+        report: metric that the pruner goes by.
+        pruner: its config; None: no pruning.
+        seeds: runs of a trial with seeds one after the other; the objective is their mean.
+        warmup_seeds: trials that finish all seeds before one is stopped after its first.
+        timeout: seconds the job may take.
+        heartbeat: seconds between signs of life.
+        keep_pruned: whether checkpoints of pruned trials stay.
+        show_output: whether the job writes to the terminal and not to `output.log`.
+    """
+
+    storage: str
+    study: str
+    id: int
+    number: int
+    objectives: Sequence[str] = ()
+    directions: Sequence[Direction] = ("minimize",)
+    constraints: Sequence[str] = ()
+    report: str | None = None
+    pruner: Mapping[str, Any] | None = None
+    seeds: int = 1
+    warmup_seeds: int = 4
+    timeout: float | None = None
+    heartbeat: float = 60.0
+    keep_pruned: bool = False
+    show_output: bool = False
+
+    def to_text(self) -> str:
+        """For the environment."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> TrialContext:
+        """From the environment."""
+        return cls(**json.loads(text))
+
+
+class Attached:
+    """A trial as its own job sees it."""
+
+    def __init__(self, context: TrialContext) -> None:
+        self.context = context
+        self.storage = open_storage(context.storage)
+        self._study: optuna.Study | None = None
+
+    def claim(self) -> bool:
+        """Say which process works on the trial; False if it was given up meanwhile, so that nobody waits for its result."""
+        trial = self.storage.get_trial(self.context.id)
+        if trial.state is not TrialState.RUNNING:
+            return False
+        current = Process.current().to_dict()
+        if trial.system_attrs.get(OWNER) != current:
+            with contextlib.suppress(UpdateFinishedTrialError):
+                self.storage.set_trial_system_attr(self.context.id, JOB, current)
+        return True
+
+    def is_settled(self) -> bool:
+        """Whether a result is recorded."""
+        return self.storage.get_trial(self.context.id).state.is_finished()
+
+    def note(self, name: str, value: Any) -> None:
+        """A word about the trial, shown in dashboards."""
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_user_attr(self.context.id, name, value)
+
+    def constrain(self, values: Sequence[float]) -> None:
+        """Record constraints, above 0 where broken."""
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_system_attr(self.context.id, "constraints", list(values))
+
+    def report(self, value: float, epoch: int) -> None:
+        """Record the metric of an epoch, counted from 0."""
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_intermediate_value(self.context.id, epoch, value)
+
+    def should_prune(self) -> bool:
+        """What the pruner says."""
+        study = self.study()
+        study._thread_local.cached_all_trials = None
+        trial = self.storage.get_trial(self.context.id)
+        filtered = optuna.pruners._filter_study(study, trial)
+        return study.pruner.prune(filtered, trial)
+
+    def study(self) -> optuna.Study:
+        """The study with the pruner that travels with the job."""
+        if self._study is None:
+            pruner = make_pruner(self.context.pruner)
+            self._study = optuna.load_study(
+                study_name=self.context.study, storage=self.storage, sampler=optuna.samplers.RandomSampler(0), pruner=pruner
+            )
+        return self._study
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Write a sign of life now and then, for sweepers on other machines."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(self.context.heartbeat):
+                with contextlib.suppress(Exception):  # the storage may be away for a while; the training goes on
+                    self.storage.set_trial_system_attr(self.context.id, BEAT, time.time())
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()

@@ -1,0 +1,85 @@
+"""A process that runs one job after another, so that frameworks are imported once: `python -m speechtrain.sweep.worker FD`.
+
+It gets its program and its jobs through a connection. When nobody is at the other end any more it finishes the job it has, and goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import cloudpickle
+from hydra.core.singleton import Singleton
+
+from speechtrain.sweep.runner import Job, Outcome, Program, run_to_outcome
+
+
+def serve(connection: Connection) -> None:
+    """Run jobs until the other end closes."""
+    setup: dict[str, Any] = cloudpickle.loads(connection.recv_bytes())
+    sys.path[:] = setup["path"]
+    program: Program = cloudpickle.loads(setup["program"])
+    Singleton.set_state(setup["singletons"])
+    while True:
+        try:
+            job: Job
+            job, log = pickle.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        _write_to(Path(log))
+        outcome, returned = run_to_outcome(program, job)
+        if outcome.trace:
+            sys.stderr.write(outcome.trace)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            connection.send_bytes(_packed(outcome, returned if setup["wants_returns"] else None))
+        except OSError:  # nobody waits for it; the job has recorded its result itself
+            return
+
+
+def _packed(outcome: Outcome, returned: Any) -> bytes:
+    """The outcome as bytes; a value that cannot be pickled is told by its text."""
+    with contextlib.suppress(Exception):
+        return cloudpickle.dumps((outcome, returned))
+    plain = Outcome(outcome.number, outcome.ending, repr(outcome.value), outcome.reason, outcome.trace, outcome.final)
+    return pickle.dumps((plain, None))
+
+
+def _write_to(path: Path) -> None:
+    """All that this process and its children print goes to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Serve the connection whose number is the argument."""
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGTERM, _terminate)
+    assert threading.current_thread() is threading.main_thread()
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(Connection(descriptor))
+    sys.stdout.flush()
+    os._exit(0)  # libraries that hang while they are taken down do not hold the sweep up
+
+
+if __name__ == "__main__":
+    main()
