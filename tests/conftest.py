@@ -39,6 +39,18 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 @pytest.fixture
+def toy(tmp_path: Path) -> Iterator[Any]:
+    """The toy program in an empty folder; whatever it left running is killed at the end."""
+    import psutil
+    from toys import Toy
+
+    yield Toy(tmp_path)
+    for process in psutil.process_iter(["cwd"]):
+        if process.info["cwd"] == str(tmp_path) and process.pid != os.getpid():
+            process.kill()
+
+
+@pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m speechtrain ...` in an empty folder."""
 

@@ -72,7 +72,7 @@ def explain(overrides: Sequence[str], error: Exception, config_dir: str | None =
     Hydra stops at the first one. Here each override that is at fault is set aside and the rest composed again, until what is left
     composes; then that is checked as well. The overrides of a sweep hold several values each and are not composed again.
     """
-    left = [item for item in overrides if not item.startswith("hydra.") and not item.startswith("hydra/")]
+    left = list(overrides)
     problems = []
     while True:
         culprit = _culprit(left, error)
@@ -88,14 +88,14 @@ def explain(overrides: Sequence[str], error: Exception, config_dir: str | None =
         return ConfigError([*problems, *find_problems(cfg)])
 
 
-def _compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+def _compose(overrides: Sequence[str], config_dir: str | None = None, *, with_hydra: bool = False) -> DictConfig:
     if GlobalHydra.instance().is_initialized():
         GlobalHydra.instance().clear()
     given = list(overrides)
     if config_dir is not None:
         given.append(f"hydra.searchpath=[file://{Path(config_dir).absolute()}]")
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-        cfg = hydra_compose("config", overrides=given)
+        cfg = hydra_compose("config", overrides=given, return_hydra_config=with_hydra)
     _settle_folder(cfg)
     return cfg
 
@@ -176,7 +176,7 @@ def _siblings(path: str, overrides: Sequence[str]) -> list[str]:
     choices = [item for item in overrides if _GROUP_CHOICE.match(item)]
     cfg: Any
     try:
-        cfg = _compose(choices)
+        cfg = _compose(choices, with_hydra=path.startswith("hydra."))
     except (HydraException, OmegaConfBaseException):
         cfg = _compose([])
     for part in filter(None, parent.split(".")):

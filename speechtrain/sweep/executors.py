@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from typing import Protocol
 
 from hydra.plugins.launcher import Launcher
 
-from speechtrain.sweep.runner import Job, Outcome, Program, outcome_of, outcome_of_error, run_to_outcome
+from speechtrain.sweep.outcome import Job, Outcome
+from speechtrain.sweep.runner import Program, outcome_of, outcome_of_error, run_to_outcome
 
 
 class Executor(Protocol):
@@ -67,8 +69,8 @@ class ThroughLauncher:
     """
 
     def __init__(self, make_launcher: Callable[[], Launcher], size: int) -> None:
+        logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # launchers announce every job; the sweeper has its own lines
         self.size = size
-        self._make = make_launcher
         self._idle = [make_launcher() for _ in range(size)]
         self._ended: queue.Queue[tuple[Launcher, Outcome]] = queue.Queue()
         self.busy = 0

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -21,11 +21,12 @@ import psutil
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 
-from speechtrain.sweep.runner import Ending, Job, Outcome, Program
+from speechtrain.sweep.outcome import Ending, Job, Outcome
+from speechtrain.sweep.runner import Program
 
 log = logging.getLogger(__name__)
 
-_GRACE = 5.0
+_GRACE = 2.0
 """Seconds that a job has to end by itself after its time is up, before its process is killed."""
 _POLL = 0.5
 
@@ -55,7 +56,6 @@ class _Worker:
     job: Job | None = None
     started: float = 0.0
     jobs_done: int = 0
-    returned: dict[int, JobReturn | None] = field(default_factory=dict)
 
 
 class Pool:
@@ -176,7 +176,7 @@ class Pool:
 
     def _judge(self, worker: _Worker) -> Outcome | None:
         """The outcome of a job whose worker is dead or has to be killed."""
-        if worker.process.poll() is not None and not worker.connection.poll():
+        if worker.process.poll() is not None and not _has_word(worker.connection):
             return self._bury(worker, "died", _cause_of_death(worker.process))
         took = time.monotonic() - worker.started
         if self.timeout is not None and took > self.timeout + _GRACE:
@@ -186,7 +186,7 @@ class Pool:
         return None
 
     def _bury(self, worker: _Worker, ending: Ending, reason: str) -> Outcome:
-        job = worker.job
+        job, worker.job = worker.job, None
         assert job is not None
         self._discard(worker)
         return Outcome(job.number, ending, reason=reason)
@@ -195,6 +195,14 @@ class Pool:
         self._workers.remove(worker)
         worker.connection.close()
         _kill_tree(worker.process)
+
+
+def _has_word(connection: Connection) -> bool:
+    """Whether there is something to receive."""
+    try:
+        return connection.poll()
+    except (OSError, EOFError):
+        return False
 
 
 def _cause_of_death(process: subprocess.Popen[bytes]) -> str:

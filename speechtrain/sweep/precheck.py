@@ -108,7 +108,7 @@ def label_of(parameter: Parameter, value: Any) -> tuple[bool, Scalar]:
     """(whether it is among the parameter's values, its label) of a plain value."""
     domain = parameter.domain
     if isinstance(domain, Range):
-        return (True, value) if value in domain else (False, None)
+        return (True, domain.number(value)) if value in domain else (False, None)
     try:
         text = override_text(value)
     except ValueError:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speechtrain.errors import RunError, UserError
-from speechtrain.sweep.text import override_text
-
-Ending = Literal["done", "failed", "died", "timeout", "memory", "interrupted"]
-ENV_KEY = "hydra.job.env_set"
+from speechtrain.sweep.outcome import Job, Outcome
 
 
 @dataclass
@@ -25,43 +21,6 @@ class Program:
     hydra_context: HydraContext
     config: DictConfig
     task_function: TaskFunction
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of the program.
-
-    Attributes:
-        number: of the job, also the name of its folder; a trial's number in a sweep.
-        overrides: its command line.
-        env: environment variables set while it runs.
-    """
-
-    number: int
-    overrides: Sequence[str]
-    env: dict[str, str]
-
-    def with_env_overrides(self) -> list[str]:
-        """The command line for a launcher of Hydra's, which knows no other way to pass variables on."""
-        return [*self.overrides, *(f"++{ENV_KEY}.{name}={override_text(value)}" for name, value in self.env.items())]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended.
-
-    Attributes:
-        value: what it returned.
-        reason: why it failed, in a line; empty if it did not.
-        trace: the stack trace, for the log.
-    """
-
-    number: int
-    ending: Ending
-    value: Any = None
-    reason: str = ""
-    trace: str = ""
-    final: bool = False
 
 
 def run(program: Program, job: Job) -> JobReturn:
@@ -82,14 +41,29 @@ def run(program: Program, job: Job) -> JobReturn:
 
 
 def run_to_outcome(program: Program, job: Job) -> tuple[Outcome, JobReturn | None]:
-    """Run a job; whatever it raises, except an interruption, is its outcome."""
+    """Run a job and record its end in its study; whatever it raises, except an interruption, is its outcome.
+
+    Raises:
+        KeyboardInterrupt: after that was recorded.
+    """
+    from speechtrain.sweep.trial import attach
+
+    trial = attach(job)
+    if trial is not None and not trial.claim():
+        return Outcome(job.number, "failed", reason="was given up before it began"), None
+    returned = None
     try:
         returned = run(program, job)
+        outcome = outcome_of(job.number, returned)
     except KeyboardInterrupt:
+        if trial is not None:
+            trial.settle(Outcome(job.number, "interrupted", reason="interrupted"))
         raise
     except BaseException as error:  # also SystemExit: the sweep goes on
-        return outcome_of_error(job.number, error), None
-    return outcome_of(job.number, returned), returned
+        outcome = outcome_of_error(job.number, error)
+    if trial is not None:
+        trial.settle(outcome)
+    return outcome, returned
 
 
 def outcome_of(number: int, returned: JobReturn) -> Outcome:

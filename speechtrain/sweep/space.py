@@ -63,7 +63,11 @@ class Range:
     def text(self, value: Scalar) -> str:
         """Override text of a number in it."""
         assert isinstance(value, (int, float))
-        return override_text(round(value) if self.whole else float(value))
+        return override_text(self.number(value))
+
+    def number(self, value: float) -> int | float:
+        """A number in it, as whole as the range."""
+        return round(value) if self.whole else float(value)
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
@@ -196,7 +200,7 @@ def parse_parameter(override: Override) -> Parameter | None:
     try:
         if isinstance(value, IntervalSweep):
             return Parameter(key, _interval(value))
-        if isinstance(value, RangeSweep) and not value.shuffle and not value.transformers:
+        if isinstance(value, RangeSweep) and not value.shuffle and not getattr(value, "transformers", None):
             return Parameter(key, _range(value))
         assert isinstance(value, (ChoiceSweep, RangeSweep)) or value is not None
         return Parameter(key, choice_of(list(override.sweep_iterator(transformer=Transformer.identity))))

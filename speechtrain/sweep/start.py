@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.errors import RunError
 from speechtrain.sweep.pool import Pool, PoolOptions
-from speechtrain.sweep.runner import Job, Program
+from speechtrain.sweep.outcome import Job
+from speechtrain.sweep.runner import Program
 from speechtrain.sweep.sweeper import Options, Sweep
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
@@ -23,9 +23,17 @@ from speechtrain.config.compose import explain
 from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.sweep.objectives import Constraint, Direction, directions_of, full_name
 from speechtrain.sweep.precheck import Composer, check_space, first_value, label_of, own_point, settled_values, types_of
-from speechtrain.sweep.runner import Job, Outcome, Program
+from speechtrain.sweep.outcome import Job, Outcome
+from speechtrain.sweep.runner import Program
 from speechtrain.sweep.space import MANY, Assignment, Parameter, Space, parse_space, typed
 from speechtrain.sweep.text import override_text
+
+if TYPE_CHECKING:
+    from speechtrain.sweep.executors import Executor
+    from speechtrain.sweep.ledger import Ledger
+    from speechtrain.sweep.report import Reporter
+    from speechtrain.sweep.study import Study, Taken
+    from speechtrain.sweep.trial import TrialContext
 
 log = logging.getLogger(__name__)
 
@@ -112,12 +120,9 @@ class Sweep:
         space = parse_space([item for item in arguments if not item.startswith(_OWN_GROUP)], options.params or {}, options.when)
         if not space.all_parameters():
             raise ConfigError([Problem("-m", "nothing is swept", "give several values: -m model=tdnn,conformer, or a preset: -m sweep=lr")])
-        with read_write(self.config), open_dict(self.config):
-            name = options.study_name or default_name(space, options, str(self.config.hydra.job.name))
-            options.study_name = name
-            if "study_name" in self.config.hydra.sweeper:
-                self.config.hydra.sweeper.study_name = name
-                self.config.hydra.overrides.hydra.append(f"hydra.sweeper.study_name={override_text(name)}")
+        options.study_name = options.study_name or default_name(space, options, str(self.config.hydra.job.name))
+        self._settle_folder(options.study_name)
+        self._check_count(space)
         cfg = self._compose_defaults(space)
         space = Space(space.parameters, space.fixed, space.branches, settled_values(self.composer, space, cfg))
         space = typed(space, types_of(self.composer, space, cfg))
@@ -126,6 +131,15 @@ class Sweep:
         first, n_trials, grid = self._first(space, own)
         objectives, directions = self._objectives(cfg)
         return Plan(space, first, n_trials, grid, objectives, directions, cfg)
+
+    def _settle_folder(self, study_name: str) -> None:
+        """A sweep's folder is named after its study, unless the config names another, so that the same command finds it again."""
+        if "${now:" not in str(self.config.hydra.sweep._get_node("dir")):
+            return
+        folder = f"multirun/{study_name}"
+        with read_write(self.config), open_dict(self.config):
+            self.config.hydra.sweep.dir = folder
+            self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={override_text(folder)}")
 
     def _check_options(self) -> None:
         options = self.options
@@ -189,10 +203,6 @@ class Sweep:
             raise ConfigError(
                 [Problem("hydra.sweeper.sampler", f"a grid needs lists of values, at most {MANY:,} points", "use choice() and range()")]
             )
-        if wanted is None and size is None:
-            shown = ", ".join(p.path for p in space.all_parameters())
-            why = "has infinitely many points" if not space.is_finite() else f"has more than {MANY:,} points"
-            raise ConfigError([Problem("hydra.sweeper.n_trials", f"the space of {shown} {why}", "say how many: hydra.sweeper.n_trials=30")])
         enqueued = [self._enqueued(space, index, entry) for index, entry in enumerate(self.options.enqueue)]
         if size is not None and (wanted is None or is_grid(node) or wanted >= size):
             points = list(space.points())
@@ -204,6 +214,13 @@ class Sweep:
             return ordered[:count], count, True
         assert wanted is not None
         return _distinct([*([own] if own else []), *enqueued])[:wanted], wanted, False
+
+    def _check_count(self, space: Space) -> None:
+        """Refuse to search without end."""
+        if self.options.n_trials is None and space.size() is None:
+            shown = ", ".join(parameter.path for parameter in space.all_parameters())
+            why = "has infinitely many points" if not space.is_finite() else f"has more than {MANY:,} points"
+            raise ConfigError([Problem("hydra.sweeper.n_trials", f"the space of {shown} {why}", "say how many: hydra.sweeper.n_trials=30")])
 
     def _enqueued(self, space: Space, index: int, entry: Mapping[str, Any]) -> Assignment:
         """An entry of `enqueue` as an assignment, whole or in part.
@@ -290,7 +307,7 @@ class Sweep:
         executor = self._executor(folder)
         reporter = Reporter(study, plan, self.composer, folder, workers=executor.size, options=options)
         reporter.begin()
-        self._travels = {"pruner": pruner, "url": url}
+        self._pruner = pruner
         try:
             self._loop(study, plan, executor, reporter)
         except KeyboardInterrupt:
@@ -302,18 +319,19 @@ class Sweep:
             executor.close()
         return reporter.end()
 
-    def _loop(self, study: Any, plan: Plan, executor: Any, reporter: Any) -> None:
+    def _loop(self, study: Study, plan: Plan, executor: Executor, reporter: Reporter) -> None:
+        from speechtrain.sweep.trial import VARIABLE, Attached
+
         options = self.options
         started = time.monotonic()
-        running: dict[int, Any] = {}
+        running: dict[int, tuple[TrialContext, Taken]] = {}
         looked_for_dead = -_MOURNING
         while True:
             now = time.monotonic()
             ledger = study.plan()
             if now - looked_for_dead >= _MOURNING:
                 looked_for_dead = now
-                for number, reason in study.bury_dead(ledger):
-                    log.warning("trial %d is lost: %s", number, reason)
+                if study.bury_dead(ledger):
                     ledger = study.plan()
             reporter.show(ledger, busy=len(running))
             self._judge_failures(ledger)
@@ -322,20 +340,23 @@ class Sweep:
                 break
             taken = study.take(ledger) if len(running) < executor.size and not stopping else None
             if taken is not None:
-                running[taken.number] = taken
-                executor.submit(self._job(study, plan, taken))
+                context = self._trial_context(study, plan, taken)
+                running[taken.number] = context, taken
+                executor.submit(Job(taken.number, plan.space.overrides(taken.assignment), {VARIABLE: context.to_text()}))
                 if len(running) < executor.size:
                     continue
             for outcome in executor.wait(timeout=_FOREIGN_POLL):
-                self._settle(study, running.pop(outcome.number), outcome)
+                context, taken = running.pop(outcome.number)
+                Attached(context).settle(outcome)  # what the job could not record itself
+                study.mine.discard(taken.id)
             if not running and taken is None:
                 time.sleep(_FOREIGN_POLL / 4)  # the rest is in the hands of others
 
-    def _job(self, study: Any, plan: Plan, taken: Any) -> Job:
-        from speechtrain.sweep.trial import VARIABLE, TrialContext
+    def _trial_context(self, study: Study, plan: Plan, taken: Taken) -> TrialContext:
+        from speechtrain.sweep.trial import TrialContext
 
         options = self.options
-        context = TrialContext(
+        return TrialContext(
             storage=study.url,
             study=study.name,
             id=taken.id,
@@ -344,37 +365,19 @@ class Sweep:
             directions=plan.directions,
             constraints=list(options.constraints),
             report=options.report,
-            pruner=self._travels["pruner"],
+            pruner=self._pruner,
             seeds=options.seeds_per_trial,
             timeout=options.timeout,
             heartbeat=options.heartbeat,
             keep_pruned=options.keep_pruned_checkpoints,
             show_output=options.show_output,
         )
-        return Job(taken.number, plan.space.overrides(taken.assignment), {VARIABLE: context.to_text()})
-
-    def _settle(self, study: Any, taken: Any, outcome: Outcome) -> None:
-        """Record what the job did not record itself."""
-        trial = study.trial(taken.id)
-        if not trial.state.is_finished():
-            if outcome.ending == "done":
-                try:
-                    values = [float(value) for value in (outcome.value if isinstance(outcome.value, (list, tuple)) else [outcome.value])]
-                    if len(values) != len(study.directions) or any(value != value for value in values):  # noqa: PLR0124
-                        raise ValueError  # noqa: TRY301
-                    study.complete(taken.id, values)
-                except (TypeError, ValueError):
-                    study.fail(taken.id, f"returned {outcome.value!r}, not {len(study.directions)} number(s)")
-            else:
-                study.fail(taken.id, outcome.reason, charged=outcome.ending != "interrupted", final=outcome.final)
-        study.mine.discard(taken.id)
-
-    def _after_interruption(self, study: Any) -> None:
+    def _after_interruption(self, study: Study) -> None:
         for trial in study.trials():
             if trial._trial_id in study.mine and not trial.state.is_finished():
                 study.fail(trial._trial_id, "interrupted", charged=False)
 
-    def _judge_failures(self, ledger: Any) -> None:
+    def _judge_failures(self, ledger: Ledger) -> None:
         """End a sweep in which too much fails.
 
         Raises:
@@ -390,7 +393,7 @@ class Sweep:
                 "    -> mend the cause and give the same command with another hydra.sweeper.study_name"
             )
 
-    def _executor(self, folder: Path) -> Any:
+    def _executor(self, folder: Path) -> Executor:
         from speechtrain.sweep.executors import InProcess, ThroughLauncher
         from speechtrain.sweep.pool import Pool, PoolOptions
 

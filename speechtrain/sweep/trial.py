@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ from speechtrain.sweep.alive import Process
 from speechtrain.sweep.objectives import Direction
 from speechtrain.sweep.search import make_pruner
 from speechtrain.sweep.storage import open_storage
-from speechtrain.sweep.study import BEAT, JOB, OWNER
+from speechtrain.sweep.outcome import Job, Outcome
+from speechtrain.sweep.study import BEAT, JOB, OWNER, complete, fail
 
 VARIABLE = "SPEECHTRAIN_TRIAL"
 
@@ -83,14 +85,28 @@ class Attached:
         if trial.state is not TrialState.RUNNING:
             return False
         current = Process.current().to_dict()
-        if trial.system_attrs.get(OWNER) != current:
+        if current not in (trial.system_attrs.get(OWNER), trial.system_attrs.get(JOB)):
             with contextlib.suppress(UpdateFinishedTrialError):
                 self.storage.set_trial_system_attr(self.context.id, JOB, current)
         return True
 
-    def is_settled(self) -> bool:
-        """Whether a result is recorded."""
-        return self.storage.get_trial(self.context.id).state.is_finished()
+    def settle(self, outcome: Outcome) -> None:
+        """Record how the job ended, if it has not done so itself."""
+        if self.storage.get_trial(self.context.id).state.is_finished():
+            return
+        if outcome.ending != "done":
+            charged = outcome.ending != "interrupted"
+            fail(self.storage, self.context.id, outcome.reason, charged=charged, final=outcome.final)
+            return
+        count = len(self.context.directions)
+        try:
+            values = [float(value) for value in (outcome.value if isinstance(outcome.value, (list, tuple)) else [outcome.value])]
+        except (TypeError, ValueError):
+            values = []
+        if len(values) != count or any(math.isnan(value) for value in values):
+            fail(self.storage, self.context.id, f"returned {outcome.value!r}, not {count} number{'s' if count > 1 else ''}")
+        else:
+            complete(self.storage, self.context.id, values)
 
     def note(self, name: str, value: Any) -> None:
         """A word about the trial, shown in dashboards."""
@@ -140,3 +156,9 @@ class Attached:
             yield
         finally:
             done.set()
+
+
+def attach(job: Job) -> Attached | None:
+    """The trial that a job belongs to; None outside a study."""
+    text = job.env.get(VARIABLE)
+    return Attached(TrialContext.from_text(text)) if text else None

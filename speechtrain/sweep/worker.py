@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 import cloudpickle
 from hydra.core.singleton import Singleton
 
-from speechtrain.sweep.runner import Job, Outcome, Program, run_to_outcome
+from speechtrain.sweep.outcome import Job, Outcome
+from speechtrain.sweep.runner import Program, run_to_outcome
 
 
 def serve(connection: Connection) -> None:

@@ -1,0 +1,70 @@
+"""A toy program under the sweeper, as real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import psutil
+from optuna.trial import FrozenTrial
+
+from speechtrain.sweep.storage import open_storage
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TOY = REPOSITORY / "tests" / "toy"
+
+
+@dataclass
+class Toy:
+    """Starts the program in a folder and reads what it left."""
+
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "SPEECHTRAIN_CONF": str(REPOSITORY / "conf"),
+            "TOY_LOG": str(self.folder / "log.txt"),
+            "PYTHONPATH": f"{TOY}{os.pathsep}{REPOSITORY}",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(TOY / "app.py"), "-m", "hydra.sweeper.study_name=toy", *arguments]
+        return subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=120, check=False)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(TOY / "app.py"), "-m", "hydra.sweeper.study_name=toy", *arguments]
+        output = (self.folder / "output.txt").open("ab")
+        return subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=output, stderr=output)
+
+    def url(self) -> str:
+        return f"journal:///{self.folder / 'multirun' / 'toy' / 'study.journal'}"
+
+    def trials(self, url: str | None = None) -> list[FrozenTrial]:
+        import speechtrain.sweep.storage as storage
+
+        storage._opened.clear()
+        return optuna.load_study(study_name="toy", storage=open_storage(url or self.url())).trials
+
+    def log(self, word: str) -> list[list[str]]:
+        path = self.folder / "log.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line.split() for line in lines if line.startswith(word)]
+
+    def wait_for(self, what: Callable[[], bool], seconds: float = 30) -> None:
+        until = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < until, f"it did not come: {(self.folder / 'output.txt').read_text()}"
+            time.sleep(0.02)
+
+    def workers(self) -> list[psutil.Process]:
+        pids = {int(line[2]) for line in self.log("start")}
+        return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
