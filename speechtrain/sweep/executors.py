@@ -11,7 +11,7 @@ from typing import Protocol
 from hydra.plugins.launcher import Launcher
 
 from speechtrain.sweep.outcome import Job, Outcome
-from speechtrain.sweep.runner import Program, outcome_of, outcome_of_error, run_to_outcome
+from speechtrain.sweep.runner import Program, Runner, outcome_of, outcome_of_error, run_to_outcome
 
 
 class Executor(Protocol):
@@ -39,7 +39,7 @@ class InProcess:
     size = 1
 
     def __init__(self, program: Program) -> None:
-        self.program = program
+        self._runner = Runner(program)
         self._ended: list[Outcome] = []
 
     @property
@@ -49,7 +49,7 @@ class InProcess:
 
     def submit(self, job: Job) -> None:
         """Run it to its end."""
-        outcome, _ = run_to_outcome(self.program, job)
+        outcome, _ = run_to_outcome(self._runner, job)
         self._ended.append(outcome)
 
     def wait(self, timeout: float) -> list[Outcome]:  # noqa: ARG002

@@ -1,8 +1,4 @@
-"""Before anything starts: the type of every swept key, and whether what will be composed composes and is valid.
-
-Composing takes tens of milliseconds, setting a value in a composed config a hundredth of that. So each combination of group options is
-composed once, and values are set and checked on copies.
-"""
+"""Before anything starts: the type of every swept key, and whether what will be composed composes and is valid."""
 
 from __future__ import annotations
 
@@ -10,16 +6,14 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, IntegerNode, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.errors import ConfigError, Problem
+from speechtrain.sweep.compose import Composer
 from speechtrain.sweep.space import Assignment, Choice, Parameter, Range, Scalar, Space
-from speechtrain.sweep.text import override_text, parser
+from speechtrain.sweep.text import override_text
 
 SAMPLES = 100
 """Combinations that are checked of a space too large, or infinite, to check whole."""
@@ -28,30 +22,6 @@ WHOLE = 500
 
 Check = Callable[[DictConfig], list[Problem]]
 """All problems of a composed config."""
-
-
-class Composer:
-    """Composes configs as the jobs of a sweep will."""
-
-    def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
-        self._loader = loader
-        self._config = config
-        self._groups: dict[str, bool] = {}
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
-
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config of a job, Hydra's own part included."""
-        key = tuple(overrides)
-        if key not in self._composed:
-            self._composed[key] = self._loader.load_sweep_config(self._config, list(overrides))
-        return self._composed[key]
-
-    def is_group(self, path: str) -> bool:
-        """Whether a key chooses a config file."""
-        if path not in self._groups:
-            assert isinstance(self._loader, ConfigLoaderImpl)
-            self._groups[path] = self._loader.repository.group_exists(path.partition("@")[0])
-        return self._groups[path]
 
 
 def own_value(cfg: DictConfig, path: str, *, group: bool) -> tuple[bool, Any]:
@@ -204,57 +174,21 @@ def check_space(composer: Composer, space: Space, check: Check, explain: Callabl
     Raises:
         ConfigError: with every problem, each with the values that lead to it.
     """
-    bases: dict[tuple[str, ...], DictConfig] = {}
     problems: dict[tuple[str, str], Problem] = {}
     for assignment in combinations(space):
-        parameters = list(space.active(assignment))
-        groups = tuple(p.text(assignment[p.name]) for p in parameters if composer.is_group(p.path))
-        values = [p for p in parameters if not composer.is_group(p.path)]
-        texts = [p.text(assignment[p.name]) for p in values]
-        if groups not in bases:
-            overrides = [*space.fixed, *groups, *texts]
-            try:
-                bases[groups] = composer.compose(overrides)
-            except (HydraException, OmegaConfBaseException) as error:
-                raise explain(overrides, error) from error
-        cfg = bases[groups].copy()
-        found = _set_all(cfg, values, texts)
-        if not found:
-            with open_dict(cfg):
-                hydra = cfg.pop("hydra", None)
-            found = check(cfg)
-            del hydra
-        shown = " ".join([*groups, *texts])
+        texts = [parameter.text(assignment[parameter.name]) for parameter in space.active(assignment)]
+        overrides = [*space.fixed, *texts]
+        try:
+            cfg = composer.compose(overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain(overrides, error) from error
+        with open_dict(cfg):
+            del cfg["hydra"]
+        found = check(cfg)
         for problem in found:
-            message = f"{problem.message}, with {shown}" if len(parameters) > 1 else problem.message
+            message = f"{problem.message}, with {' '.join(texts)}" if len(texts) > 1 else problem.message
             problems.setdefault((problem.path, problem.message), Problem(problem.path, message, problem.fix))
         if len(problems) >= 20:
             break
     if problems:
         raise ConfigError(problems.values())
-
-
-def _set_all(cfg: DictConfig, parameters: Sequence[Parameter], texts: Sequence[str]) -> list[Problem]:
-    """Set values in a composed config as Hydra would; returns what it refuses."""
-    found = []
-    for parameter, text in zip(parameters, texts, strict=True):
-        value = _plain(parser.parse_override(text).value())
-        try:
-            if parameter.key.startswith("+"):
-                with open_dict(cfg):
-                    OmegaConf.update(cfg, parameter.path, value, merge=True)
-            else:
-                OmegaConf.update(cfg, parameter.path, value, merge=True)
-        except OmegaConfBaseException as error:
-            found.append(Problem(parameter.path, f"{text}: {str(error).splitlines()[0]}", "change the swept values"))
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, QuotedString):
-        return value.text
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value

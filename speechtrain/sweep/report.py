@@ -20,7 +20,7 @@ from rich.markup import escape
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.sweep.ledger import Ledger
-from speechtrain.sweep.precheck import Composer
+from speechtrain.sweep.compose import Composer
 from speechtrain.sweep.space import Assignment
 from speechtrain.sweep.study import RETRY_OF, Study
 

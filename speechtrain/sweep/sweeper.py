@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from speechtrain.config.compose import explain
 from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.sweep.objectives import Constraint, Direction, directions_of, full_name
-from speechtrain.sweep.precheck import Composer, check_space, first_value, label_of, own_point, settled_values, types_of
+from speechtrain.sweep.compose import Composer
+from speechtrain.sweep.precheck import check_space, first_value, label_of, own_point, settled_values, types_of
 from speechtrain.sweep.outcome import Job, Outcome
 from speechtrain.sweep.runner import Program
 from speechtrain.sweep.space import MANY, Assignment, Parameter, Space, parse_space, typed

@@ -20,7 +20,7 @@ import cloudpickle
 from hydra.core.singleton import Singleton
 
 from speechtrain.sweep.outcome import Job, Outcome
-from speechtrain.sweep.runner import Program, run_to_outcome
+from speechtrain.sweep.runner import Program, Runner, run_to_outcome
 
 
 def serve(connection: Connection) -> None:
@@ -29,6 +29,7 @@ def serve(connection: Connection) -> None:
     sys.path[:] = setup["path"]
     program: Program = cloudpickle.loads(setup["program"])
     Singleton.set_state(setup["singletons"])
+    runner = Runner(program)
     while True:
         try:
             job: Job
@@ -36,7 +37,7 @@ def serve(connection: Connection) -> None:
         except EOFError:
             return
         _write_to(Path(log))
-        outcome, returned = run_to_outcome(program, job)
+        outcome, returned = run_to_outcome(runner, job)
         if outcome.trace:
             sys.stderr.write(outcome.trace)
         sys.stdout.flush()
