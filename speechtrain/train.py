@@ -65,6 +65,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     tags: Mapping[str, str] | None = None,
     measure_latency: bool = False,
+    reuse_data: bool = False,
 ) -> Result:
     """Train, test and track one run.
 
@@ -74,6 +75,7 @@ def train(
         callbacks: told of every epoch, after the built-in ones.
         tags: for the trackers, besides the usual ones.
         measure_latency: know `model/latency_ms` before training.
+        reuse_data: see `speechtrain.data.prepare.prepare`.
 
     Raises:
         RunPruned: a callback ended it on purpose.
@@ -94,7 +96,7 @@ def train(
         from speechtrain.tracking.callback import TrackEpochs
 
         backend: Backend = build("backend", cfg.backend)
-        data = prepare(cfg, threads=os.cpu_count() or 1)
+        data = prepare(cfg, threads=os.cpu_count() or 1, reuse=reuse_data)
         task: Task = build("task", cfg.task, tokenizer=data.tokenizer, decoder=build("decoder", cfg.decoder))
         check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
 

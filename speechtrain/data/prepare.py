@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from lhotse import MonoCut
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.build import build
 from speechtrain.data.augment import Augment
@@ -58,19 +58,22 @@ class Data:
         return self.features.num_frames(round(cut.duration * self.features.sample_rate))
 
 
-def prepare(cfg: DictConfig, *, threads: int) -> Data:
+_KEPT = 2
+_read: OrderedDict[str, tuple[Corpus, SpectrumCache, LogMel, list[Skip]]] = OrderedDict()
+"""Corpora that this process has read, for the next trial of a sweep."""
+
+
+def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
     """Load, check and read the corpus; build the tokenizer from its training texts.
+
+    Args:
+        reuse: take a corpus that this process has read before for the same `data` and `features`, and keep this one: the trials of a
+            sweep see the data as they were when it began.
 
     Raises:
         DataError: nothing is left to train on, or something is bad and `data.on_bad=error`.
     """
-    source: CorpusSource = build("data", cfg.data)
-    corpus = source.load(cfg.data.limit)
-    for name in SPLITS:
-        corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
-    features: LogMel = build("features", cfg.features)
-    cache, unreadable = read_all(corpus, features, gigabytes=cfg.data.cache_gb, threads=threads)
-    skipped = [*corpus.skipped, *unreadable]
+    corpus, cache, features, skipped = _read_corpus(cfg, threads=threads, reuse=reuse)
     report_skips(skipped, cfg.data.on_bad)
     train = corpus.splits["train"]
     if len(train) == 0:
@@ -84,6 +87,27 @@ def prepare(cfg: DictConfig, *, threads: int) -> Data:
             speakers = len({cut.supervisions[0].speaker for cut in cuts} - {None})
             log.info("%-5s %6d utterances  %7.2f h  %s", name, len(cuts), seconds(cuts) / 3600, f"{speakers} speakers" if speakers else "")
     return Data(corpus, cache, features, tokenizer, build("augment", cfg.augment), limits, cfg.seed, len(skipped))
+
+
+def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus, SpectrumCache, LogMel, list[Skip]]:
+    key = OmegaConf.to_yaml(OmegaConf.create({"data": cfg.data, "features": cfg.features}), resolve=True)
+    if reuse and key in _read:
+        _read.move_to_end(key)
+    else:
+        source: CorpusSource = build("data", cfg.data)
+        corpus = source.load(cfg.data.limit)
+        for name in SPLITS:
+            corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
+        features: LogMel = build("features", cfg.features)
+        cache, unreadable = read_all(corpus, features, gigabytes=cfg.data.cache_gb, threads=threads)
+        found = corpus, cache, features, [*corpus.skipped, *unreadable]
+        if not reuse:
+            return found
+        _read[key] = found
+        while len(_read) > _KEPT:
+            _read.popitem(last=False)
+    corpus, cache, features, skipped = _read[key]
+    return replace(corpus, splits=dict(corpus.splits)), cache, features, skipped  # a run leaves utterances out of its own splits
 
 
 def without_infeasible(

@@ -115,7 +115,7 @@ def _values(attached: Attached, cfg: DictConfig, overrides: Sequence[str]) -> li
         one = cfg if context.seeds == 1 else _with_seed(cfg, index)
         callback = TrialCallback(attached, context.report or metrics[0], reports=index == 0)
         tags = {"speechtrain.study": context.study, "speechtrain.trial": str(context.number)}
-        result = train(one, overrides=overrides, callbacks=[callback], tags=tags, measure_latency=wants_latency)
+        result = train(one, overrides=overrides, callbacks=[callback], tags=tags, measure_latency=wants_latency, reuse_data=True)
         by_seed.append([_value(result, metric, direction) for metric, direction in zip(metrics, context.directions, strict=True)])
         if index == 0:
             _note_run(attached, result)
