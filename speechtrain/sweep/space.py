@@ -38,6 +38,9 @@ class Choice:
     texts: tuple[str, ...]
     labels: tuple[Scalar, ...]
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def text(self, label: Scalar) -> str:
         """Override text of a label."""
         return self.texts[self.labels.index(label)]
@@ -77,11 +80,13 @@ class Range:
         steps = (value - self.low) / self.step if self.step else 0.0
         return abs(steps - round(steps)) < 1e-6
 
+    def __len__(self) -> int:
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
+
     def values(self) -> list[Scalar]:
         """Every number of a range with a step."""
         step = self.step or 1
-        count = math.floor((self.high - self.low) / step + 1e-9) + 1
-        exact = [Decimal(repr(self.low)) + index * Decimal(repr(step)) for index in range(count)]
+        exact = [Decimal(repr(self.low)) + index * Decimal(repr(step)) for index in range(len(self))]
         return [int(number) if self.whole else float(number) for number in exact]
 
 
@@ -177,7 +182,9 @@ class Space:
 
     def size(self, limit: int = MANY) -> int | None:
         """How many points a finite space has; None: infinitely many, or more than `limit`."""
-        if not self.is_finite() or math.prod(len(_values(p.domain)) for p in self.parameters) > limit:
+        if not self.is_finite() or math.prod(len(parameter.domain) for parameter in self.parameters) > limit:
+            return None
+        if any(len(parameter.domain) > limit for parameter in self.all_parameters()):
             return None
         count = sum(1 for _ in itertools.islice(self.points(), limit + 1))
         return count if count <= limit else None
@@ -294,23 +301,18 @@ def parse_space(arguments: Sequence[str], params: Mapping[str, Any], when: Seque
     problems: list[Problem] = []
     swept: dict[str, Parameter] = {}
     fixed: dict[str, str] = {}
-    for text in [*(_as_override(key, value) for key, value in params.items()), *arguments]:
+    for given in [*params.items(), *arguments]:
         try:
-            override = parser.parse_override(text)
-            parameter = parse_parameter(override)
+            name, found = _read(*given) if isinstance(given, tuple) else _read_text(given)
         except ConfigError as error:
             problems += error.problems
             continue
-        except HydraException:
-            problems.append(Problem(text.partition("=")[0].lstrip("+"), f"'{text}' cannot be read", _EXAMPLE))
-            continue
-        name = _key(override).lstrip("+~") if not override.is_delete() else text
         swept.pop(name, None)
         fixed.pop(name, None)
-        if parameter is not None:
-            swept[name] = parameter
+        if isinstance(found, Parameter):
+            swept[name] = found
         else:
-            fixed[name] = text
+            fixed[name] = found
     branches = []
     for entry in when:
         try:
@@ -352,12 +354,26 @@ def _branch(entry: Mapping[str, Any], taken: set[str]) -> Branch:
     return Branch(conditions, inner.parameters)
 
 
-def _as_override(key: str, value: Any) -> str:
+def _read(key: str, value: Any) -> tuple[str, Parameter | str]:
+    """(name, parameter or override) of an entry in YAML."""
     if isinstance(value, str):
-        return f"{key}={value}"
-    if isinstance(value, (list, tuple)):
-        return f"{key}=choice({','.join(override_text(item) for item in value)})"
-    return f"{key}={override_text(value)}"
+        return _read_text(f"{key}={value}")
+    try:
+        if isinstance(value, (list, tuple)):
+            return key.lstrip("+"), Parameter(key, choice_of(value))
+        return key.lstrip("+"), f"{key}={override_text(value)}"
+    except ValueError as error:
+        raise ConfigError([Problem(key.lstrip("+"), str(error), _EXAMPLE)]) from error
+
+
+def _read_text(text: str) -> tuple[str, Parameter | str]:
+    """(name, parameter or override) of an override as typed."""
+    try:
+        override = parser.parse_override(text)
+    except HydraException:
+        raise ConfigError([Problem(text.partition("=")[0].lstrip("+"), f"'{text}' cannot be read", _EXAMPLE)]) from None
+    name = text if override.is_delete() else _key(override).lstrip("+")
+    return name, parse_parameter(override) or text
 
 
 def typed(space: Space, is_whole: Mapping[str, bool]) -> Space:

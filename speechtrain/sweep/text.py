@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-_PLAIN = re.compile(r"[A-Za-z_/.][\w/.\-]*")
-_PLAIN_KEY = re.compile(r"[A-Za-z_][\w.\-]*")
+_PLAIN = re.compile(r"[A-Za-z_/.][\w/.\-]*", re.ASCII)
+_PLAIN_KEY = re.compile(r"[A-Za-z_][\w.\-]*", re.ASCII)
 
 parser = OverridesParser.create()
 
