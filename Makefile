@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "speechtrain needs Python 3.11 or later, $(PYTHON) is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock --editable '.[synth,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock --editable '.[synth,dev]'
 	@touch $@
 
 run: $(INSTALLED) ## train on spoken digits, or what ARGS="model=conformer ..." says

@@ -53,3 +53,20 @@ class PoolLauncher(Launcher):
         from speechtrain.sweep.start import launch_batch
 
         return launch_batch(self.options, job_overrides, initial_job_idx, self.hydra_context, self.task_function, self.config)
+
+
+class SshLauncher(Launcher):
+    """`hydra/launcher=ssh`: another machine; its keys are described in `conf/hydra/launcher/ssh.yaml`."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:  # noqa: ARG002
+        """Keep what a launch needs."""
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run them there."""
+        from speechtrain.sweep.start import launch_remote
+
+        return launch_remote(self.options, job_overrides, initial_job_idx, self.config)

@@ -142,6 +142,7 @@ def train(
         keep_artifacts(trackers, samples, checkpoint)
 
         objective = best_of(cfg.objective.metric, trained, plan)
+        write_run_file(folder, {"objective": objective})
         print_results(metrics)
         print_samples(choose_samples(samples, cfg.samples, cfg.seed))
         print_whereabouts(folder, checkpoint, trackers)
@@ -253,8 +254,8 @@ def latency_ms(backend: Backend, model: Model, task: Task, features: LogMel) -> 
     took = []
     for _ in range(12):
         start = time.perf_counter()
-        for _ in backend.predict(model, [batch], task):
-            took.append(1000 * (time.perf_counter() - start))
+        list(backend.predict(model, [batch], task))
+        took.append(1000 * (time.perf_counter() - start))
     return statistics.median(took[2:])
 
 

@@ -18,6 +18,7 @@ from speechtrain.sweep.storage import open_storage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOY = REPOSITORY / "tests" / "toy"
+OWN = ["hydra.sweeper.study_name=toy", "hydra.sweeper.check=null"]
 
 
 @dataclass
@@ -36,12 +37,13 @@ class Toy:
             "OMP_NUM_THREADS": "1",
         }
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(TOY / "app.py"), "-m", "hydra.sweeper.study_name=toy", *arguments]
+    def run(self, *arguments: str, basic: bool = False) -> subprocess.CompletedProcess[str]:
+        own = ["hydra/sweeper=basic"] if basic else OWN
+        command = [sys.executable, str(TOY / "app.py"), "-m", *own, *arguments]
         return subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=120, check=False)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(TOY / "app.py"), "-m", "hydra.sweeper.study_name=toy", *arguments]
+        command = [sys.executable, str(TOY / "app.py"), "-m", *OWN, *arguments]
         output = (self.folder / "output.txt").open("ab")
         return subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=output, stderr=output)
 

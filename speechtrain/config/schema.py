@@ -459,6 +459,7 @@ class OptunaSweeper(Target):
     constraints: list[str] = MISSING
     report: str | None = MISSING
     seeds_per_trial: int = number(ge=1)
+    seeds_startup_trials: int = number(ge=1)
     n_trials: int | None = number(ge=1)
     n_jobs: int = number(ge=1)
     stop_after: float | None = number(gt=0)
@@ -483,6 +484,19 @@ class PoolLauncher(Target):
     gpus: list[int] | None = MISSING
     memory_gb: float | None = number(gt=0)
     max_jobs: int | None = number(ge=1)
+
+
+@dataclass
+class SshLauncher(Target):
+    host: str = MISSING
+    folder: str = MISSING
+    project: str | None = MISSING
+    exclude: list[str] = MISSING
+    setup: str = MISSING
+    python: str = MISSING
+    ssh_options: list[str] = MISSING
+    poll: float = number(gt=0)
+    patience: float = number(ge=0)
 
 
 # --- the root -------------------------------------------------------------------------------------------------------------------------
@@ -533,7 +547,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
     "decoder": {"greedy": GreedyDecoder},
     "tracking": {"mlflow": MlflowTracking},
     "sweeper": {"optuna": OptunaSweeper},
-    "launcher": {"pool": PoolLauncher},
+    "launcher": {"pool": PoolLauncher, "ssh": SshLauncher},
 }
 
 

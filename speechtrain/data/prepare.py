@@ -67,6 +67,8 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
     """Load, check and read the corpus; build the tokenizer from its training texts.
 
     Args:
+        cfg: composed.
+        threads: that decode.
         reuse: take a corpus that this process has read before for the same `data` and `features`, and keep this one: the trials of a
             sweep see the data as they were when it began.
 

@@ -55,7 +55,7 @@ class Process:
             return False
         try:
             found = psutil.Process(self.pid)
-            return abs(found.create_time() - self.started) < 1.0 and found.status() != psutil.STATUS_ZOMBIE
+            return bool(abs(found.create_time() - self.started) < 1.0 and found.status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:
             return False
 

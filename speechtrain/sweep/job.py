@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 class TrialTimeoutError(Exception):
     """A trial took longer than it may."""
 
@@ -167,7 +168,7 @@ def _is_hopeless(attached: Attached, values: Sequence[float]) -> str | None:
         seeds = trial.user_attrs.get("seed_values", [])
         if len(seeds) >= count:
             others.append(statistics.fmean(seeds[:count]))
-    if len(others) < context.warmup_seeds:
+    if len(others) < context.seeds_startup_trials:
         return None
     mean, median = statistics.fmean(values), statistics.median(others)
     worse = mean > median if context.directions[0] == "minimize" else mean < median

@@ -98,7 +98,9 @@ def settled_values(composer: Composer, space: Space, cfg: DictConfig) -> dict[st
     for path in {key for branch in space.branches for key in branch.conditions} - swept:
         present, value = own_value(cfg, path, group=composer.is_group(path))
         if not present:
-            raise ConfigError([Problem(f"hydra.sweeper.when: if {path}", "there is no such key or group", "name a key as on the command line")])
+            raise ConfigError(
+                [Problem(f"hydra.sweeper.when: if {path}", "there is no such key or group", "name a key as on the command line")]
+            )
         found[path] = override_text(value)
     return found
 
@@ -169,6 +171,9 @@ def check_space(composer: Composer, space: Space, check: Check, explain: Callabl
     """Compose and check what a sweep will run.
 
     Args:
+        composer: of the sweep's jobs.
+        space: what they will be.
+        check: lists the problems of a composed config.
         explain: all problems of overrides that do not compose.
 
     Raises:

@@ -19,8 +19,8 @@ from rich.markup import escape
 
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem, RunError
-from speechtrain.sweep.ledger import Ledger
 from speechtrain.sweep.compose import Composer
+from speechtrain.sweep.ledger import Ledger
 from speechtrain.sweep.space import Assignment
 from speechtrain.sweep.study import RETRY_OF, Study
 
@@ -267,4 +267,3 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-

@@ -63,7 +63,8 @@ class Runner:
         hydra_config = HydraConfig.instance()
         hydra_config.set_config(cfg)  # the folder may be told by `hydra:job.num` and the like
         folder = Path(str(cfg.hydra.sweep.dir)) / str(cfg.hydra.sweep.subdir)
-        for holder in (cfg.hydra, hydra_config.get()):
+        holders: list[Any] = [cfg.hydra, hydra_config.get()]
+        for holder in holders:
             with read_write(holder), open_dict(holder):
                 holder.runtime.output_dir = str(folder.absolute())
         return folder
@@ -71,7 +72,7 @@ class Runner:
     def _call(self, cfg: DictConfig, folder: Path, job: Job) -> JobReturn:
         """Write the job's config down, and call the task function."""
         returned = JobReturn()
-        task = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+        task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         returned.cfg, returned.hydra_cfg = task, HydraConfig.instance().cfg  # type: ignore[assignment]
         returned.overrides = list(cfg.hydra.overrides.task)
         folder.mkdir(parents=True, exist_ok=True)

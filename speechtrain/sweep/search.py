@@ -18,7 +18,6 @@ _PRUNERS = {
     "asha": "optuna.pruners.SuccessiveHalvingPruner",
     "hyperband": "optuna.pruners.HyperbandPruner",
     "threshold": "optuna.pruners.ThresholdPruner",
-    "patient": "optuna.pruners.PatientPruner",
 }
 """Short names, for `hydra.sweeper.pruner=median`."""
 
@@ -79,6 +78,7 @@ def sampler_factory(
     """A sampler for each trial number, seeded by the config's seed and the number.
 
     Args:
+        node: of the sampler; None: random draws.
         conditional: whether parameters differ from trial to trial, which TPE should know.
         constraints: gives a finished trial's violations.
 

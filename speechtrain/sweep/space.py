@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep, Transformer
@@ -231,7 +232,7 @@ def _interval(sweep: IntervalSweep) -> Range:
     log = "log" in sweep.tags
     if log and low <= 0:
         raise ValueError("a logarithmic interval must start above 0")
-    return Range(low, high, log=log, whole=isinstance(low, int) and isinstance(high, int) or "int" in sweep.tags)
+    return Range(low, high, log=log, whole=(isinstance(low, int) and isinstance(high, int)) or "int" in sweep.tags)
 
 
 def _range(sweep: RangeSweep) -> Range:
@@ -301,9 +302,10 @@ def parse_space(arguments: Sequence[str], params: Mapping[str, Any], when: Seque
     problems: list[Problem] = []
     swept: dict[str, Parameter] = {}
     fixed: dict[str, str] = {}
-    for given in [*params.items(), *arguments]:
+    readers = [partial(_read, str(key), value) for key, value in params.items()]
+    for read in [*readers, *(partial(_read_text, text) for text in arguments)]:
         try:
-            name, found = _read(*given) if isinstance(given, tuple) else _read_text(given)
+            name, found = read()
         except ConfigError as error:
             problems += error.problems
             continue
@@ -380,6 +382,7 @@ def typed(space: Space, is_whole: Mapping[str, bool]) -> Space:
     """Intervals over keys that hold whole numbers become whole, however they were written: `interval(1,256)` of an int key.
 
     Args:
+        space: as written.
         is_whole: of the keys whose type is known, whether it is a whole number.
 
     Raises:

@@ -14,8 +14,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.errors import RunError
-from speechtrain.sweep.pool import Pool, PoolOptions
 from speechtrain.sweep.outcome import Job
+from speechtrain.sweep.pool import Pool, PoolOptions
 from speechtrain.sweep.runner import Program
 from speechtrain.sweep.sweeper import Options, Sweep
 
@@ -67,6 +67,13 @@ def launch_batch(
     finally:
         pool.close()
     return [ended[job.number] for job in jobs]
+
+
+def launch_remote(options: Mapping[str, Any], job_overrides: Sequence[Sequence[str]], first: int, config: DictConfig) -> list[JobReturn]:
+    """Run jobs on another machine."""
+    from speechtrain.sweep.remote import launch
+
+    return launch(_plain(options), job_overrides, first, config)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import filelock
 import optuna
+import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
@@ -88,12 +90,24 @@ def _open(url: str) -> BaseStorage:
             return optuna.storages.InMemoryStorage()
         if parts.scheme.startswith("sqlite"):
             return _open_sqlite(url)
-        return optuna.storages.get_storage(url)
+        return _open_database(url)
     except ImportError as error:
         raise _unusable(url, str(error), "pip install 'speechtrain[postgresql]' or 'speechtrain[grpc]'") from error
     except Exception as error:  # each database has errors of its own
         reason = next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__)
         raise _unusable(url, reason, f"write {_WRITTEN}") from error
+
+
+def _open_database(url: str) -> BaseStorage:
+    """A database whose tables another process may be making at this moment."""
+    for wait in (0.2, 0.5, 1.0, 2.0):
+        try:
+            return optuna.storages.get_storage(url)
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            if not any(word in str(error) for word in ("already exists", "duplicate key")):
+                raise
+            time.sleep(wait)
+    return optuna.storages.get_storage(url)
 
 
 def _open_sqlite(url: str) -> BaseStorage:
@@ -141,8 +155,6 @@ def exclusively(url: str, storage: BaseStorage, study: str) -> Iterator[None]:
         return
     engine = getattr(getattr(storage, "_backend", storage), "engine", None)
     if engine is not None and engine.dialect.name == "postgresql":
-        import sqlalchemy
-
         with engine.connect() as connection:
             connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": f"speechtrain/{study}"})
             try:

@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from speechtrain.config.compose import explain
 from speechtrain.errors import ConfigError, Problem, RunError
-from speechtrain.sweep.objectives import Constraint, Direction, directions_of, full_name
 from speechtrain.sweep.compose import Composer
+from speechtrain.sweep.objectives import Constraint, Direction, directions_of, full_name
+from speechtrain.sweep.outcome import Job
 from speechtrain.sweep.precheck import check_space, first_value, label_of, own_point, settled_values, types_of
-from speechtrain.sweep.outcome import Job, Outcome
 from speechtrain.sweep.runner import Program
 from speechtrain.sweep.space import MANY, Assignment, Parameter, Space, parse_space, typed
 from speechtrain.sweep.text import override_text
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OWN_GROUP = "sweep="
+_OWN_CHOICES = ("sweep=", "experiment=rerun_best")
 """A preset concerns the sweeper alone; a job that named it would start a sweep when it is resumed."""
 _FOREIGN_POLL = 1.0
 """Seconds between looks at trials that others run."""
@@ -67,6 +67,7 @@ class Options:
     own_values_first: bool = True
     report: str | None = None
     seeds_per_trial: int = 1
+    seeds_startup_trials: int = 4
     retries: int = 1
     timeout: float | None = None
     stop_after: float | None = None
@@ -118,9 +119,7 @@ class Sweep:
         options = self.options
         self._check_options()
         arguments = [*self._repeated(), *arguments]
-        space = parse_space([item for item in arguments if not item.startswith(_OWN_GROUP)], options.params or {}, options.when)
-        if not space.all_parameters():
-            raise ConfigError([Problem("-m", "nothing is swept", "give several values: -m model=tdnn,conformer, or a preset: -m sweep=lr")])
+        space = parse_space([item for item in arguments if not item.startswith(_OWN_CHOICES)], options.params or {}, options.when)
         options.study_name = options.study_name or default_name(space, options, str(self.config.hydra.job.name))
         self._settle_folder(options.study_name)
         self._check_count(space)
@@ -335,7 +334,7 @@ class Sweep:
                 if study.bury_dead(ledger):
                     ledger = study.plan()
             reporter.show(ledger, busy=len(running))
-            self._judge_failures(ledger)
+            self._judge_failures(ledger, study)
             stopping = options.stop_after is not None and now - started > options.stop_after
             if not running and (stopping or ledger.is_complete(study.n_trials)):
                 break
@@ -368,17 +367,19 @@ class Sweep:
             report=options.report,
             pruner=self._pruner,
             seeds=options.seeds_per_trial,
+            seeds_startup_trials=options.seeds_startup_trials,
             timeout=options.timeout,
             heartbeat=options.heartbeat,
             keep_pruned=options.keep_pruned_checkpoints,
             show_output=options.show_output,
         )
+
     def _after_interruption(self, study: Study) -> None:
         for trial in study.trials():
             if trial._trial_id in study.mine and not trial.state.is_finished():
                 study.fail(trial._trial_id, "interrupted", charged=False)
 
-    def _judge_failures(self, ledger: Ledger) -> None:
+    def _judge_failures(self, ledger: Ledger, study: Study) -> None:
         """End a sweep in which too much fails.
 
         Raises:
@@ -388,9 +389,10 @@ class Sweep:
         failed = [slot.latest for slot in done if slot.latest.state.name == "FAIL"]
         if len(done) >= _FEWEST and len(failed) / len(done) > self.options.max_failure_rate:
             latest = max(failed, key=lambda entry: entry.number)
+            reason = next(trial for trial in study.trials() if trial.number == latest.number).user_attrs.get("reason", "unknown")
             raise RunError(
                 f"{len(failed)} of {len(done)} trials failed, more than hydra.sweeper.max_failure_rate={self.options.max_failure_rate:g}\n"
-                f"    the last reason: {latest.trial.user_attrs.get('reason', 'unknown')}\n"
+                f"    the last reason: {reason}\n"
                 "    -> mend the cause and give the same command with another hydra.sweeper.study_name"
             )
 
@@ -432,7 +434,7 @@ def default_name(space: Space, options: Options, program: str) -> str:
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:6]
     keys = [re.sub(r"\W+", "_", parameter.path.rpartition(".")[2]) for parameter in space.all_parameters()]
-    return f"{'-'.join(dict.fromkeys(keys))[:40].strip('-')}-{digest}"
+    return f"{'-'.join(dict.fromkeys(keys))[:40].strip('-') or 'one'}-{digest}"
 
 
 def _distinct(points: Sequence[Assignment]) -> list[Assignment]:

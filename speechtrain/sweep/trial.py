@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 
 from speechtrain.sweep.alive import Process
 from speechtrain.sweep.objectives import Direction
+from speechtrain.sweep.outcome import Job, Outcome
 from speechtrain.sweep.search import make_pruner
 from speechtrain.sweep.storage import open_storage
-from speechtrain.sweep.outcome import Job, Outcome
 from speechtrain.sweep.study import BEAT, JOB, OWNER, complete, fail
 
 VARIABLE = "SPEECHTRAIN_TRIAL"
@@ -38,7 +38,7 @@ class TrialContext:
         report: metric that the pruner goes by.
         pruner: its config; None: no pruning.
         seeds: runs of a trial with seeds one after the other; the objective is their mean.
-        warmup_seeds: trials that finish all seeds before one is stopped after its first.
+        seeds_startup_trials: trials that finish all seeds before one is stopped after its first.
         timeout: seconds the job may take.
         heartbeat: seconds between signs of life.
         keep_pruned: whether checkpoints of pruned trials stay.
@@ -55,7 +55,7 @@ class TrialContext:
     report: str | None = None
     pruner: Mapping[str, Any] | None = None
     seeds: int = 1
-    warmup_seeds: int = 4
+    seeds_startup_trials: int = 4
     timeout: float | None = None
     heartbeat: float = 60.0
     keep_pruned: bool = False

@@ -51,7 +51,7 @@ def serve(connection: Connection) -> None:
 def _packed(outcome: Outcome, returned: Any) -> bytes:
     """The outcome as bytes; a value that cannot be pickled is told by its text."""
     with contextlib.suppress(Exception):
-        return cloudpickle.dumps((outcome, returned))
+        return bytes(cloudpickle.dumps((outcome, returned)))
     plain = Outcome(outcome.number, outcome.ending, repr(outcome.value), outcome.reason, outcome.trace, outcome.final)
     return pickle.dumps((plain, None))
 

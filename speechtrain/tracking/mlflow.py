@@ -210,3 +210,36 @@ class MlflowTracker(Tracker):
             client.log_artifact(run, given["path"], given["folder"] or None)
         elif call == "set_terminated":
             client.set_terminated(run, given["status"])
+
+
+def import_run(database: Path, run_id: str, uri: str, *, known: str | None = None) -> str:
+    """Copy a run out of another machine's database, with its artifacts beside it, into the one at `uri`; returns its id there.
+
+    Args:
+        database: SQLite file; artifacts are looked for in `mlartifacts` beside it.
+        run_id: in that database.
+        uri: to copy to.
+        known: id of an earlier copy, which is brought up to date.
+    """
+    source = open_client(f"sqlite:///{database.absolute()}")
+    client = open_client(uri)
+    run = source.get_run(run_id)
+    tracker = MlflowTracker(uri, source.get_experiment(run.info.experiment_id).name, None, log_checkpoint=False)
+    tracker._client = client
+    if known is None:
+        tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.log-model.history"}
+        known = client.create_run(tracker._experiment_id(), run.info.start_time, tags, run.info.run_name).info.run_id
+    tracker._run_id = known
+    there = client.get_run(known)
+    params = [Param(key, value) for key, value in run.data.params.items() if key not in there.data.params]
+    for start in range(0, len(params), _BATCH_LIMIT):
+        client.log_batch(known, params=params[start : start + _BATCH_LIMIT])
+    have = {(metric.key, metric.step) for name in there.data.metrics for metric in client.get_metric_history(known, name)}
+    metrics = [metric for name in run.data.metrics for metric in source.get_metric_history(run_id, name)]
+    fresh = [Metric(metric.key, metric.value, metric.timestamp, metric.step) for metric in metrics if (metric.key, metric.step) not in have]
+    for start in range(0, len(fresh), _BATCH_LIMIT):
+        client.log_batch(known, metrics=fresh[start : start + _BATCH_LIMIT])
+    for folder in (database.parent / "mlartifacts").glob(f"**/{run_id}/artifacts"):
+        client.log_artifacts(known, str(folder))
+    client.set_terminated(known, run.info.status, run.info.end_time)
+    return str(known)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 class UnpicklableError(Exception):
     def __init__(self) -> None:
         super().__init__("cannot be pickled")
-        self.handle = open(os.devnull)  # noqa: SIM115
+        self.handle = Path(os.devnull).open()  # noqa: SIM115
 
     def __reduce__(self) -> str:
         raise TypeError("no")

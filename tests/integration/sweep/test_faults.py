@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import signal
 import time
@@ -204,4 +203,4 @@ def test_no_trial_begins_after_stop_after_and_the_rest_waits(toy):
     states = [trial.state.name for trial in toy.trials()]
     assert set(states) == {"COMPLETE", "WAITING"}
     assert len(list(itertools.takewhile(lambda state: state == "COMPLETE", states))) == states.count("COMPLETE") == len(toy.log("end"))
-    assert os.path.isdir(toy.folder / "multirun" / "toy" / "0")
+    assert (toy.folder / "multirun" / "toy" / "0").is_dir()

@@ -1,0 +1,158 @@
+"""One quota shared by two sweepers on every kind of storage, and studies that Optuna itself can open."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+POOL = ("hydra/launcher=pool", "hydra.sweeper.n_jobs=2")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def postgresql(tmp_path):
+    """A server of its own; skipped where its binaries are not installed."""
+    candidates = [shutil.which("initdb"), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True))]
+    initdb = next((Path(item) for item in candidates if item), None)
+    if initdb is None:
+        pytest.skip("PostgreSQL's binaries are not installed")
+    data = tmp_path / "postgres"
+    data.mkdir()
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []  # it refuses to run as root
+    if user:
+        os.chown(data, 65534, 65534)
+        for parent in data.parents:
+            if parent.stat().st_mode & 0o001 == 0:
+                parent.chmod(parent.stat().st_mode | 0o001)
+    port = free_port()
+    subprocess.run([*user, str(initdb), "-D", str(data), "-U", "speech", "--auth=trust", "-N"], check=True, capture_output=True)
+    options = ["-p", str(port), "-k", str(data), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    server = subprocess.Popen([*user, str(initdb.parent / "postgres"), "-D", str(data), *options], stderr=subprocess.DEVNULL)
+    url = f"postgresql+psycopg://speech@127.0.0.1:{port}/postgres"
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    time.sleep(0.5)
+    yield url
+    server.send_signal(signal.SIGINT)  # without waiting for clients
+    server.wait(20)
+
+
+@pytest.fixture
+def grpc_proxy(tmp_path):
+    """Optuna's gRPC proxy before an SQLite database."""
+    port = free_port()
+    code = (
+        "import optuna;"
+        f"storage = optuna.storages.RDBStorage('sqlite:///{tmp_path}/behind.db', engine_kwargs={{'connect_args': {{'timeout': 60}}}});"
+        f"optuna.storages.run_grpc_proxy_server(storage, host='127.0.0.1', port={port})"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"grpc://127.0.0.1:{port}"
+    server.kill()
+
+
+def share_a_quota(toy, url: str) -> None:
+    sweep = ["x=interval(-5,5)", "seconds=0.1", "hydra.sweeper.n_trials=20", f"hydra.sweeper.storage={url}", *POOL]
+    both = [toy.start(*sweep), toy.start(*sweep)]
+
+    assert [process.wait(90) for process in both] == [0, 0], (toy.folder / "output.txt").read_text()
+    trials = toy.trials(url)
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    assert len(done) == 20
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "WAITING"}
+    assert sorted(int(line[1]) for line in toy.log("start")) == sorted(trial.number for trial in done)
+    again = toy.run(*sweep)
+    assert "nothing was left to do" in again.stdout, again.stdout + again.stderr
+
+
+def test_two_sweepers_share_one_quota_on_postgresql(toy, postgresql):
+    share_a_quota(toy, postgresql)
+
+    assert len(toy.trials(postgresql)) == 20
+
+
+def test_two_sweepers_share_one_quota_through_a_grpc_proxy(toy, grpc_proxy):
+    share_a_quota(toy, grpc_proxy)
+
+
+def test_two_sweepers_share_one_quota_on_sqlite(toy):
+    url = f"sqlite:///{toy.folder}/study.db"
+    share_a_quota(toy, url)
+
+    assert len(toy.trials(url)) == 20
+
+
+def test_optuna_and_its_dashboard_open_the_same_study(toy):
+    url = f"sqlite:///{toy.folder}/study.db"
+    toy.run("x=interval(-5,5)", "n=choice(0,1)", "hydra.sweeper.n_trials=6", f"hydra.sweeper.storage={url}")
+
+    study = optuna.load_study(study_name="toy", storage=url)
+    assert len(study.trials) == 6
+    assert study.best_value == min(trial.value for trial in study.trials)
+    study.optimize(lambda trial: trial.suggest_float("x", -5, 5) ** 2 + trial.suggest_categorical("n", (0, 1)), n_trials=2)
+    assert len(optuna.load_study(study_name="toy", storage=url).trials) == 8
+    dashboard = pytest.importorskip("optuna_dashboard")
+    storage = optuna.storages.get_storage(url)
+    application = dashboard.wsgi(storage)
+    answers = []
+    body = application(
+        {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": "/api/studies",
+            "SERVER_NAME": "x",
+            "SERVER_PORT": "80",
+            "wsgi.input": None,
+            "QUERY_STRING": "",
+        },
+        lambda status, headers, info=None: answers.append(status),
+    )
+    assert answers == ["200 OK"]
+    assert b"toy" in b"".join(body)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/nothing", "postgresql+psycopg://me:***@127.0.0.1:1/nothing cannot be used"),
+        ("nonsense", "nonsense cannot be used"),
+        ("mysql+nodriver://x/y", "cannot be used"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_named_without_its_password(toy, url, words):
+    done = toy.run("x=1,2", f"hydra.sweeper.storage='{url}'")
+
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert "secret" not in done.stdout + done.stderr.replace("overrides", "")
+
+
+def test_a_study_of_another_space_is_not_mixed_up(toy):
+    toy.run("x=1,2")
+
+    done = toy.run("x=1,2,3")
+
+    assert done.returncode != 0
+    assert "the study 'toy' was begun with choice(1, 2), now it is choice(1, 2, 3)" in done.stderr
+    assert len(toy.trials()) == 2

@@ -1,0 +1,153 @@
+"""What a user sees of a sweep: mistakes told before anything starts, grids, jobs in parallel."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import TINY
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["optimizer.lrr=1e-3,1e-2"], ["optimizer.lrr", "did you mean 'optimizer.lr'"]),
+        (["model=tdnn,conformerr"], ["model: there is no 'conformerr'", "did you mean 'conformer'"]),
+        (["model=tdnn,conformer", "model.d_model=96,144"], ["model.d_model: there is no such key"]),
+        (["optimizer.lr=1e-3,fast"], ["optimizer.lr: must be a number, received 'fast'"]),
+        (["trainer.epochs=3,0"], ["trainer.epochs: must be at least 1, received 0"]),
+        (["model=conformer", "model.d_model=96,100", "model.n_heads=4,8"], ["model.d_model", "with model.d_model=100 model.n_heads=8"]),
+        (["optimizer.lr=interval(1e-4,1e-2)"], ["hydra.sweeper.n_trials", "infinitely many points", "hydra.sweeper.n_trials=30"]),
+        (["optimizer.lr=interval(1e-2,1e-4)", "hydra.sweeper.n_trials=3"], ["optimizer.lr", "tag(log,interval(low,high))"]),
+        (["seed=interval(0.5,2)", "hydra.sweeper.n_trials=3"], ["seed: takes whole numbers"]),
+        (["seed=1,2", "hydra.sweeper.n_trails=3"], ["hydra.sweeper.n_trails", "did you mean 'hydra.sweeper.n_trials'"]),
+        (["seed=1,2", "hydra.sweeper.n_trials=0"], ["hydra.sweeper.n_trials: must be at least 1"]),
+        (["seed=1,2", "hydra.sweeper.pruner=medain"], ["hydra.sweeper.pruner: there is no 'medain'", "did you mean 'median'"]),
+        (["seed=1,2", "hydra/sweeper/sampler=tp"], ["hydra/sweeper/sampler: there is no 'tp'", "did you mean 'tpe'"]),
+        (["seed=1,2", "+hydra.sweeper.sampler.sed=1"], ["hydra.sweeper.sampler.sed: optuna.samplers.TPESampler takes no argument 'sed'"]),
+        (["seed=1,2", "hydra.sweeper.constraints=['params < many']"], ["hydra.sweeper.constraints", "'params < many' cannot be read"]),
+        (["seed=1,2", "hydra.sweeper.direction=down"], ["hydra.sweeper.direction: must be minimize or maximize"]),
+        (["seed=1,2", "hydra.sweeper.objectives=[val/wer,size]"], ["which way 'size' is better"]),
+        (["seed=1,2", "hydra.sweeper.enqueue=[{seed:7}]"], ["hydra.sweeper.enqueue[0].seed: 7 is not among choice(1, 2)"]),
+        (["seed=1,2", "hydra.sweeper.enqueue=[{samples:7}]"], ["hydra.sweeper.enqueue[0].samples: is not swept"]),
+        (["seed=1,2", "hydra.sweeper.when=[{if:{modell:x},params:{samples:[1,2]}}]"], ["if modell", "there is no such key or group"]),
+        (["seed=1,2", "hydra.sweeper.when=[{params:{samples:[1,2]}}]"], ["hydra.sweeper.when: each entry has `if` and `params`"]),
+        (["seed=1,2", "hydra.sweeper.repeat_best_of=nowhere"], ["hydra.sweeper.repeat_best_of", "no results of a sweep in nowhere"]),
+        (["sweep=llr"], ["sweep: there is no 'llr'", "did you mean 'lr'"]),
+        (["seed=1,2", "hydra/launcher=pol"], ["hydra/launcher: there is no 'pol'", "did you mean 'pool'"]),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_told_before_anything_starts(command, tmp_path, arguments, words):
+    done = command("-m", *arguments)
+
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not list(tmp_path.glob("multirun/*/[0-9]*"))
+
+
+def test_a_mistake_in_a_swept_key_is_told_without_importing_a_framework(command):
+    program = (
+        "import sys, runpy; sys.argv = ['speechtrain', '-m', 'optimizer.lrr=1,2'];\n"
+        "try: runpy.run_module('speechtrain', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'lightning', 'lhotse', 'mlflow', 'optuna') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_lists_make_a_grid_whose_points_run_once_each_however_often_the_command_is_given(toy):
+    first = toy.run("x=1,2", "n=0,1,2")
+    again = toy.run("x=1,2", "n=0,1,2")
+
+    assert "6 done" in first.stdout
+    assert "nothing was left to do" in again.stdout
+    assert sorted((float(line[4])) for line in toy.log("start")) == [1, 1, 1, 2, 2, 2]
+
+
+def test_more_trials_go_on_with_the_study_and_use_no_folder_again(toy):
+    toy.run("x=interval(-5,5)", "hydra.sweeper.n_trials=3")
+    done = toy.run("x=interval(-5,5)", "hydra.sweeper.n_trials=5")
+
+    assert "3 of 5 were done before" in done.stdout
+    assert [int(line[1]) for line in toy.log("start")] == [0, 1, 2, 3, 4]
+    assert sorted(path.name for path in (toy.folder / "multirun/toy").glob("[0-9]*")) == ["0", "1", "2", "3", "4"]
+
+
+def test_without_a_name_the_same_sweep_finds_its_study_and_another_one_does_not(toy):
+    unnamed = "hydra.sweeper.study_name=null"
+    toy.run("x=1,2", unnamed)
+    same = toy.run("x=1,2", unnamed)
+    other = toy.run("x=1,2", "n=1", unnamed)
+
+    assert "nothing was left to do" in same.stdout
+    assert "2 done" in other.stdout
+    assert "nothing was left" not in other.stdout
+    assert len(list((toy.folder / "multirun").iterdir())) == 2
+
+
+def test_a_finished_worker_gets_the_next_trial_at_once(toy):
+    """One long trial beside many short ones: with batches of two, each short one would wait for the long one's batch."""
+    lengths = [2.0, *[0.2] * 9]
+    done = toy.run("x=range(2,12)", f"lengths={json.dumps(lengths)}", "hydra.sweeper.n_jobs=2", "hydra/launcher=pool")
+
+    assert "10 done" in done.stdout, done.stderr
+    ends = [int(line[1]) for line in toy.log("end")]
+    assert ends.index(0) >= 5  # the long one ended after many of the others
+
+
+def test_a_choice_reaches_the_job_as_it_was_written(toy):
+    values = ["a, b", "c=d", "it''s", "[1,2]", "null", "1e-3", "x y"]
+    quoted = ",".join(f'"{value}"' for value in values)
+    done = toy.run(f"+text={quoted}", "x=2")
+
+    assert done.returncode == 0, done.stderr
+    texts = [
+        yaml.safe_load(path.read_text())["text"] for path in sorted((toy.folder / "multirun/toy").glob("*/.hydra/config.yaml"), key=str)
+    ]
+    assert texts == values
+
+
+def test_the_files_of_a_job_are_those_hydra_writes(toy):
+    """`.hydra` of a job of ours beside that of Hydra's own sweeper."""
+    own = ["n=3,4", "x=1.5", "+text='1e-3'", "+deep={a:[1,null,'2'],b:1}"]
+    toy.run(*own)
+    toy.run(*own, "hydra.sweep.dir=theirs", basic=True)
+
+    for number, name in itertools.product("01", ("config.yaml", "overrides.yaml")):
+        ours = yaml.safe_load((toy.folder / "multirun/toy" / number / ".hydra" / name).read_text())
+        theirs = yaml.safe_load((toy.folder / "theirs" / number / ".hydra" / name).read_text())
+        assert (ours if name == "config.yaml" else sorted(ours)) == (theirs if name == "config.yaml" else sorted(theirs))
+    ours = yaml.safe_load((toy.folder / "multirun/toy/1/.hydra/hydra.yaml").read_text())["hydra"]
+    theirs = yaml.safe_load((toy.folder / "theirs/1/.hydra/hydra.yaml").read_text())["hydra"]
+    assert ours["job"]["num"] == theirs["job"]["num"] == 1
+    assert set(ours["job"]["override_dirname"].split(",")) >= {"n=4", "x=1.5"}
+    assert ours["runtime"]["output_dir"] == str(toy.folder / "multirun/toy/1")
+    assert set(ours) == set(theirs)
+
+
+def test_help_imports_nothing_heavy_and_lists_the_presets(command):
+    done = command("--help")
+
+    assert done.returncode == 0
+    for preset in ("lr", "regularisation", "architecture", "quick", "pareto"):
+        assert re.search(rf"\b{preset}\b", done.stdout)
+
+
+def test_two_models_with_sizes_of_their_own(command, tmp_path):
+    when = "hydra.sweeper.when=[{if:{model:mlp},params:{model.stack:[1,2]}},{if:{model:tdnn},params:{model.channels:[16,32]}}]"
+
+    done = command("-m", *TINY, "model=mlp,tdnn", when, "trainer.epochs=1", "hydra.sweeper.study_name=study", "hydra.sweeper.n_jobs=2")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [(tmp_path / f"multirun/study/{number}/.hydra/overrides.yaml").read_text() for number in range(4)]
+    assert sum("model.stack" in line and "model=mlp" in line for line in lines) == 2
+    assert sum("model.channels" in line and "model=tdnn" in line for line in lines) == 2
+    assert "4 done" in done.stdout

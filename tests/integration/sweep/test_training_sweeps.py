@@ -1,0 +1,129 @@
+"""Sweeps of real trainings, as commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import optuna
+import pytest
+import yaml
+from conftest import TINY
+from mlflow import MlflowClient
+
+from speechtrain.sweep.storage import open_storage
+
+TRIALS = [*(item for item in TINY if item != "tracking=[]"), "model=mlp", "trainer.epochs=3", "hydra.sweeper.study_name=study"]
+HOPELESS = ["optimizer.lr=0.003,1e-12", "hydra.sweeper.report=val/loss"]
+"""The second trial learns nothing."""
+
+
+def trials_of(folder, name="study"):
+    return optuna.load_study(study_name=name, storage=open_storage(f"journal:///{folder}/multirun/study/study.journal")).trials
+
+
+@pytest.mark.parametrize("launcher", ["in_process", "pool", "joblib", "submitit_local"])
+def test_a_hopeless_trial_is_pruned_inside_its_job_under_any_launcher(command, tmp_path, launcher):
+    chosen = [] if launcher == "in_process" else [f"hydra/launcher={launcher}"]
+    pruner = ["hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=4.0", "hydra.sweeper.pruner.n_warmup_steps=1"]
+
+    done = command("-m", *TRIALS, *HOPELESS, *chosen, *pruner)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    learnt, hopeless = trials_of(tmp_path)
+    assert learnt.state.name == "COMPLETE", learnt
+    assert hopeless.state.name == "PRUNED"
+    assert list(hopeless.intermediate_values) == [0, 1]
+    assert "val/loss" in hopeless.user_attrs["reason"]
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = {run.data.tags["speechtrain.trial"]: run for run in client.search_runs(["1"])}
+    assert (runs["0"].info.status, runs["1"].info.status) == ("FINISHED", "KILLED")
+    assert [metric.step for metric in client.get_metric_history(runs["1"].info.run_id, "val/loss")] == [1, 2]
+    assert "test/wer" not in runs["1"].data.metrics
+    assert (tmp_path / "multirun/study/0/checkpoints/last.ckpt").is_file()
+    assert not (tmp_path / "multirun/study/1/checkpoints").exists()
+    assert json.loads((tmp_path / "multirun/study/1/run.json").read_text())["status"] == "KILLED"
+
+
+def test_trial_0_is_the_configs_own_values_and_the_best_config_runs_as_an_experiment(command, tmp_path):
+    space = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "samples=interval(1,9)", "hydra.sweeper.n_trials=3"]
+
+    done = command("-m", *TRIALS, *space, "hydra.sweeper.enqueue=[{optimizer.lr:0.001,samples:2}]", "tracking=[]")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    own, enqueued, sampled = trials_of(tmp_path)
+    assert own.params["optimizer.lr"] == 0.006
+    assert own.params["samples"] == 5
+    assert enqueued.params == {"optimizer.lr": 0.001, "samples": 2}
+    assert isinstance(sampled.params["samples"], int)
+    assert 1 <= sampled.params["samples"] <= 9
+    best = min((own, enqueued, sampled), key=lambda trial: trial.value)
+    results = yaml.safe_load((tmp_path / "multirun/study/optimization_results.yaml").read_text())
+    assert results["best_value"] == best.value
+    with (tmp_path / "multirun/study/trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["val/wer"]) for row in rows] == [own.value, enqueued.value, sampled.value]
+
+    again = command("--config-dir", "multirun/study", "experiment=best")
+    assert again.returncode == 0, again.stderr
+    (config,) = (tmp_path / "outputs").glob("*/*/config.yaml")
+    repeated = yaml.safe_load(config.read_text())
+    assert repeated["optimizer"]["lr"] == pytest.approx(best.params["optimizer.lr"])
+    assert repeated["samples"] == best.params["samples"]
+
+    several = command("experiment=rerun_best", "seed=1,2")
+    assert several.returncode == 0, several.stderr
+    assert "± " in several.stdout
+    assert "over 2 seeds" in several.stdout
+
+
+def test_seeds_per_trial_gives_mean_and_deviation_and_a_hopeless_trial_stops_after_its_first_seed(command, tmp_path):
+    seeds = [
+        "hydra.sweeper.seeds_per_trial=2",
+        "hydra.sweeper.seeds_startup_trials=1",
+        "objective.metric=val/loss",
+        "hydra.sweeper.pruner=none",
+    ]
+
+    done = command("-m", *TRIALS, "optimizer.lr=0.003,1e-12", *seeds, "trainer.epochs=2", "tracking=[]")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    learnt, hopeless = trials_of(tmp_path)
+    values = learnt.user_attrs["seed_values"]
+    assert len(values) == 2
+    assert learnt.value == pytest.approx(sum(values) / 2)
+    assert learnt.user_attrs["deviation"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert hopeless.state.name == "PRUNED"
+    assert len(hopeless.user_attrs["seed_values"]) == 1
+    assert sorted(path.name for path in (tmp_path / "multirun/study/1").glob("seed_*")) == ["seed_1"]
+    assert "±" in done.stdout
+
+
+def test_several_objectives_leave_a_front_and_a_broken_constraint_ends_a_trial_before_training(command, tmp_path):
+    goals = ["hydra.sweeper.objectives=[val/loss,params]", "hydra.sweeper.constraints=['params <= 20000','latency_ms <= 1000']"]
+
+    done = command("-m", *TRIALS, "model.hidden_sizes=[32],[64],[512]", *goals, "trainer.epochs=1", "tracking=[]")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    small, middle, large = trials_of(tmp_path)
+    assert small.values[1] < middle.values[1] < 20000
+    assert large.state.name == "PRUNED"
+    assert "breaks model/parameters <= 20000" in large.user_attrs["reason"]
+    assert large.system_attrs["constraints"][0] > 0
+    assert not (tmp_path / "multirun/study/2/checkpoints").exists()
+    results = yaml.safe_load((tmp_path / "multirun/study/optimization_results.yaml").read_text())
+    assert len(results["solutions"]) >= 1
+
+
+def test_a_trial_whose_loss_is_not_finite_fails_alone_with_its_reason(command, tmp_path):
+    done = command(
+        "-m", *TRIALS, "optimizer.lr=0.003,1e30", "hydra.sweeper.retries=0", "trainer.gradient_clip_val=null", "trainer.epochs=6"
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    fine, broken = trials_of(tmp_path)
+    assert fine.state.name == "COMPLETE"
+    assert broken.state.name == "FAIL"
+    assert "NonFiniteLossError" in broken.user_attrs["reason"]
+    runs = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
+    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]
