@@ -65,6 +65,12 @@ class SshLauncher(Launcher):
         """Keep what a launch needs."""
         self.config = config
 
+    def check(self) -> None:
+        """Refuse a machine that cannot be reached, before anything starts."""
+        from speechtrain.sweep.start import check_remote
+
+        check_remote(self.options)
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run them there."""
         from speechtrain.sweep.start import launch_remote

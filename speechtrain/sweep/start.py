@@ -69,6 +69,17 @@ def launch_batch(
     return [ended[job.number] for job in jobs]
 
 
+def check_remote(options: Mapping[str, Any]) -> None:
+    """Whether the machine can be reached.
+
+    Raises:
+        UserError: it cannot.
+    """
+    from speechtrain.sweep.remote import Remote, RemoteOptions
+
+    Remote(RemoteOptions(**_plain(options))).call("true")
+
+
 def launch_remote(options: Mapping[str, Any], job_overrides: Sequence[Sequence[str]], first: int, config: DictConfig) -> list[JobReturn]:
     """Run jobs on another machine."""
     from speechtrain.sweep.remote import launch

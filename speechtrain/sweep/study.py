@@ -263,8 +263,8 @@ class Study:
         self.fail(taken.id, reason, charged=False)
         self.mine.discard(taken.id)
 
-    def bury_dead(self, ledger: Ledger) -> list[int]:
-        """Record the failure of running trials whose process is gone; returns their numbers."""
+    def bury_dead(self, ledger: Ledger) -> list[tuple[int, str]]:
+        """Record the failure of running trials whose process is gone; returns (number, reason) of each."""
         buried = []
         for entry in ledger.running:
             assert isinstance(entry, TrialEntry)
@@ -273,7 +273,7 @@ class Study:
                 continue
             verdict = self._verdict(trial)
             if verdict is not None and self.fail(trial._trial_id, verdict[0], charged=verdict[1]):
-                buried.append(trial.number)
+                buried.append((trial.number, verdict[0]))
         return buried
 
     def _verdict(self, trial: FrozenTrial) -> tuple[str, bool] | None:

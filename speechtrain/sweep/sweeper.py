@@ -305,6 +305,9 @@ class Sweep:
         )
         OmegaConf.save(self.config, folder / "multirun.yaml")
         executor = self._executor(folder)
+        if executor.size > 1 and (url.startswith("memory:") or ":memory:" in url):
+            fix = "leave it out: the default is a file"
+            raise ConfigError([Problem("hydra.sweeper.storage", f"{url} is not seen by the {executor.size} processes of n_jobs", fix)])
         reporter = Reporter(study, plan, self.composer, folder, workers=executor.size, options=options)
         reporter.begin()
         self._pruner = pruner
@@ -320,9 +323,10 @@ class Sweep:
         return reporter.end()
 
     def _loop(self, study: Study, plan: Plan, executor: Executor, reporter: Reporter) -> None:
+        from speechtrain.sweep.aftermath import close_runs
         from speechtrain.sweep.trial import VARIABLE, Attached
 
-        options = self.options
+        options, folder = self.options, Path(str(self.config.hydra.sweep.dir))
         started = time.monotonic()
         running: dict[int, tuple[TrialContext, Taken]] = {}
         looked_for_dead = -_MOURNING
@@ -331,7 +335,8 @@ class Sweep:
             ledger = study.plan()
             if now - looked_for_dead >= _MOURNING:
                 looked_for_dead = now
-                if study.bury_dead(ledger):
+                for number, reason in study.bury_dead(ledger):
+                    close_runs(folder / str(number), reason)
                     ledger = study.plan()
             reporter.show(ledger, busy=len(running))
             self._judge_failures(ledger, study)
@@ -349,6 +354,8 @@ class Sweep:
                 context, taken = running.pop(outcome.number)
                 Attached(context).settle(outcome)  # what the job could not record itself
                 study.mine.discard(taken.id)
+                if outcome.ending in ("died", "timeout", "memory"):
+                    close_runs(folder / str(outcome.number), outcome.reason)
             if not running and taken is None:
                 time.sleep(_FOREIGN_POLL / 4)  # the rest is in the hands of others
 
@@ -408,6 +415,8 @@ class Sweep:
             if size == 1:
                 return InProcess(program)
             pool = PoolOptions()
+        if hasattr(launcher, "check"):
+            launcher.check()
         if pool is not None:
             return Pool(program, size, folder, pool, timeout=self.options.timeout)
         return ThroughLauncher(self._launcher, size)

@@ -68,6 +68,10 @@ class Tracker(ABC):
     def finish(self, status: Status) -> None:
         """Close the run, truthfully."""
 
+    @abstractmethod
+    def abandon(self, run_id: str, reason: str) -> None:
+        """Close a run as failed whose process died before it could."""
+
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dotted keys and their values as text."""

@@ -147,6 +147,16 @@ class MlflowTracker(Tracker):
                 self._folder / UNSENT,
             )
 
+    def abandon(self, run_id: str, reason: str) -> None:
+        """Close a run as failed whose process died before it could."""
+        try:
+            client = open_client(self.uri)
+            if client.get_run(run_id).info.status == "RUNNING":
+                client.set_tag(run_id, "error", reason[:_PARAM_LIMIT])
+                client.set_terminated(run_id, "FAILED")
+        except (MlflowException, OSError, sqlite3.Error) as error:
+            log.warning("MLflow at %s cannot be told that run %s died (%s)", self.uri, run_id, type(error).__name__)
+
     def _experiment_id(self) -> str:
         found = self._client.get_experiment_by_name(self.experiment)
         if found is not None:

@@ -127,3 +127,32 @@ def test_a_trial_whose_loss_is_not_finite_fails_alone_with_its_reason(command, t
     assert "NonFiniteLossError" in broken.user_attrs["reason"]
     runs = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
     assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]
+
+
+def test_the_mlflow_run_of_a_killed_worker_is_failed_with_the_reason(command, tmp_path):
+    import subprocess
+    import sys
+    import time
+
+    import psutil
+
+    arguments = ["-m", *TRIALS, "seed=1,2", "trainer.epochs=200", "hydra/launcher=pool", "hydra.sweeper.retries=0"]
+    sweeper = subprocess.Popen([sys.executable, "-m", "speechtrain", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "multirun/study/0/checkpoints/last.ckpt"
+    until = time.monotonic() + 60
+    while not checkpoint.is_file() and time.monotonic() < until:
+        time.sleep(0.1)
+    worker = next(child for child in psutil.Process(sweeper.pid).children() if "speechtrain.sweep.worker" in child.cmdline())
+
+    worker.kill()
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    while trials_of(tmp_path)[0].state.name == "RUNNING" and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(4)
+    sweeper.terminate()
+    sweeper.wait(30)
+
+    statuses = {run.data.tags["speechtrain.trial"]: run for run in client.search_runs(["1"])}
+    assert statuses["0"].info.status == "FAILED"
+    assert "SIGKILL" in statuses["0"].data.tags["error"]
+    assert "SIGKILL" in trials_of(tmp_path)[0].user_attrs["reason"]

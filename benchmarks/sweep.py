@@ -1,0 +1,194 @@
+"""The sweeper beside the official plugin, and beside the ideal.
+
+    python benchmarks/sweep.py toy --official VENV/bin/python       1,000 trials of a program of two parameters
+    python benchmarks/sweep.py search --official ... --data DIR     wall time to the best WER of 30 unpruned trials on digit strings
+    python benchmarks/sweep.py refill                               4 workers, lognormal lengths, beside total work / workers
+    python benchmarks/sweep.py trial --data DIR                     CPU of a warm trial that is neither training nor evaluation
+
+VENV holds the official plugin (pip install --pre hydra-core==1.4.0rc3 hydra-optuna-sweeper==1.4.0rc3 hydra-joblib-launcher
+'optuna>=5,<6') and, for `search`, what speechtrain needs besides Hydra. One thread a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent
+TOY = REPOSITORY / "tests" / "toy"
+ENV = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(TOY), str(REPOSITORY)]),
+    "SPEECHTRAIN_CONF": str(REPOSITORY / "conf"),
+}
+
+
+def timed(command: list[str], folder: Path) -> tuple[float, float, str]:
+    """(wall, CPU with children, output) of a command.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True, check=False)
+    wall = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+def toy(official: str, trials: int) -> None:
+    """Cost of a trivial trial, start-up taken off (a sweep of 2 trials)."""
+    space = ["x=interval(-5,5)"]
+    ours = [sys.executable, str(TOY / "app.py"), "-m", *space, "n=interval(0,1)", "hydra.sweeper.check=null"]
+    theirs = [official, str(HERE / "official_sweeper" / "app.py"), "-m", *space, "y=interval(0,1)", "hydra.sweeper.n_jobs=1"]
+    arms = {
+        "ours, journal": (ours, "null"),
+        "ours, SQLite": (ours, "sqlite:///study.db"),
+        "ours, memory": (ours, "memory://"),
+        "official, SQLite": (theirs, "sqlite:///study.db"),
+        "official, memory": (theirs, "null"),
+    }
+    cost = {}
+    for name, (command, storage) in arms.items():
+        took = {}
+        for count in (2, trials):
+            with tempfile.TemporaryDirectory() as folder:
+                chosen = [f"hydra.sweeper.n_trials={count}", f"hydra.sweeper.storage='{storage}'" if storage != "null" else ""]
+                took[count] = timed([*command, *filter(None, chosen), "hydra.sweeper.study_name=toy"], Path(folder))
+        cost[name] = [1000 * (took[trials][index] - took[2][index]) / (trials - 2) for index in (0, 1)]
+        print(f"{name:18s} {cost[name][0]:6.1f} ms wall  {cost[name][1]:6.1f} ms CPU a trial", flush=True)
+    for ours_name, theirs_name in (
+        ("ours, SQLite", "official, SQLite"),
+        ("ours, journal", "official, SQLite"),
+        ("ours, memory", "official, memory"),
+    ):
+        print(f"{ours_name} / {theirs_name}: {cost[ours_name][0] / cost[theirs_name][0]:.2f} of the wall time")
+
+
+def search(official: str, data: str, epochs: int, trials: int) -> None:
+    """Wall time until the best WER of the official plugin's unpruned sweep is reached, two trials at a time in both."""
+    shared = ["experiment=digit_strings", f"data.root={data}", f"trainer.epochs={epochs}", "backend.threads=1", "tracking=[]"]
+    space = {"lr": "tag(log,interval(3e-4,3e-2))", "dropout": "interval(0,0.4)", "warmup": "int(interval(0,300))"}
+    keys = {"lr": "optimizer.lr", "dropout": "model.dropout", "warmup": "scheduler.warmup_steps"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        theirs = [official, str(HERE / "official_sweeper" / "app.py"), "-m", f"train='{';'.join(shared)}'"]
+        theirs += [f"{key}={values}" for key, values in space.items()]
+        theirs += [f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.sampler.seed=1"]
+        theirs += ["hydra/launcher=joblib", "hydra.sweeper.n_jobs=2", "hydra.launcher.n_jobs=2"]
+        start = time.time()
+        wall, cpu, _ = timed(theirs, folder)
+        ends = [json.loads(line) for line in (folder / "finished.jsonl").read_text().splitlines()]
+        best = min(ends, key=lambda item: item["value"])
+        theirs_took = best["time"] - start
+        print(f"official: WER {100 * best['value']:.2f} % after {best['time'] - start:.0f} s, {wall:.0f} s in all, {cpu:.0f} CPU-s")
+        ours = [sys.executable, "-m", "speechtrain", "-m", *shared, *(f"{keys[key]}={values}" for key, values in space.items())]
+        ours += [f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1"]
+        ours += ["hydra.sweeper.study_name=ours", "hydra.sweeper.report=val/loss"]
+        start = time.time()
+        wall, cpu, _ = timed(ours, folder)
+        done = ended(folder / "multirun" / "ours")
+        print(f"ours:     WER {100 * min(value for _, value in done):.2f} %, {wall:.0f} s {cpu:.0f} CPU-s, {len(done)} trials not pruned")
+        reached = min((when for when, value in done if value <= best["value"]), default=None)
+        if reached is None:
+            print("ours did not reach the official's best")
+        else:
+            print(f"ours reached it after {reached - start:.0f} s: {(reached - start) / theirs_took:.2f} of {theirs_took:.0f} s")
+
+
+def ended(folder: Path) -> list[tuple[float, float]]:
+    """(time, value) of each completed trial of a study's journal."""
+    found = []
+    for line in (folder / "study.journal").read_text().splitlines():
+        entry = json.loads(line)
+        if entry.get("op_code") == 6 and entry.get("state") == 1 and entry.get("values"):
+            found.append((np.datetime64(entry["datetime_complete"]).astype("datetime64[us]").astype(float) / 1e6, entry["values"][0]))
+    return found
+
+
+def refill(workers: int, trials: int) -> None:
+    """Wall time of a sweep of sleeping jobs beside total work / workers, and beside batches that wait for their slowest."""
+    lengths = np.random.default_rng(0).lognormal(mean=-0.3, sigma=1.0, size=trials).round(3).tolist()
+    command = [sys.executable, str(TOY / "app.py"), "-m", f"x=range(2,{trials + 2})", f"lengths={json.dumps(lengths)}"]
+    command += ["hydra.sweeper.check=null", "hydra.sweeper.study_name=refill", f"hydra.sweeper.n_jobs={workers}", "hydra/launcher=pool"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        timed([*command, "hydra.sweeper.own_values_first=false"], folder)
+        lines = [line.split() for line in (folder / "log.txt").read_text().splitlines()]
+    wall = max(float(line[3]) for line in lines) - min(float(line[3]) for line in lines)
+    ideal = sum(lengths) / workers
+    batches = sum(max(lengths[first : first + workers]) for first in range(0, trials, workers))
+    print(f"{trials} trials, {sum(lengths):.0f} s of work, longest {max(lengths):.1f} s, {workers} workers: {wall:.1f} s")
+    print(f"ideal {ideal:.1f} s: {wall / ideal:.2f}    batches that wait for their slowest {batches:.1f} s: {batches / ideal:.2f}")
+
+
+def trial(data: str) -> None:
+    """CPU of warm trials less training epochs and evaluation, with MLflow, in one worker."""
+    program = f"""
+import sys, time, importlib
+acc = {{}}
+def timed(owner, name):
+    call = getattr(owner, name)
+    def wrapped(*a, **k):
+        start = time.process_time()
+        try:
+            return call(*a, **k)
+        finally:
+            acc['core'] = acc.get('core', 0.0) + time.process_time() - start
+    setattr(owner, name, wrapped)
+import speechtrain.__main__ as program, speechtrain.sweep.executors as executors
+training = importlib.import_module('speechtrain.train')
+import lightning.pytorch.loops.fit_loop as loop
+timed(training, 'evaluate'); timed(loop._FitLoop, 'advance')
+run = executors.run_to_outcome
+def watched(runner, job):
+    acc.clear(); start = time.process_time()
+    done = run(runner, job)
+    print('FIXED', time.process_time() - start - acc['core'], file=sys.stderr, flush=True)
+    return done
+executors.run_to_outcome = watched
+sys.argv = ['speechtrain', '-m', 'experiment=digit_strings', 'data.root={data}', 'trainer.epochs=2', 'backend.threads=1', 'seed=1,2,3,4,5']
+program.main()
+"""
+    with tempfile.TemporaryDirectory() as name:
+        done = subprocess.run([sys.executable, "-c", program], cwd=name, env=ENV, capture_output=True, text=True, check=True)
+    costs = [float(text) for text in re.findall(r"FIXED ([\d.]+)", done.stderr)]
+    print(f"first trial {costs[0]:.2f} CPU-s, others {', '.join(f'{cost:.2f}' for cost in costs[1:])}, median {np.median(costs[1:]):.2f}")
+
+
+def main() -> None:
+    """Choose by the first argument."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["toy", "search", "refill", "trial"])
+    parser.add_argument("--official", help="Python of the environment with the official plugin")
+    parser.add_argument("--data", help="folder of the digit strings")
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--epochs", type=int, default=8)
+    given = parser.parse_args()
+    if given.what == "toy":
+        toy(given.official, given.trials or 1000)
+    elif given.what == "search":
+        search(given.official, given.data, given.epochs, given.trials or 30)
+    elif given.what == "refill":
+        refill(4, given.trials or 40)
+    else:
+        trial(given.data)
+
+
+if __name__ == "__main__":
+    main()
