@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _is_sweep(arguments: list[str]) -> bool:
-    return any(item in ("-m", "--multirun") for item in arguments)
+    return any(item in ("-m", "--multirun", "experiment=rerun_best") or item.startswith("sweep=") for item in arguments)
 
 
 def _config_dir(arguments: list[str]) -> str | None:

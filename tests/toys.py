@@ -26,6 +26,7 @@ class Toy:
     """Starts the program in a folder and reads what it left."""
 
     folder: Path
+    more_path: str = ""
 
     @property
     def env(self) -> dict[str, str]:
@@ -33,7 +34,7 @@ class Toy:
             **os.environ,
             "SPEECHTRAIN_CONF": str(REPOSITORY / "conf"),
             "TOY_LOG": str(self.folder / "log.txt"),
-            "PYTHONPATH": f"{TOY}{os.pathsep}{REPOSITORY}",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(TOY), str(REPOSITORY), self.more_path])),
             "OMP_NUM_THREADS": "1",
         }
 

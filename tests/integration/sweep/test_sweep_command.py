@@ -151,3 +151,43 @@ def test_two_models_with_sizes_of_their_own(command, tmp_path):
     assert sum("model.stack" in line and "model=mlp" in line for line in lines) == 2
     assert sum("model.channels" in line and "model=tdnn" in line for line in lines) == 2
     assert "4 done" in done.stdout
+
+
+def test_an_installed_official_plugin_is_noticed_and_ours_is_used(toy, tmp_path):
+    info = tmp_path / "elsewhere" / "hydra_optuna_sweeper-1.3.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hydra-optuna-sweeper\nVersion: 1.3.0\n")
+    plugin = tmp_path / "elsewhere" / "hydra_plugins" / "hydra_optuna_sweeper.py"
+    plugin.parent.mkdir()
+    plugin.write_text(
+        "from dataclasses import dataclass\nfrom hydra.core.config_store import ConfigStore\n"
+        "@dataclass\nclass Conf:\n    _target_: str = 'hydra_plugins.hydra_optuna_sweeper.OptunaSweeper'\n    n_trials: int = 20\n"
+        "ConfigStore.instance().store(group='hydra/sweeper', name='optuna', node=Conf, provider='optuna_sweeper')\n"
+    )
+    toy.more_path = str(tmp_path / "elsewhere")
+
+    done = toy.run("x=1,2")
+
+    assert done.returncode == 0, done.stderr
+    assert "2 done" in done.stdout
+    assert "hydra-optuna-sweeper 1.3.0 is installed as well" in done.stdout + done.stderr
+    assert "pip uninstall hydra-optuna-sweeper" in done.stdout + done.stderr
+
+
+def test_the_official_plugins_command_lines_work(toy):
+    theirs = ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=123", "hydra.sweeper.direction=maximize"]
+    more = [
+        "hydra.sweeper.max_failure_rate=0.0",
+        "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.n_trials=4",
+        "+hydra.sweeper.params.n=choice(0,1)",
+    ]
+
+    done = toy.run("x=interval(-5,5)", *theirs, *more)
+
+    assert done.returncode == 0, done.stderr
+    results = yaml.safe_load((toy.folder / "multirun/toy/optimization_results.yaml").read_text())
+    trials = toy.trials()
+    assert results["name"] == "optuna"
+    assert results["best_value"] == max(trial.value for trial in trials)
+    assert set(results["best_params"]) == {"x", "n"}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import time
 
 import optuna
+import psutil
 import pytest
 import yaml
 from conftest import TINY
@@ -130,12 +134,6 @@ def test_a_trial_whose_loss_is_not_finite_fails_alone_with_its_reason(command, t
 
 
 def test_the_mlflow_run_of_a_killed_worker_is_failed_with_the_reason(command, tmp_path):
-    import subprocess
-    import sys
-    import time
-
-    import psutil
-
     arguments = ["-m", *TRIALS, "seed=1,2", "trainer.epochs=200", "hydra/launcher=pool", "hydra.sweeper.retries=0"]
     sweeper = subprocess.Popen([sys.executable, "-m", "speechtrain", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     checkpoint = tmp_path / "multirun/study/0/checkpoints/last.ckpt"

@@ -171,6 +171,20 @@ class BackendConformance:
         assert [event for event in recorder.events if event.startswith("epoch")] == ["epoch 0", "epoch 1"]
         assert recorder.events[-1] == "end"
 
+    def test_a_callback_can_prune_the_training(self, backend: Backend, tmp_path: Path) -> None:
+        class Pruner(Recorder):
+            def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
+                super().on_epoch_end(epoch, metrics, control)
+                if epoch == 1:
+                    control.prune("others do better")
+
+        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=9")
+        recorder = Pruner()
+        result = setup.train(setup.build(), recorder)
+        assert result.pruned
+        assert result.stop_reason == "others do better"
+        assert [event for event in recorder.events if event.startswith("epoch")] == ["epoch 0", "epoch 1"]
+
     def test_early_stopping_ends_a_run_that_does_not_improve(self, backend: Backend, tmp_path: Path) -> None:
         setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=9", "optimizer.lr=1e-9", *STOP)
         result = setup.train(setup.build())
