@@ -83,8 +83,8 @@ def toy(official: str, trials: int) -> None:
 def search(official: str, data: str, epochs: int, trials: int) -> None:
     """Wall time until the best WER of the official plugin's unpruned sweep is reached, two trials at a time in both."""
     shared = ["experiment=digit_strings", f"data.root={data}", f"trainer.epochs={epochs}", "backend.threads=1", "tracking=[]"]
-    space = {"lr": "tag(log,interval(3e-4,3e-2))", "dropout": "interval(0,0.4)", "warmup": "int(interval(0,300))"}
-    keys = {"lr": "optimizer.lr", "dropout": "model.dropout", "warmup": "scheduler.warmup_steps"}
+    space = {"lr": "tag(log,interval(1e-4,1e-1))", "dropout": "interval(0,0.5)", "channels": "range(32,129,16)"}
+    keys = {"lr": "optimizer.lr", "dropout": "model.dropout", "channels": "model.channels"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         theirs = [official, str(HERE / "official_sweeper" / "app.py"), "-m", f"train='{';'.join(shared)}'"]
@@ -100,6 +100,7 @@ def search(official: str, data: str, epochs: int, trials: int) -> None:
         ours = [sys.executable, "-m", "speechtrain", "-m", *shared, *(f"{keys[key]}={values}" for key, values in space.items())]
         ours += [f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1"]
         ours += ["hydra.sweeper.study_name=ours", "hydra.sweeper.report=val/loss"]
+        ours += ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.min_resource=2", "hydra.sweeper.pruner.reduction_factor=2"]
         start = time.time()
         wall, cpu, _ = timed(ours, folder)
         done = ended(folder / "multirun" / "ours")

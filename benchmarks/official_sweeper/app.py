@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> float:
     if cfg.train is None:
         return float((cfg.x - 2) ** 2 + cfg.y)
     folder = Path("trials") / f"{time.time_ns()}"
-    own = [f"optimizer.lr={cfg.lr}", f"model.dropout={cfg.dropout}", f"scheduler.warmup_steps={cfg.warmup}"]
+    own = [f"optimizer.lr={cfg.lr}", f"model.dropout={cfg.dropout}", f"model.channels={cfg.channels}"]
     result = speechtrain.train(speechtrain.compose([*cfg.train.split(";"), *own], output_dir=folder))
     with Path("finished.jsonl").open("a") as file:
         file.write(json.dumps({"time": time.time(), "value": result.objective}) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -131,6 +132,8 @@ def _call(kind: str, node: Mapping[str, Any]) -> Any:
         key = unknown[0]
         raise ConfigError([Problem(f"hydra.sweeper.{kind}.{key}", f"{target} takes no argument '{key}'", did_you_mean(key, sorted(takes)))])
     try:
-        return _target(kind, target)(**given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return _target(kind, target)(**given)
     except (ValueError, TypeError) as error:
         raise ConfigError([Problem(f"hydra.sweeper.{kind}", f"{target}: {error}", "")]) from error

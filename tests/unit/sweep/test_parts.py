@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import optuna
+import psutil
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from speechtrain.errors import ConfigError
+from speechtrain.sweep.alive import Process, Watch
+from speechtrain.sweep.objectives import Constraint, directions_of
+from speechtrain.sweep.search import make_pruner, node_of, sampler_factory
+from speechtrain.sweep.storage import shown, storage_url
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "value", "violation"),
+    [
+        ("params <= 2e6", "model/parameters", 2.5e6, 0.5e6),
+        ("latency_ms<20", "model/latency_ms", 15.0, -5.0),
+        ("val/exact >= 0.9", "val/exact", 0.8, 0.1),
+        ("model/parameters ≤ 1000", "model/parameters", 1000, 0),
+    ],
+)
+def test_a_constraint_is_positive_where_it_is_broken(text, metric, value, violation):
+    constraint = Constraint.parse(text)
+
+    assert constraint.metric == metric
+    assert constraint.violation(value) == pytest.approx(violation)
+
+
+def test_directions_follow_from_the_metrics():
+    of_task = {"wer": "minimize", "exact": "maximize"}
+
+    assert directions_of(["val/wer", "model/parameters", "val/exact"], None, of_task) == ["minimize", "minimize", "maximize"]
+    assert directions_of(["val/wer"], "maximize", of_task) == ["maximize"]
+    with pytest.raises(ConfigError, match="2 entries for 1 objectives"):
+        directions_of(["val/wer"], ["minimize", "maximize"], of_task)
+
+
+def test_what_a_sampler_proposes_follows_from_the_trial_number_and_the_history_alone():
+    make = sampler_factory(node_of("tpe", "sampler"), conditional=False, constraints=None)
+
+    def proposals(numbers):
+        study = optuna.create_study(sampler=make(0))
+        found = {}
+        for number in numbers:
+            study.sampler = make(number)
+            found[number] = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}).params["x"]
+        return found
+
+    first = proposals([0, 1, 2])
+    assert first == proposals([0, 1, 2])
+    assert len(set(first.values())) == 3
+
+
+def test_conditional_spaces_are_searched_in_groups():
+    make = sampler_factory(node_of("tpe", "sampler"), conditional=True, constraints=None)
+
+    assert make(0)._group  # the multivariate estimate of Optuna then covers each branch
+
+
+@pytest.mark.parametrize("name", ["median", "percentile", "asha", "hyperband", "threshold"])
+def test_every_pruner_in_conf_can_be_made(name):
+    node = yaml.safe_load((REPOSITORY / "conf/hydra/sweeper/pruner" / f"{name}.yaml").read_text())
+    if name == "threshold":
+        node["upper"] = 1.0
+
+    assert isinstance(make_pruner(node), optuna.pruners.BasePruner)
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "nsgaii", "qmc", "grid"])
+def test_every_sampler_in_conf_can_be_made(name):
+    node = yaml.safe_load((REPOSITORY / "conf/hydra/sweeper/sampler" / f"{name}.yaml").read_text())
+
+    assert isinstance(sampler_factory(node, conditional=False, constraints=None)(3), optuna.samplers.BaseSampler)
+
+
+def test_a_process_is_told_apart_from_a_later_one_with_its_number():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    known = replace(Process.current(), pid=child.pid, started=psutil.Process(child.pid).create_time())
+    assert known.is_alive()
+    assert not replace(known, started=known.started - 100).is_alive()
+    assert not replace(known, boot="another").is_alive()
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not known.is_alive()  # a zombie
+    child.wait()
+    assert not known.is_alive()
+    assert Process.current().is_alive()
+    assert Process.from_dict(Process.current().to_dict()) == Process.current()
+    assert Process.current().pid == os.getpid()
+
+
+def test_a_heartbeat_that_stands_still_is_noticed_on_ones_own_clock():
+    watch = Watch(patience=0.05)
+
+    assert not watch.is_silent(7, "a")
+    time.sleep(0.06)
+    assert not watch.is_silent(7, "b")
+    assert not watch.is_silent(7, "b")
+    time.sleep(0.06)
+    assert watch.is_silent(7, "b")
+
+
+def test_a_storage_is_where_it_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert storage_url(None, tmp_path / "sweep") == f"journal:///{tmp_path}/sweep/study.journal"
+    assert storage_url("sqlite:///a.db", tmp_path) == f"sqlite:///{tmp_path}/a.db"
+    assert storage_url("sqlite:////b/a.db", tmp_path) == "sqlite:////b/a.db"
+    assert storage_url("kept/study.journal", tmp_path) == f"journal:///{tmp_path}/kept/study.journal"
+    assert storage_url("postgresql+psycopg://me@db/x", tmp_path) == "postgresql+psycopg://me@db/x"
+    assert shown("postgresql+psycopg://me:secret@db/x") == "postgresql+psycopg://me:***@db/x"
