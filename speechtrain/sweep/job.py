@@ -9,12 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import signal
 import statistics
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
@@ -26,16 +23,12 @@ from speechtrain.console import console, errors
 from speechtrain.errors import RunPruned, UserError
 from speechtrain.sweep.objectives import Constraint, Direction
 from speechtrain.sweep.study import complete, fail, prune
-from speechtrain.sweep.trial import Attached, TrialContext
+from speechtrain.sweep.trial import Attached, TrialContext, time_limit
 
 if TYPE_CHECKING:
     from speechtrain.train import Result
 
 log = logging.getLogger(__name__)
-
-
-class TrialTimeoutError(Exception):
-    """A trial took longer than it may."""
 
 
 class TrialCallback(Callback):
@@ -81,7 +74,7 @@ def run_trial(context: TrialContext, cfg: DictConfig, overrides: Sequence[str]) 
         log.warning("trial %d was given up before it began; nothing is done", context.number)
         return None
     folder = Path(cfg.output_dir)
-    with _output(folder, show=context.show_output), _time_limit(context.timeout), attached.beating():
+    with _output(folder, show=context.show_output), time_limit(context.timeout), attached.beating():
         try:
             values = _values(attached, cfg, overrides)
         except RunPruned as pruned:
@@ -189,22 +182,3 @@ def _output(folder: Path, *, show: bool) -> Iterator[None]:
             yield
         finally:
             console.file, errors.file = before
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise TrialTimeoutError in the main thread after so long; elsewhere only the worker pool can end a job."""
-    if seconds is None or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise TrialTimeoutError(f"took longer than hydra.sweeper.timeout={seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

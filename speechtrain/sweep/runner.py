@@ -131,14 +131,15 @@ def run_to_outcome(runner: Runner, job: Job) -> tuple[Outcome, JobReturn | None]
     Raises:
         KeyboardInterrupt: after that was recorded.
     """
-    from speechtrain.sweep.trial import attach
+    from speechtrain.sweep.trial import attach, time_limit
 
     trial = attach(job)
     if trial is not None and not trial.claim():
         return Outcome(job.number, "failed", reason="was given up before it began"), None
     returned = None
     try:
-        returned = runner.run(job)
+        with time_limit(trial.context.timeout if trial is not None else None):
+            returned = runner.run(job)
         outcome = outcome_of(job.number, returned)
     except KeyboardInterrupt:
         if trial is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import FrameType
 from typing import Any
 
 import optuna
@@ -162,3 +164,26 @@ def attach(job: Job) -> Attached | None:
     """The trial that a job belongs to; None outside a study."""
     text = job.env.get(VARIABLE)
     return Attached(TrialContext.from_text(text)) if text else None
+
+
+class TrialTimeoutError(Exception):
+    """A trial took longer than it may."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise TrialTimeoutError in the main thread after so long; elsewhere only the worker pool can end a job."""
+    if seconds is None or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise TrialTimeoutError(f"took longer than hydra.sweeper.timeout={seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -38,6 +38,13 @@ def test_what_goes_wrong_in_a_trial_costs_that_trial_alone(toy, fault, reason):
     assert "3 done, 1 failed" in done.stdout
 
 
+def test_a_trial_that_takes_too_long_in_the_sweepers_own_process_is_ended_as_well(toy):
+    done = toy.run("x=1,2,3", "lengths=[0,30,0]", "hydra.sweeper.timeout=1", "hydra.sweeper.retries=0")
+
+    assert "2 done, 1 failed" in done.stdout, done.stdout + done.stderr
+    assert "took longer than hydra.sweeper.timeout=1 s" in toy.trials()[1].user_attrs["reason"]
+
+
 def test_a_trial_that_fails_once_is_retried_with_the_same_values(toy):
     done = toy.run("x=1,2,3", "bad=[2]", "fault=raise", "once=true", "hydra.sweeper.n_jobs=1")
 
