@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def run_to_outcome(runner: Runner, job: Job) -> tuple[Outcome, JobReturn | None]
         return Outcome(job.number, "failed", reason="was given up before it began"), None
     returned = None
     try:
-        with time_limit(trial.context.timeout if trial is not None else None):
+        with trial.beating() if trial is not None else nullcontext(), time_limit(trial.context.timeout if trial is not None else None):
             returned = runner.run(job)
         outcome = outcome_of(job.number, returned)
     except KeyboardInterrupt:

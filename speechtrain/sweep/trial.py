@@ -25,6 +25,7 @@ from speechtrain.sweep.storage import open_storage
 from speechtrain.sweep.study import BEAT, JOB, OWNER, complete, fail
 
 VARIABLE = "SPEECHTRAIN_TRIAL"
+_beating: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,11 @@ class Attached:
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
-        """Write a sign of life now and then, for sweepers on other machines."""
+        """Write a sign of life now and then, for sweepers on other machines; one writer is enough."""
+        if self.context.id in _beating:
+            yield
+            return
+        _beating.add(self.context.id)
         done = threading.Event()
 
         def beat() -> None:
@@ -158,6 +163,7 @@ class Attached:
             yield
         finally:
             done.set()
+            _beating.discard(self.context.id)
 
 
 def attach(job: Job) -> Attached | None:

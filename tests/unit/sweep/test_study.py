@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from speechtrain.sweep.alive import Process
+from speechtrain.sweep.search import sampler_factory
+from speechtrain.sweep.space import parse_space
+from speechtrain.sweep.storage import open_storage
+from speechtrain.sweep.study import BEAT, JOB, OWNER, Study
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A sweeper's view of one study on a journal."""
+    url = f"journal:///{tmp_path}/study.journal"
+
+    def study(**changes) -> Study:
+        settings = {
+            "directions": ["minimize"],
+            "space": parse_space(["x=interval(0,1)", "n=a,b"], {}),
+            "make_sampler": sampler_factory(None, conditional=False, constraints=None),
+            "pruner": optuna.pruners.NopPruner(),
+            "first": [{"x": 0.5, "n": "b"}, {"n": "a"}],
+            "n_trials": 4,
+            "retries": 1,
+            "patience": 0.1,
+            **changes,
+        }
+        return Study(url, open_storage(url), "study", **settings)
+
+    return study
+
+
+def test_the_first_slots_get_the_values_that_are_given_in_whole_or_in_part(make):
+    study = make()
+    study.plan()
+
+    first, second, third = (study.take() for _ in range(3))
+
+    assert first.assignment == {"x": 0.5, "n": "b"}
+    assert second.assignment["n"] == "a"
+    assert 0 <= third.assignment["x"] <= 1
+    assert [taken.number for taken in (first, second, third)] == [0, 1, 2]
+
+
+def test_a_trial_is_taken_by_one_sweeper_only(make):
+    one, other = make(), make()
+    one.plan()
+    stale = other.ledger()
+
+    mine = [one.take() for _ in range(4)]
+
+    assert [taken.number for taken in mine] == [0, 1, 2, 3]
+    assert other.take(stale) is None
+    assert one.take() is None
+
+
+def test_a_retry_repeats_the_values_and_is_taken_first(make):
+    study = make()
+    study.plan()
+    taken = study.take()
+    study.fail(taken.id, "went wrong")
+
+    study.plan()
+    again = study.take()
+
+    assert again.retry_of == taken.number
+    assert again.number == 4
+    assert again.assignment == taken.assignment
+
+
+def test_a_trial_of_a_machine_that_falls_silent_is_given_back_uncharged(make):
+    study = make(retries=0)
+    study.plan()
+    taken = study.take()
+    far = replace(Process.current(), host="elsewhere").to_dict()
+    study.storage.set_trial_system_attr(taken.id, OWNER, far)
+    study.storage.set_trial_system_attr(taken.id, JOB, far)
+    watcher = make(retries=0)
+
+    assert watcher.bury_dead(watcher.ledger()) == []
+    time.sleep(0.12)
+    study.storage.set_trial_system_attr(taken.id, BEAT, 1.0)
+    assert watcher.bury_dead(watcher.ledger()) == []  # it beats
+    time.sleep(0.12)
+    ((number, reason),) = watcher.bury_dead(watcher.ledger())
+
+    assert number == taken.number
+    assert "no sign of life from elsewhere" in reason
+    assert watcher.plan().waiting[0][1].retry_of == taken.number
+
+
+def test_a_living_trial_of_this_machine_is_left_alone_and_a_dead_one_is_not(make):
+    study = make()
+    study.plan()
+    living, dead = study.take(), study.take()
+    gone = replace(Process.current(), pid=2**22 - 1).to_dict()
+    study.storage.set_trial_system_attr(dead.id, OWNER, gone)
+    watcher = make()
+
+    assert [number for number, _ in watcher.bury_dead(watcher.ledger())] == [dead.number]
+    assert watcher.trial(living.id).state is TrialState.RUNNING
+    assert watcher.trial(dead.id).system_attrs["speechtrain:failure"]["charged"] is False
+
+
+def test_a_result_is_recorded_once_whoever_is_first(make):
+    study, other = make(), make()
+    study.plan()
+    taken = study.take()
+
+    assert study.complete(taken.id, [1.0])
+    assert not other.fail(taken.id, "thought to be dead")
+    assert other.trial(taken.id).state is TrialState.COMPLETE
+    assert not study.complete(taken.id, [2.0])
+    assert other.trial(taken.id).values == [1.0]
+
+
+def test_fewer_trials_than_before_take_nothing_and_lose_nothing(make):
+    study = make()
+    study.plan()
+    study.complete(study.take().id, [1.0])
+
+    smaller = make(n_trials=1)
+
+    assert smaller.plan().is_complete(1)
+    assert smaller.take() is None
+    assert len(make().ledger().waiting) == 3
+    assert os.getpid() == Process.current().pid
