@@ -49,7 +49,7 @@ class InProcess:
 
     def submit(self, job: Job) -> None:
         """Run it to its end."""
-        outcome, _ = run_to_outcome(self._runner, job)
+        outcome, _ = run_to_outcome(self._runner, job, claimed=True)
         self._ended.append(outcome)
 
     def wait(self, timeout: float) -> list[Outcome]:  # noqa: ARG002

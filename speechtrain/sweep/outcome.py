@@ -38,6 +38,8 @@ class Outcome:
         value: what it returned.
         reason: why it failed, in a line; empty if it did not.
         trace: the stack trace, for the log.
+        final: whether it would fail again.
+        recorded: whether the job's study knows it already.
     """
 
     number: int
@@ -46,3 +48,4 @@ class Outcome:
     reason: str = ""
     trace: str = ""
     final: bool = False
+    recorded: bool = False

@@ -67,7 +67,7 @@ class Reporter:
 
     def show(self, ledger: Ledger, *, busy: int) -> None:
         """A line for each trial that ended since."""
-        ended = [trial for trial in self.study.trials() if trial.state.is_finished() and trial.number not in self._shown]
+        ended = [trial for trial in self.study.trials(fresh=False) if trial.state.is_finished() and trial.number not in self._shown]
         for trial in sorted(ended, key=lambda item: item.datetime_complete.timestamp() if item.datetime_complete else 0):
             self._shown.add(trial.number)
             self._finished_here += 1
@@ -109,7 +109,7 @@ class Reporter:
         """The best trial, or the front of several objectives; only such as break no constraint."""
         fine = [
             trial
-            for trial in self.study.trials()
+            for trial in self.study.trials(fresh=False)
             if trial.state is TrialState.COMPLETE and all(value <= 0 for value in trial.system_attrs.get("constraints") or [])
         ]
         signs = [1 if direction == "minimize" else -1 for direction in self.plan.directions]

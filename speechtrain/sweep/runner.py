@@ -7,7 +7,7 @@ import os
 import re
 import traceback
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,13 @@ def _write_configs(cfg: DictConfig, task: DictConfig, folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def run_to_outcome(runner: Runner, job: Job) -> tuple[Outcome, JobReturn | None]:
+def run_to_outcome(runner: Runner, job: Job, *, claimed: bool = False) -> tuple[Outcome, JobReturn | None]:
     """Run a job and record its end in its study; whatever it raises, except an interruption, is its outcome.
+
+    Args:
+        runner: of the program.
+        job: to run.
+        claimed: whether this very process has just taken the trial.
 
     Raises:
         KeyboardInterrupt: after that was recorded.
@@ -135,7 +140,7 @@ def run_to_outcome(runner: Runner, job: Job) -> tuple[Outcome, JobReturn | None]
     from speechtrain.sweep.trial import attach, time_limit
 
     trial = attach(job)
-    if trial is not None and not trial.claim():
+    if trial is not None and not claimed and not trial.claim():
         return Outcome(job.number, "failed", reason="was given up before it began"), None
     returned = None
     try:
@@ -150,6 +155,7 @@ def run_to_outcome(runner: Runner, job: Job) -> tuple[Outcome, JobReturn | None]
         outcome = outcome_of_error(job.number, error)
     if trial is not None:
         trial.settle(outcome)
+        outcome = replace(outcome, recorded=True)
     return outcome, returned
 
 

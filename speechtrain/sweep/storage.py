@@ -142,8 +142,8 @@ def storage_url(given: str | None, folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def exclusively(url: str, storage: BaseStorage, study: str) -> Iterator[None]:
-    """Only one process at a time adds trials to the plan of a study, as far as the storage has locks to offer.
+def exclusively(url: str, storage: BaseStorage, study: str) -> Iterator[bool]:
+    """Only one process at a time adds trials to the plan of a study; gives False where the storage has no lock to offer.
 
     Without one (a gRPC proxy) two sweepers may plan a trial too many between them; the ledger never runs it.
     """
@@ -151,15 +151,15 @@ def exclusively(url: str, storage: BaseStorage, study: str) -> Iterator[None]:
     if parts.scheme == "journal" or (parts.scheme.startswith("sqlite") and ":memory:" not in url):
         path = url.partition(":///")[2].partition("?")[0]
         with filelock.FileLock(f"{path}.plan.lock"):
-            yield
+            yield True
         return
     engine = getattr(getattr(storage, "_backend", storage), "engine", None)
     if engine is not None and engine.dialect.name == "postgresql":
         with engine.connect() as connection:
             connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": f"speechtrain/{study}"})
             try:
-                yield
+                yield True
             finally:
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": f"speechtrain/{study}"})
         return
-    yield
+    yield url.startswith("memory:")

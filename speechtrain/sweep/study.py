@@ -106,6 +106,7 @@ class Study:
         first: assignments, whole or in part, of the first slots, in order.
         n_trials: slots of the study in total.
         retries: failures of a slot that are tried again.
+        ahead: trials that are planned before they are taken.
         patience: seconds without heartbeat after which a trial of another machine counts as dead.
     """
 
@@ -122,6 +123,7 @@ class Study:
         first: Sequence[Assignment],
         n_trials: int,
         retries: int,
+        ahead: int = 8,
         patience: float = 300.0,
     ) -> None:
         self.url = url
@@ -134,7 +136,9 @@ class Study:
         self.first = list(first)
         self.n_trials = n_trials
         self.retries = retries
+        self.ahead = ahead
         self.mine: set[int] = set()
+        self._trials: list[FrozenTrial] = []
         self._watch = Watch(patience)
         self._unclaimed = Watch(_UNCLAIMED)
         self._distributions = {parameter.name: distribution(parameter.domain) for parameter in space.all_parameters()}
@@ -174,9 +178,11 @@ class Study:
 
     # --- reading ----------------------------------------------------------------------------------------------------------------------
 
-    def trials(self) -> list[FrozenTrial]:
-        """All of them, not to be changed."""
-        return self.storage.get_all_trials(self.id, deepcopy=False)
+    def trials(self, *, fresh: bool = True) -> list[FrozenTrial]:
+        """All of them, not to be changed; as last read unless `fresh`."""
+        if fresh:
+            self._trials = self.storage.get_all_trials(self.id, deepcopy=False)
+        return self._trials
 
     def ledger(self) -> Ledger:
         """What is done, runs, waits."""
@@ -189,21 +195,22 @@ class Study:
     # --- planning and taking ----------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Ledger:
-        """Add what is missing to n_trials, and retries of what failed; returns the ledger after that."""
+        """Plan retries of what failed and some trials ahead, up to n_trials in all; returns the ledger after that.
+
+        A database is asked anew for every trial that is not finished, so no more wait than are soon taken.
+        """
         ledger = self.ledger()
-        if len(ledger.slots) >= self.n_trials and not ledger.to_retry:
+        if not ledger.to_retry and (len(ledger.slots) >= self.n_trials or len(ledger.waiting) > self.ahead // 2):
             return ledger
-        with exclusively(self.url, self.storage, self.name):
+        with exclusively(self.url, self.storage, self.name) as alone:
             ledger = self.ledger()
             for slot in ledger.to_retry:
                 self._plan_retry(slot)
-            missing = self.n_trials - len(ledger.slots)
-            while missing > 0:
-                self.storage.create_new_trial(self.id, template_trial=_waiting({}))
-                missing -= 1
-                if missing % 16 == 0:  # others may plan at the same time where there is no lock
-                    missing = min(missing, self.n_trials - len(self.ledger().slots))
-        return self.ledger()
+            while (missing := min(self.n_trials - len(ledger.slots), self.ahead - len(ledger.waiting))) > 0:
+                for _ in range(missing if alone else 1):
+                    self.storage.create_new_trial(self.id, template_trial=_waiting({}))
+                ledger = self.ledger()
+        return ledger if not ledger.to_retry else self.ledger()
 
     def _plan_retry(self, slot: Slot) -> None:
         failed = slot.latest

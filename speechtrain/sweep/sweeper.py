@@ -301,6 +301,7 @@ class Sweep:
             first=plan.first,
             n_trials=plan.n_trials,
             retries=options.retries,
+            ahead=2 * options.n_jobs + 6,
             patience=5 * options.heartbeat,
         )
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -352,7 +353,8 @@ class Sweep:
                     continue
             for outcome in executor.wait(timeout=_FOREIGN_POLL):
                 context, taken = running.pop(outcome.number)
-                Attached(context).settle(outcome)  # what the job could not record itself
+                if not outcome.recorded:  # what the job could not do itself
+                    Attached(context).settle(outcome)
                 study.mine.discard(taken.id)
                 if outcome.ending in ("died", "timeout", "memory"):
                     close_runs(folder / str(outcome.number), outcome.reason)

@@ -52,7 +52,7 @@ def _packed(outcome: Outcome, returned: Any) -> bytes:
     """The outcome as bytes; a value that cannot be pickled is told by its text."""
     with contextlib.suppress(Exception):
         return bytes(cloudpickle.dumps((outcome, returned)))
-    plain = Outcome(outcome.number, outcome.ending, repr(outcome.value), outcome.reason, outcome.trace, outcome.final)
+    plain = Outcome(outcome.number, outcome.ending, repr(outcome.value), outcome.reason, outcome.trace, outcome.final, outcome.recorded)
     return pickle.dumps((plain, None))
 
 

@@ -121,6 +121,18 @@ def test_a_result_is_recorded_once_whoever_is_first(make):
     assert other.trial(taken.id).values == [1.0]
 
 
+def test_no_more_trials_wait_than_are_soon_taken(make):
+    study = make(n_trials=100, ahead=6)
+
+    assert len(study.plan().waiting) == 6
+    for _ in range(4):
+        study.take()
+    ledger = study.plan()
+
+    assert len(ledger.waiting) == 6
+    assert len(ledger.slots) == 10
+
+
 def test_fewer_trials_than_before_take_nothing_and_lose_nothing(make):
     study = make()
     study.plan()
