@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 
 if TYPE_CHECKING:
+    from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.utils import JobReturn
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
@@ -29,6 +33,22 @@ class OptunaSweeper(Sweeper):
         from speechtrain.sweep.start import start
 
         return start(self.options, arguments, self.hydra_context, self.task_function, self.config)
+
+
+class WithoutOfficialSchemas(SearchPathPlugin):
+    """Takes the official Optuna sweeper's schemas away from a program that uses ours: Hydra would check our keys against them.
+
+    Both name their options `hydra/sweeper=optuna`. Other programs in the same environment keep the official plugin as it is.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:  # noqa: ARG002
+        """Called once all plugins are known; the search path stays as it is."""
+        if "speechtrain.config.schema" not in sys.modules:
+            return
+        sweepers = ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {})
+        for group in (sweepers, sweepers.get("sampler", {})):
+            for name in [name for name, node in group.items() if getattr(node, "provider", None) == "optuna_sweeper"]:
+                del group[name]
 
 
 class PoolLauncher(Launcher):

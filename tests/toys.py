@@ -68,6 +68,18 @@ class Toy:
             assert time.monotonic() < until, f"it did not come: {(self.folder / 'output.txt').read_text()}"
             time.sleep(0.02)
 
+    def running(self) -> set[int]:
+        """Jobs that have begun and not ended, in processes that live."""
+        ended = {int(line[1]) for line in self.log("end")}
+        return {int(line[1]) for line in self.log("start") if int(line[1]) not in ended and alive(int(line[2]))}
+
     def workers(self) -> list[psutil.Process]:
         pids = {int(line[2]) for line in self.log("start")}
         return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -116,7 +116,9 @@ def kill_at_random(toy, kills: int, n_trials: int, seed: int) -> None:
     sweep = ["x=interval(-5,5)", "seconds=0.4", f"hydra.sweeper.n_trials={n_trials}", "hydra.sweeper.retries=50", *POOL]
     sweeper = toy.start(*sweep)
     for _ in range(kills):
-        time.sleep(rng.uniform(0.3, 2.5))
+        if rng.random() < 0.7:  # often while trials run, now and then at any other moment
+            toy.wait_for(lambda process=sweeper: bool(toy.running()) or process.poll() is not None)
+        time.sleep(rng.uniform(0.0, 0.5))
         workers = [process for process in toy.workers() if process.is_running() and process.status() != "zombie"]
         if workers and rng.random() < 0.6:
             rng.choice(workers).kill()

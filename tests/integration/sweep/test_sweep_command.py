@@ -180,7 +180,7 @@ def test_the_official_plugins_command_lines_work(toy):
         "hydra.sweeper.max_failure_rate=0.0",
         "hydra.sweeper.n_jobs=1",
         "hydra.sweeper.n_trials=4",
-        "+hydra.sweeper.params.n=choice(0,1)",
+        "+hydra.sweeper.params.n='choice(0,1)'",
     ]
 
     done = toy.run("x=interval(-5,5)", *theirs, *more)
