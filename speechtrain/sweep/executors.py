@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import queue
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 
 from speechtrain.sweep.outcome import Job, Outcome
 from speechtrain.sweep.runner import Program, Runner, outcome_of, outcome_of_error, run_to_outcome
@@ -72,6 +74,7 @@ class ThroughLauncher:
         logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # launchers announce every job; the sweeper has its own lines
         self.size = size
         self._idle = [make_launcher() for _ in range(size)]
+        _start_ray(self._idle[0])
         self._ended: queue.Queue[tuple[Launcher, Outcome]] = queue.Queue()
         self.busy = 0
 
@@ -105,3 +108,16 @@ class ThroughLauncher:
 
     def close(self) -> None:
         """Jobs that run go on; they record their results themselves."""
+
+
+def _start_ray(launcher: Launcher) -> None:
+    """Ray is started by the main thread, once: two threads that find it missing would both start it."""
+    options = getattr(launcher, "ray_cfg", None)
+    if options is None:
+        return
+    ray = importlib.import_module("ray")
+    if not ray.is_initialized():
+        options.init.setdefault("object_store_memory", 78_643_200)  # as the launcher does
+        settings = OmegaConf.to_container(options.init, resolve=True)
+        assert isinstance(settings, dict)
+        ray.init(**{str(key): value for key, value in settings.items()})
