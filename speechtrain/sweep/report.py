@@ -32,6 +32,7 @@ RESULTS = "optimization_results.yaml"
 
 _STYLES = {"COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
 _WORDS = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
+_RATES = ("wer", "cer", "per", "exact", "accuracy")
 _NOT_KEPT = ("output_dir", "resume", "hydra", "sweep", "experiment")
 
 
@@ -56,8 +57,9 @@ class Reporter:
         from speechtrain.sweep.storage import shown
 
         goal = ", ".join(f"{d} {m}" for m, d in zip(self.plan.objectives or ["the result"], self.plan.directions, strict=False))
-        kind = "grid, each point once" if self.plan.grid else "trials"
-        console.print(f"study {self.study.name}: {self.plan.n_trials} {kind}, {goal}, {self.workers} at a time", markup=False)
+        count = self.plan.n_trials
+        kind = f"a grid of {count}, each point once" if self.plan.grid else f"{count} trials"
+        console.print(f"study {self.study.name}: {kind}, {goal}, {self.workers} at a time", markup=False)
         console.print(f"      {shown(self.study.url)}", style="dim", markup=False)
         done = [trial for trial in self.study.trials() if trial.state.is_finished()]
         self._shown = {trial.number for trial in done}
@@ -75,13 +77,13 @@ class Reporter:
 
     def _line(self, trial: FrozenTrial, ledger: Ledger, busy: int) -> str:
         state = trial.state.name
-        values = "  ".join(f"{value:.5g}" for value in trial.values or []) or "-"
+        values = "  ".join(self._values(trial)) or "-"
         parts = [f"[bold]#{trial.number:<3d}[/] [{_STYLES[state]}]{_WORDS[state]:6s}[/]", values]
         if state == "COMPLETE" and (deviation := trial.user_attrs.get("deviation")) is not None and isinstance(deviation, float):
-            parts[-1] += f" ± {deviation:.2g}"
+            parts[-1] += f" ± {self._value(0, deviation)}"
         best = self.best()
         if best and len(self.plan.directions) == 1:
-            parts.append(f"best {best[0].values[0]:.5g} #{best[0].number}")
+            parts.append(f"best {self._value(0, best[0].values[0])} #{best[0].number}")
         elif best:
             parts.append(f"{len(best)} on the front")
         parts.append(escape(short(trial.params)))
@@ -91,6 +93,17 @@ class Reporter:
             parts.append(f"retry of #{retried}")
         parts.append(f"[dim]{len(ledger.done)}/{self.plan.n_trials}, {busy}/{self.workers} busy{self._time_left(ledger)}[/]")
         return "  ".join(parts)
+
+    def _values(self, trial: FrozenTrial) -> list[str]:
+        """A trial's values for people; what a pruned one reported last is a metric of its own."""
+        if trial.state is TrialState.PRUNED and self.options.report is not None:
+            return [f"{self.options.report} {value:.4g}" for value in trial.values or []]
+        return [self._value(index, value) for index, value in enumerate(trial.values or [])]
+
+    def _value(self, index: int, value: float) -> str:
+        """A value of an objective: rates as per cent."""
+        metric = self.plan.objectives[index] if self.plan.objectives else ""
+        return f"{100 * value:.2f} %" if metric.rpartition("/")[2] in _RATES else f"{value:.5g}"
 
     def _time_left(self, ledger: Ledger) -> str:
         left = self.plan.n_trials - len(ledger.done)
@@ -142,7 +155,7 @@ class Reporter:
         self._write_results(best)
         for trial in best:
             values = ", ".join(
-                f"{metric} {value:.5g}" for metric, value in zip(self.plan.objectives or ["result"], trial.values, strict=False)
+                f"{metric} {value}" for metric, value in zip(self.plan.objectives or ["result"], self._values(trial), strict=False)
             )
             console.print(f"best  #{trial.number}  {values}  {short(trial.params)}", markup=False)
         for line in self._by_seed(trials):
@@ -189,11 +202,12 @@ class Reporter:
                 rest = {name: value for name, value in trial.params.items() if name != "seed"}
                 groups.setdefault(short(rest), []).append(trial.values[0])
         metric = (self.plan.objectives or ["result"])[0]
-        return [
-            f"{metric} {statistics.fmean(values):.5g} ± {statistics.stdev(values):.2g} over {len(values)} seeds  {name}".rstrip()
-            for name, values in sorted(groups.items(), key=lambda item: statistics.fmean(item[1]))
-            if len(values) > 1
-        ]
+        lines = []
+        for name, values in sorted(groups.items(), key=lambda item: statistics.fmean(item[1])):
+            if len(values) > 1:
+                mean, deviation = (self._value(0, number) for number in (statistics.fmean(values), statistics.stdev(values)))
+                lines.append(f"{metric} {mean} ± {deviation} over {len(values)} seeds  {name}".rstrip())
+        return lines
 
     def _write_best_config(self, trial: FrozenTrial) -> None:
         """The best config as an experiment file, and the command that runs it."""
@@ -203,7 +217,7 @@ class Reporter:
         path = self.folder / "experiment" / "best.yaml"
         shown = self.folder if self.folder.is_absolute() else Path(shlex.quote(str(self.folder)))
         command = f"python -m speechtrain --config-dir {shown} experiment=best"
-        values = ", ".join(f"{value:.5g}" for value in trial.values)
+        values = ", ".join(self._values(trial))
         head = f"# @package _global_\n# Trial {trial.number} of {self.study.name}: {values}  {short(trial.params)}\n#\n#   {command}\n"
         _write(path, head + experiment_yaml(cfg))
         console.print(f"      {path}\n      {command}", style="bold", markup=False)
