@@ -1,16 +1,18 @@
 """Runs on another machine over ssh: copied there, detached, followed, brought back, resumed.
 
-Everything goes through the user's own `ssh` and `rsync`. A run has a folder there whose name follows from its command line, so the same
-command finds it again: still going, ended, or dead with a checkpoint to go on from.
+Everything goes through the user's own `ssh` and `rsync`. A run has a folder there whose name follows from its sweep and its command line,
+so the same command finds it again: still going, ended, or dead with a checkpoint to go on from.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import shlex
 import subprocess
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +114,7 @@ class RemoteRuns:
         local = Path(str(self.config.hydra.sweep.dir)) / str(number)
         local.mkdir(parents=True, exist_ok=True)
         self._prepare()
-        key = hashlib.sha256("\n".join(own).encode()).hexdigest()[:12]
+        key = hashlib.sha256("\n".join([_token(local.parent), *own]).encode()).hexdigest()[:12]
         folder = f"{self._root}/runs/{key}"
         self._start(own, folder)
         code = self._follow(folder, local / "output.log")
@@ -203,6 +205,18 @@ class RemoteRuns:
         (local.parent / "imported").mkdir(exist_ok=True)
         write_run_file(local.parent / "imported", {str(run_id): imported})
         write_run_file(local, {"mlflow_run_id": imported, "run_ids": {"mlflow": imported}})
+
+
+def _token(sweep: Path) -> str:
+    """A word that belongs to this sweep alone: a sweep that is begun anew does not meet the runs of an earlier one."""
+    path = sweep / ".remote"
+    if not path.is_file():
+        temporary = sweep / f".remote.{uuid.uuid4().hex}"
+        temporary.write_text(uuid.uuid4().hex, encoding="ascii")
+        with contextlib.suppress(FileExistsError):  # another thread was first
+            path.hardlink_to(temporary)
+        temporary.unlink()
+    return path.read_text(encoding="ascii")
 
 
 _URI = "tracking.mlflow.tracking_uri"
