@@ -23,11 +23,14 @@ from hydra.core.utils import JobReturn
 
 from speechtrain.sweep.outcome import Ending, Job, Outcome
 from speechtrain.sweep.runner import Program
+from speechtrain.sweep.worker import STARTED
 
 log = logging.getLogger(__name__)
 
 _GRACE = 2.0
 """Seconds that a job has to end by itself after its time is up, before its process is killed."""
+_START = 300.0
+"""Seconds that a worker has to come up and begin its first job."""
 _POLL = 0.5
 
 
@@ -54,7 +57,8 @@ class _Worker:
     connection: Connection
     slot: int
     job: Job | None = None
-    started: float = 0.0
+    sent: float = 0.0
+    started: float | None = None
     jobs_done: int = 0
 
 
@@ -105,7 +109,7 @@ class Pool:
             self._discard(worker)
             self.submit(job)
             return
-        worker.job, worker.started = job, time.monotonic()
+        worker.job, worker.sent, worker.started = job, time.monotonic(), None
 
     def wait(self, timeout: float) -> list[Outcome]:
         """Outcomes of the jobs that ended; comes back after `timeout` seconds with none."""
@@ -115,7 +119,8 @@ class Pool:
             if not busy:
                 return []
             ready = wait(list(busy), timeout=max(0.0, min(_POLL, until - time.monotonic())))
-            found = [self._receive(busy[connection]) for connection in ready if isinstance(connection, Connection)]
+            heard = [self._receive(busy[connection]) for connection in ready if isinstance(connection, Connection)]
+            found = [outcome for outcome in heard if outcome is not None]
             found += [outcome for worker in list(busy.values()) if worker.job is not None and (outcome := self._judge(worker)) is not None]
             if found or time.monotonic() >= until:
                 return found
@@ -158,11 +163,16 @@ class Pool:
         ours.send_bytes(self._setup)
         return _Worker(process, ours, slot)
 
-    def _receive(self, worker: _Worker) -> Outcome:
+    def _receive(self, worker: _Worker) -> Outcome | None:
+        """What a worker says: that it begins, or how its job ended."""
         job = worker.job
         assert job is not None
         try:
-            outcome, returned = pickle.loads(worker.connection.recv_bytes())  # from our own worker
+            message = worker.connection.recv_bytes()
+            if message == STARTED:
+                worker.started = time.monotonic()
+                return None
+            outcome, returned = pickle.loads(message)  # from our own worker
         except Exception:  # closed, or broken off in the middle
             return self._bury(worker, "died", _cause_of_death(worker.process))
         if returned is not None:
@@ -178,8 +188,11 @@ class Pool:
         """The outcome of a job whose worker is dead or has to be killed."""
         if worker.process.poll() is not None and not _has_word(worker.connection):
             return self._bury(worker, "died", _cause_of_death(worker.process))
-        took = time.monotonic() - worker.started
-        if self.timeout is not None and took > self.timeout + _GRACE:
+        now = time.monotonic()
+        if worker.started is None:
+            late = now - worker.sent > _START
+            return self._bury(worker, "died", f"its process did not begin within {_START:.0f} s") if late else None
+        if self.timeout is not None and now - worker.started > self.timeout + _GRACE:
             return self._bury(worker, "timeout", f"took longer than hydra.sweeper.timeout={self.timeout:g} s")
         if self.options.memory_gb is not None and (used := _memory_gb(worker.process)) > self.options.memory_gb:
             return self._bury(worker, "memory", f"used {used:.1f} GB, hydra.launcher.memory_gb is {self.options.memory_gb:g}")

@@ -23,6 +23,10 @@ from speechtrain.sweep.outcome import Job, Outcome
 from speechtrain.sweep.runner import Program, Runner, run_to_outcome
 
 
+STARTED = b"started"
+"""What a worker answers when it begins a job; its time runs from then on."""
+
+
 def serve(connection: Connection) -> None:
     """Run jobs until the other end closes."""
     setup: dict[str, Any] = cloudpickle.loads(connection.recv_bytes())
@@ -37,6 +41,8 @@ def serve(connection: Connection) -> None:
         except EOFError:
             return
         _write_to(Path(log))
+        with contextlib.suppress(OSError):
+            connection.send_bytes(STARTED)
         outcome, returned = run_to_outcome(runner, job)
         if outcome.trace:
             sys.stderr.write(outcome.trace)

@@ -155,8 +155,8 @@ def test_a_dry_run_and_a_fast_dev_run_are_short_and_marked_as_tests(command: Com
     done = command("-m", *SMALL, "dry_run=true,false", "trainer.fast_dev_run=true,false", "trainer.epochs=1")
     assert done.returncode == 0, done.stderr
     marks = [run.data.tags.get("speechtrain.test_run") for run in runs(tmp_path)]
-    assert marks == ["fast_dev_run", "dry_run", "fast_dev_run", None]
-    assert len(list((tmp_path / "multirun").glob("*/*/[0-3]/config.yaml"))) == 4
+    assert marks == [None, "fast_dev_run", "dry_run", "fast_dev_run"]  # the config's own values come first in a sweep
+    assert len(list((tmp_path / "multirun").glob("*/[0-3]/config.yaml"))) == 4
 
 
 def test_a_tracking_server_that_is_not_there_is_a_users_mistake(command: Command) -> None:
