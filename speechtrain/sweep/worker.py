@@ -22,7 +22,6 @@ from hydra.core.singleton import Singleton
 from speechtrain.sweep.outcome import Job, Outcome
 from speechtrain.sweep.runner import Program, Runner, run_to_outcome
 
-
 STARTED = b"started"
 """What a worker answers when it begins a job; its time runs from then on."""
 
