@@ -35,7 +35,7 @@ ENV = {
 }
 
 
-def timed(command: list[str], folder: Path) -> tuple[float, float, str]:
+def timed(command: list[str], folder: Path, **environment: str) -> tuple[float, float, str]:
     """(wall, CPU with children, output) of a command.
 
     Raises:
@@ -43,7 +43,7 @@ def timed(command: list[str], folder: Path) -> tuple[float, float, str]:
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env={**ENV, **environment}, capture_output=True, text=True, check=False)
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
@@ -69,7 +69,8 @@ def toy(official: str, trials: int) -> None:
         for count in (2, trials):
             with tempfile.TemporaryDirectory() as folder:
                 chosen = [f"hydra.sweeper.n_trials={count}", f"hydra.sweeper.storage='{storage}'" if storage != "null" else ""]
-                took[count] = timed([*command, *filter(None, chosen), "hydra.sweeper.study_name=toy"], Path(folder))
+                path = {} if command is ours else {"PYTHONPATH": ""}  # the official plugin without ours beside it
+                took[count] = timed([*command, *filter(None, chosen), "hydra.sweeper.study_name=toy"], Path(folder), **path)
         cost[name] = [1000 * (took[trials][index] - took[2][index]) / (trials - 2) for index in (0, 1)]
         print(f"{name:18s} {cost[name][0]:6.1f} ms wall  {cost[name][1]:6.1f} ms CPU a trial", flush=True)
     for ours_name, theirs_name in (
@@ -92,7 +93,10 @@ def search(official: str, data: str, epochs: int, trials: int) -> None:
         theirs += [f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.sampler.seed=1"]
         theirs += ["hydra/launcher=joblib", "hydra.sweeper.n_jobs=2", "hydra.launcher.n_jobs=2"]
         start = time.time()
-        wall, cpu, _ = timed(theirs, folder)
+        trainer = folder / "trainer"  # the package alone: the official plugin without ours beside it
+        trainer.mkdir()
+        (trainer / "speechtrain").symlink_to(REPOSITORY / "speechtrain")
+        wall, cpu, _ = timed(theirs, folder, PYTHONPATH=str(trainer))
         ends = [json.loads(line) for line in (folder / "finished.jsonl").read_text().splitlines()]
         best = min(ends, key=lambda item: item["value"])
         theirs_took = best["time"] - start
@@ -100,7 +104,7 @@ def search(official: str, data: str, epochs: int, trials: int) -> None:
         ours = [sys.executable, "-m", "speechtrain", "-m", *shared, *(f"{keys[key]}={values}" for key, values in space.items())]
         ours += [f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1"]
         ours += ["hydra.sweeper.study_name=ours", "hydra.sweeper.report=val/loss"]
-        ours += ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.min_resource=2", "hydra.sweeper.pruner.reduction_factor=2"]
+        ours += ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.reduction_factor=2", "hydra.sweeper.sampler.n_startup_trials=4"]
         start = time.time()
         wall, cpu, _ = timed(ours, folder)
         done = ended(folder / "multirun" / "ours")
@@ -124,7 +128,7 @@ def ended(folder: Path) -> list[tuple[float, float]]:
 
 def refill(workers: int, trials: int) -> None:
     """Wall time of a sweep of sleeping jobs beside total work / workers, and beside batches that wait for their slowest."""
-    lengths = np.random.default_rng(0).lognormal(mean=-0.3, sigma=1.0, size=trials).round(3).tolist()
+    lengths = np.random.default_rng(0).lognormal(mean=0.5, sigma=1.0, size=trials).round(3).tolist()
     command = [sys.executable, str(TOY / "app.py"), "-m", f"x=range(2,{trials + 2})", f"lengths={json.dumps(lengths)}"]
     command += ["hydra.sweeper.check=null", "hydra.sweeper.study_name=refill", f"hydra.sweeper.n_jobs={workers}", "hydra/launcher=pool"]
     with tempfile.TemporaryDirectory() as name:
@@ -157,9 +161,9 @@ training = importlib.import_module('speechtrain.train')
 import lightning.pytorch.loops.fit_loop as loop
 timed(training, 'evaluate'); timed(loop._FitLoop, 'advance')
 run = executors.run_to_outcome
-def watched(runner, job):
+def watched(runner, job, **given):
     acc.clear(); start = time.process_time()
-    done = run(runner, job)
+    done = run(runner, job, **given)
     print('FIXED', time.process_time() - start - acc['core'], file=sys.stderr, flush=True)
     return done
 executors.run_to_outcome = watched
@@ -186,7 +190,7 @@ def main() -> None:
     elif given.what == "search":
         search(given.official, given.data, given.epochs, given.trials or 30)
     elif given.what == "refill":
-        refill(4, given.trials or 40)
+        refill(4, given.trials or 60)
     else:
         trial(given.data)
 
