@@ -51,7 +51,7 @@ class TrialCallback(Callback):
         known = [item for item in constraints if item.metric in facts]
         broken = [f"{item} (it is {facts[item.metric]:g})" for item in known if item.violation(facts[item.metric]) > 0]
         if broken:
-            self.attached.constrain([item.violation(facts[item.metric]) if item in known else 0.0 for item in constraints])
+            self.attached.constrain({str(item): item.violation(facts[item.metric]) for item in known})
             raise RunPruned(f"breaks {' and '.join(broken)}")
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
@@ -145,7 +145,7 @@ def _note_run(attached: Attached, result: Result) -> None:
     context = attached.context
     if context.constraints:
         constraints = [Constraint.parse(text) for text in context.constraints]
-        attached.constrain([item.violation(_value(result, item.metric, "minimize")) for item in constraints])
+        attached.constrain({str(item): item.violation(_value(result, item.metric, "minimize")) for item in constraints})
     notes = {"folder": str(result.folder), **({"mlflow_run_id": result.run_ids["mlflow"]} if "mlflow" in result.run_ids else {})}
     attached.note("run", notes)
 

@@ -123,7 +123,7 @@ class Reporter:
         fine = [
             trial
             for trial in self.study.trials(fresh=False)
-            if trial.state is TrialState.COMPLETE and all(value <= 0 for value in trial.system_attrs.get("constraints") or [])
+            if trial.state is TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
         ]
         signs = [1 if direction == "minimize" else -1 for direction in self.plan.directions]
         if len(signs) == 1:

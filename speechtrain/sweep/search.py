@@ -73,15 +73,12 @@ def make_pruner(node: Mapping[str, Any] | None) -> optuna.pruners.BasePruner:
     return pruner
 
 
-def sampler_factory(
-    node: Mapping[str, Any] | None, *, conditional: bool, constraints: Callable[[Any], Any] | None
-) -> Callable[[int], optuna.samplers.BaseSampler]:
+def sampler_factory(node: Mapping[str, Any] | None, *, conditional: bool) -> Callable[[int], optuna.samplers.BaseSampler]:
     """A sampler for each trial number, seeded by the config's seed and the number.
 
     Args:
         node: of the sampler; None: random draws.
         conditional: whether parameters differ from trial to trial, which TPE should know.
-        constraints: gives a finished trial's violations.
 
     Raises:
         ConfigError: the target or an argument does not exist.
@@ -95,8 +92,6 @@ def sampler_factory(
     if "group" in takes and conditional and values.get("group") is None:
         values["group"] = True
         values["multivariate"] = True
-    if "constraints_func" in takes and constraints is not None:
-        values["constraints_func"] = constraints
     values = {key: value for key, value in values.items() if value is not None}
 
     def make(number: int) -> optuna.samplers.BaseSampler:

@@ -287,7 +287,6 @@ class Sweep:
         sampler = sampler_factory(
             node_of(options.sampler, "sampler"),
             conditional=bool(plan.space.branches),
-            constraints=_violations if options.constraints else None,
         )
         assert options.study_name is not None
         study = Study(
@@ -457,11 +456,6 @@ def _distinct(points: Sequence[Assignment]) -> list[Assignment]:
             seen.add(str(key))
             found.append(point)
     return found
-
-
-def _violations(trial: Any) -> Sequence[float]:
-    """Constraints as the job recorded them; a trial that recorded none breaks none."""
-    return tuple(trial.system_attrs.get("constraints") or (0.0,))
 
 
 def _directions_of_task(cfg: DictConfig) -> dict[str, Direction]:

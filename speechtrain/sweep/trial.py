@@ -116,10 +116,11 @@ class Attached:
         with contextlib.suppress(UpdateFinishedTrialError):
             self.storage.set_trial_user_attr(self.context.id, name, value)
 
-    def constrain(self, values: Sequence[float]) -> None:
-        """Record constraints, above 0 where broken."""
+    def constrain(self, violations: Mapping[str, float]) -> None:
+        """Record constraints by name, above 0 where broken; as Optuna's `Trial.set_constraint` does."""
         with contextlib.suppress(UpdateFinishedTrialError):
-            self.storage.set_trial_system_attr(self.context.id, "constraints", list(values))
+            for name, value in violations.items():
+                self.storage.set_trial_system_attr(self.context.id, f"constraints:{name}", value)
 
     def report(self, value: float, epoch: int) -> None:
         """Record the metric of an epoch, counted from 0."""

@@ -11,6 +11,7 @@ import sys
 import pytest
 import yaml
 from conftest import TINY
+from omegaconf import OmegaConf
 
 
 @pytest.mark.parametrize(
@@ -109,10 +110,12 @@ def test_a_choice_reaches_the_job_as_it_was_written(toy):
     done = toy.run(f"+text={quoted}", "x=2")
 
     assert done.returncode == 0, done.stderr
-    texts = [
-        yaml.safe_load(path.read_text())["text"] for path in sorted((toy.folder / "multirun/toy").glob("*/.hydra/config.yaml"), key=str)
-    ]
+    texts = [as_hydra_reads(path)["text"] for path in sorted((toy.folder / "multirun/toy").glob("*/.hydra/config.yaml"), key=str)]
     assert texts == values
+
+
+def as_hydra_reads(path):
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
 
 
 def test_the_files_of_a_job_are_those_hydra_writes(toy):
@@ -122,8 +125,8 @@ def test_the_files_of_a_job_are_those_hydra_writes(toy):
     toy.run(*own, "hydra.sweep.dir=theirs", basic=True)
 
     for number, name in itertools.product("01", ("config.yaml", "overrides.yaml")):
-        ours = yaml.safe_load((toy.folder / "multirun/toy" / number / ".hydra" / name).read_text())
-        theirs = yaml.safe_load((toy.folder / "theirs" / number / ".hydra" / name).read_text())
+        ours = as_hydra_reads(toy.folder / "multirun/toy" / number / ".hydra" / name)
+        theirs = as_hydra_reads(toy.folder / "theirs" / number / ".hydra" / name)
         assert (ours if name == "config.yaml" else sorted(ours)) == (theirs if name == "config.yaml" else sorted(theirs))
     ours = yaml.safe_load((toy.folder / "multirun/toy/1/.hydra/hydra.yaml").read_text())["hydra"]
     theirs = yaml.safe_load((toy.folder / "theirs/1/.hydra/hydra.yaml").read_text())["hydra"]

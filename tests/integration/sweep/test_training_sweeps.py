@@ -113,7 +113,9 @@ def test_several_objectives_leave_a_front_and_a_broken_constraint_ends_a_trial_b
     assert small.values[1] < middle.values[1] < 20000
     assert large.state.name == "PRUNED"
     assert "breaks model/parameters <= 20000" in large.user_attrs["reason"]
-    assert large.system_attrs["constraints"][0] > 0
+    assert large.constraints["model/parameters <= 20000"] > 0
+    assert set(small.constraints) == {"model/parameters <= 20000", "model/latency_ms <= 1000"}
+    assert all(value <= 0 for value in small.constraints.values())
     assert not (tmp_path / "multirun/study/2/checkpoints").exists()
     results = yaml.safe_load((tmp_path / "multirun/study/optimization_results.yaml").read_text())
     assert len(results["solutions"]) >= 1

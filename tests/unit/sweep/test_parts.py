@@ -45,7 +45,7 @@ def test_directions_follow_from_the_metrics():
 
 
 def test_what_a_sampler_proposes_follows_from_the_trial_number_and_the_history_alone():
-    make = sampler_factory(node_of("tpe", "sampler"), conditional=False, constraints=None)
+    make = sampler_factory(node_of("tpe", "sampler"), conditional=False)
 
     def proposals(numbers):
         study = optuna.create_study(sampler=make(0))
@@ -61,7 +61,7 @@ def test_what_a_sampler_proposes_follows_from_the_trial_number_and_the_history_a
 
 
 def test_conditional_spaces_are_searched_in_groups():
-    make = sampler_factory(node_of("tpe", "sampler"), conditional=True, constraints=None)
+    make = sampler_factory(node_of("tpe", "sampler"), conditional=True)
 
     assert make(0)._group  # the multivariate estimate of Optuna then covers each branch
 
@@ -79,7 +79,7 @@ def test_every_pruner_in_conf_can_be_made(name):
 def test_every_sampler_in_conf_can_be_made(name):
     node = yaml.safe_load((REPOSITORY / "conf/hydra/sweeper/sampler" / f"{name}.yaml").read_text())
 
-    assert isinstance(sampler_factory(node, conditional=False, constraints=None)(3), optuna.samplers.BaseSampler)
+    assert isinstance(sampler_factory(node, conditional=False)(3), optuna.samplers.BaseSampler)
 
 
 def test_a_process_is_told_apart_from_a_later_one_with_its_number():
