@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -137,6 +138,7 @@ class Study:
         self.n_trials = n_trials
         self.retries = retries
         self.ahead = ahead
+        self._by_creation = url.startswith("grpc:")
         self.mine: set[int] = set()
         self._trials: list[FrozenTrial] = []
         self._watch = Watch(patience)
@@ -186,7 +188,8 @@ class Study:
 
     def ledger(self) -> Ledger:
         """What is done, runs, waits."""
-        return read_ledger(map(TrialEntry, self.trials()), n_trials=self.n_trials, retries=self.retries)
+        entries = [TrialEntry(trial) for trial in self.trials() if not trial.system_attrs.get(FAILURE, {}).get("surplus")]
+        return read_ledger(entries, n_trials=self.n_trials, retries=self.retries)
 
     def trial(self, trial_id: int) -> FrozenTrial:
         """As it stands now."""
@@ -200,6 +203,8 @@ class Study:
         A database is asked anew for every trial that is not finished, so no more wait than are soon taken.
         """
         ledger = self.ledger()
+        if self._by_creation:
+            return ledger
         if not ledger.to_retry and (len(ledger.slots) >= self.n_trials or len(ledger.waiting) > self.ahead // 2):
             return ledger
         with exclusively(self.url, self.storage, self.name) as alone:
@@ -222,7 +227,14 @@ class Study:
 
     def take(self, ledger: Ledger | None = None) -> Taken | None:
         """The next trial to run, now this sweeper's alone; None if none waits."""
-        for rank, entry in (ledger or self.ledger()).waiting:
+        if self._by_creation:
+            return self._create(ledger or self.ledger())
+        with exclusively(self.url, self.storage, self.name) if self.url.startswith("sqlite") else nullcontext():
+            return self._pop(ledger or self.ledger())
+
+    def _pop(self, ledger: Ledger) -> Taken | None:
+        """Take a waiting trial by setting it running; the journal and PostgreSQL let one process do that, SQLite needs a lock around it."""
+        for rank, entry in ledger.waiting:
             assert isinstance(entry, TrialEntry)
             trial = entry.trial
             try:
@@ -236,6 +248,33 @@ class Study:
                 self.storage.set_trial_system_attr(trial._trial_id, FIXED, self.first[rank])
             return Taken(trial._trial_id, trial.number, self._suggest(trial), entry.retry_of)
         return None
+
+    def _create(self, ledger: Ledger) -> Taken | None:
+        """Take a place by creating a trial and looking which place it got.
+
+        What a gRPC proxy stands for is not known, and with SQLite behind it two processes can set the same trial running. The numbers of
+        new trials are unique on every storage.
+        """
+        slot = next(iter(ledger.to_retry), None)
+        if slot is None and len(ledger.slots) >= self.n_trials:
+            return None
+        attrs: dict[str, Any] = {OWNER: Process.current().to_dict()}
+        if slot is not None:
+            assert isinstance(slot.latest, TrialEntry)
+            attrs[RETRY_OF] = slot.latest.number
+            if slot.latest.trial.params:
+                attrs[FIXED] = dict(slot.latest.trial.params)
+        template = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs=attrs)
+        trial = self.storage.get_trial(self.storage.create_new_trial(self.id, template_trial=template))
+        got = next((item for item in self.ledger().slots if any(entry.number == trial.number for entry in item.attempts)), None)
+        if got is None:  # another sweeper was first
+            self.storage.set_trial_system_attr(trial._trial_id, FAILURE, {"surplus": True})
+            _settle(self.storage, trial._trial_id, TrialState.FAIL, None)
+            return None
+        self.mine.add(trial._trial_id)
+        if FIXED not in attrs and got.rank < len(self.first) and self.first[got.rank]:
+            self.storage.set_trial_system_attr(trial._trial_id, FIXED, self.first[got.rank])
+        return Taken(trial._trial_id, trial.number, self._suggest(trial), attrs.get(RETRY_OF))
 
     def _suggest(self, trial: FrozenTrial) -> Assignment:
         self._study.sampler = self.make_sampler(trial.number)
