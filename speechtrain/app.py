@@ -15,12 +15,10 @@ from speechtrain.config.checks import without_foreign_defaults
 from speechtrain.config.compose import check
 from speechtrain.console import errors
 from speechtrain.errors import RunError, UserError
+from speechtrain.sweep.outcome import VARIABLE
 from speechtrain.train import train
 
 log = logging.getLogger("speechtrain")
-
-TRIAL = "SPEECHTRAIN_TRIAL"
-"""Environment variable that tells a job which trial it is."""
 
 
 def run_job(cfg: DictConfig) -> Any:
@@ -33,11 +31,11 @@ def run_job(cfg: DictConfig) -> Any:
     overrides = list(hydra_cfg.overrides.task)
     for path in without_foreign_defaults(cfg, overrides):
         log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
-    if os.environ.get(TRIAL):
+    if os.environ.get(VARIABLE):
         from speechtrain.sweep.job import run_trial
         from speechtrain.sweep.trial import TrialContext
 
-        return run_trial(TrialContext.from_text(os.environ[TRIAL]), cfg, overrides)
+        return run_trial(TrialContext.from_text(os.environ[VARIABLE]), cfg, overrides)
     try:
         check(cfg)
         return train(cfg, overrides=overrides).objective

@@ -47,6 +47,11 @@ _NO_VALUE = "has no value"
 _NOT_CHOSEN = "is not chosen"
 
 
+def find_node_problems(node: Any, path: str) -> list[Problem]:
+    """Problems of one typed node: missing values, ranges and its own rules."""
+    return list(_walk(node, path))
+
+
 def _walk(node: Any, path: str) -> Iterator[Problem]:
     """Missing values, ranges and a node's own rules, from the leaves up."""
     clean = True

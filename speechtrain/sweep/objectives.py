@@ -17,7 +17,6 @@ ALIASES = {"params": "model/parameters", "parameters": "model/parameters", "late
 KNOWN: dict[str, Direction] = {
     "model/parameters": "minimize",
     "model/latency_ms": "minimize",
-    "train/seconds": "minimize",
     "train/audio_s_per_s": "maximize",
 }
 """Metrics that belong to no task, and which way each is better."""

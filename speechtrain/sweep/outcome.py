@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from speechtrain.sweep.text import override_text
 
+VARIABLE = "SPEECHTRAIN_TRIAL"
+"""Environment variable that tells a job which trial it is."""
+
 Ending = Literal["done", "failed", "died", "timeout", "memory", "interrupted"]
 
 

@@ -110,14 +110,6 @@ def first_value(parameter: Parameter) -> Scalar:
     return parameter.domain.labels[0] if isinstance(parameter.domain, Choice) else parameter.domain.low
 
 
-def first_point(space: Space) -> Assignment:
-    """An assignment: the first or lowest value of each parameter."""
-    assignment: Assignment = {}
-    for parameter in space.active(assignment):
-        assignment[parameter.name] = first_value(parameter)
-    return assignment
-
-
 def own_point(composer: Composer, space: Space, cfg: DictConfig) -> Assignment:
     """The config's own values of the swept keys, as far as they are among those that are swept."""
     assignment: Assignment = {}
@@ -137,7 +129,7 @@ def combinations(space: Space) -> Iterator[Assignment]:
     if size is not None:
         yield from space.points()
         return
-    base = first_point(space)
+    base = _completed(space, {})
     yield base
     for parameter in space.all_parameters():
         for value in _probes(parameter):

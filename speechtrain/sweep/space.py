@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep, Transformer
+from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString, RangeSweep, Transformer
 from hydra.errors import HydraException
 
 from speechtrain.errors import ConfigError, Problem
@@ -210,7 +210,6 @@ def parse_parameter(override: Override) -> Parameter | None:
             return Parameter(key, _interval(value))
         if isinstance(value, RangeSweep) and not value.shuffle and not getattr(value, "transformers", None):
             return Parameter(key, _range(value))
-        assert isinstance(value, (ChoiceSweep, RangeSweep)) or value is not None
         return Parameter(key, choice_of(list(override.sweep_iterator(transformer=Transformer.identity))))
     except ValueError as error:
         raise ConfigError([Problem(key.lstrip("+"), f"{override.input_line}: {error}", _EXAMPLE)]) from error

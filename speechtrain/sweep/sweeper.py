@@ -19,11 +19,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from speechtrain.config.checks import find_node_problems
 from speechtrain.config.compose import explain
 from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.sweep.compose import Composer
 from speechtrain.sweep.objectives import Constraint, Direction, directions_of, full_name
-from speechtrain.sweep.outcome import Job
+from speechtrain.sweep.outcome import VARIABLE, Job
 from speechtrain.sweep.precheck import check_space, first_value, label_of, own_point, settled_values, types_of
 from speechtrain.sweep.runner import Program
 from speechtrain.sweep.space import MANY, Assignment, Parameter, Space, parse_space, typed
@@ -86,7 +87,6 @@ class Plan:
     Attributes:
         first: assignments of the first slots; all of them for a grid.
         grid: whether each point is run once.
-        cfg: composed with the first point.
     """
 
     space: Space
@@ -95,7 +95,6 @@ class Plan:
     grid: bool
     objectives: list[str]
     directions: list[Direction]
-    cfg: DictConfig
 
 
 class Sweep:
@@ -130,7 +129,7 @@ class Sweep:
         own = own_point(self.composer, space, cfg) if options.own_values_first else {}
         first, n_trials, grid = self._first(space, own)
         objectives, directions = self._objectives(cfg)
-        return Plan(space, first, n_trials, grid, objectives, directions, cfg)
+        return Plan(space, first, n_trials, grid, objectives, directions)
 
     def _settle_folder(self, study_name: str) -> None:
         """A sweep's folder is named after its study, unless the config names another, so that the same command finds it again."""
@@ -142,19 +141,9 @@ class Sweep:
             self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={override_text(folder)}")
 
     def _check_options(self) -> None:
-        options = self.options
-        bounds: list[tuple[str, Any, float]] = [
-            ("n_trials", options.n_trials, 1),
-            ("n_jobs", options.n_jobs, 1),
-            ("seeds_per_trial", options.seeds_per_trial, 1),
-            ("retries", options.retries, 0),
-        ]
-        problems = [
-            Problem(f"hydra.sweeper.{name}", f"must be at least {least:g}, received {value}", f"hydra.sweeper.{name}={max(least, 1):g}")
-            for name, value, least in bounds
-            if value is not None and value < least
-        ]
-        for text in options.constraints:
+        hydra = self.config.hydra
+        problems = [*find_node_problems(hydra.sweeper, "hydra.sweeper"), *find_node_problems(hydra.launcher, "hydra.launcher")]
+        for text in self.options.constraints:
             try:
                 Constraint.parse(text)
             except ConfigError as error:
@@ -283,7 +272,6 @@ class Sweep:
         folder.mkdir(parents=True, exist_ok=True)
         url = storage_url(options.storage, folder)
         pruner = node_of(options.pruner, "pruner") if len(plan.directions) == 1 else None
-        make_pruner(pruner)
         sampler = sampler_factory(
             node_of(options.sampler, "sampler"),
             conditional=bool(plan.space.branches),
@@ -324,7 +312,7 @@ class Sweep:
 
     def _loop(self, study: Study, plan: Plan, executor: Executor, reporter: Reporter) -> None:
         from speechtrain.sweep.aftermath import close_runs
-        from speechtrain.sweep.trial import VARIABLE, Attached
+        from speechtrain.sweep.trial import Attached
 
         options, folder = self.options, Path(str(self.config.hydra.sweep.dir))
         started = time.monotonic()

@@ -19,12 +19,11 @@ from optuna.trial import TrialState
 
 from speechtrain.sweep.alive import Process
 from speechtrain.sweep.objectives import Direction
-from speechtrain.sweep.outcome import Job, Outcome
+from speechtrain.sweep.outcome import VARIABLE, Job, Outcome
 from speechtrain.sweep.search import make_pruner
 from speechtrain.sweep.storage import open_storage
 from speechtrain.sweep.study import BEAT, JOB, OWNER, complete, fail
 
-VARIABLE = "SPEECHTRAIN_TRIAL"
 _beating: set[int] = set()
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
 
@@ -143,4 +142,3 @@ def test_fewer_trials_than_before_take_nothing_and_lose_nothing(make):
     assert smaller.plan().is_complete(1)
     assert smaller.take() is None
     assert len(make().ledger().waiting) == 3
-    assert os.getpid() == Process.current().pid
