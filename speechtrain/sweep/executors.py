@@ -17,9 +17,14 @@ from speechtrain.sweep.runner import Program, Runner, outcome_of, outcome_of_err
 
 
 class Executor(Protocol):
-    """Runs up to `size` jobs at a time."""
+    """Runs up to `size` jobs at a time.
+
+    Attributes:
+        ends_jobs: whether `close` ends the jobs that run; if not, they go on and record their results themselves.
+    """
 
     size: int
+    ends_jobs: bool
 
     @property
     def busy(self) -> int:
@@ -39,6 +44,7 @@ class InProcess:
     """One job after another, in this process."""
 
     size = 1
+    ends_jobs = True
 
     def __init__(self, program: Program) -> None:
         self._runner = Runner(program)
@@ -69,6 +75,8 @@ class ThroughLauncher:
     Args:
         make_launcher: a launcher of its own for each thread.
     """
+
+    ends_jobs = False
 
     def __init__(self, make_launcher: Callable[[], Launcher], size: int) -> None:
         logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # launchers announce every job; the sweeper has its own lines

@@ -141,11 +141,16 @@ def _value(result: Result, metric: str, direction: Direction) -> float:
     return float(found)
 
 
+def violations(result: Result, constraints: Sequence[Constraint]) -> dict[str, float]:
+    """How far each constraint is broken (above 0) at the epoch that comes closest to keeping it."""
+    best = {item: _value(result, item.metric, "minimize" if item.upper else "maximize") for item in constraints}
+    return {str(item): item.violation(value) for item, value in best.items()}
+
+
 def _note_run(attached: Attached, result: Result) -> None:
     context = attached.context
     if context.constraints:
-        constraints = [Constraint.parse(text) for text in context.constraints]
-        attached.constrain({str(item): item.violation(_value(result, item.metric, "minimize")) for item in constraints})
+        attached.constrain(violations(result, [Constraint.parse(text) for text in context.constraints]))
     notes = {"folder": str(result.folder), **({"mlflow_run_id": result.run_ids["mlflow"]} if "mlflow" in result.run_ids else {})}
     attached.note("run", notes)
 

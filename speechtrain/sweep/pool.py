@@ -72,6 +72,8 @@ class Pool:
         wants_returns: whether Hydra's whole JobReturn is wanted.
     """
 
+    ends_jobs = True
+
     def __init__(
         self, program: Program, size: int, folder: Path, options: PoolOptions, *, timeout: float | None = None, wants_returns: bool = False
     ) -> None:

@@ -191,10 +191,6 @@ class Study:
         entries = [TrialEntry(trial) for trial in self.trials() if not trial.system_attrs.get(FAILURE, {}).get("surplus")]
         return read_ledger(entries, n_trials=self.n_trials, retries=self.retries)
 
-    def trial(self, trial_id: int) -> FrozenTrial:
-        """As it stands now."""
-        return self.storage.get_trial(trial_id)
-
     # --- planning and taking ----------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Ledger:
@@ -210,20 +206,12 @@ class Study:
         with exclusively(self.url, self.storage, self.name) as alone:
             ledger = self.ledger()
             for slot in ledger.to_retry:
-                self._plan_retry(slot)
+                self.storage.create_new_trial(self.id, template_trial=_waiting(_repeating(slot)))
             while (missing := min(self.n_trials - len(ledger.slots), self.ahead - len(ledger.waiting))) > 0:
                 for _ in range(missing if alone else 1):
                     self.storage.create_new_trial(self.id, template_trial=_waiting({}))
                 ledger = self.ledger()
         return ledger if not ledger.to_retry else self.ledger()
-
-    def _plan_retry(self, slot: Slot) -> None:
-        failed = slot.latest
-        assert isinstance(failed, TrialEntry)
-        attrs: dict[str, Any] = {RETRY_OF: failed.number}
-        if failed.trial.params:
-            attrs[FIXED] = dict(failed.trial.params)
-        self.storage.create_new_trial(self.id, template_trial=_waiting(attrs))
 
     def take(self, ledger: Ledger | None = None) -> Taken | None:
         """The next trial to run, now this sweeper's alone; None if none waits."""
@@ -242,11 +230,8 @@ class Study:
                     continue
             except UpdateFinishedTrialError:
                 continue
-            self.mine.add(trial._trial_id)
             self.storage.set_trial_system_attr(trial._trial_id, OWNER, Process.current().to_dict())
-            if FIXED not in trial.system_attrs and rank < len(self.first) and self.first[rank]:
-                self.storage.set_trial_system_attr(trial._trial_id, FIXED, self.first[rank])
-            return Taken(trial._trial_id, trial.number, self._suggest(trial), entry.retry_of)
+            return self._begin(trial, rank)
         return None
 
     def _create(self, ledger: Ledger) -> Taken | None:
@@ -258,12 +243,7 @@ class Study:
         slot = next(iter(ledger.to_retry), None)
         if slot is None and len(ledger.slots) >= self.n_trials:
             return None
-        attrs: dict[str, Any] = {OWNER: Process.current().to_dict()}
-        if slot is not None:
-            assert isinstance(slot.latest, TrialEntry)
-            attrs[RETRY_OF] = slot.latest.number
-            if slot.latest.trial.params:
-                attrs[FIXED] = dict(slot.latest.trial.params)
+        attrs = {OWNER: Process.current().to_dict(), **(_repeating(slot) if slot is not None else {})}
         template = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs=attrs)
         trial = self.storage.get_trial(self.storage.create_new_trial(self.id, template_trial=template))
         got = next((item for item in self.ledger().slots if any(entry.number == trial.number for entry in item.attempts)), None)
@@ -271,10 +251,14 @@ class Study:
             self.storage.set_trial_system_attr(trial._trial_id, FAILURE, {"surplus": True})
             _settle(self.storage, trial._trial_id, TrialState.FAIL, None)
             return None
+        return self._begin(trial, got.rank)
+
+    def _begin(self, trial: FrozenTrial, rank: int) -> Taken:
+        """Give values to a trial that is this sweeper's now: those of its slot, or of what it repeats, before any that are proposed."""
         self.mine.add(trial._trial_id)
-        if FIXED not in attrs and got.rank < len(self.first) and self.first[got.rank]:
-            self.storage.set_trial_system_attr(trial._trial_id, FIXED, self.first[got.rank])
-        return Taken(trial._trial_id, trial.number, self._suggest(trial), attrs.get(RETRY_OF))
+        if FIXED not in trial.system_attrs and rank < len(self.first) and self.first[rank]:
+            self.storage.set_trial_system_attr(trial._trial_id, FIXED, self.first[rank])
+        return Taken(trial._trial_id, trial.number, self._suggest(trial), trial.system_attrs.get(RETRY_OF))
 
     def _suggest(self, trial: FrozenTrial) -> Assignment:
         self._study.sampler = self.make_sampler(trial.number)
@@ -296,18 +280,9 @@ class Study:
 
     # --- ends -------------------------------------------------------------------------------------------------------------------------
 
-    def complete(self, trial_id: int, values: Sequence[float]) -> bool:
-        """Record a result; False if the trial was settled before."""
-        return _settle(self.storage, trial_id, TrialState.COMPLETE, values)
-
     def fail(self, trial_id: int, reason: str, *, charged: bool = True, final: bool = False) -> bool:
         """Record a failure; False if the trial was settled before."""
         return fail(self.storage, trial_id, reason, charged=charged, final=final)
-
-    def give_back(self, taken: Taken, reason: str) -> None:
-        """Leave a trial that was taken to whoever goes on."""
-        self.fail(taken.id, reason, charged=False)
-        self.mine.discard(taken.id)
 
     def bury_dead(self, ledger: Ledger) -> list[tuple[int, str]]:
         """Record the failure of running trials whose process is gone; returns (number, reason) of each."""
@@ -339,6 +314,13 @@ class Study:
         if owner_lives and owner != Process.current():
             return None  # its own sweeper will see to it
         return (f"its process {worker.pid} died", owner_lives)
+
+
+def _repeating(slot: Slot) -> dict[str, Any]:
+    """System attributes of the next attempt of a slot."""
+    failed = slot.latest
+    assert isinstance(failed, TrialEntry)
+    return {RETRY_OF: failed.number, **({FIXED: dict(failed.trial.params)} if failed.trial.params else {})}
 
 
 def _waiting(system_attrs: Mapping[str, Any]) -> FrozenTrial:

@@ -303,7 +303,8 @@ class Sweep:
             self._loop(study, plan, executor, reporter)
         except KeyboardInterrupt:
             executor.close()
-            self._after_interruption(study)
+            if executor.ends_jobs:
+                self._after_interruption(study)
             reporter.interrupted()
             raise
         finally:

@@ -104,7 +104,10 @@ def test_seeds_per_trial_gives_mean_and_deviation_and_a_hopeless_trial_stops_aft
 
 
 def test_several_objectives_leave_a_front_and_a_broken_constraint_ends_a_trial_before_training(command, tmp_path):
-    goals = ["hydra.sweeper.objectives=[val/loss,params]", "hydra.sweeper.constraints=['params <= 20000','latency_ms <= 1000']"]
+    goals = [
+        "hydra.sweeper.objectives=[val/loss,params]",
+        "hydra.sweeper.constraints=['params <= 20000','latency_ms <= 1000']",
+    ]
 
     done = command("-m", *TRIALS, "model.hidden_sizes=[32],[64],[512]", *goals, "trainer.epochs=1", "tracking=[]")
 

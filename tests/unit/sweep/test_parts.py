@@ -14,9 +14,11 @@ from conftest import REPOSITORY
 
 from speechtrain.errors import ConfigError
 from speechtrain.sweep.alive import Process, Watch
+from speechtrain.sweep.job import violations
 from speechtrain.sweep.objectives import Constraint, directions_of
 from speechtrain.sweep.search import make_pruner, node_of, sampler_factory
 from speechtrain.sweep.storage import shown, storage_url
+from speechtrain.train import Result
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,16 @@ def test_a_constraint_is_positive_where_it_is_broken(text, metric, value, violat
 
     assert constraint.metric == metric
     assert constraint.violation(value) == pytest.approx(violation)
+
+
+def test_a_run_is_held_to_its_constraints_at_its_best_epoch(tmp_path):
+    epochs = [{"val/exact": 0.2, "val/loss": 3.0}, {"val/exact": 0.95, "val/loss": 1.0}, {"val/exact": 0.5, "val/loss": 2.0}]
+    result = Result({"model/parameters": 10.0}, 0.1, tmp_path, None, epochs, [], {})
+    constraints = [Constraint.parse(text) for text in ("val/exact >= 0.9", "val/loss <= 0.5", "params <= 20")]
+
+    assert violations(result, constraints) == pytest.approx(
+        {"val/exact >= 0.9": -0.05, "val/loss <= 0.5": 0.5, "model/parameters <= 20": -10}
+    )
 
 
 def test_directions_follow_from_the_metrics():

@@ -11,7 +11,7 @@ from speechtrain.sweep.alive import Process
 from speechtrain.sweep.search import sampler_factory
 from speechtrain.sweep.space import parse_space
 from speechtrain.sweep.storage import open_storage
-from speechtrain.sweep.study import BEAT, JOB, OWNER, Study
+from speechtrain.sweep.study import BEAT, JOB, OWNER, Study, complete
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_a_living_trial_of_this_machine_is_left_alone_and_a_dead_one_is_not(make
     watcher = make()
 
     assert [number for number, _ in watcher.bury_dead(watcher.ledger())] == [dead.number]
-    assert watcher.trial(living.id).state is TrialState.RUNNING
-    assert watcher.trial(dead.id).system_attrs["speechtrain:failure"]["charged"] is False
+    assert watcher.storage.get_trial(living.id).state is TrialState.RUNNING
+    assert watcher.storage.get_trial(dead.id).system_attrs["speechtrain:failure"]["charged"] is False
 
 
 def test_a_result_is_recorded_once_whoever_is_first(make):
@@ -113,11 +113,11 @@ def test_a_result_is_recorded_once_whoever_is_first(make):
     study.plan()
     taken = study.take()
 
-    assert study.complete(taken.id, [1.0])
+    assert complete(study.storage, taken.id, [1.0])
     assert not other.fail(taken.id, "thought to be dead")
-    assert other.trial(taken.id).state is TrialState.COMPLETE
-    assert not study.complete(taken.id, [2.0])
-    assert other.trial(taken.id).values == [1.0]
+    assert other.storage.get_trial(taken.id).state is TrialState.COMPLETE
+    assert not complete(study.storage, taken.id, [2.0])
+    assert other.storage.get_trial(taken.id).values == [1.0]
 
 
 def test_no_more_trials_wait_than_are_soon_taken(make):
@@ -135,7 +135,7 @@ def test_no_more_trials_wait_than_are_soon_taken(make):
 def test_fewer_trials_than_before_take_nothing_and_lose_nothing(make):
     study = make()
     study.plan()
-    study.complete(study.take().id, [1.0])
+    complete(study.storage, study.take().id, [1.0])
 
     smaller = make(n_trials=1)
 
