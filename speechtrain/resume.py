@@ -16,6 +16,9 @@ from speechtrain.errors import ConfigError, Problem
 RUN_FILE = "run.json"
 """Beside every run: what is needed to find it again (MLflow's run id, the status)."""
 
+CHECKPOINT_SUFFIXES = (".ckpt", ".keras")
+"""Of the Torch and the Keras backend."""
+
 
 def read_run_file(folder: Path) -> dict[str, Any]:
     """What is known of the run in a folder; empty if there is nothing to read."""
@@ -83,5 +86,5 @@ def _started(folder: Path) -> str:
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    last = folder / "checkpoints" / "last.ckpt"
-    return last if last.is_file() else None
+    found = [folder / "checkpoints" / f"last{suffix}" for suffix in CHECKPOINT_SUFFIXES]
+    return next((path for path in found if path.is_file()), None)

@@ -193,7 +193,7 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
             f"set features.f_max={rate / 2:g} or lower",
         )
     resume = cfg.get("resume")
-    if resume is not None and ("/" in resume or resume.endswith(".ckpt")) and not Path(resume).expanduser().exists():
+    if resume is not None and ("/" in resume or resume.endswith((".ckpt", ".keras"))) and not Path(resume).expanduser().exists():
         yield Problem(
             "resume", f"no such run or checkpoint: {Path(resume).absolute()}", "give last, a run's folder, a checkpoint or an MLflow run id"
         )

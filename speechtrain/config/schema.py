@@ -8,6 +8,7 @@ or a wrong type while composing. Ranges, and rules between the keys of one node 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -297,6 +298,39 @@ class Mlp(Target):
     dropout: float = number(ge=0, lt=1)
 
 
+@dataclass
+class QuartzNet(Target):
+    stem_channels: int = number(ge=1)
+    stem_kernel: int = number(ge=1)
+    subsampling: int = number(ge=1, le=8)
+    channels: list[int] = number(ge=1)
+    kernel_sizes: list[int] = number(ge=1)
+    repeats: int = number(ge=1)
+    head_channels: int = number(ge=1)
+    head_kernel: int = number(ge=1)
+    head_dilation: int = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if len(node.channels) != len(node.kernel_sizes):
+            yield "kernel_sizes", f"has {len(node.kernel_sizes)} entries, channels has {len(node.channels)}", "give one for each block"
+        for key in ("stem_kernel", "head_kernel", "kernel_sizes"):
+            sizes = list(node[key]) if key == "kernel_sizes" else [node[key]]
+            if any(size % 2 == 0 for size in sizes):
+                yield key, f"must be odd so that frames stay centred, received {node[key]}", "add or take 1"
+
+
+@dataclass
+class Lstm(Target):
+    hidden_size: int = number(ge=1)
+    layers: int = number(ge=1)
+    stack: int = number(ge=1)
+    chunk_frames: int = number(ge=1)
+    detach_every: int | None = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+
 # --- optimisation ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -377,6 +411,24 @@ class Plateau(Schedule):
 class TorchBackend(Target):
     name: str = MISSING
     threads: int | None = number(ge=1)
+
+
+@dataclass
+class KerasBackend(Target):
+    name: str = MISSING
+    engine: str = choice("tensorflow", "jax", "torch")
+    threads: int | None = number(ge=1)
+    jit_compile: bool | None = MISSING
+    precision: str = MISSING
+    deterministic: bool = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        modules = {"keras": "keras", "tensorflow": "keras", "jax": "keras,jax", "torch": "keras"}
+        for module in dict.fromkeys(("keras", node.engine)):
+            if importlib.util.find_spec(module) is None:
+                yield "engine", f"needs {module}, which is not installed", f"pip install 'speechtrain[{modules[module]}]'"
+                return
 
 
 @dataclass
@@ -531,7 +583,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
     "features": {"logmel": LogMel},
     "tokenizer": {"char": Char},
     "augment": {"spectrum": Augment},
-    "model": {"tdnn": Tdnn, "conformer": Conformer, "crdnn": Crdnn, "mlp": Mlp},
+    "model": {"tdnn": Tdnn, "conformer": Conformer, "crdnn": Crdnn, "quartznet": QuartzNet, "lstm": Lstm, "mlp": Mlp},
     "optimizer": {"adam": AdamLike, "adamw": AdamLike, "sgd": Sgd, "rmsprop": RmsProp},
     "scheduler": {
         "constant": Schedule,
@@ -541,7 +593,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "exponential": Exponential,
         "plateau": Plateau,
     },
-    "backend": {"torch": TorchBackend},
+    "backend": {"torch": TorchBackend, "keras": KerasBackend},
     "task": {"ctc": CtcTask},
     "trainer": {"trainer": Trainer},
     "decoder": {"greedy": GreedyDecoder},

@@ -66,9 +66,9 @@ class Setup:
     def plan(self) -> Plan:
         return make_plan(self.cfg, self.task, Path(self.cfg.output_dir), vocabulary=self.data.tokenizer.vocabulary)
 
-    def train(self, model: Any, *callbacks: Callback) -> TrainResult:
+    def train(self, model: Any, *callbacks: Callback, views: int = 1) -> TrainResult:
         Path(self.cfg.output_dir).mkdir(parents=True, exist_ok=True)
-        train = self.data.loader("train", shuffle=True, augment=True)
+        train = self.data.loader("train", shuffle=True, augment=True, views=views)
         assert train is not None
         return self.backend.train(model, train, self.data.loader("val"), self.task, self.plan(), callbacks)
 
@@ -111,7 +111,7 @@ class BackendConformance:
         assert after["train/cer"] < 0.05
         assert after["train/loss"] < before / 10
 
-    @pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "mlp"])
+    @pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "quartznet", "lstm", "mlp"])
     def test_padding_changes_no_output(self, backend: Backend, tmp_path: Path, model: str) -> None:
         setup = Setup(backend, tmp_path, f"model={model}", "trainer.epochs=1", "data.num_buckets=1")
         built = setup.build()

@@ -17,6 +17,8 @@ SIZES = {
     "tdnn": [[], ["model.dilations=[1,3]", "model.kernel_size=3", "model.stem_time_strides=[2,2]"]],
     "conformer": [[f"model.subsampling={factor}"] for factor in (2, 4, 8)],
     "crdnn": [[], ["model.rnn=lstm", "model.bidirectional=false", "model.rnn_layers=1"]],
+    "quartznet": [[], ["model.subsampling=3", "model.repeats=1", "model.kernel_sizes=[3,5,7]"]],
+    "lstm": [[], ["model.stack=3", "model.chunk_frames=1", "model.layers=1"], ["model.detach_every=null"]],
     "mlp": [[], ["model.stack=3"]],
 }
 CASES = [(model, options) for model, variants in SIZES.items() for options in variants]

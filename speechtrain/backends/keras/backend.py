@@ -1,0 +1,226 @@
+"""The backend contract on Keras 3."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from hydra.utils import instantiate
+
+from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult
+from speechtrain.backends.keras import engine as engines
+from speechtrain.data.batches import Batch, Loader
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.tasks.base import Outputs, Task
+
+if TYPE_CHECKING:
+    from speechtrain.backends.keras.model import SpeechModel, Step
+
+_POLICIES = {
+    "32-true": "float32",
+    "16-mixed": "mixed_float16",
+    "bf16-mixed": "mixed_bfloat16",
+    "bf16-true": "bfloat16",
+    "64-true": "float64",
+}
+
+
+class KerasBackend(Backend):
+    """Keras 3.
+
+    Args:
+        engine: `tensorflow`, `jax` or `torch`; the process keeps it.
+        threads: of one operation on the CPU; None: as OMP_NUM_THREADS says, else one a core, at most 4.
+        jit_compile: whether XLA compiles the step for each shape; None: where the engine does nothing else (JAX).
+        precision: of the weights and of what is computed with them, in the words of `trainer.precision`.
+        deterministic: refuse or replace operations that give other numbers each time.
+    """
+
+    name: ClassVar[str] = "keras"
+
+    def __init__(
+        self,
+        engine: str = "tensorflow",
+        threads: int | None = None,
+        jit_compile: bool | None = None,
+        precision: str = "32-true",
+        deterministic: bool = False,
+    ) -> None:
+        told = os.environ.get("OMP_NUM_THREADS", "")
+        self.threads = threads or (int(told) if told.isdigit() and int(told) else min(4, os.cpu_count() or 1))
+        self._keras = engines.start(engine, self.threads, deterministic=deterministic)
+        self.engine = engine
+        self._compiled = engine == engines.JAX or (jit_compile or False)
+        self._policy = _POLICIES[precision]
+
+    def build(self, model: Mapping[str, Any], task: Task, *, input_size: int, seed: int) -> SpeechModel:
+        """An encoder from its config node with the task's head, weights drawn from `seed`.
+
+        Raises:
+            ConfigError: the target made something else than an encoder.
+        """
+        from speechtrain.backends.keras.layers import Encoder
+        from speechtrain.backends.keras.model import SpeechModel
+
+        self._keras.utils.set_random_seed(seed)
+        before = self._keras.config.dtype_policy()
+        self._keras.config.set_dtype_policy(self._policy)
+        try:
+            encoder = instantiate(dict(model), input_size=input_size, _convert_="all")
+            if not isinstance(encoder, self._keras.layers.Layer) or not all(
+                hasattr(encoder, name) for name in ("output_size", "subsampling", "output_lengths")
+            ):
+                wanted = f"must make an encoder (see {Encoder.__module__}.Encoder)"
+                raise ConfigError([Problem("model._target_", f"{wanted}, received {type(encoder).__name__}", "derive it from Encoder")])
+            built = SpeechModel(encoder, task.output_size, input_size)
+            built.make_weights()
+            self._step(built, task)  # in the same precision
+        finally:
+            self._keras.config.set_dtype_policy(before)
+        return built
+
+    def describe(self, model: SpeechModel) -> ModelInfo:
+        """Size, subsampling and context of a model."""
+        encoder = model.encoder
+        parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+        return ModelInfo(parameters, encoder.subsampling, getattr(encoder, "receptive_field", None), getattr(encoder, "causal", False))
+
+    def output_lengths(self, model: SpeechModel, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Encoder frames (B,) of input frames (B,)."""
+        return np.asarray(model.encoder.output_lengths(lengths), dtype=np.int64)
+
+    def train(
+        self, model: SpeechModel, train: Loader, val: Loader | None, task: Task, plan: Plan, callbacks: Sequence[Callback]
+    ) -> TrainResult:
+        """Train in place; see `Backend.train`."""
+        from speechtrain.backends.keras import files, optimizers
+        from speechtrain.backends.keras.callbacks import Checkpoints, EarlyStopping, Epochs
+        from speechtrain.backends.keras.feed import Feed, Shapes
+
+        options = plan.trainer
+        _check(options, self._keras)
+        steps, accumulate = len(train), options["accumulate_grad_batches"]
+        epoch_steps = -(-steps // accumulate)
+        total = epoch_steps * options["epochs"]
+        plan.schedule.begin(min(total, options["max_steps"] or total), epoch_steps)
+
+        step = self._step(model, task)
+        optimizer = instantiate(dict(plan.optimizer), _convert_="all")
+        optimizers.measured(
+            optimizer, options["gradient_clip_val"], by_norm=options["gradient_clip_algorithm"] == "norm", accumulate=accumulate
+        )
+        step.compile(optimizer=optimizer, jit_compile=self._compiled)
+        step.optimizer.build(step.trainable_variables)
+        state: dict[str, Any] = {}
+        if plan.resume_from is not None:
+            state = files.read_state(plan.resume_from).get("training") or {}
+            files.read_weights(model, plan.resume_from)
+            files.read_optimizer(step.optimizer, plan.resume_from)
+            plan.schedule.load_state_dict(state["schedule"])
+        first = int(state.get("epochs", 0))
+
+        feed = Feed(train, Shapes(active=self._compiled), 2 if task.consistency else 1, first, options["epochs"])
+
+        def validate() -> dict[str, float]:
+            scorer = task.scorer()
+            assert val is not None
+            for batch, outputs in self.predict(model, val, task):
+                scorer.update(batch, outputs)
+            return scorer.compute()
+
+        def write(path: Path, epoch: int, kept: dict[str, Any]) -> None:
+            training = {
+                "epochs": epoch + 1,
+                "schedule": plan.schedule.state_dict(),
+                "checkpoints": kept,
+                "early_stopping": stopper.state() if stopper is not None else None,
+            }
+            files.write(model, path, {"extra": dict(plan.extra), "training": training}, step.optimizer)
+
+        epochs = Epochs(plan, feed, optimizer, callbacks, steps, first, validate if val is not None else None, model.random_states())
+        patience = options["early_stopping"]["patience"]
+        stopper = EarlyStopping(options["early_stopping"], state.get("early_stopping")) if patience is not None else None
+        keeper = Checkpoints(plan, write, state.get("checkpoints"))
+        if first < options["epochs"]:
+            step.fit(
+                feed.source(self.engine),
+                steps_per_epoch=steps,
+                epochs=options["epochs"],
+                initial_epoch=first,
+                shuffle=False,
+                verbose=0,
+                callbacks=[epochs, *([stopper] if stopper is not None else []), keeper],
+            )
+        result = TrainResult(history=epochs.history, stop_reason=epochs.control.stop_reason, pruned=epochs.control.pruned)
+        if stopper is not None and result.stop_reason is None:
+            result.stop_reason = stopper.reason
+        if keeper.best:
+            name, result.best_value = keeper.best[0]
+            result.best_checkpoint = keeper.folder / name
+        last = keeper.folder / "last.keras"
+        result.last_checkpoint = last if options["checkpoint"]["save_last"] and last.is_file() else None
+        for callback in callbacks:
+            callback.on_train_end(result)
+        return result
+
+    def predict(self, model: SpeechModel, batches: Iterable[Batch], task: Task) -> Iterator[tuple[Batch, Outputs]]:
+        """Outputs of each batch in evaluation mode, in order."""
+        from speechtrain.backends.keras.feed import Shapes
+
+        shapes = Shapes(active=self._compiled)
+        step = self._step(model, task)
+        for batch in batches:
+            found = shapes.outputs(step.predict_on_batch(shapes.inputs(batch)), batch)
+            lengths = np.asarray(found["lengths"], dtype=np.int64)
+            yield (
+                batch,
+                Outputs(
+                    log_probs=np.asarray(found["log_probs"], dtype=np.float32)[:, : int(lengths.max())],
+                    lengths=lengths,
+                    losses=np.asarray(found["losses"], dtype=np.float32),
+                ),
+            )
+
+    def save(self, model: SpeechModel, path: Path, extra: Mapping[str, Any]) -> None:
+        """Write weights and `extra`, whole or not at all."""
+        from speechtrain.backends.keras import files
+
+        files.write(model, path, {"extra": dict(extra)})
+
+    def load(self, model: SpeechModel, path: Path) -> Mapping[str, Any]:
+        """Weights of a file or checkpoint into a model; see `Backend.load`."""
+        from speechtrain.backends.keras import files
+
+        extra: Mapping[str, Any] = files.read_state(path)["extra"]
+        files.read_weights(model, path)
+        return extra
+
+    def _step(self, model: SpeechModel, task: Task) -> Step:
+        return model.step(task.loss, task.consistency, compiled=self._compiled)
+
+
+def _check(options: Mapping[str, Any], keras: Any) -> None:
+    """Refuse what Lightning has and Keras has not.
+
+    Raises:
+        ConfigError: devices, a strategy or an accelerator that is not there.
+    """
+    problems = []
+    if options["devices"] not in (1, "1", "auto"):
+        message = f"is {options['devices']}; the Keras backend trains on one device"
+        problems.append(Problem("trainer.devices", message, "set trainer.devices=1"))
+    if options["strategy"] != "auto":
+        problems.append(Problem("trainer.strategy", f"is {options['strategy']}; that is Lightning's", "set trainer.strategy=auto"))
+    accelerator = options["accelerator"]
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        message = f"must be auto, cpu or gpu, received {accelerator!r}"
+        problems.append(Problem("trainer.accelerator", message, "set trainer.accelerator=auto"))
+    elif accelerator in ("gpu", "cuda") and not any("gpu" in device for device in keras.distribution.list_devices()):
+        message = "is gpu, but the engine sees none"
+        problems.append(Problem("trainer.accelerator", message, "set trainer.accelerator=auto, or install the engine with CUDA"))
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,97 @@
+"""Batches of the data room as Keras takes them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from speechtrain.backends.keras.engine import TENSORFLOW
+from speechtrain.data.batches import Batch, Loader
+
+_DTYPES = {"features": np.float32, "feature_lengths": np.int32, "targets": np.int32, "target_lengths": np.int32}
+
+
+class Shapes:
+    """Pads batches to few shapes, each of which is compiled once; what is added has length 0 and counts nowhere.
+
+    Sizes are rounded up to the next of a geometric row: (4, 5, 6, 7) x 2^n for frames and rows, 2^n for labels.
+    """
+
+    def __init__(self, *, active: bool) -> None:
+        self._active = active
+
+    def inputs(self, batch: Batch, views: int = 1) -> dict[str, Any]:
+        """Arrays for the model; the rows of each view are padded by themselves, so that views stay halves of the batch."""
+        arrays = {name: np.asarray(getattr(batch, name), dtype=kind) for name, kind in _DTYPES.items()}
+        if not self._active:
+            return arrays
+        rows, frames, labels = (
+            round_up(len(batch.ids) // views, 4),
+            round_up(batch.features.shape[1], 4),
+            round_up(batch.targets.shape[1], 1),
+        )
+        wanted = {"features": frames, "targets": labels}
+        return {name: _pad(array, views, rows, wanted.get(name)) for name, array in arrays.items()}
+
+    def outputs(self, found: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        """What a model says of such arrays, without the padding."""
+        rows = len(batch.ids)
+        return {name: value[:rows] for name, value in found.items()}
+
+
+def round_up(size: int, steps: int) -> int:
+    """The next of (steps, ..., 2 * steps - 1) x 2^n; smaller sizes stay as they are."""
+    unit = 1
+    while size > unit * (2 * steps - 1 if steps > 1 else 1):
+        unit *= 2
+    return -(-size // unit) * unit
+
+
+def _pad(array: Any, views: int, rows: int, columns: int | None) -> Any:
+    blocks = array.reshape(views, -1, *array.shape[1:])
+    widths = [(0, 0), (0, rows - blocks.shape[1]), *((0, 0) for _ in array.shape[1:])]
+    if columns is not None:
+        widths[2] = (0, columns - array.shape[1])
+    return np.pad(blocks, widths).reshape(views * rows, *(blocks.shape[2:] if columns is None else (columns, *array.shape[2:])))
+
+
+class Feed:
+    """The training batches of all epochs in a row, remembered until they have been trained on.
+
+    Attributes:
+        pending: batches that were handed out, the oldest first.
+    """
+
+    def __init__(self, loader: Loader, shapes: Shapes, views: int, first_epoch: int, epochs: int) -> None:
+        self._loader = loader
+        self._shapes = shapes
+        self._views = views
+        self._epochs = range(first_epoch, epochs)
+        self.pending: deque[Batch] = deque()
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any]]]:
+        for epoch in self._epochs:
+            self._loader.set_epoch(epoch)
+            for batch in self._loader:
+                self.pending.append(batch)
+                yield (self._shapes.inputs(batch, self._views),)
+
+    def source(self, engine: str) -> Any:
+        """What `fit` takes."""
+        if engine != TENSORFLOW:
+            return iter(self)
+        import tensorflow as tf
+
+        # the shapes said outright: Keras would guess from the first two batches which sizes change
+        features = self._shapes.inputs(next(iter(self._loader)))["features"]
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "features": (None, None, features.shape[2]),
+            "feature_lengths": (None,),
+            "targets": (None, None),
+            "target_lengths": (None,),
+        }
+        signature = ({name: tf.TensorSpec(shape, _DTYPES[name]) for name, shape in shapes.items()},)
+        return tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature).prefetch(1)
