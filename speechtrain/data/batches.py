@@ -217,6 +217,7 @@ class Loader:
         self._max_batches = max_batches
         self._epoch = 0
         self._plans: dict[int, list[list[str]]] = {}
+        self._count: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order and augmentation come next."""
@@ -236,26 +237,47 @@ class Loader:
     def _plan(self) -> list[list[str]]:
         epoch = self._epoch if self._shuffle else 0
         if epoch not in self._plans:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # lhotse's advice on lazy manifests, and its mean of no bucket's bounds
-                options = {
-                    "max_duration": self._limits.batch_seconds,
-                    "max_cuts": self._limits.batch_size,
-                    "shuffle": self._shuffle,
-                    "seed": self._seed,
-                    "world_size": 1,
-                    "rank": 0,
-                }
-                buckets = min(self._limits.num_buckets, len(self._cuts))
-                sampler = (
-                    DynamicBucketingSampler(self._cuts, num_buckets=buckets, **options)
-                    if buckets > 1
-                    else SimpleCutSampler(self._cuts, **options)
-                )
-                sampler.set_epoch(epoch)
-                batches = [[cut.id for cut in batch] for batch in sampler]
-            self._plans = {epoch: batches[: self._max_batches]}
+            if self._count is None:
+                self._count = len(self._sampled(0))
+            self._plans = {epoch: self._of_equal_number(self._sampled(epoch), self._count)[: self._max_batches]}
         return self._plans[epoch]
+
+    def _of_equal_number(self, batches: list[list[str]], count: int) -> list[list[str]]:
+        """As many batches as the first epoch has, so that every epoch has as many steps, in a resumed run too.
+
+        The sampler's last batches of a bucket are small: two are joined where there is one too many, the largest is halved where one is
+        missing.
+        """
+        durations = {cut.id: cut.duration for cut in self._cuts} if len(batches) != count else {}
+        while len(batches) > count:
+            small = sorted(range(len(batches)), key=lambda index: sum(durations[each] for each in batches[index]))[:2]
+            first, second = min(small), max(small)
+            batches[first] += batches.pop(second)
+        while len(batches) < count:
+            large = max(range(len(batches)), key=lambda index: len(batches[index]))
+            half = len(batches[large]) // 2
+            batches[large : large + 1] = [batches[large][:half], batches[large][half:]]
+        return batches
+
+    def _sampled(self, epoch: int) -> list[list[str]]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lhotse's advice on lazy manifests, and its mean of no bucket's bounds
+            options = {
+                "max_duration": self._limits.batch_seconds,
+                "max_cuts": self._limits.batch_size,
+                "shuffle": self._shuffle,
+                "seed": self._seed,
+                "world_size": 1,
+                "rank": 0,
+            }
+            buckets = min(self._limits.num_buckets, len(self._cuts))
+            sampler = (
+                DynamicBucketingSampler(self._cuts, num_buckets=buckets, **options)
+                if buckets > 1
+                else SimpleCutSampler(self._cuts, **options)
+            )
+            sampler.set_epoch(epoch)
+            return [[cut.id for cut in batch] for batch in sampler]
 
 
 def _as_it_is(batch: Batch) -> Batch:

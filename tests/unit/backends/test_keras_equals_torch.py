@@ -6,6 +6,7 @@ The engine is fixed once a process: this file runs on TensorFlow, or on what SPE
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_an_lstm_streams_what_it_gives_for_the_whole_utterance_whatever_the_chun
     lengths = np.array([50, 50])
     for sizes in ([50], [1] * 50, [3, 0, 17, 1, 29], [49, 1]):
         edges = np.cumsum([0, *sizes])
-        chunks = [features[:, start:end] for start, end in zip(edges[:-1], edges[1:], strict=True)]
+        chunks = [features[:, start:end] for start, end in pairwise(edges)]
         if backend == "torch":
             first.eval()
             with torch.inference_mode():

@@ -41,6 +41,21 @@ def test_every_utterance_comes_exactly_once_an_epoch(buckets: int, seconds: floa
         assert len(list(batches)) == len(batches)
 
 
+def test_every_epoch_has_as_many_batches_as_the_first_also_in_a_resumed_run() -> None:
+    data = make("data.train_size=60", "data.batch_seconds=3", "data.num_buckets=8")
+    batches = loader(data, shuffle=True)
+    sampled = [len(batches._sampled(epoch)) for epoch in range(12)]
+    assert min(sampled) < sampled[0] < max(sampled), "the sampler itself is to differ here"
+    for epoch in range(12):
+        batches.set_epoch(epoch)
+        resumed = loader(data, shuffle=True)
+        resumed.set_epoch(epoch)
+        assert batches._plan() == resumed._plan()
+        assert len(batches) == len(batches._sampled(0))
+        assert sorted(each for batch in batches._plan() for each in batch) == sorted(f"train-{index:05d}" for index in range(60))
+        assert all(batches._plan())
+
+
 def test_a_batch_stays_within_its_seconds_and_size() -> None:
     data = make("data.batch_seconds=5", "data.batch_size=6")
     for batch in loader(data, shuffle=True):

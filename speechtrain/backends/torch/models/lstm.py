@@ -44,7 +44,7 @@ class Lstm(Encoder):
         else:
             state: State | None = None
             parts = []
-            for index, chunk in enumerate(x.split(self.chunk_frames, dim=1)):
+            for index, chunk in enumerate(torch.split(x, self.chunk_frames, dim=1)):
                 if state is not None and index % self.detach_every == 0:
                     state = (state[0].detach(), state[1].detach())
                 part, state = self.lstm(chunk, state)
