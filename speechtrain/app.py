@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from speechtrain.config.checks import without_foreign_defaults
 from speechtrain.config.compose import check
 from speechtrain.console import errors
+from speechtrain.elsewhere import needs_own_process, run_elsewhere
 from speechtrain.errors import RunError, UserError
 from speechtrain.sweep.outcome import VARIABLE
 from speechtrain.train import train
@@ -31,6 +32,8 @@ def run_job(cfg: DictConfig) -> Any:
     overrides = list(hydra_cfg.overrides.task)
     for path in without_foreign_defaults(cfg, overrides):
         log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
+    if needs_own_process(cfg):
+        return run_elsewhere(run_job, cfg)
     if os.environ.get(VARIABLE):
         from speechtrain.sweep.job import run_trial
         from speechtrain.sweep.trial import TrialContext

@@ -57,3 +57,6 @@ class ConfigError(UserError):
         count = len(self.problems)
         head = "1 problem in the config" if count == 1 else f"{count} problems in the config"
         super().__init__("\n".join([f"{head}:", *(f"  {problem}" for problem in self.problems)]))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
+        return ConfigError, (self.problems,)

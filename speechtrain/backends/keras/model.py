@@ -9,12 +9,14 @@ from keras import ops
 
 from speechtrain.backends.keras import losses
 from speechtrain.backends.keras.engine import TENSORFLOW
-from speechtrain.backends.keras.layers import PACKAGE, linear
+from speechtrain.backends.keras.layers import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SpeechModel(keras.Model):  # type: ignore[misc]
     """An encoder and a linear head with log-softmax in float32.
+
+    The head begins with zeros, so that all alignments are equally likely: docs/decisions/0010.
 
     Args:
         encoder: (B, T, F), (B,) -> (B, T', D), (B,).
@@ -25,7 +27,7 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
     def __init__(self, encoder: Any, output_size: int, input_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.encoder = encoder
-        self.head = linear(encoder.output_size, output_size)
+        self.head = keras.layers.Dense(output_size, kernel_initializer="zeros", bias_initializer="zeros")
         self.sizes = {"output_size": output_size, "input_size": input_size}
         self._around = _Steps()
 

@@ -49,6 +49,41 @@ def test_a_hopeless_trial_is_pruned_inside_its_job_under_any_launcher(command, t
     assert json.loads((tmp_path / "multirun/study/1/run.json").read_text())["status"] == "KILLED"
 
 
+@pytest.mark.parametrize("launcher", ["in_process", "pool"])
+def test_one_sweep_mixes_backends_and_prunes_on_both(command, tmp_path, launcher):
+    chosen = [] if launcher == "in_process" else [f"hydra/launcher={launcher}"]
+    pruner = ["hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=4.0", "hydra.sweeper.pruner.n_warmup_steps=1"]
+
+    done = command("-m", *TRIALS, "backend=torch,keras", *HOPELESS, *chosen, *pruner)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {(trial.params["backend"], trial.params["optimizer.lr"]): trial.state.name for trial in trials_of(tmp_path)}
+    assert found == {(backend, rate): state for backend in ("torch", "keras") for rate, state in ((0.003, "COMPLETE"), (1e-12, "PRUNED"))}
+
+
+def test_trials_on_other_engines_run_in_processes_of_their_own(command, tmp_path):
+    done = command("-m", *TRIALS, "backend=keras", "backend.engine=tensorflow,torch,jax", "trainer.epochs=1")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = trials_of(tmp_path)
+    assert {trial.params["backend.engine"]: trial.state.name for trial in trials} == dict.fromkeys(
+        ("tensorflow", "torch", "jax"), "COMPLETE"
+    )
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert [run.info.status for run in client.search_runs(["1"])] == ["FINISHED"] * 3
+
+
+def test_a_mistake_in_another_process_is_told_as_in_this_one(command, tmp_path):
+    failing = ["backend.engine=tensorflow,torch", "trainer.devices=4", "trainer.epochs=1", "hydra.sweeper.retries=0"]
+
+    done = command("-m", *TRIALS, "backend=keras", *failing, "hydra.sweeper.max_failure_rate=1")
+
+    assert [trial.state.name for trial in trials_of(tmp_path)] == ["FAIL", "FAIL"]
+    for trial in trials_of(tmp_path):
+        assert "trainer.devices: is 4; the Keras backend trains on one device" in trial.user_attrs["reason"]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_trial_0_is_the_configs_own_values_and_the_best_config_runs_as_an_experiment(command, tmp_path):
     space = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "samples=interval(1,9)", "hydra.sweeper.n_trials=3"]
 
