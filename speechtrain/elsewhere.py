@@ -72,7 +72,7 @@ def main() -> None:
         content = pickle.load(file)  # noqa: S301 # from our own process
     sys.path[:] = content["path"]
     Singleton.set_state(content["state"])
-    configure_log(HydraConfig.get().job_logging, HydraConfig.get().verbose)
+    configure_log(HydraConfig.get().job_logging, HydraConfig.get().verbose)  # type: ignore[arg-type]
     found: dict[str, Any] = {"value": None, "error": None}
     try:
         found["value"] = content["job"](content["cfg"])

@@ -20,6 +20,10 @@ class DataError(UserError):
     """The data cannot be used: the message names the file and, where there is one, the line or the utterance."""
 
 
+class EmptyDataError(DataError):
+    """Nothing is left to train on, and the config says that this is no mistake (`data.on_empty=warn`)."""
+
+
 class RunError(Exception):
     """Training stopped for a reason that the user should read, without a stack trace."""
 

@@ -10,7 +10,20 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = ("speechtrain", "torch", "torchaudio", "lightning", "lhotse", "mlflow", "hydra-core", "numpy")
+_PACKAGES = (
+    "speechtrain",
+    "torch",
+    "torchaudio",
+    "lightning",
+    "keras",
+    "tensorflow-cpu",
+    "tensorflow",
+    "jax",
+    "lhotse",
+    "mlflow",
+    "hydra-core",
+    "numpy",
+)
 
 
 def run_tags(overrides: Sequence[str]) -> dict[str, str]:

@@ -20,13 +20,13 @@ from speechtrain.config.checks import arguments
 from speechtrain.config.names import did_you_mean
 from speechtrain.config.show import print_config
 from speechtrain.console import console
-from speechtrain.errors import ConfigError, Problem, RunPruned, UserError
+from speechtrain.errors import ConfigError, EmptyDataError, Problem, RunPruned, UserError
 from speechtrain.resume import find_run, read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Callback, Model, ModelInfo, Plan, TrainResult
     from speechtrain.data.batches import Loader
-    from speechtrain.data.features import LogMel
+    from speechtrain.data.features import Features
     from speechtrain.tasks.base import Sample, Task
     from speechtrain.tracking.base import Status, Tracker
 
@@ -95,8 +95,12 @@ def train(
         from speechtrain.progress import ConsoleProgress, choose_samples, print_results, print_samples
         from speechtrain.tracking.callback import TrackEpochs
 
+        try:
+            data = prepare(cfg, threads=os.cpu_count() or 1, reuse=reuse_data)
+        except EmptyDataError as error:
+            log.warning("%s\nnothing was trained (data.on_empty=warn)", error)
+            return Result({}, None, folder, None, [], [], read_run_file(folder).get("run_ids", {}))
         backend: Backend = build("backend", cfg.backend)
-        data = prepare(cfg, threads=os.cpu_count() or 1, reuse=reuse_data)
         task: Task = build("task", cfg.task, tokenizer=data.tokenizer, decoder=build("decoder", cfg.decoder))
         check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
 
@@ -139,13 +143,14 @@ def train(
                 measured, samples = evaluate(backend, model, loader, task, split)
                 metrics |= measured
         log_metrics(trackers, {name: value for name, value in metrics.items() if name.startswith("test/")}, step=cfg.trainer.epochs)
-        keep_artifacts(trackers, samples, checkpoint)
+        exported = backend.export(model, folder, plan.extra, blank_last=getattr(data.tokenizer, "blank_last", False))
+        keep_artifacts(trackers, samples, [path for path in (checkpoint, exported) if path is not None])
 
         objective = best_of(cfg.objective.metric, trained, plan)
         write_run_file(folder, {"objective": objective})
         print_results(metrics)
         print_samples(choose_samples(samples, cfg.samples, cfg.seed))
-        print_whereabouts(folder, checkpoint, trackers)
+        print_whereabouts(folder, checkpoint, exported, trackers)
         run_ids = read_run_file(folder).get("run_ids", {})
         return Result(metrics, objective, folder, checkpoint, trained.history, samples, run_ids, model)
 
@@ -246,7 +251,7 @@ def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence
     )
 
 
-def latency_ms(backend: Backend, model: Model, task: Task, features: LogMel) -> float:
+def latency_ms(backend: Backend, model: Model, task: Task, features: Features) -> float:
     """Milliseconds that the model takes for one second of features alone in a batch: the median of 10 passes."""
     from speechtrain.data.batches import silence
 
@@ -323,8 +328,8 @@ def log_metrics(trackers: dict[str, Tracker], metrics: dict[str, float], step: i
         tracker.log_metrics(metrics, step)
 
 
-def keep_artifacts(trackers: dict[str, Tracker], samples: Sequence[Sample], checkpoint: Path | None) -> None:
-    """Transcripts as a table, and the checkpoint."""
+def keep_artifacts(trackers: dict[str, Tracker], samples: Sequence[Sample], models: Sequence[Path]) -> None:
+    """Transcripts as a table, and files of models."""
     columns = {
         "id": [sample.id for sample in samples],
         "reference": [sample.reference for sample in samples],
@@ -333,14 +338,16 @@ def keep_artifacts(trackers: dict[str, Tracker], samples: Sequence[Sample], chec
     for tracker in trackers.values():
         if samples:
             tracker.log_table("transcripts", columns)
-        if checkpoint is not None:
-            tracker.log_checkpoint(checkpoint)
+        for path in models:
+            tracker.log_checkpoint(path)
 
 
-def print_whereabouts(folder: Path, checkpoint: Path | None, trackers: dict[str, Tracker]) -> None:
+def print_whereabouts(folder: Path, checkpoint: Path | None, exported: Path | None, trackers: dict[str, Tracker]) -> None:
     """Where things are, and how to look at them."""
     console.print(f"\nrun         {folder}")
     if checkpoint is not None:
         console.print(f"checkpoint  {checkpoint}")
+    if exported is not None:
+        console.print(f"model       {exported}")
     for tracker in trackers.values():
         console.print(tracker.how_to_look())

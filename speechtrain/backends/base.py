@@ -190,6 +190,20 @@ class Backend(ABC):
     def save(self, model: Model, path: Path, extra: Mapping[str, Any]) -> None:
         """Write weights and `extra` to a file that appears whole or not at all."""
 
+    def export(self, model: Model, folder: Path, extra: Mapping[str, Any], *, blank_last: bool) -> Path | None:  # noqa: ARG002
+        """Write the model for programs that do not know this one, if its checkpoints are not what they can read.
+
+        Args:
+            model: trained.
+            folder: to write to.
+            extra: what belongs to the model, such as its vocabulary.
+            blank_last: whether those programs have the blank behind the other labels.
+
+        Returns:
+            The file; None: there is nothing to write.
+        """
+        return None
+
     @abstractmethod
     def load(self, model: Model, path: Path) -> Mapping[str, Any]:
         """Put the weights of a file, or of a checkpoint of `train`, into a model of the same shape; returns its `extra`.

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.names import did_you_mean
-from speechtrain.config.schema import LOADING_KEYS, Generated, Node
+from speechtrain.config.schema import LOADING_KEYS, Featurised, Generated, Node, StoredFeatures
 from speechtrain.config.targets import UnknownTargetError, signature
 from speechtrain.errors import Problem
 
@@ -184,6 +184,7 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
         )
     if cfg.augment.get("recombine_prob") and issubclass(OmegaConf.get_type(cfg.data) or dict, Generated):
         yield Problem("augment.recombine_prob", "needs word times, which only data=manifest has", "set augment.recombine_prob=0")
+    yield from _of_stored_features(cfg)
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")
     if f_max is not None and rate is not None and f_max > rate / 2:
@@ -197,3 +198,16 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem(
             "resume", f"no such run or checkpoint: {Path(resume).absolute()}", "give last, a run's folder, a checkpoint or an MLflow run id"
         )
+
+
+def _of_stored_features(cfg: DictConfig) -> Iterator[Problem]:
+    """Spectrograms that are made already go with features that take them so, and with augmentation that knows no spectrum."""
+    from_files = issubclass(OmegaConf.get_type(cfg.data) or dict, Featurised)
+    as_they_are = issubclass(OmegaConf.get_type(cfg.features) or dict, StoredFeatures)
+    if from_files != as_they_are:
+        wanted = "stored" if from_files else "logmel"
+        yield Problem("features", f"do not fit the data: data={'featurised' if from_files else 'audio'}", f"set features={wanted}")
+    if from_files:
+        for key in ("speed", "warp", "noise_prob", "eq_db", "recombine_prob"):
+            if cfg.augment.get(key):
+                yield Problem(f"augment.{key}", "needs audio, and there are only spectrograms", f"set augment.{key}=0, or augment=masks")

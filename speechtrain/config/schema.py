@@ -159,6 +159,26 @@ class Manifest(Loading):
                     )
 
 
+@dataclass
+class Featurised(Loading):
+    split_dir: str = MISSING
+    spectrogram_manifest_dir: str = MISSING
+    token_manifest_dir: str = MISSING
+    vocab_dir: str = MISSING
+    spectrogram_dir: str = MISSING
+    token_dir: str = MISSING
+    frame_rate: int = number(ge=1)
+    pad_value: float | None = MISSING
+    on_empty: str = choice("error", "warn")
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        for key in ("split_dir", "spectrogram_manifest_dir", "token_manifest_dir", "vocab_dir", "spectrogram_dir", "token_dir"):
+            folder = Path(node[key]).expanduser()
+            if not folder.is_dir():
+                yield key, f"no such folder: {folder.absolute()}", f"set data.{key} to a folder; see speechtrain/data/featurised.py"
+
+
 # --- features, tokenizer, augmentation ------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +204,18 @@ class LogMel(Target):
             yield "f_min", f"is {node.f_min:g} Hz, not below the upper limit of {top:g} Hz", "lower features.f_min"
         if node.hop > node.window:
             yield "hop", f"is {node.hop} s, longer than the window of {node.window} s: samples would be left out", "lower features.hop"
+
+
+@dataclass
+class StoredFeatures(Target):
+    sample_rate: int = number(ge=1)
+    normalize: str = choice("utterance", "band", "none")
+
+
+@dataclass
+class TokenList(Target):
+    vocabulary_file: str = MISSING
+    blank: str = choice("first", "last")
 
 
 @dataclass
@@ -579,9 +611,9 @@ class Config(Node):
 
 
 SCHEMAS: dict[str, dict[str, type[Node]]] = {
-    "data": {"digits": Digits, "synthetic": Synthetic, "manifest": Manifest},
-    "features": {"logmel": LogMel},
-    "tokenizer": {"char": Char},
+    "data": {"digits": Digits, "synthetic": Synthetic, "manifest": Manifest, "featurised": Featurised},
+    "features": {"logmel": LogMel, "stored": StoredFeatures},
+    "tokenizer": {"char": Char, "list": TokenList},
     "augment": {"spectrum": Augment},
     "model": {"tdnn": Tdnn, "conformer": Conformer, "crdnn": Crdnn, "quartznet": QuartzNet, "lstm": Lstm, "mlp": Mlp},
     "optimizer": {"adam": AdamLike, "adamw": AdamLike, "sgd": Sgd, "rmsprop": RmsProp},

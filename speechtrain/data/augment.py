@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from speechtrain.data.features import LogMel
+from speechtrain.data.features import Features
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Augment:
             return None
         return [pool[int(index)] for index in rng.integers(len(pool), size=len(words))]
 
-    def __call__(self, spectrum: torch.Tensor, features: LogMel, rng: np.random.Generator, view: int = 0) -> torch.Tensor:
+    def __call__(self, spectrum: torch.Tensor, features: Features, rng: np.random.Generator, view: int = 0) -> torch.Tensor:
         """Features (T', F) of a power spectrum (T, K); views of an utterance share their length."""
         speed, tempo = _factor(self.speed, rng), _factor(self.tempo, rng)
         if view:
@@ -92,7 +92,7 @@ class Augment:
         self._mask(out, rng, fill=0.0 if features.normalize != "none" else float(out.mean()))
         return out
 
-    def _noise(self, mel: torch.Tensor, features: LogMel, rng: np.random.Generator) -> torch.Tensor:
+    def _noise(self, mel: torch.Tensor, features: Features, rng: np.random.Generator) -> torch.Tensor:
         """Mel energies (T, M) of noise between white and brown, at a random ratio to the utterance's mean energy."""
         snr_db = rng.uniform(*self.noise_snr_db)
         shape = features.filters().sum(0) * torch.linspace(0.05, 1, mel.shape[1]) ** -rng.uniform(0, 2)

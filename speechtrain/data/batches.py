@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechtrain.console import console
 from speechtrain.data.augment import Augment, Word, words_of
 from speechtrain.data.corpus import Corpus, Skip, text_of
-from speechtrain.data.features import LogMel
+from speechtrain.data.features import Features
 from speechtrain.data.tokenizer import Tokenizer
 from speechtrain.errors import DataError
 
@@ -55,7 +55,7 @@ class Batch(NamedTuple):
     seconds: float
 
 
-def silence(features: LogMel, *, seconds: float) -> Batch:
+def silence(features: Features, *, seconds: float) -> Batch:
     """One utterance of features at rest, to measure a model with."""
     frames = features.num_frames(round(seconds * features.sample_rate))
     return Batch(
@@ -82,7 +82,7 @@ class Limits:
 class SpectrumCache:
     """Spectra (T, K) of all utterances as half-precision magnitudes, as far as they fit; the rest is read again when needed."""
 
-    def __init__(self, corpus: Corpus, features: LogMel, gigabytes: float) -> None:
+    def __init__(self, corpus: Corpus, features: Features, gigabytes: float) -> None:
         self._corpus = corpus
         self._features = features
         self._room = gigabytes * 1e9
@@ -113,11 +113,11 @@ class SpectrumCache:
     def get(self, cut: MonoCut) -> torch.Tensor:
         """The power spectrum (T, K)."""
         kept = self._kept.get(cut.id)
-        return (kept if kept is not None else self._compute(cut)).float().square_()
+        return self._features.unpack(kept if kept is not None else self._compute(cut))
 
     def _compute(self, cut: MonoCut) -> torch.Tensor:
         samples = self._corpus.read(cut, self._features.sample_rate)
-        return self._features.spectrum(samples).sqrt_().half()
+        return self._features.pack(self._features.spectrum(samples))
 
 
 class Utterances(Dataset[Batch]):
@@ -132,7 +132,14 @@ class Utterances(Dataset[Batch]):
     """
 
     def __init__(
-        self, cuts: CutSet, cache: SpectrumCache, features: LogMel, tokenizer: Tokenizer, augment: Augment | None, seed: int, views: int = 1
+        self,
+        cuts: CutSet,
+        cache: SpectrumCache,
+        features: Features,
+        tokenizer: Tokenizer,
+        augment: Augment | None,
+        seed: int,
+        views: int = 1,
     ) -> None:
         self._cuts: Mapping[str, MonoCut] = {cut.id: cut for cut in cuts}
         self._cache = cache
@@ -284,7 +291,7 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def read_all(corpus: Corpus, features: LogMel, *, gigabytes: float, threads: int) -> tuple[SpectrumCache, list[Skip]]:
+def read_all(corpus: Corpus, features: Features, *, gigabytes: float, threads: int) -> tuple[SpectrumCache, list[Skip]]:
     """Decode every utterance once: what is bad is dropped from the corpus and returned, what is good is kept in memory if it fits."""
     cache = SpectrumCache(corpus, features, gigabytes)
     skipped = []

@@ -6,14 +6,68 @@ samples (N,) -> power spectrum (T, K), kept in memory -> [augment] -> mel energi
 from __future__ import annotations
 
 import math
+import threading
 from functools import cached_property
+from typing import Protocol
 
 import torch
 
 from speechtrain.data.corpus import Audio
-from speechtrain.errors import ConfigError, Problem
+from speechtrain.errors import ConfigError, DataError, Problem
 
 _FLOOR = 1e-10  # of a mel energy: 100 dB below a full-scale sine is about 1e-7 with these windows
+
+
+class Features(Protocol):
+    """What `features._target_` names: from what a corpus reads to the frames that a model sees, with room for augmentation in between."""
+
+    sample_rate: int
+    """Hz of what the corpus is to read."""
+    size: int
+    """F."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        ...
+
+    def num_frames(self, num_samples: int) -> int:
+        """T of that many samples."""
+        ...
+
+    def spectrum(self, samples: Audio) -> torch.Tensor:
+        """What is kept of an utterance."""
+        ...
+
+    def pack(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """The same in less memory."""
+        ...
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """What `pack` was given, in memory of its own."""
+        ...
+
+    def filters(self, warp: float = 1.0) -> torch.Tensor:
+        """Mel filters (K, M)."""
+        ...
+
+    @property
+    def bins_per_band(self) -> torch.Tensor:
+        """How many independent values each mel energy sums (M,)."""
+        ...
+
+    def mel(self, spectrum: torch.Tensor, warp: float = 1.0) -> torch.Tensor:
+        """Mel energies (T, M)."""
+        ...
+
+    def finish(self, mel: torch.Tensor) -> torch.Tensor:
+        """Features (T, F)."""
+        ...
+
+    @property
+    def normalize(self) -> str:
+        """`utterance`, `band` or `none`."""
+        ...
 
 
 class LogMel:
@@ -83,6 +137,14 @@ class LogMel:
         )
         return (spectrum.real.square() + spectrum.imag.square()).T.contiguous()
 
+    def pack(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """Magnitudes in half precision."""
+        return spectrum.sqrt_().half()
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """The power spectrum again."""
+        return packed.float().square_()
+
     def filters(self, warp: float = 1.0) -> torch.Tensor:
         """Mel filters (K, M) that see what lies at f as if it lay at `warp * f`, to the nearest hundredth.
 
@@ -119,11 +181,73 @@ class LogMel:
         """Features (T, F) of mel energies (T, M); silence throughout gives zeros."""
         floor = _FLOOR if self.top_db is None else max(_FLOOR, float(mel.max()) * 10 ** (-self.top_db / 10))
         features = mel.clamp_min(floor).log_()
-        if self.normalize == "none":
-            return features
-        dims = (0, 1) if self.normalize == "utterance" else (0,)
-        deviation, mean = torch.std_mean(features, dim=dims, correction=0, keepdim=True)
-        return (features - mean) / deviation.clamp_min(1e-3)
+        return normalized(features, self.normalize)
+
+
+class Stored:
+    """Features that were made before: taken as they are, but for a normalisation.
+
+    Args:
+        sample_rate: frames a second, as the corpus says.
+        normalize: `utterance` (one mean and deviation), `band` (for each), `none`.
+    """
+
+    def __init__(self, sample_rate: int, normalize: str) -> None:
+        self.sample_rate = sample_rate
+        self.normalize = normalize
+        self.size = 0
+        self.bins_per_band = torch.ones(1)
+        self._first = threading.Lock()
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return float(self.sample_rate)
+
+    def num_frames(self, num_samples: int) -> int:
+        """As many as there are."""
+        return num_samples
+
+    def spectrum(self, samples: Audio) -> torch.Tensor:
+        """The frames (T, F) themselves; the first utterance says what F is.
+
+        Raises:
+            DataError: they have another F than the first.
+        """
+        with self._first:
+            self.size = self.size or int(samples.shape[1])
+        if samples.shape[1] != self.size:
+            raise DataError(f"has {samples.shape[1]} mels, the first spectrogram that was read has {self.size}")
+        return torch.from_numpy(samples)
+
+    def pack(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """As they are."""
+        return spectrum
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """A copy."""
+        return packed.clone()
+
+    def filters(self, warp: float = 1.0) -> torch.Tensor:  # noqa: ARG002
+        """Each mel by itself."""
+        return torch.eye(self.size)
+
+    def mel(self, spectrum: torch.Tensor, warp: float = 1.0) -> torch.Tensor:  # noqa: ARG002
+        """As they are."""
+        return spectrum
+
+    def finish(self, mel: torch.Tensor) -> torch.Tensor:
+        """Normalised."""
+        return normalized(mel, self.normalize)
+
+
+def normalized(features: torch.Tensor, how: str) -> torch.Tensor:
+    """(T, F) with mean 0 and deviation 1 over the utterance, over each band of it, or as it is; a constant gives zeros."""
+    if how == "none":
+        return features
+    dims = (0, 1) if how == "utterance" else (0,)
+    deviation, mean = torch.std_mean(features, dim=dims, correction=0, keepdim=True)
+    return (features - mean) / deviation.clamp_min(1e-3)
 
 
 def triangles(frequencies: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:

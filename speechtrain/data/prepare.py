@@ -16,9 +16,9 @@ from speechtrain.config.build import build
 from speechtrain.data.augment import Augment
 from speechtrain.data.batches import Limits, Loader, SpectrumCache, Utterances, keep, read_all
 from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Skip, report_skips, seconds, text_of
-from speechtrain.data.features import LogMel
+from speechtrain.data.features import Features
 from speechtrain.data.tokenizer import Tokenizer, count_repeats
-from speechtrain.errors import DataError
+from speechtrain.errors import DataError, EmptyDataError
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Data:
 
     corpus: Corpus
     cache: SpectrumCache
-    features: LogMel
+    features: Features
     tokenizer: Tokenizer
     augment: Augment
     limits: Limits
@@ -59,7 +59,7 @@ class Data:
 
 
 _KEPT = 2
-_read: OrderedDict[str, tuple[Corpus, SpectrumCache, LogMel, list[Skip]]] = OrderedDict()
+_read: OrderedDict[str, tuple[Corpus, SpectrumCache, Features, list[Skip]]] = OrderedDict()
 """Corpora that this process has read, for the next trial of a sweep."""
 
 
@@ -73,13 +73,15 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
             sweep see the data as they were when it began.
 
     Raises:
+        EmptyDataError: nothing is left to train on, and `data.on_empty=warn`.
         DataError: nothing is left to train on, or something is bad and `data.on_bad=error`.
     """
     corpus, cache, features, skipped = _read_corpus(cfg, threads=threads, reuse=reuse)
     report_skips(skipped, cfg.data.on_bad)
     train = corpus.splits["train"]
     if len(train) == 0:
-        raise DataError(f"no utterance is left to train on ({len(skipped)} were bad)\n    -> look at the warnings above")
+        kind = EmptyDataError if cfg.data.get("on_empty") == "warn" else DataError
+        raise kind(f"no utterance is left to train on ({len(skipped)} were bad)\n    -> look at the warnings above")
     tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, texts=[text_of(cut) for cut in train])
     _report_unknown(corpus, tokenizer)
     limits = Limits(cfg.data.batch_seconds, cfg.data.batch_size, cfg.data.num_buckets, cfg.data.num_workers)
@@ -91,7 +93,7 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
     return Data(corpus, cache, features, tokenizer, build("augment", cfg.augment), limits, cfg.seed, len(skipped))
 
 
-def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus, SpectrumCache, LogMel, list[Skip]]:
+def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus, SpectrumCache, Features, list[Skip]]:
     key = OmegaConf.to_yaml(OmegaConf.create({"data": cfg.data, "features": cfg.features}), resolve=True)
     if reuse and key in _read:
         _read.move_to_end(key)
@@ -100,7 +102,7 @@ def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus,
         corpus = source.load(cfg.data.limit)
         for name in SPLITS:
             corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
-        features: LogMel = build("features", cfg.features)
+        features: Features = build("features", cfg.features)
         cache, unreadable = read_all(corpus, features, gigabytes=cfg.data.cache_gb, threads=threads)
         found = corpus, cache, features, [*corpus.skipped, *unreadable]
         if not reuse:

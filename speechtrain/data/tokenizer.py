@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
+
+from speechtrain.errors import DataError
 
 BLANK = 0
 
@@ -58,6 +61,67 @@ class CharTokenizer:
 
     def _fold(self, text: str) -> str:
         return text.lower() if self.lowercase else text
+
+
+class ListTokenizer:
+    """One label a token of a given list, for texts whose tokens stand between spaces, such as phonemes.
+
+    Args:
+        texts: not looked at.
+        vocabulary_file: one token a line, without the blank.
+        blank: where other programs that use the list have the blank, `first` or `last`; here it is always label 0.
+        vocabulary: tokens of a trained model, instead of the file's.
+    """
+
+    def __init__(
+        self,
+        texts: Iterable[str] = (),  # noqa: ARG002
+        *,
+        vocabulary_file: str | None = None,
+        blank: str = "last",
+        vocabulary: Sequence[str] | None = None,
+    ) -> None:
+        listed = read_vocabulary(Path(vocabulary_file).expanduser()) if vocabulary is None and vocabulary_file is not None else []
+        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *listed]
+        self.blank_last = blank == "last"
+        self._labels = {token: label for label, token in enumerate(self.vocabulary) if label != BLANK}
+
+    def encode(self, text: str) -> list[int]:
+        """Labels of a text; tokens outside the list are left out."""
+        return [self._labels[token] for token in text.split() if token in self._labels]
+
+    def decode(self, labels: Sequence[int]) -> str:
+        """Text of labels without blanks."""
+        return " ".join(self.vocabulary[label] for label in labels)
+
+    def unknown(self, text: str) -> list[str]:
+        """Tokens of a text that the list lacks."""
+        return [token for token in text.split() if token not in self._labels]
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """Tokens of a file, one a line.
+
+    Raises:
+        DataError: there is no such file, it is empty, or a token stands twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})\n    -> give a vocabulary with one token a line") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    tokens = [line.strip() for line in lines]
+    seen: dict[str, int] = {}
+    for number, token in enumerate(tokens, start=1):
+        if not token:
+            raise DataError(f"{path}:{number}: an empty line in between\n    -> one token a line; tokens are numbered by their lines")
+        if token in seen:
+            raise DataError(f"{path}:{number}: '{token}' stands already in line {seen[token]}\n    -> each token once")
+        seen[token] = number
+    if not tokens:
+        raise DataError(f"{path}: is empty\n    -> give a vocabulary with one token a line")
+    return tokens
 
 
 def count_repeats(labels: Sequence[int]) -> int:

@@ -113,6 +113,7 @@ class KerasBackend(Backend):
         optimizers.measured(
             optimizer, options["gradient_clip_val"], by_norm=options["gradient_clip_algorithm"] == "norm", accumulate=accumulate
         )
+        peak = float(self._keras.ops.convert_to_numpy(optimizer.learning_rate))
         step.compile(optimizer=optimizer, jit_compile=self._compiled)
         step.optimizer.build(step.trainable_variables)
         state: dict[str, Any] = {}
@@ -141,7 +142,7 @@ class KerasBackend(Backend):
             }
             files.write(model, path, {"extra": dict(plan.extra), "training": training}, step.optimizer)
 
-        epochs = Epochs(plan, feed, optimizer, callbacks, steps, first, validate if val is not None else None, model.random_states())
+        epochs = Epochs(plan, feed, optimizer, peak, callbacks, steps, first, validate if val is not None else None, model.random_states())
         patience = options["early_stopping"]["patience"]
         stopper = EarlyStopping(options["early_stopping"], state.get("early_stopping")) if patience is not None else None
         keeper = Checkpoints(plan, write, state.get("checkpoints"))
@@ -190,6 +191,16 @@ class KerasBackend(Backend):
         from speechtrain.backends.keras import files
 
         files.write(model, path, {"extra": dict(extra)})
+
+    def export(self, model: SpeechModel, folder: Path, extra: Mapping[str, Any], *, blank_last: bool) -> Path | None:
+        """`model.keras` with the blank last; a checkpoint has it first, and is otherwise as good."""
+        from speechtrain.backends.keras import files
+
+        if not blank_last:
+            return None
+        path = folder / "model.keras"
+        files.write(model.with_blank_last(), path, {"extra": {**extra, "blank": "last"}})
+        return path
 
     def load(self, model: SpeechModel, path: Path) -> Mapping[str, Any]:
         """Weights of a file or checkpoint into a model; see `Backend.load`."""

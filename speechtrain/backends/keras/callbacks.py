@@ -24,6 +24,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         optimizer: that counts, inside of any loss scaling.
+        peak: its learning rate where the schedule's factor is 1; a resumed optimizer has the rate it was stopped at.
         validate: gives the metrics of a pass over the validation data.
         random_states: what dropout is drawn from.
     """
@@ -33,6 +34,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         plan: Plan,
         feed: Feed,
         optimizer: Any,
+        peak: float,
         listeners: Sequence[Callback],
         steps: int,
         first_epoch: int,
@@ -50,7 +52,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self.random_states = random_states
         self.control = Control()
         self.history: list[Metrics] = []
-        self._peak = float(optimizer.learning_rate.numpy())
+        self._peak = peak
         self._rate = math.nan
         self._accumulate = plan.trainer["accumulate_grad_batches"]
         self._optimizer_steps = first_epoch * -(-steps // self._accumulate)

@@ -114,6 +114,9 @@ class Encoder(keras.layers.Layer):  # type: ignore[misc]
     receptive_field: int | None
     causal: bool = False
 
+    def get_build_config(self) -> None:
+        """Nothing: a loaded model makes its weights by a first pass, as a new one does."""
+
     def output_lengths(self, lengths: Any) -> Any:
         """Encoder frames (B,) of input frames (B,), arrays or tensors of whole numbers."""
         return (lengths + self.subsampling - 1) // self.subsampling

@@ -22,19 +22,22 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
         encoder: (B, T, F), (B,) -> (B, T', D), (B,).
         output_size: V.
         input_size: F.
+        blank_last: give the blank behind the other labels, as programs expect that number labels from 0.
     """
 
-    def __init__(self, encoder: Any, output_size: int, input_size: int, **kwargs: Any) -> None:
+    def __init__(self, encoder: Any, output_size: int, input_size: int, blank_last: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.encoder = encoder
         self.head = keras.layers.Dense(output_size, kernel_initializer="zeros", bias_initializer="zeros")
         self.sizes = {"output_size": output_size, "input_size": input_size}
+        self.blank_last = blank_last
         self._around = _Steps()
 
     def call(self, features: Any, feature_lengths: Any, training: bool | None = None) -> tuple[Any, Any]:
         """(B, T, F), (B,) -> log-probabilities (B, T', V), (B,)."""
         encoded, lengths = self.encoder(features, feature_lengths, training=training)
-        return ops.log_softmax(ops.cast(self.head(encoded), "float32"), axis=-1), lengths
+        log_probs = ops.log_softmax(ops.cast(self.head(encoded), "float32"), axis=-1)
+        return ops.roll(log_probs, -1, axis=-1) if self.blank_last else log_probs, lengths
 
     def make_weights(self) -> None:
         """All weights, by a first pass over nothing."""
@@ -55,13 +58,19 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """For `keras.saving`."""
-        return {"encoder": keras.saving.serialize_keras_object(self.encoder), **self.sizes}
+        return {"encoder": keras.saving.serialize_keras_object(self.encoder), **self.sizes, "blank_last": self.blank_last}
+
+    def with_blank_last(self) -> SpeechModel:
+        """A copy that gives the blank behind the other labels."""
+        copy = SpeechModel.from_config({**self.get_config(), "blank_last": True})
+        copy.set_weights(self.get_weights())
+        return copy
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SpeechModel:
         """For `keras.saving`."""
         encoder = keras.saving.deserialize_keras_object(config["encoder"])
-        model = cls(encoder, config["output_size"], config["input_size"])
+        model = cls(encoder, config["output_size"], config["input_size"], config["blank_last"])
         model.make_weights()
         return model
 

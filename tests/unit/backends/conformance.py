@@ -138,19 +138,20 @@ class BackendConformance:
         assert set(recorder.metrics[0]) == {"train/loss", "train/lr", "train/grad_norm", "val/loss", "val/cer", "val/wer", "val/exact"}
 
     def test_a_resumed_run_equals_an_uninterrupted_one(self, backend: Backend, tmp_path: Path) -> None:
-        options = ["model=tdnn", "trainer.epochs=4", "scheduler=plateau", "scheduler.patience=0", "data.batch_seconds=20"]
+        options = ["model=tdnn", "trainer.epochs=5", "scheduler=plateau", "scheduler.patience=0", "data.batch_seconds=20"]
+        options += ["scheduler.min_delta=100"]  # shrinks after every epoch
         whole, resumed = Recorder(), Recorder()
         one = Setup(backend, tmp_path / "one", *options)
         uninterrupted = one.build()
         one.train(uninterrupted, whole)
         two = Setup(backend, tmp_path / "two", *options)
         with pytest.raises(KeyboardInterrupt):
-            two.train(two.build(), Recorder(interrupt_in=2))
+            two.train(two.build(), Recorder(interrupt_in=3))
         two.cfg.resume = str(tmp_path / "two")
         continued = two.build()
         two.train(continued, resumed)
-        assert resumed.events[0] == "start 2/4"
-        assert resumed.metrics == whole.metrics[2:]
+        assert resumed.events[0] == "start 3/5"
+        assert resumed.metrics == whole.metrics[3:]
         assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(continued, "test")["test/loss"]
 
     def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(self, backend: Backend, tmp_path: Path) -> None:

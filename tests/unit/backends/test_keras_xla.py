@@ -18,7 +18,7 @@ from speechtrain.backends.keras.backend import KerasBackend
 from speechtrain.backends.keras.feed import Shapes, round_up
 from speechtrain.data.batches import Batch
 
-SGD = ["optimizer=sgd", "optimizer.lr=1e-3", "model.dropout=0"]
+SGD = ["optimizer=sgd", "optimizer.lr=1e-3", "model.dropout=0", "data.num_buckets=1", "data.batch_size=16"]  # few shapes
 
 
 @pytest.mark.parametrize("options", [["model=tdnn", "model.dilations=[1]"], ["model=mlp", "task.consistency=0.2"]], ids=" ".join)

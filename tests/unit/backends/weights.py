@@ -67,7 +67,7 @@ def _plain(module: Any, layer: Any) -> None:
         values.append(module.bias)
     if isinstance(module, nn.BatchNorm1d):
         values += [module.running_mean, module.running_var]
-    layer.set_weights([value.detach().numpy() for value in values])
+    layer.set_weights([value.detach().numpy().copy() for value in values])  # JAX takes arrays as they lie in memory
 
 
 def _recurrent(module: nn.RNNBase, index: int, layer: Any) -> None:
@@ -76,7 +76,7 @@ def _recurrent(module: nn.RNNBase, index: int, layer: Any) -> None:
     )
     for side, suffix in sides:
         kernel, recurrent, first, second = (
-            getattr(module, f"{name}_l{index}{suffix}").detach().numpy() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            getattr(module, f"{name}_l{index}{suffix}").detach().numpy().copy() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
         if isinstance(module, nn.GRU):  # r z n -> z r n, two biases
             order = np.concatenate([np.arange(len(first)).reshape(3, -1)[i] for i in (1, 0, 2)])

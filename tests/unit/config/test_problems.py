@@ -97,6 +97,10 @@ def test_every_option_of_every_group_composes(option: str) -> None:
         assert f"{group}._target_: has no value" in problems(f"{group}={name}")
     elif option == "data/manifest":
         assert "data.root: has no value" in problems("data=manifest")
+    elif option == "data/featurised":
+        assert "data.split_dir: has no value" in problems("data=featurised")
+    elif option == "features/stored":
+        assert "set features=logmel" in problems("features=stored")
     elif group == "experiment" and name not in ("quick", "rerun_best"):
         assert "data.root: has no value" in problems(f"experiment={name}")
     else:

@@ -1,0 +1,159 @@
+"""Spectrograms and tokens of other programs: joined by their parents, true lengths found again, what is missing named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from featurised import PHONEMES, sample, write_corpus, write_manifest
+
+from speechtrain import compose
+from speechtrain.data.corpus import text_of
+from speechtrain.data.prepare import Data, prepare
+from speechtrain.errors import ConfigError, DataError, EmptyDataError
+
+
+def make(overrides: list[str], *more: str) -> Data:
+    return prepare(compose([*overrides, "augment=none", "features.normalize=none", *more]), threads=2)
+
+
+def first_batch(data: Data) -> Any:
+    loader = data.loader("train")
+    assert loader is not None
+    return next(iter(loader))
+
+
+@pytest.mark.parametrize("later_spelling", [False, True])
+def test_arrays_and_tokens_come_as_they_were_written_without_their_padding(tmp_path: Path, later_spelling: bool) -> None:
+    data = make(write_corpus(tmp_path, later_spelling=later_spelling))
+    assert [len(data.corpus.splits[part]) for part in ("train", "val", "test")] == [40, 8, 8]
+    assert data.tokenizer.vocabulary == ["", *PHONEMES]
+    batch = first_batch(data)
+    for row, utterance in enumerate(batch.ids):
+        stored = np.load(tmp_path / f"spectrogram/{utterance}.npy")
+        frames = int(batch.feature_lengths[row])
+        assert frames == stored.shape[1] - 7
+        np.testing.assert_array_equal(batch.features[row, :frames], stored[:, :frames].T)
+        tokens = json.loads((tmp_path / f"token/{utterance.removesuffix('_v0')}.json").read_text())["tokens"]
+        assert [label - 1 for label in batch.targets[row, : batch.target_lengths[row]]] == [token for token in tokens if token < 4]
+        assert batch.texts[row] == " ".join(PHONEMES[token] for token in tokens if token < 4)
+
+
+def test_the_size_of_the_features_is_that_of_the_files(tmp_path: Path) -> None:
+    data = make(write_corpus(tmp_path))
+    assert data.features.size == np.load(next((tmp_path / "spectrogram").iterdir())).shape[0] == first_batch(data).features.shape[2]
+
+
+def test_every_variant_of_a_parent_is_used_with_the_parents_tokens(tmp_path: Path) -> None:
+    overrides = write_corpus(tmp_path, train=4)
+    listed = json.loads((tmp_path / "spectrogram_manifest/manifest.json").read_text())["samples"]
+    np.save(tmp_path / "spectrogram/slow.npy", np.ones((40, 30), np.float32))
+    write_manifest(tmp_path / "spectrogram_manifest/manifest.json", "spectrogram", [*listed, sample("slow", "train-00001", False)])
+    cuts = {cut.id: text_of(cut) for cut in make(overrides).corpus.splits["train"]}
+    assert len(cuts) == 5
+    assert cuts["slow"] == cuts["train-00001_v0"]
+
+
+BROKEN = {
+    "no array": (lambda root: (root / "spectrogram/train-00001_v0.npy").unlink(), "no such file: .*spectrogram/train-00001_v0.npy"),
+    "no tokens": (lambda root: (root / "token/train-00001.json").unlink(), "no such file: .*token/train-00001.json"),
+    "half an array": (lambda root: (root / "spectrogram/train-00001_v0.npy").write_bytes(b"\x93NUMPY"), "is not an array"),
+    "a pickle": (lambda root: np.save(root / "spectrogram/train-00001_v0.npy", np.array([{}])), "is not an array that can be read"),
+    "one row": (lambda root: np.save(root / "spectrogram/train-00001_v0.npy", np.ones(4, np.float32)), "must be float32"),
+    "other mels": (lambda root: np.save(root / "spectrogram/train-00001_v0.npy", np.ones((13, 50), np.float32)), "has 13 mels"),
+    "NaN": (lambda root: np.save(root / "spectrogram/train-00001_v0.npy", np.full((40, 50), np.nan, np.float32)), "NaN or infinite"),
+    "only padding": (
+        lambda root: np.save(root / "spectrogram/train-00001_v0.npy", np.zeros((40, 50), np.float32)),
+        "no frames but padding",
+    ),
+    "no JSON": (lambda root: (root / "token/train-00001.json").write_text("{"), "must be an object with 'tokens'"),
+    "token too large": (lambda root: (root / "token/train-00001.json").write_text('{"tokens": [1, 9]}'), "numbers from 0 to 4"),
+    "only blanks": (lambda root: (root / "token/train-00001.json").write_text('{"tokens": [4, 4]}'), "no tokens but blanks"),
+    "blank inside": (lambda root: (root / "token/train-00001.json").write_text('{"tokens": [1, 4, 2]}'), "a blank .4. before its end"),
+    "other list": (lambda root: (root / "token/train-00001.json").write_text('{"phonemes": ["D"], "tokens": [1]}'), "disagree"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_missing_or_broken_is_named_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str) -> None:
+    overrides = write_corpus(tmp_path)
+    change, said = BROKEN[case]
+    change(tmp_path)
+    data = make(overrides)
+    assert data.skipped == 1
+    assert len(data.corpus.splits["train"]) == 39
+    assert "train-00001_v0" in caplog.text
+    with pytest.raises(DataError, match=said):
+        make(overrides, "data.on_bad=error")
+
+
+def test_nothing_left_is_an_error_or_by_wish_a_warning(tmp_path: Path) -> None:
+    overrides = write_corpus(tmp_path, train=3)
+    for file in (tmp_path / "spectrogram").glob("train*"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"no utterance is left to train on \(3 were bad\)") as error:
+        make(overrides)
+    assert not isinstance(error.value, EmptyDataError)
+    with pytest.raises(EmptyDataError):
+        make(overrides, "data.on_empty=warn")
+
+
+def test_a_parent_in_two_parts_is_refused(tmp_path: Path) -> None:
+    overrides = write_corpus(tmp_path, train=3)
+    write_manifest(tmp_path / "split/test.json", "audio", [sample("test-00000", None, False), sample("train-00002", None, False)])
+    with pytest.raises(DataError, match="parent 'train-00002' belongs to train and to test"):
+        make(overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("split/train.json", "[]", "must be"),
+        ("split/train.json", "{", "is not JSON"),
+        ("split/train.json", '{"version": 7, "samples": []}', "version 7 is not known"),
+        ("split/train.json", '{"version": 1, "samples": [{"file": "x"}]}', "sample 0 must have an 'id' or a 'name'"),
+        ("vocab/phoneme_list.txt", "A\nB\nA\n", "phoneme_list.txt:3: 'A' stands already in line 1"),
+        ("vocab/phoneme_list.txt", "A\n\nB\n", "phoneme_list.txt:2: an empty line"),
+        ("vocab/phoneme_list.txt", "", "is empty"),
+    ],
+)
+def test_a_file_that_is_wrong_as_a_whole_is_an_error_that_names_it(tmp_path: Path, name: str, text: str, said: str) -> None:
+    overrides = write_corpus(tmp_path, train=3)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said):
+        make(overrides)
+
+
+def test_ids_stay_inside_their_folder(tmp_path: Path) -> None:
+    overrides = write_corpus(tmp_path, train=3)
+    np.save(tmp_path / "secret.npy", np.ones((40, 30), np.float32))
+    write_manifest(tmp_path / "spectrogram_manifest/manifest.json", "spectrogram", [sample("../secret", "train-00000", False)])
+    with pytest.raises(DataError, match="leaves the folder"):
+        make(overrides, "data.on_bad=error")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path"),
+    [
+        (["data.split_dir=/nowhere"], "data.split_dir"),
+        (["augment.noise_prob=0.5"], "augment.noise_prob"),
+        (["features=logmel"], "features"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_read(tmp_path: Path, overrides: list[str], path: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose([*write_corpus(tmp_path, train=2), *overrides])
+    assert [problem.path for problem in error.value.problems] == [path]
+
+
+def test_augmentation_masks_and_stretches_stored_features(tmp_path: Path) -> None:
+    data = prepare(compose([*write_corpus(tmp_path, train=8), "augment.tempo=0.2"]), threads=1)
+    plain, changed = data.loader("train"), data.loader("train", augment=True)
+    assert plain is not None
+    assert changed is not None
+    one, other = next(iter(plain)), next(iter(changed))
+    assert one.ids == other.ids
+    assert (one.feature_lengths != other.feature_lengths).any()
