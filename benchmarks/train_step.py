@@ -1,5 +1,8 @@
 """Seconds of a training step, beside torchaudio's conformer of the same size run in turn: `python benchmarks/train_step.py`.
 
+`--engine tensorflow|jax|torch` measures the same models on Keras instead, each beside ours on PyTorch; `--jit` with XLA. An engine is
+chosen once a process, so each has a run of its own. The first step, which traces or compiles, is told apart.
+
 Forward, CTC, backward, clip and AdamW on made-up features; threads pinned; wall and CPU time, best of several rounds, in turn, so that
 a busy machine slows both alike. The figure to quote is the ratio.
 """
@@ -10,18 +13,18 @@ import argparse
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torchaudio.models import Conformer as TorchaudioConformer
 
-from speechtrain.backends.torch import losses
-from speechtrain.backends.torch.models import Conformer, Crdnn, Tdnn
+from speechtrain.backends.torch import losses, models
 from speechtrain.backends.torch.module import SpeechModel
 
 
 class Reference(torch.nn.Module):
     """torchaudio's conformer behind the same stem and head as ours."""
 
-    def __init__(self, ours: Conformer, heads: int, hidden: int, layers: int, kernel: int, classes: int) -> None:
+    def __init__(self, ours: models.Conformer, heads: int, hidden: int, layers: int, kernel: int, classes: int) -> None:
         super().__init__()
         self.stem = ours.stem
         self.encoder = TorchaudioConformer(ours.output_size, heads, hidden, layers, kernel, dropout=0.1)
@@ -53,6 +56,47 @@ def stepper(model: torch.nn.Module, batch: int, frames: int, mels: int, classes:
     return step
 
 
+def keras_stepper(engine: str, jit: bool, name: str, arguments: tuple[object, ...], size: tuple[int, int, int, int]) -> Callable[[], None]:
+    """A function that does one training step of a Keras model."""
+    from speechtrain.backends.keras import engine as engines
+
+    keras = engines.start(engine, torch.get_num_threads())
+    from speechtrain.backends.keras import models, optimizers
+    from speechtrain.backends.keras.model import SpeechModel
+
+    batch, frames, mels, classes = size
+    model = SpeechModel(getattr(models, name)(mels, *arguments), classes, mels)
+    model.make_weights()
+    step = model.step("ctc", 0.0, compiled=jit or engine == "jax")
+    step.compile(optimizer=optimizers.measured(optimizers.AdamW(1e-4), 5.0, by_norm=True, accumulate=1), jit_compile=jit or engine == "jax")
+    labels = frames // 12
+    data = {
+        "features": np.random.default_rng(0).standard_normal((batch, frames, mels), dtype=np.float32),
+        "feature_lengths": np.linspace(0.8 * frames, frames, batch).astype(np.int32),
+        "targets": np.random.default_rng(0).integers(1, classes, (batch, labels)).astype(np.int32),
+        "target_lengths": np.full(batch, labels, dtype=np.int32),
+    }
+    assert keras.config.backend() == engine
+    return lambda: step.train_on_batch(data)
+
+
+def measure(steps: dict[str, Callable[[], None]], rounds: int) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Seconds of the first step, and the best wall and CPU seconds of the others, all in turn."""
+    first: dict[str, float] = {}
+    best: dict[str, tuple[float, float]] = {}
+    for name, step in steps.items():
+        start = time.perf_counter()
+        step()
+        first[name] = time.perf_counter() - start
+    for _ in range(rounds):
+        for name, step in steps.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            step()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            best[name] = min(best.get(name, (wall, cpu)), (wall, cpu))
+    return first, best
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -62,33 +106,43 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--width", type=int, default=144)
+    parser.add_argument("--models", nargs="*", help="conformer, crdnn, ...; all if none is named")
+    parser.add_argument("--engine", choices=["tensorflow", "jax", "torch"])
+    parser.add_argument("--jit", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     mels, classes, heads, kernel, frames = 80, 32, 4, 31, round(100 * given.seconds)
+    size = (given.batch, frames, mels, classes)
     hidden = 4 * given.width
-    ours = Conformer(mels, given.width, given.layers, heads, 4, kernel, 4, 32, 0.1)
-    models = {
-        "torchaudio conformer": Reference(ours, heads, hidden, given.layers, kernel, classes),
-        "conformer": SpeechModel(Conformer(mels, given.width, given.layers, heads, 4, kernel, 4, 32, 0.1), classes),
-        "crdnn": SpeechModel(Crdnn(mels, [16, 32], [2, 2], "gru", 128, 2, True, 128, 0.1), classes),
-        "tdnn": SpeechModel(Tdnn(mels, [16, 32], [2, 1], 96, 5, [1, 1, 2, 2], 0.1), classes),
+    ours: dict[str, tuple[object, ...]] = {
+        "Conformer": (given.width, given.layers, heads, 4, kernel, 4, 32, 0.1),
+        "Crdnn": ([16, 32], [2, 2], "gru", 128, 2, True, 128, 0.1),
+        "Tdnn": ([16, 32], [2, 1], 96, 5, [1, 1, 2, 2], 0.1),
+        "QuartzNet": (96, 11, 2, [96, 96, 128], [11, 15, 19], 2, 160, 15, 2, 0.1),
+        "Lstm": (192, 2, 2, 20, 1, 0.1),
     }
-    steps = {name: stepper(model, given.batch, frames, mels, classes) for name, model in models.items()}
-    best: dict[str, tuple[float, float]] = {}
-    for step in steps.values():
-        step()
-    for _ in range(given.rounds):
-        for name, step in steps.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            step()
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            best[name] = min(best.get(name, (wall, cpu)), (wall, cpu))
-    reference = best["torchaudio conformer"][0]
+    chosen = {name: arguments for name, arguments in ours.items() if given.models is None or name.lower() in given.models}
     print(f"{given.batch} x {given.seconds:g} s, {given.threads} threads, best of {given.rounds}")
-    for name, (wall, cpu) in best.items():
-        size = sum(parameter.numel() for parameter in models[name].parameters())
-        print(f"{name:22s} {size / 1e6:6.2f} M  {wall:7.3f} s wall  {cpu:7.3f} s CPU  {reference / wall:5.2f} x torchaudio")
+    if given.engine is None:
+        built = {name.lower(): SpeechModel(getattr(models, name)(mels, *arguments), classes) for name, arguments in chosen.items()}
+        reference = Reference(models.Conformer(mels, *ours["Conformer"]), heads, hidden, given.layers, kernel, classes)
+        everything: dict[str, torch.nn.Module] = {"torchaudio conformer": reference, **built}
+        _, best = measure({name: stepper(model, *size) for name, model in everything.items()}, given.rounds)
+        for name, (wall, cpu) in best.items():
+            millions = sum(parameter.numel() for parameter in everything[name].parameters()) / 1e6
+            ratio = best["torchaudio conformer"][0] / wall
+            print(f"{name:22s} {millions:6.2f} M  {wall:7.3f} s wall  {cpu:7.3f} s CPU  {ratio:5.2f} x torchaudio")
+        return
+    for name, arguments in chosen.items():
+        steps = {
+            "torch": stepper(SpeechModel(getattr(models, name)(mels, *arguments), classes), *size),
+            "keras": keras_stepper(given.engine, given.jit, name, arguments, size),
+        }
+        first, best = measure(steps, given.rounds)
+        label = f"{name.lower()} on keras, {given.engine}{' with XLA' if given.jit else ''}"
+        times = f"first step {first['keras']:6.1f} s, then {best['keras'][0]:7.3f} s wall {best['keras'][1]:7.3f} s CPU"
+        print(f"{label:42s} {times}; torch {best['torch'][0]:7.3f} s; {best['torch'][0] / best['keras'][0]:5.2f} x torch")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._accumulate = plan.trainer["accumulate_grad_batches"]
         self._optimizer_steps = first_epoch * -(-steps // self._accumulate)
         self._epoch = first_epoch
+        self._complete = False
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
         """Tell the callbacks."""
@@ -92,8 +93,8 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._total += total
         self._labels += max(1, int(done.target_lengths.sum()))
         self._audio += done.seconds
-        last = batch == self.steps - 1
-        if last or (batch + 1) % self._accumulate == 0:
+        self._complete = batch == self.steps - 1
+        if self._complete or (batch + 1) % self._accumulate == 0:
             self._optimizer_steps += 1
         for listener in self.listeners:
             listener.on_batch_end(self._epoch, batch, self.steps, loss)
@@ -111,7 +112,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
             "train/grad_norm": optimizers.take_norm(self.optimizer),
             "train/audio_s_per_s": self._audio / max(1e-9, self._seconds),
         }
-        if self.validate is not None and (epoch + 1) % self.plan.trainer["val_every_n_epochs"] == 0:
+        if self.validate is not None and self._complete and (epoch + 1) % self.plan.trainer["val_every_n_epochs"] == 0:
             metrics |= {f"val/{name}": value for name, value in self.validate().items()}
         logs.clear()
         logs.update(metrics)
