@@ -138,6 +138,13 @@ def test_an_extra_that_is_missing_is_named_before_anything_is_imported(command: 
         assert "pip install 'speechtrain[keras" in done.stderr
 
 
+def test_the_torch_backend_needs_no_keras(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden/sitecustomize.py").write_text("import sys\nfor name in ('keras', 'tensorflow', 'jax'): sys.modules[name] = None\n")
+    done = command(*SMALL, "trainer.epochs=1", PYTHONPATH=str(tmp_path / "hidden"))
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
