@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from featurised import PHONEMES, write_corpus
-from test_train_command import SMALL, history, runs
+from test_train_command import SMALL, history, runs, started
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -103,14 +102,7 @@ def test_a_run_killed_at_five_moments_ends_like_one_that_was_not(command: Comman
 
 def kill_when(arguments: list[str], folder: Path, moment: str) -> None:
     """Start the command and kill it, so that it can do nothing more, when its output says something or a checkpoint is half written."""
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "speechtrain", *arguments],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started(arguments, folder)
     assert process.stdout is not None
     try:
         if moment.startswith("while"):

@@ -36,9 +36,9 @@ def history(folder: Path, run: Run) -> dict[str, list[tuple[int, float]]]:
     return {name: [(item.step, item.value) for item in client.get_metric_history(run.info.run_id, name)] for name in names}
 
 
-def interrupt_when(arguments: list[str], folder: Path, said: str, with_signal: signal.Signals = signal.SIGINT) -> tuple[int, str]:
-    """Start the command, press Ctrl-C (or another signal) once its output holds `said`; its exit code and output."""
-    process = subprocess.Popen(
+def started(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    """The command, running; its output comes line by line."""
+    return subprocess.Popen(
         [sys.executable, "-u", "-m", "speechtrain", *arguments],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -46,6 +46,11 @@ def interrupt_when(arguments: list[str], folder: Path, said: str, with_signal: s
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def interrupt_when(arguments: list[str], folder: Path, said: str, with_signal: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+    """Start the command, press Ctrl-C (or another signal) once its output holds `said`; its exit code and output."""
+    process = started(arguments, folder)
     assert process.stdout is not None
     output = ""
     for line in process.stdout:

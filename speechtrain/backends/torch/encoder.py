@@ -5,12 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
 def frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
     """(B, T) of booleans, true inside each utterance."""
     return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def stack_frames(x: torch.Tensor, stack: int) -> torch.Tensor:
+    """Neighbours joined: (B, T, F) -> (B, ceil(T / stack), stack * F), filled up with zeros."""
+    x = F.pad(x, (0, 0, 0, -x.shape[1] % stack))
+    return x.reshape(x.shape[0], x.shape[1] // stack, -1)
 
 
 class Encoder(nn.Module, ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from speechtrain.backends.torch.encoder import Encoder
+from speechtrain.backends.torch.encoder import Encoder, stack_frames
 
 State = tuple[torch.Tensor, torch.Tensor]
 """Hidden and cell state, each (layers, B, D)."""
@@ -38,7 +38,7 @@ class Lstm(Encoder):
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, F) -> (B, T', D)."""
-        x = self._stacked(features)
+        x = stack_frames(features, self.subsampling)
         if self.detach_every is None or not self.training:
             out, _ = self.lstm(x)
         else:
@@ -55,11 +55,6 @@ class Lstm(Encoder):
     def stream(self) -> LstmStream:
         """A fresh state for one live signal; in evaluation mode its outputs are those of `forward`."""
         return LstmStream(self)
-
-    def _stacked(self, features: torch.Tensor) -> torch.Tensor:
-        missing = -features.shape[1] % self.subsampling
-        x = nn.functional.pad(features, (0, 0, 0, missing))
-        return x.reshape(x.shape[0], x.shape[1] // self.subsampling, -1)
 
 
 class LstmStream:
@@ -87,6 +82,6 @@ class LstmStream:
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[1] == 0:
             return x.new_zeros(x.shape[0], 0, self._encoder.output_size)
-        out, self._state = self._encoder.lstm(self._encoder._stacked(x), self._state)
+        out, self._state = self._encoder.lstm(stack_frames(x, self._encoder.subsampling), self._state)
         result: torch.Tensor = self._encoder.dropout(out)
         return result

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from speechtrain.backends.torch.encoder import Encoder
+from speechtrain.backends.torch.encoder import Encoder, stack_frames
 
 
 class Mlp(Encoder):
@@ -31,7 +31,4 @@ class Mlp(Encoder):
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, F) -> (B, T', D)."""
-        missing = -features.shape[1] % self.subsampling
-        x = nn.functional.pad(features, (0, 0, 0, missing))
-        x = x.reshape(x.shape[0], x.shape[1] // self.subsampling, -1)
-        return self.layers(x), self.output_lengths(lengths)
+        return self.layers(stack_frames(features, self.subsampling)), self.output_lengths(lengths)
