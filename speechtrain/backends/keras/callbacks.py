@@ -13,7 +13,7 @@ import keras
 
 from speechtrain.backends.base import Callback, Control, NonFiniteLossError, Plan, save_bad_batch
 from speechtrain.backends.keras import optimizers
-from speechtrain.backends.keras.engine import JAX
+from speechtrain.backends.keras.engine import JAX, TORCH
 from speechtrain.backends.keras.feed import Feed
 
 Metrics = dict[str, float]
@@ -69,6 +69,10 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch = epoch
         for index, state in enumerate(self.random_states):
             state.assign([(self.plan.seed * 65_537 + index) % 2**32, (epoch + 1) * 1_000_003 % 2**32])
+        if keras.config.backend() == TORCH:  # there Keras leaves dropout to PyTorch's own generator
+            import torch
+
+            torch.manual_seed(self.plan.seed + 1_000_003 * (epoch + 1))
         self._total, self._labels, self._audio, self._seconds = 0.0, 0, 0.0, 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
