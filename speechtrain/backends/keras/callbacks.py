@@ -69,14 +69,15 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch = epoch
         for index, state in enumerate(self.random_states):
             state.assign([(self.plan.seed * 65_537 + index) % 2**32, (epoch + 1) * 1_000_003 % 2**32])
-        if keras.config.backend() == TORCH:  # there Keras leaves dropout to PyTorch's own generator
-            import torch
-
-            torch.manual_seed(self.plan.seed + 1_000_003 * (epoch + 1))
         self._total, self._labels, self._audio, self._seconds = 0.0, 0, 0.0, 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         """The learning rate of this step."""
+        if batch == 0 and keras.config.backend() == TORCH:
+            # there Keras leaves dropout to PyTorch's own generator, of which the start of an iterator has just taken a number
+            import torch
+
+            torch.manual_seed(self.plan.seed + 1_000_003 * (self._epoch + 1))
         if batch % self._accumulate == 0:
             rate = self._peak * self.plan.schedule.factor(self._optimizer_steps)
             if rate != self._rate:
