@@ -154,6 +154,26 @@ class BackendConformance:
         assert resumed.metrics == whole.metrics[3:]
         assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(continued, "test")["test/loss"]
 
+    def test_a_resumed_run_remembers_its_best_epoch_and_how_long_it_has_waited(self, backend: Backend, tmp_path: Path) -> None:
+        hopeless = ["optimizer=sgd", "optimizer.lr=1.0", "trainer.gradient_clip_val=1e-3", "scheduler=step", "scheduler.step_epochs=1"]
+        waiting = ["trainer.early_stopping.patience=3", "trainer.early_stopping.min_delta=100", "objective.metric=val/loss"]
+        options = ["model=mlp", "trainer.epochs=9", *hopeless, *waiting]
+        one = Setup(backend, tmp_path / "one", *options)
+        whole = one.train(one.build())
+        two = Setup(backend, tmp_path / "two", *options)
+        with pytest.raises(KeyboardInterrupt):
+            two.train(two.build(), Recorder(interrupt_in=2))
+        two.cfg.resume = str(tmp_path / "two")
+        resumed = two.train(two.build())
+        assert len(whole.history) == 4  # the first epoch and three that are no better
+        assert len(resumed.history) == 2
+        assert resumed.stop_reason == whole.stop_reason
+        assert resumed.best_value == whole.best_value
+        assert whole.best_checkpoint is not None
+        assert resumed.best_checkpoint is not None
+        assert resumed.best_checkpoint.name == whole.best_checkpoint.name
+        assert [path.name for path in (tmp_path / "two/checkpoints").glob("best-*")] == [whole.best_checkpoint.name]
+
     def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(self, backend: Backend, tmp_path: Path) -> None:
         found = []
         for number, seed in enumerate((3, 3, 4)):
