@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -94,4 +95,11 @@ class Feed:
             "target_lengths": (None,),
         }
         signature = ({name: tf.TensorSpec(shape, _DTYPES[name]) for name, shape in shapes.items()},)
-        return tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature).prefetch(1)
+        # TensorFlow keeps the function it calls for ever, and with it all that the function holds
+        alive = weakref.ref(self)
+
+        def batches() -> Iterator[tuple[dict[str, Any]]]:
+            feed = alive()
+            return iter(feed if feed is not None else ())
+
+        return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(1)

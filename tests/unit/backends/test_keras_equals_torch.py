@@ -222,7 +222,7 @@ SGD = ["optimizer=sgd", "optimizer.lr=1e-3"]
 TRAINING = [
     (0.1, ["model=tdnn"]),  # Adam makes rounding errors of small gradients into whole steps
     (5e-3, ["model=tdnn", *SGD, "scheduler=plateau", "scheduler.patience=0", "trainer.gradient_clip_algorithm=value"]),
-    (1e-3, ["model=conformer", "model.n_layers=1", *SGD, "trainer.accumulate_grad_batches=3"]),
+    (1e-3, ["model=conformer", "model.n_layers=1", *SGD, "trainer.accumulate_grad_batches=4"]),
     (1e-3, ["model=crdnn", *SGD, "task.consistency=0.2", "scheduler=exponential"]),
     (1e-3, ["model=quartznet", *SGD, "trainer.gradient_clip_val=null"]),
     (1e-3, ["model=lstm", *SGD, "scheduler=step", "scheduler.step_epochs=1"]),
