@@ -62,15 +62,13 @@ def test_one_sweep_mixes_backends_and_prunes_on_both(command, tmp_path, launcher
 
 
 def test_trials_on_other_engines_run_in_processes_of_their_own(command, tmp_path):
-    done = command("-m", *TRIALS, "backend=keras", "backend.engine=tensorflow,torch,jax", "trainer.epochs=1")
+    done = command("-m", *TRIALS, "backend=keras", "backend.engine=tensorflow,torch", "trainer.epochs=1")
 
     assert done.returncode == 0, done.stdout + done.stderr
     trials = trials_of(tmp_path)
-    assert {trial.params["backend.engine"]: trial.state.name for trial in trials} == dict.fromkeys(
-        ("tensorflow", "torch", "jax"), "COMPLETE"
-    )
+    assert {trial.params["backend.engine"]: trial.state.name for trial in trials} == dict.fromkeys(("tensorflow", "torch"), "COMPLETE")
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert [run.info.status for run in client.search_runs(["1"])] == ["FINISHED"] * 3
+    assert [run.info.status for run in client.search_runs(["1"])] == ["FINISHED"] * 2
 
 
 def test_a_mistake_in_another_process_is_told_as_in_this_one(command, tmp_path):
