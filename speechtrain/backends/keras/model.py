@@ -9,14 +9,14 @@ from keras import ops
 
 from speechtrain.backends.keras import losses
 from speechtrain.backends.keras.engine import TENSORFLOW
-from speechtrain.backends.keras.layers import PACKAGE
+from speechtrain.backends.keras.layers import PACKAGE, uniform
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SpeechModel(keras.Model):  # type: ignore[misc]
     """An encoder and a linear head with log-softmax in float32.
 
-    The head begins with zeros, so that all alignments are equally likely: docs/decisions/0010.
+    Behind an encoder of limited context the head begins with zeros, so that all alignments are equally likely: docs/decisions/0010.
 
     Args:
         encoder: (B, T, F), (B,) -> (B, T', D), (B,).
@@ -28,7 +28,9 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
     def __init__(self, encoder: Any, output_size: int, input_size: int, blank_last: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.encoder = encoder
-        self.head = keras.layers.Dense(output_size, kernel_initializer="zeros", bias_initializer="zeros")
+        limited = getattr(encoder, "receptive_field", None) is not None
+        begin = "zeros" if limited else uniform(encoder.output_size)
+        self.head = keras.layers.Dense(output_size, kernel_initializer=begin, bias_initializer=begin)
         self.sizes = {"output_size": output_size, "input_size": input_size}
         self.blank_last = blank_last
         self._around = _Steps()

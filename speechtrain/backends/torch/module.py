@@ -23,15 +23,16 @@ from speechtrain.tasks.base import Outputs, Scorer, Task
 class SpeechModel(nn.Module):
     """An encoder and a linear head with log-softmax in float32.
 
-    The head begins with zeros, so that all alignments are equally likely: docs/decisions/0010.
+    Behind an encoder of limited context the head begins with zeros, so that all alignments are equally likely: docs/decisions/0010.
     """
 
     def __init__(self, encoder: Encoder, output_size: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.output_size, output_size)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        if getattr(encoder, "receptive_field", None) is not None:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, F), (B,) -> log-probabilities (B, T', V), (B,)."""

@@ -125,6 +125,14 @@ class BackendConformance:
             np.testing.assert_allclose(together.log_probs[row, :frames], single.log_probs[0, :frames], atol=1e-5)
             np.testing.assert_allclose(together.losses[row], single.losses[0], rtol=1e-4)
 
+    @pytest.mark.parametrize(("model", "even"), [("tdnn", True), ("quartznet", True), ("conformer", False), ("crdnn", False)])
+    def test_an_encoder_of_limited_context_begins_with_all_labels_alike(
+        self, backend: Backend, tmp_path: Path, model: str, even: bool
+    ) -> None:
+        setup = Setup(backend, tmp_path, f"model={model}")
+        log_probs = setup.outputs(setup.build(), [next(iter(setup.data.loader("val") or []))])[0].log_probs
+        assert np.allclose(log_probs, -np.log(log_probs.shape[-1]), atol=1e-6) == even
+
     def test_events_come_in_order_and_metrics_have_their_names(self, backend: Backend, tmp_path: Path) -> None:
         setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=2", "data.batch_seconds=15")
         recorder = Recorder()
