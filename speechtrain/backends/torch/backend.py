@@ -221,6 +221,19 @@ def _trainer(plan: Plan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.T
     return trainer
 
 
+class Keeper(ModelCheckpoint):
+    """A ModelCheckpoint with a name, by which its state is told from that of another with the same settings."""
+
+    def __init__(self, role: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.role = role
+
+    @property
+    def state_key(self) -> str:
+        """The name, and what Lightning goes by."""
+        return f"{self.role} {super().state_key}"
+
+
 def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
     options = plan.trainer["checkpoint"]
     common: dict[str, Any] = {
@@ -229,9 +242,10 @@ def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
         "save_on_train_epoch_end": True,
         "enable_version_counter": False,
     }
-    keepers = {}
+    keepers: dict[str, ModelCheckpoint] = {}
     if options["save_top_k"]:
-        keepers["best"] = ModelCheckpoint(
+        keepers["best"] = Keeper(
+            "best",
             monitor=options["monitor"],
             mode=options["mode"],
             save_top_k=options["save_top_k"],
@@ -239,9 +253,9 @@ def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
             **common,
         )
     if options["every_n_epochs"]:
-        keepers["every"] = ModelCheckpoint(save_top_k=-1, every_n_epochs=options["every_n_epochs"], filename=options["filename"], **common)
+        keepers["every"] = Keeper("every", save_top_k=-1, every_n_epochs=options["every_n_epochs"], filename=options["filename"], **common)
     if options["save_last"]:
-        keepers[_LAST] = ModelCheckpoint(save_top_k=1, monitor=None, filename=_LAST, **common)
+        keepers[_LAST] = Keeper(_LAST, save_top_k=1, monitor=None, filename=_LAST, **common)
     return keepers
 
 

@@ -233,6 +233,15 @@ class BackendConformance:
         assert f"epoch={best:03d}" in result.best_checkpoint.name
         assert result.best_value == pytest.approx(result.history[best]["val/loss"])
 
+    def test_a_checkpoints_name_may_hold_its_epoch_and_metrics(self, backend: Backend, tmp_path: Path) -> None:
+        setup = Setup(
+            backend, tmp_path, "model=mlp", "trainer.epochs=2", "trainer.checkpoint.every_n_epochs=1", "trainer.checkpoint.save_top_k=0"
+        )
+        setup.cfg.trainer.checkpoint.filename = "e={epoch:02d}-loss={val/loss:.3f}"
+        history = setup.train(setup.build()).history
+        names = sorted(path.stem for path in (tmp_path / "checkpoints").iterdir())
+        assert names == [*(f"e={epoch:02d}-loss={history[epoch]['val/loss']:.3f}" for epoch in range(2)), "last"]
+
     def test_saves_and_loads(self, backend: Backend, tmp_path: Path) -> None:
         setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
         model = setup.build()
