@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 def run_tests(engine: str, *arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *arguments],
         cwd=REPOSITORY,
         env={**os.environ, "SPEECHTRAIN_TEST_ENGINE": engine, "OMP_NUM_THREADS": "1"},
         capture_output=True,
