@@ -27,7 +27,10 @@ def counted(lengths: Any, frames: Any) -> Any:
 
 
 def uniform(fan_in: int) -> Any:
-    """Weights and biases from +-1/sqrt(fan_in), as PyTorch draws them for linear, convolution and recurrent layers."""
+    """Numbers from +-1/sqrt(fan_in), as PyTorch draws weights and biases of linear, convolution and recurrent layers.
+
+    One for each weight: an initializer of Keras draws the same numbers each time.
+    """
     bound = fan_in**-0.5
     return keras.initializers.RandomUniform(-bound, bound)
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from speechtrain.backends.keras import losses
 from speechtrain.backends.keras.engine import TENSORFLOW
-from speechtrain.backends.keras.layers import PACKAGE, uniform
+from speechtrain.backends.keras.layers import PACKAGE, linear
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -29,8 +29,8 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.encoder = encoder
         limited = getattr(encoder, "receptive_field", None) is not None
-        begin = "zeros" if limited else uniform(encoder.output_size)
-        self.head = keras.layers.Dense(output_size, kernel_initializer=begin, bias_initializer=begin)
+        zeros = keras.layers.Dense(output_size, kernel_initializer="zeros", bias_initializer="zeros")
+        self.head = zeros if limited else linear(encoder.output_size, output_size)
         self.sizes = {"output_size": output_size, "input_size": input_size}
         self.blank_last = blank_last
         self._around = _Steps()

@@ -85,6 +85,20 @@ def test_a_model_with_the_torch_models_weights_gives_its_outputs(options: list[s
     )
 
 
+@pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "quartznet", "lstm", "mlp"])
+def test_no_two_weights_begin_with_the_same_numbers_and_all_within_torchs_bounds(tmp_path: Path, model: str) -> None:
+    setups = [Setup(backend, tmp_path / backend.name, f"model={model}") for backend in (TorchBackend(threads=1), BACKEND)]
+    first, second = [setup.build() for setup in setups]
+    drawn = [ops.convert_to_numpy(weight).ravel() for weight in second.trainable_weights]
+    drawn = [values for values in drawn if np.ptp(values) > 0]
+    assert len({tuple(np.round(values[:4], 6)) for values in drawn}) == len(drawn)
+    ratios = [np.round(values[:4] / np.abs(values).max(), 3) for values in drawn if values.size > 500]
+    assert len({tuple(ratio) for ratio in ratios}) == len(ratios), "the same draw, scaled"
+    spread = {name: float(weight.std()) for name, weight in first.named_parameters() if weight.dim() > 1}
+    ours = sorted(float(ops.convert_to_numpy(weight).std()) for weight in second.trainable_weights if len(weight.shape) > 1)
+    assert np.isclose(max(ours), max(spread.values()), rtol=0.2)
+
+
 @pytest.mark.parametrize("options", [["model=tdnn"], ["model=conformer"], ["model=quartznet"], ["model=crdnn"]], ids=" ".join)
 def test_padding_up_to_a_compiled_shape_changes_nothing_in_training_either(options: list[str]) -> None:
     _, model = pair(options)

@@ -75,11 +75,11 @@ class Cell(keras.layers.Layer):  # type: ignore[misc]
 
     def build(self, input_shape: Any) -> None:
         """Gates in the order input, forget, cell, output."""
-        drawn = uniform(self.units)
-        self.kernel = self.add_weight((input_shape[-1], 4 * self.units), initializer=drawn, name="kernel")
-        self.recurrent_kernel = self.add_weight((self.units, 4 * self.units), initializer=drawn, name="recurrent_kernel")
-        self.bias = self.add_weight((4 * self.units,), initializer=drawn, name="bias")
-        self.recurrent_bias = self.add_weight((4 * self.units,), initializer=drawn, name="recurrent_bias")
+        gates = 4 * self.units
+        self.kernel = self.add_weight((input_shape[-1], gates), initializer=uniform(self.units), name="kernel")
+        self.recurrent_kernel = self.add_weight((self.units, gates), initializer=uniform(self.units), name="recurrent_kernel")
+        self.bias = self.add_weight((gates,), initializer=uniform(self.units), name="bias")
+        self.recurrent_bias = self.add_weight((gates,), initializer=uniform(self.units), name="recurrent_bias")
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> Any:
         """(B, D) and [(B, D), (B, D), (B, 1)] -> (B, D) and the states after."""
