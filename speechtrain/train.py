@@ -95,12 +95,12 @@ def train(
         from speechtrain.progress import ConsoleProgress, choose_samples, print_results, print_samples
         from speechtrain.tracking.callback import TrackEpochs
 
+        backend: Backend = build("backend", cfg.backend)  # first: it says how many threads the data room's operations have
         try:
             data = prepare(cfg, threads=os.cpu_count() or 1, reuse=reuse_data)
         except EmptyDataError as error:
             log.warning("%s\nnothing was trained (data.on_empty=warn)", error)
             return Result({}, None, folder, None, [], [], read_run_file(folder).get("run_ids", {}))
-        backend: Backend = build("backend", cfg.backend)
         task: Task = build("task", cfg.task, tokenizer=data.tokenizer, decoder=build("decoder", cfg.decoder))
         check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
 

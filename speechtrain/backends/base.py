@@ -5,6 +5,7 @@ Any object with these methods can stand in for a framework, so tests can record 
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,12 @@ class Plan:
     resume_from: Path | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def begin_schedule(self, batches: int) -> None:
+        """Tell the schedule how many optimizer steps come, from the batches an epoch."""
+        epoch_steps = -(-batches // self.trainer["accumulate_grad_batches"])
+        total = epoch_steps * self.trainer["epochs"]
+        self.schedule.begin(min(total, self.trainer["max_steps"] or total), epoch_steps)
+
 
 @dataclass
 class TrainResult:
@@ -125,6 +132,12 @@ class TrainResult:
     best_value: float | None = None
     stop_reason: str | None = None
     pruned: bool = False
+
+
+def default_threads() -> int:
+    """Of one operation on the CPU: as OMP_NUM_THREADS says, else one a core, at most 4."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() and int(told) else min(4, os.cpu_count() or 1)
 
 
 class NonFiniteLossError(RunError):

@@ -64,6 +64,7 @@ class Loading(Target):
     max_duration: float | None = number(gt=0)
     limit: int | None = number(ge=1)
     on_bad: str = choice("skip", "error")
+    on_empty: str = choice("error", "warn")
 
 
 LOADING_KEYS = frozenset(f.name for f in dataclasses.fields(Loading)) - {"_target_"}
@@ -169,7 +170,6 @@ class Featurised(Loading):
     token_dir: str = MISSING
     frame_rate: int = number(ge=1)
     pad_value: float | None = MISSING
-    on_empty: str = choice("error", "warn")
 
     @staticmethod
     def rules(node: Any) -> Iterator[Rule]:

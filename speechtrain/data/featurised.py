@@ -42,7 +42,6 @@ class Featurised:
         split_dir, spectrogram_manifest_dir, token_manifest_dir, vocab_dir, spectrogram_dir, token_dir: folders, see above.
         frame_rate: frames a second of the spectrograms.
         pad_value: what fills a spectrogram up behind its end; frames at the end that hold nothing else are cut off. None: there are none.
-        on_empty: what a training without utterances is: `warn` or `error`; read by `prepare`.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class Featurised:
         token_dir: str,
         frame_rate: int,
         pad_value: float | None,
-        on_empty: str = "error",
     ) -> None:
         self.split_dir = Path(split_dir).expanduser()
         self.manifests = {"spectrogram": Path(spectrogram_manifest_dir).expanduser(), "token": Path(token_manifest_dir).expanduser()}
@@ -63,7 +61,6 @@ class Featurised:
         self.vocab_dir = Path(vocab_dir).expanduser()
         self.frame_rate = frame_rate
         self.pad_value = pad_value
-        self.on_empty = on_empty
 
     def load(self, limit: int | None) -> Corpus:
         """Join the manifests and read the tokens and the shape of every spectrogram.

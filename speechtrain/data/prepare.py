@@ -80,7 +80,7 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
     report_skips(skipped, cfg.data.on_bad)
     train = corpus.splits["train"]
     if len(train) == 0:
-        kind = EmptyDataError if cfg.data.get("on_empty") == "warn" else DataError
+        kind = EmptyDataError if cfg.data.on_empty == "warn" else DataError
         raise kind(f"no utterance is left to train on ({len(skipped)} were bad)\n    -> look at the warnings above")
     tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, texts=[text_of(cut) for cut in train])
     _report_unknown(corpus, tokenizer)

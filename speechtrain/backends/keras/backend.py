@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from hydra.utils import instantiate
 
-from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult
+from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult, default_threads
 from speechtrain.backends.keras import engine as engines
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem
@@ -50,8 +49,7 @@ class KerasBackend(Backend):
         precision: str = "32-true",
         deterministic: bool = False,
     ) -> None:
-        told = os.environ.get("OMP_NUM_THREADS", "")
-        self.threads = threads or (int(told) if told.isdigit() and int(told) else min(4, os.cpu_count() or 1))
+        self.threads = threads or default_threads()
         self._keras = engines.start(engine, self.threads, deterministic=deterministic)
         self.engine = engine
         self._compiled = engine == engines.JAX or (jit_compile or False)
@@ -78,7 +76,6 @@ class KerasBackend(Backend):
                 raise ConfigError([Problem("model._target_", f"{wanted}, received {type(encoder).__name__}", "derive it from Encoder")])
             built = SpeechModel(encoder, task.output_size, input_size)
             built.make_weights()
-            self._step(built, task)  # in the same precision
         finally:
             self._keras.config.set_dtype_policy(before)
         return built
@@ -104,9 +101,7 @@ class KerasBackend(Backend):
         options = plan.trainer
         _check(options, self._keras)
         steps, accumulate = len(train), options["accumulate_grad_batches"]
-        epoch_steps = -(-steps // accumulate)
-        total = epoch_steps * options["epochs"]
-        plan.schedule.begin(min(total, options["max_steps"] or total), epoch_steps)
+        plan.begin_schedule(steps)
 
         step = self._step(model, task)
         optimizer = instantiate(dict(plan.optimizer), _convert_="all")
@@ -148,7 +143,7 @@ class KerasBackend(Backend):
         keeper = Checkpoints(plan, write, state.get("checkpoints"))
         if first < options["epochs"]:
             step.fit(
-                feed.source(self.engine),
+                feed.source(self.engine, model.sizes["input_size"]),
                 steps_per_epoch=steps,
                 epochs=options["epochs"],
                 initial_epoch=first,

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from speechtrain.backends.base import Callback, Control, NonFiniteLossError, Plan, save_bad_batch
-from speechtrain.backends.keras import optimizers
+from speechtrain.backends.keras import files, optimizers
 from speechtrain.backends.keras.engine import JAX, TORCH
 from speechtrain.backends.keras.feed import Feed
 
@@ -194,7 +194,9 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             targets.append(f"{name}.keras")
         if self.options["save_last"]:
             targets.append("last.keras")
-        for target in targets:
-            self._write(self.folder / target, epoch, {"best": self.best})
+        if targets:
+            self._write(self.folder / targets[0], epoch, {"best": self.best})
+        for target in targets[1:]:
+            files.copy(self.folder / targets[0], self.folder / target)
         for each in gone:
             (self.folder / each).unlink(missing_ok=True)

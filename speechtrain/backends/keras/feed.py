@@ -80,16 +80,15 @@ class Feed:
                 self.pending.append(batch)
                 yield (self._shapes.inputs(batch, self._views),)
 
-    def source(self, engine: str) -> Any:
-        """What `fit` takes."""
+    def source(self, engine: str, input_size: int) -> Any:
+        """What `fit` takes; `input_size` is F."""
         if engine != TENSORFLOW:
             return iter(self)
         import tensorflow as tf
 
         # the shapes said outright: Keras would guess from the first two batches which sizes change
-        features = self._shapes.inputs(next(iter(self._loader)))["features"]
         shapes: dict[str, tuple[int | None, ...]] = {
-            "features": (None, None, features.shape[2]),
+            "features": (None, None, input_size),
             "feature_lengths": (None,),
             "targets": (None, None),
             "target_lengths": (None,),

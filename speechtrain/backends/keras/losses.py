@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import keras
 from keras import ops
 
+from speechtrain.backends.keras.engine import TENSORFLOW
 from speechtrain.backends.keras.layers import frame_mask
+
+
+def named(name: str, *, compiled: bool) -> Callable[[Any, Any, Any, Any], Any]:
+    """The loss of that name, by the fastest kernel of the engine; `compiled`: XLA has to know it."""
+    if name == "ctc" and keras.config.backend() == TENSORFLOW and not compiled:
+        return partial(ctc, native=True)
+    found: Callable[[Any, Any, Any, Any], Any] = globals()[name]
+    return found
 
 
 def consistency(log_probs: Any, lengths: Any) -> Any:

@@ -8,7 +8,6 @@ import keras
 from keras import ops
 
 from speechtrain.backends.keras import losses
-from speechtrain.backends.keras.engine import TENSORFLOW
 from speechtrain.backends.keras.layers import PACKAGE, linear
 
 
@@ -95,10 +94,9 @@ class Step(keras.Model):  # type: ignore[misc]
     """
 
     def __init__(self, model: SpeechModel, loss: str, consistency: float, *, compiled: bool) -> None:
-        super().__init__()
+        super().__init__(dtype=model.dtype_policy)
         self.model = model
-        self._loss = getattr(losses, loss)
-        self._options = {"native": True} if keras.config.backend() == TENSORFLOW and not compiled else {}
+        self._loss = losses.named(loss, compiled=compiled)
         self._consistency = consistency
         self.compile(jit_compile=compiled)
         self.built = True
@@ -106,7 +104,7 @@ class Step(keras.Model):  # type: ignore[misc]
     def call(self, batch: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
         """`log_probs` (B, T', V), `lengths` (B,), `losses` (B,)."""
         log_probs, lengths = self.model(batch["features"], batch["feature_lengths"], training=training)
-        found = self._loss(log_probs, lengths, batch["targets"], batch["target_lengths"], **self._options)
+        found = self._loss(log_probs, lengths, batch["targets"], batch["target_lengths"])
         return {"log_probs": log_probs, "lengths": lengths, "losses": found}
 
     def compute_loss(

@@ -21,7 +21,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult
+from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult, default_threads
 from speechtrain.backends.torch.encoder import Encoder
 from speechtrain.backends.torch.module import Feed, SpeechModel, TrainingModule, to_outputs
 from speechtrain.data.batches import Batch, Loader
@@ -43,8 +43,7 @@ class TorchBackend(Backend):
     name: ClassVar[str] = "torch"
 
     def __init__(self, threads: int | None = None) -> None:
-        told = os.environ.get("OMP_NUM_THREADS", "")
-        self.threads = threads or (int(told) if told.isdigit() and int(told) else min(4, os.cpu_count() or 1))
+        self.threads = threads or default_threads()
         torch.set_num_threads(self.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -77,10 +76,7 @@ class TorchBackend(Backend):
         self, model: SpeechModel, train: Loader, val: Loader | None, task: Task, plan: Plan, callbacks: Sequence[Callback]
     ) -> TrainResult:
         """Train in place; see `Backend.train`."""
-        options = plan.trainer
-        epoch_steps = -(-len(train) // options["accumulate_grad_batches"])
-        total = epoch_steps * options["epochs"]
-        plan.schedule.begin(min(total, options["max_steps"] or total), epoch_steps)
+        plan.begin_schedule(len(train))
         module = TrainingModule(model, task, plan, callbacks)
         keepers = _checkpoints(plan)
         monitors: list[pl.Callback] = [*keepers.values()]
