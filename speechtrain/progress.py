@@ -18,6 +18,7 @@ from speechtrain.tasks.base import Sample
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import TrainResult
+    from speechtrain.backends.history import History
 
 _COLUMNS = {"loss": "loss", "cer": "CER", "wer": "WER", "exact": "exact", "audio_s_per_s": "audio s/s"}
 _RATES = ("cer", "wer", "exact")
@@ -34,9 +35,16 @@ def shown(name: str, value: float) -> str:
 
 
 class ConsoleProgress(Callback):
-    """A bar on a terminal, and one line an epoch anywhere."""
+    """A bar on a terminal, and one line an epoch anywhere.
 
-    def __init__(self) -> None:
+    Args:
+        history: of the run, told before this.
+        metric: whose best value is marked.
+    """
+
+    def __init__(self, history: History | None = None, metric: str | None = None) -> None:
+        self._history = history
+        self._metric = metric
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
         self._epochs = 0
@@ -54,7 +62,7 @@ class ConsoleProgress(Callback):
             self._progress.start()
             self._bar = self._progress.add_task("")
 
-    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float) -> None:
+    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:  # noqa: ARG002
         """Move the bar."""
         if self._progress is not None and self._bar is not None:
             text = f"epoch {epoch + 1}/{self._epochs} loss {loss:.3f}"
@@ -66,6 +74,9 @@ class ConsoleProgress(Callback):
         parts = [f"{name} {shown(name, metrics[name])}" for name in names if name in metrics]
         took = time.perf_counter() - self._started
         self._started = time.perf_counter()
+        metric = self._metric
+        if self._history is not None and metric is not None and metric in metrics and self._history.improved_within(metric, 1):
+            parts.append("best so far")
         console.print(f"epoch {epoch + 1:3d}/{self._epochs}  {'  '.join(parts)}  {took:.1f} s")
 
     def on_train_end(self, result: TrainResult) -> None:

@@ -6,29 +6,28 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from speechtrain import provenance
 from speechtrain.config.build import build
 from speechtrain.config.checks import arguments
 from speechtrain.config.names import did_you_mean
 from speechtrain.config.show import print_config
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, EmptyDataError, Problem, RunPruned, UserError
+from speechtrain.notebook import Given, Notebook, notebook
 from speechtrain.resume import find_run, read_run_file, write_run_file
 
 if TYPE_CHECKING:
-    from speechtrain.backends.base import Backend, Callback, Model, ModelInfo, Plan, TrainResult
+    from speechtrain.backends.base import Backend, Callback, Model, ModelInfo, Plan
+    from speechtrain.backends.history import History
     from speechtrain.data.batches import Loader
     from speechtrain.data.features import Features
     from speechtrain.tasks.base import Sample, Task
-    from speechtrain.tracking.base import Status, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +63,9 @@ def train(
     overrides: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     tags: Mapping[str, str] | None = None,
+    run_name: str | None = None,
+    parents: Mapping[str, str] | None = None,
+    brief: bool = False,
     measure_latency: bool = False,
     reuse_data: bool = False,
 ) -> Result:
@@ -74,6 +76,9 @@ def train(
         overrides: as typed, to be written down.
         callbacks: told of every epoch, after the built-in ones.
         tags: for the trackers, besides the usual ones.
+        run_name: for the trackers; None: model and data.
+        parents: ids of the runs that this one stands under, by tracker.
+        brief: leave out what is for people: reports, and the model for MLflow.
         measure_latency: know `model/latency_ms` before training.
         reuse_data: see `speechtrain.data.prepare.prepare`.
 
@@ -90,17 +95,19 @@ def train(
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # docs/decisions/0006-threads.md
 
-    with tracked(cfg, folder, overrides, kind_of_test, tags or {}) as trackers:
+    with notebook(cfg, folder, Given(overrides, kind_of_test, tags or {}, run_name, parents or {})) as notes:
+        from speechtrain.backends.history import HISTORY, History
         from speechtrain.data.prepare import prepare, without_infeasible
         from speechtrain.progress import ConsoleProgress, choose_samples, print_results, print_samples
-        from speechtrain.tracking.callback import TrackEpochs
 
         backend: Backend = build("backend", cfg.backend)  # first: it says how many threads the data room's operations have
+        notes.open()
         try:
             data = prepare(cfg, threads=os.cpu_count() or 1, reuse=reuse_data)
         except EmptyDataError as error:
             log.warning("%s\nnothing was trained (data.on_empty=warn)", error)
-            return Result({}, None, folder, None, [], [], read_run_file(folder).get("run_ids", {}))
+            return Result({}, None, folder, None, [], [], notes.run_ids)
+        notes.data(cfg, data)
         task: Task = build("task", cfg.task, tokenizer=data.tokenizer, decoder=build("decoder", cfg.decoder))
         check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
 
@@ -115,7 +122,7 @@ def train(
         }
         if measure_latency:
             counts["model/latency_ms"] = latency_ms(backend, model, task, data.features)
-        log_metrics(trackers, counts, step=0)
+        notes.metrics(counts, step=0)
         for callback in callbacks:
             callback.on_model_ready(counts)
 
@@ -124,9 +131,11 @@ def train(
         assert train_loader is not None
         val_loader = data.loader("val", max_batches=cfg.trainer.limit_val_batches)
         plan = make_plan(cfg, task, folder, vocabulary=data.tokenizer.vocabulary)
-        progress = ConsoleProgress()
+        history = History(task.direction, folder / HISTORY)
+        progress = ConsoleProgress(history, cfg.objective.metric)
         try:
-            trained = backend.train(model, train_loader, val_loader, task, plan, [progress, TrackEpochs(trackers.values()), *callbacks])
+            following = [history, progress, notes.epochs(cfg.trainer.log_every_n_steps), *callbacks]
+            trained = backend.train(model, train_loader, val_loader, task, plan, following)
         finally:
             progress.close()
         if trained.pruned:
@@ -138,21 +147,52 @@ def train(
             backend.load(model, checkpoint)
         metrics = {**counts, **(trained.history[-1] if trained.history else {})}
         samples: list[Sample] = []
-        for split, loader in (("val", val_loader), ("test", data.loader("test", max_batches=cfg.trainer.limit_test_batches))):
+        split = "val"
+        for name, loader in (("val", val_loader), ("test", data.loader("test", max_batches=cfg.trainer.limit_test_batches))):
             if loader is not None:
-                measured, samples = evaluate(backend, model, loader, task, split)
+                measured, samples = evaluate(backend, model, loader, task, name)
                 metrics |= measured
-        log_metrics(trackers, {name: value for name, value in metrics.items() if name.startswith("test/")}, step=cfg.trainer.epochs)
-        exported = backend.export(model, folder, plan.extra, blank_last=getattr(data.tokenizer, "blank_last", False))
-        keep_artifacts(trackers, samples, [path for path in (checkpoint, exported) if path is not None])
+                split = name
+        best = history.best(cfg.objective.metric)
+        final = {name: value for name, value in metrics.items() if name.startswith("test/")}
+        final |= {f"best/{cfg.objective.metric}": best[1], "best/epoch": best[0] + 1.0} if best is not None else {}
+        notes.metrics(final, step=cfg.trainer.epochs)
 
-        objective = best_of(cfg.objective.metric, trained, plan)
+        notes.transcripts(samples)
+        exported = backend.export(model, folder, plan.extra, blank_last=getattr(data.tokenizer, "blank_last", False))
+        notes.checkpoints([path for path in (checkpoint, exported) if path is not None])
+        files = [exported] if exported is not None else []
+        if cfg.report.enabled if cfg.report.enabled is not None else not brief:
+            files += write_reports(folder, cfg, history, samples, split, backend=backend, model=model, task=task, data=data)
+            notes.files([path for path in files if path != exported])
+        if not brief and notes.wants_model and data.features.hears:
+            weights = folder / f"model{backend.suffix}"
+            backend.save(model, weights, plan.extra)
+            notes.model(weights, data, final)
+
+        objective = best[1] if best is not None else None
         write_run_file(folder, {"objective": objective})
         print_results(metrics)
         print_samples(choose_samples(samples, cfg.samples, cfg.seed))
-        print_whereabouts(folder, checkpoint, exported, trackers)
-        run_ids = read_run_file(folder).get("run_ids", {})
-        return Result(metrics, objective, folder, checkpoint, trained.history, samples, run_ids, model)
+        print_whereabouts(folder, checkpoint, files, notes)
+        return Result(metrics, objective, folder, checkpoint, history.epochs, samples, notes.run_ids, model)
+
+
+def write_reports(folder: Path, cfg: DictConfig, history: History, samples: Sequence[Sample], split: str, **parts: Any) -> list[Path]:
+    """The picture of the history and, where samples are texts, the page on their errors; what cannot be drawn is a warning."""
+    from speechtrain.report.run import write_error_report, write_history
+
+    found: list[Path] = []
+    try:
+        best = history.best(cfg.objective.metric)
+        picture = write_history(folder, history.epochs, (cfg.objective.metric, *best) if best is not None else None)
+        found += [picture] if picture is not None else []
+        if parts["task"].writes_text and samples:
+            title = f"Errors of {folder.parent.name}/{folder.name}"
+            found += write_error_report(folder, samples, split, title=title, options=cfg.report, **parts)
+    except Exception as error:  # noqa: BLE001 # a report is no reason to lose a trained model
+        log.warning("a report could not be written (%s: %s)", type(error).__name__, error)
+    return found
 
 
 def with_test_limits(cfg: DictConfig) -> tuple[DictConfig, str | None]:
@@ -217,14 +257,6 @@ def check_monitors(cfg: DictConfig, task: Task, *, has_val: bool) -> None:
         raise ConfigError(problems)
 
 
-def best_of(metric: str, trained: TrainResult, plan: Plan) -> float | None:
-    """The best value that a metric had; None if it was never measured."""
-    if plan.trainer["checkpoint"]["monitor"] == metric and trained.best_value is not None:
-        return trained.best_value
-    values = [epoch[metric] for epoch in trained.history if metric in epoch]
-    return (min if plan.direction == "minimize" else max)(values, default=None)
-
-
 def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence[str]) -> Plan:
     """How the backend is to train."""
     from speechtrain.backends.base import Plan
@@ -266,7 +298,7 @@ def latency_ms(backend: Backend, model: Model, task: Task, features: Features) -
 
 def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: str) -> tuple[dict[str, float], list[Sample]]:
     """Metrics and samples of one pass."""
-    scorer = task.scorer()
+    scorer = task.scorer(confidence=True)
     start, audio = time.perf_counter(), 0.0
     for batch, outputs in backend.predict(model, loader, task):
         scorer.update(batch, outputs)
@@ -275,79 +307,13 @@ def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: 
     return {f"{split}/{name}": value for name, value in {**scorer.compute(), "audio_s_per_s": speed}.items()}, scorer.samples
 
 
-@contextmanager
-def tracked(
-    cfg: DictConfig, folder: Path, overrides: Sequence[str], kind_of_test: str | None, more_tags: Mapping[str, str]
-) -> Iterator[dict[str, Tracker]]:
-    """The run's trackers, opened, and closed with the truth about how it ended."""
-    from speechtrain.tracking.base import RunInfo
-
-    trackers: dict[str, Tracker] = {name: build("tracking", child) for name, child in cfg.tracking.items()}
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(resolved, dict)
-    known = read_run_file(folder).get("run_ids", {})
-    tags = provenance.run_tags(overrides) | ({"speechtrain.test_run": kind_of_test} if kind_of_test else {}) | dict(more_tags)
-    texts = {"config.yaml": OmegaConf.to_yaml(cfg, resolve=True), "overrides.txt": "\n".join(overrides)}
-    if diff := provenance.git_diff():
-        texts["git.diff"] = diff
-    target, corpus = (cfg[group]._target_.rpartition(".")[2].lower() for group in ("model", "data"))
-    values = {str(key): value for key, value in resolved.items()}
-    opened: list[Tracker] = []
-    run_ids = {}
-    status: Status = "FAILED"
-    try:
-        for name, tracker in trackers.items():
-            run_id = tracker.start(RunInfo(f"{target}-{corpus}", folder, values, tags, texts, known.get(name)))
-            opened.append(tracker)
-            if run_id is not None:
-                run_ids[name] = run_id
-        write_run_file(folder, {"run_ids": run_ids, "mlflow_run_id": run_ids.get("mlflow"), "status": "RUNNING"})
-        yield trackers
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    except RunPruned as error:
-        status = "KILLED"
-        for tracker in opened:
-            tracker.set_tag("pruned", str(error))
-        raise
-    except Exception as error:
-        for tracker in opened:
-            tracker.set_tag("error", f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        for tracker in opened:
-            tracker.finish(status)
-        write_run_file(folder, {"status": status})
-
-
-def log_metrics(trackers: dict[str, Tracker], metrics: dict[str, float], step: int) -> None:
-    """Tell every tracker."""
-    for tracker in trackers.values():
-        tracker.log_metrics(metrics, step)
-
-
-def keep_artifacts(trackers: dict[str, Tracker], samples: Sequence[Sample], models: Sequence[Path]) -> None:
-    """Transcripts as a table, and files of models."""
-    columns = {
-        "id": [sample.id for sample in samples],
-        "reference": [sample.reference for sample in samples],
-        "hypothesis": [sample.hypothesis for sample in samples],
-    }
-    for tracker in trackers.values():
-        if samples:
-            tracker.log_table("transcripts", columns)
-        for path in models:
-            tracker.log_checkpoint(path)
-
-
-def print_whereabouts(folder: Path, checkpoint: Path | None, exported: Path | None, trackers: dict[str, Tracker]) -> None:
+def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Path], notes: Notebook) -> None:
     """Where things are, and how to look at them."""
     console.print(f"\nrun         {folder}")
     if checkpoint is not None:
         console.print(f"checkpoint  {checkpoint}")
-    if exported is not None:
-        console.print(f"model       {exported}")
-    for tracker in trackers.values():
-        console.print(tracker.how_to_look())
+    for path in files:
+        label = {".html": "errors", ".png": "history", ".keras": "model"}.get(path.suffix)
+        if label is not None:
+            console.print(f"{label:<12}{path}")
+    notes.print_whereabouts()

@@ -6,8 +6,10 @@ Any object with these methods can stand in for a framework, so tests can record 
 from __future__ import annotations
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -76,8 +78,8 @@ class Callback:
     def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
         """Before the first batch; `first_epoch` is above 0 in a resumed run."""
 
-    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float) -> None:
-        """After each training batch."""
+    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
+        """After each training batch, with the loss and the learning rate of its step."""
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
         """After training and validation of an epoch, counted from 0."""
@@ -140,6 +142,42 @@ def default_threads() -> int:
     return int(told) if told.isdigit() and int(told) else min(4, os.cpu_count() or 1)
 
 
+class EpochClock:
+    """Where the time of an epoch goes: the model's steps, evaluation, and the rest, which is waiting for data."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """An epoch begins."""
+        self._started = time.perf_counter()
+        self._step = self._eval = self._audio = 0.0
+
+    def step(self, seconds: float, audio: float) -> None:
+        """A step took so long, on so many seconds of audio."""
+        self._step += seconds
+        self._audio += audio
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """A pass over the validation data."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._eval += time.perf_counter() - started
+
+    def metrics(self) -> dict[str, float]:
+        """Seconds, and the speed of the steps in seconds of audio a second."""
+        rest = time.perf_counter() - self._started - self._step - self._eval
+        return {
+            "train/audio_s_per_s": self._audio / max(1e-9, self._step),
+            "time/data_s": max(0.0, rest),
+            "time/step_s": self._step,
+            "time/eval_s": self._eval,
+        }
+
+
 class NonFiniteLossError(RunError):
     """The loss became NaN or infinite; the message names the utterances of the batch."""
 
@@ -173,6 +211,8 @@ class Backend(ABC):
     """A framework."""
 
     name: ClassVar[str]
+    suffix: ClassVar[str]
+    """Of its files of weights."""
 
     @abstractmethod
     def build(self, model: Mapping[str, Any], task: Task, *, input_size: int, seed: int) -> Model:

@@ -498,6 +498,7 @@ class Trainer(Node):
     strategy: str = MISSING
     deterministic: bool = MISSING
     val_every_n_epochs: int = number(ge=1)
+    log_every_n_steps: int | None = number(ge=1)
     limit_train_batches: int | None = number(ge=1)
     limit_val_batches: int | None = number(ge=1)
     limit_test_batches: int | None = number(ge=1)
@@ -518,6 +519,10 @@ class MlflowTracking(Target):
     experiment: str = MISSING
     run_name: str | None = MISSING
     log_checkpoint: bool = MISSING
+    log_model: bool = MISSING
+    registered_model: str | None = MISSING
+    system_metrics: float | None = number(gt=0)
+    patience: float = number(ge=0)
 
 
 # --- the whole ------------------------------------------------------------------------------------------------------------------------
@@ -526,6 +531,15 @@ class MlflowTracking(Target):
 @dataclass
 class Objective(Node):
     metric: str = MISSING
+
+
+@dataclass
+class Report(Node):
+    enabled: bool | None = MISSING
+    worst: int = number(ge=0)
+    audio: bool = MISSING
+    posteriors: int = number(ge=0)
+    bootstrap: int = number(ge=1)
 
 
 # --- sweeps ---------------------------------------------------------------------------------------------------------------------------
@@ -607,6 +621,7 @@ class Config(Node):
     resume: str | None = MISSING
     objective: Objective = field(default_factory=Objective)
     samples: int = number(ge=0)
+    report: Report = field(default_factory=Report)
     output_dir: str = MISSING
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,13 +81,18 @@ class Limits:
 
 
 class SpectrumCache:
-    """Spectra (T, K) of all utterances as half-precision magnitudes, as far as they fit; the rest is read again when needed."""
+    """Spectra (T, K) of all utterances as half-precision magnitudes, as far as they fit; the rest is read again when needed.
+
+    Attributes:
+        checksums: of the samples of each utterance that was read, by id.
+    """
 
     def __init__(self, corpus: Corpus, features: Features, gigabytes: float) -> None:
         self._corpus = corpus
         self._features = features
         self._room = gigabytes * 1e9
         self._kept: dict[str, torch.Tensor] = {}
+        self.checksums: dict[str, int] = {}
 
     def fill(self, cuts: Sequence[MonoCut], threads: int) -> dict[str, str]:
         """Read everything once. Returns what is wrong with the utterances that cannot be used, by id."""
@@ -117,6 +123,8 @@ class SpectrumCache:
 
     def _compute(self, cut: MonoCut) -> torch.Tensor:
         samples = self._corpus.read(cut, self._features.sample_rate)
+        if cut.id not in self.checksums:
+            self.checksums[cut.id] = zlib.crc32(samples.tobytes())
         return self._features.pack(self._features.spectrum(samples))
 
 

@@ -25,6 +25,8 @@ class Features(Protocol):
     """Hz of what the corpus is to read."""
     size: int
     """F."""
+    hears: bool
+    """Whether they are made of audio, and not given."""
 
     @property
     def frame_rate(self) -> float:
@@ -82,6 +84,8 @@ class LogMel:
         top_db: what lies more than this below the utterance's loudest mel energy is raised to it; None: nothing is.
         normalize: `utterance` (one mean and deviation), `band` (for each band), `none`.
     """
+
+    hears = True
 
     def __init__(
         self,
@@ -191,6 +195,8 @@ class Stored:
         sample_rate: frames a second, as the corpus says.
         normalize: `utterance` (one mean and deviation), `band` (for each), `none`.
     """
+
+    hears = False
 
     def __init__(self, sample_rate: int, normalize: str) -> None:
         self.sample_rate = sample_rate

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,6 +53,31 @@ class Data:
             return None
         dataset = Utterances(cuts, self.cache, self.features, self.tokenizer, self.augment if augment else None, self.seed, views)
         return Loader(cuts, dataset, self.limits, shuffle=shuffle, seed=self.seed, max_batches=max_batches)
+
+    def only(self, split: str, ids: Collection[str]) -> Loader:
+        """The batches of some utterances of a split, as they are for evaluation."""
+        cuts = keep(self.corpus.splits[split], lambda cut: cut.id in ids)
+        dataset = Utterances(cuts, self.cache, self.features, self.tokenizer, None, self.seed)
+        return Loader(cuts, dataset, self.limits, shuffle=False, seed=self.seed)
+
+    def facts(self, split: str) -> dict[str, float]:
+        """How much there is of a split."""
+        cuts = self.corpus.splits[split]
+        speakers = {cut.supervisions[0].speaker for cut in cuts} - {None}
+        return {
+            "utterances": float(len(cuts)),
+            "hours": seconds(cuts) / 3600,
+            "speakers": float(len(speakers)),
+            "words": float(sum(len(text_of(cut).split()) for cut in cuts)),
+        }
+
+    def fingerprint(self, split: str) -> str:
+        """Of the utterances of a split, whatever their order: names, texts, speakers and samples."""
+        digest = hashlib.blake2b(digest_size=16)
+        for cut in sorted(self.corpus.splits[split], key=lambda cut: str(cut.id)):
+            check = self.cache.checksums.get(cut.id, 0)
+            digest.update(f"{cut.id}\t{text_of(cut)}\t{cut.supervisions[0].speaker}\t{check}\n".encode())
+        return digest.hexdigest()
 
     def frames(self, cut: MonoCut) -> int:
         """T of an utterance."""

@@ -198,7 +198,8 @@ class RemoteRuns:
         target = self.config.get("tracking", {}).get("mlflow")
         if not database.is_file() or run_id is None or target is None:
             return
-        from speechtrain.tracking.mlflow import import_run, local_uri
+        from speechtrain.tracking.mlflow import local_uri
+        from speechtrain.tracking.sender import import_run
 
         uri = target.get("tracking_uri") or local_uri(Path.cwd())
         imported = import_run(database, str(run_id), uri, known=read_run_file(local.parent / "imported").get(str(run_id)))

@@ -18,8 +18,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from speechtrain.alive import Process, Watch
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.sweep.alive import Process, Watch
 from speechtrain.sweep.ledger import Ledger, Slot, State, read_ledger
 from speechtrain.sweep.space import Assignment, Choice, Domain, Scalar, Space
 from speechtrain.sweep.storage import exclusively

@@ -17,7 +17,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from speechtrain.sweep.alive import Process
+from speechtrain.alive import Process
 from speechtrain.sweep.objectives import Direction
 from speechtrain.sweep.outcome import VARIABLE, Job, Outcome
 from speechtrain.sweep.search import make_pruner

@@ -31,11 +31,18 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Sample:
-    """A reference beside what was recognised."""
+    """A reference beside what was recognised.
+
+    Attributes:
+        confidence: that it is right, from 0 to 1; None: not asked for.
+        words: of the hypothesis, each with its own confidence.
+    """
 
     id: str
     reference: str
     hypothesis: str
+    confidence: float | None = None
+    words: tuple[tuple[str, float], ...] = ()
 
 
 class Scorer(ABC):
@@ -62,6 +69,9 @@ class Task(ABC):
     loss: ClassVar[str]
     """Name of the loss in the backend's `losses`."""
 
+    writes_text: ClassVar[bool] = False
+    """Whether its samples are texts, to be compared word by word."""
+
     consistency: float = 0.0
     """Weight of the divergence between the outputs of two augmented views of an utterance; 0: one view."""
 
@@ -77,8 +87,8 @@ class Task(ABC):
         """Which utterances (B,) cannot be learnt with that many encoder frames."""
 
     @abstractmethod
-    def scorer(self) -> Scorer:
-        """A fresh count."""
+    def scorer(self, *, confidence: bool = False) -> Scorer:
+        """A fresh count; with confidences in its samples if they are asked for."""
 
     def direction(self, metric: str) -> Direction:
         """Which way `stage/metric` is better.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import jiwer
@@ -10,6 +12,7 @@ import numpy.typing as npt
 
 from speechtrain.data.batches import Batch
 from speechtrain.data.tokenizer import Tokenizer
+from speechtrain.decode.align import align, greedy_spans
 from speechtrain.decode.base import Decoder
 from speechtrain.tasks.base import Direction, Outputs, Sample, Scorer, Task
 
@@ -26,6 +29,7 @@ class Ctc(Task):
 
     directions: ClassVar[dict[str, Direction]] = {"loss": "minimize", "cer": "minimize", "wer": "minimize", "exact": "maximize"}
     loss = "ctc"
+    writes_text = True
 
     def __init__(self, tokenizer: Tokenizer, decoder: Decoder, on_infeasible: str = "skip", consistency: float = 0.0) -> None:
         self.tokenizer = tokenizer
@@ -44,17 +48,18 @@ class Ctc(Task):
         """Which utterances (B,) have fewer frames than labels plus the blanks that part equal neighbours."""
         return lengths < target_lengths + repeats
 
-    def scorer(self) -> Scorer:
+    def scorer(self, *, confidence: bool = False) -> Scorer:
         """A fresh count."""
-        return CtcScorer(self.tokenizer, self.decoder)
+        return CtcScorer(self.tokenizer, self.decoder, confidence=confidence)
 
 
 class CtcScorer(Scorer):
     """Loss a label, character and word error rate, share of utterances without any error."""
 
-    def __init__(self, tokenizer: Tokenizer, decoder: Decoder) -> None:
+    def __init__(self, tokenizer: Tokenizer, decoder: Decoder, *, confidence: bool = False) -> None:
         self._tokenizer = tokenizer
         self._decoder = decoder
+        self._confidence = confidence
         self._loss = 0.0
         self._labels = 0
         self.samples: list[Sample] = []
@@ -64,8 +69,14 @@ class CtcScorer(Scorer):
         aligned = np.isfinite(outputs.losses) & (outputs.losses > 0)
         self._loss += float(outputs.losses[aligned].sum())
         self._labels += int(batch.target_lengths[aligned].sum())
-        for utterance, reference, labels in zip(batch.ids, batch.texts, self._decoder(outputs.log_probs, outputs.lengths), strict=True):
-            self.samples.append(Sample(utterance, reference, self._tokenizer.decode(labels)))
+        found = self._decoder(outputs.log_probs, outputs.lengths)
+        for row, (utterance, reference, labels) in enumerate(zip(batch.ids, batch.texts, found, strict=True)):
+            sample = Sample(utterance, reference, self._tokenizer.decode(labels))
+            if self._confidence:
+                log_probs = outputs.log_probs[row, : outputs.lengths[row]]
+                words = word_confidences(log_probs, labels, self._tokenizer)
+                sample = replace(sample, confidence=overall_confidence(words, log_probs), words=tuple(words))
+            self.samples.append(sample)
 
     def compute(self) -> dict[str, float]:
         """`loss` in nats a label, `cer`, `wer`, `exact`."""
@@ -79,3 +90,30 @@ class CtcScorer(Scorer):
             "wer": jiwer.wer(references, hypotheses),
             "exact": float(np.mean([first.split() == second.split() for first, second in zip(references, hypotheses, strict=True)])),
         }
+
+
+def word_confidences(log_probs: npt.NDArray[np.float32], labels: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, float]]:
+    """Words of the text that labels spell, each with the probability that all its labels are right, taken as independent.
+
+    Args:
+        log_probs: (T', V).
+        labels: as decoded.
+        tokenizer: spells them.
+    """
+    spans = greedy_spans(log_probs)
+    if [span.label for span in spans] != list(labels):  # of another decoder
+        spans = align(log_probs, labels) or []
+    words = tokenizer.decode(labels).split()
+    confidences = [1.0] * len(words)
+    for count, span in enumerate(spans, start=1):
+        begun = len(tokenizer.decode(labels[:count]).split())
+        if words and tokenizer.decode([span.label]).strip():
+            confidences[min(max(1, begun), len(words)) - 1] *= span.probability
+    return list(zip(words, confidences, strict=True))
+
+
+def overall_confidence(words: Sequence[tuple[str, float]], log_probs: npt.NDArray[np.float32]) -> float:
+    """The share of the words that is expected to be right; of silence, the mean probability of the best path's frames."""
+    if words:
+        return float(np.mean([confidence for _, confidence in words]))
+    return float(np.exp(log_probs.max(-1).mean())) if len(log_probs) else 1.0

@@ -8,11 +8,24 @@ from speechtrain.backends.base import Callback, Control
 from speechtrain.tracking.base import Tracker
 
 
-class TrackEpochs(Callback):
-    """Sends the metrics of each epoch, once; the first epoch is step 1, what is known before it is step 0."""
+class Track(Callback):
+    """Sends the metrics of each epoch, once; the first epoch is step 1, what is known before it is step 0.
 
-    def __init__(self, trackers: Iterable[Tracker]) -> None:
+    Args:
+        trackers: told.
+        every_n_steps: also `step/loss` and `step/lr` of every n-th batch, the first batch of the run being step 1; None: not.
+    """
+
+    def __init__(self, trackers: Iterable[Tracker], every_n_steps: int | None = None) -> None:
         self._trackers = list(trackers)
+        self._every = every_n_steps
+
+    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
+        """Send what was asked for."""
+        step = epoch * batch_count + batch_index + 1
+        if self._every is not None and step % self._every == 0:
+            for tracker in self._trackers:
+                tracker.log_metrics({"step/loss": loss, "step/lr": lr}, step)
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
         """Send them."""

@@ -1,59 +1,39 @@
-"""MLflow: parameters, tags, metrics once an epoch, artifacts, a truthful status.
+"""MLflow: parameters, tags, metrics, data sets, artifacts, models, a truthful status.
 
-If the server goes away, training goes on: what could not be sent waits, in order, in `unsent.jsonl` beside the run and is sent with
-the next call that gets through.
+The training only writes down what is to be sent, in order, in a file of the run; a process beside it sends (`writer.py`). If the server
+goes away, training goes on: what could not be sent stays in the file, and goes with the next call that gets through, with `resume=`, with
+the next run on this machine, or with `python -m speechtrain.sync`.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-import os
-import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import filelock
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # training does not wait minutes for a server that is away
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-
+from speechtrain.alive import Process
 from speechtrain.errors import UserError
-from speechtrain.tracking.base import RunInfo, Status, Tracker, flat
+from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
+from speechtrain.tracking.spool import Spool
+from speechtrain.tracking.writer import writer
 
 log = logging.getLogger(__name__)
 
-UNSENT = "unsent.jsonl"
-_PARAM_LIMIT = 6000  # characters MLflow takes in a parameter's value
-_BATCH_LIMIT = 100  # parameters or tags MLflow takes at a time
+PARENT = "mlflow.parentRunId"
+
+_OPENING = 120.0
+"""Seconds that a run may take to be opened, with a database that has to be made."""
+_TRIES = 3
+"""Failures in a row after which a server counts as not there when a run starts."""
 
 
 def local_uri(folder: Path) -> str:
     """The absolute address of the database in a folder."""
     return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
-
-
-def open_client(uri: str) -> MlflowClient:
-    """A client; a local database is created whole, by one process at a time, and put in write-ahead mode."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock"):
-            with sqlite3.connect(path) as database:
-                database.execute("PRAGMA journal_mode=WAL")
-            client = MlflowClient(uri)
-            client.search_experiments(max_results=1)
-            return client
-    return MlflowClient(uri)
 
 
 class MlflowTracker(Tracker):
@@ -64,68 +44,105 @@ class MlflowTracker(Tracker):
         experiment: its name; made if it is not there.
         run_name: None: as the program proposes.
         log_checkpoint: keep the best checkpoint as an artifact.
+        log_model: keep the model as one that MLflow can load and serve.
+        registered_model: also as a new version of this one in the registry; None: not.
+        system_metrics: seconds between samples of the machine; None: none.
+        patience: seconds that the end of a run waits for a server that does not answer.
     """
 
-    def __init__(self, tracking_uri: str | None, experiment: str, run_name: str | None, log_checkpoint: bool) -> None:
+    nests: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment: str = "speechtrain",
+        run_name: str | None = None,
+        log_checkpoint: bool = True,
+        log_model: bool = True,
+        registered_model: str | None = None,
+        system_metrics: float | None = 10.0,
+        patience: float = 10.0,
+    ) -> None:
         self.uri = tracking_uri or local_uri(Path.cwd())
         self.experiment = experiment
         self.run_name = run_name
         self.keeps_checkpoint = log_checkpoint
-        self._client: MlflowClient
-        self._run_id = ""
-        self._folder = Path()
-        self._waiting: list[dict[str, Any]] = []
-        self._known: set[tuple[str, int]] = set()
+        self.keeps_models = log_model
+        self.registered_model = registered_model
+        self.system_metrics = system_metrics
+        self.patience = patience
+        self._spool: Spool
+        self._run_id: str | None = None
+        self._warned_of_disk = False
+        self._warned_of_server = False
 
-    def start(self, info: RunInfo) -> str | None:
-        """Open a run, or go on with the one of a resumed training.
+    def start(self, info: RunInfo) -> None:
+        """Begin to open a run, or to go on with the one of a resumed training."""
+        self._spool = Spool.new(info.folder)
+        tags = {"host": Process.current().host, **info.tags, **({PARENT: info.parent} if info.parent is not None else {})}
+        self._add(
+            "open",
+            uri=self.uri,
+            experiment=self.experiment,
+            name=self.run_name or info.name,
+            uid=info.uid,
+            run_id=info.run_id,
+            folder=str(info.folder.absolute()),
+            tags=tags,
+            process=Process.current().to_dict(),
+            system_metrics=self.system_metrics,
+        )
+        self._add("params", params=flat(info.config))
+        for name, text in info.texts.items():
+            self._add("text", text=text, name=name)
+
+    def opened(self) -> str | None:
+        """Wait until the run is open; its id.
 
         Raises:
-            UserError: there is no server or database at `tracking_uri`.
+            UserError: there is no server or database at `tracking_uri`, or it refuses.
         """
-        self._folder = info.folder
-        try:
-            self._client = open_client(self.uri)
-            if info.run_id is not None:
-                self._run_id = info.run_id
-                self._client.update_run(info.run_id, status="RUNNING")
-                self._known = self._logged(info.run_id)
-            else:
-                run = self._client.create_run(self._experiment_id(), run_name=self.run_name or info.name)
-                self._run_id = run.info.run_id
-        except (MlflowException, OSError, sqlite3.Error) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"MLflow cannot be reached at {self.uri}: {reason[:300]}\n"
-                "    -> set tracking.mlflow.tracking_uri, or tracking=[] to go without"
-            ) from error
-        if (self._folder / UNSENT).is_file():
-            self._waiting = [json.loads(line) for line in (self._folder / UNSENT).read_text(encoding="utf-8").splitlines()]
-        params = flat(info.config)
-        self._send("log_params", params=params)
-        self._send("set_tags", tags=dict(info.tags))
-        for name, text in info.texts.items():
-            self._send("log_text", text=text, name=name)
+        if self._run_id is None:
+            state = writer().wait(
+                self._spool.path, lambda said: "run_id" in said or "refused" in said or said.get("failures", 0) >= _TRIES, _OPENING
+            )
+            if "run_id" not in state:
+                writer().forget(self._spool.path)
+                self._spool.remove()
+                reason = state.get("refused") or state.get("away") or f"no answer in {_OPENING:.0f} s"
+                raise UserError(
+                    f"MLflow cannot be reached at {self.uri}: {reason}\n"
+                    "    -> set tracking.mlflow.tracking_uri, or tracking=[] to go without"
+                )
+            self._run_id = str(state["run_id"])
         return self._run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics of an epoch, in one go; an epoch that a resumed run had to repeat is not written twice."""
-        fresh = {name: float(value) for name, value in metrics.items() if (name, step) not in self._known}
-        if fresh:
-            self._send("log_batch", metrics=fresh, step=step, timestamp=int(time.time() * 1000))
+        """Metrics of an epoch, or of a step, in one go; one that the run has already for this step is not written again."""
+        if metrics:
+            self._add("metrics", metrics={name: float(value) for name, value in metrics.items()}, step=step)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """A table, shown in MLflow's artifact view."""
-        self._send("log_table", name=f"{name}.json", columns={key: list(values) for key, values in columns.items()})
+        self._add("table", name=f"{name}.json", columns={key: list(values) for key, values in columns.items()})
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """A file as an artifact."""
-        self._send("log_artifact", path=str(path), folder=folder)
+        self._add("file", path=str(path), folder=folder)
 
     def log_checkpoint(self, path: Path) -> None:
         """The checkpoint as an artifact, if the config wants it."""
         if self.keeps_checkpoint:
             self.log_file(path, "checkpoints")
+
+    def log_dataset(self, info: DatasetInfo) -> None:
+        """A split as an MLflow data set."""
+        self._add("datasets", datasets=[asdict(info)])
+
+    def log_model(self, files: ModelFiles) -> None:
+        """The model as one that MLflow can load and serve, if the config wants it."""
+        if self.keeps_models:
+            self._add("model", **{**asdict(files), "weights": str(files.weights)}, registered_model=self.registered_model)
 
     def how_to_look(self) -> str:
         """The command that opens the UI."""
@@ -135,121 +152,46 @@ class MlflowTracker(Tracker):
 
     def set_tag(self, name: str, value: str) -> None:
         """A word about the run."""
-        self._send("set_tags", tags={name: value})
+        self._add("tags", tags={name: value})
 
     def finish(self, status: Status) -> None:
-        """Close the run, truthfully."""
-        self._send("set_terminated", status=status)
-        if self._waiting:
+        """Close the run, truthfully; wait until everything is sent, but not for a server that does not answer."""
+        self._add("close", status=status)
+        path = self._spool.path
+        if self._spool.held:
+            writer().tell({"attend": str(path), "events": self._spool.take_held()})
+        started = time.monotonic()
+
+        def is_over(said: Mapping[str, Any]) -> bool:
+            waited = time.monotonic() - started
+            return "closed" in said or "refused" in said or (bool(said.get("failures")) and waited > self.patience)
+
+        while not is_over(state := writer().wait(path, is_over, 1.0)) and time.monotonic() - started < 30 * self.patience:
+            continue
+        if "closed" not in state:
             log.warning(
-                "MLflow at %s did not take everything; the rest is in %s and is sent when the run is resumed",
+                "MLflow at %s did not take everything (%s); the rest is in %s, and `python -m speechtrain.sync` sends it",
                 self.uri,
-                self._folder / UNSENT,
+                state.get("refused") or state.get("away") or "no answer yet",
+                path,
             )
+        writer().forget(path)
 
     def abandon(self, run_id: str, reason: str) -> None:
         """Close a run as failed whose process died before it could."""
+        writer().tell({"abandon": run_id, "uri": self.uri, "reason": reason})
+
+    def _add(self, call: str, **arguments: Any) -> None:
+        """Write an event down, and wake who sends it."""
         try:
-            client = open_client(self.uri)
-            if client.get_run(run_id).info.status == "RUNNING":
-                client.set_tag(run_id, "error", reason[:_PARAM_LIMIT])
-                client.set_terminated(run_id, "FAILED")
-        except (MlflowException, OSError, sqlite3.Error) as error:
-            log.warning("MLflow at %s cannot be told that run %s died (%s)", self.uri, run_id, type(error).__name__)
-
-    def _experiment_id(self) -> str:
-        found = self._client.get_experiment_by_name(self.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        local = self.uri.startswith("sqlite:///")
-        artifacts = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri() if local else None
-        try:
-            return str(self._client.create_experiment(self.experiment, artifact_location=artifacts))
-        except MlflowException:  # another process was first
-            found = self._client.get_experiment_by_name(self.experiment)
-            if found is None:
-                raise
-            return str(found.experiment_id)
-
-    def _logged(self, run_id: str) -> set[tuple[str, int]]:
-        names = self._client.get_run(run_id).data.metrics
-        return {(name, int(metric.step)) for name in names for metric in self._client.get_metric_history(run_id, name)}
-
-    def _send(self, call: str, **arguments: Any) -> None:
-        """Do a call, after those that wait; if it fails, it waits too."""
-        had_to_wait = bool(self._waiting)
-        self._waiting.append({"call": call, **arguments})
-        while self._waiting:
-            try:
-                self._do(**self._waiting[0])
-            except Exception as error:  # whatever a client raises, training must go on
-                if not had_to_wait:
-                    log.warning("MLflow at %s does not answer (%s); training goes on and sends it later", self.uri, type(error).__name__)
-                break
-            self._waiting.pop(0)
-        if self._waiting or had_to_wait:
-            self._keep()
-
-    def _keep(self) -> None:
-        path = self._folder / UNSENT
-        if not self._waiting:
-            path.unlink(missing_ok=True)
-            return
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(item) + "\n" for item in self._waiting), encoding="utf-8")
-        temporary.replace(path)
-
-    def _do(self, call: str, **given: Any) -> None:
-        client, run = self._client, self._run_id
-        if call == "log_params":
-            params = [Param(key, value[:_PARAM_LIMIT]) for key, value in given["params"].items()]
-            known = client.get_run(run).data.params
-            params = [param for param in params if param.key not in known]  # a resumed run may not change them
-            for start in range(0, len(params), _BATCH_LIMIT):
-                client.log_batch(run, params=params[start : start + _BATCH_LIMIT])
-        elif call == "set_tags":
-            client.log_batch(run, tags=[RunTag(key, value[:_PARAM_LIMIT]) for key, value in given["tags"].items()])
-        elif call == "log_batch":
-            metrics = [Metric(name, value, given["timestamp"], given["step"]) for name, value in given["metrics"].items()]
-            client.log_batch(run, metrics=metrics)
-        elif call == "log_text":
-            client.log_text(run, given["text"], given["name"])
-        elif call == "log_table":
-            client.log_table(run, given["columns"], given["name"])
-        elif call == "log_artifact":
-            client.log_artifact(run, given["path"], given["folder"] or None)
-        elif call == "set_terminated":
-            client.set_terminated(run, given["status"])
-
-
-def import_run(database: Path, run_id: str, uri: str, *, known: str | None = None) -> str:
-    """Copy a run out of another machine's database, with its artifacts beside it, into the one at `uri`; returns its id there.
-
-    Args:
-        database: SQLite file; artifacts are looked for in `mlartifacts` beside it.
-        run_id: in that database.
-        uri: to copy to.
-        known: id of an earlier copy, which is brought up to date.
-    """
-    source = open_client(f"sqlite:///{database.absolute()}")
-    client = open_client(uri)
-    run = source.get_run(run_id)
-    tracker = MlflowTracker(uri, source.get_experiment(run.info.experiment_id).name, None, log_checkpoint=False)
-    tracker._client = client
-    if known is None:
-        tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.log-model.history"}
-        known = client.create_run(tracker._experiment_id(), run.info.start_time, tags, run.info.run_name).info.run_id
-    tracker._run_id = known
-    there = client.get_run(known)
-    params = [Param(key, value) for key, value in run.data.params.items() if key not in there.data.params]
-    for start in range(0, len(params), _BATCH_LIMIT):
-        client.log_batch(known, params=params[start : start + _BATCH_LIMIT])
-    have = {(metric.key, metric.step) for name in there.data.metrics for metric in client.get_metric_history(known, name)}
-    metrics = [metric for name in run.data.metrics for metric in source.get_metric_history(run_id, name)]
-    fresh = [Metric(metric.key, metric.value, metric.timestamp, metric.step) for metric in metrics if (metric.key, metric.step) not in have]
-    for start in range(0, len(fresh), _BATCH_LIMIT):
-        client.log_batch(known, metrics=fresh[start : start + _BATCH_LIMIT])
-    for folder in (database.parent / "mlartifacts").glob(f"**/{run_id}/artifacts"):
-        client.log_artifacts(known, str(folder))
-    client.set_terminated(known, run.info.status, run.info.end_time)
-    return str(known)
+            self._spool.append({"call": call, "timestamp": int(time.time() * 1000), **arguments})
+        except OSError as error:
+            if not self._warned_of_disk:
+                log.warning("%s cannot be written (%s); training goes on and tries again", self._spool.path, error.strerror)
+            self._warned_of_disk = True
+        with contextlib.suppress(OSError):
+            writer().attend(self._spool.path)
+        away = writer().state(self._spool.path).get("away")
+        if away and not self._warned_of_server and self._run_id is not None:
+            log.warning("MLflow at %s does not answer (%s); training goes on and it is sent later", self.uri, away)
+        self._warned_of_server = bool(away)

@@ -40,6 +40,7 @@ class KerasBackend(Backend):
     """
 
     name: ClassVar[str] = "keras"
+    suffix: ClassVar[str] = ".keras"
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from speechtrain.backends.base import Callback, Control, NonFiniteLossError, Plan, save_bad_batch
+from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
 from speechtrain.backends.keras import files, optimizers
 from speechtrain.backends.keras.engine import JAX, TORCH
 from speechtrain.backends.keras.feed import Feed
@@ -58,6 +58,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._optimizer_steps = first_epoch * -(-steps // self._accumulate)
         self._epoch = first_epoch
         self._complete = False
+        self._clock = EpochClock()
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
         """Tell the callbacks."""
@@ -69,7 +70,8 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch = epoch
         for index, state in enumerate(self.random_states):
             state.assign([(self.plan.seed * 65_537 + index) % 2**32, (epoch + 1) * 1_000_003 % 2**32])
-        self._total, self._labels, self._audio, self._seconds = 0.0, 0, 0.0, 0.0
+        self._total, self._labels = 0.0, 0
+        self._clock.start()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         """The learning rate of this step."""
@@ -94,15 +96,14 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         done = self.feed.pending.popleft()
         if not math.isfinite(loss):
             raise NonFiniteLossError(done.ids, self._epoch, save_bad_batch(done, self.plan.folder))
-        self._seconds += time.perf_counter() - self._started
+        self._clock.step(time.perf_counter() - self._started, done.seconds)
         self._total += total
         self._labels += max(1, int(done.target_lengths.sum()))
-        self._audio += done.seconds
         self._complete = batch == self.steps - 1
         if self._complete or (batch + 1) % self._accumulate == 0:
             self._optimizer_steps += 1
         for listener in self.listeners:
-            listener.on_batch_end(self._epoch, batch, self.steps, loss)
+            listener.on_batch_end(self._epoch, batch, self.steps, loss, self._rate)
         if self._optimizer_steps >= (self.plan.trainer["max_steps"] or math.inf):
             self.model.stop_training = True
 
@@ -115,10 +116,11 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
             "train/loss": self._total / max(1, self._labels),
             "train/lr": self._rate,
             "train/grad_norm": optimizers.take_norm(self.optimizer),
-            "train/audio_s_per_s": self._audio / max(1e-9, self._seconds),
         }
         if self.validate is not None and self._complete and (epoch + 1) % self.plan.trainer["val_every_n_epochs"] == 0:
-            metrics |= {f"val/{name}": value for name, value in self.validate().items()}
+            with self._clock.evaluating():
+                metrics |= {f"val/{name}": value for name, value in self.validate().items()}
+        metrics |= self._clock.metrics()
         logs.clear()
         logs.update(metrics)
         self.history.append(metrics)

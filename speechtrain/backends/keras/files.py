@@ -15,9 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from speechtrain.backends.files import STATE
 from speechtrain.errors import UserError
 
-_STATE = "speechtrain.json"
 _OPTIMIZER = "optimizer.npz"
 
 
@@ -28,7 +28,7 @@ def write(model: Any, path: Path, state: Mapping[str, Any], optimizer: Any = Non
     try:
         keras.saving.save_model(model, temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(_STATE, json.dumps(state))
+            archive.writestr(STATE, json.dumps(state))
             if optimizer is not None:
                 buffer = io.BytesIO()
                 np.savez(buffer, *[np.asarray(keras.ops.convert_to_numpy(variable)) for variable in optimizer.variables])
@@ -57,7 +57,7 @@ def read_state(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if (bad := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"{bad} is damaged")
-            found: dict[str, Any] = json.loads(archive.read(_STATE))
+            found: dict[str, Any] = json.loads(archive.read(STATE))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise _damaged(path, error) from error
     return found

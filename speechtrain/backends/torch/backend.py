@@ -41,6 +41,7 @@ class TorchBackend(Backend):
     """
 
     name: ClassVar[str] = "torch"
+    suffix: ClassVar[str] = ".ckpt"
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or default_threads()

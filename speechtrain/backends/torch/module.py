@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from speechtrain.backends.base import Callback, Control, NonFiniteLossError, Plan, save_bad_batch
+from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
 from speechtrain.backends.torch import losses
 from speechtrain.backends.torch.encoder import Encoder
 from speechtrain.data.batches import Batch, Loader
@@ -60,6 +61,8 @@ class TrainingModule(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self.validation: dict[str, float] = {}
         self._scorer: Scorer | None = None
+        self._clock = EpochClock()
+        self._passes = ExitStack()
         self._reset()
 
     def _reset(self) -> None:
@@ -67,8 +70,6 @@ class TrainingModule(pl.LightningModule):
         self._label_count = 0
         self._norm_sum = torch.zeros((), dtype=torch.float64)
         self._norm_count = 0
-        self._audio_seconds = 0.0
-        self._train_seconds = 0.0
 
     # --- the step ---------------------------------------------------------------------------------------------------------------------
 
@@ -101,7 +102,6 @@ class TrainingModule(pl.LightningModule):
         labels = max(1, int(batch.target_lengths.sum()))
         self._loss_sum += total.detach().cpu()
         self._label_count += labels
-        self._audio_seconds += batch.seconds
         self._step_started = start
         if self.task.consistency:
             # summed over both views like the CTC loss, of which it takes the share that the paper gives it
@@ -134,15 +134,21 @@ class TrainingModule(pl.LightningModule):
         for listener in self.listeners:
             listener.on_train_start(self.trainer.max_epochs or 0, self.current_epoch)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Tell the callbacks."""
-        self._train_seconds += time.perf_counter() - self._step_started
         loss = float(outputs["loss"]) if self.listeners else 0.0
+        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self._clock.step(time.perf_counter() - self._step_started, batch.seconds)
         for listener in self.listeners:
-            listener.on_batch_end(self.current_epoch, batch_idx, int(self.trainer.num_training_batches), loss)
+            listener.on_batch_end(self.current_epoch, batch_idx, int(self.trainer.num_training_batches), loss, rate)
+
+    def on_train_epoch_start(self) -> None:
+        """The clock runs."""
+        self._clock.start()
 
     def on_validation_epoch_start(self) -> None:
         """A fresh count."""
+        self._passes.enter_context(self._clock.evaluating())
         self._scorer = self.task.scorer()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
@@ -154,6 +160,7 @@ class TrainingModule(pl.LightningModule):
         """Metrics of the pass."""
         assert self._scorer is not None
         self.validation = {f"val/{name}": value for name, value in self._scorer.compute().items()}
+        self._passes.close()
 
     def on_train_epoch_end(self) -> None:
         """Close the epoch: metrics to Lightning's monitors, to the callbacks, to the schedule."""
@@ -161,7 +168,7 @@ class TrainingModule(pl.LightningModule):
             "train/loss": float(self._loss_sum) / max(1, self._label_count),
             "train/lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             "train/grad_norm": float(self._norm_sum) / max(1, self._norm_count),
-            "train/audio_s_per_s": self._audio_seconds / max(1e-9, self._train_seconds),
+            **self._clock.metrics(),
             **self.validation,
         }
         self.validation = {}

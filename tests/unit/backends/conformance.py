@@ -35,7 +35,7 @@ class Recorder(Callback):
     def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
         self.events.append(f"start {first_epoch}/{total_epochs}")
 
-    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float) -> None:
+    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
         self.events.append(f"batch {epoch}.{batch_index}/{batch_count}")
         if epoch == self.interrupt_in:
             raise KeyboardInterrupt

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from speechtrain.alive import Process, Watch
 from speechtrain.errors import ConfigError
-from speechtrain.sweep.alive import Process, Watch
 from speechtrain.sweep.job import violations
 from speechtrain.sweep.objectives import Constraint, directions_of
 from speechtrain.sweep.search import make_pruner, node_of, sampler_factory

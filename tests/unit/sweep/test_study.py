@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from speechtrain.sweep.alive import Process
+from speechtrain.alive import Process
 from speechtrain.sweep.search import sampler_factory
 from speechtrain.sweep.space import parse_space
 from speechtrain.sweep.storage import open_storage

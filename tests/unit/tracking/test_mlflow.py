@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from speechtrain.errors import UserError
 from speechtrain.tracking.base import RunInfo, flat
-from speechtrain.tracking.mlflow import UNSENT, MlflowTracker, local_uri, open_client
+from speechtrain.tracking.mlflow import MlflowTracker, local_uri
+from speechtrain.tracking.sender import open_client
+from speechtrain.tracking.spool import spools_in
 
 
 def tracker(**changes: Any) -> MlflowTracker:
-    return MlflowTracker(**{"tracking_uri": None, "experiment": "test", "run_name": None, "log_checkpoint": True, **changes})
+    return MlflowTracker(**{"experiment": "test", "system_metrics": None, **changes})
 
 
 def info(folder: Path, **changes: Any) -> RunInfo:
@@ -29,7 +30,8 @@ def info(folder: Path, **changes: Any) -> RunInfo:
 
 def test_a_run_holds_its_config_tags_metrics_tables_and_files(tmp_path: Path) -> None:
     one = tracker()
-    run_id = one.start(info(tmp_path))
+    one.start(info(tmp_path))
+    run_id = one.opened()
     assert run_id is not None
     one.log_metrics({"val/wer": 0.5, "train/loss": 2.0}, step=1)
     one.log_metrics({"val/wer": 0.25}, step=2)
@@ -56,10 +58,10 @@ def test_the_local_database_is_in_write_ahead_mode_and_here(tmp_path: Path) -> N
 def test_a_fresh_database_may_be_opened_by_many_processes_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from speechtrain.tracking.mlflow import *; "
-        "t = MlflowTracker(None, 'e', None, False); p = Path(sys.argv[1]); p.mkdir(); t.start(RunInfo('r', p, {})); t.finish('FINISHED')"
+        "t = MlflowTracker(None, 'e'); p = Path(sys.argv[1]); p.mkdir(); t.start(RunInfo('r', p, {})); t.opened(); t.finish('FINISHED')"
     )
     workers = [
-        subprocess.Popen([sys.executable, "-c", code, str(number)], cwd=tmp_path, stderr=subprocess.PIPE, text=True) for number in range(3)
+        subprocess.Popen([sys.executable, "-c", code, str(number)], cwd=tmp_path, stderr=subprocess.PIPE, text=True) for number in range(8)
     ]
     for worker in workers:
         _, err = worker.communicate(timeout=120)
@@ -67,42 +69,13 @@ def test_a_fresh_database_may_be_opened_by_many_processes_at_once(tmp_path: Path
     client = MlflowClient(local_uri(tmp_path))
     experiment = client.get_experiment_by_name("e")
     assert experiment is not None
-    assert len(client.search_runs([experiment.experiment_id])) == 3
-
-
-def test_what_could_not_be_sent_is_kept_beside_the_run_and_sent_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = tracker()
-    run_id = one.start(info(tmp_path))
-    assert run_id is not None
-    away = True
-    real = MlflowClient.log_batch
-
-    def log_batch(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
-        if away:
-            raise MlflowException("no route to host")
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
-    one.log_metrics({"val/wer": 0.5}, step=1)
-    one.log_metrics({"val/wer": 0.4}, step=2)
-    assert len((tmp_path / UNSENT).read_text().splitlines()) == 2
-    away = False
-    one.log_metrics({"val/wer": 0.3}, step=3)
-    assert not (tmp_path / UNSENT).exists()
-    history = MlflowClient(local_uri(tmp_path)).get_metric_history(run_id, "val/wer")
-    assert [(metric.step, metric.value) for metric in history] == [(1, 0.5), (2, 0.4), (3, 0.3)]
-    away = True
-    one.log_metrics({"val/wer": 0.2}, step=4)
-    one.finish("FINISHED")
-    away = False
-    again = tracker()
-    assert again.start(info(tmp_path, run_id=run_id)) == run_id
-    assert [metric.step for metric in MlflowClient(local_uri(tmp_path)).get_metric_history(run_id, "val/wer")] == [1, 2, 3, 4]
+    assert len(client.search_runs([experiment.experiment_id])) == 8
 
 
 def test_metrics_that_are_not_numbers_do_not_stop_the_rest(tmp_path: Path) -> None:
     one = tracker()
-    run_id = one.start(info(tmp_path))
+    one.start(info(tmp_path))
+    run_id = one.opened()
     one.log_metrics({"val/loss": float("nan"), "val/wer": 0.5}, step=1)
     one.finish("FAILED")
     run = MlflowClient(local_uri(tmp_path)).get_run(str(run_id))
@@ -112,10 +85,15 @@ def test_metrics_that_are_not_numbers_do_not_stop_the_rest(tmp_path: Path) -> No
 
 def test_a_server_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"http://127.0.0.1:9.*\n.*tracking.mlflow.tracking_uri"):
-        tracker(tracking_uri="http://127.0.0.1:9").start(info(tmp_path))
+        begun = tracker(tracking_uri="http://127.0.0.1:9")
+        begun.start(info(tmp_path))
+        begun.opened()
+    assert spools_in(tmp_path) == []
     (tmp_path / "folder.db").mkdir()
     with pytest.raises(UserError, match=r"folder.db"):
-        tracker(tracking_uri=f"sqlite:///{tmp_path}/folder.db").start(info(tmp_path))
+        begun = tracker(tracking_uri=f"sqlite:///{tmp_path}/folder.db")
+        begun.start(info(tmp_path))
+        begun.opened()
 
 
 def test_a_config_is_flattened_to_dotted_keys() -> None:
@@ -125,11 +103,13 @@ def test_a_config_is_flattened_to_dotted_keys() -> None:
 
 def test_an_epoch_that_a_resumed_run_repeats_is_not_written_twice(tmp_path: Path) -> None:
     one = tracker()
-    run_id = one.start(info(tmp_path))
+    one.start(info(tmp_path))
+    run_id = one.opened()
     one.log_metrics({"val/wer": 0.5}, step=1)
     one.finish("KILLED")
     again = tracker()
     again.start(info(tmp_path, run_id=run_id))
+    assert again.opened() == run_id
     for step in (1, 2):
         again.log_metrics({"val/wer": 0.5}, step=step)
     again.finish("FINISHED")

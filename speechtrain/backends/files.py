@@ -1,0 +1,35 @@
+"""What a file of weights says of its model, before there is any: both backends' files, read without executing code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechtrain.errors import UserError
+
+STATE = "speechtrain.json"
+"""In a `.keras` archive."""
+
+
+def read_extra(path: Path) -> Mapping[str, Any]:
+    """The `extra` that a model or checkpoint was written with: its `config` and its `vocabulary`.
+
+    Raises:
+        UserError: the file is none of ours, or damaged.
+    """
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                return dict(json.loads(archive.read(STATE))["extra"])
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["extra"])
+    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, ValueError, EOFError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: is not a model of speechtrain ({reason[:120]})\n    -> give a checkpoint, or a model from MLflow"
+        ) from error

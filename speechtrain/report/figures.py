@@ -1,0 +1,180 @@
+"""Pictures with matplotlib, without its global state: fit for any thread and for pages."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from speechtrain.report.errors import Calibration
+
+_STYLE: Any = {
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "figure.dpi": 100,
+}
+_COLOURS = ("#1f5fa8", "#d1662b", "#2f8f5b", "#8a4fa3", "#b8902a", "#4c9bb0", "#a83a52", "#666666")
+_RATES = ("cer", "wer", "per", "exact", "accuracy")
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an element of a page."""
+    buffer = io.StringIO()
+    with rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = buffer.getvalue()
+    return re.sub(r"^.*?(?=<svg)", "", text, flags=re.DOTALL)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """A figure as a file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with rc_context(_STYLE):
+        figure.savefig(temporary, format="png", bbox_inches="tight", dpi=110)
+    temporary.replace(path)
+
+
+def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, float] | None) -> Figure:
+    """Losses, rates, learning rate and time of each epoch.
+
+    Args:
+        epochs: metrics of each.
+        best: (metric, epoch from 0, value) to be marked.
+    """
+    names = {name for metrics in epochs for name in metrics}
+    rates = sorted(name for name in names if name.rpartition("/")[2] in _RATES)
+    losses = sorted(name for name in names if name.endswith("/loss"))
+    times = sorted(name for name in names if name.startswith("time/"))
+    panels = [
+        (title, chosen)
+        for title, chosen in (
+            ("loss", losses),
+            ("rates, %", rates),
+            ("learning rate", ["train/lr"] if "train/lr" in names else []),
+            ("gradient norm", ["train/grad_norm"] if "train/grad_norm" in names else []),
+            ("seconds an epoch", times),
+        )
+        if chosen
+    ]
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(11, 3.1 * -(-len(panels) // 3)))
+        for place, (title, chosen) in enumerate(panels, start=1):
+            axes = figure.add_subplot(-(-len(panels) // 3), 3, place)
+            scale = 100.0 if title.startswith("rates") else 1.0
+            for colour, name in zip(_COLOURS, chosen, strict=False):
+                points = [(epoch + 1, scale * metrics[name]) for epoch, metrics in enumerate(epochs) if name in metrics]
+                axes.plot(*zip(*points, strict=True), color=colour, marker="." if len(points) < 40 else None, label=name)
+                if best is not None and best[0] == name:
+                    axes.plot([best[1] + 1], [scale * best[2]], "o", color=colour, markersize=8, fillstyle="none")
+            axes.set_title(title)
+            axes.set_xlabel("epoch")
+            if len(chosen) > 1 or title.startswith("rates"):
+                axes.legend(fontsize=8)
+        figure.tight_layout()
+    return figure
+
+
+def bars_figure(groups: Mapping[str, tuple[float, int]], title: str) -> Figure:
+    """Word error rate of groups: name -> (rate, words)."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 0.5 + 0.26 * max(2, len(groups))))
+        axes = figure.add_subplot()
+        names = list(groups)[::-1]
+        values = [100 * groups[name][0] for name in names]
+        axes.barh(names, values, color=_COLOURS[0], height=0.7)
+        for row, name in enumerate(names):
+            axes.text(values[row], row, f"  {values[row]:.1f} %  of {groups[name][1]:,} words", va="center", fontsize=8)
+        axes.set_xlim(0, 1.5 * max([*values, 1e-3]))
+        axes.set_title(title)
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+    return figure
+
+
+def calibration_figure(found: Calibration) -> Figure:
+    """How often words of a confidence are right."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(4.2, 3.2))
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
+        sizes = np.array([count for _, _, count in found.bins], dtype=np.float64)
+        axes.plot([mean for mean, _, _ in found.bins], [share for _, share, _ in found.bins], color=_COLOURS[0])
+        axes.scatter(
+            [mean for mean, _, _ in found.bins], [share for _, share, _ in found.bins], s=15 + 120 * sizes / sizes.max(), color=_COLOURS[0]
+        )
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(0, 1.03)
+        axes.set_xlabel("confidence of words")
+        axes.set_ylabel("share that is right")
+        axes.set_title(f"calibration error {100 * found.error:.1f} %")
+    return figure
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """What the model says of one utterance.
+
+    Attributes:
+        log_probs: (T', V).
+        tokens: V names, the blank first.
+        spans: (token, start, end) in encoder frames, of the reference's forced alignment; None where there is none.
+        frame_rate: encoder frames a second.
+    """
+
+    log_probs: npt.NDArray[np.float32]
+    tokens: Sequence[str]
+    spans: Sequence[tuple[str, int, int]] | None
+    frame_rate: float
+
+
+def posteriors_figure(found: Posteriors, *, most: int = 24) -> Figure:
+    """Probabilities over time, of the tokens that matter, above the forced alignment of the reference."""
+    probabilities = np.exp(found.log_probs)
+    peaks = probabilities[:, 1:].max(axis=0) if probabilities.shape[1] > 1 and len(probabilities) else np.zeros(0)
+    wanted = {token for token, _, _ in found.spans or ()}
+    ranked = sorted(range(1, len(found.tokens)), key=lambda label: (found.tokens[label] not in wanted, -peaks[label - 1]))
+    shown = sorted((label for label in ranked[:most] if peaks[label - 1] > 0.02 or found.tokens[label] in wanted), key=lambda each: each)
+    rows = [0, *shown]
+    seconds = len(probabilities) / found.frame_rate
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(min(16.0, max(6.0, 1.6 * seconds)), 0.9 + 0.2 * len(rows)))
+        axes = figure.add_subplot()
+        axes.imshow(
+            probabilities[:, rows].T,
+            aspect="auto",
+            interpolation="nearest",
+            cmap="Blues",
+            vmin=0,
+            vmax=1,
+            extent=(0.0, seconds, len(rows) - 0.5, -0.5),
+        )
+        axes.set_yticks(range(len(rows)), ["blank", *(_visible(found.tokens[label]) for label in shown)])
+        axes.set_xlabel("s")
+        _mark_spans(axes, found)
+    return figure
+
+
+def _mark_spans(axes: Axes, found: Posteriors) -> None:
+    for token, start, end in found.spans or ():
+        left, right = start / found.frame_rate, end / found.frame_rate
+        axes.axvspan(left, right, ymin=0, ymax=1, color=_COLOURS[1], alpha=0.13, linewidth=0)
+        axes.text((left + right) / 2, -0.7, _visible(token), ha="center", va="bottom", fontsize=8, color=_COLOURS[1])
+
+
+def _visible(name: str) -> str:
+    return "␣" if name == " " else name.replace("$", r"\$")
