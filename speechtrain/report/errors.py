@@ -67,8 +67,9 @@ class Utterance:
 
     @cached_property
     def characters(self) -> tuple[int, int]:
-        """(edits, characters of the reference), spaces included."""
-        return Levenshtein.distance(self.reference, self.hypothesis), len(self.reference)
+        """(edits, characters of the reference), spaces between words included."""
+        reference, hypothesis = self.reference.strip(), self.hypothesis.strip()
+        return Levenshtein.distance(reference, hypothesis), len(reference)
 
 
 @dataclass(frozen=True)

@@ -341,6 +341,14 @@ def send_spool(spool: Spool) -> bool:
     Raises:
         UserError: MLflow refuses the run.
     """
+    try:
+        with spool.lock():
+            return _send_spool(spool)
+    except filelock.Timeout:
+        return False
+
+
+def _send_spool(spool: Spool) -> bool:
     sender = Sender(spool)
     try:
         sender.advance()

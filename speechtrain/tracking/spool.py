@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 FOLDER = "unsent"
 """In a run's folder."""
 
@@ -103,10 +105,14 @@ class Spool:
             if isinstance(event, dict) and "call" in event:
                 yield event, offset
 
+    def lock(self) -> filelock.FileLock:
+        """Held by whoever sends."""
+        return filelock.FileLock(self.path.with_suffix(".lock"), timeout=0)
+
     def remove(self) -> None:
         """Everything is sent."""
-        self.path.unlink(missing_ok=True)
-        self._sent.unlink(missing_ok=True)
+        for path in (self.path, self._sent, self.path.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()
 

@@ -184,7 +184,8 @@ class _Run:
         try:
             if not self._told:
                 send_leftovers(self.spool.path.parent.parent, besides=self.spool.path)
-            self.sender.advance()
+            with self.spool.lock():
+                self.sender.advance()
             while self._direct:
                 self.sender.do([self._direct[0]])
                 self._direct.pop(0)
@@ -255,8 +256,10 @@ class _Server:
             self._obey_all()
             if not self.quitting and os.getppid() != self.parent:
                 self.quitting = True
-            if self.quitting:
-                deadline = min(deadline, time.monotonic() + _LINGER)
+            if self.quitting and deadline == float("inf"):
+                deadline = time.monotonic() + _LINGER
+                for run in self.runs.values():
+                    run.waits = True  # for what was spooled without a word
             now = time.monotonic()
             for key, run in list(self.runs.items()):
                 if run.system is not None and run.system.due <= now and not self.quitting:

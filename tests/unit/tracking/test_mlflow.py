@@ -84,15 +84,15 @@ def test_metrics_that_are_not_numbers_do_not_stop_the_rest(tmp_path: Path) -> No
 
 
 def test_a_server_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
+    begun = tracker(tracking_uri="http://127.0.0.1:9")
+    begun.start(info(tmp_path))
     with pytest.raises(UserError, match=r"http://127.0.0.1:9.*\n.*tracking.mlflow.tracking_uri"):
-        begun = tracker(tracking_uri="http://127.0.0.1:9")
-        begun.start(info(tmp_path))
         begun.opened()
     assert spools_in(tmp_path) == []
     (tmp_path / "folder.db").mkdir()
+    begun = tracker(tracking_uri=f"sqlite:///{tmp_path}/folder.db")
+    begun.start(info(tmp_path))
     with pytest.raises(UserError, match=r"folder.db"):
-        begun = tracker(tracking_uri=f"sqlite:///{tmp_path}/folder.db")
-        begun.start(info(tmp_path))
         begun.opened()
 
 
