@@ -10,6 +10,7 @@ import contextlib
 import logging
 import shutil
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from speechtrain.backends.base import Callback, Control
 from speechtrain.config.compose import check
 from speechtrain.console import console, errors
 from speechtrain.errors import RunPruned, UserError
+from speechtrain.sweep.cost import COST
 from speechtrain.sweep.objectives import Constraint, Direction
 from speechtrain.sweep.study import complete, fail, prune
 from speechtrain.sweep.trial import Attached, TrialContext, time_limit
@@ -61,6 +63,28 @@ class TrialCallback(Callback):
         self.attached.report(metrics[self.metric], epoch)
         if self.attached.context.pruner is not None and self.attached.should_prune():
             control.prune(f"{self.metric} {metrics[self.metric]:.4g} after epoch {epoch + 1}")
+
+
+class Meter(Callback):
+    """Notes what a trial costs, after every epoch, so that it is known however the trial ends.
+
+    Args:
+        planned: epochs that it runs if nothing ends it.
+    """
+
+    def __init__(self, attached: Attached, planned: int) -> None:
+        self.attached = attached
+        self.planned = planned
+        self.epochs = 0
+        self.audio = 0.0
+        self._began = time.process_time()
+
+    def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
+        """Add an epoch."""
+        self.epochs += 1
+        self.audio += metrics.get("train/audio_s_per_s", 0.0) * metrics.get("time/step_s", 0.0)
+        spent = {"cpu_s": time.process_time() - self._began, "audio_s": self.audio, "epochs": self.epochs, "planned_epochs": self.planned}
+        self.attached.note(COST, {name: round(value, 2) for name, value in spent.items()})
 
 
 def run_trial(context: TrialContext, cfg: DictConfig, overrides: Sequence[str]) -> float | list[float] | None:
@@ -105,11 +129,24 @@ def _values(attached: Attached, cfg: DictConfig, overrides: Sequence[str]) -> li
     metrics = list(context.objectives) or [str(cfg.objective.metric)]
     wants_latency = "model/latency_ms" in metrics or any("latency_ms" in text for text in context.constraints)
     by_seed: list[list[float]] = []
+    meter = Meter(attached, planned=cfg.trainer.epochs * context.seeds)
     for index in range(context.seeds):
         one = cfg if context.seeds == 1 else _with_seed(cfg, index)
         callback = TrialCallback(attached, context.report or metrics[0], reports=index == 0)
         tags = {"speechtrain.study": context.study, "speechtrain.trial": str(context.number)}
-        result = train(one, overrides=overrides, callbacks=[callback], tags=tags, measure_latency=wants_latency, reuse_data=True)
+        tags |= {"speechtrain.retry_of": str(context.retry_of)} if context.retry_of is not None else {}
+        name = " ".join(filter(None, [context.name, f"seed={one.seed}" if context.seeds > 1 else ""])) or None
+        result = train(
+            one,
+            overrides=overrides,
+            callbacks=[callback, meter],
+            tags=tags,
+            run_name=name,
+            parents=context.parents,
+            brief=True,
+            measure_latency=wants_latency,
+            reuse_data=True,
+        )
         by_seed.append([_value(result, metric, direction) for metric, direction in zip(metrics, context.directions, strict=True)])
         if index == 0:
             _note_run(attached, result)

@@ -33,9 +33,11 @@ from speechtrain.sweep.text import override_text
 if TYPE_CHECKING:
     from speechtrain.sweep.executors import Executor
     from speechtrain.sweep.ledger import Ledger
+    from speechtrain.sweep.notebook import SweepNotebook
     from speechtrain.sweep.report import Reporter
     from speechtrain.sweep.study import Study, Taken
     from speechtrain.sweep.trial import TrialContext
+    from speechtrain.tracking.base import Status
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,7 @@ class Sweep:
         self.task_function = task_function
         self.config = config
         self.composer = Composer(hydra_context.config_loader, config)
+        self._notebook: SweepNotebook | None = None
 
     # --- before anything starts -------------------------------------------------------------------------------------------------------
 
@@ -116,6 +119,7 @@ class Sweep:
             ConfigError: with every problem.
         """
         options = self.options
+        self._typed = list(arguments)
         self._check_options()
         arguments = [*self._repeated(), *arguments]
         space = parse_space([item for item in arguments if not item.startswith(_OWN_CHOICES)], options.params or {}, options.when)
@@ -299,17 +303,43 @@ class Sweep:
         reporter = Reporter(study, plan, self.composer, folder, workers=executor.size, options=options)
         reporter.begin()
         self._pruner = pruner
+        status: Status = "FAILED"
+        problem: BaseException | None = None
         try:
-            self._loop(study, plan, executor, reporter)
-        except KeyboardInterrupt:
-            executor.close()
-            if executor.ends_jobs:
-                self._after_interruption(study)
-            reporter.interrupted()
+            self._open_notebook(study, plan, folder)
+            try:
+                self._loop(study, plan, executor, reporter)
+            except KeyboardInterrupt:
+                status = "KILLED"
+                executor.close()
+                if executor.ends_jobs:
+                    self._after_interruption(study)
+                reporter.interrupted()
+                raise
+            finally:
+                executor.close()
+            value = reporter.end()
+            status = "FINISHED"
+        except Exception as error:
+            problem = error
             raise
         finally:
-            executor.close()
-        return reporter.end()
+            if self._notebook is not None:
+                self._notebook.close(status, study.trials(), reporter.best(), problem)
+        return value
+
+    def _open_notebook(self, study: Study, plan: Plan, folder: Path) -> None:
+        """The sweep's own run, for programs that have trackers in their config."""
+        from speechtrain.sweep.notebook import SweepNotebook, settings_of
+        from speechtrain.sweep.study import describe
+
+        if self.options.check is None:
+            return
+        cfg = self.composer.compose(plan.space.fixed)
+        settings = settings_of(self.options, describe(plan.space))
+        notebook = SweepNotebook(cfg, study, plan.objectives, folder.absolute(), settings, self._typed)
+        notebook.open()
+        self._notebook = notebook
 
     def _loop(self, study: Study, plan: Plan, executor: Executor, reporter: Reporter) -> None:
         from speechtrain.sweep.aftermath import close_runs
@@ -328,6 +358,8 @@ class Sweep:
                     close_runs(folder / str(number), reason)
                     ledger = study.plan()
             reporter.show(ledger, busy=len(running))
+            if self._notebook is not None:
+                self._notebook.update(study.trials(fresh=False), reporter.best())
             self._judge_failures(ledger, study)
             stopping = options.stop_after is not None and now - started > options.stop_after
             if not running and (stopping or ledger.is_complete(study.n_trials)):
@@ -350,6 +382,7 @@ class Sweep:
                 time.sleep(_FOREIGN_POLL / 4)  # the rest is in the hands of others
 
     def _trial_context(self, study: Study, plan: Plan, taken: Taken) -> TrialContext:
+        from speechtrain.sweep.report import short
         from speechtrain.sweep.trial import TrialContext
 
         options = self.options
@@ -369,6 +402,9 @@ class Sweep:
             heartbeat=options.heartbeat,
             keep_pruned=options.keep_pruned_checkpoints,
             show_output=options.show_output,
+            name=short(taken.assignment),
+            parents=self._notebook.parents if self._notebook is not None else {},
+            retry_of=taken.retry_of,
         )
 
     def _after_interruption(self, study: Study) -> None:

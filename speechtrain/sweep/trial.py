@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -45,6 +45,9 @@ class TrialContext:
         heartbeat: seconds between signs of life.
         keep_pruned: whether checkpoints of pruned trials stay.
         show_output: whether the job writes to the terminal and not to `output.log`.
+        name: of its run, for people.
+        parents: ids of the sweep's runs, by tracker.
+        retry_of: number of the failed trial that it repeats.
     """
 
     storage: str
@@ -62,6 +65,9 @@ class TrialContext:
     heartbeat: float = 60.0
     keep_pruned: bool = False
     show_output: bool = False
+    name: str = ""
+    parents: Mapping[str, str] = field(default_factory=dict)
+    retry_of: int | None = None
 
     def to_text(self) -> str:
         """For the environment."""
