@@ -525,6 +525,20 @@ class MlflowTracking(Target):
     patience: float = number(ge=0)
 
 
+@dataclass
+class TensorBoardTracking(Target):
+    folder: str = MISSING
+    table_rows: int = number(ge=0)
+
+
+@dataclass
+class WandbTracking(Target):
+    project: str = MISSING
+    entity: str | None = MISSING
+    mode: str = choice("auto", "online", "offline")
+    log_checkpoint: bool = MISSING
+
+
 # --- the whole ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -644,7 +658,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
     "task": {"ctc": CtcTask},
     "trainer": {"trainer": Trainer},
     "decoder": {"greedy": GreedyDecoder},
-    "tracking": {"mlflow": MlflowTracking},
+    "tracking": {"mlflow": MlflowTracking, "tensorboard": TensorBoardTracking, "wandb": WandbTracking},
     "sweeper": {"optuna": OptunaSweeper},
     "launcher": {"pool": PoolLauncher, "ssh": SshLauncher},
 }
