@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,6 +19,11 @@ from speechtrain.elsewhere import needs_own_process, run_elsewhere
 from speechtrain.errors import RunError, UserError
 from speechtrain.sweep.outcome import VARIABLE
 from speechtrain.train import train
+
+if TYPE_CHECKING:
+    from speechtrain.rerun import Rerun
+
+T = TypeVar("T")
 
 log = logging.getLogger("speechtrain")
 
@@ -32,18 +38,38 @@ def run_job(cfg: DictConfig) -> Any:
     overrides = list(hydra_cfg.overrides.task)
     for path in without_foreign_defaults(cfg, overrides):
         log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
+    rerun = None
+    if cfg.rerun is not None:
+        from speechtrain.rerun import Rerun
+
+        rerun = _or_exit(lambda: Rerun(cfg, overrides))
+        given, cfg = cfg, rerun.cfg
     if needs_own_process(cfg):
-        return run_elsewhere(run_job, cfg)
+        return run_elsewhere(run_job, cfg if rerun is None else given)
     if os.environ.get(VARIABLE):
         from speechtrain.sweep.job import run_trial
         from speechtrain.sweep.trial import TrialContext
 
         return run_trial(TrialContext.from_text(os.environ[VARIABLE]), cfg, overrides)
-    try:
-        check(cfg)
+    return _or_exit(lambda: _train(cfg, overrides, rerun))
+
+
+def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float | None:
+    check(cfg)
+    if rerun is None:
         return train(cfg, overrides=overrides).objective
+    rerun.print_differences()
+    result = train(cfg, overrides=overrides, tags=rerun.tags)
+    rerun.print_outcome(result)
+    return result.objective
+
+
+def _or_exit(call: Callable[[], T]) -> T:
+    """What it gives; a user's mistake, or a failed run, ends a run alone with a message."""
+    try:
+        return call()
     except (UserError, RunError) as error:
-        if hydra_cfg.mode == RunMode.MULTIRUN or os.environ.get("SPEECHTRAIN_TRACES"):
+        if HydraConfig.get().mode == RunMode.MULTIRUN or os.environ.get("SPEECHTRAIN_TRACES"):
             raise
         errors.print(str(error), style="red", markup=False)
         sys.exit(error.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import platform
 import shlex
 import subprocess
@@ -35,6 +36,8 @@ def run_tags(overrides: Sequence[str]) -> dict[str, str]:
         "host": platform.node(),
         "platform": platform.platform(),
         "python": sys.version.split()[0],
+        "cpu_count": str(os.cpu_count()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
         "overrides": " ".join(overrides),
     }
     for package in _PACKAGES:

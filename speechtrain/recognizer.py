@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,11 @@ import numpy.typing as npt
 import soundfile
 import torch
 import torchaudio
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from speechtrain.backends.files import read_extra
 from speechtrain.config.build import build
-from speechtrain.config.checks import arguments
+from speechtrain.config.checks import arguments, foreign_targets
 from speechtrain.data.batches import Batch
 from speechtrain.errors import ConfigError, DataError, Problem
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from speechtrain.data.features import Features
     from speechtrain.data.tokenizer import Tokenizer
     from speechtrain.tasks.base import Sample, Task
-
-_OURS = "speechtrain."
-_GROUPS = ("backend", "features", "tokenizer", "model", "task", "decoder")
 
 
 @dataclass(frozen=True)
@@ -57,20 +54,21 @@ class Recognizer:
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(cls, path: str | Path, *, foreign_targets: bool = False) -> Recognizer:
+    def load(cls, path: str | Path, *, trust: bool = False) -> Recognizer:
         """The model of a checkpoint, of either backend.
 
         Args:
             path: of the file.
-            foreign_targets: whether its config may name classes of other packages, which are then run.
+            trust: whether its config may name classes of other packages, which are then run.
 
         Raises:
             UserError: the file is no model, or names classes of other packages.
         """
         extra = read_extra(Path(path))
         cfg = OmegaConf.create(dict(extra["config"]))
-        if not foreign_targets:
-            _refuse_foreign(Path(path), cfg)
+        if not trust and (foreign := foreign_targets(cfg)):
+            fix = "load it with trust=True if you trust the file"
+            raise ConfigError([Problem(key, f"in {path} is {target}, which is not of this package", fix) for key, target in foreign])
         if str(cfg.features._target_).endswith(".Stored"):
             raise DataError(f"{path}: was trained on features that were made before, so it cannot listen to audio")
         backend: Backend = build("backend", cfg.backend)
@@ -168,23 +166,3 @@ class Recognizer:
 
 def _transcription(sample: Sample) -> Transcription:
     return Transcription(sample.hypothesis, sample.confidence if sample.confidence is not None else 0.0, sample.words)
-
-
-def _refuse_foreign(path: Path, cfg: DictConfig) -> None:
-    """A config that comes with a file may only run classes of this package.
-
-    Raises:
-        ConfigError: it names others.
-    """
-    problems = []
-    for group in _GROUPS:
-        target = _target(cfg.get(group))
-        if target is not None and not target.startswith(_OURS):
-            fix = "load it with foreign_targets=True if you trust the file"
-            problems.append(Problem(f"{group}._target_", f"in {path} is {target}, which is not of this package", fix))
-    if problems:
-        raise ConfigError(problems)
-
-
-def _target(node: Any) -> str | None:
-    return str(node["_target_"]) if isinstance(node, Mapping) and "_target_" in node else None

@@ -145,6 +145,14 @@ def without_foreign_defaults(cfg: DictConfig, overrides: Sequence[str]) -> list[
     return dropped
 
 
+def foreign_targets(cfg: DictConfig) -> list[tuple[str, str]]:
+    """(dotted path, target) of what a config names outside of this package, which would be run if it were built."""
+    groups = {str(name): cfg._get_node(str(name)) for name in cfg}
+    nodes = {path: node for path, node in groups.items() if isinstance(node, DictConfig)}
+    found = [(f"{path}._target_", str(node["_target_"])) for path, node in nodes.items() if "_target_" in node]
+    return [(path, target) for path, target in found if not target.startswith("speechtrain.")]
+
+
 def _target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
     group = path.split(".")[0]
     target = str(node["_target_"])

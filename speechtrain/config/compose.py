@@ -12,11 +12,11 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config import schema
-from speechtrain.config.checks import find_problems
+from speechtrain.config.checks import find_node_problems, find_problems
 from speechtrain.config.names import did_you_mean
 from speechtrain.errors import ConfigError, Problem
 
@@ -47,6 +47,48 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path | None = No
         raise explain(given, error) from None
     check(cfg)
     return cfg
+
+
+def compose_command(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of one of the other commands, checked; words for a list key may stand without brackets.
+
+    Raises:
+        ConfigError: with what is wrong.
+    """
+    if GlobalHydra.instance().is_initialized():
+        GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        known = hydra_compose(name)
+        given = [_as_list(item, known) for item in overrides]
+        try:
+            cfg = hydra_compose(name, overrides=[item for item in given if not item.startswith("tags.")])
+            for item in (item for item in given if item.startswith("tags.")):
+                key, _, value = item.removeprefix("tags.").partition("=")
+                cfg.tags[key] = value
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError([_of_command(error, given, known)]) from None
+    problems = find_node_problems(cfg, "")
+    if problems:
+        raise ConfigError(problems)
+    return cfg
+
+
+def _as_list(item: str, known: DictConfig) -> str:
+    key, _, value = item.partition("=")
+    is_list = key in known and (isinstance(known[key], ListConfig) or key == "metrics")
+    return f"{key}=[{value}]" if is_list and not value.startswith("[") and value != "null" else item
+
+
+def _of_command(error: Exception, overrides: Sequence[str], known: DictConfig) -> Problem:
+    names = [str(name) for name in known]
+    for item in overrides:
+        key = item.partition("=")[0]
+        if key.partition(".")[0] not in names:
+            return Problem(key, "there is no such key", did_you_mean(key, names))
+    links = list(_chain(error))
+    text = next((line for line in str(links[-1]).splitlines() if line.strip()), type(error).__name__)
+    culprit = _culprit(overrides, error)
+    return Problem((culprit or "command line").partition("=")[0], text, "write key=value")
 
 
 def check(cfg: DictConfig) -> None:

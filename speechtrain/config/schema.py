@@ -633,10 +633,28 @@ class Config(Node):
     seed: int = number(ge=0, lt=2**32)
     dry_run: bool = MISSING
     resume: str | None = MISSING
+    rerun: str | None = MISSING
+    trust: bool = MISSING
     objective: Objective = field(default_factory=Objective)
     samples: int = number(ge=0)
     report: Report = field(default_factory=Report)
     output_dir: str = MISSING
+
+
+@dataclass
+class CompareConfig(Node):
+    """Of `python -m speechtrain.compare`."""
+
+    runs: list[str] = MISSING
+    study: list[str] = MISSING
+    tags: dict[str, Any] = MISSING
+    experiment: str = MISSING
+    tracking_uri: str | None = MISSING
+    metrics: list[str] | None = MISSING
+    sort: str | None = MISSING
+    top: int | None = number(ge=1)
+    out: str | None = MISSING
+    bootstrap: int = number(ge=1)
 
 
 SCHEMAS: dict[str, dict[str, type[Node]]] = {
@@ -668,6 +686,7 @@ def register() -> None:
     """Make the schemas known to Hydra, under `schema/<group>/<name>` and `base`."""
     store = ConfigStore.instance()
     store.store(name="base", node=Config)
+    store.store(name="base_compare", node=CompareConfig)
     for group, options in SCHEMAS.items():
         for name, schema in options.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
