@@ -187,7 +187,7 @@ def print_report(report: Report) -> None:
         table.add_column(name, justify="right" if index >= 3 else "left", overflow="fold")
     for row in body:
         table.add_row(*row[:split])
-    _print(table)
+    console.print(table)
     if report.config:
         console.print("\nwhat differs in the configs")
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
@@ -196,16 +196,11 @@ def print_report(report: Report) -> None:
             table.add_column(run.id[:8], overflow="fold")
         for key, values in report.config.items():
             table.add_row(key, *(_short(value) for value in values[:8]))
-        _print(table)
+        console.print(table)
         if len(report.runs) > 8:
             console.print(f"and of {len(report.runs) - 8} more runs: out=FOLDER writes all of them")
     for item in report.differences:
         console.print(f"\n{sentence(report, item)}", markup=False)
-
-
-def _print(table: Table) -> None:
-    """As wide as it is, where no terminal sets a limit."""
-    console.print(table, width=None if console.is_terminal else 400)
 
 
 def _short(value: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from rich.console import Console
 from rich.markup import escape
 
-console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+"""Tables in a file or a pipe are not folded to 80 columns."""
+console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=_WIDTH)
 errors = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}

@@ -23,6 +23,10 @@ from speechtrain.errors import DataError
 _KEYS = ("audio_filepath", "text")
 
 
+_READ = ("utt_id", "audio_filepath", "duration", "text", "speaker")
+"""Fields with a meaning; `words` gives word times, all others divide the error report."""
+
+
 class Manifest:
     """A corpus described by JSON lines.
 
@@ -114,7 +118,7 @@ class Manifest:
             if not abs(stated - num_samples / rate) <= self.duration_tolerance:
                 raise DataError(f"'duration' is {stated} s, but {path.name} lasts {num_samples / rate:.3f} s")
         speaker = entry.get("speaker")
-        custom = {"words": entry["words"]} if isinstance(entry.get("words"), list) else None
+        custom = {key: value for key, value in entry.items() if key not in _READ and (key != "words" or isinstance(value, list))}
         utt_id = str(entry.get("utt_id") or path.relative_to(self.root).with_suffix("").as_posix())
         return make_cut(
             utt_id,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from speechtrain.tracking.base import DatasetInfo, RunInfo, Status, Tracker
@@ -32,6 +34,8 @@ class TensorBoardTracker(Tracker):
     def start(self, info: RunInfo) -> None:
         """Open the event file."""
         self._path = info.folder / self.folder
+        if "tensorflow" not in sys.modules:  # with this module there, TensorBoard writes its files without TensorFlow
+            sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:

@@ -32,7 +32,7 @@ def runs(folder: Path) -> list[Run]:
 
 def history(folder: Path, run: Run) -> dict[str, list[tuple[int, float]]]:
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    names = [name for name in run.data.metrics if not name.endswith("_per_s")]
+    names = [name for name in run.data.metrics if not name.endswith("_per_s") and not name.startswith(("time/", "system/"))]
     return {name: [(item.step, item.value) for item in client.get_metric_history(run.info.run_id, name)] for name in names}
 
 
@@ -87,7 +87,7 @@ def test_a_run_reports_keeps_and_tracks_what_it_did(command: Command, tmp_path: 
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert {"config.yaml", "transcripts.json", "checkpoints"} <= {item.path for item in client.list_artifacts(run.info.run_id)}
     table = json.loads(Path(client.download_artifacts(run.info.run_id, "transcripts.json")).read_text())
-    assert table["columns"] == ["id", "reference", "hypothesis"]
+    assert table["columns"] == ["id", "reference", "hypothesis", "confidence"]
     assert len(table["data"]) == 8
 
 

@@ -89,14 +89,15 @@ def test_results_and_mlflow_run_come_back(command, tmp_path, box):
     assert (here / "checkpoints/last.ckpt").is_file()
     assert "epoch   2/2" in (here / "output.log").read_text()
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (run,) = client.search_runs(["1"])
-    assert run.info.status == "FINISHED"
+    run, sweep = sorted(client.search_runs(["1"]), key=lambda found: found.data.tags.get("speechtrain.kind", ""))
+    assert (run.info.status, sweep.info.status) == ("FINISHED", "FINISHED")
+    assert run.data.tags["mlflow.parentRunId"] == sweep.info.run_id
     assert run.data.params["model._target_"].endswith("Mlp")
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "val/wer")] == [1, 2]
     assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "transcripts.json"}
     again = command("-m", *RUN, "trainer.epochs=2", *box)
     assert "nothing was left to do" in again.stdout
-    assert len(client.search_runs(["1"])) == 1
+    assert len(client.search_runs(["1"])) == 2
 
 
 @pytest.mark.slow
@@ -134,7 +135,9 @@ def test_a_run_that_died_there_goes_on_from_its_checkpoint(command, tmp_path, bo
     log = next((tmp_path / "there/runs").glob("*/output.log")).read_text()
     assert "going on with epoch" in log
     assert "epoch  12/12" in log
-    (run_in_mlflow,) = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
+    (run_in_mlflow,) = [
+        run for run in MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"]) if "speechtrain.trial" in run.data.tags
+    ]
     assert run_in_mlflow.info.status == "FINISHED"
 
 

@@ -22,6 +22,12 @@ HOPELESS = ["optimizer.lr=0.003,1e-12", "hydra.sweeper.report=val/loss"]
 """The second trial learns nothing."""
 
 
+def runs_of(folder):
+    """MLflow's runs of the trials, by number."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return {run.data.tags["speechtrain.trial"]: run for run in client.search_runs(["1"]) if "speechtrain.trial" in run.data.tags}
+
+
 def trials_of(folder, name="study"):
     return optuna.load_study(study_name=name, storage=open_storage(f"journal:///{folder}/multirun/study/study.journal")).trials
 
@@ -39,8 +45,7 @@ def test_a_hopeless_trial_is_pruned_inside_its_job_under_any_launcher(command, t
     assert hopeless.state.name == "PRUNED"
     assert list(hopeless.intermediate_values) == [0, 1]
     assert "val/loss" in hopeless.user_attrs["reason"]
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    runs = {run.data.tags["speechtrain.trial"]: run for run in client.search_runs(["1"])}
+    client, runs = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}"), runs_of(tmp_path)
     assert (runs["0"].info.status, runs["1"].info.status) == ("FINISHED", "KILLED")
     assert [metric.step for metric in client.get_metric_history(runs["1"].info.run_id, "val/loss")] == [1, 2]
     assert "test/wer" not in runs["1"].data.metrics
@@ -67,8 +72,7 @@ def test_trials_on_other_engines_run_in_processes_of_their_own(command, tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     trials = trials_of(tmp_path)
     assert {trial.params["backend.engine"]: trial.state.name for trial in trials} == dict.fromkeys(("tensorflow", "torch"), "COMPLETE")
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert [run.info.status for run in client.search_runs(["1"])] == ["FINISHED"] * 2
+    assert [run.info.status for run in runs_of(tmp_path).values()] == ["FINISHED"] * 2
 
 
 def test_a_mistake_in_another_process_is_told_as_in_this_one(command, tmp_path):
@@ -167,8 +171,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_alone_with_its_reason(command, t
     assert fine.state.name == "COMPLETE"
     assert broken.state.name == "FAIL"
     assert "NonFiniteLossError" in broken.user_attrs["reason"]
-    runs = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
-    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]
+    assert sorted(run.info.status for run in runs_of(tmp_path).values()) == ["FAILED", "FINISHED"]
 
 
 def test_the_mlflow_run_of_a_killed_worker_is_failed_with_the_reason(command, tmp_path):
@@ -181,14 +184,10 @@ def test_the_mlflow_run_of_a_killed_worker_is_failed_with_the_reason(command, tm
     worker = next(child for child in psutil.Process(sweeper.pid).children() if "speechtrain.sweep.worker" in child.cmdline())
 
     worker.kill()
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    while trials_of(tmp_path)[0].state.name == "RUNNING" and time.monotonic() < until:
+    while "SIGKILL" not in runs_of(tmp_path)["0"].data.tags.get("error", "") and time.monotonic() < until:
         time.sleep(0.1)
-    time.sleep(4)
     sweeper.terminate()
-    sweeper.wait(30)
+    sweeper.wait(60)
 
-    statuses = {run.data.tags["speechtrain.trial"]: run for run in client.search_runs(["1"])}
-    assert statuses["0"].info.status == "FAILED"
-    assert "SIGKILL" in statuses["0"].data.tags["error"]
+    assert runs_of(tmp_path)["0"].info.status == "FAILED"
     assert "SIGKILL" in trials_of(tmp_path)[0].user_attrs["reason"]
