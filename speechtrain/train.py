@@ -195,9 +195,14 @@ def write_reports(folder: Path, cfg: DictConfig, history: History, samples: Sequ
     return found
 
 
+def kind_of_test(cfg: DictConfig) -> str | None:
+    """Of a run that only tries things out; None: a real run."""
+    return "fast_dev_run" if cfg.trainer.fast_dev_run else "dry_run" if cfg.dry_run else None
+
+
 def with_test_limits(cfg: DictConfig) -> tuple[DictConfig, str | None]:
     """The config of a run that only tries things out, and what kind it is (None: a real run)."""
-    kind = "fast_dev_run" if cfg.trainer.fast_dev_run else "dry_run" if cfg.dry_run else None
+    kind = kind_of_test(cfg)
     if kind is None:
         return cfg, None
     cfg = cfg.copy()

@@ -20,6 +20,7 @@ from speechtrain.errors import RunError, UserError
 from speechtrain.sweep.cost import costs, table
 from speechtrain.sweep.storage import exclusively
 from speechtrain.sweep.study import describe
+from speechtrain.train import kind_of_test
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -58,6 +59,7 @@ class SweepNotebook:
         self.settings = settings
         self.overrides = overrides
         self.parents: dict[str, str] = {}
+        self._test = kind_of_test(cfg)
         self._kinds = dict((cfg.get("tracking") or {}).items())
         self._trackers: dict[str, Tracker] = {}
         self._page: subprocess.Popen[bytes] | None = None
@@ -80,6 +82,7 @@ class SweepNotebook:
             return
         tags = provenance.run_tags(["-m", *self.overrides]) | {"speechtrain.kind": "sweep", "speechtrain.study": self.study.name}
         tags |= {"mlflow.source.name": f"python -m speechtrain -m {' '.join(self.overrides)}".strip()}
+        tags |= {"speechtrain.test_run": self._test} if self._test else {}
         texts = {
             "overrides.txt": "\n".join(self.overrides),
             "space.json": json.dumps(describe(self.study.space), indent=2, ensure_ascii=False),
