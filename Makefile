@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install run test test-slow ui lint format lock clean
+.PHONY: help install run test test-slow ui screenshots lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +30,10 @@ test-slow: $(INSTALLED) ## the tests that take minutes
 
 ui: $(INSTALLED) ## MLflow on the runs of this folder
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
+
+screenshots: $(INSTALLED) ## docs/images anew, with Chromium (apt-get install chromium chromium-driver)
+	mkdir -p docs/images
+	SPEECHTRAIN_SCREENSHOTS=$(CURDIR)/docs/images OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/integration/test_browser.py
 
 lint: $(INSTALLED) ## style, types, and which room may import which
 	$(BIN)/ruff check .

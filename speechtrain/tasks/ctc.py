@@ -113,7 +113,7 @@ def word_confidences(log_probs: npt.NDArray[np.float32], labels: Sequence[int], 
 
 
 def overall_confidence(words: Sequence[tuple[str, float]], log_probs: npt.NDArray[np.float32]) -> float:
-    """The share of the words that is expected to be right; of silence, the mean probability of the best path's frames."""
+    """The share of the words that is expected to be right; where there are none, the probability that nothing was said in any frame."""
     if words:
         return float(np.mean([confidence for _, confidence in words]))
-    return float(np.exp(log_probs.max(-1).mean())) if len(log_probs) else 1.0
+    return float(np.exp(log_probs.max(-1).sum())) if len(log_probs) else 1.0

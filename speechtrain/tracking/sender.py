@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 UID, PROCESS, FOLDER = (f"speechtrain.{name}" for name in ("uid", "process", "folder"))
 """Tags: a name known before the run's id, the process that writes the run, the run's folder."""
 
+_KIND = "mlflow.experimentKind"  # makes the UI show what belongs to trained models first
 _PARAM_LIMIT = 6000  # characters MLflow takes in a parameter's value
 _TAG_LIMIT = 8000
 _BATCH_LIMIT = 100  # parameters or tags MLflow takes at a time
@@ -72,7 +73,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     local = uri.startswith("sqlite:///")
     artifacts = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri() if local else None
     try:
-        return str(client.create_experiment(name, artifact_location=artifacts))
+        return str(client.create_experiment(name, artifact_location=artifacts, tags={_KIND: "custom_model_development"}))
     except MlflowException:  # another process was first
         found = client.get_experiment_by_name(name)
         if found is None:
