@@ -24,6 +24,7 @@ TINY = [
     "data.val_size=8",
     "data.test_size=8",
     "tracking=[]",
+    "report.enabled=false",
     "backend.threads=1",
 ]
 """A corpus and settings that train in a second."""

@@ -306,8 +306,8 @@ class Sweep:
         status: Status = "FAILED"
         problem: BaseException | None = None
         try:
-            self._open_notebook(study, plan, folder)
             try:
+                self._open_notebook(study, plan, folder)
                 self._loop(study, plan, executor, reporter)
             except KeyboardInterrupt:
                 status = "KILLED"

@@ -23,7 +23,7 @@ class TranscribingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-de
         """Load the weights."""
         from speechtrain.recognizer import Recognizer
 
-        self._recognizer = Recognizer.load(context.artifacts["weights"])
+        self._recognizer = Recognizer.load(context.artifacts["weights"], trust=True)  # whoever loads an MLflow model runs its code
 
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None):  # type: ignore[no-untyped-def]  # noqa: ARG002
         """A row of `text` and `confidence` for each row of audio.

@@ -259,7 +259,7 @@ def _tags(tags: Mapping[str, Any]) -> list[RunTag]:
 def _dataset(item: Mapping[str, Any]) -> DatasetInput:
     profile = json.dumps(item["facts"])
     source = json.dumps({"uri": item["source"]})
-    dataset = Dataset(item["name"], item["fingerprint"][:36], "local", source, profile=profile)
+    dataset = Dataset(item["name"], item["fingerprint"][:12], "local", source, profile=profile)
     context = {"train": "training", "val": "validation"}.get(item["split"], item["split"])
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 

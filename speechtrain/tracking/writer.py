@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -335,4 +336,6 @@ class _Server:
 def main() -> None:
     """The process, told by its first argument who started it."""
     logging.disable(logging.ERROR)  # whoever started it says what is worth saying
+    for number in (signal.SIGTERM, signal.SIGINT):  # meant for the training, which has something to say yet when it gets them
+        signal.signal(number, signal.SIG_IGN)
     _Server(int(sys.argv[1])).serve()

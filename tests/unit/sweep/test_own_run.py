@@ -1,0 +1,135 @@
+"""The sweep's own run: brought up to date while it runs, shared by sweepers, honest about what it cost."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from omegaconf import OmegaConf
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from speechtrain.sweep import notebook
+from speechtrain.sweep.cost import COST, costs, table
+from speechtrain.sweep.notebook import REPORT, SweepNotebook
+from speechtrain.sweep.page import sweep_page
+from speechtrain.sweep.search import sampler_factory
+from speechtrain.sweep.space import parse_space
+from speechtrain.sweep.storage import open_storage
+from speechtrain.sweep.study import Study, complete
+
+CFG = OmegaConf.create(
+    {
+        "tracking": {"mlflow": {"_target_": "speechtrain.tracking.mlflow.MlflowTracker", "experiment": "test", "system_metrics": None}},
+        "trainer": {"fast_dev_run": False},
+        "dry_run": False,
+    }
+)
+
+
+def make_study(folder, **changes) -> Study:
+    url = f"journal:///{folder}/study.journal"
+    settings = {
+        "directions": ["minimize"],
+        "space": parse_space(["x=interval(0,1)"], {}),
+        "make_sampler": sampler_factory(None, conditional=False),
+        "pruner": optuna.pruners.NopPruner(),
+        "first": [],
+        "n_trials": 6,
+        "retries": 0,
+        **changes,
+    }
+    return Study(url, open_storage(url), "study", **settings)
+
+
+def finish_some(study: Study, count: int) -> None:
+    study.plan()
+    for _ in range(count):
+        taken = study.take()
+        assert taken is not None
+        study.storage.set_trial_user_attr(taken.id, COST, {"cpu_s": 3.6, "audio_s": 36.0, "epochs": 2, "planned_epochs": 2})
+        complete(study.storage, taken.id, [float(taken.assignment["x"])])
+
+
+def test_the_report_is_there_before_the_sweep_has_ended_and_does_not_hold_it_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "_EVERY", 0.0)
+    study = make_study(tmp_path)
+    one = SweepNotebook(CFG, study, ["val/wer"], tmp_path, {"n_trials": 6}, ["x=interval(0,1)"])
+    one.open()
+    finish_some(study, 3)
+    started = time.process_time()
+    one.update(study.trials(), [])
+    assert time.process_time() - started < 1.0  # the page is made by another process
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run_id = one.parents["mlflow"]
+    until = time.monotonic() + 60
+    while REPORT not in {item.path for item in client.list_artifacts(run_id)} and time.monotonic() < until:
+        time.sleep(0.2)
+        one.update(study.trials(fresh=False), [])
+    run = client.get_run(run_id)
+    assert REPORT in {item.path for item in client.list_artifacts(run_id)}
+    assert run.info.status == "RUNNING"
+    assert run.data.metrics["trials/complete"] == 3
+    assert run.data.metrics["cost/cpu_h"] == pytest.approx(0.003)
+    one.close("KILLED", study.trials(), [])
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
+def test_sweepers_that_share_a_study_share_its_run(tmp_path):
+    first = SweepNotebook(CFG, make_study(tmp_path), ["val/wer"], tmp_path, {}, [])
+    second = SweepNotebook(CFG, make_study(tmp_path), ["val/wer"], tmp_path, {}, [])
+    first.open()
+    second.open()
+    assert first.parents == second.parents
+    for one in (first, second):
+        one.close("FINISHED", [], [])
+
+
+def trial(state: TrialState, seconds: float, **spent: float) -> optuna.trial.FrozenTrial:
+    found = create_trial(
+        state=state,
+        value=0.5 if state is TrialState.COMPLETE else None,
+        params={"x": 0.5},
+        distributions={"x": FloatDistribution(0, 1)},
+        user_attrs={COST: spent} if spent else {"reason": "went wrong"},
+    )
+    found.datetime_start = datetime(2026, 1, 1)
+    found.datetime_complete = found.datetime_start + timedelta(seconds=seconds)
+    return found
+
+
+def test_what_pruning_saved_is_the_time_the_pruned_trials_would_have_gone_on():
+    trials = [
+        trial(TrialState.COMPLETE, 3600, cpu_s=3600, audio_s=7200, epochs=10, planned_epochs=10),
+        trial(TrialState.PRUNED, 720, cpu_s=720, audio_s=1440, epochs=2, planned_epochs=10),
+        trial(TrialState.FAIL, 36),
+    ]
+    found = costs(trials)
+    assert found.counts == {"complete": 1, "pruned": 1, "failed": 1}
+    assert found.wall_hours == pytest.approx(1.21)
+    assert found.cpu_hours == pytest.approx(1.2)
+    assert found.audio_hours == pytest.approx(2.4)
+    assert found.saved_hours == pytest.approx(0.8)
+    rows = table(trials, ["val/wer"])
+    assert rows["state"] == ["complete", "pruned", "fail"]
+    assert rows["val/wer"] == [0.5, None, None]
+    assert rows["reason"] == [None, None, "went wrong"]
+
+
+@pytest.mark.parametrize("directions", [["minimize"], ["minimize", "maximize"]])
+def test_a_page_can_be_made_of_any_study(directions):
+    study = optuna.create_study(directions=directions, study_name="<b>study</b>")
+    names = [f"metric{index}" for index in range(len(directions))]
+    assert "No trial is complete." in sweep_page(study, names)
+    space = {"x": FloatDistribution(0, 1), "n </script>": FloatDistribution(0, 1)}
+    for index in range(6):
+        values = [index / 6, 1 - index / 7][: len(directions)]
+        study.add_trial(create_trial(values=values, params={"x": index / 6, "n </script>": 0.5}, distributions=space))
+    page = sweep_page(study, names)
+    assert "Timeline" in page
+    assert ("Pareto front" in page) == (len(directions) > 1)
+    assert "<b>study</b>" not in page
+    assert "n </script>" not in page
