@@ -166,11 +166,13 @@ def train(
             files += write_reports(folder, cfg, history, samples, split, backend=backend, model=model, task=task, data=data)
             notes.files([path for path in files if path != exported])
         if not brief and notes.wants_model and data.features.hears:
-            weights = folder / f"model{backend.suffix}"
+            weights = folder / f"recognizer{backend.suffix}"
             backend.save(model, weights, plan.extra)
             notes.model(weights, data, final)
 
         objective = best[1] if best is not None else None
+        if plan.trainer["checkpoint"]["monitor"] == cfg.objective.metric and trained.best_value is not None:
+            objective = trained.best_value  # also of epochs before a checkpoint that was moved away from its run
         write_run_file(folder, {"objective": objective})
         print_results(metrics)
         print_samples(choose_samples(samples, cfg.samples, cfg.seed))

@@ -46,13 +46,14 @@ class Example:
     posteriors: Posteriors | None = None
 
 
-def choose_examples(utterances: Sequence[Utterance], *, wrong: int, posteriors: int) -> tuple[list[Utterance], list[Utterance]]:
-    """The worst utterances, and some that are right: as many as half of those whose posteriors are shown."""
+def choose_examples(utterances: Sequence[Utterance], *, wrong: int, posteriors: int) -> tuple[list[Utterance], list[Utterance], set[str]]:
+    """The worst utterances, some that are right, and the ids of those whose posteriors are shown, half of each kind if possible."""
     bad = worst(utterances, wrong)
     fine = sorted(
         (each for each in utterances if not each.counts.errors and each.reference), key=lambda each: (-each.counts.words, each.id)
     )
-    return bad, fine[: max(posteriors - len(bad), posteriors // 2)]
+    fine = fine[: max(posteriors - len(bad), posteriors // 2)]
+    return bad, fine, {each.id for each in [*bad[: posteriors - len(fine)], *fine]}
 
 
 def error_report(

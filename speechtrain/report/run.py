@@ -65,9 +65,7 @@ def write_error_report(
     """
     cuts: dict[str, MonoCut] = {str(cut.id): cut for cut in data.corpus.splits[split]}
     utterances = [_utterance(sample, cuts[sample.id]) for sample in samples if sample.id in cuts]
-    bad, fine = page.choose_examples(utterances, wrong=options["worst"], posteriors=options["posteriors"])
-    pictured = [*bad, *fine][: options["posteriors"]] if len(fine) < 2 else [*bad[: options["posteriors"] - len(fine[:2])], *fine[:2]]
-    wanted = {each.id for each in pictured[: options["posteriors"]]}
+    bad, fine, wanted = page.choose_examples(utterances, wrong=options["worst"], posteriors=options["posteriors"])
     posteriors = _posteriors(wanted, split, backend, model, task, data) if wanted else {}
     sounds = _Sounds(data) if options["audio"] and data.features.hears else None
 
@@ -80,7 +78,7 @@ def write_error_report(
         title=title,
         split=split,
         bad=[example(each) for each in bad],
-        fine=[example(each) for each in fine if each.id in wanted],
+        fine=[example(each) for each in fine],
         tokens=lambda text: [data.tokenizer.vocabulary[label] for label in data.tokenizer.encode(text)],
         draws=options["bootstrap"],
     )

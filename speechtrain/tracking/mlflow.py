@@ -27,6 +27,8 @@ PARENT = "mlflow.parentRunId"
 
 _OPENING = 120.0
 """Seconds that a run may take to be opened, with a database that has to be made."""
+_SENDING = 300.0
+"""Seconds that the end of a run waits for a server that does answer, to send what is left."""
 _TRIES = 3
 """Failures in a row after which a server counts as not there when a run starts."""
 
@@ -103,19 +105,31 @@ class MlflowTracker(Tracker):
             UserError: there is no server or database at `tracking_uri`, or it refuses.
         """
         if self._run_id is None:
-            state = writer().wait(
-                self._spool.path, lambda said: "run_id" in said or "refused" in said or said.get("failures", 0) >= _TRIES, _OPENING
-            )
+            state = self._answer()
             if "run_id" not in state:
                 writer().forget(self._spool.path)
                 self._spool.remove()
-                reason = state.get("refused") or state.get("away") or f"no answer in {_OPENING:.0f} s"
+                reason = state.get("refused") or state.get("away") or state.get("died") or f"no answer in {_OPENING:.0f} s"
                 raise UserError(
                     f"MLflow cannot be reached at {self.uri}: {reason}\n"
                     "    -> set tracking.mlflow.tracking_uri, or tracking=[] to go without"
                 )
             self._run_id = str(state["run_id"])
         return self._run_id
+
+    def _answer(self) -> dict[str, Any]:
+        """What the process beside this one says to a run that is to be opened."""
+        path, started = self._spool.path, time.monotonic()
+        deaths = writer().deaths
+        while time.monotonic() - started < _OPENING:
+            state = writer().wait(path, lambda said: "run_id" in said or "refused" in said or said.get("failures", 0) >= _TRIES, 1.0)
+            if "run_id" in state or "refused" in state or state.get("failures", 0) >= _TRIES:
+                return state
+            if writer().deaths - deaths >= _TRIES:
+                return {"died": f"the process that is to write there dies ({writer().last_words})"}
+            if writer().deaths > deaths:
+                writer().attend(path)
+        return {}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of an epoch, or of a step, in one go; one that the run has already for this step is not written again."""
@@ -166,7 +180,7 @@ class MlflowTracker(Tracker):
             waited = time.monotonic() - started
             return "closed" in said or "refused" in said or (bool(said.get("failures")) and waited > self.patience)
 
-        while not is_over(state := writer().wait(path, is_over, 1.0)) and time.monotonic() - started < 30 * self.patience:
+        while not is_over(state := writer().wait(path, is_over, 1.0)) and time.monotonic() - started < _SENDING:
             continue
         if "closed" not in state:
             log.warning(

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,11 @@ Reply = Mapping[str, Any]
 
 
 class Writer:
-    """The writer process of this one, started when it is first needed."""
+    """The writer process of this one, started when it is first needed, and again when it dies.
+
+    Attributes:
+        deaths: how often it has died before it was told to end.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -50,15 +55,19 @@ class Writer:
         self._state: dict[str, dict[str, Any]] = {}
         self._attended: dict[str, str] = {}
         self._changed = threading.Condition()
+        self._last_words: deque[str] = deque(maxlen=5)
+        self.deaths = 0
 
     def attend(self, spool: Path) -> None:
         """Send this spool from now on, and start the process if there is none."""
-        self._attended[str(spool)] = json.dumps({"attend": str(spool)})
-        self._tell(self._attended[str(spool)])
+        line = json.dumps({"attend": str(spool)})
+        self._tell(line)
+        self._attended[str(spool)] = line
 
     def tell(self, message: Mapping[str, Any]) -> None:
         """Anything else."""
-        self._tell(json.dumps(message, default=str))
+        with contextlib.suppress(OSError):  # no process can be started: what is spooled stays
+            self._tell(json.dumps(message, default=str))
 
     def state(self, spool: Path) -> dict[str, Any]:
         """What the writer has said of a spool."""
@@ -91,10 +100,11 @@ class Writer:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-            lost = list(self._attended.values()) if self._process is not None and self._owner == os.getpid() else []
-            self._process, self._owner = self._start(), os.getpid()
+            if self._owner != os.getpid():  # after a fork, what the parent attends to is not ours
+                self._attended, self._state, self._owner = {}, {}, os.getpid()
+            self._process = self._start()
             assert self._process.stdin is not None
-            for line in lost:
+            for line in self._attended.values():
                 self._process.stdin.write(line + "\n")
         return self._process
 
@@ -103,13 +113,14 @@ class Writer:
             [sys.executable, "-c", "from speechtrain.tracking.writer import main; main()", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,  # Ctrl-C is for the training, which then says how the run ended
         )
-        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        for listen in (self._listen, self._overhear):
+            threading.Thread(target=listen, args=(process,), daemon=True).start()
         atexit.register(self.close)
         return process
 
@@ -119,7 +130,20 @@ class Writer:
             with contextlib.suppress(ValueError):
                 self._take(json.loads(line))
         with self._changed:
+            self.deaths += process is self._process
             self._changed.notify_all()
+
+    def _overhear(self, process: subprocess.Popen[str]) -> None:
+        """What it says before it dies; libraries say a lot that nobody needs."""
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.strip():
+                self._last_words.append(line.strip())
+
+    @property
+    def last_words(self) -> str:
+        """The last line that it wrote as an error."""
+        return self._last_words[-1] if self._last_words else "no word"
 
     def _take(self, reply: dict[str, Any]) -> None:
         warning = reply.pop("warning", None)

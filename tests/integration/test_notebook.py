@@ -138,7 +138,7 @@ def test_a_model_refuses_what_is_no_audio(place: Path, tmp_path: Path) -> None:
     from speechtrain.errors import DataError, UserError
     from speechtrain.recognizer import Recognizer
 
-    weights = next(place.glob("outputs/*/*/model.ckpt"))
+    weights = next(place.glob("outputs/*/*/recognizer.ckpt"))
     recognizer = Recognizer.load(weights)
     (tmp_path / "text.wav").write_text("no audio")
     for bad in (tmp_path / "text.wav", tmp_path / "gone.wav", b"", [], [float("nan")] * 100, "word", [[["a"]]]):

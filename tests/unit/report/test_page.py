@@ -51,9 +51,13 @@ def test_where_the_fewest_errors_are_fewer_than_sclites_the_page_says_so() -> No
 
 def test_examples_are_the_worst_and_some_that_are_right() -> None:
     spoken = [Utterance(str(index), "a b c", "a b c" if index % 2 else "a", 1.0) for index in range(10)]
-    bad, fine = choose_examples(spoken, wrong=3, posteriors=4)
+    bad, fine, shown = choose_examples(spoken, wrong=3, posteriors=4)
     assert [each.id for each in bad] == ["0", "2", "4"]
     assert [each.id for each in fine] == ["1", "3"]
+    assert shown == {"0", "2", "1", "3"}
+    assert choose_examples(spoken[1::2], wrong=3, posteriors=4)[2] == {"1", "3", "5", "7"}
+    assert choose_examples(spoken[::2], wrong=3, posteriors=2)[2] == {"0", "2"}
+    assert choose_examples(spoken, wrong=0, posteriors=0) == ([], [], set())
 
 
 def test_fields_are_short_texts_and_numbers() -> None:

@@ -328,3 +328,19 @@ def test_what_mlflow_refuses_does_not_hold_up_the_rest(tmp_path: Path, caplog: p
     one.finish("FINISHED")
     assert history(local_uri(tmp_path), run_id) == [(1, 0.5)]
     until_true(lambda: "refuses metrics" in caplog.text and "refuses file" in caplog.text, 5)
+
+
+def test_a_writer_that_cannot_start_is_a_mistake_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken" / "mlflow").mkdir(parents=True)
+    (tmp_path / "broken" / "mlflow" / "__init__.py").write_text("raise ImportError('mlflow is broken here')")
+    code = (
+        "import sys; from pathlib import Path; from speechtrain.tracking.base import RunInfo\n"
+        "from speechtrain.tracking.mlflow import MlflowTracker\n"
+        "one = MlflowTracker(); one.start(RunInfo('run', Path.cwd(), {}))\n"
+        "try:\n    one.opened()\nexcept Exception as error:\n    print(type(error).__name__, error)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "broken")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert "UserError MLflow cannot be reached" in done.stdout
+    assert "mlflow is broken here" in done.stdout
+    assert spools_in(tmp_path) == []
