@@ -89,14 +89,12 @@ class Spool:
             temporary.replace(self._sent)
 
     def read(self, offset: int) -> Iterator[tuple[Event, int]]:
-        """Whole events from a byte on, each with the byte behind it; a line that is no JSON is passed over."""
+        """Whole events from a byte on, each with the byte behind it; a line that is no JSON, or not yet, is passed over."""
         try:
             content = self.path.read_bytes()[offset:] if self.path.stat().st_size > offset else b""
         except OSError:
             return
         for line in content.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                return
             offset += len(line)
             try:
                 event = json.loads(line)

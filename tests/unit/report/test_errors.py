@@ -113,6 +113,13 @@ def test_the_interval_of_a_rate_covers_the_truth_about_95_times_of_100() -> None
     assert 180 <= hits <= 198
 
 
+def test_a_rate_is_of_the_whole_and_not_a_mean_of_utterances() -> None:
+    found = bootstrap([1, 0], [2, 6], count=50)
+    assert found.value == 0.125
+    assert found.low == 0.0
+    assert bootstrap([], []).value == 0.0
+
+
 def test_two_systems_that_are_the_same_do_not_differ_and_a_better_one_does() -> None:
     rng = np.random.default_rng(2)
     sizes = rng.integers(2, 8, 300)
@@ -141,6 +148,7 @@ def test_groups_add_up_to_the_whole() -> None:
         for each in utterances(90)
     ]
     assert fields_of(spoken) == ["speaker"]  # one value for all, or one for each, divides nothing
+    assert fields_of(spoken[:12]) == ["speaker"]
     for groups in (by_field(spoken, "speaker"), by_duration(spoken)):
         assert len(groups) > 1
         assert sum(each.words for each in groups.values()) == total(spoken).words

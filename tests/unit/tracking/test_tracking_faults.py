@@ -213,11 +213,14 @@ def test_a_slow_server_whose_answers_get_lost_keeps_nobody_waiting_and_has_nothi
     started = time.process_time()
     for epoch in range(EPOCHS):
         one.log_metrics({"val/wer": 0.5, "val/cer": 0.25}, epoch + 1)
+    one.log_table("transcripts", {"reference": ["a"], "hypothesis": ["b"]})
     assert len(history(server.uri, run_id)) < EPOCHS  # none of these calls waited for an answer
     assert time.process_time() - started < 5
     one.finish("FINISHED")
     slow.shutdown()
     assert len(server.runs()) == 1
+    table = json.loads(Path(MlflowClient(server.uri).download_artifacts(run_id, "transcripts.json")).read_text())
+    assert table["data"] == [["a", "b"]]
     assert history(server.uri, run_id) == [(epoch + 1, 0.5) for epoch in range(EPOCHS)]
 
 
@@ -286,6 +289,7 @@ def dying(folder: Path) -> tuple[subprocess.Popen[str], str, int]:
 
 def test_a_killed_run_is_failed_at_once_with_everything_it_had_told(tmp_path: Path) -> None:
     process, run_id, _ = dying(tmp_path)
+    until_true(lambda: len(history(local_uri(tmp_path), run_id)) == 3)  # its writer has nothing to do
     process.kill()
     process.wait()
     client = MlflowClient(local_uri(tmp_path))
