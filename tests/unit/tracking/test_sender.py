@@ -1,0 +1,95 @@
+"""What is sent twice is there once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from speechtrain.alive import Process
+from speechtrain.tracking.mlflow import local_uri
+from speechtrain.tracking.sender import Sender, find_run, send_spool
+from speechtrain.tracking.spool import Spool
+
+WEIGHTS = b"no weights"
+
+
+def spool_of_a_run(folder: Path) -> Spool:
+    """A whole run, of a process that is gone."""
+    spool = Spool.new(folder)
+    (folder / "best.ckpt").write_bytes(WEIGHTS)
+    process = {**Process.current().to_dict(), "started": 1.0}
+    opened = {
+        "uri": local_uri(folder),
+        "experiment": "test",
+        "name": "run",
+        "uid": "abc",
+        "run_id": None,
+        "folder": str(folder),
+        "tags": {},
+    }
+    events: list[dict[str, object]] = [
+        {"call": "open", "timestamp": 1, "process": process, "system_metrics": None, **opened},
+        {"call": "params", "params": {"model.size": "3"}},
+        {"call": "text", "text": "a: 1\n", "name": "config.yaml"},
+        *({"call": "metrics", "metrics": {"val/wer": 0.5}, "step": step, "timestamp": 1000 + step} for step in (1, 2)),
+        {"call": "table", "name": "transcripts.json", "columns": {"id": ["a"], "hypothesis": ["b"]}},
+        {"call": "file", "path": str(folder / "best.ckpt"), "folder": "checkpoints"},
+        {
+            "call": "datasets",
+            "datasets": [{"name": "d", "split": "train", "fingerprint": "f" * 32, "source": "here", "facts": {"hours": 1}}],
+        },
+        {"call": "model", "weights": str(folder / "best.ckpt"), "sample_rate": 8000, "example": [0.0] * 10, "facts": {}},
+        {"call": "close", "status": "FINISHED", "timestamp": 2000},
+    ]
+    for event in events:
+        spool.append(event)
+    return spool
+
+
+def test_a_run_whose_answers_all_got_lost_and_is_sent_again_is_there_once(tmp_path: Path) -> None:
+    spool = spool_of_a_run(tmp_path)
+    Sender(spool).advance()
+    spool.path.with_suffix(".sent").unlink()  # nobody knows that it went through
+    again = Sender(spool)
+    again.advance()
+    assert again.finish()
+
+    client = MlflowClient(local_uri(tmp_path))
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == again.run_id == find_run(client, experiment.experiment_id, "abc")
+    assert run.info.status == "FINISHED"
+    assert [(item.step, item.value) for item in client.get_metric_history(run.info.run_id, "val/wer")] == [(1, 0.5), (2, 0.5)]
+    table = json.loads(Path(client.download_artifacts(run.info.run_id, "transcripts.json")).read_text())
+    assert table == {"columns": ["id", "hypothesis"], "data": [["a", "b"]]}
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "transcripts.json", "type": "table"}]
+    assert run.inputs is not None
+    assert len(run.inputs.dataset_inputs) == 1
+    assert len(client.search_logged_models([experiment.experiment_id])) == 1
+    assert not spool.path.exists()
+
+
+def test_a_run_that_was_never_closed_is_failed_and_one_that_was_never_opened_leaves_nothing(tmp_path: Path) -> None:
+    spool = spool_of_a_run(tmp_path)
+    lines = spool.path.read_text().splitlines(keepends=True)
+    spool.path.write_text("".join(lines[:4]))
+    assert send_spool(spool)
+    client = MlflowClient(local_uri(tmp_path))
+    (run,) = client.search_runs(["1"])
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "its process died")
+
+    orphan = Spool.new(tmp_path / "other")
+    orphan.append({"call": "metrics", "metrics": {"val/wer": 1.0}, "step": 1, "timestamp": 1})
+    assert send_spool(orphan)
+    assert not orphan.path.exists()
+    assert len(client.search_runs(["1"])) == 1
+
+
+def test_a_spool_that_somebody_else_is_sending_is_left_to_him(tmp_path: Path) -> None:
+    spool = spool_of_a_run(tmp_path)
+    with Spool(spool.path).lock():
+        assert not send_spool(spool)
+    assert send_spool(spool)
