@@ -57,7 +57,8 @@ def ui(place: Path) -> Iterator[str]:
         port = one.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}", "--port", str(port)]
     with (place / "ui.log").open("wb") as log:
-        process = subprocess.Popen([*command, "--workers", "1"], cwd=place, stdout=log, stderr=log)
+        env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        process = subprocess.Popen([*command, "--workers", "1"], cwd=place, env=env, stdout=log, stderr=log)
     until = time.monotonic() + 90
     while time.monotonic() < until:
         with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
