@@ -133,14 +133,12 @@ def _values(attached: Attached, cfg: DictConfig, overrides: Sequence[str]) -> li
     for index in range(context.seeds):
         one = cfg if context.seeds == 1 else _with_seed(cfg, index)
         callback = TrialCallback(attached, context.report or metrics[0], reports=index == 0)
-        tags = {"speechtrain.study": context.study, "speechtrain.trial": str(context.number)}
-        tags |= {"speechtrain.retry_of": str(context.retry_of)} if context.retry_of is not None else {}
         name = " ".join(filter(None, [context.name, f"seed={one.seed}" if context.seeds > 1 else ""])) or None
         result = train(
             one,
             overrides=overrides,
             callbacks=[callback, meter],
-            tags=tags,
+            tags=context.tags,
             run_name=name,
             parents=context.parents,
             brief=True,

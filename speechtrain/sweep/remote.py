@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
@@ -24,6 +24,11 @@ from omegaconf import DictConfig
 from speechtrain.console import console
 from speechtrain.errors import RunError, UserError
 from speechtrain.resume import read_run_file, write_run_file
+from speechtrain.sweep.outcome import VARIABLE
+from speechtrain.sweep.text import parser
+
+if TYPE_CHECKING:
+    from speechtrain.sweep.trial import TrialContext
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +124,7 @@ class RemoteRuns:
         self._start(own, folder)
         code = self._follow(folder, local / "output.log")
         self.remote.pull(folder, local)
-        self._bring_back_tracking(local)
+        self._bring_back_tracking(local, _trial_of(overrides))
         returned = JobReturn(overrides=own)
         if code == 0:
             returned.status = JobStatus.COMPLETED
@@ -191,21 +196,33 @@ class RemoteRuns:
                 return 137
             time.sleep(self.options.poll)
 
-    def _bring_back_tracking(self, local: Path) -> None:
-        """Put the run into this machine's MLflow."""
+    def _bring_back_tracking(self, local: Path, trial: TrialContext | None) -> None:
+        """Put the run into this machine's MLflow, under its sweep."""
         database = local / "mlflow.db"
         run_id = read_run_file(local).get("mlflow_run_id")
         target = self.config.get("tracking", {}).get("mlflow")
         if not database.is_file() or run_id is None or target is None:
             return
-        from speechtrain.tracking.mlflow import local_uri
+        from speechtrain.tracking.mlflow import PARENT, local_uri
         from speechtrain.tracking.sender import import_run
 
         uri = target.get("tracking_uri") or local_uri(Path.cwd())
-        imported = import_run(database, str(run_id), uri, known=read_run_file(local.parent / "imported").get(str(run_id)))
+        known = read_run_file(local.parent / "imported").get(str(run_id))
+        tags = trial.tags | ({PARENT: trial.parents["mlflow"]} if "mlflow" in trial.parents else {}) if trial is not None else {}
+        imported = import_run(database, str(run_id), uri, known=known, tags=tags, name=trial.name if trial is not None else "")
         (local.parent / "imported").mkdir(exist_ok=True)
         write_run_file(local.parent / "imported", {str(run_id): imported})
         write_run_file(local, {"mlflow_run_id": imported, "run_ids": {"mlflow": imported}})
+
+
+def _trial_of(overrides: Sequence[str]) -> TrialContext | None:
+    """The trial that a job belongs to, which only this machine knows of."""
+    from speechtrain.sweep.trial import TrialContext
+
+    for item in map(parser.parse_override, overrides):
+        if item.key_or_group == f"hydra.job.env_set.{VARIABLE}":
+            return TrialContext.from_text(str(item.value()))
+    return None
 
 
 def _token(sweep: Path) -> str:

@@ -69,6 +69,12 @@ class TrialContext:
     parents: Mapping[str, str] = field(default_factory=dict)
     retry_of: int | None = None
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """For the trackers of its run."""
+        retried = {"speechtrain.retry_of": str(self.retry_of)} if self.retry_of is not None else {}
+        return {"speechtrain.study": self.study, "speechtrain.trial": str(self.number), **retried}
+
     def to_text(self) -> str:
         """For the environment."""
         return json.dumps(asdict(self), separators=(",", ":"))

@@ -375,7 +375,9 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def import_run(database: Path, run_id: str, uri: str, *, known: str | None = None) -> str:
+def import_run(
+    database: Path, run_id: str, uri: str, *, known: str | None = None, tags: Mapping[str, str] | None = None, name: str = ""
+) -> str:
     """Copy a run out of another machine's database, with its artifacts beside it, into the one at `uri`; returns its id there.
 
     Args:
@@ -383,14 +385,16 @@ def import_run(database: Path, run_id: str, uri: str, *, known: str | None = Non
         run_id: in that database.
         uri: to copy to.
         known: id of an earlier copy, which is brought up to date.
+        tags: for the copy, besides those of the run.
+        name: of the copy; empty: the run's.
     """
     source = open_client(f"sqlite:///{database.absolute()}")
     client = open_client(uri)
     run = source.get_run(run_id)
     if known is None:
-        tags = {key: value for key, value in run.data.tags.items() if key not in ("mlflow.log-model.history", PROCESS)}
+        kept = {key: value for key, value in run.data.tags.items() if key not in ("mlflow.log-model.history", "mlflow.runName", PROCESS)}
         experiment = experiment_id(client, uri, source.get_experiment(run.info.experiment_id).name)
-        known = client.create_run(experiment, run.info.start_time, tags, run.info.run_name).info.run_id
+        known = client.create_run(experiment, run.info.start_time, {**kept, **(tags or {})}, name or run.info.run_name).info.run_id
     there = client.get_run(known)
     params = [Param(key, value) for key, value in run.data.params.items() if key not in there.data.params]
     for start in range(0, len(params), _BATCH_LIMIT):

@@ -168,8 +168,8 @@ class TrainingModule(pl.LightningModule):
             "train/loss": float(self._loss_sum) / max(1, self._label_count),
             "train/lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             "train/grad_norm": float(self._norm_sum) / max(1, self._norm_count),
-            **self._clock.metrics(),
             **self.validation,
+            **self._clock.metrics(),
         }
         self.validation = {}
         self._reset()

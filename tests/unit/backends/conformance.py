@@ -42,7 +42,9 @@ class Recorder(Callback):
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
         self.events.append(f"epoch {epoch}")
-        self.metrics.append({name: value for name, value in metrics.items() if not name.endswith("_per_s")})
+        self.metrics.append(
+            {name: value for name, value in metrics.items() if not name.endswith("_per_s") and not name.startswith("time/")}
+        )
         if epoch == self.stop_after:
             control.stop("told to")
 
