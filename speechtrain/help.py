@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
 from speechtrain.config import CONF_DIR
@@ -28,13 +29,15 @@ def print_help() -> None:
     table.add_column(overflow="fold")
     for folder in sorted(path for path in CONF_DIR.iterdir() if path.is_dir() and path.name not in _HIDDEN):
         for position, path in enumerate(sorted(folder.glob("*.yaml"))):
-            table.add_row(folder.name if position == 0 else "", path.stem, describe(path.read_text(encoding="utf-8")))
+            table.add_row(folder.name if position == 0 else "", path.stem, escape(describe(path.read_text(encoding="utf-8"))))
     console.print(table)
     console.print(
         "\n[bold]Keys[/]      model.channels=128 trainer.epochs=5 seed=2   (python -m speechtrain --cfg job prints all of them)\n"
         "[bold]Resume[/]    resume=last, a run's folder, a checkpoint, or an MLflow run id\n"
         "[bold]Try out[/]   trainer.fast_dev_run=true (one batch)   dry_run=true (one epoch)   experiment=quick\n"
         "[bold]Several[/]   -m model=tdnn,conformer seed=1,2\n"
+        "[bold]Repeat[/]    rerun=RUN_ID: the same run from what MLflow holds, and what is different now\n"
+        "[bold]Look[/]      make ui   python -m speechtrain.compare RUN RUN   python -m speechtrain.sync\n"
         '[bold]Complete[/]  eval "$(speechtrain -sc install=bash)"   (zsh and fish too)\n'
         "[bold]Own files[/] --config-dir DIR adds groups and options; --hydra-help tells about Hydra's own flags"
     )
