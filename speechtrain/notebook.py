@@ -175,6 +175,7 @@ def notebook(cfg: DictConfig, folder: Path, given: Given) -> Iterator[Notebook]:
     test = {"speechtrain.test_run": given.test} if given.test else {}
     tags = provenance.run_tags(given.overrides) | {"seed": str(cfg.seed)} | test | dict(given.tags)
     texts = {"config.yaml": OmegaConf.to_yaml(cfg, resolve=True), "overrides.txt": "\n".join(given.overrides)}
+    texts = {name: provenance.without_passwords(text) for name, text in texts.items()}
     if diff := provenance.git_diff():
         texts["git.diff"] = diff
     model, corpus = (cfg[group]._target_.rpartition(".")[2].lower() for group in ("model", "data"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -27,10 +28,18 @@ _PACKAGES = (
 )
 
 
+_PASSWORD = re.compile(r"(://[^/\s:@'\"]+:)[^@/\s'\"]+@")
+
+
+def without_passwords(text: str) -> str:
+    """A text in which the passwords of addresses are masked."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
 def run_tags(overrides: Sequence[str]) -> dict[str, str]:
     """Tags of a run under MLflow's names where it has them."""
     tags = {
-        "mlflow.source.name": shlex.join(["python", "-m", "speechtrain", *overrides]),
+        "mlflow.source.name": without_passwords(shlex.join(["python", "-m", "speechtrain", *overrides])),
         "mlflow.source.type": "LOCAL",
         "mlflow.user": _user(),
         "host": platform.node(),
@@ -38,7 +47,7 @@ def run_tags(overrides: Sequence[str]) -> dict[str, str]:
         "python": sys.version.split()[0],
         "cpu_count": str(os.cpu_count()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
-        "overrides": " ".join(overrides),
+        "overrides": without_passwords(" ".join(overrides)),
     }
     for package in _PACKAGES:
         try:

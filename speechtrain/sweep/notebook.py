@@ -81,10 +81,9 @@ class SweepNotebook:
         if not self._trackers:
             return
         tags = provenance.run_tags(["-m", *self.overrides]) | {"speechtrain.kind": "sweep", "speechtrain.study": self.study.name}
-        tags |= {"mlflow.source.name": f"python -m speechtrain -m {' '.join(self.overrides)}".strip()}
         tags |= {"speechtrain.test_run": self._test} if self._test else {}
         texts = {
-            "overrides.txt": "\n".join(self.overrides),
+            "overrides.txt": provenance.without_passwords("\n".join(self.overrides)),
             "space.json": json.dumps(describe(self.study.space), indent=2, ensure_ascii=False),
         }
         with exclusively(self.study.url, self.study.storage, self.study.name):  # sweepers that share a study share its run
@@ -132,10 +131,14 @@ class SweepNotebook:
             tracker.log_metrics(metrics, done)
 
     def _start_page(self) -> subprocess.Popen[bytes]:
-        page = str(self.folder / REPORT)
-        command = [sys.executable, "-m", "speechtrain.sweep.page", self.study.url, self.study.name, page, *self.objectives]
+        wanted = {"storage": self.study.url, "study": self.study.name, "page": str(self.folder / REPORT), "objectives": self.objectives}
         with (self.folder / _LOG).open("wb") as file:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+            command = [sys.executable, "-m", "speechtrain.sweep.page"]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
+        assert process.stdin is not None
+        with process.stdin as told:  # not on the command line: a storage's address may hold a password
+            told.write(json.dumps(wanted).encode())
+        return process
 
     def _log_files(self, paths: Sequence[Path]) -> None:
         for tracker in self._trackers.values():

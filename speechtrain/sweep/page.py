@@ -1,10 +1,11 @@
 """The report of a sweep as a page: Optuna's plots, a table of all trials, what it cost. Made by a process of its own.
 
-python -m speechtrain.sweep.page STORAGE STUDY FILE OBJECTIVE...
+What it is to make is told on its standard input, as JSON: `storage`, `study`, `page` (the file), `objectives`.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -87,10 +88,10 @@ def _swept(study: optuna.Study) -> list[str]:
 
 def main() -> None:
     """Write the page."""
-    url, name, path, *objectives = sys.argv[1:]
+    wanted = json.load(sys.stdin)
     warnings.simplefilter("ignore")
-    study = optuna.load_study(study_name=name, storage=open_storage(url))
-    write(Path(path), sweep_page(study, objectives))
+    study = optuna.load_study(study_name=wanted["study"], storage=open_storage(wanted["storage"]))
+    write(Path(wanted["page"]), sweep_page(study, wanted["objectives"]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from speechtrain.provenance import without_passwords
+
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 """finished; stopped or pruned; crashed."""
 
@@ -144,5 +146,5 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             out |= flat(value, f"{dotted}.")
         else:
-            out[dotted] = "null" if value is None else str(value)
+            out[dotted] = "null" if value is None else without_passwords(str(value))
     return out

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from speechtrain.alive import Process
 from speechtrain.errors import UserError
+from speechtrain.provenance import without_passwords
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
 from speechtrain.tracking.spool import Spool
 from speechtrain.tracking.writer import writer
@@ -111,7 +112,7 @@ class MlflowTracker(Tracker):
                 self._spool.remove()
                 reason = state.get("refused") or state.get("away") or state.get("died") or f"no answer in {_OPENING:.0f} s"
                 raise UserError(
-                    f"MLflow cannot be reached at {self.uri}: {reason}\n"
+                    f"MLflow cannot be reached at {without_passwords(self.uri)}: {without_passwords(reason)}\n"
                     "    -> set tracking.mlflow.tracking_uri, or tracking=[] to go without"
                 )
             self._run_id = str(state["run_id"])
@@ -162,7 +163,7 @@ class MlflowTracker(Tracker):
         """The command that opens the UI."""
         if self.uri == local_uri(Path.cwd()):
             return f"MLflow      make ui, or: mlflow ui --backend-store-uri {self.uri}"
-        return f"MLflow      {self.uri}"
+        return f"MLflow      {without_passwords(self.uri)}"
 
     def set_tag(self, name: str, value: str) -> None:
         """A word about the run."""
@@ -185,7 +186,7 @@ class MlflowTracker(Tracker):
         if "closed" not in state:
             log.warning(
                 "MLflow at %s did not take everything (%s); the rest is in %s, and `python -m speechtrain.sync` sends it",
-                self.uri,
+                without_passwords(self.uri),
                 state.get("refused") or state.get("away") or "no answer yet",
                 path,
             )
@@ -207,5 +208,5 @@ class MlflowTracker(Tracker):
             writer().attend(self._spool.path)
         away = writer().state(self._spool.path).get("away")
         if away and not self._warned_of_server and self._run_id is not None:
-            log.warning("MLflow at %s does not answer (%s); training goes on and it is sent later", self.uri, away)
+            log.warning("MLflow at %s does not answer (%s); training goes on and it is sent later", without_passwords(self.uri), away)
         self._warned_of_server = bool(away)

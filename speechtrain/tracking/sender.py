@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ UID, PROCESS, FOLDER = (f"speechtrain.{name}" for name in ("uid", "process", "fo
 _KIND = "mlflow.experimentKind"  # makes the UI show what belongs to trained models first
 _PARAM_LIMIT = 6000  # characters MLflow takes in a parameter's value
 _TAG_LIMIT = 8000
+_NO_NAME = re.compile(r"[^\w .:/-]")  # what MLflow does not take in a parameter's name
 _BATCH_LIMIT = 100  # parameters or tags MLflow takes at a time
 _METRICS_LIMIT = 1000
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
@@ -167,7 +169,8 @@ class Sender:
             self._send_metrics(group)
         elif call == "params":
             known = self.client.get_run(self.run_id).data.params  # a resumed run may not change them
-            params = [Param(key, value[:_PARAM_LIMIT]) for key, value in event["params"].items() if key not in known]
+            named = {_NO_NAME.sub("_", key): value for key, value in event["params"].items()}
+            params = [Param(key, value[:_PARAM_LIMIT]) for key, value in named.items() if key not in known]
             for start in range(0, len(params), _BATCH_LIMIT):
                 self.client.log_batch(self.run_id, params=params[start : start + _BATCH_LIMIT])
         elif call == "tags":

@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from speechtrain.errors import UserError
+from speechtrain.provenance import run_tags
 from speechtrain.tracking.base import RunInfo, flat
 from speechtrain.tracking.mlflow import MlflowTracker, local_uri
 from speechtrain.tracking.sender import open_client
@@ -115,3 +116,14 @@ def test_an_epoch_that_a_resumed_run_repeats_is_not_written_twice(tmp_path: Path
     again.finish("FINISHED")
     history = MlflowClient(local_uri(tmp_path)).get_metric_history(str(run_id), "val/wer")
     assert [metric.step for metric in history] == [1, 2]
+
+
+def test_passwords_and_odd_keys_do_not_get_in(tmp_path: Path) -> None:
+    address = "postgresql://me:secret@host/db"
+    one = tracker()
+    one.start(info(tmp_path, config={"a": {"b|c": 1, "storage": address}, "d": [address]}, tags={}, texts={}))
+    run_id = one.opened()
+    one.finish("FINISHED")
+    params = MlflowClient(local_uri(tmp_path)).get_run(str(run_id)).data.params
+    assert params == {"a.b_c": "1", "a.storage": "postgresql://me:***@host/db", "d": "['postgresql://me:***@host/db']"}
+    assert "secret" not in str(run_tags([f"hydra.sweeper.storage={address}"]))
