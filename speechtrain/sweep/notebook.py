@@ -60,6 +60,7 @@ class SweepNotebook:
         self.overrides = overrides
         self.parents: dict[str, str] = {}
         self._test = kind_of_test(cfg)
+        self._wants_page = cfg.report.enabled is not False
         self._kinds = dict((cfg.get("tracking") or {}).items())
         self._trackers: dict[str, Tracker] = {}
         self._page: subprocess.Popen[bytes] | None = None
@@ -117,7 +118,7 @@ class SweepNotebook:
             self._next_page = now + max(_EVERY, 20 * (now - self._page_began))
             self._page = None
             self._log_files([self.folder / REPORT])
-        if self._page is None and done != self._reported and now >= self._next_page:
+        if self._wants_page and self._page is None and done != self._reported and now >= self._next_page:
             self._reported, self._page_began = done, now
             self._page = self._start_page()
 
@@ -140,6 +141,13 @@ class SweepNotebook:
             told.write(json.dumps(wanted).encode())
         return process
 
+    def _last_page(self) -> None:
+        if self._start_page().wait(300) == 0:
+            self._log_files([self.folder / REPORT])
+            (self.folder / _LOG).unlink(missing_ok=True)
+        else:
+            log.warning("the sweep's report could not be made: %s says why", self.folder / _LOG)
+
     def _log_files(self, paths: Sequence[Path]) -> None:
         for tracker in self._trackers.values():
             for path in paths:
@@ -161,11 +169,8 @@ class SweepNotebook:
                     tracker.log_table("trials", table(trials, self.objectives))
                     if best:
                         tracker.set_tag("best_trial", str(best[0].number))
-                if self._start_page().wait(300) == 0:
-                    self._log_files([self.folder / REPORT])
-                    (self.folder / _LOG).unlink(missing_ok=True)
-                else:
-                    log.warning("the sweep's report could not be made: %s says why", self.folder / _LOG)
+                if self._wants_page:
+                    self._last_page()
                 self._log_files([self.folder / name for name in ("trials.csv", "optimization_results.yaml", "experiment/best.yaml")])
         except (OSError, subprocess.SubprocessError) as problem:
             log.warning("the sweep's report could not be written: %s", problem)

@@ -12,7 +12,12 @@ from mlflow import MlflowClient
 
 from speechtrain.tracking.sender import open_client
 
-TRIALS = [*(item for item in TINY if item != "tracking=[]"), "model=mlp", "trainer.epochs=4", "hydra.sweeper.study_name=study"]
+TRIALS = [
+    *(item for item in TINY if not item.startswith(("tracking", "report"))),
+    "model=mlp",
+    "trainer.epochs=4",
+    "hydra.sweeper.study_name=study",
+]
 PRUNED = ["hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=4.0", "hydra.sweeper.report=val/loss"]
 
 
