@@ -117,7 +117,7 @@ def _reader(cfg: DictConfig) -> Reader:
     node = (cfg.get("tracking") or {}).get("mlflow")
     if node is None:
         raise ConfigError([Problem("rerun", "needs MLflow, and the trackers are without it", "leave tracking=[mlflow] in")])
-    return Reader(node.tracking_uri, node.experiment)
+    return Reader(node.tracking_uri, node.experiment, key="tracking.mlflow.tracking_uri")
 
 
 def _apply(cfg: DictConfig, overrides: Sequence[str]) -> None:

@@ -49,22 +49,23 @@ class Reader:
     Args:
         tracking_uri: None: `mlflow.db` in the current folder.
         experiment: that names and tags are looked for in.
+        key: of the config that `tracking_uri` comes from.
 
     Raises:
         UserError: there is none.
     """
 
-    def __init__(self, tracking_uri: str | None, experiment: str) -> None:
+    def __init__(self, tracking_uri: str | None, experiment: str, *, key: str = "tracking_uri") -> None:
         self.uri = tracking_uri or local_uri(Path.cwd())
         self.experiment = experiment
         path = Path(self.uri.removeprefix("sqlite:///"))
         if self.uri.startswith("sqlite:///") and not path.is_file():
-            raise UserError(f"{path}: there is no such database\n    -> set tracking_uri, or change the folder")
+            raise UserError(f"{path}: there is no such database\n    -> set {key}, or change the folder")
         try:
             self._client = open_client(self.uri)
             found = self._client.get_experiment_by_name(experiment)
         except Exception as error:
-            raise UserError(f"MLflow cannot be reached at {self.uri}: {first_line(error)}\n    -> set tracking_uri") from error
+            raise UserError(f"MLflow cannot be reached at {self.uri}: {first_line(error)}\n    -> set {key}") from error
         self._experiment_id = found.experiment_id if found is not None else None
 
     def run(self, name: str, *, key: str = "runs") -> Record:
