@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from rich.table import Table
 
+from speechtrain.command import run_command
 from speechtrain.config.compose import compose_command
 from speechtrain.config.names import did_you_mean
-from speechtrain.console import console, errors
+from speechtrain.config.targets import task_directions
+from speechtrain.console import console, is_rate
 from speechtrain.errors import ConfigError, Problem, UserError
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from speechtrain.tracking.reader import Reader, Record
 
 _NOT_COMPARED = ("output_dir", "resume", "rerun", "trust", "report.", "samples", "tracking.")
-_LOWER_IS_BETTER = ("loss", "wer", "cer", "per")
-_RATES = ("wer", "cer", "per", "exact", "accuracy")
 _CURVES = ("train/loss", "val/loss", "val/wer", "val/cer", "val/exact", "train/lr", "train/grad_norm", "train/audio_s_per_s")
 
 
@@ -118,13 +117,16 @@ def _ordered(runs: list[Record], metric: str | None) -> list[Record]:
     known = sorted({name for run in runs for name in run.metrics})
     if metric not in known:
         raise ConfigError([Problem("sort", f"no run has '{metric}'", did_you_mean(metric, known))])
-    sign = 1 if is_lower_better(metric) else -1
+    sign = 1 if is_lower_better(metric, runs) else -1
     return sorted(runs, key=lambda run: (metric not in run.metrics, sign * run.metrics.get(metric, 0.0)))
 
 
-def is_lower_better(metric: str) -> bool:
-    """Losses and error rates are."""
-    return metric.rpartition("/")[2] in _LOWER_IS_BETTER
+def is_lower_better(metric: str, runs: Sequence[Record]) -> bool:
+    """As the tasks of the runs say; what they say nothing of, such as seconds, is better when it is less."""
+    directions: dict[str, str] = {}
+    for target in {run.params.get("task._target_", "") for run in runs}:
+        directions |= task_directions(target)
+    return directions.get(metric.rpartition("/")[2], "minimize") == "minimize"
 
 
 def differing(runs: Sequence[Record]) -> dict[str, list[str]]:
@@ -164,7 +166,7 @@ def shown(metric: str, value: float | None) -> str:
     """A metric for people: rates as per cent."""
     if value is None:
         return ""
-    return f"{100 * value:.2f} %" if metric.rpartition("/")[2] in _RATES else f"{value:.4g}"
+    return f"{100 * value:.2f} %" if is_rate(metric) else f"{value:.4g}"
 
 
 def rows(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -284,7 +286,7 @@ def best_run(report: Report) -> Record:
     measured = [run for run in report.runs if metric is not None and metric in run.metrics]
     if metric is None or not measured:
         return report.runs[0]
-    return (min if is_lower_better(metric) else max)(measured, key=lambda run: run.metrics[metric])
+    return (min if is_lower_better(metric, report.runs) else max)(measured, key=lambda run: run.metrics[metric])
 
 
 def write_files(report: Report, reader: Reader, folder: Path) -> list[Path]:
@@ -306,24 +308,17 @@ def write_files(report: Report, reader: Reader, folder: Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def main() -> None:
-    """The command line."""
-    arguments = sys.argv[1:]
-    if any(item in ("-h", "--help") for item in arguments):
-        console.print((__doc__ or "").strip(), markup=False)
-        return
-    try:
-        cfg = compose_command("compare", [item for item in arguments if "=" in item])
-        report, reader = compare(cfg, [item for item in arguments if "=" not in item])
-        print_report(report)
-        if cfg.out is not None:
-            console.print()
-            for path in write_files(report, reader, Path(str(cfg.out)).absolute()):
-                console.print(str(path), markup=False)
-    except UserError as error:
-        errors.print(str(error), style="red", markup=False)
-        sys.exit(error.exit_code)
+def run(arguments: list[str]) -> int:
+    """Words with `=` are keys, the others runs."""
+    cfg = compose_command("compare", [item for item in arguments if "=" in item])
+    report, reader = compare(cfg, [item for item in arguments if "=" not in item])
+    print_report(report)
+    if cfg.out is not None:
+        console.print()
+        for path in write_files(report, reader, Path(str(cfg.out)).absolute()):
+            console.print(str(path), markup=False)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_command(__doc__, run)

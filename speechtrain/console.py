@@ -14,6 +14,14 @@ _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
 console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=_WIDTH)
 errors = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
+RATES = ("wer", "cer", "per", "exact", "accuracy")
+
+
+def is_rate(metric: str) -> bool:
+    """Whether people read `stage/metric` as per cent."""
+    return metric.rpartition("/")[2] in RATES
+
+
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
 

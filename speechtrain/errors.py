@@ -24,6 +24,11 @@ class EmptyDataError(DataError):
     """Nothing is left to train on, and the config says that this is no mistake (`data.on_empty=warn`)."""
 
 
+def first_line(error: BaseException, *, most: int = 300) -> str:
+    """What an error says, for a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 class RunError(Exception):
     """Training stopped for a reason that the user should read, without a stack trace."""
 

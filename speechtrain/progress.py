@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from speechtrain.backends.base import Callback, Control
-from speechtrain.console import console
+from speechtrain.console import console, is_rate
 from speechtrain.tasks.base import Sample
 
 if TYPE_CHECKING:
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from speechtrain.backends.history import History
 
 _COLUMNS = {"loss": "loss", "cer": "CER", "wer": "WER", "exact": "exact", "audio_s_per_s": "audio s/s"}
-_RATES = ("cer", "wer", "exact")
 
 
 def shown(name: str, value: float) -> str:
     """A metric for people: rates as per cent."""
     short = name.rpartition("/")[2]
-    if short in _RATES:
+    if is_rate(name):
         return f"{100 * value:.2f} %"
     if short == "audio_s_per_s":
         return f"{value:,.0f}"

@@ -16,9 +16,9 @@ import torchaudio
 from omegaconf import OmegaConf
 
 from speechtrain.backends.files import read_extra
-from speechtrain.config.build import build
-from speechtrain.config.checks import arguments, foreign_targets
-from speechtrain.data.batches import Batch
+from speechtrain.config.build import build, plain
+from speechtrain.config.checks import foreign_targets
+from speechtrain.data.batches import without_texts
 from speechtrain.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ class Recognizer:
         features: Features = build("features", cfg.features)
         tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=list(extra["vocabulary"]))
         task: Task = build("task", cfg.task, tokenizer=tokenizer, decoder=build("decoder", cfg.decoder))
-        node = {"_target_": str(cfg.model._target_), **arguments("model", cfg.model)}
-        model = backend.build(node, task, input_size=features.size, seed=0)
+        model = backend.build(plain("model", cfg.model), task, input_size=features.size, seed=0)
         backend.load(model, Path(path))
         return cls(backend, model, task, features, tokenizer)
 
@@ -144,20 +143,7 @@ class Recognizer:
         return np.ascontiguousarray(samples, dtype=np.float32)
 
     def _recognized(self, items: Sequence[torch.Tensor]) -> Iterator[Transcription]:
-        lengths = np.array([len(item) for item in items], dtype=np.int64)
-        features = np.zeros((len(items), int(lengths.max()), self.features.size), dtype=np.float32)
-        for row, item in enumerate(items):
-            features[row, : lengths[row]] = item.numpy()
-        size = len(items)
-        batch = Batch(
-            features=features,
-            feature_lengths=lengths,
-            targets=np.ones((size, 1), dtype=np.int64),
-            target_lengths=np.ones(size, dtype=np.int64),
-            ids=tuple(str(row) for row in range(size)),
-            texts=("",) * size,
-            seconds=float(lengths.sum()) / self.features.frame_rate,
-        )
+        batch = without_texts(items, self.features.frame_rate)
         scorer = self.task.scorer(confidence=True)
         for done, outputs in self.backend.predict(self.model, [batch], self.task):
             scorer.update(done, outputs)

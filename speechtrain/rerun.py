@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,6 @@ from speechtrain.resume import read_run_file
 if TYPE_CHECKING:
     from speechtrain.tracking.reader import Reader
     from speechtrain.train import Result
-
-log = logging.getLogger(__name__)
 
 _HERE = ("output_dir", "tracking", "resume", "rerun", "trust", "report", "samples")
 """Keys that are this run's own."""
@@ -129,13 +126,12 @@ def _apply(cfg: DictConfig, overrides: Sequence[str]) -> None:
     problems = []
     for item in overrides:
         key, _, value = item.partition("=")
-        node = OmegaConf.select(cfg, key) if not key.startswith(("+", "~")) else None
-        missing = OmegaConf.select(cfg, key, default=_NOTHING) is _NOTHING if not key.startswith(("+", "~")) else True
-        if missing:
+        found = _NOTHING if key.startswith(("+", "~")) else OmegaConf.select(cfg, key, default=_NOTHING)
+        if found is _NOTHING:
             parent: Any = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
             names = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
             problems.append(Problem(key, "the run has no such key", did_you_mean(key.rpartition(".")[2], names)))
-        elif isinstance(node, DictConfig):
+        elif isinstance(found, DictConfig):
             fix = f"change its keys ({key}.…=), or train anew with the same overrides and another {key}"
             problems.append(Problem(key, "is a group; a rerun takes values only", fix))
         else:

@@ -8,11 +8,11 @@ Runs that still go on are left to themselves. Exit codes: 0 all is sent, 1 somet
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechtrain.console import console, errors
+from speechtrain.command import run_command
+from speechtrain.console import console
 from speechtrain.errors import UserError
 
 
@@ -31,36 +31,28 @@ def sync(folders: Sequence[Path]) -> int:
     left = 0
     spools = spools_below(folders)
     for spool in spools:
-        run = spool.path.parent.parent
+        folder = spool.path.parent.parent
         if is_in_use(spool):
-            console.print(f"{run}: goes on", markup=False)
+            console.print(f"{folder}: goes on", markup=False)
             continue
         try:
             sent = send_spool(spool)
         except UserError as error:
-            console.print(f"{run}: MLflow refuses it: {error}", markup=False)
+            console.print(f"{folder}: MLflow refuses it: {error}", markup=False)
             sent = False
         left += not sent
         if sent:
-            console.print(f"{run}: sent", markup=False)
+            console.print(f"{folder}: sent", markup=False)
     if not spools:
         console.print("nothing waits", markup=False)
     return left
 
 
-def main() -> None:
-    """The command line."""
-    arguments = sys.argv[1:]
-    if any(item in ("-h", "--help") for item in arguments):
-        console.print((__doc__ or "").strip(), markup=False)
-        return
-    try:
-        given = [Path(item) for item in arguments] or [path for path in (Path("outputs"), Path("multirun")) if path.is_dir()]
-        sys.exit(1 if sync(given) else 0)
-    except UserError as error:
-        errors.print(str(error), style="red", markup=False)
-        sys.exit(error.exit_code)
+def run(arguments: list[str]) -> int:
+    """The arguments are folders."""
+    given = [Path(item) for item in arguments] or [path for path in (Path("outputs"), Path("multirun")) if path.is_dir()]
+    return 1 if sync(given) else 0
 
 
 if __name__ == "__main__":
-    main()
+    run_command(__doc__, run)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from speechtrain.config.build import build
-from speechtrain.config.checks import arguments
+from speechtrain.config.build import build, plain
 from speechtrain.config.names import did_you_mean
 from speechtrain.config.show import print_config
 from speechtrain.console import console
@@ -111,7 +110,7 @@ def train(
         task: Task = build("task", cfg.task, tokenizer=data.tokenizer, decoder=build("decoder", cfg.decoder))
         check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
 
-        model = backend.build(node(cfg, "model"), task, input_size=data.features.size, seed=cfg.seed)
+        model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=cfg.seed)
         info = backend.describe(model)
         report_model(cfg, info)
         without_infeasible(data, lambda lengths: backend.output_lengths(model, lengths), task.infeasible, cfg.task.on_infeasible)
@@ -236,11 +235,6 @@ def report_model(cfg: DictConfig, info: ModelInfo) -> None:
     log.info("%s: %s parameters, subsampling %d, receptive field %s", name, f"{info.parameters:,}", info.subsampling, field)
 
 
-def node(cfg: DictConfig, group: str) -> dict[str, Any]:
-    """A group's target and arguments as plain values."""
-    return {"_target_": str(cfg[group]._target_), **arguments(group, cfg[group])}
-
-
 def check_monitors(cfg: DictConfig, task: Task, *, has_val: bool) -> None:
     """Refuse metrics to go by that will never be measured.
 
@@ -278,7 +272,7 @@ def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence
         trainer[part]["monitor"] = trainer[part]["monitor"] or cfg.objective.metric
         trainer[part]["mode"] = task.direction(trainer[part]["monitor"])[:3]
     return Plan(
-        optimizer=node(cfg, "optimizer"),
+        optimizer=plain("optimizer", cfg.optimizer),
         schedule=build("scheduler", cfg.scheduler),
         trainer={str(key): value for key, value in trainer.items()},
         monitor=cfg.objective.metric,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from speechtrain.errors import UserError
+from speechtrain.errors import UserError, first_line
 
 STATE = "speechtrain.json"
 """In a `.keras` archive."""
@@ -29,7 +29,5 @@ def read_extra(path: Path) -> Mapping[str, Any]:
                 return dict(json.loads(archive.read(STATE))["extra"])
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["extra"])
     except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, ValueError, EOFError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path}: is not a model of speechtrain ({reason[:120]})\n    -> give a checkpoint, or a model from MLflow"
-        ) from error
+        reason = first_line(error, most=120)
+        raise UserError(f"{path}: is not a model of speechtrain ({reason})\n    -> give a checkpoint, or a model from MLflow") from error

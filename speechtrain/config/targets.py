@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 
 class UnknownTargetError(Exception):
@@ -211,6 +212,12 @@ def class_constant(target: str, name: str) -> object:
                 if any(isinstance(each, ast.Name) and each.id == name for each in given) and getattr(item, "value", None) is not None:
                     return _literal(item.value)  # type: ignore[attr-defined]
     return None
+
+
+def task_directions(target: str) -> dict[str, Any]:
+    """Which way each metric of a task is better, read from its source without importing it; empty if that cannot be told."""
+    found = class_constant(target, "directions") if "." in target else None
+    return found if isinstance(found, dict) else {}
 
 
 def _literal(node: ast.expr) -> object:

@@ -56,18 +56,32 @@ class Batch(NamedTuple):
     seconds: float
 
 
+def without_texts(items: Sequence[torch.Tensor], frame_rate: float) -> Batch:
+    """Utterances of features (T, F) whose texts are not known; each has one label, so that a loss can be computed.
+
+    Args:
+        items: at least one.
+        frame_rate: of the features, frames a second.
+    """
+    lengths = np.array([len(item) for item in items], dtype=np.int64)
+    features = np.zeros((len(items), int(lengths.max()), items[0].shape[1]), dtype=np.float32)
+    for row, item in enumerate(items):
+        features[row, : lengths[row]] = item.numpy()
+    return Batch(
+        features=features,
+        feature_lengths=lengths,
+        targets=np.ones((len(items), 1), dtype=np.int64),
+        target_lengths=np.ones(len(items), dtype=np.int64),
+        ids=tuple(str(row) for row in range(len(items))),
+        texts=("",) * len(items),
+        seconds=float(lengths.sum()) / frame_rate,
+    )
+
+
 def silence(features: Features, *, seconds: float) -> Batch:
     """One utterance of features at rest, to measure a model with."""
     frames = features.num_frames(round(seconds * features.sample_rate))
-    return Batch(
-        features=np.zeros((1, frames, features.size), dtype=np.float32),
-        feature_lengths=np.array([frames], dtype=np.int64),
-        targets=np.ones((1, 1), dtype=np.int64),
-        target_lengths=np.ones(1, dtype=np.int64),
-        ids=("silence",),
-        texts=("",),
-        seconds=seconds,
-    )
+    return without_texts([torch.zeros(frames, features.size)], features.frame_rate)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from speechtrain.console import is_rate
 from speechtrain.report.errors import Calibration
 
 _STYLE: Any = {
@@ -29,7 +30,6 @@ _STYLE: Any = {
     "figure.dpi": 100,
 }
 _COLOURS = ("#1f5fa8", "#d1662b", "#2f8f5b", "#8a4fa3", "#b8902a", "#4c9bb0", "#a83a52", "#666666")
-_RATES = ("cer", "wer", "per", "exact", "accuracy")
 
 
 def svg(figure: Figure) -> str:
@@ -57,7 +57,7 @@ def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, 
         best: (metric, epoch from 0, value) to be marked.
     """
     names = {name for metrics in epochs for name in metrics}
-    rates = sorted(name for name in names if name.rpartition("/")[2] in _RATES)
+    rates = sorted(name for name in names if is_rate(name))
     losses = sorted(name for name in names if name.endswith("/loss"))
     times = sorted(name for name in names if name.startswith("time/"))
     panels = [

@@ -17,8 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 
-from speechtrain.console import console
+from speechtrain.console import console, is_rate
 from speechtrain.errors import ConfigError, Problem, RunError
+from speechtrain.provenance import without_passwords
+from speechtrain.report.page import write
 from speechtrain.sweep.compose import Composer
 from speechtrain.sweep.ledger import Ledger
 from speechtrain.sweep.space import Assignment
@@ -32,7 +34,6 @@ RESULTS = "optimization_results.yaml"
 
 _STYLES = {"COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
 _WORDS = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
-_RATES = ("wer", "cer", "per", "exact", "accuracy")
 _NOT_KEPT = ("output_dir", "resume", "hydra", "sweep", "experiment")
 
 
@@ -54,13 +55,11 @@ class Reporter:
 
     def begin(self) -> None:
         """Name the study and say what is done of it."""
-        from speechtrain.sweep.storage import shown
-
         goal = ", ".join(f"{d} {m}" for m, d in zip(self.plan.objectives or ["the result"], self.plan.directions, strict=False))
         count = self.plan.n_trials
         kind = f"a grid of {count}, each point once" if self.plan.grid else f"{count} trials"
         console.print(f"study {self.study.name}: {kind}, {goal}, {self.workers} at a time", markup=False)
-        console.print(f"      {shown(self.study.url)}", style="dim", markup=False)
+        console.print(f"      {without_passwords(self.study.url)}", style="dim", markup=False)
         done = [trial for trial in self.study.trials() if trial.state.is_finished()]
         self._shown = {trial.number for trial in done}
         if done:
@@ -103,7 +102,7 @@ class Reporter:
     def _value(self, index: int, value: float) -> str:
         """A value of an objective: rates as per cent."""
         metric = self.plan.objectives[index] if self.plan.objectives else ""
-        return f"{100 * value:.2f} %" if metric.rpartition("/")[2] in _RATES else f"{value:.5g}"
+        return f"{100 * value:.2f} %" if is_rate(metric) else f"{value:.5g}"
 
     def _time_left(self, ledger: Ledger) -> str:
         left = self.plan.n_trials - len(ledger.done)
@@ -173,7 +172,7 @@ class Reporter:
             found["solutions"] = [{"params": dict(trial.params), "values": list(trial.values)} for trial in best]
         found["best_trial"] = best[0].number
         found["best_overrides"] = self._overrides(best[0])
-        _write(self.folder / RESULTS, yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
+        write(self.folder / RESULTS, yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
 
     def _overrides(self, trial: FrozenTrial) -> list[str]:
         assignment: Assignment = dict(trial.params)
@@ -190,7 +189,7 @@ class Reporter:
             took = trial.duration.total_seconds() if trial.duration is not None else None
             params = [trial.params.get(name) for name in names]
             writer.writerow([trial.number, trial.state.name, *values, took, *params, trial.user_attrs.get("reason", "")])
-        _write(self.folder / "trials.csv", buffer.getvalue())
+        write(self.folder / "trials.csv", buffer.getvalue())
 
     def _by_seed(self, trials: Sequence[FrozenTrial]) -> list[str]:
         """Mean and deviation of each config whose seed was swept."""
@@ -219,7 +218,7 @@ class Reporter:
         command = f"python -m speechtrain --config-dir {shown} experiment=best"
         values = ", ".join(self._values(trial))
         head = f"# @package _global_\n# Trial {trial.number} of {self.study.name}: {values}  {short(trial.params)}\n#\n#   {command}\n"
-        _write(path, head + experiment_yaml(cfg))
+        write(path, head + experiment_yaml(cfg))
         console.print(f"      {path}\n      {command}", style="bold", markup=False)
 
 
@@ -274,10 +273,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
 from speechtrain.errors import ConfigError, Problem
+from speechtrain.provenance import without_passwords
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -119,13 +120,7 @@ def _open_sqlite(url: str) -> BaseStorage:
 
 
 def _unusable(url: str, reason: str, fix: str) -> ConfigError:
-    return ConfigError([Problem("hydra.sweeper.storage", f"{shown(url)} cannot be used: {reason[:300]}", fix)])
-
-
-def shown(url: str) -> str:
-    """A URL without its password."""
-    parts = urlsplit(url)
-    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
+    return ConfigError([Problem("hydra.sweeper.storage", f"{without_passwords(url)} cannot be used: {reason[:300]}", fix)])
 
 
 def storage_url(given: str | None, folder: Path) -> str:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from speechtrain.config.checks import find_node_problems
 from speechtrain.config.compose import explain
+from speechtrain.config.targets import task_directions
 from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.sweep.compose import Composer
 from speechtrain.sweep.objectives import Constraint, Direction, directions_of, full_name
@@ -256,7 +257,9 @@ class Sweep:
         if not metrics:
             listed = [self.options.direction] if isinstance(self.options.direction, str) else list(self.options.direction or ["minimize"])
             return [], directions_of(listed, listed, {})
-        return metrics, directions_of(metrics, self.options.direction, _directions_of_task(cfg))
+        return metrics, directions_of(
+            metrics, self.options.direction, task_directions(str(OmegaConf.select(cfg, "task._target_", default="")))
+        )
 
     # --- the sweep --------------------------------------------------------------------------------------------------------------------
 
@@ -481,12 +484,3 @@ def _distinct(points: Sequence[Assignment]) -> list[Assignment]:
             seen.add(str(key))
             found.append(point)
     return found
-
-
-def _directions_of_task(cfg: DictConfig) -> dict[str, Direction]:
-    """Which way each metric of the task is better, read from its source without importing it."""
-    from speechtrain.config.targets import class_constant
-
-    target = OmegaConf.select(cfg, "task._target_", default=None)
-    found = class_constant(str(target), "directions") if target is not None else None
-    return found if isinstance(found, dict) else {}

@@ -48,7 +48,7 @@ class DatasetInfo:
         name: of the corpus.
         split: train, val or test.
         fingerprint: of its utterances and their audio.
-        source: where it came from, as JSON.
+        source: where it came from: a folder, or what made it.
         facts: counts, hours, speakers.
     """
 

@@ -12,10 +12,11 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from speechtrain.config.names import did_you_mean
-from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.errors import ConfigError, Problem, UserError, first_line
+from speechtrain.provenance import without_passwords
 from speechtrain.resume import find_run, read_run_file
 from speechtrain.tracking.mlflow import local_uri
-from speechtrain.tracking.sender import first_line, open_client
+from speechtrain.tracking.sender import open_client
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Reader:
 
     def __init__(self, tracking_uri: str | None, experiment: str, *, key: str = "tracking_uri") -> None:
         self.uri = tracking_uri or local_uri(Path.cwd())
+        self._shown = without_passwords(self.uri)
         self.experiment = experiment
         path = Path(self.uri.removeprefix("sqlite:///"))
         if self.uri.startswith("sqlite:///") and not path.is_file():
@@ -65,7 +67,7 @@ class Reader:
             self._client = open_client(self.uri)
             found = self._client.get_experiment_by_name(experiment)
         except Exception as error:
-            raise UserError(f"MLflow cannot be reached at {self.uri}: {first_line(error)}\n    -> set {key}") from error
+            raise UserError(f"MLflow cannot be reached at {self._shown}: {first_line(error)}\n    -> set {key}") from error
         self._experiment_id = found.experiment_id if found is not None else None
 
     def run(self, name: str, *, key: str = "runs") -> Record:
@@ -89,7 +91,7 @@ class Reader:
         if found:
             ids = ", ".join(run.id[:8] for run in found[:8])
             raise ConfigError([Problem(key, f"{len(found)} runs are called '{wanted}': {ids}", "give one of these ids")])
-        where = f"experiment '{self.experiment}' of {self.uri}"
+        where = f"experiment '{self.experiment}' of {self._shown}"
         names = [run.name for run in known[:50]]
         fix = did_you_mean(wanted, names) if names else "train something first, or set experiment and tracking_uri"
         raise ConfigError([Problem(key, f"there is no run '{wanted}' in {where}", fix)])
@@ -103,7 +105,7 @@ class Reader:
         found = [run for run in self._search(f"tags.`speechtrain.study` = '{_quoted(study)}'") if not run.is_sweep]
         if not found:
             names = sorted({run.tags["speechtrain.study"] for run in self._search("") if "speechtrain.study" in run.tags})
-            raise ConfigError([Problem("study", f"there are no trials of '{study}' in {self.uri}", did_you_mean(study, names))])
+            raise ConfigError([Problem("study", f"there are no trials of '{study}' in {self._shown}", did_you_mean(study, names))])
         return sorted(found, key=lambda run: int(run.tags.get("speechtrain.trial", 0)))
 
     def tagged(self, tags: Mapping[str, str]) -> list[Record]:

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from speechtrain.alive import Process
-from speechtrain.errors import UserError
+from speechtrain.errors import UserError, first_line
+from speechtrain.provenance import without_passwords
 from speechtrain.tracking.spool import Spool, spools_in
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Sender:
             except Exception as error:
                 if not is_refusal(error):
                     raise
-                self.warn(f"MLflow at {self.uri} refuses {group[0]['call']}: {first_line(error)}")
+                self.warn(f"MLflow at {without_passwords(self.uri)} refuses {group[0]['call']}: {first_line(error)}")
             position += size
             self.offset = events[position - 1][1]
             self._note()
@@ -267,11 +267,6 @@ def _dataset(item: Mapping[str, Any]) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, for a message of one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
 def find_run(client: MlflowClient, experiment: str, uid: str) -> str | None:
     """Id of the run with this tag."""
     found = client.search_runs([experiment], f"tags.`{UID}` = '{uid}'", max_results=1)
@@ -360,22 +355,14 @@ def _send_spool(spool: Spool) -> bool:
     except UserError:
         raise
     except Exception as error:
-        log.warning("MLflow at %s does not answer (%s); what waits stays in %s", sender.uri, first_line(error), spool.path)
+        log.warning(
+            "MLflow at %s does not answer (%s); what waits stays in %s", without_passwords(sender.uri), first_line(error), spool.path
+        )
         return False
     if not sender.run_id:
         spool.remove()
         return True
     return sender.finish()
-
-
-def wait_before_retry(failures: int) -> float:
-    """Seconds until a server is tried again after so many failures in a row."""
-    return float(min(15.0, 0.5 * 2.0**failures))
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970, as MLflow counts."""
-    return int(time.time() * 1000)
 
 
 def import_run(

@@ -23,20 +23,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechtrain.errors import UserError
+from speechtrain.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from speechtrain.tracking.system import SystemMetrics
 
 log = logging.getLogger(__name__)
 
-_OPENING = 120.0
-"""Seconds that a run may take to be opened, a database of its own to be made included."""
 _LINGER = 60.0
 """Seconds that a writer whose training is gone tries to send the rest."""
 _TICK = 1.0
-
-Reply = Mapping[str, Any]
 
 
 # --- the training's side --------------------------------------------------------------------------------------------------------------
@@ -204,7 +200,7 @@ class _Run:
 
     def send(self) -> None:
         """Send what waits; after a failure it waits on."""
-        from speechtrain.tracking.sender import first_line, send_leftovers, wait_before_retry
+        from speechtrain.tracking.sender import send_leftovers
 
         try:
             if not self._told:
@@ -220,7 +216,7 @@ class _Run:
             return
         except Exception as error:
             self.failures += 1
-            self.due = time.monotonic() + wait_before_retry(self.failures)
+            self.due = time.monotonic() + _pause(self.failures)
             self.say(away=first_line(error), failures=self.failures)
             return
         if self.failures:
@@ -250,16 +246,19 @@ class _Run:
 
     def end(self) -> None:
         """The training is gone and all is sent: close what it left open."""
-        from speechtrain.tracking.sender import wait_before_retry
-
         try:
             self.sender.bury("its process died")
         except Exception:
             self.failures += 1
-            self.due = time.monotonic() + wait_before_retry(self.failures)
+            self.due = time.monotonic() + _pause(self.failures)
             return
         self.sender.finish()
         self.over = True
+
+
+def _pause(failures: int) -> float:
+    """Seconds until a server is tried again after so many failures in a row."""
+    return float(min(15.0, 0.5 * 2.0**failures))
 
 
 class _Server:

@@ -110,8 +110,7 @@ def test_the_error_report_is_one_page_that_fetches_nothing_and_agrees_with_the_m
         assert shown in page, shown
     assert 'src="http' not in page
     assert 'href="http' not in page
-    if run.data.metrics["test/wer"] > 0:
-        assert "data:audio/mpeg;base64," in page
+    assert "data:audio/mpeg;base64," in page
 
 
 def test_the_model_says_what_the_run_said_of_files_bytes_and_samples(place: Path) -> None:

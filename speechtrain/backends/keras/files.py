@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from speechtrain.backends.files import STATE
-from speechtrain.errors import UserError
+from speechtrain.errors import UserError, first_line
 
 _OPTIMIZER = "optimizer.npz"
 
@@ -75,8 +75,9 @@ def read_weights(model: Any, path: Path) -> None:
         try:
             model.load_weights(link)
         except (ValueError, KeyError, OSError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path} holds another model: {first}\n    -> use the model and data it was trained with") from error
+            raise UserError(
+                f"{path} holds another model: {first_line(error)}\n    -> use the model and data it was trained with"
+            ) from error
 
 
 def read_optimizer(optimizer: Any, path: Path) -> None:
@@ -99,5 +100,6 @@ def read_optimizer(optimizer: Any, path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(f"{path} is not a Keras checkpoint that can be read ({reason[:120]})\n    -> give another checkpoint of the run")
+    return UserError(
+        f"{path} is not a Keras checkpoint that can be read ({first_line(error, most=120)})\n    -> give another checkpoint of the run"
+    )

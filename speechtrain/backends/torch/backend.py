@@ -25,7 +25,7 @@ from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainR
 from speechtrain.backends.torch.encoder import Encoder
 from speechtrain.backends.torch.module import Feed, SpeechModel, TrainingModule, to_outputs
 from speechtrain.data.batches import Batch, Loader
-from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.tasks.base import Outputs, Task
 
 log = logging.getLogger(__name__)
@@ -172,8 +172,9 @@ def epochs_processed(trainer: pl.Trainer) -> int:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(f"{path} is not a checkpoint that can be read ({reason[:120]})\n    -> give another checkpoint of the run")
+    return UserError(
+        f"{path} is not a checkpoint that can be read ({first_line(error, most=120)})\n    -> give another checkpoint of the run"
+    )
 
 
 def _trainer(plan: Plan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.Trainer:

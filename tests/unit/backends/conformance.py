@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from speechtrain import compose
 from speechtrain.backends.base import Backend, Callback, Control, NonFiniteLossError, Plan, TrainResult
-from speechtrain.config.build import build
+from speechtrain.config.build import build, plain
 from speechtrain.data.batches import Batch
 from speechtrain.data.prepare import Data, prepare
 from speechtrain.errors import UserError
 from speechtrain.tasks.base import Task
-from speechtrain.train import evaluate, make_plan, node
+from speechtrain.train import evaluate, make_plan
 
 STOP = ["trainer.early_stopping.patience=1", "trainer.early_stopping.monitor=val/cer"]
 
@@ -62,7 +62,7 @@ class Setup:
         self.task: Task = build("task", self.cfg.task, tokenizer=self.data.tokenizer, decoder=build("decoder", self.cfg.decoder))
 
     def build(self, **changes: Any) -> Any:
-        model = node(OmegaConf.merge(self.cfg, {"model": changes}), "model")  # type: ignore[arg-type]
+        model = plain("model", OmegaConf.merge(self.cfg, {"model": changes}).model)
         return self.backend.build(model, self.task, input_size=self.data.features.size, seed=self.cfg.seed)
 
     def plan(self) -> Plan:

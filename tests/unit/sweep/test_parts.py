@@ -14,10 +14,11 @@ from conftest import REPOSITORY
 
 from speechtrain.alive import Process, Watch
 from speechtrain.errors import ConfigError
+from speechtrain.provenance import without_passwords
 from speechtrain.sweep.job import violations
 from speechtrain.sweep.objectives import Constraint, directions_of
 from speechtrain.sweep.search import make_pruner, node_of, sampler_factory
-from speechtrain.sweep.storage import shown, storage_url
+from speechtrain.sweep.storage import storage_url
 from speechtrain.train import Result
 
 
@@ -129,4 +130,4 @@ def test_a_storage_is_where_it_is_said_to_be(tmp_path, monkeypatch):
     assert storage_url("sqlite:////b/a.db", tmp_path) == "sqlite:////b/a.db"
     assert storage_url("kept/study.journal", tmp_path) == f"journal:///{tmp_path}/kept/study.journal"
     assert storage_url("postgresql+psycopg://me@db/x", tmp_path) == "postgresql+psycopg://me@db/x"
-    assert shown("postgresql+psycopg://me:secret@db/x") == "postgresql+psycopg://me:***@db/x"
+    assert without_passwords("postgresql+psycopg://me:secret@db/x") == "postgresql+psycopg://me:***@db/x"
