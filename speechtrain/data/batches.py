@@ -120,13 +120,17 @@ class SpectrumCache:
 
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress, ThreadPoolExecutor(threads) as pool:
             bar = progress.add_task("reading audio", total=len(cuts))
-            for start in range(0, len(cuts), 256):
-                for utterance, found in pool.map(read, cuts[start : start + 256]):
+            done, together = 0, 1  # one by one until one is good: features that learn their size from what is read learn it from that
+            while done < len(cuts):
+                for utterance, found in pool.map(read, cuts[done : done + together]):
+                    done += 1
                     if isinstance(found, str):
                         bad[utterance] = found
-                    elif (size := found.nbytes) <= self._room:
-                        self._room -= size
-                        self._kept[utterance] = found
+                    else:
+                        together = 256
+                        if (size := found.nbytes) <= self._room:
+                            self._room -= size
+                            self._kept[utterance] = found
                     progress.advance(bar)
         return bad
 
