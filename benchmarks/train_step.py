@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from torchaudio.models import Conformer as TorchaudioConformer
 
 from speechtrain.backends.torch import losses, models
 from speechtrain.backends.torch.module import SpeechModel
+from speechtrain.data.tokenizer import ListTokenizer
+from speechtrain.decode.greedy import GreedyDecoder
+from speechtrain.tasks.ctc import Ctc
 
 
 class Reference(torch.nn.Module):
@@ -35,6 +39,11 @@ class Reference(torch.nn.Module):
         x, lengths = self.stem(features, lengths)
         x, lengths = self.encoder(x, lengths)
         return self.head(x).log_softmax(-1), lengths
+
+
+def ctc(classes: int) -> Ctc:
+    """The task for so many labels."""
+    return Ctc(ListTokenizer(vocabulary=["", *map(str, range(1, classes))]), GreedyDecoder())
 
 
 def stepper(model: torch.nn.Module, batch: int, frames: int, mels: int, classes: int) -> Callable[[], None]:
@@ -65,9 +74,10 @@ def keras_stepper(engine: str, jit: bool, name: str, arguments: tuple[object, ..
     from speechtrain.backends.keras.model import SpeechModel
 
     batch, frames, mels, classes = size
-    model = SpeechModel(getattr(models, name)(mels, *arguments), classes, mels)
+    task = ctc(classes)
+    model = SpeechModel(getattr(models, name)(mels, *arguments), asdict(task.head), mels)
     model.make_weights()
-    step = model.step("ctc", 0.0, compiled=jit or engine == "jax")
+    step = model.step(task, compiled=jit or engine == "jax")
     step.compile(optimizer=optimizers.measured(optimizers.AdamW(1e-4), 5.0, by_norm=True, accumulate=1), jit_compile=jit or engine == "jax")
     labels = frames // 12
     data = {
@@ -125,7 +135,9 @@ def main() -> None:
     chosen = {name: arguments for name, arguments in ours.items() if given.models is None or name.lower() in given.models}
     print(f"{given.batch} x {given.seconds:g} s, {given.threads} threads, best of {given.rounds}")
     if given.engine is None:
-        built = {name.lower(): SpeechModel(getattr(models, name)(mels, *arguments), classes) for name, arguments in chosen.items()}
+        built = {
+            name.lower(): SpeechModel(getattr(models, name)(mels, *arguments), ctc(classes).head) for name, arguments in chosen.items()
+        }
         reference = Reference(models.Conformer(mels, *ours["Conformer"]), heads, hidden, given.layers, kernel, classes)
         everything: dict[str, torch.nn.Module] = {"torchaudio conformer": reference, **built}
         _, best = measure({name: stepper(model, *size) for name, model in everything.items()}, given.rounds)
@@ -136,7 +148,7 @@ def main() -> None:
         return
     for name, arguments in chosen.items():
         steps = {
-            "torch": stepper(SpeechModel(getattr(models, name)(mels, *arguments), classes), *size),
+            "torch": stepper(SpeechModel(getattr(models, name)(mels, *arguments), ctc(classes).head), *size),
             "keras": keras_stepper(given.engine, given.jit, name, arguments, size),
         }
         first, best = measure(steps, given.rounds)

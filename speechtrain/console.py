@@ -14,7 +14,7 @@ _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
 console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=_WIDTH)
 errors = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
-RATES = ("wer", "cer", "per", "exact", "accuracy")
+RATES = ("wer", "cer", "per", "exact", "accuracy", "precision", "recall", "f1")
 
 
 def is_rate(metric: str) -> bool:

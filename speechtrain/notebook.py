@@ -118,18 +118,19 @@ class Notebook:
         return found
 
     def transcripts(self, samples: Sequence[Sample]) -> None:
-        """References beside hypotheses, as a table."""
+        """References beside hypotheses, or the measures of each utterance, as a table."""
         if not samples:
             return
-        columns: dict[str, list[Any]] = {
-            "id": [sample.id for sample in samples],
-            "reference": [sample.reference for sample in samples],
-            "hypothesis": [sample.hypothesis for sample in samples],
-        }
+        columns: dict[str, list[Any]] = {"id": [sample.id for sample in samples]}
+        texts = any(sample.reference or sample.hypothesis for sample in samples)
+        if texts:
+            columns["reference"] = [sample.reference for sample in samples]
+            columns["hypothesis"] = [sample.hypothesis for sample in samples]
         if any(sample.confidence is not None for sample in samples):
             columns["confidence"] = [None if each.confidence is None else round(each.confidence, 4) for each in samples]
+        columns |= {name: [round(sample.measures[name], 6) for sample in samples] for name in samples[0].measures}
         for tracker in self.trackers.values():
-            tracker.log_table("transcripts", columns)
+            tracker.log_table("transcripts" if texts else "measures", columns)
 
     def checkpoints(self, paths: Sequence[Path]) -> None:
         """Files of models, if the config wants them kept."""

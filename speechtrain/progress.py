@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jiwer
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from speechtrain.backends.base import TrainResult
     from speechtrain.backends.history import History
 
-_COLUMNS = {"loss": "loss", "cer": "CER", "wer": "WER", "exact": "exact", "audio_s_per_s": "audio s/s"}
+_HEADINGS = {"cer": "CER", "wer": "WER", "mse": "MSE", "rmse": "RMSE", "mae": "MAE", "pearson_r": "r", "r2": "R²"}
+_HEADINGS |= {"snr_db": "SNR dB", "snr_gain_db": "gain dB", "f1": "F1", "audio_s_per_s": "audio s/s"}
 
 
 def shown(name: str, value: float) -> str:
@@ -39,11 +40,13 @@ class ConsoleProgress(Callback):
     Args:
         history: of the run, told before this.
         metric: whose best value is marked.
+        names: metrics of the validation in the line, without the stage.
     """
 
-    def __init__(self, history: History | None = None, metric: str | None = None) -> None:
+    def __init__(self, history: History | None = None, metric: str | None = None, names: Sequence[str] = ("loss",)) -> None:
         self._history = history
         self._metric = metric
+        self._names = names
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
         self._epochs = 0
@@ -69,7 +72,7 @@ class ConsoleProgress(Callback):
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
         """Print the line."""
-        names = ("train/loss", "val/loss", "val/cer", "val/wer", "train/lr")
+        names = ("train/loss", *(f"val/{name}" for name in self._names), "train/lr")
         parts = [f"{name} {shown(name, metrics[name])}" for name in names if name in metrics]
         took = time.perf_counter() - self._started
         self._started = time.perf_counter()
@@ -91,13 +94,18 @@ class ConsoleProgress(Callback):
             self._progress = None
 
 
-def print_results(metrics: Mapping[str, float]) -> None:
-    """A row a split, a column a metric."""
-    names = [name for name in _COLUMNS if any(key.endswith(f"/{name}") for key in metrics)]
+def print_results(metrics: Mapping[str, float], wanted: Iterable[str]) -> None:
+    """A row a split, a column a metric.
+
+    Args:
+        metrics: of all splits.
+        wanted: names without the stage, as far as they were measured.
+    """
+    names = [name for name in (*wanted, "audio_s_per_s") if any(key.endswith(f"/{name}") for key in metrics)]
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title="results", title_justify="left")
     table.add_column("")
     for name in names:
-        table.add_column(_COLUMNS[name], justify="right")
+        table.add_column(_HEADINGS.get(name, name), justify="right")
     for split in ("train", "val", "test"):
         values = [metrics.get(f"{split}/{name}") for name in names]
         if any(value is not None for value in values):
@@ -107,10 +115,14 @@ def print_results(metrics: Mapping[str, float]) -> None:
 
 
 def print_samples(samples: Sequence[Sample]) -> None:
-    """References above their hypotheses, the words that differ in brackets."""
+    """References above their hypotheses, the words that differ in brackets; the measures of those that have any."""
     for sample in samples:
-        reference, hypothesis = marked(sample.reference, sample.hypothesis)
-        console.print(f"\n[dim]{escape(sample.id)}[/]\n  ref  {reference}\n  hyp  {hypothesis}")
+        console.print(f"\n[dim]{escape(sample.id)}[/]")
+        if sample.reference or sample.hypothesis:
+            reference, hypothesis = marked(sample.reference, sample.hypothesis)
+            console.print(f"  ref  {reference}\n  hyp  {hypothesis}")
+        if sample.measures:
+            console.print("  " + "  ".join(f"{name} {shown(name, value)}" for name, value in sample.measures.items()))
 
 
 def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:

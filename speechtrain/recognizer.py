@@ -18,8 +18,9 @@ from omegaconf import OmegaConf
 from speechtrain.backends.files import read_extra
 from speechtrain.config.build import build, plain
 from speechtrain.config.checks import foreign_targets
-from speechtrain.data.batches import without_texts
+from speechtrain.data.batches import without_references
 from speechtrain.errors import ConfigError, DataError, Problem
+from speechtrain.tasks.build import build_task
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend
@@ -69,12 +70,12 @@ class Recognizer:
         if not trust and (foreign := foreign_targets(cfg)):
             fix = "load it with trust=True if you trust the file"
             raise ConfigError([Problem(key, f"in {path} is {target}, which is not of this package", fix) for key, target in foreign])
-        if str(cfg.features._target_).endswith(".Stored"):
+        features: Features = build("features", cfg.features)
+        if not features.hears:
             raise DataError(f"{path}: was trained on features that were made before, so it cannot listen to audio")
         backend: Backend = build("backend", cfg.backend)
-        features: Features = build("features", cfg.features)
         tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=list(extra["vocabulary"]))
-        task: Task = build("task", cfg.task, tokenizer=tokenizer, decoder=build("decoder", cfg.decoder))
+        task = build_task(cfg, tokenizer=tokenizer)
         model = backend.build(plain("model", cfg.model), task, input_size=features.size, seed=0)
         backend.load(model, Path(path))
         return cls(backend, model, task, features, tokenizer)
@@ -143,8 +144,8 @@ class Recognizer:
         return np.ascontiguousarray(samples, dtype=np.float32)
 
     def _recognized(self, items: Sequence[torch.Tensor]) -> Iterator[Transcription]:
-        batch = without_texts(items, self.features.frame_rate)
-        scorer = self.task.scorer(confidence=True)
+        batch = without_references(items, self.features.frame_rate, self.task.placeholder)
+        scorer = self.task.scorer(detailed=True)
         for done, outputs in self.backend.predict(self.model, [batch], self.task):
             scorer.update(done, outputs)
         yield from (_transcription(sample) for sample in scorer.samples)

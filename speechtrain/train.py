@@ -87,17 +87,18 @@ def train(
         RunError: the training failed, for example with a loss of NaN.
         KeyboardInterrupt: stopped by the user; `resume=last` goes on.
     """
-    cfg, kind_of_test = with_test_limits(cfg)
+    cfg, kind = with_limits(cfg)
     folder = Path(cfg.output_dir).absolute()
     start_folder(folder, cfg)
     print_config(cfg)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # docs/decisions/0006-threads.md
 
-    with notebook(cfg, folder, Given(overrides, kind_of_test, tags or {}, run_name, parents or {})) as notes:
+    with notebook(cfg, folder, Given(overrides, kind, tags or {}, run_name, parents or {})) as notes:
         from speechtrain.backends.history import HISTORY, History
         from speechtrain.data.prepare import prepare, without_infeasible
         from speechtrain.progress import ConsoleProgress, choose_samples, print_results, print_samples
+        from speechtrain.tasks.build import task_for
 
         backend: Backend = build("backend", cfg.backend)  # first: it says how many threads the data room's operations have
         notes.open()
@@ -107,13 +108,14 @@ def train(
             log.warning("%s\nnothing was trained (data.on_empty=warn)", error)
             return Result({}, None, folder, None, [], [], notes.run_ids)
         notes.data(cfg, data)
-        task: Task = build("task", cfg.task, tokenizer=data.tokenizer, decoder=build("decoder", cfg.decoder))
+        task = task_for(cfg, data)
         check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
 
         model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=cfg.seed)
         info = backend.describe(model)
         report_model(cfg, info)
-        without_infeasible(data, lambda lengths: backend.output_lengths(model, lengths), task.infeasible, cfg.task.on_infeasible)
+        if task.on_infeasible is not None:
+            without_infeasible(data, lambda lengths: backend.output_lengths(model, lengths), task.infeasible, task.on_infeasible)
         counts = {
             "data/skipped": float(data.skipped),
             "data/infeasible": float(data.infeasible),
@@ -131,7 +133,7 @@ def train(
         val_loader = data.loader("val", max_batches=cfg.trainer.limit_val_batches)
         plan = make_plan(cfg, task, folder, vocabulary=data.tokenizer.vocabulary)
         history = History(task.direction, folder / HISTORY)
-        progress = ConsoleProgress(history, cfg.objective.metric)
+        progress = ConsoleProgress(history, cfg.objective.metric, task.shown)
         try:
             following = [history, progress, notes.epochs(cfg.trainer.log_every_n_steps), *callbacks]
             trained = backend.train(model, train_loader, val_loader, task, plan, following)
@@ -173,47 +175,58 @@ def train(
         if plan.trainer["checkpoint"]["monitor"] == cfg.objective.metric and trained.best_value is not None:
             objective = trained.best_value  # also of epochs before a checkpoint that was moved away from its run
         write_run_file(folder, {"objective": objective})
-        print_results(metrics)
+        print_results(metrics, task.directions)
         print_samples(choose_samples(samples, cfg.samples, cfg.seed))
         print_whereabouts(folder, checkpoint, files, notes)
         return Result(metrics, objective, folder, checkpoint, history.epochs, samples, notes.run_ids, model)
 
 
 def write_reports(folder: Path, cfg: DictConfig, history: History, samples: Sequence[Sample], split: str, **parts: Any) -> list[Path]:
-    """The picture of the history and, where samples are texts, the page on their errors; what cannot be drawn is a warning."""
-    from speechtrain.report.run import write_error_report, write_history
+    """The picture of the history, and what the task wants drawn; what cannot be drawn is a warning."""
+    from speechtrain.report.run import Finished, write_history, write_report
 
     found: list[Path] = []
     try:
         best = history.best(cfg.objective.metric)
         picture = write_history(folder, history.epochs, (cfg.objective.metric, *best) if best is not None else None)
         found += [picture] if picture is not None else []
-        if parts["task"].writes_text and samples:
-            title = f"Errors of {folder.parent.name}/{folder.name}"
-            found += write_error_report(folder, samples, split, title=title, options=cfg.report, **parts)
+        found += write_report(Finished(folder, samples, split, f"{folder.parent.name}/{folder.name}", **parts, options=cfg.report))
     except Exception as error:  # noqa: BLE001 # a report is no reason to lose a trained model
         log.warning("a report could not be written (%s: %s)", type(error).__name__, error)
     return found
 
 
+TEST_RUNS: dict[str, dict[str, int]] = {
+    "quick": {"data.limit_utterances": 200, "trainer.limit_epochs": 3},
+    "dry_run": {"data.limit_utterances": 64, "trainer.limit_epochs": 1},
+    "fast_dev_run": {
+        "data.limit_utterances": 16,
+        "trainer.limit_epochs": 1,
+        "trainer.limit_train_batches": 1,
+        "trainer.limit_val_batches": 1,
+        "trainer.limit_test_batches": 1,
+    },
+}
+"""What shortens a run that only tries things out; a tighter limit of the config's own stays."""
+
+
 def kind_of_test(cfg: DictConfig) -> str | None:
     """Of a run that only tries things out; None: a real run."""
-    return "fast_dev_run" if cfg.trainer.fast_dev_run else "dry_run" if cfg.dry_run else None
+    return "fast_dev_run" if cfg.trainer.fast_dev_run else "dry_run" if cfg.dry_run else cfg.test_run
 
 
-def with_test_limits(cfg: DictConfig) -> tuple[DictConfig, str | None]:
-    """The config of a run that only tries things out, and what kind it is (None: a real run)."""
+def with_limits(cfg: DictConfig) -> tuple[DictConfig, str | None]:
+    """The config with all limits in it, and the kind of a run that only tries things out (None: a real run)."""
     kind = kind_of_test(cfg)
-    if kind is None:
-        return cfg, None
     cfg = cfg.copy()
-    utterances, batches = (16, 1) if kind == "fast_dev_run" else (64, None)
-    cfg.trainer.epochs = 1
-    if cfg.data.limit is None or cfg.data.limit > utterances:
-        cfg.data.limit = utterances
-    for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
-        cfg.trainer[key] = batches or cfg.trainer[key]
-    log.warning("%s: 1 epoch on at most %d utterances a split; the run is marked as a test", kind, utterances)
+    limits = TEST_RUNS[kind] if kind is not None else {}
+    for key, limit in limits.items():
+        given = OmegaConf.select(cfg, key)
+        OmegaConf.update(cfg, key, limit if given is None else min(given, limit))
+    cfg.trainer.epochs = min(cfg.trainer.epochs, cfg.trainer.limit_epochs or cfg.trainer.epochs)
+    if kind is not None:
+        shown = ", ".join(f"{key}={limit}" for key, limit in limits.items())
+        log.warning("%s: the run is shortened (%s) and marked as a test", kind, shown)
     return cfg, kind
 
 
@@ -288,7 +301,7 @@ def latency_ms(backend: Backend, model: Model, task: Task, features: Features) -
     """Milliseconds that the model takes for one second of features alone in a batch: the median of 10 passes."""
     from speechtrain.data.batches import silence
 
-    batch = silence(features, seconds=1.0)
+    batch = silence(features, task.placeholder, seconds=1.0)
     took = []
     for _ in range(12):
         start = time.perf_counter()
@@ -299,7 +312,7 @@ def latency_ms(backend: Backend, model: Model, task: Task, features: Features) -
 
 def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: str) -> tuple[dict[str, float], list[Sample]]:
     """Metrics and samples of one pass."""
-    scorer = task.scorer(confidence=True)
+    scorer = task.scorer(detailed=True)
     start, audio = time.perf_counter(), 0.0
     for batch, outputs in backend.predict(model, loader, task):
         scorer.update(batch, outputs)
@@ -308,13 +321,16 @@ def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: 
     return {f"{split}/{name}": value for name, value in {**scorer.compute(), "audio_s_per_s": speed}.items()}, scorer.samples
 
 
+_LABELS = {"error_report.html": "errors", "class_report.html": "classes", "signal_report.html": "signals", "history.png": "history"}
+
+
 def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Path], notes: Notebook) -> None:
     """Where things are, and how to look at them."""
     console.print(f"\nrun         {folder}")
     if checkpoint is not None:
         console.print(f"checkpoint  {checkpoint}")
     for path in files:
-        label = {".html": "errors", ".png": "history", ".keras": "model"}.get(path.suffix)
+        label = _LABELS.get(path.name, {".html": "report", ".keras": "model"}.get(path.suffix))
         if label is not None:
             console.print(f"{label:<12}{path}")
     notes.print_whereabouts()

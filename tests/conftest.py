@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,18 @@ TINY = [
     "backend.threads=1",
 ]
 """A corpus and settings that train in a second."""
+
+
+def prepared(overrides: Sequence[str], threads: int = 1) -> Any:
+    """The data of a config, with its task's targets."""
+    from speechtrain import compose
+    from speechtrain.data.prepare import prepare
+    from speechtrain.tasks.build import task_for
+
+    cfg = compose(overrides)
+    data = prepare(cfg, threads=threads)
+    task_for(cfg, data)
+    return data
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.names import did_you_mean
-from speechtrain.config.schema import LOADING_KEYS, Featurised, Generated, Node, StoredFeatures
+from speechtrain.config.schema import LOADING_KEYS, SCHEMAS, Featurised, Generated, Loading, Node, SignalData, StoredFeatures
 from speechtrain.config.targets import UnknownTargetError, signature
 from speechtrain.errors import Problem
 
@@ -22,7 +22,7 @@ GIVEN_AT_RUN_TIME = {
     "model": ("input_size",),
     "optimizer": ("params",),
     "tokenizer": ("texts",),
-    "task": ("tokenizer", "decoder"),
+    "task": ("tokenizer", "decoder", "target_size"),
 }
 """Arguments that a target of the group gets from the program, on top of its keys."""
 
@@ -66,8 +66,9 @@ def _walk(node: Any, path: str) -> Iterator[Problem]:
                 yield problem
     kind = OmegaConf.get_type(node)
     if clean and isinstance(kind, type) and issubclass(kind, Node):
-        for key, message, fix in kind.rules(node):
-            yield Problem(f"{path}.{key}" if path else key, message, fix)
+        for schema in (each for each in kind.__mro__ if issubclass(each, Node) and "rules" in vars(each)):
+            for key, message, fix in schema.rules(node):
+                yield Problem(f"{path}.{key}" if path else key, message, fix)
 
 
 def _values(node: DictConfig, path: str) -> Iterator[Problem]:
@@ -113,7 +114,7 @@ _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 
 def arguments(group: str, node: DictConfig) -> dict[str, Any]:
     """The keys of a node that are arguments of its target."""
-    own = {"data": LOADING_KEYS, "backend": frozenset({"name"})}.get(group, frozenset())
+    own = {"data": LOADING_KEYS, "backend": frozenset({"name"}), "task": frozenset({"metric"})}.get(group, frozenset())
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items() if key not in own and not str(key).startswith("_")}
@@ -192,6 +193,7 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
         )
     if cfg.augment.get("recombine_prob") and issubclass(OmegaConf.get_type(cfg.data) or dict, Generated):
         yield Problem("augment.recombine_prob", "needs word times, which only data=manifest has", "set augment.recombine_prob=0")
+    yield from _what_goes_together(cfg)
     yield from _of_stored_features(cfg)
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")
@@ -208,14 +210,34 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
         )
 
 
+def _what_goes_together(cfg: DictConfig) -> Iterator[Problem]:
+    """Groups that stand in each other's `goes_with`."""
+    kinds = {str(group): OmegaConf.get_type(cfg._get_node(str(group))) for group in cfg}
+    chosen = {group: kind for group, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Node)}
+    for group, kind in chosen.items():
+        for other, wanted in kind.goes_with.items():
+            if other in chosen and chosen[other].__name__ not in wanted:
+                options = _options_of(other, wanted)
+                own = _options_of(group, (kind.__name__,))
+                message = f"does not go with {group}={'|'.join(own)}"
+                yield Problem(other, message, f"set {other}={' or '.join(options)}, or leave it out: {group} may set it")
+
+
+def _options_of(group: str, names: Sequence[str]) -> list[str]:
+    return [option for option, kind in SCHEMAS.get(group, {}).items() if kind.__name__ in names]
+
+
 def _of_stored_features(cfg: DictConfig) -> Iterator[Problem]:
-    """Spectrograms that are made already go with features that take them so, and with augmentation that knows no spectrum."""
-    from_files = issubclass(OmegaConf.get_type(cfg.data) or dict, Featurised)
-    as_they_are = issubclass(OmegaConf.get_type(cfg.features) or dict, StoredFeatures)
-    if from_files != as_they_are:
-        wanted = "stored" if from_files else "logmel"
-        yield Problem("features", f"do not fit the data: data={'featurised' if from_files else 'audio'}", f"set features={wanted}")
+    """Features that are made already go with data that has them, and with augmentation that knows no spectrum."""
+    kind = OmegaConf.get_type(cfg.data) or dict
+    from_files = issubclass(kind, (Featurised, SignalData))
+    if issubclass(OmegaConf.get_type(cfg.features) or dict, StoredFeatures) and issubclass(kind, Loading) and not from_files:
+        yield Problem("features", "do not fit the data, which is audio", "set features=logmel")
     if from_files:
         for key in ("speed", "warp", "noise_prob", "eq_db", "recombine_prob"):
             if cfg.augment.get(key):
                 yield Problem(f"augment.{key}", "needs audio, and there are only spectrograms", f"set augment.{key}=0, or augment=masks")
+    if issubclass(kind, SignalData):
+        for key in ("tempo", "freq_masks", "time_masks"):
+            if cfg.augment.get(key):
+                yield Problem(f"augment.{key}", "would change the samples but not the signal that is wanted", "set augment=none")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig
 
 Rule = tuple[str, str, str]
 """(key relative to the node, what is wrong, what to do)."""
@@ -34,6 +35,9 @@ def choice(*allowed: str) -> Any:
 @dataclass
 class Node:
     """Base of every schema."""
+
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """By other groups: schemas of which one must be chosen there; a group without a schema is left alone."""
 
     @staticmethod
     def rules(node: Any) -> Iterator[Rule]:
@@ -62,9 +66,18 @@ class Loading(Target):
     cache_gb: float = number(ge=0)
     min_duration: float = number(ge=0)
     max_duration: float | None = number(gt=0)
-    limit: int | None = number(ge=1)
+    limit_utterances: int | None = number(ge=1)
+    folds: int | None = number(ge=2)
+    fold: int | None = number(ge=0)
+    fold_by: str = choice("speaker", "parent", "utterance")
     on_bad: str = choice("skip", "error")
     on_empty: str = choice("error", "warn")
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.fold is not None and (node.folds is None or node.fold >= node.folds):
+            fix = "leave data.fold out to train all folds" if node.folds else "set data.folds as well"
+            yield "fold", f"is {node.fold}, and there are {node.folds or 'no'} folds, counted from 0", fix
 
 
 LOADING_KEYS = frozenset(f.name for f in dataclasses.fields(Loading)) - {"_target_"}
@@ -161,7 +174,111 @@ class Manifest(Loading):
 
 
 @dataclass
+class Folder(Loading):
+    root: str = MISSING
+    labels: str = choice("auto", "folder", "file")
+    train: str = MISSING
+    val: str | None = MISSING
+    test: str | None = MISSING
+    split: Split = field(default_factory=Split)
+    speaker: str | None = MISSING
+    sample_rate: int | None = number(ge=1000)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        yield from _root_problem(node.root, "the audio is in")
+        for part in ("train", "val", "test"):
+            folder = Path(node.root).expanduser() / (node[part] or "")
+            if Path(node.root).expanduser().is_dir() and not folder.is_dir():
+                yield part, f"no such folder: {folder.absolute()}", f"set data.{part} to a folder inside data.root, or to null"
+        if node.speaker not in (None, "folder"):
+            try:
+                named = re.compile(node.speaker).groupindex
+            except re.error as error:
+                yield "speaker", f"is no regular expression ({error}), received {node.speaker!r}", "or set data.speaker=folder"
+            else:
+                if "speaker" not in named:
+                    yield "speaker", f"has no group named speaker, received {node.speaker!r}", "for example '(?P<speaker>[^_/]+)_[^/]*$'"
+
+
+@dataclass
+class SpeechCommands(Loading):
+    root: str = MISSING
+    download: bool = MISSING
+    words: list[str] | None = MISSING
+    silence: float = number(ge=0, le=1)
+    seed: int = number(ge=0)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if not node.download:
+            for key, message, fix in _root_problem(node.root, "validation_list.txt is in"):
+                yield key, message, f"{fix}, or data.download=true to fetch it there (2.3 GB)"
+
+
+def _root_problem(root: str, holds: str) -> Iterator[Rule]:
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        yield "root", f"no such folder: {folder.absolute()}", f"set data.root to the folder that {holds}"
+
+
+@dataclass
+class SignalData(Loading):
+    """A corpus whose samples are the features, and that wants signals."""
+
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"features": ("StoredFeatures",), "task": ("RegressionTask",)}
+
+
+@dataclass
+class Signals(SignalData):
+    frequencies: list[float] = number(gt=0)
+    amplitudes: list[float] = number(ge=0)
+    snr_db: list[float] = number()
+    duration: float = number(gt=0)
+    sample_rate: int = number(ge=1)
+    seed: int = number(ge=0)
+    train_size: int = number(ge=1)
+    val_size: int = number(ge=1)
+    test_size: int = number(ge=1)
+    save_to: str | None = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if not node.frequencies:
+            yield "frequencies", "is empty", "for example data.frequencies=[1,3,5,7]"
+        for frequency in node.frequencies:
+            if frequency >= node.sample_rate / 2:
+                message = f"holds {frequency:g} Hz, not below half of sample_rate ({node.sample_rate / 2:g} Hz)"
+                yield "frequencies", message, "lower it, or raise data.sample_rate"
+        for key, example in (("amplitudes", "[0.5,1.5]"), ("snr_db", "[0,10]")):
+            values = list(node[key])
+            if len(values) != 2 or values[0] > values[1]:
+                yield key, f"must be [lowest, highest], received {values}", f"for example data.{key}={example}"
+
+
+@dataclass
+class Hdf5Signals(SignalData):
+    root: str = MISSING
+    train: str = MISSING
+    val: str | None = MISSING
+    test: str | None = MISSING
+    split: Split = field(default_factory=Split)
+    sample_rate: int | None = number(ge=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        root = Path(node.root).expanduser()
+        yield from _root_problem(node.root, "the HDF5 files are in")
+        for part in ("train", "val", "test"):
+            if root.is_dir() and node[part] is not None and not (root / node[part]).is_file():
+                yield part, f"no such file: {(root / node[part]).absolute()}", f"set data.{part} to an HDF5 file, relative to data.root"
+        if node.split.by != "utterance":
+            yield "split.by", "must be utterance: signals have no speakers", "set data.split.by=utterance"
+
+
+@dataclass
 class Featurised(Loading):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"features": ("StoredFeatures",)}
     split_dir: str = MISSING
     spectrogram_manifest_dir: str = MISSING
     token_manifest_dir: str = MISSING
@@ -216,6 +333,21 @@ class StoredFeatures(Target):
 class TokenList(Target):
     vocabulary_file: str = MISSING
     blank: str = choice("first", "last")
+
+
+@dataclass
+class Label(Target):
+    classes: list[str] | None = MISSING
+    unknown: str | None = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        classes = list(node.classes or [])
+        twice = sorted({name for name in classes if classes.count(name) > 1})
+        if twice:
+            yield "classes", f"names {', '.join(twice)} twice", "name each class once"
+        if node.classes is not None and len({*classes, *([node.unknown] if node.unknown else [])}) < 2:
+            yield "classes", f"is {classes}: there is nothing to tell apart", "name at least two classes, or set tokenizer.unknown as well"
 
 
 @dataclass
@@ -464,9 +596,47 @@ class KerasBackend(Target):
 
 
 @dataclass
-class CtcTask(Target):
+class Task(Target):
+    """`metric`: what a run is judged by unless `objective.metric` says otherwise; it is not passed to `_target_`."""
+
+    metric: str = MISSING
+
+
+@dataclass
+class CtcTask(Task):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": ("Char", "TokenList")}
     on_infeasible: str = choice("skip", "error", "keep")
     consistency: float = number(ge=0)
+
+
+@dataclass
+class ClassificationTask(Task):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": ("Label",)}
+    pool: str = choice("mean", "max", "last")
+    class_weights: Any = MISSING
+    label_smoothing: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        weights, example = node.class_weights, "for example task.class_weights=balanced or '{yes: 2, no: 1}'"
+        if isinstance(weights, DictConfig):
+            bad = {
+                name: value
+                for name, value in weights.items()
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0
+            }
+            for name, value in bad.items():
+                yield "class_weights", f"must be numbers of at least 0, received {value!r} for {name!s}", example
+        elif weights not in (None, "balanced"):
+            yield "class_weights", f"must be balanced, null or a weight for each class, received {weights!r}", example
+
+
+@dataclass
+class RegressionTask(Task):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"data": ("Signals", "Hdf5Signals")}
+    criterion: str = choice("mse", "mae", "huber", "smooth_l1")
+    delta: float = number(gt=0)
+    mixture_channel: int | None = number(ge=0)
 
 
 @dataclass
@@ -499,6 +669,7 @@ class Trainer(Node):
     deterministic: bool = MISSING
     val_every_n_epochs: int = number(ge=1)
     log_every_n_steps: int | None = number(ge=1)
+    limit_epochs: int | None = number(ge=1)
     limit_train_batches: int | None = number(ge=1)
     limit_val_batches: int | None = number(ge=1)
     limit_test_batches: int | None = number(ge=1)
@@ -632,6 +803,7 @@ class Config(Node):
     tracking: Any = field(default_factory=dict)
     seed: int = number(ge=0, lt=2**32)
     dry_run: bool = MISSING
+    test_run: str | None = choice("quick", "dry_run", "fast_dev_run")
     resume: str | None = MISSING
     rerun: str | None = MISSING
     trust: bool = MISSING
@@ -658,9 +830,18 @@ class CompareConfig(Node):
 
 
 SCHEMAS: dict[str, dict[str, type[Node]]] = {
-    "data": {"digits": Digits, "synthetic": Synthetic, "manifest": Manifest, "featurised": Featurised},
+    "data": {
+        "digits": Digits,
+        "synthetic": Synthetic,
+        "manifest": Manifest,
+        "featurised": Featurised,
+        "folder": Folder,
+        "speech_commands": SpeechCommands,
+        "signals": Signals,
+        "hdf5_signals": Hdf5Signals,
+    },
     "features": {"logmel": LogMel, "stored": StoredFeatures},
-    "tokenizer": {"char": Char, "list": TokenList},
+    "tokenizer": {"char": Char, "list": TokenList, "label": Label},
     "augment": {"spectrum": Augment},
     "model": {"tdnn": Tdnn, "conformer": Conformer, "crdnn": Crdnn, "quartznet": QuartzNet, "lstm": Lstm, "mlp": Mlp},
     "optimizer": {"adam": AdamLike, "adamw": AdamLike, "sgd": Sgd, "rmsprop": RmsProp},
@@ -673,7 +854,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "plateau": Plateau,
     },
     "backend": {"torch": TorchBackend, "keras": KerasBackend},
-    "task": {"ctc": CtcTask},
+    "task": {"ctc": CtcTask, "classification": ClassificationTask, "regression": RegressionTask},
     "trainer": {"trainer": Trainer},
     "decoder": {"greedy": GreedyDecoder},
     "tracking": {"mlflow": MlflowTracking, "tensorboard": TensorBoardTracking, "wandb": WandbTracking},

@@ -1,6 +1,6 @@
 """Batches: the only thing a backend sees of the data.
 
-    features (B, T, F) float32, zero-padded · feature_lengths (B,) · targets (B, L) zero-padded · target_lengths (B,) · ids
+    features (B, T, F) float32, zero-padded · feature_lengths (B,) · targets (B, L) or (B, L, C), zero-padded · target_lengths (B,) · ids
 
 Both backends read the same batches. Everything random follows from (seed, epoch, utterance), so neither the number of worker
 processes nor an interruption changes what is read.
@@ -9,12 +9,14 @@ processes nor an interruption changes what is read.
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +30,11 @@ from speechtrain.console import console
 from speechtrain.data.augment import Augment, Word, words_of
 from speechtrain.data.corpus import Corpus, Skip, text_of
 from speechtrain.data.features import Features
-from speechtrain.data.tokenizer import Tokenizer
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T", torch.Tensor, npt.NDArray[np.float32])
 
 
 class Batch(NamedTuple):
@@ -40,7 +43,7 @@ class Batch(NamedTuple):
     Attributes:
         features: (B, T, F) float32, zero behind each utterance's end.
         feature_lengths: (B,) int64, frames.
-        targets: (B, L) int64 labels, zero behind each text's end.
+        targets: what the task wants, zero behind each one's end: labels (B, L) int64, or frames (B, L, C) float32.
         target_lengths: (B,) int64.
         ids: of the utterances.
         texts: references as written in the corpus.
@@ -49,39 +52,65 @@ class Batch(NamedTuple):
 
     features: npt.NDArray[np.float32]
     feature_lengths: npt.NDArray[np.int64]
-    targets: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     target_lengths: npt.NDArray[np.int64]
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     seconds: float
 
 
-def without_texts(items: Sequence[torch.Tensor], frame_rate: float) -> Batch:
-    """Utterances of features (T, F) whose texts are not known; each has one label, so that a loss can be computed.
+Target = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+
+
+class Reference(NamedTuple):
+    """What a corpus says of an utterance; the task makes a target of it.
+
+    Attributes:
+        text: "" where there is none.
+        signal: gives the frames (T, C) that are wanted, where the corpus has them.
+    """
+
+    text: str
+    signal: Callable[[], npt.NDArray[np.float32]] | None = None
+
+
+def without_references(items: Sequence[torch.Tensor], frame_rate: float, placeholder: Callable[[int], Target]) -> Batch:
+    """Utterances of features (T, F) of which it is not known what is wanted.
 
     Args:
         items: at least one.
         frame_rate: of the features, frames a second.
+        placeholder: the task's, so that a loss can be computed.
     """
     lengths = np.array([len(item) for item in items], dtype=np.int64)
     features = np.zeros((len(items), int(lengths.max()), items[0].shape[1]), dtype=np.float32)
     for row, item in enumerate(items):
         features[row, : lengths[row]] = item.numpy()
+    targets, target_lengths = stacked([placeholder(int(length)) for length in lengths])
     return Batch(
         features=features,
         feature_lengths=lengths,
-        targets=np.ones((len(items), 1), dtype=np.int64),
-        target_lengths=np.ones(len(items), dtype=np.int64),
+        targets=targets,
+        target_lengths=target_lengths,
         ids=tuple(str(row) for row in range(len(items))),
         texts=("",) * len(items),
         seconds=float(lengths.sum()) / frame_rate,
     )
 
 
-def silence(features: Features, *, seconds: float) -> Batch:
+def stacked(wanted: Sequence[Target]) -> tuple[Target, npt.NDArray[np.int64]]:
+    """Targets of several utterances in one array, zero behind each one's end, and their lengths (B,)."""
+    lengths = np.array([len(item) for item in wanted], dtype=np.int64)
+    targets = np.zeros((len(wanted), max(1, int(lengths.max())), *wanted[0].shape[1:]), dtype=wanted[0].dtype)
+    for row, item in enumerate(wanted):
+        targets[row, : lengths[row]] = item
+    return targets, lengths
+
+
+def silence(features: Features, placeholder: Callable[[int], Target], *, seconds: float) -> Batch:
     """One utterance of features at rest, to measure a model with."""
     frames = features.num_frames(round(seconds * features.sample_rate))
-    return without_texts([torch.zeros(frames, features.size)], features.frame_rate)
+    return without_references([torch.zeros(frames, features.size)], features.frame_rate, placeholder)
 
 
 @dataclass(frozen=True)
@@ -95,17 +124,21 @@ class Limits:
 
 
 class SpectrumCache:
-    """Spectra (T, K) of all utterances as half-precision magnitudes, as far as they fit; the rest is read again when needed.
+    """Spectra (T, K) of all utterances as half-precision magnitudes, and the signals that are wanted, as far as they fit.
+
+    What does not fit is read again when it is needed.
 
     Attributes:
-        checksums: of the samples of each utterance that was read, by id.
+        checksums: of what was read of each utterance, by id.
     """
 
     def __init__(self, corpus: Corpus, features: Features, gigabytes: float) -> None:
         self._corpus = corpus
         self._features = features
         self._room = gigabytes * 1e9
+        self._counting = threading.Lock()
         self._kept: dict[str, torch.Tensor] = {}
+        self._targets: dict[str, npt.NDArray[np.float32]] = {}
         self.checksums: dict[str, int] = {}
 
     def fill(self, cuts: Sequence[MonoCut], threads: int) -> dict[str, str]:
@@ -128,9 +161,7 @@ class SpectrumCache:
                         bad[utterance] = found
                     else:
                         together = 256
-                        if (size := found.nbytes) <= self._room:
-                            self._room -= size
-                            self._kept[utterance] = found
+                        self._keep(self._kept, utterance, found)
                     progress.advance(bar)
         return bad
 
@@ -139,11 +170,32 @@ class SpectrumCache:
         kept = self._kept.get(cut.id)
         return self._features.unpack(kept if kept is not None else self._compute(cut))
 
+    def target(self, cut: MonoCut) -> npt.NDArray[np.float32]:
+        """The signal (T, C) that is wanted."""
+        assert self._corpus.target is not None
+        kept = self._targets.get(cut.id)
+        return kept if kept is not None else self._corpus.target(cut)
+
+    def keeps(self, utterance: str) -> bool:
+        """Whether an utterance had room, so that what is made of it may be kept as well."""
+        return utterance in self._kept
+
     def _compute(self, cut: MonoCut) -> torch.Tensor:
         samples = self._corpus.read(cut, self._features.sample_rate)
         if cut.id not in self.checksums:
-            self.checksums[cut.id] = zlib.crc32(samples.tobytes())
+            check = zlib.crc32(samples.tobytes())
+            if self._corpus.target is not None:
+                wanted = self._corpus.target(cut)
+                check = zlib.crc32(wanted.tobytes(), check)
+                self._keep(self._targets, cut.id, wanted)
+            self.checksums[cut.id] = check
         return self._features.pack(self._features.spectrum(samples))
+
+    def _keep(self, where: dict[str, T], utterance: str, found: T) -> None:
+        with self._counting:
+            if found.nbytes <= self._room:
+                self._room -= found.nbytes
+                where[utterance] = found
 
 
 class Utterances(Dataset[Batch]):
@@ -152,6 +204,7 @@ class Utterances(Dataset[Batch]):
     Args:
         cuts: of one split.
         cache: of their spectra.
+        target: the task's.
         augment: None for evaluation.
         views: how often each utterance stands in a batch, augmented each time anew but for its tempo; first all in one view, then all in
             the next.
@@ -162,7 +215,7 @@ class Utterances(Dataset[Batch]):
         cuts: CutSet,
         cache: SpectrumCache,
         features: Features,
-        tokenizer: Tokenizer,
+        target: Callable[[Reference], Target],
         augment: Augment | None,
         seed: int,
         views: int = 1,
@@ -170,7 +223,7 @@ class Utterances(Dataset[Batch]):
         self._cuts: Mapping[str, MonoCut] = {cut.id: cut for cut in cuts}
         self._cache = cache
         self._features = features
-        self._tokenizer = tokenizer
+        self._target = target
         self._augment = None if augment is None or augment.changes_nothing else augment
         self._seed = seed
         self._views = views
@@ -185,35 +238,36 @@ class Utterances(Dataset[Batch]):
         ids = [*ids] * self._views
         items = [self._one(self._cuts[utterance], epoch, row * self._views // len(ids)) for row, utterance in enumerate(ids)]
         lengths = np.array([len(features) for features, _ in items], dtype=np.int64)
-        labels = [self._tokenizer.encode(text) for _, text in items]
-        target_lengths = np.array([len(item) for item in labels], dtype=np.int64)
+        targets, target_lengths = stacked([self._target(reference) for _, reference in items])
         batch = np.zeros((len(items), int(lengths.max()), self._features.size), dtype=np.float32)
-        targets = np.zeros((len(items), max(1, int(target_lengths.max()))), dtype=np.int64)
         for row, (features, _) in enumerate(items):
             batch[row, : lengths[row]] = features.numpy()
-            targets[row, : target_lengths[row]] = labels[row]
         return Batch(
             features=batch,
             feature_lengths=lengths,
             targets=targets,
             target_lengths=target_lengths,
             ids=tuple(ids),
-            texts=tuple(text for _, text in items),
+            texts=tuple(reference.text for _, reference in items),
             seconds=float(lengths.sum()) / self._features.frame_rate,
         )
 
-    def _one(self, cut: MonoCut, epoch: int, view: int) -> tuple[torch.Tensor, str]:
-        """Features (T, F) and text of an utterance."""
+    def _one(self, cut: MonoCut, epoch: int, view: int) -> tuple[torch.Tensor, Reference]:
+        """Features (T, F) of an utterance, and what is wanted of it."""
+        reference = Reference(text_of(cut), partial(self._cache.target, cut))
         if self._augment is None:
-            if cut.id not in self._plain:
-                self._plain[cut.id] = self._features.finish(self._features.mel(self._cache.get(cut)))
-            return self._plain[cut.id], text_of(cut)
+            features = self._plain.get(cut.id)
+            if features is None:
+                features = self._features.finish(self._features.mel(self._cache.get(cut)))
+                if self._cache.keeps(cut.id):
+                    self._plain[cut.id] = features
+            return features, reference
         rng = self._augment.generator(self._seed, epoch, cut.id)
         words = self._augment.recombine(self._words.get(cut.id, ()), self._pools.get(cut.supervisions[0].speaker, ()), rng)
         if words is None:
-            return self._augment(self._cache.get(cut), self._features, rng, view), text_of(cut)
+            return self._augment(self._cache.get(cut), self._features, rng, view), reference
         pieces = [self._cache.get(self._cuts[word.utterance])[word.start : word.end] for word in words]
-        return self._augment(torch.cat(pieces), self._features, rng, view), " ".join(word.text for word in words)
+        return self._augment(torch.cat(pieces), self._features, rng, view), Reference(" ".join(word.text for word in words))
 
     def _find_words(self) -> None:
         for cut in self._cuts.values():
@@ -258,6 +312,10 @@ class Loader:
 
     def __len__(self) -> int:
         return len(self._plan())
+
+    def example(self) -> Batch:
+        """A batch of one utterance, which tells the types and the fixed sizes of all."""
+        return self._dataset[(0, self._plan()[0][:1])]
 
     def __iter__(self) -> Iterator[Batch]:
         keys = [(self._epoch, ids) for ids in self._plan()]

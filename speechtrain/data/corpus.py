@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
@@ -50,11 +52,15 @@ class Corpus:
         splits: `train`, `val`, `test`; each cut has one supervision with its text, and `num_samples` at its `sampling_rate`.
         skipped: what was found bad while reading the lists.
         read: gives a cut's samples (N,) at the rate asked for; raises `DataError` where that is impossible.
+        target: gives the signal (T, C) that is wanted of a cut, as many frames as its features have; None: texts are wanted.
+        target_size: C.
     """
 
     splits: dict[str, CutSet]
     skipped: list[Skip] = field(default_factory=list)
     read: Callable[[MonoCut, int], Audio] = field(default=lambda cut, rate: read_audio(cut, rate))
+    target: Callable[[MonoCut], Audio] | None = None
+    target_size: int = 0
 
 
 class CorpusSource(Protocol):
@@ -105,6 +111,32 @@ def read_audio(cut: MonoCut, rate: int) -> Audio:
     if not np.isfinite(samples).all():
         raise DataError(f"{path}: holds {int((~np.isfinite(samples)).sum())} samples that are NaN or infinite")
     return np.asarray(samples, dtype=np.float32)
+
+
+def read_header(path: Path, sample_rate: int | None) -> tuple[int, int]:
+    """Rate in Hz and number of samples of a file.
+
+    Raises:
+        DataError: it is no audio, holds nothing, or has another rate than `sample_rate`.
+    """
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes)")
+    try:
+        header = soundfile.info(str(path))
+    except soundfile.SoundFileError as error:
+        raise DataError(f"{path} is not audio that can be read ({str(error).split(': ')[-1].strip()})") from None
+    if header.frames <= 0:
+        raise DataError(f"{path} holds no samples")
+    if sample_rate is not None and header.samplerate != sample_rate:
+        raise DataError(f"{path} is at {header.samplerate} Hz, but data.sample_rate is {sample_rate}")
+    return header.samplerate, header.frames
+
+
+def clean_text(text: str) -> str:
+    """Composed Unicode (NFC), runs of white space as one space."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: float | list[str], seed: int) -> dict[str, list[MonoCut]]:

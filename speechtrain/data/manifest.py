@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from lhotse import CutSet, MonoCut
 
-from speechtrain.data.corpus import SPLITS, Corpus, Skip, make_cut, split_cuts
+from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, make_cut, read_header, split_cuts
 from speechtrain.errors import DataError
 
 _KEYS = ("audio_filepath", "text")
@@ -110,7 +108,7 @@ class Manifest:
         path = _plain(manifest.parent / entry["audio_filepath"])
         if not path.is_relative_to(self.root):
             raise DataError(f"audio_filepath {entry['audio_filepath']!r} leaves the data folder {self.root}")
-        rate, num_samples = self._header(path)
+        rate, num_samples = read_header(path, self.sample_rate)
         stated = entry.get("duration")
         if stated is not None:
             if isinstance(stated, bool) or not isinstance(stated, (int, float)):
@@ -129,26 +127,6 @@ class Manifest:
             speaker=None if speaker is None else str(speaker),
             custom=custom,
         )
-
-    def _header(self, path: Path) -> tuple[int, int]:
-        if not path.is_file():
-            raise DataError(f"no such file: {path}")
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty (0 bytes)")
-        try:
-            header = soundfile.info(str(path))
-        except soundfile.SoundFileError as error:
-            raise DataError(f"{path} is not audio that can be read ({str(error).split(': ')[-1].strip()})") from None
-        if header.frames <= 0:
-            raise DataError(f"{path} holds no samples")
-        if self.sample_rate is not None and header.samplerate != self.sample_rate:
-            raise DataError(f"{path} is at {header.samplerate} Hz, but data.sample_rate is {self.sample_rate}")
-        return header.samplerate, header.frames
-
-
-def clean_text(text: str) -> str:
-    """Composed Unicode (NFC), runs of white space as one space."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _plain(path: Path) -> Path:

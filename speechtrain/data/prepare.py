@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from lhotse import MonoCut
+from lhotse import CutSet, MonoCut
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.build import build
 from speechtrain.data.augment import Augment
-from speechtrain.data.batches import Limits, Loader, SpectrumCache, Utterances, keep, read_all
+from speechtrain.data.batches import Limits, Loader, Reference, SpectrumCache, Target, Utterances, keep, read_all
 from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Skip, report_skips, seconds, text_of
 from speechtrain.data.features import Features
 from speechtrain.data.tokenizer import Tokenizer, count_repeats
@@ -32,6 +32,7 @@ class Data:
         corpus: usable utterances.
         skipped: how many were left out as bad.
         infeasible: how many training utterances the model cannot learn; set by `without_infeasible`.
+        target: what the task makes of an utterance; set as soon as there is a task, before the first loader.
     """
 
     corpus: Corpus
@@ -43,6 +44,7 @@ class Data:
     seed: int
     skipped: int
     infeasible: int = 0
+    target: Callable[[Reference], Target] | None = None
 
     def loader(
         self, split: str, *, shuffle: bool = False, augment: bool = False, views: int = 1, max_batches: int | None = None
@@ -51,14 +53,17 @@ class Data:
         cuts = self.corpus.splits[split]
         if len(cuts) == 0:
             return None
-        dataset = Utterances(cuts, self.cache, self.features, self.tokenizer, self.augment if augment else None, self.seed, views)
+        dataset = self._utterances(cuts, self.augment if augment else None, views)
         return Loader(cuts, dataset, self.limits, shuffle=shuffle, seed=self.seed, max_batches=max_batches)
 
     def only(self, split: str, ids: Collection[str]) -> Loader:
         """The batches of some utterances of a split, as they are for evaluation."""
         cuts = keep(self.corpus.splits[split], lambda cut: cut.id in ids)
-        dataset = Utterances(cuts, self.cache, self.features, self.tokenizer, None, self.seed)
-        return Loader(cuts, dataset, self.limits, shuffle=False, seed=self.seed)
+        return Loader(cuts, self._utterances(cuts, None), self.limits, shuffle=False, seed=self.seed)
+
+    def _utterances(self, cuts: CutSet, augment: Augment | None, views: int = 1) -> Utterances:
+        assert self.target is not None, "a task comes first"
+        return Utterances(cuts, self.cache, self.features, self.target, augment, self.seed, views)
 
     def facts(self, split: str) -> dict[str, float]:
         """How much there is of a split."""
@@ -125,7 +130,7 @@ def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus,
         _read.move_to_end(key)
     else:
         source: CorpusSource = build("data", cfg.data)
-        corpus = source.load(cfg.data.limit)
+        corpus = source.load(cfg.data.limit_utterances)
         for name in SPLITS:
             corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
         features: Features = build("features", cfg.features)
@@ -152,7 +157,8 @@ def without_infeasible(
         DataError: with `on_infeasible="error"` and any found, or if none is left.
     """
     cuts = list(data.corpus.splits["train"])
-    labels = [data.tokenizer.encode(text_of(cut)) for cut in cuts]
+    assert data.target is not None, "a task comes first"
+    labels = [data.target(Reference(text_of(cut))).tolist() for cut in cuts]
     lengths = output_lengths(np.array([data.frames(cut) for cut in cuts], dtype=np.int64))
     sizes = np.array([len(item) for item in labels], dtype=np.int64)
     repeats = np.array([count_repeats(item) for item in labels], dtype=np.int64)

@@ -1,7 +1,8 @@
-"""Text to labels and back. Label 0 is the CTC blank and never stands for a character."""
+"""Text to labels and back. For CTC label 0 is the blank and never stands for a character; classes have no blank."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ class Tokenizer(Protocol):
     """What `tokenizer._target_` names: built from the training texts, and again from its `vocabulary` when a model is loaded."""
 
     vocabulary: list[str]
-    """Tokens in the order of their labels, the blank first as an empty text."""
+    """Tokens in the order of their labels; for CTC the blank first, as an empty text."""
 
     def encode(self, text: str) -> list[int]:
         """Labels of a text; tokens outside the vocabulary are left out."""
@@ -97,6 +98,68 @@ class ListTokenizer:
     def unknown(self, text: str) -> list[str]:
         """Tokens of a text that the list lacks."""
         return [token for token in text.split() if token not in self._labels]
+
+
+class LabelTokenizer:
+    """One label a whole text: the classes of a classification.
+
+    Args:
+        texts: training texts.
+        classes: in the order of their labels; None: all training texts, sorted.
+        unknown: name of the class that every other text belongs to; None: other texts belong to none.
+        vocabulary: classes of a trained model, instead of the above.
+
+    Raises:
+        DataError: a training text belongs to no class, or there is only one class.
+    """
+
+    def __init__(
+        self,
+        texts: Iterable[str] = (),
+        *,
+        classes: Sequence[str] | None = None,
+        unknown: str | None = None,
+        vocabulary: Sequence[str] | None = None,
+    ) -> None:
+        self.unknown_class = unknown
+        if vocabulary is not None:
+            self.vocabulary = list(vocabulary)
+            self._labels = {token: label for label, token in enumerate(self.vocabulary)}
+            return
+        counts = Counter(texts)
+        listed = list(classes) if classes is not None else sorted(counts)
+        self.vocabulary = list(dict.fromkeys([*listed, *([unknown] if unknown is not None else [])]))
+        self._labels = {token: label for label, token in enumerate(self.vocabulary)}
+        others = {text: count for text, count in counts.items() if text not in self._labels}
+        if others and unknown is None:
+            shown = ", ".join(f"'{text}' ({count}x)" for text, count in list(others.items())[:8])
+            raise DataError(
+                f"tokenizer.classes lacks texts of the training data: {shown}\n"
+                "    -> add them, or set tokenizer.unknown=_unknown_ to make them one class"
+            )
+        if counts and len(self.vocabulary) < 2:
+            raise DataError(f"there is only one class in the training data: {self.vocabulary}\n    -> give data with at least two")
+        if len(self.vocabulary) > _MANY_CLASSES and len(self.vocabulary) > counts.total() / 2:
+            raise DataError(
+                f"{len(self.vocabulary)} classes in {counts.total()} training utterances: the texts seem to be sentences, not classes\n"
+                "    -> use task=ctc, or name the classes in tokenizer.classes"
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """The class of a text; empty if it belongs to none."""
+        name = text if text in self._labels else self.unknown_class
+        return [self._labels[name]] if name is not None and name in self._labels else []
+
+    def decode(self, labels: Sequence[int]) -> str:
+        """The class' name."""
+        return " ".join(self.vocabulary[label] for label in labels)
+
+    def unknown(self, text: str) -> list[str]:
+        """The text, if it belongs to no class."""
+        return [] if self.encode(text) else [text]
+
+
+_MANY_CLASSES = 50
 
 
 def read_vocabulary(path: Path) -> list[str]:

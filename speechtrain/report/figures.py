@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from speechtrain.console import is_rate
+from speechtrain.report.classes import Curve
 from speechtrain.report.errors import Calibration
 
 _STYLE: Any = {
@@ -43,6 +44,7 @@ def svg(figure: Figure) -> str:
 
 def save_png(figure: Figure, path: Path) -> None:
     """A figure as a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with rc_context(_STYLE):
         figure.savefig(temporary, format="png", bbox_inches="tight", dpi=110)
@@ -178,3 +180,82 @@ def _mark_spans(axes: Axes, found: Posteriors) -> None:
 
 def _visible(name: str) -> str:
     return "␣" if name == " " else name.replace("$", r"\$")
+
+
+def confusion_figure(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """Counts of wanted (rows) and found (columns) classes, coloured by their share of the row."""
+    rows = [*classes, "none of them"][: len(confusion)]
+    size = max(3.0, 0.36 * len(classes) + 1.2)
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(size + 0.6, size))
+        axes = figure.add_subplot()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        names, columns = ([_visible(name) for name in each] for each in (rows, classes))
+        axes.set_xticks(range(len(classes)), columns, rotation=60 if max(map(len, classes), default=0) > 2 else 0)
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_xlabel("found")
+        axes.set_ylabel("wanted")
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            colour = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7, color=colour)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def curves_figure(curves: Sequence[Curve], title: str, x: str, y: str) -> Figure:
+    """One line a class, the smallest areas named."""
+    hardest = sorted(curves, key=lambda curve: curve.area)[: len(_COLOURS)]
+    colours = dict(zip((curve.name for curve in hardest), _COLOURS, strict=False))
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 4.0))
+        axes = figure.add_subplot()
+        for curve in sorted(curves, key=lambda curve: -curve.area):
+            label = f"{_visible(curve.name)}  {curve.area:.4f}" if curve.name in colours else None
+            axes.plot(curve.x, curve.y, color=colours.get(curve.name, "#cccccc"), linewidth=1.2, label=label)
+        axes.set_xlim(-0.01, 1.01)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        mean = f", mean area {np.mean([curve.area for curve in curves]):.4f}" if curves else ""
+        axes.set_title(f"{title}{mean}")
+        if curves:
+            axes.legend(fontsize=7, title="area" if len(curves) == len(hardest) else "smallest areas", title_fontsize=7)
+    return figure
+
+
+def signal_figure(signals: Mapping[str, npt.NDArray[np.float32]], title: str, frame_rate: float) -> Figure:
+    """What was wanted and found of an utterance, and what it was mixed in, over time; a row a channel.
+
+    Args:
+        signals: `wanted`, `found` and perhaps `mixture`, each (T, C).
+        title: for people.
+        frame_rate: frames a second.
+    """
+    wanted = signals["wanted"]
+    seconds = np.arange(len(wanted)) / frame_rate
+    channels = wanted.shape[1]
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(11, 1.9 * channels))
+        for channel in range(channels):
+            axes = figure.add_subplot(channels, 1, channel + 1)
+            if "mixture" in signals:
+                axes.plot(seconds, signals["mixture"][:, 0], color="#cccccc", linewidth=0.7, label="mixture")
+            axes.plot(seconds, wanted[:, channel], color=_COLOURS[0], linewidth=1.4, label="wanted")
+            axes.plot(seconds, signals["found"][:, channel], color=_COLOURS[1], linewidth=1.0, label="found")
+            axes.set_xlabel("s")
+            axes.legend(fontsize=7, ncols=3, loc="upper right")
+            axes.set_title(title if channel == 0 else "")
+    return figure
+
+
+def histogram_figure(values: Sequence[float], name: str) -> Figure:
+    """How a measure is spread over utterances."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 2.6))
+        axes = figure.add_subplot()
+        axes.hist(values, bins=min(40, max(5, len(values) // 5)), color=_COLOURS[0])
+        axes.set_xlabel(name)
+        axes.set_ylabel("utterances")
+        axes.set_title(f"median {np.median(values):.4g}, lowest {min(values):.4g}, highest {max(values):.4g}")
+    return figure

@@ -1,21 +1,33 @@
-"""What a finished run leaves for people: its history as a picture, and a page on its errors."""
+"""What a finished run leaves for people: its history as a picture, and a page on what it got wrong."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
+from hydra.utils import get_method
 
 from speechtrain.data.batches import Batch
 from speechtrain.decode.align import align
 from speechtrain.report import page
-from speechtrain.report.errors import Utterance, trn
-from speechtrain.report.figures import Posteriors, history_figure, save_png
+from speechtrain.report.classes import class_results, scores_csv
+from speechtrain.report.errors import Utterance, bootstrap, trn
+from speechtrain.report.figures import (
+    Posteriors,
+    confusion_figure,
+    curves_figure,
+    histogram_figure,
+    history_figure,
+    save_png,
+    signal_figure,
+    svg,
+)
 
 if TYPE_CHECKING:
     from lhotse import MonoCut
@@ -24,7 +36,7 @@ if TYPE_CHECKING:
     from speechtrain.data.prepare import Data
     from speechtrain.tasks.base import Sample, Task
 
-ERRORS, HISTORY_PICTURE = "error_report.html", "history.png"
+ERRORS, CLASSES, SIGNALS, HISTORY_PICTURE = "error_report.html", "class_report.html", "signal_report.html", "history.png"
 _AUDIO_LIMIT = 4_000_000
 """Bytes of sound in a page."""
 
@@ -38,35 +50,46 @@ def write_history(folder: Path, epochs: Sequence[Mapping[str, float]], best: tup
     return path
 
 
-def write_error_report(
-    folder: Path,
-    samples: Sequence[Sample],
-    split: str,
-    *,
-    title: str,
-    backend: Backend,
-    model: Model,
-    task: Task,
-    data: Data,
-    options: Mapping[str, Any],
-) -> list[Path]:
-    """The page on what a run got wrong in a split, and its texts for sclite; the files.
+@dataclass(frozen=True)
+class Finished:
+    """A run that is over, as a report is made of it.
 
-    Args:
+    Attributes:
         folder: of the run.
-        samples: of the whole split.
+        samples: of the whole split, with their details.
         split: their name.
-        title: of the page.
-        backend: of the run.
-        model: trained.
-        task: of the run.
-        data: of the run.
+        title: for people.
+        backend, model, task, data: of the run.
         options: `report` of the config.
     """
+
+    folder: Path
+    samples: Sequence[Sample]
+    split: str
+    title: str
+    backend: Backend
+    model: Model
+    task: Task
+    data: Data
+    options: Mapping[str, Any]
+
+
+def write_report(run: Finished) -> list[Path]:
+    """What the run's task wants drawn; the files."""
+    name = run.task.report
+    if name is None or not run.samples:
+        return []
+    draw: Callable[[Finished], list[Path]] = REPORTS[name] if name in REPORTS else get_method(name)
+    return draw(run)
+
+
+def write_error_report(run: Finished) -> list[Path]:
+    """The page on the words that are wrong, and the texts for sclite."""
+    folder, samples, split, data, options = run.folder, run.samples, run.split, run.data, run.options
     cuts: dict[str, MonoCut] = {str(cut.id): cut for cut in data.corpus.splits[split]}
     utterances = [_utterance(sample, cuts[sample.id]) for sample in samples if sample.id in cuts]
     bad, fine, wanted = page.choose_examples(utterances, wrong=options["worst"], posteriors=options["posteriors"])
-    posteriors = _posteriors(wanted, split, backend, model, task, data) if wanted else {}
+    posteriors = _posteriors(wanted, run) if wanted else {}
     sounds = _Sounds(data) if options["audio"] and data.features.hears else None
 
     def example(utterance: Utterance) -> page.Example:
@@ -75,7 +98,7 @@ def write_error_report(
 
     text = page.error_report(
         utterances,
-        title=title,
+        title=f"Errors of {run.title}",
         split=split,
         bad=[example(each) for each in bad],
         fine=[example(each) for each in fine],
@@ -98,13 +121,14 @@ def _utterance(sample: Sample, cut: MonoCut) -> Utterance:
     return Utterance(sample.id, sample.reference, sample.hypothesis, float(cut.duration), sample.confidence, sample.words, fields)
 
 
-def _posteriors(ids: set[str], split: str, backend: Backend, model: Model, task: Task, data: Data) -> dict[str, Posteriors]:
+def _posteriors(ids: set[str], run: Finished) -> dict[str, Posteriors]:
     """Of some utterances, with the forced alignment of their references."""
-    subsampling = backend.describe(model).subsampling
+    data = run.data
+    subsampling = run.backend.describe(run.model).subsampling
     tokens = data.tokenizer.vocabulary
     found = {}
-    for batch, outputs in backend.predict(model, data.only(split, ids), task):
-        for row, (utterance, log_probs) in enumerate(_rows(batch, outputs.log_probs, outputs.lengths)):
+    for batch, outputs in run.backend.predict(run.model, data.only(run.split, ids), run.task):
+        for row, (utterance, log_probs) in enumerate(_rows(batch, outputs.values, outputs.lengths)):
             spans = align(log_probs, batch.targets[row, : batch.target_lengths[row]].tolist())
             named = [(tokens[span.label], span.start, span.end) for span in spans] if spans is not None else None
             found[utterance] = Posteriors(log_probs, tokens, named, data.features.frame_rate / subsampling)
@@ -113,6 +137,74 @@ def _posteriors(ids: set[str], split: str, backend: Backend, model: Model, task:
 
 def _rows(batch: Batch, log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.float32]]]:
     return [(utterance, log_probs[row, : lengths[row]]) for row, utterance in enumerate(batch.ids)]
+
+
+def write_class_report(run: Finished) -> list[Path]:
+    """The page on the classes, its pictures, and the table of the classes."""
+    classes = list(run.data.tokenizer.vocabulary)
+    labels = {name: label for label, name in enumerate(classes)}
+    wanted = [labels.get(each.reference, -1) for each in run.samples]
+    found = [labels[each.hypothesis] for each in run.samples]
+    results = class_results(wanted, found, np.stack([each.arrays["probabilities"] for each in run.samples]), classes)
+    figures = {
+        "confusion_matrix": confusion_figure(results.confusion, classes),
+        "roc": curves_figure(results.roc, "ROC", "false positive rate", "true positive rate"),
+        "precision_recall": curves_figure(results.precision_recall, "precision and recall", "recall", "precision"),
+    }
+    mistakes = [int(each.reference != each.hypothesis) for each in run.samples]
+    wrong = [each for each, mistake in zip(run.samples, mistakes, strict=True) if mistake]
+    worst = sorted(wrong, key=lambda each: (-(each.confidence or 0.0), each.id))[: run.options["worst"]]
+    cuts = {str(cut.id): cut for cut in run.data.corpus.splits[run.split]}
+    sounds = _Sounds(run.data) if run.options["audio"] and run.data.features.hears else None
+    heard = {each.id: sounds.of(cuts[each.id]) for each in worst if each.id in cuts} if sounds is not None else {}
+    text = page.render(
+        "classes.html.j2",
+        title=f"Classes of {run.title}",
+        split=run.split,
+        count=len(run.samples),
+        wrong=len(wrong),
+        results=results,
+        draws=run.options["bootstrap"],
+        errors=bootstrap(mistakes, [1] * len(mistakes), count=run.options["bootstrap"]),
+        figures=[svg(figure) for figure in figures.values()],
+        worst=[{"sample": each, "audio": page.data_uri(sound, "audio/mpeg") if (sound := heard.get(each.id)) else None} for each in worst],
+    )
+    page.write(run.folder / CLASSES, text)
+    page.write(run.folder / "classes" / "per_class.csv", scores_csv(results.scores))
+    for name, figure in figures.items():
+        save_png(figure, run.folder / "classes" / f"{name}.png")
+    return [run.folder / CLASSES, run.folder / "classes" / "per_class.csv", *(run.folder / "classes" / f"{name}.png" for name in figures)]
+
+
+def write_signal_report(run: Finished) -> list[Path]:
+    """The page on signals, and the same pictures as files."""
+    names = list(run.samples[0].measures)
+    by = next((name for name in ("snr_gain_db", "snr_db") if name in names), names[0])
+    ranked = sorted(run.samples, key=lambda each: each.measures[by])
+    shown = [each for each in ranked if each.arrays]
+    shown = shown[:: max(1, len(shown) // max(1, run.options["posteriors"]))][: run.options["posteriors"]]
+    rate = run.data.features.frame_rate
+    figures = {f"spread_of_{by}": histogram_figure([each.measures[by] for each in run.samples], by)}
+    examples = {f"{each.id}": signal_figure(each.arrays, f"{each.id}   {by} {each.measures[by]:.2f}", rate) for each in shown}
+    text = page.render(
+        "signals.html.j2",
+        title=f"Signals of {run.title}",
+        split=run.split,
+        samples=run.samples,
+        shown=ranked[: 10 * max(1, run.options["worst"])],
+        measures=names,
+        figures=[svg(figure) for figure in figures.values()],
+        examples=[svg(figure) for figure in examples.values()],
+    )
+    page.write(run.folder / SIGNALS, text)
+    files = {run.folder / "signals" / f"{name}.png": figure for name, figure in (figures | examples).items()}
+    for path, figure in files.items():
+        save_png(figure, path)
+    return [run.folder / SIGNALS, *files]
+
+
+REPORTS = {"errors": write_error_report, "classes": write_class_report, "signals": write_signal_report}
+"""By the names that tasks use."""
 
 
 class _Sounds:

@@ -1,1 +1,1 @@
-"""ctc (more to come): targets, loss, metrics, which way is better."""
+"""ctc, classification, regression: targets, head, loss, metrics, which way is better."""

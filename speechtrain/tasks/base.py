@@ -1,17 +1,87 @@
-"""What a task owns: the size and loss of the head, its metrics, and which way each of them is better. No framework in here."""
+"""What a task owns: its targets, its head, its loss, its metrics and which way each of them is better. No framework in here.
+
+Everything else asks the task through this contract and never which task it is; `docs/tasks.md` adds one in a single file.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from speechtrain.data.batches import Batch
+from speechtrain.data.batches import Batch, Reference, Target
 
 Direction = Literal["minimize", "maximize"]
+Array = Any
+"""Of the framework that computes the loss."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands on the encoder, as each backend builds it: [pool over time] -> linear -> [log-softmax].
+
+    Attributes:
+        size: V, values a frame; with `per_input_frame` of an input frame.
+        pool: how the frames of an utterance become one: `mean`, `max` or `last`; None: they stay as they are.
+        log_softmax: whether the values are normalised to log-probabilities, in float32.
+        per_input_frame: whether there are values for each frame that went in, whatever the encoder's subsampling.
+        begins_even: whether it begins with zeros behind an encoder of limited context (docs/decisions/0010).
+    """
+
+    size: int
+    pool: Literal["mean", "max", "last"] | None = None
+    log_softmax: bool = True
+    per_input_frame: bool = False
+    begins_even: bool = False
+
+
+class Ops(Protocol):
+    """What a loss may be written with, so that it is the same on every backend; arrays are the framework's own.
+
+    `framework` has the rest: `torch`, or `keras.ops`.
+    """
+
+    framework: Any
+
+    def ctc(self, log_probs: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:
+        """CTC loss (B,) of (B, T', V), blank 0; 0 where no alignment exists."""
+        ...
+
+    def mask(self, lengths: Array, like: Array) -> Array:
+        """(B, T) in float32: 1 inside each row of another array (B, T, ...), 0 behind its end."""
+        ...
+
+    def one_hot(self, labels: Array, size: int) -> Array:
+        """(B,) of whole numbers -> (B, size) in float32."""
+        ...
+
+    def constant(self, values: Any, like: Array) -> Array:
+        """An array of numbers in float32, where another one is."""
+        ...
+
+    def floats(self, values: Array) -> Array:
+        """In float32."""
+        ...
+
+    def sum(self, values: Array, axis: int | tuple[int, ...]) -> Array:
+        """Over one axis or several."""
+        ...
+
+    def mean(self, values: Array, axis: int | tuple[int, ...]) -> Array:
+        """Over one axis or several."""
+        ...
+
+    def absolute(self, values: Array) -> Array:
+        """Of each value."""
+        ...
+
+    def where(self, condition: Array, yes: Array, no: Array) -> Array:
+        """Of each place the one or the other."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -19,30 +89,35 @@ class Outputs:
     """What a model says of a batch.
 
     Attributes:
-        log_probs: (B, T', V) float32.
-        lengths: (B,) int64, encoder frames.
+        values: (B, T', V) float32, as the head gives them: log-probabilities, or signals.
+        lengths: (B,) int64, frames of them.
         losses: (B,) float32, summed over each utterance.
     """
 
-    log_probs: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32]
     lengths: npt.NDArray[np.int64]
     losses: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A reference beside what was recognised.
+    """What was found of an utterance, beside what was wanted.
 
     Attributes:
+        reference, hypothesis: as text; empty where a task has none.
         confidence: that it is right, from 0 to 1; None: not asked for.
         words: of the hypothesis, each with its own confidence.
+        measures: metrics of this utterance alone.
+        arrays: what pictures are made of, by name.
     """
 
     id: str
-    reference: str
-    hypothesis: str
+    reference: str = ""
+    hypothesis: str = ""
     confidence: float | None = None
     words: tuple[tuple[str, float], ...] = ()
+    measures: Mapping[str, float] = field(default_factory=dict)
+    arrays: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
 
 class Scorer(ABC):
@@ -63,32 +138,63 @@ class Scorer(ABC):
 class Task(ABC):
     """A kind of training target."""
 
-    directions: ClassVar[dict[str, Direction]]
+    directions: Mapping[str, Direction]
     """Which way each metric is better, by its name without the stage."""
 
-    loss: ClassVar[str]
-    """Name of the loss in the backend's `losses`."""
+    shown: ClassVar[tuple[str, ...]] = ("loss",)
+    """Metrics in the line of an epoch, by their names without the stage."""
 
-    writes_text: ClassVar[bool] = False
-    """Whether its samples are texts, to be compared word by word."""
+    report: ClassVar[str | None] = None
+    """What draws a finished run: a function of `speechtrain.report.run` by name, or a dotted path; None: nothing but the history."""
 
     consistency: float = 0.0
     """Weight of the divergence between the outputs of two augmented views of an utterance; 0: one view."""
 
+    on_infeasible: str | None = None
+    """What happens to training utterances that `infeasible` finds: `skip`, `error` or `keep`; None: there are none to look for."""
+
     @property
     @abstractmethod
-    def output_size(self) -> int:
-        """V, outputs of the head a frame."""
+    def head(self) -> Head:
+        """What stands on the encoder."""
 
     @abstractmethod
+    def target(self, reference: Reference) -> Target:
+        """What an utterance is to give: labels (L,) of whole numbers, or frames (L, C) of float32."""
+
+    def placeholder(self, frames: int) -> Target:  # noqa: ARG002
+        """A target for so many frames of which it is not known what is wanted, so that they can be computed all the same."""
+        return np.ones(1, dtype=np.int64)
+
+    @abstractmethod
+    def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:
+        """Of each utterance, summed over its targets, (B,); 0 for one without targets.
+
+        A training step divides the sum over the batch by the number of its targets (`target_lengths`).
+
+        Args:
+            ops: what to compute it with.
+            values: (B, T', V), as the head gives them.
+            lengths: (B,) frames of them.
+            targets: (B, L) or (B, L, C), zero behind each row's end.
+            target_lengths: (B,).
+        """
+
+    @abstractmethod
+    def scorer(self, *, detailed: bool = False) -> Scorer:
+        """A fresh count; `detailed`: with what its samples have beyond texts."""
+
+    def learn(self, references: Sequence[str]) -> None:  # noqa: B027
+        """Take what must be known of the training texts, such as how frequent each class is; before training."""
+
     def infeasible(
-        self, lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]
+        self,
+        lengths: npt.NDArray[np.int64],  # noqa: ARG002
+        target_lengths: npt.NDArray[np.int64],
+        repeats: npt.NDArray[np.int64],  # noqa: ARG002
     ) -> npt.NDArray[np.bool_]:
-        """Which utterances (B,) cannot be learnt with that many encoder frames."""
-
-    @abstractmethod
-    def scorer(self, *, confidence: bool = False) -> Scorer:
-        """A fresh count; with confidences in its samples if they are asked for."""
+        """Which utterances (B,) cannot be learnt with that many encoder frames, labels, and equal neighbours among these."""
+        return np.zeros(len(target_lengths), dtype=bool)
 
     def direction(self, metric: str) -> Direction:
         """Which way `stage/metric` is better.

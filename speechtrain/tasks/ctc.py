@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 import jiwer
 import numpy as np
 import numpy.typing as npt
 
-from speechtrain.data.batches import Batch
+from speechtrain.data.batches import Batch, Reference
 from speechtrain.data.tokenizer import Tokenizer
 from speechtrain.decode.align import align, greedy_spans
 from speechtrain.decode.base import Decoder
-from speechtrain.tasks.base import Direction, Outputs, Sample, Scorer, Task
+from speechtrain.tasks.base import Array, Direction, Head, Ops, Outputs, Sample, Scorer, Task
 
 
 class Ctc(Task):
@@ -27,9 +26,9 @@ class Ctc(Task):
         consistency: weight of CR-CTC's consistency loss (Yao et al. 2024), which trains on two views of each utterance.
     """
 
-    directions: ClassVar[dict[str, Direction]] = {"loss": "minimize", "cer": "minimize", "wer": "minimize", "exact": "maximize"}
-    loss = "ctc"
-    writes_text = True
+    directions: Mapping[str, Direction] = {"loss": "minimize", "cer": "minimize", "wer": "minimize", "exact": "maximize"}
+    shown = ("loss", "cer", "wer")
+    report = "errors"
 
     def __init__(self, tokenizer: Tokenizer, decoder: Decoder, on_infeasible: str = "skip", consistency: float = 0.0) -> None:
         self.tokenizer = tokenizer
@@ -38,9 +37,17 @@ class Ctc(Task):
         self.consistency = consistency
 
     @property
-    def output_size(self) -> int:
-        """V: the vocabulary with the blank."""
-        return len(self.tokenizer.vocabulary)
+    def head(self) -> Head:
+        """Log-probabilities of the vocabulary with the blank; all alignments are equally likely at first where that helps."""
+        return Head(len(self.tokenizer.vocabulary), begins_even=True)
+
+    def target(self, reference: Reference) -> npt.NDArray[np.int64]:
+        """The labels (L,) of the text."""
+        return np.array(self.tokenizer.encode(reference.text), dtype=np.int64)
+
+    def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:
+        """In nats; 0 with gradient 0 where no alignment exists."""
+        return ops.ctc(values, lengths, targets, target_lengths)
 
     def infeasible(
         self, lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]
@@ -48,18 +55,18 @@ class Ctc(Task):
         """Which utterances (B,) have fewer frames than labels plus the blanks that part equal neighbours."""
         return lengths < target_lengths + repeats
 
-    def scorer(self, *, confidence: bool = False) -> Scorer:
-        """A fresh count."""
-        return CtcScorer(self.tokenizer, self.decoder, confidence=confidence)
+    def scorer(self, *, detailed: bool = False) -> Scorer:
+        """A fresh count; with confidences if it is detailed."""
+        return CtcScorer(self.tokenizer, self.decoder, detailed=detailed)
 
 
 class CtcScorer(Scorer):
     """Loss a label, character and word error rate, share of utterances without any error."""
 
-    def __init__(self, tokenizer: Tokenizer, decoder: Decoder, *, confidence: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, decoder: Decoder, *, detailed: bool = False) -> None:
         self._tokenizer = tokenizer
         self._decoder = decoder
-        self._confidence = confidence
+        self._detailed = detailed
         self._loss = 0.0
         self._labels = 0
         self.samples: list[Sample] = []
@@ -69,11 +76,11 @@ class CtcScorer(Scorer):
         aligned = np.isfinite(outputs.losses) & (outputs.losses > 0)
         self._loss += float(outputs.losses[aligned].sum())
         self._labels += int(batch.target_lengths[aligned].sum())
-        found = self._decoder(outputs.log_probs, outputs.lengths)
+        found = self._decoder(outputs.values, outputs.lengths)
         for row, (utterance, reference, labels) in enumerate(zip(batch.ids, batch.texts, found, strict=True)):
             sample = Sample(utterance, reference, self._tokenizer.decode(labels))
-            if self._confidence:
-                log_probs = outputs.log_probs[row, : outputs.lengths[row]]
+            if self._detailed:
+                log_probs = outputs.values[row, : outputs.lengths[row]]
                 words = word_confidences(log_probs, labels, self._tokenizer)
                 sample = replace(sample, confidence=overall_confidence(words, log_probs), words=tuple(words))
             self.samples.append(sample)

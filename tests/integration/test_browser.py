@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if SCREENSHOTS:  # something to look at
         space = ["optimizer.lr=tag(log,interval(1e-3,2e-2))", "model.dropout=interval(0.0,0.4)", "model.channels=48,64,96"]
         settings = ["hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=2", "hydra.sweeper.study_name=study", "backend.threads=1"]
-        sweep = ["-m", *space, *settings, "data.limit=400", "trainer.epochs=5"]
+        sweep = ["-m", *space, *settings, "data.limit_utterances=400", "trainer.epochs=5"]
         run = ["backend.threads=1", "trainer.epochs=8"]
     for arguments in (sweep, run):
         done = subprocess.run(

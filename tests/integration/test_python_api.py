@@ -154,7 +154,13 @@ def test_experiments_on_recorded_speech_take_only_the_folder(experiment: str, fo
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no recorded speech beside the checkout")
 def test_a_few_recorded_utterances_can_be_learnt_by_heart() -> None:
-    given = ["experiment=fsdd", f"data.root={SHARED_DATA / 'fsdd'}", "data.limit=24", "data.test=train_full.jsonl", "data.train=test.jsonl"]
+    given = [
+        "experiment=fsdd",
+        f"data.root={SHARED_DATA / 'fsdd'}",
+        "data.limit_utterances=24",
+        "data.test=train_full.jsonl",
+        "data.train=test.jsonl",
+    ]
     given += ["augment=none", "model.dropout=0", "trainer.epochs=25", "data.batch_size=6", "tracking=[]", "backend.threads=1"]
     cfg = speechtrain.compose(given)
     cfg.data.test = None

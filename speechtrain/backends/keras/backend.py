@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -75,7 +76,7 @@ class KerasBackend(Backend):
             ):
                 wanted = f"must make an encoder (see {Encoder.__module__}.Encoder)"
                 raise ConfigError([Problem("model._target_", f"{wanted}, received {type(encoder).__name__}", "derive it from Encoder")])
-            built = SpeechModel(encoder, task.output_size, input_size)
+            built = SpeechModel(encoder, asdict(task.head), input_size)
             built.make_weights()
         finally:
             self._keras.config.set_dtype_policy(before)
@@ -144,7 +145,7 @@ class KerasBackend(Backend):
         keeper = Checkpoints(plan, write, state.get("checkpoints"))
         if first < options["epochs"]:
             step.fit(
-                feed.source(self.engine, model.sizes["input_size"]),
+                feed.source(self.engine),
                 steps_per_epoch=steps,
                 epochs=options["epochs"],
                 initial_epoch=first,
@@ -176,7 +177,7 @@ class KerasBackend(Backend):
             yield (
                 batch,
                 Outputs(
-                    log_probs=np.asarray(found["log_probs"], dtype=np.float32)[:, : int(lengths.max())],
+                    values=np.asarray(found["values"], dtype=np.float32)[:, : int(lengths.max())],
                     lengths=lengths,
                     losses=np.asarray(found["losses"], dtype=np.float32),
                 ),
@@ -207,7 +208,7 @@ class KerasBackend(Backend):
         return extra
 
     def _step(self, model: SpeechModel, task: Task) -> Step:
-        return model.step(task.loss, task.consistency, compiled=self._compiled)
+        return model.step(task, compiled=self._compiled)
 
 
 def _check(options: Mapping[str, Any], keras: Any) -> None:

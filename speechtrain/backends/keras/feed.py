@@ -12,7 +12,12 @@ import numpy as np
 from speechtrain.backends.keras.engine import TENSORFLOW
 from speechtrain.data.batches import Batch, Loader
 
-_DTYPES = {"features": np.float32, "feature_lengths": np.int32, "targets": np.int32, "target_lengths": np.int32}
+
+def arrays_of(batch: Batch) -> dict[str, Any]:
+    """The arrays of a batch, as Keras takes them: numbers in float32, labels and lengths in int32."""
+    names = ("features", "feature_lengths", "targets", "target_lengths")
+    given = {name: np.asarray(getattr(batch, name)) for name in names}
+    return {name: array.astype(np.float32 if array.dtype.kind == "f" else np.int32, copy=False) for name, array in given.items()}
 
 
 class Shapes:
@@ -26,7 +31,7 @@ class Shapes:
 
     def inputs(self, batch: Batch, views: int = 1) -> dict[str, Any]:
         """Arrays for the model; the rows of each view are padded by themselves, so that views stay halves of the batch."""
-        arrays = {name: np.asarray(getattr(batch, name), dtype=kind) for name, kind in _DTYPES.items()}
+        arrays = arrays_of(batch)
         if not self._active:
             return arrays
         rows, frames, labels = (
@@ -34,6 +39,8 @@ class Shapes:
             round_up(batch.features.shape[1], 4),
             round_up(batch.targets.shape[1], 1),
         )
+        if batch.targets.ndim == 3:  # of as many frames as the features
+            labels = frames
         wanted = {"features": frames, "targets": labels}
         return {name: _pad(array, views, rows, wanted.get(name)) for name, array in arrays.items()}
 
@@ -80,20 +87,17 @@ class Feed:
                 self.pending.append(batch)
                 yield (self._shapes.inputs(batch, self._views),)
 
-    def source(self, engine: str, input_size: int) -> Any:
-        """What `fit` takes; `input_size` is F."""
+    def source(self, engine: str) -> Any:
+        """What `fit` takes."""
         if engine != TENSORFLOW:
             return iter(self)
         import tensorflow as tf
 
         # the shapes said outright: Keras would guess from the first two batches which sizes change
-        shapes: dict[str, tuple[int | None, ...]] = {
-            "features": (None, None, input_size),
-            "feature_lengths": (None,),
-            "targets": (None, None),
-            "target_lengths": (None,),
-        }
-        signature = ({name: tf.TensorSpec(shape, _DTYPES[name]) for name, shape in shapes.items()},)
+        first = arrays_of(self._loader.example())
+        free = {name: (None,) * min(2, array.ndim) for name, array in first.items()}
+        shapes = {name: tf.TensorSpec((*free[name], *array.shape[2:]), array.dtype) for name, array in first.items()}
+        signature = (shapes,)
         # TensorFlow keeps the function it calls for ever, and with it all that the function holds
         alive = weakref.ref(self)
 

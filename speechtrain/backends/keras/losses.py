@@ -1,4 +1,4 @@
-"""Losses by the name that a task gives, each (log_probs, lengths, targets, target_lengths) -> (B,)."""
+"""Losses with kernels of their own; the others stand in their tasks."""
 
 from __future__ import annotations
 

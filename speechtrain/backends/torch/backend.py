@@ -61,7 +61,7 @@ class TorchBackend(Backend):
         ):
             wanted = f"must make an encoder (see {Encoder.__module__}.Encoder)"
             raise ConfigError([Problem("model._target_", f"{wanted}, received {type(encoder).__name__}", "derive it from Encoder")])
-        return SpeechModel(encoder, task.output_size)  # type: ignore[arg-type]
+        return SpeechModel(encoder, task.head)  # type: ignore[arg-type]
 
     def describe(self, model: SpeechModel) -> ModelInfo:
         """Size, subsampling and context of a model."""

@@ -15,30 +15,50 @@ from hydra.utils import instantiate
 from torch import nn
 
 from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
-from speechtrain.backends.torch import losses
-from speechtrain.backends.torch.encoder import Encoder
+from speechtrain.backends.torch import losses, ops
+from speechtrain.backends.torch.encoder import Encoder, frame_mask
 from speechtrain.data.batches import Batch, Loader
-from speechtrain.tasks.base import Outputs, Scorer, Task
+from speechtrain.tasks.base import Head, Ops, Outputs, Scorer, Task
+
+OPS: Ops = ops
 
 
 class SpeechModel(nn.Module):
-    """An encoder and a linear head with log-softmax in float32.
+    """An encoder with the head that a task asks for."""
 
-    Behind an encoder of limited context the head begins with zeros, so that all alignments are equally likely: docs/decisions/0010.
-    """
-
-    def __init__(self, encoder: Encoder, output_size: int) -> None:
+    def __init__(self, encoder: Encoder, head: Head) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(encoder.output_size, output_size)
-        if getattr(encoder, "receptive_field", None) is not None:
+        self.spec = head
+        self.head = nn.Linear(encoder.output_size, head.size * (encoder.subsampling if head.per_input_frame else 1))
+        if head.begins_even and getattr(encoder, "receptive_field", None) is not None:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F), (B,) -> log-probabilities (B, T', V), (B,)."""
-        encoded, lengths = self.encoder(features.to(self.head.weight.dtype), lengths)
-        return self.head(encoded).float().log_softmax(-1), lengths
+        """(B, T, F), (B,) -> what the head gives (B, T', V) and its frames (B,)."""
+        encoded, encoded_lengths = self.encoder(features.to(self.head.weight.dtype), lengths)
+        if self.spec.pool is not None:
+            encoded, encoded_lengths = pooled(encoded, encoded_lengths, self.spec.pool)
+        values = self.head(encoded).float()
+        if self.spec.per_input_frame:
+            values = values.reshape(len(values), -1, self.spec.size)[:, : features.shape[1]]
+            encoded_lengths = lengths
+        return values.log_softmax(-1) if self.spec.log_softmax else values, encoded_lengths
+
+
+def pooled(x: torch.Tensor, lengths: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T', D), (B,) -> (B, 1, D) over the frames inside each row (`mean`, `max`) or of its last one (`last`), and lengths of 1."""
+    if how == "last":
+        index = (lengths.clamp_min(1) - 1).long()
+        found = x[torch.arange(len(x), device=x.device), index]
+    else:
+        inside = frame_mask(lengths, x.shape[1])[:, :, None]
+        if how == "max":
+            found = x.masked_fill(~inside, torch.finfo(x.dtype).min).amax(1)
+        else:
+            found = (x * inside).sum(1) / lengths.clamp_min(1)[:, None]
+    return found[:, None], torch.ones_like(lengths)
 
 
 class TrainingModule(pl.LightningModule):
@@ -46,7 +66,7 @@ class TrainingModule(pl.LightningModule):
 
     Args:
         model: trained in place.
-        task: names the loss and counts errors.
+        task: knows the loss and counts errors.
         callbacks: told of each epoch; may ask to stop.
     """
 
@@ -56,7 +76,6 @@ class TrainingModule(pl.LightningModule):
         self.task = task
         self.plan = plan
         self.listeners = callbacks
-        self.loss = getattr(losses, task.loss)
         self.control = Control()
         self.history: list[dict[str, float]] = []
         self.validation: dict[str, float] = {}
@@ -78,16 +97,16 @@ class TrainingModule(pl.LightningModule):
         return batch
 
     def losses_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Loss of each utterance (B,), log-probabilities (B, T', V), encoder frames (B,)."""
+        """Loss of each utterance (B,), what the head gives (B, T', V), frames of it (B,)."""
         features, lengths, targets, target_lengths = (
             torch.from_numpy(array).to(self.device, non_blocking=True)
             for array in (batch.features, batch.feature_lengths, batch.targets, batch.target_lengths)
         )
-        log_probs, lengths = self.model(features, lengths)
-        return self.loss(log_probs, lengths, targets, target_lengths), log_probs, lengths
+        values, lengths = self.model(features, lengths)
+        return self.task.loss(OPS, values, lengths, targets, target_lengths), values, lengths
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Mean loss a label, so that neither the batch's size nor its padding weighs."""
+        """Mean loss a target, so that neither the batch's size nor its padding weighs."""
         start = time.perf_counter()
         if batch_idx == 0:
             # dropout follows from (seed, epoch), so that a run resumed at an epoch goes on as if it had never stopped
@@ -95,7 +114,7 @@ class TrainingModule(pl.LightningModule):
         factor = self.plan.schedule.factor(self.global_step)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
-        utterance_losses, log_probs, lengths = self.losses_of(batch)
+        utterance_losses, values, lengths = self.losses_of(batch)
         total = utterance_losses.sum()
         if not torch.isfinite(total):
             raise NonFiniteLossError(batch.ids, self.current_epoch, save_bad_batch(batch, self.plan.folder))
@@ -105,7 +124,7 @@ class TrainingModule(pl.LightningModule):
         self._step_started = start
         if self.task.consistency:
             # summed over both views like the CTC loss, of which it takes the share that the paper gives it
-            total = total + 2 * self.task.consistency * losses.consistency(log_probs, lengths).sum()
+            total = total + 2 * self.task.consistency * losses.consistency(values, lengths).sum()
         return total / labels
 
     def configure_gradient_clipping(
@@ -191,10 +210,10 @@ class TrainingModule(pl.LightningModule):
         self.plan.schedule.load_state_dict(checkpoint["schedule"])
 
 
-def to_outputs(utterance_losses: torch.Tensor, log_probs: torch.Tensor, lengths: torch.Tensor) -> Outputs:
+def to_outputs(utterance_losses: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor) -> Outputs:
     """Tensors of a batch as arrays."""
     return Outputs(
-        log_probs=log_probs.detach().float().cpu().numpy(),
+        values=values.detach().float().cpu().numpy(),
         lengths=lengths.cpu().numpy().astype(np.int64),
         losses=utterance_losses.detach().float().cpu().numpy(),
     )

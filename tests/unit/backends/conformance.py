@@ -1,10 +1,10 @@
-"""What every backend must do; a backend's tests derive from `BackendConformance` and override the `backend` fixture."""
+"""What every backend must do with every task: a backend's tests derive from the class of each task and give the `backend` fixture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,14 +13,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from speechtrain import compose
 from speechtrain.backends.base import Backend, Callback, Control, NonFiniteLossError, Plan, TrainResult
-from speechtrain.config.build import build, plain
+from speechtrain.config.build import plain
 from speechtrain.data.batches import Batch
 from speechtrain.data.prepare import Data, prepare
 from speechtrain.errors import UserError
 from speechtrain.tasks.base import Task
+from speechtrain.tasks.build import task_for
 from speechtrain.train import evaluate, make_plan
 
-STOP = ["trainer.early_stopping.patience=1", "trainer.early_stopping.monitor=val/cer"]
+STOP = ["trainer.early_stopping.patience=1", "trainer.early_stopping.monitor=val/loss", "trainer.early_stopping.min_delta=1"]
+QUIET = ["tracking=[]", "report.enabled=false", "backend.threads=1"]
+SIZES = ["data.train_size=40", "data.val_size=8", "data.test_size=8"]
 
 
 class Recorder(Callback):
@@ -55,11 +58,11 @@ class Recorder(Callback):
 class Setup:
     """A backend with a tiny corpus."""
 
-    def __init__(self, backend: Backend, folder: Path, *overrides: str) -> None:
+    def __init__(self, backend: Backend, folder: Path, *overrides: str, base: Sequence[str] = TINY) -> None:
         self.backend = backend
-        self.cfg: DictConfig = compose([*TINY, f"backend={backend.name}", *overrides], output_dir=folder)
+        self.cfg: DictConfig = compose([*base, f"backend={backend.name}", *overrides], output_dir=folder)
         self.data: Data = prepare(self.cfg, threads=1)
-        self.task: Task = build("task", self.cfg.task, tokenizer=self.data.tokenizer, decoder=build("decoder", self.cfg.decoder))
+        self.task: Task = task_for(self.cfg, self.data)
 
     def build(self, **changes: Any) -> Any:
         model = plain("model", OmegaConf.merge(self.cfg, {"model": changes}).model)
@@ -98,45 +101,32 @@ def alone(batch: Batch, row: int) -> Batch:
 
 
 class BackendConformance:
-    """The suite."""
+    """The suite; each task has its own below."""
 
-    @pytest.fixture
-    def backend(self) -> Backend:
-        raise NotImplementedError
+    options: ClassVar[list[str]]
+    """A tiny corpus for the task."""
+    metrics: ClassVar[set[str]]
+    """Of the task, without the stage."""
+    drawing: ClassVar[str] = "mlp"
+    """A model with dropout."""
 
-    def test_learns_a_tiny_set(self, backend: Backend, tmp_path: Path) -> None:
-        setup = Setup(backend, tmp_path, "model=tdnn", "augment=none", "trainer.epochs=25", "data.batch_size=8", "optimizer.lr=0.01")
-        model = setup.build(channels=32, dropout=0.0)
-        before = setup.measure(model, "train")["train/loss"]
-        setup.train(model)
-        after = setup.measure(model, "train")
-        assert after["train/cer"] < 0.05
-        assert after["train/loss"] < before / 10
+    def setup(self, backend: Backend, folder: Path, *overrides: str) -> Setup:
+        return Setup(backend, folder, *overrides, base=self.options)
 
-    @pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "quartznet", "lstm", "mlp"])
-    def test_padding_changes_no_output(self, backend: Backend, tmp_path: Path, model: str) -> None:
-        setup = Setup(backend, tmp_path, f"model={model}", "trainer.epochs=1", "data.num_buckets=1")
+    def check_padding(self, backend: Backend, folder: Path, *overrides: str) -> None:
+        setup = self.setup(backend, folder, "trainer.epochs=1", "data.num_buckets=1", *overrides)
         built = setup.build()
         setup.train(built)  # so that running statistics are not those of a fresh model
         batch = next(iter(setup.data.loader("val") or []))
-        assert len(set(batch.feature_lengths)) > 1
         together = setup.outputs(built, [batch])[0]
         for row, single in enumerate(setup.outputs(built, [alone(batch, row) for row in range(len(batch.ids))])):
             frames = int(single.lengths[0])
             assert together.lengths[row] == frames
-            np.testing.assert_allclose(together.log_probs[row, :frames], single.log_probs[0, :frames], atol=1e-5)
-            np.testing.assert_allclose(together.losses[row], single.losses[0], rtol=1e-4)
-
-    @pytest.mark.parametrize(("model", "even"), [("tdnn", True), ("quartznet", True), ("conformer", False), ("crdnn", False)])
-    def test_an_encoder_of_limited_context_begins_with_all_labels_alike(
-        self, backend: Backend, tmp_path: Path, model: str, even: bool
-    ) -> None:
-        setup = Setup(backend, tmp_path, f"model={model}")
-        log_probs = setup.outputs(setup.build(), [next(iter(setup.data.loader("val") or []))])[0].log_probs
-        assert np.allclose(log_probs, -np.log(log_probs.shape[-1]), atol=1e-6) == even
+            np.testing.assert_allclose(together.values[row, :frames], single.values[0, :frames], atol=1e-5)
+            np.testing.assert_allclose(together.losses[row], single.losses[0], rtol=1e-4, atol=1e-5)
 
     def test_events_come_in_order_and_metrics_have_their_names(self, backend: Backend, tmp_path: Path) -> None:
-        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=2", "data.batch_seconds=15")
+        setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=2", "data.batch_seconds=15")
         recorder = Recorder()
         setup.train(setup.build(), recorder)
         batches = len([event for event in recorder.events if event.startswith("batch 0.")])
@@ -145,16 +135,16 @@ class BackendConformance:
         for epoch in range(2):
             expected += [f"batch {epoch}.{index}/{batches}" for index in range(batches)] + [f"epoch {epoch}"]
         assert recorder.events == [*expected, "end"]
-        assert set(recorder.metrics[0]) == {"train/loss", "train/lr", "train/grad_norm", "val/loss", "val/cer", "val/wer", "val/exact"}
+        assert set(recorder.metrics[0]) == {"train/loss", "train/lr", "train/grad_norm", *(f"val/{name}" for name in self.metrics)}
 
     def test_a_resumed_run_equals_an_uninterrupted_one(self, backend: Backend, tmp_path: Path) -> None:
         options = ["model=tdnn", "trainer.epochs=5", "scheduler=plateau", "scheduler.patience=0", "data.batch_seconds=20"]
         options += ["scheduler.min_delta=100"]  # shrinks after every epoch
         whole, resumed = Recorder(), Recorder()
-        one = Setup(backend, tmp_path / "one", *options)
+        one = self.setup(backend, tmp_path / "one", *options)
         uninterrupted = one.build()
         one.train(uninterrupted, whole)
-        two = Setup(backend, tmp_path / "two", *options)
+        two = self.setup(backend, tmp_path / "two", *options)
         with pytest.raises(KeyboardInterrupt):
             two.train(two.build(), Recorder(interrupt_in=3))
         two.cfg.resume = str(tmp_path / "two")
@@ -168,9 +158,9 @@ class BackendConformance:
         hopeless = ["optimizer=sgd", "optimizer.lr=1.0", "trainer.gradient_clip_val=1e-3", "scheduler=step", "scheduler.step_epochs=1"]
         waiting = ["trainer.early_stopping.patience=3", "trainer.early_stopping.min_delta=100", "objective.metric=val/loss"]
         options = ["model=mlp", "trainer.epochs=9", *hopeless, *waiting]
-        one = Setup(backend, tmp_path / "one", *options)
+        one = self.setup(backend, tmp_path / "one", *options)
         whole = one.train(one.build())
-        two = Setup(backend, tmp_path / "two", *options)
+        two = self.setup(backend, tmp_path / "two", *options)
         with pytest.raises(KeyboardInterrupt):
             two.train(two.build(), Recorder(interrupt_in=2))
         two.cfg.resume = str(tmp_path / "two")
@@ -188,14 +178,14 @@ class BackendConformance:
         found = []
         for number, seed in enumerate((3, 3, 4)):
             recorder = Recorder()
-            setup = Setup(backend, tmp_path / str(number), "model=crdnn", "trainer.epochs=1", f"seed={seed}")
+            setup = self.setup(backend, tmp_path / str(number), f"model={self.drawing}", "trainer.epochs=1", f"seed={seed}")
             setup.train(setup.build(), recorder)
             found.append(recorder.metrics)
         assert found[0] == found[1]
         assert found[0] != found[2]
 
     def test_a_callback_can_stop_the_training(self, backend: Backend, tmp_path: Path) -> None:
-        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=9")
+        setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=9")
         recorder = Recorder(stop_after=1)
         result = setup.train(setup.build(), recorder)
         assert result.stop_reason == "told to"
@@ -209,7 +199,7 @@ class BackendConformance:
                 if epoch == 1:
                     control.prune("others do better")
 
-        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=9")
+        setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=9")
         recorder = Pruner()
         result = setup.train(setup.build(), recorder)
         assert result.pruned
@@ -217,14 +207,14 @@ class BackendConformance:
         assert [event for event in recorder.events if event.startswith("epoch")] == ["epoch 0", "epoch 1"]
 
     def test_early_stopping_ends_a_run_that_does_not_improve(self, backend: Backend, tmp_path: Path) -> None:
-        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=9", "optimizer.lr=1e-9", *STOP)
+        setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=9", "optimizer.lr=1e-9", *STOP)
         result = setup.train(setup.build())
         assert len(result.history) < 9
-        assert "val/cer" in str(result.stop_reason)
+        assert "val/loss" in str(result.stop_reason)
 
     def test_keeps_the_checkpoints_it_is_told_to(self, backend: Backend, tmp_path: Path) -> None:
         options = ["trainer.checkpoint.save_top_k=2", "trainer.checkpoint.every_n_epochs=2", "objective.metric=val/loss"]
-        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=5", *options)
+        setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=5", *options)
         result = setup.train(setup.build())
         names = sorted(path.stem for path in (tmp_path / "checkpoints").iterdir())
         assert len([name for name in names if name.startswith("best-")]) == 2
@@ -245,23 +235,23 @@ class BackendConformance:
         assert names == [*(f"e={epoch:02d}-loss={history[epoch]['val/loss']:.3f}" for epoch in range(2)), "last"]
 
     def test_saves_and_loads(self, backend: Backend, tmp_path: Path) -> None:
-        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
+        setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
         model = setup.build()
         result = setup.train(model)
         batch = next(iter(setup.data.loader("val") or []))
-        expected = setup.outputs(model, [batch])[0].log_probs
+        expected = setup.outputs(model, [batch])[0].values
         backend.save(model, tmp_path / "model.bin", {"vocabulary": ["", "a"]})
         assert result.last_checkpoint is not None
         for path in (tmp_path / "model.bin", result.last_checkpoint):
             setup.cfg.seed = 99
             other = setup.build()
-            assert not np.array_equal(setup.outputs(other, [batch])[0].log_probs, expected)
+            assert not np.array_equal(setup.outputs(other, [batch])[0].values, expected)
             extra = backend.load(other, path)
-            np.testing.assert_array_equal(setup.outputs(other, [batch])[0].log_probs, expected)
-            assert extra["vocabulary"][0] == ""
+            np.testing.assert_array_equal(setup.outputs(other, [batch])[0].values, expected)
+            assert "vocabulary" in extra
 
     def test_refuses_a_damaged_or_foreign_checkpoint(self, backend: Backend, tmp_path: Path) -> None:
-        setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
+        setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
         model = setup.build()
         backend.save(model, tmp_path / "model.bin", {})
         whole = (tmp_path / "model.bin").read_bytes()
@@ -274,7 +264,7 @@ class BackendConformance:
             backend.load(setup.build(hidden_sizes=[16]), tmp_path / "model.bin")
 
     def test_a_loss_of_nan_names_the_utterances_and_keeps_the_batch(self, backend: Backend, tmp_path: Path) -> None:
-        setup = Setup(backend, tmp_path, "model=mlp", "data.batch_size=4")
+        setup = self.setup(backend, tmp_path, "model=mlp", "data.batch_size=4")
         train = setup.data.loader("train", shuffle=True)
         assert train is not None
         dataset = train._dataset
@@ -296,8 +286,37 @@ class BackendConformance:
         assert spoilt in saved["ids"]
         assert np.isnan(saved["features"]).any()
 
+
+class CtcConformance(BackendConformance):
+    """CTC."""
+
+    options = TINY
+    metrics: ClassVar[set[str]] = {"loss", "cer", "wer", "exact"}
+    drawing = "crdnn"
+
+    def test_learns_a_tiny_set(self, backend: Backend, tmp_path: Path) -> None:
+        setup = self.setup(backend, tmp_path, "model=tdnn", "augment=none", "trainer.epochs=25", "data.batch_size=8", "optimizer.lr=0.01")
+        model = setup.build(channels=32, dropout=0.0)
+        before = setup.measure(model, "train")["train/loss"]
+        setup.train(model)
+        after = setup.measure(model, "train")
+        assert after["train/cer"] < 0.05
+        assert after["train/loss"] < before / 10
+
+    @pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "quartznet", "lstm", "mlp"])
+    def test_padding_changes_no_output(self, backend: Backend, tmp_path: Path, model: str) -> None:
+        self.check_padding(backend, tmp_path, f"model={model}")
+
+    @pytest.mark.parametrize(("model", "even"), [("tdnn", True), ("quartznet", True), ("conformer", False), ("crdnn", False)])
+    def test_an_encoder_of_limited_context_begins_with_all_labels_alike(
+        self, backend: Backend, tmp_path: Path, model: str, even: bool
+    ) -> None:
+        setup = self.setup(backend, tmp_path, f"model={model}")
+        log_probs = setup.outputs(setup.build(), [next(iter(setup.data.loader("val") or []))])[0].values
+        assert np.allclose(log_probs, -np.log(log_probs.shape[-1]), atol=1e-6) == even
+
     def test_utterances_that_cannot_be_aligned_change_nothing(self, backend: Backend, tmp_path: Path) -> None:
-        setup = Setup(backend, tmp_path, "model=mlp", "model.stack=8", "task.on_infeasible=keep")
+        setup = self.setup(backend, tmp_path, "model=mlp", "model.stack=8", "task.on_infeasible=keep")
         batch = next(iter(setup.data.loader("train") or []))
         short = alone(batch, 0)
         outputs = setup.outputs(
@@ -305,6 +324,86 @@ class BackendConformance:
         )
         assert outputs[1].losses[0] == 0.0
         assert np.isfinite(outputs[0].losses).all()
+
+
+class ClassificationConformance(BackendConformance):
+    """One class an utterance."""
+
+    options: ClassVar[list[str]] = [
+        *("data=synthetic", "task=classification", "features=logmel_8k", "data.alphabet=abcd", "data.min_chars=1", "data.max_chars=1"),
+        *(*SIZES, *QUIET),
+    ]
+    metrics: ClassVar[set[str]] = {"loss", "accuracy", "precision", "recall", "f1"}
+
+    def test_learns_a_tiny_set(self, backend: Backend, tmp_path: Path) -> None:
+        setup = self.setup(backend, tmp_path, "augment=none", "trainer.epochs=12", "data.batch_size=8", "optimizer.lr=0.01")
+        model = setup.build(channels=32, dropout=0.0)
+        before = setup.measure(model, "train")["train/loss"]
+        setup.train(model)
+        after = setup.measure(model, "train")
+        assert after["train/accuracy"] == 1.0
+        assert after["train/loss"] < before / 10
+
+    @pytest.mark.parametrize(("model", "pool"), [("tdnn", "mean"), ("mlp", "max"), ("lstm", "last")])
+    def test_padding_changes_no_output(self, backend: Backend, tmp_path: Path, model: str, pool: str) -> None:
+        self.check_padding(backend, tmp_path, f"model={model}", f"task.pool={pool}")
+
+    def test_rare_classes_can_count_more_and_smoothing_holds_the_loss_up(self, backend: Backend, tmp_path: Path) -> None:
+        batch = None
+        found = []
+        for number, options in enumerate(([], ["task.class_weights={a: 3, b: 0}"], ["task.label_smoothing=0.2"])):
+            setup = self.setup(backend, tmp_path / str(number), "model=mlp", *options)
+            batch = batch or next(iter(setup.data.loader("val") or []))
+            found.append(setup.outputs(setup.build(), [batch])[0])
+        assert batch is not None
+        log_probs, classes = found[0].values[:, 0], batch.targets[:, 0]
+        plain = -log_probs[np.arange(len(classes)), classes]
+        np.testing.assert_allclose(found[0].losses, plain, rtol=1e-5)
+        np.testing.assert_allclose(found[1].losses, plain * np.array([3, 0, 1, 1])[classes], rtol=1e-5)
+        np.testing.assert_allclose(found[2].losses, 0.8 * plain - 0.2 * log_probs.mean(1), rtol=1e-5)
+
+
+class RegressionConformance(BackendConformance):
+    """A value a frame."""
+
+    options: ClassVar[list[str]] = ["data=signals", "data.duration=1", "data.sample_rate=60", *SIZES, *QUIET]
+    metrics: ClassVar[set[str]] = {"loss", "mse", "rmse", "mae", "pearson_r", "r2", "snr_db", "snr_gain_db"}
+
+    def test_learns_a_tiny_set(self, backend: Backend, tmp_path: Path) -> None:
+        options = ["trainer.epochs=30", "data.batch_size=8", "optimizer.lr=0.01", "data.train_size=16"]
+        setup = self.setup(backend, tmp_path, *options)
+        model = setup.build(channels=32, dropout=0.0)
+        before = setup.measure(model, "train")["train/loss"]
+        setup.train(model)
+        after = setup.measure(model, "train")
+        assert after["train/snr_db"] > 6
+        assert after["train/loss"] < before / 4
+
+    @pytest.mark.parametrize("model", ["tdnn", "lstm"])
+    def test_padding_changes_no_output(self, backend: Backend, tmp_path: Path, model: str) -> None:
+        self.check_padding(backend, tmp_path, f"model={model}")
+
+    def test_there_is_a_value_for_every_frame_whatever_the_subsampling(self, backend: Backend, tmp_path: Path) -> None:
+        setup = self.setup(backend, tmp_path, "model=mlp", "model.stack=7")
+        batch = next(iter(setup.data.loader("val") or []))
+        outputs = setup.outputs(setup.build(), [batch])[0]
+        assert outputs.values.shape == batch.targets.shape == (8, 60, 1)
+        assert outputs.lengths.tolist() == [60] * 8
+
+    @pytest.mark.parametrize("criterion", ["mse", "mae", "huber", "smooth_l1"])
+    def test_the_criteria_are_those_of_pytorch(self, backend: Backend, tmp_path: Path, criterion: str) -> None:
+        from torch import from_numpy
+        from torch.nn import functional
+
+        setup = self.setup(backend, tmp_path, "model=mlp", f"task.criterion={criterion}", "task.delta=0.4")
+        batch = next(iter(setup.data.loader("val") or []))
+        outputs = setup.outputs(setup.build(), [batch])[0]
+        functions = {"mse": functional.mse_loss, "mae": functional.l1_loss, "huber": functional.huber_loss}
+        options = {"huber": {"delta": 0.4}, "smooth_l1": {"beta": 0.4}}.get(criterion, {})
+        wanted = functions.get(criterion, functional.smooth_l1_loss)(
+            from_numpy(outputs.values), from_numpy(batch.targets), reduction="none", **options
+        )
+        np.testing.assert_allclose(outputs.losses, wanted.mean(2).sum(1).numpy(), rtol=1e-4)
 
 
 def _text(batch: Batch, length: int) -> tuple[Any, Any]:

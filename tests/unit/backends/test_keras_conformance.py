@@ -4,7 +4,7 @@ import importlib.util
 import os
 
 import pytest
-from conformance import BackendConformance
+from conformance import ClassificationConformance, CtcConformance, RegressionConformance
 
 from speechtrain.backends.base import Backend
 
@@ -12,9 +12,20 @@ if importlib.util.find_spec("keras") is None:  # importing it would choose its e
     pytest.skip("needs the keras extra", allow_module_level=True)
 
 
-class TestKeras(BackendConformance):
-    @pytest.fixture
-    def backend(self) -> Backend:
-        from speechtrain.backends.keras.backend import KerasBackend
+@pytest.fixture
+def backend() -> Backend:
+    from speechtrain.backends.keras.backend import KerasBackend
 
-        return KerasBackend(os.environ.get("SPEECHTRAIN_TEST_ENGINE", "tensorflow"), threads=1)
+    return KerasBackend(os.environ.get("SPEECHTRAIN_TEST_ENGINE", "tensorflow"), threads=1)
+
+
+class TestKeras(CtcConformance):
+    """With texts."""
+
+
+class TestKerasClassification(ClassificationConformance):
+    """With classes."""
+
+
+class TestKerasRegression(RegressionConformance):
+    """With signals."""

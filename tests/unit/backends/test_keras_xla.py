@@ -70,4 +70,4 @@ def test_a_compiled_model_predicts_what_a_plain_one_does(tmp_path: Path) -> None
         np.testing.assert_array_equal(plain.lengths, jitted.lengths)
         np.testing.assert_allclose(plain.losses, jitted.losses, rtol=1e-4)
         for row, length in enumerate(plain.lengths):
-            np.testing.assert_allclose(plain.log_probs[row, :length], jitted.log_probs[row, :length], atol=1e-4)
+            np.testing.assert_allclose(plain.values[row, :length], jitted.values[row, :length], atol=1e-4)

@@ -1,13 +1,24 @@
 """The Torch backend keeps the contract."""
 
 import pytest
-from conformance import BackendConformance
+from conformance import ClassificationConformance, CtcConformance, RegressionConformance
 
 from speechtrain.backends.base import Backend
 from speechtrain.backends.torch.backend import TorchBackend
 
 
-class TestTorch(BackendConformance):
-    @pytest.fixture
-    def backend(self) -> Backend:
-        return TorchBackend(threads=1)
+@pytest.fixture
+def backend() -> Backend:
+    return TorchBackend(threads=1)
+
+
+class TestTorch(CtcConformance):
+    """With texts."""
+
+
+class TestTorchClassification(ClassificationConformance):
+    """With classes."""
+
+
+class TestTorchRegression(RegressionConformance):
+    """With signals."""

@@ -95,12 +95,16 @@ def test_every_option_of_every_group_composes(option: str) -> None:
         return
     if name == "custom":
         assert f"{group}._target_: has no value" in problems(f"{group}={name}")
-    elif option == "data/manifest":
-        assert "data.root: has no value" in problems("data=manifest")
+    elif option in ("data/manifest", "data/folder", "data/speech_commands", "data/hdf5_signals"):
+        assert "data.root: has no value" in problems(f"data={name}")
+    elif option == "task/regression":
+        assert "set data=signals or hdf5_signals" in problems("task=regression")
+    elif option == "tokenizer/label":
+        assert "set tokenizer=char or list" in problems("tokenizer=label")
     elif option == "data/featurised":
         assert "data.split_dir: has no value" in problems("data=featurised")
-    elif option == "features/stored":
-        assert "set features=logmel" in problems("features=stored")
+    elif option in ("features/stored", "features/signals"):
+        assert "set features=logmel" in problems(f"features={name}")
     elif group == "experiment" and name not in ("quick", "rerun_best"):
         assert "data.root: has no value" in problems(f"experiment={name}")
     else:

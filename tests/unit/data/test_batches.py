@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, prepared
 
-from speechtrain import compose
 from speechtrain.data.batches import Batch, Loader
-from speechtrain.data.prepare import Data, prepare
+from speechtrain.data.prepare import Data
 
 
 def make(*overrides: str) -> Data:
-    return prepare(compose([*TINY, *overrides]), threads=1)
+    return prepared([*TINY, *overrides])
 
 
 def loader(data: Data, **options: Any) -> Loader:

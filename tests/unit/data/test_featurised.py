@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import prepared
 from featurised import PHONEMES, sample, write_corpus, write_manifest
 
 from speechtrain import compose
 from speechtrain.data.corpus import text_of
-from speechtrain.data.prepare import Data, prepare
+from speechtrain.data.prepare import Data
 from speechtrain.errors import ConfigError, DataError, EmptyDataError
 
 
 def make(overrides: list[str], *more: str) -> Data:
-    return prepare(compose([*overrides, "augment=none", "features.normalize=none", *more]), threads=2)
+    return prepared([*overrides, "augment=none", "features.normalize=none", *more], threads=2)
 
 
 def first_batch(data: Data) -> Any:
@@ -150,7 +151,7 @@ def test_what_does_not_fit_is_said_before_anything_is_read(tmp_path: Path, overr
 
 
 def test_augmentation_masks_and_stretches_stored_features(tmp_path: Path) -> None:
-    data = prepare(compose([*write_corpus(tmp_path, train=8), "augment.tempo=0.2"]), threads=1)
+    data = prepared([*write_corpus(tmp_path, train=8), "augment.tempo=0.2"])
     plain, changed = data.loader("train"), data.loader("train", augment=True)
     assert plain is not None
     assert changed is not None

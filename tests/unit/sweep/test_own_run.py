@@ -26,6 +26,7 @@ CFG = OmegaConf.create(
         "tracking": {"mlflow": {"_target_": "speechtrain.tracking.mlflow.MlflowTracker", "experiment": "test", "system_metrics": None}},
         "trainer": {"fast_dev_run": False},
         "dry_run": False,
+        "test_run": None,
         "report": {"enabled": None},
     }
 )

@@ -1,0 +1,54 @@
+"""What tasks write their losses with, on PyTorch; see `speechtrain.tasks.base.Ops`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from speechtrain.backends.torch.encoder import frame_mask
+from speechtrain.backends.torch.losses import ctc
+
+__all__ = ["absolute", "constant", "ctc", "floats", "framework", "mask", "mean", "one_hot", "sum", "where"]
+
+framework = torch
+
+
+def mask(lengths: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(B, T): 1 inside each row, 0 behind its end."""
+    return frame_mask(lengths, like.shape[1]).float()
+
+
+def one_hot(labels: torch.Tensor, size: int) -> torch.Tensor:
+    """(B,) -> (B, size)."""
+    return torch.nn.functional.one_hot(labels.long(), size).float()
+
+
+def constant(values: Any, like: torch.Tensor) -> torch.Tensor:
+    """Numbers in float32, where another tensor is."""
+    return torch.as_tensor(values, dtype=torch.float32, device=like.device)
+
+
+def floats(values: torch.Tensor) -> torch.Tensor:
+    """In float32."""
+    return values.float()
+
+
+def sum(values: torch.Tensor, axis: int | tuple[int, ...]) -> torch.Tensor:  # noqa: A001
+    """Over one axis or several."""
+    return values.sum(dim=axis)
+
+
+def mean(values: torch.Tensor, axis: int | tuple[int, ...]) -> torch.Tensor:
+    """Over one axis or several."""
+    return values.mean(dim=axis)
+
+
+def absolute(values: torch.Tensor) -> torch.Tensor:
+    """Of each value."""
+    return values.abs()
+
+
+def where(condition: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
+    """Of each place the one or the other."""
+    return torch.where(condition, yes, no)

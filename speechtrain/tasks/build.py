@@ -1,0 +1,42 @@
+"""From the config to a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from speechtrain.config.build import build
+from speechtrain.config.targets import UnknownTargetError, signature
+from speechtrain.data.corpus import text_of
+
+if TYPE_CHECKING:
+    from speechtrain.data.prepare import Data
+    from speechtrain.data.tokenizer import Tokenizer
+    from speechtrain.tasks.base import Task
+
+
+def build_task(cfg: DictConfig, *, tokenizer: Tokenizer, target_size: int = 0) -> Task:
+    """The task that a config names, with those of tokenizer, decoder and size of the wanted signals (C) that it takes."""
+    try:
+        takes = signature(str(cfg.task._target_))
+    except (UnknownTargetError, SyntaxError):
+        takes = None
+    given: dict[str, Callable[[], Any]] = {
+        "tokenizer": lambda: tokenizer,
+        "decoder": lambda: build("decoder", cfg.decoder),
+        "target_size": lambda: target_size,
+    }
+    wanted = [name for name in given if takes is None or takes.open or name in takes.names]
+    task: Task = build("task", cfg.task, **{name: given[name]() for name in wanted})
+    return task
+
+
+def task_for(cfg: DictConfig, data: Data) -> Task:
+    """The task for a corpus: it says what is wanted of each utterance, and has seen the training texts."""
+    task = build_task(cfg, tokenizer=data.tokenizer, target_size=data.corpus.target_size)
+    data.target = task.target
+    texts: Sequence[str] = [text_of(cut) for cut in data.corpus.splits["train"]]
+    task.learn(texts)
+    return task
