@@ -8,7 +8,8 @@ From Python:
 """
 
 from speechtrain.config import compose
-from speechtrain.train import Result, train
+from speechtrain.result import Result
+from speechtrain.train import train
 
 __version__ = "0.1.0"
 

@@ -19,7 +19,7 @@ RATES = ("wer", "cer", "per", "exact", "accuracy", "precision", "recall", "f1")
 
 def is_rate(metric: str) -> bool:
     """Whether people read `stage/metric` as per cent."""
-    return metric.rpartition("/")[2] in RATES
+    return metric.rpartition("/")[2].removesuffix("_std") in RATES
 
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}

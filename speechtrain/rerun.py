@@ -16,8 +16,8 @@ from speechtrain.errors import ConfigError, Problem
 from speechtrain.resume import read_run_file
 
 if TYPE_CHECKING:
+    from speechtrain.result import Result
     from speechtrain.tracking.reader import Reader
-    from speechtrain.train import Result
 
 _HERE = ("output_dir", "tracking", "resume", "rerun", "trust", "report", "samples")
 """Keys that are this run's own."""

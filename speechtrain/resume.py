@@ -47,6 +47,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     if not wanted or wanted[-1] in ("", "null"):
         return arguments
     folder, checkpoint = find_run(wanted[-1])
+    if "folds" in read_run_file(folder.parent):  # one fold is named, or was the last to begin: the cross-validation goes on
+        folder, checkpoint = folder.parent, None
     if not (folder / ".hydra").is_dir():  # a checkpoint that was moved away from its run: a new run goes on from it
         return [*(item for item in arguments if not item.startswith("resume=")), f"resume='{checkpoint or folder}'"]
     earlier = folder / ".hydra" / "overrides.yaml"
@@ -70,7 +72,7 @@ def find_run(name: str) -> tuple[Path, Path | None]:
     if path.is_file():
         return path.absolute().parent.parent, path.absolute()
     if path.is_dir():
-        return path.absolute(), _last_checkpoint(path.absolute())
+        return path.absolute(), last_checkpoint(path.absolute())
     runs = sorted((file.parent for base in ("outputs", "multirun") for file in Path(base).glob(f"**/{RUN_FILE}")), key=_started)
     matches = runs if name == "last" else [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
     if not matches:
@@ -78,13 +80,14 @@ def find_run(name: str) -> tuple[Path, Path | None]:
         raise ConfigError(
             [Problem("resume", f"no run '{name}' under {where}", "give last, a run's folder, a checkpoint or an MLflow run id")]
         )
-    return matches[-1].absolute(), _last_checkpoint(matches[-1].absolute())
+    return matches[-1].absolute(), last_checkpoint(matches[-1].absolute())
 
 
 def _started(folder: Path) -> str:
     return str(read_run_file(folder).get("started", ""))
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of the run in a folder; None: it has none."""
     found = [folder / "checkpoints" / f"last{suffix}" for suffix in CHECKPOINT_SUFFIXES]
     return next((path for path in found if path.is_file()), None)

@@ -6,8 +6,8 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ from speechtrain.config.names import did_you_mean
 from speechtrain.config.show import print_config
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, EmptyDataError, Problem, RunPruned, UserError
+from speechtrain.folds import cross_validate, is_cross_validation
 from speechtrain.notebook import Given, Notebook, notebook
+from speechtrain.result import Result
 from speechtrain.resume import find_run, read_run_file, write_run_file
 
 if TYPE_CHECKING:
@@ -29,31 +31,6 @@ if TYPE_CHECKING:
     from speechtrain.tasks.base import Sample, Task
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Result:
-    """What a run leaves.
-
-    Attributes:
-        metrics: the last value of each metric; `test/...` of the chosen checkpoint.
-        objective: value of `objective.metric` at its best epoch (None if it was not measured).
-        folder: of the run.
-        checkpoint: that the test measured.
-        history: metrics of each epoch.
-        samples: references and hypotheses, of the test if there is one, else of the validation.
-        run_ids: of the trackers that give ids, by name.
-        model: in the weights of `checkpoint`.
-    """
-
-    metrics: dict[str, float]
-    objective: float | None
-    folder: Path
-    checkpoint: Path | None
-    history: list[dict[str, float]]
-    samples: list[Sample]
-    run_ids: dict[str, str]
-    model: Any = field(repr=False, default=None)
 
 
 def train(
@@ -67,8 +44,9 @@ def train(
     brief: bool = False,
     measure_latency: bool = False,
     reuse_data: bool = False,
+    after_fold: Callable[[Sequence[Result]], None] | None = None,
 ) -> Result:
-    """Train, test and track one run.
+    """Train, test and track one run; with `data.folds` one for each fold, under a run whose result is their mean.
 
     Args:
         cfg: composed and checked, by `speechtrain.compose` or by Hydra.
@@ -80,6 +58,7 @@ def train(
         brief: leave out what is for people: reports, and the model for MLflow.
         measure_latency: know `model/latency_ms` before training.
         reuse_data: see `speechtrain.data.prepare.prepare`.
+        after_fold: told of the results so far after each fold; may raise `RunPruned`.
 
     Raises:
         RunPruned: a callback ended it on purpose.
@@ -87,14 +66,37 @@ def train(
         RunError: the training failed, for example with a loss of NaN.
         KeyboardInterrupt: stopped by the user; `resume=last` goes on.
     """
-    cfg, kind = with_limits(cfg)
+    given = Given(overrides, kind_of_test(cfg), tags or {}, run_name, parents or {})
+    options = _Options(callbacks, brief=brief, measure_latency=measure_latency, reuse_data=reuse_data)
+    if not is_cross_validation(cfg):
+        return _train(cfg, given, options)
+    start_folder(Path(cfg.output_dir).absolute(), cfg)
+    print_config(cfg)
+    quietly = replace(options, brief=True, reuse_data=True, quiet=True)
+    return cross_validate(cfg, lambda one, under: _train(one, under, quietly), given, after_fold)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """See `train`; `quiet`: print neither config nor samples nor where things are."""
+
+    callbacks: Sequence[Callback]
+    brief: bool
+    measure_latency: bool
+    reuse_data: bool
+    quiet: bool = False
+
+
+def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
+    cfg = with_limits(cfg)
     folder = Path(cfg.output_dir).absolute()
     start_folder(folder, cfg)
-    print_config(cfg)
+    if not options.quiet:
+        print_config(cfg)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # docs/decisions/0006-threads.md
 
-    with notebook(cfg, folder, Given(overrides, kind, tags or {}, run_name, parents or {})) as notes:
+    with notebook(cfg, folder, given) as notes:
         from speechtrain.backends.history import HISTORY, History
         from speechtrain.data.prepare import prepare, without_infeasible
         from speechtrain.progress import ConsoleProgress, choose_samples, print_results, print_samples
@@ -103,7 +105,7 @@ def train(
         backend: Backend = build("backend", cfg.backend)  # first: it says how many threads the data room's operations have
         notes.open()
         try:
-            data = prepare(cfg, threads=os.cpu_count() or 1, reuse=reuse_data)
+            data = prepare(cfg, threads=os.cpu_count() or 1, reuse=options.reuse_data)
         except EmptyDataError as error:
             log.warning("%s\nnothing was trained (data.on_empty=warn)", error)
             return Result({}, None, folder, None, [], [], notes.run_ids)
@@ -121,10 +123,10 @@ def train(
             "data/infeasible": float(data.infeasible),
             "model/parameters": float(info.parameters),
         }
-        if measure_latency:
+        if options.measure_latency:
             counts["model/latency_ms"] = latency_ms(backend, model, task, data.features)
         notes.metrics(counts, step=0)
-        for callback in callbacks:
+        for callback in options.callbacks:
             callback.on_model_ready(counts)
 
         views = 2 if task.consistency else 1
@@ -135,7 +137,7 @@ def train(
         history = History(task.direction, folder / HISTORY)
         progress = ConsoleProgress(history, cfg.objective.metric, task.shown)
         try:
-            following = [history, progress, notes.epochs(cfg.trainer.log_every_n_steps), *callbacks]
+            following = [history, progress, notes.epochs(cfg.trainer.log_every_n_steps), *options.callbacks]
             trained = backend.train(model, train_loader, val_loader, task, plan, following)
         finally:
             progress.close()
@@ -163,10 +165,10 @@ def train(
         exported = backend.export(model, folder, plan.extra, blank_last=getattr(data.tokenizer, "blank_last", False))
         notes.checkpoints([path for path in (checkpoint, exported) if path is not None])
         files = [exported] if exported is not None else []
-        if cfg.report.enabled if cfg.report.enabled is not None else not brief:
+        if cfg.report.enabled if cfg.report.enabled is not None else not options.brief:
             files += write_reports(folder, cfg, history, samples, split, backend=backend, model=model, task=task, data=data)
             notes.files([path for path in files if path != exported])
-        if not brief and notes.wants_model and data.features.hears:
+        if not options.brief and notes.wants_model and data.features.hears:
             weights = folder / f"recognizer{backend.suffix}"
             backend.save(model, weights, plan.extra)
             notes.model(weights, data, final)
@@ -174,10 +176,11 @@ def train(
         objective = best[1] if best is not None else None
         if plan.trainer["checkpoint"]["monitor"] == cfg.objective.metric and trained.best_value is not None:
             objective = trained.best_value  # also of epochs before a checkpoint that was moved away from its run
-        write_run_file(folder, {"objective": objective})
+        write_run_file(folder, {"objective": objective, "metrics": metrics})
         print_results(metrics, task.directions)
-        print_samples(choose_samples(samples, cfg.samples, cfg.seed))
-        print_whereabouts(folder, checkpoint, files, notes)
+        if not options.quiet:
+            print_samples(choose_samples(samples, cfg.samples, cfg.seed))
+            print_whereabouts(folder, checkpoint, files, notes)
         return Result(metrics, objective, folder, checkpoint, history.epochs, samples, notes.run_ids, model)
 
 
@@ -215,8 +218,8 @@ def kind_of_test(cfg: DictConfig) -> str | None:
     return "fast_dev_run" if cfg.trainer.fast_dev_run else "dry_run" if cfg.dry_run else cfg.test_run
 
 
-def with_limits(cfg: DictConfig) -> tuple[DictConfig, str | None]:
-    """The config with all limits in it, and the kind of a run that only tries things out (None: a real run)."""
+def with_limits(cfg: DictConfig) -> DictConfig:
+    """The config with all limits in it, also those of a run that only tries things out."""
     kind = kind_of_test(cfg)
     cfg = cfg.copy()
     limits = TEST_RUNS[kind] if kind is not None else {}
@@ -227,7 +230,7 @@ def with_limits(cfg: DictConfig) -> tuple[DictConfig, str | None]:
     if kind is not None:
         shown = ", ".join(f"{key}={limit}" for key, limit in limits.items())
         log.warning("%s: the run is shortened (%s) and marked as a test", kind, shown)
-    return cfg, kind
+    return cfg
 
 
 def start_folder(folder: Path, cfg: DictConfig) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -191,6 +191,48 @@ def _share(cuts: list[MonoCut], wanted: int, by: str, seed: int) -> set[str]:
         chosen.add(name)
         taken += counts[name]
     return chosen
+
+
+def split_fold(cuts: Sequence[MonoCut], by: str, folds: int, fold: int) -> tuple[list[MonoCut], list[MonoCut]]:
+    """What is trained on, and what is left out for validation, in one of k folds.
+
+    Groups that stay together go, the largest first, to the fold that is smallest so far; the same for every run.
+
+    Args:
+        cuts: of all folds.
+        by: `speaker`, `parent` (`custom["parent"]`) or `utterance`: what stays together.
+        folds: k.
+        fold: from 0.
+
+    Raises:
+        DataError: an utterance has no speaker or parent, or there are fewer groups than folds.
+    """
+    names = {cut.id: _group(cut, by) for cut in cuts}
+    if missing := [cut.id for cut in cuts if names[cut.id] is None]:
+        raise DataError(
+            f"data.fold_by={by} needs a {by} for each utterance; '{missing[0]}' has none\n"
+            "    -> give it in the manifest, or set data.fold_by=utterance"
+        )
+    sizes = Counter(names.values())
+    if len(sizes) < folds:
+        raise DataError(f"data.folds={folds}, but there are only {len(sizes)} to divide (data.fold_by={by})\n    -> lower data.folds")
+    order = sorted(sizes, key=str)
+    np.random.default_rng(0).shuffle(order)
+    order.sort(key=lambda name: -sizes[name])
+    filled = [0] * folds
+    chosen: dict[str | None, int] = {}
+    for name in order:
+        chosen[name] = min(range(folds), key=lambda index: filled[index])
+        filled[chosen[name]] += sizes[name]
+    left_out = [cut for cut in cuts if chosen[names[cut.id]] == fold]
+    return [cut for cut in cuts if chosen[names[cut.id]] != fold], left_out
+
+
+def _group(cut: MonoCut, by: str) -> str | None:
+    if by == "utterance":
+        return str(cut.id)
+    found = cut.supervisions[0].speaker if by == "speaker" else (cut.custom or {}).get("parent")
+    return None if found is None else str(found)
 
 
 def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:

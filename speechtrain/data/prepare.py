@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain.config.build import build
 from speechtrain.data.augment import Augment
 from speechtrain.data.batches import Limits, Loader, Reference, SpectrumCache, Target, Utterances, keep, read_all
-from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Skip, report_skips, seconds, text_of
+from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Skip, report_skips, seconds, split_fold, text_of
 from speechtrain.data.features import Features
 from speechtrain.data.tokenizer import Tokenizer, count_repeats
 from speechtrain.errors import DataError, EmptyDataError
@@ -108,6 +108,10 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
         DataError: nothing is left to train on, or something is bad and `data.on_bad=error`.
     """
     corpus, cache, features, skipped = _read_corpus(cfg, threads=threads, reuse=reuse)
+    if cfg.data.folds is not None and cfg.data.fold is not None:
+        pool = [*corpus.splits["train"], *corpus.splits["val"]]
+        train_cuts, val_cuts = split_fold(pool, cfg.data.fold_by, cfg.data.folds, cfg.data.fold)
+        corpus.splits |= {"train": CutSet.from_cuts(train_cuts), "val": CutSet.from_cuts(val_cuts)}
     report_skips(skipped, cfg.data.on_bad)
     train = corpus.splits["train"]
     if len(train) == 0:
@@ -125,7 +129,9 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
 
 
 def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus, SpectrumCache, Features, list[Skip]]:
-    key = OmegaConf.to_yaml(OmegaConf.create({"data": cfg.data, "features": cfg.features}), resolve=True)
+    parts = OmegaConf.create({"data": cfg.data, "features": cfg.features})
+    parts.data.fold = None  # every fold is made of the same corpus
+    key = OmegaConf.to_yaml(parts, resolve=True)
     if reuse and key in _read:
         _read.move_to_end(key)
     else:

@@ -22,13 +22,14 @@ from speechtrain.backends.base import Callback, Control
 from speechtrain.config.compose import check
 from speechtrain.console import console, errors
 from speechtrain.errors import RunPruned, UserError
+from speechtrain.folds import is_cross_validation
 from speechtrain.sweep.cost import COST
 from speechtrain.sweep.objectives import Constraint, Direction
 from speechtrain.sweep.study import complete, fail, prune
 from speechtrain.sweep.trial import Attached, TrialContext, time_limit
 
 if TYPE_CHECKING:
-    from speechtrain.train import Result
+    from speechtrain.result import Result
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,8 @@ def _values(attached: Attached, cfg: DictConfig, overrides: Sequence[str]) -> li
     metrics = list(context.objectives) or [str(cfg.objective.metric)]
     wants_latency = "model/latency_ms" in metrics or any("latency_ms" in text for text in context.constraints)
     by_seed: list[list[float]] = []
-    meter = Meter(attached, planned=cfg.trainer.epochs * context.seeds)
+    folds = int(cfg.data.folds) if is_cross_validation(cfg) else 1
+    meter = Meter(attached, planned=cfg.trainer.epochs * context.seeds * folds)
     for index in range(context.seeds):
         one = cfg if context.seeds == 1 else _with_seed(cfg, index)
         callback = TrialCallback(attached, context.report or metrics[0], reports=index == 0)
@@ -138,6 +140,7 @@ def _values(attached: Attached, cfg: DictConfig, overrides: Sequence[str]) -> li
             one,
             overrides=overrides,
             callbacks=[callback, meter],
+            after_fold=_Folds(attached, callback, metrics[0], folds) if index == 0 and folds > 1 else None,
             tags=context.tags,
             run_name=name,
             parents=context.parents,
@@ -150,7 +153,7 @@ def _values(attached: Attached, cfg: DictConfig, overrides: Sequence[str]) -> li
             _note_run(attached, result)
         if context.seeds > 1:
             attached.note("seed_values", [values[0] if len(values) == 1 else values for values in by_seed])
-            if index + 1 < context.seeds and (worse := _is_hopeless(attached, [values[0] for values in by_seed])):
+            if index + 1 < context.seeds and (worse := _is_hopeless(attached, "seed", [values[0] for values in by_seed], context.seeds)):
                 raise RunPruned(worse)
     if context.seeds > 1:
         deviations = [statistics.stdev(column) for column in zip(*by_seed, strict=True)]
@@ -190,22 +193,52 @@ def _note_run(attached: Attached, result: Result) -> None:
     attached.note("run", notes)
 
 
-def _is_hopeless(attached: Attached, values: Sequence[float]) -> str | None:
-    """Why a trial is not worth another seed: its mean so far is worse than the median of the others' after as many seeds."""
+class _Folds:
+    """Ends a trial after its first folds if others did better in as many.
+
+    Args:
+        attached: the trial.
+        callback: that reports epochs; those of the first fold are compared with other trials'.
+        metric: the first objective.
+        count: folds of a trial.
+    """
+
+    def __init__(self, attached: Attached, callback: TrialCallback, metric: str, count: int) -> None:
+        self._attached = attached
+        self._callback = callback
+        self._metric = metric
+        self._count = count
+
+    def __call__(self, results: Sequence[Result]) -> None:
+        """Note the folds so far.
+
+        Raises:
+            RunPruned: they are worse than the median of the others'.
+        """
+        self._callback.reports = False
+        direction = self._attached.context.directions[0]
+        values = [_value(result, self._metric, direction) for result in results]
+        self._attached.note("fold_values", values)
+        if len(values) < self._count and (worse := _is_hopeless(self._attached, "fold", values, self._count)):
+            raise RunPruned(worse)
+
+
+def _is_hopeless(attached: Attached, what: str, values: Sequence[float], total: int) -> str | None:
+    """Why a trial is not worth another seed or fold: its mean so far is worse than the median of the others' after as many."""
     context = attached.context
     if len(context.directions) > 1:
         return None
     count = len(values)
     others = []
     for trial in attached.storage.get_all_trials(attached.study()._study_id, deepcopy=False, states=(TrialState.COMPLETE,)):
-        seeds = trial.user_attrs.get("seed_values", [])
-        if len(seeds) >= count:
-            others.append(statistics.fmean(seeds[:count]))
+        theirs = trial.user_attrs.get(f"{what}_values", [])
+        if len(theirs) >= count:
+            others.append(statistics.fmean(theirs[:count]))
     if len(others) < context.seeds_startup_trials:
         return None
     mean, median = statistics.fmean(values), statistics.median(others)
     worse = mean > median if context.directions[0] == "minimize" else mean < median
-    return f"mean {mean:.4g} of {count} of {context.seeds} seeds, the median of others is {median:.4g}" if worse else None
+    return f"mean {mean:.4g} of {count} of {total} {what}s, the median of others is {median:.4g}" if worse else None
 
 
 @contextlib.contextmanager
