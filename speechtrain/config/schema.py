@@ -263,7 +263,7 @@ class Hdf5Signals(SignalData):
     val: str | None = MISSING
     test: str | None = MISSING
     split: Split = field(default_factory=Split)
-    sample_rate: int | None = number(ge=1)
+    sample_rate: int = number(ge=1)
 
     @staticmethod
     def rules(node: Any) -> Iterator[Rule]:

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from lhotse import CutSet, MonoCut
 from lhotse.utils import fastcopy
 
-from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, make_cut, read_header, split_cuts
+from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, make_cut, read_header, split_cuts, text_of
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -251,10 +252,14 @@ class SpeechCommands:
 
 
 def _evenly(cuts: list[MonoCut], limit: int | None) -> list[MonoCut]:
-    """At most so many, of every word: the files stand word by word."""
+    """At most so many, as many of each word as of any other: the files stand word by word."""
     if limit is None or len(cuts) <= limit:
         return cuts
-    return sorted(sorted(cuts, key=lambda cut: hashlib.md5(str(cut.id).encode()).digest())[:limit], key=lambda cut: str(cut.id))  # noqa: S324
+    by_word: dict[str, list[MonoCut]] = {}
+    for cut in sorted(cuts, key=lambda cut: hashlib.md5(str(cut.id).encode()).digest()):  # noqa: S324
+        by_word.setdefault(text_of(cut), []).append(cut)
+    in_turn = [cut for row in zip_longest(*by_word.values()) for cut in row if cut is not None]
+    return sorted(in_turn[:limit], key=lambda cut: str(cut.id))
 
 
 def _lines(path: Path) -> list[str]:

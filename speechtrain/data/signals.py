@@ -148,10 +148,10 @@ class Hdf5Signals:
         root: folder of the files.
         train, val, test: files inside it; None: taken from train as `split` says.
         split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
-        sample_rate: Hz; None: as the file's attribute `sample_rate` says.
+        sample_rate: Hz; a file whose attribute `sample_rate` says otherwise is refused.
     """
 
-    def __init__(self, root: str, train: str, val: str | None, test: str | None, split: dict[str, Any], sample_rate: int | None) -> None:
+    def __init__(self, root: str, train: str, val: str | None, test: str | None, split: dict[str, Any], sample_rate: int) -> None:
         self.root = Path(root).expanduser().absolute()
         self.files = {"train": train, "val": val, "test": test}
         self.split = split
@@ -194,11 +194,11 @@ class Hdf5Signals:
         if self._conditions and conditions.shape[1] != self._conditions:
             raise DataError(f"{path}: has condition vectors of {conditions.shape[1]} values, the file before of {self._conditions}")
         self._conditions = conditions.shape[1]
-        rate = self.sample_rate or int(file.attrs.get("sample_rate", 0))
-        if rate < 1:
-            raise DataError(f"{path}: does not say its sample_rate\n    -> set data.sample_rate to samples a second")
+        stated = int(file.attrs.get("sample_rate", self.sample_rate))
+        if stated != self.sample_rate:
+            raise DataError(f"{path}: is at {stated} Hz, but data.sample_rate is {self.sample_rate}\n    -> set data.sample_rate={stated}")
         count = len(mixed) if limit is None else min(limit, len(mixed))
-        return [_cut(f"{path.stem}-{row:06d}", mixed.shape[1], rate, {"file": str(path), "row": row}) for row in range(count)]
+        return [_cut(f"{path.stem}-{row:06d}", mixed.shape[1], self.sample_rate, {"file": str(path), "row": row}) for row in range(count)]
 
     def _file(self, path: Path) -> h5py.File:
         key = (os.getpid(), str(path))  # a handle is good for the process that opened it

@@ -1,0 +1,55 @@
+"""Folds: every utterance is left out once, and what belongs together stays together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import prepared
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speechtrain.data.corpus import make_cut, split_fold
+from speechtrain.errors import DataError
+
+
+def cut(name: str, speaker: str | None = None, parent: str | None = None):  # type: ignore[no-untyped-def]
+    custom = {"parent": parent} if parent is not None else None
+    return make_cut(name, Path("a.wav"), num_samples=8000, sample_rate=8000, text="a", speaker=speaker, custom=custom)
+
+
+@given(st.lists(st.integers(0, 9), min_size=20, max_size=60), st.integers(2, 5), st.sampled_from(["speaker", "parent"]))
+def test_every_utterance_is_left_out_once_and_groups_stay_together(owners: list[int], folds: int, by: str) -> None:
+    if len(set(owners)) < folds:
+        owners = [*owners, *range(folds)]
+    cuts = [cut(str(index), speaker=f"s{owner}", parent=f"p{owner}") for index, owner in enumerate(owners)]
+    left_out: list[str] = []
+    for fold in range(folds):
+        train, val = split_fold(cuts, by, folds, fold)
+        assert sorted([each.id for each in train + val], key=int) == [str(index) for index in range(len(owners))]
+        assert not {owners[int(each.id)] for each in train} & {owners[int(each.id)] for each in val}
+        assert val
+        left_out += [each.id for each in val]
+    assert sorted(left_out, key=int) == [str(index) for index in range(len(owners))]
+
+
+def test_folds_of_utterances_are_of_equal_size() -> None:
+    cuts = [cut(str(index)) for index in range(23)]
+    assert sorted(len(split_fold(cuts, "utterance", 5, fold)[1]) for fold in range(5)) == [4, 4, 5, 5, 5]
+
+
+def test_what_is_missing_is_told() -> None:
+    with pytest.raises(DataError, match=r"data.fold_by=speaker needs a speaker for each utterance; 'b' has none[\s\S]*fold_by=utterance"):
+        split_fold([cut("a", speaker="x"), cut("b")], "speaker", 2, 0)
+    with pytest.raises(DataError, match=r"data.folds=3, but there are only 2"):
+        split_fold([cut("a", speaker="x"), cut("b", speaker="y")], "speaker", 3, 0)
+
+
+def test_the_data_of_a_fold_are_train_and_val_divided_anew_and_the_test_stays() -> None:
+    options = ["data=synthetic", "features=logmel_8k", "tracking=[]", "data.train_size=20", "data.val_size=10", "data.test_size=4"]
+    folds = [prepared([*options, "data.folds=3", "data.fold_by=utterance", f"data.fold={fold}"]) for fold in range(3)]
+    sizes = [[len(data.corpus.splits[name]) for name in ("train", "val", "test")] for data in folds]
+    assert sizes == [[20, 10, 4]] * 3
+    left_out = {cut.id for data in folds for cut in data.corpus.splits["val"]}
+    assert len(left_out) == 30
+    assert {cut.id for cut in folds[0].corpus.splits["test"]} == {cut.id for cut in folds[1].corpus.splits["test"]}
