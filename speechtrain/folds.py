@@ -89,19 +89,15 @@ def summary(results: Sequence[Result], objective: str) -> dict[str, float]:
 
 
 def print_folds(results: Sequence[Result], metrics: Mapping[str, float]) -> None:
-    """A row a fold, and their means and deviations."""
+    """A row a metric: mean and deviation, and the folds."""
     names = [name for name in metrics if name.startswith(("val/", "test/")) and not name.endswith(("_per_s", DEVIATION))]
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title="folds", title_justify="left")
-    for name in ("", *names):
-        table.add_column(name, justify="right" if name else "left")
-
-    def row(label: str, values: Mapping[str, float], end: str = "") -> None:
-        table.add_row(label, *(_shown(name, values[f"{name}{end}"]) for name in names))
-
-    for fold, result in enumerate(results, start=1):
-        row(str(fold), result.metrics)
-    row("mean", metrics)
-    row("deviation", metrics, DEVIATION)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="folds", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for heading in ("mean", "deviation", *(str(fold + 1) for fold in range(len(results)))):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in names:
+        values = [metrics[name], metrics[f"{name}{DEVIATION}"], *(result.metrics[name] for result in results)]
+        table.add_row(name, *(_shown(name, value) for value in values))
     console.print()
     console.print(table)
 

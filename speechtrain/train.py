@@ -321,7 +321,7 @@ def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: 
         scorer.update(batch, outputs)
         audio += batch.seconds
     speed = audio / max(1e-9, time.perf_counter() - start)
-    return {f"{split}/{name}": value for name, value in {**scorer.compute(), "audio_s_per_s": speed}.items()}, scorer.samples
+    return {f"{split}/{name}": float(value) for name, value in {**scorer.compute(), "audio_s_per_s": speed}.items()}, scorer.samples
 
 
 _LABELS = {"error_report.html": "errors", "class_report.html": "classes", "signal_report.html": "signals", "history.png": "history"}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 from lhotse import CutSet, MonoCut
 from lhotse.utils import fastcopy
 
-from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, make_cut, read_header, split_cuts, text_of
+from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, make_cut, read_header, split_cuts, spread
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -86,7 +84,7 @@ class Folder:
             cuts = {name: parts[name] if name == "train" or name in asked else cuts[name] for name in SPLITS}
         if not cuts["train"]:
             raise DataError(f"{self.root}: data.split leaves no utterance to train on")
-        return Corpus({name: CutSet.from_cuts(cuts[name][:limit]) for name in SPLITS}, skipped)
+        return Corpus({name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}, skipped)
 
     def _cuts(self, files: Iterable[Path], folder: Path, split: str, skipped: list[Skip], *, beside: bool) -> Iterable[MonoCut]:
         for path in files:
@@ -202,7 +200,7 @@ class SpeechCommands:
                     )
                 )
         for split in SPLITS:
-            cuts[split] = _evenly(cuts[split], limit) + self._silences(root, split, len(cuts[split]), limit)
+            cuts[split] = spread(cuts[split], limit) + self._silences(root, split, len(cuts[split]), limit)
         if not cuts["train"]:
             raise DataError(f"{root}: no utterance is left to train on")
         return Corpus({name: CutSet.from_cuts(cuts[name]) for name in SPLITS}, skipped)
@@ -249,17 +247,6 @@ class SpeechCommands:
             supervision = replace(part.supervisions[0], id=name, start=0.0, duration=part.duration)
             found.append(fastcopy(part, id=name, supervisions=[supervision]))
         return found
-
-
-def _evenly(cuts: list[MonoCut], limit: int | None) -> list[MonoCut]:
-    """At most so many, as many of each word as of any other: the files stand word by word."""
-    if limit is None or len(cuts) <= limit:
-        return cuts
-    by_word: dict[str, list[MonoCut]] = {}
-    for cut in sorted(cuts, key=lambda cut: hashlib.md5(str(cut.id).encode()).digest()):  # noqa: S324
-        by_word.setdefault(text_of(cut), []).append(cut)
-    in_turn = [cut for row in zip_longest(*by_word.values()) for cut in row if cut is not None]
-    return sorted(in_turn[:limit], key=lambda cut: str(cut.id))
 
 
 def _lines(path: Path) -> list[str]:

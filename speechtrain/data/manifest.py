@@ -15,7 +15,7 @@ from typing import Any
 
 from lhotse import CutSet, MonoCut
 
-from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, make_cut, read_header, split_cuts
+from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, make_cut, read_header, split_cuts, spread
 from speechtrain.errors import DataError
 
 _KEYS = ("audio_filepath", "text")
@@ -77,7 +77,7 @@ class Manifest:
         if not cuts["train"]:
             raise DataError(f"{self.root}: data.split leaves no utterance to train on")
         _refuse_repeated_ids(cuts)
-        return Corpus({name: CutSet.from_cuts(cuts[name][:limit]) for name in SPLITS}, skipped)
+        return Corpus({name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}, skipped)
 
     def _read(self, path: Path, split: str, skipped: list[Skip]) -> list[MonoCut]:
         cuts = []

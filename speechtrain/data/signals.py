@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from lhotse import CutSet, MonoCut
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, Skip, make_cut, split_cuts
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, Skip, make_cut, split_cuts, spread
 from speechtrain.errors import DataError, first_line
 
 MIXED, TARGETS, CONDITIONS = "mixed_signals", "target_signals", "condition_vectors"
@@ -169,15 +169,15 @@ class Hdf5Signals:
         cuts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
         for name, file in self.files.items():
             if file is not None:
-                cuts[name] = self._rows(self.root / file, limit if any(self.files[other] for other in ("val", "test")) else None)
+                cuts[name] = self._rows(self.root / file)
         asked = {part: self.split[part] for part in ("val", "test") if self.files[part] is None}
         if any(asked.values()):
             parts = split_cuts(cuts["train"], by="utterance", val=asked.get("val", 0), test=asked.get("test", 0), seed=self.split["seed"])
             cuts = {name: parts[name] if name == "train" or name in asked else cuts[name] for name in SPLITS}
-        splits = {name: CutSet.from_cuts(cuts[name][:limit]) for name in SPLITS}
+        splits = {name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}
         return Corpus(splits, skipped, read=self.read, target=self.target, target_size=1)
 
-    def _rows(self, path: Path, limit: int | None) -> list[MonoCut]:
+    def _rows(self, path: Path) -> list[MonoCut]:
         file = self._file(path)
         missing = [name for name in (MIXED, TARGETS, CONDITIONS) if not isinstance(file.get(name), h5py.Dataset)]
         if missing:
@@ -197,8 +197,9 @@ class Hdf5Signals:
         stated = int(file.attrs.get("sample_rate", self.sample_rate))
         if stated != self.sample_rate:
             raise DataError(f"{path}: is at {stated} Hz, but data.sample_rate is {self.sample_rate}\n    -> set data.sample_rate={stated}")
-        count = len(mixed) if limit is None else min(limit, len(mixed))
-        return [_cut(f"{path.stem}-{row:06d}", mixed.shape[1], self.sample_rate, {"file": str(path), "row": row}) for row in range(count)]
+        return [
+            _cut(f"{path.stem}-{row:06d}", mixed.shape[1], self.sample_rate, {"file": str(path), "row": row}) for row in range(len(mixed))
+        ]
 
     def _file(self, path: Path) -> h5py.File:
         key = (os.getpid(), str(path))  # a handle is good for the process that opened it

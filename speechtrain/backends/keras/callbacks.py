@@ -119,7 +119,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         }
         if self.validate is not None and self._complete and (epoch + 1) % self.plan.trainer["val_every_n_epochs"] == 0:
             with self._clock.evaluating():
-                metrics |= {f"val/{name}": value for name, value in self.validate().items()}
+                metrics |= {f"val/{name}": float(value) for name, value in self.validate().items()}
         metrics |= self._clock.metrics()
         logs.clear()
         logs.update(metrics)

@@ -178,7 +178,7 @@ class TrainingModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Metrics of the pass."""
         assert self._scorer is not None
-        self.validation = {f"val/{name}": value for name, value in self._scorer.compute().items()}
+        self.validation = {f"val/{name}": float(value) for name, value in self._scorer.compute().items()}
         self._passes.close()
 
     def on_train_epoch_end(self) -> None:
