@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.table import Table
 
 from speechtrain.console import console, is_rate
+from speechtrain.errors import ConfigError, Problem
 from speechtrain.notebook import Given, notebook
 from speechtrain.result import Result
 from speechtrain.resume import last_checkpoint, read_run_file, write_run_file
-
-log = logging.getLogger(__name__)
 
 DEVIATION = "_std"
 """Behind the name of a metric: its deviation between the folds."""
@@ -61,9 +60,12 @@ def cross_validate(
                 tags = {**given.tags, "speechtrain.fold": f"{fold + 1}/{count}"}
                 name = f"{given.name or 'fold'} {fold + 1}/{count}"
                 found = train_fold(one, Given(given.overrides, given.test, tags, name, notes.run_ids))
-                if found.objective is None:
+                if not found.metrics:  # there was nothing to train on, and data.on_empty=warn
                     return Result({}, None, folder, None, [], [], notes.run_ids)
-            results.append(found)
+                if found.objective is None:
+                    fix = "name a metric that is, or lower trainer.val_every_n_epochs"
+                    raise ConfigError([Problem("objective.metric", f"{cfg.objective.metric} was never measured", fix)])
+            results.append(replace(found, samples=[], model=None))
             assert found.objective is not None
             notes.metrics({f"fold/{cfg.objective.metric}": found.objective}, step=fold + 1)
             if after_fold is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from speechtrain.config.targets import UnknownTargetError, signature
+from speechtrain.config.targets import UnknownTargetError, signature, task_directions
 
 
 def test_a_signature_is_read_from_source_through_imports_and_bases(tmp_path: Path) -> None:
@@ -32,6 +32,18 @@ def test_a_signature_is_read_from_source_through_imports_and_bases(tmp_path: Pat
     assert data is not None
     assert (data.names, data.required) == (["x", "y"], ["x"])
     assert "some_pkg" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "way"),
+    [
+        ("ctc.Ctc", "wer", "minimize"),
+        ("classification.Classification", "f1", "maximize"),
+        ("regression.Regression", "snr_gain_db", "maximize"),
+    ],
+)
+def test_which_way_a_metric_is_better_is_known_without_importing_the_task(task: str, metric: str, way: str) -> None:
+    assert task_directions(f"speechtrain.tasks.{task}")[metric] == way
 
 
 def test_targets_of_libraries_are_read_too() -> None:
