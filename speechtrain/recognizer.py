@@ -75,7 +75,7 @@ class Recognizer:
             raise DataError(f"{path}: was trained on features that were made before, so it cannot listen to audio")
         backend: Backend = build("backend", cfg.backend)
         tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=list(extra["vocabulary"]))
-        task = build_task(cfg, tokenizer=tokenizer)
+        task = build_task(cfg, tokenizer=tokenizer, input_size=features.size)
         model = backend.build(plain("model", cfg.model), task, input_size=features.size, seed=0)
         backend.load(model, Path(path))
         return cls(backend, model, task, features, tokenizer)

@@ -22,7 +22,7 @@ GIVEN_AT_RUN_TIME = {
     "model": ("input_size",),
     "optimizer": ("params",),
     "tokenizer": ("texts",),
-    "task": ("tokenizer", "decoder", "target_size"),
+    "task": ("tokenizer", "decoder", "input_size", "target_size"),
 }
 """Arguments that a target of the group gets from the program, on top of its keys."""
 

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from speechtrain.tasks.base import Task
 
 
-def build_task(cfg: DictConfig, *, tokenizer: Tokenizer, target_size: int = 0) -> Task:
-    """The task that a config names, with those of tokenizer, decoder and size of the wanted signals (C) that it takes."""
+def build_task(cfg: DictConfig, *, tokenizer: Tokenizer, input_size: int, target_size: int = 0) -> Task:
+    """The task that a config names, given what it takes of these and the decoder.
+
+    Args:
+        cfg: composed.
+        tokenizer: of the texts.
+        input_size: F.
+        target_size: C of the signals that are wanted; 0: there are none.
+    """
     try:
         takes = signature(str(cfg.task._target_))
     except (UnknownTargetError, SyntaxError):
@@ -26,6 +33,7 @@ def build_task(cfg: DictConfig, *, tokenizer: Tokenizer, target_size: int = 0) -
     given: dict[str, Callable[[], Any]] = {
         "tokenizer": lambda: tokenizer,
         "decoder": lambda: build("decoder", cfg.decoder),
+        "input_size": lambda: input_size,
         "target_size": lambda: target_size,
     }
     wanted = [name for name in given if takes is None or takes.open or name in takes.names]
@@ -35,7 +43,7 @@ def build_task(cfg: DictConfig, *, tokenizer: Tokenizer, target_size: int = 0) -
 
 def task_for(cfg: DictConfig, data: Data) -> Task:
     """The task for a corpus: it says what is wanted of each utterance, and has seen the training texts."""
-    task = build_task(cfg, tokenizer=data.tokenizer, target_size=data.corpus.target_size)
+    task = build_task(cfg, tokenizer=data.tokenizer, input_size=data.features.size, target_size=data.corpus.target_size)
     data.target = task.target
     texts: Sequence[str] = [text_of(cut) for cut in data.corpus.splits["train"]]
     task.learn(texts)

@@ -28,6 +28,7 @@ class Regression(Task):
 
     Args:
         target_size: C, channels that the corpus wants.
+        input_size: F, channels of the features.
         criterion: `mse`, `mae`, `huber` or `smooth_l1`, each averaged over frames and channels.
         delta: where `huber` (Huber 1964) turns from a parabola into a line; `smooth_l1` (Girshick 2015) is huber / delta.
         mixture_channel: channel of the features that the signals are mixed in; then `snr_gain_db` is how much better the output is than
@@ -50,6 +51,7 @@ class Regression(Task):
     def __init__(
         self,
         target_size: int,
+        input_size: int,
         criterion: Literal["mse", "mae", "huber", "smooth_l1"] = "mse",
         delta: float = 1.0,
         mixture_channel: int | None = None,
@@ -57,6 +59,9 @@ class Regression(Task):
         if target_size < 1:
             fix = "use data with signals, such as data=signals or data=hdf5_signals, or another task"
             raise ConfigError([Problem("task", "is regression, but the data wants no signals", fix)])
+        if mixture_channel is not None and mixture_channel >= input_size:
+            message = f"is {mixture_channel}, and the features have {input_size} channels, counted from 0"
+            raise ConfigError([Problem("task.mixture_channel", message, "set it to the channel of the mixture, or to null")])
         self.target_size = target_size
         self.criterion = criterion
         self.delta = delta

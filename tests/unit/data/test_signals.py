@@ -187,6 +187,7 @@ def test_a_single_file_is_divided(files: Callable[..., Path]) -> None:
         (["task=classification", "task.class_weights={a: -1}"], "task.class_weights: must be numbers of at least 0, received -1 for a"),
         (["task=classification", "tokenizer.classes=[a,b,a]"], "tokenizer.classes: names a twice"),
         (["task=regression"], "data: does not go with task=regression"),
+        (["experiment=signal_extraction", "model=conformer", "model.n_heads=5"], "model.d_model: is 96, not divisible by n_heads=5"),
         (["data.fold=1"], "data.fold: is 1, and there are no folds"),
         (["data.folds=3", "data.fold=3"], "data.fold: is 3, and there are 3 folds, counted from 0"),
         (["data.folds=1"], "data.folds: must be at least 2"),

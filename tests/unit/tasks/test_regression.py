@@ -39,7 +39,7 @@ def test_metrics_are_totals_over_all_frames_and_not_means_of_utterances() -> Non
     wanted = [rng.normal(3, 1, size) for size in (50, 5, 200)]
     found = [each + rng.normal(0, 0.3, len(each)) for each in wanted]
     mixture = [each + rng.normal(0, 2, len(each)) for each in wanted]
-    scorer = Regression(1, mixture_channel=0).scorer(detailed=True)
+    scorer = Regression(1, 1, mixture_channel=0).scorer(detailed=True)
     scorer.update(*batch_of(wanted[:2], found[:2], mixture[:2]))
     scorer.update(*batch_of(wanted[2:], found[2:], mixture[2:]))
     one, two, mixed = (np.concatenate(each) for each in (wanted, found, mixture))
@@ -72,7 +72,7 @@ def test_metrics_are_totals_over_all_frames_and_not_means_of_utterances() -> Non
     ],
 )
 def test_constant_and_empty_signals_have_values(wanted: list[float], found: list[float], expected: dict[str, float]) -> None:
-    scorer = Regression(1).scorer()
+    scorer = Regression(1, 1).scorer()
     first, second = (np.array(each, np.float32) for each in (wanted, found))
     scorer.update(*batch_of([first], [second], [first]))
     result = scorer.compute()
@@ -101,7 +101,9 @@ def test_decibels_are_within_their_limits() -> None:
 
 
 def test_a_gain_is_only_promised_where_there_is_a_mixture() -> None:
-    assert "snr_gain_db" in Regression(1, mixture_channel=0).directions
-    assert "snr_gain_db" not in Regression(1).directions
+    assert "snr_gain_db" in Regression(1, 1, mixture_channel=0).directions
+    assert "snr_gain_db" not in Regression(1, 1).directions
     with pytest.raises(ConfigError, match="the data wants no signals"):
-        Regression(0)
+        Regression(0, 1)
+    with pytest.raises(ConfigError, match=r"task.mixture_channel: is 5, and the features have 5 channels, counted from 0"):
+        Regression(1, 5, mixture_channel=5)
