@@ -6,7 +6,7 @@ import logging
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -169,6 +169,26 @@ def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: fl
         left = [cut for cut in left if key(cut) not in chosen]
     parts["train"] = left
     return parts
+
+
+def fill_splits(cuts: dict[str, list[MonoCut]], missing: Collection[str], split: Mapping[str, Any]) -> dict[str, list[MonoCut]]:
+    """The splits, with those that have no list of their own taken from train.
+
+    Args:
+        cuts: as listed.
+        missing: those of val and test that have no list.
+        split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
+
+    Raises:
+        DataError: as `split_cuts`, or nothing is left to train on.
+    """
+    asked = {part: split[part] for part in missing if split[part]}
+    if asked:
+        parts = split_cuts(cuts["train"], by=split["by"], val=asked.get("val", 0), test=asked.get("test", 0), seed=split["seed"])
+        cuts = {**cuts, **{name: parts[name] for name in ("train", *missing)}}
+    if not cuts["train"]:
+        raise DataError("data.split leaves no utterance to train on\n    -> lower data.split.val and data.split.test")
+    return cuts
 
 
 def _speaker(cut: MonoCut) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from lhotse import CutSet, MonoCut
 from lhotse.utils import fastcopy
 
-from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, make_cut, read_header, split_cuts, spread
+from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, fill_splits, make_cut, read_header, spread
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -76,14 +76,7 @@ class Folder:
                 raise DataError(
                     f"{folder}: none of its {len(files)} files can be used; the first:\n  {skipped[0].where}: {skipped[0].reason}"
                 )
-        asked = {part: self.split[part] for part in ("val", "test") if self.parts[part] is None}
-        if any(asked.values()):
-            parts = split_cuts(
-                cuts["train"], by=self.split["by"], val=asked.get("val", 0), test=asked.get("test", 0), seed=self.split["seed"]
-            )
-            cuts = {name: parts[name] if name == "train" or name in asked else cuts[name] for name in SPLITS}
-        if not cuts["train"]:
-            raise DataError(f"{self.root}: data.split leaves no utterance to train on")
+        cuts = fill_splits(cuts, [part for part in ("val", "test") if self.parts[part] is None], self.split)
         return Corpus({name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}, skipped)
 
     def _cuts(self, files: Iterable[Path], folder: Path, split: str, skipped: list[Skip], *, beside: bool) -> Iterable[MonoCut]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from lhotse import CutSet, MonoCut
 
-from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, make_cut, read_header, split_cuts, spread
+from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, fill_splits, make_cut, read_header, spread
 from speechtrain.errors import DataError
 
 _KEYS = ("audio_filepath", "text")
@@ -68,14 +68,7 @@ class Manifest:
                 if not found:
                     raise DataError(_nothing_usable(self.root / file, skipped))
                 cuts[name] += found
-        asked = {part: self.split[part] for part in ("val", "test") if not self.files[part]}
-        if any(asked.values()):
-            parts = split_cuts(
-                cuts["train"], by=self.split["by"], val=asked.get("val", 0), test=asked.get("test", 0), seed=self.split["seed"]
-            )
-            cuts = {name: parts[name] if name == "train" or name in asked else cuts[name] for name in SPLITS}
-        if not cuts["train"]:
-            raise DataError(f"{self.root}: data.split leaves no utterance to train on")
+        cuts = fill_splits(cuts, [part for part in ("val", "test") if not self.files[part]], self.split)
         _refuse_repeated_ids(cuts)
         return Corpus({name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}, skipped)
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from lhotse import CutSet, MonoCut
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, Skip, make_cut, split_cuts, spread
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, Skip, fill_splits, make_cut, spread
 from speechtrain.errors import DataError, first_line
 
 MIXED, TARGETS, CONDITIONS = "mixed_signals", "target_signals", "condition_vectors"
@@ -170,10 +170,7 @@ class Hdf5Signals:
         for name, file in self.files.items():
             if file is not None:
                 cuts[name] = self._rows(self.root / file)
-        asked = {part: self.split[part] for part in ("val", "test") if self.files[part] is None}
-        if any(asked.values()):
-            parts = split_cuts(cuts["train"], by="utterance", val=asked.get("val", 0), test=asked.get("test", 0), seed=self.split["seed"])
-            cuts = {name: parts[name] if name == "train" or name in asked else cuts[name] for name in SPLITS}
+        cuts = fill_splits(cuts, [part for part in ("val", "test") if self.files[part] is None], self.split)
         splits = {name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}
         return Corpus(splits, skipped, read=self.read, target=self.target, target_size=1)
 

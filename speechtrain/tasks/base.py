@@ -63,10 +63,6 @@ class Ops(Protocol):
         """An array of numbers in float32, where another one is."""
         ...
 
-    def floats(self, values: Array) -> Array:
-        """In float32."""
-        ...
-
     def sum(self, values: Array, axis: int | tuple[int, ...]) -> Array:
         """Over one axis or several."""
         ...

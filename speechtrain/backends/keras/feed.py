@@ -39,7 +39,7 @@ class Shapes:
             round_up(batch.features.shape[1], 4),
             round_up(batch.targets.shape[1], 1),
         )
-        if batch.targets.ndim == 3:  # of as many frames as the features
+        if batch.targets.ndim == 3 and batch.targets.shape[1] == batch.features.shape[1]:
             labels = frames
         wanted = {"features": frames, "targets": labels}
         return {name: _pad(array, views, rows, wanted.get(name)) for name, array in arrays.items()}

@@ -30,10 +30,6 @@ class Ops:
         """Numbers in float32."""
         return framework.convert_to_tensor(values, dtype="float32")
 
-    def floats(self, values: Any) -> Any:
-        """In float32."""
-        return framework.cast(values, "float32")
-
     def sum(self, values: Any, axis: int | tuple[int, ...]) -> Any:
         """Over one axis or several."""
         return framework.sum(values, axis=axis)

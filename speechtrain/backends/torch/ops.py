@@ -9,7 +9,7 @@ import torch
 from speechtrain.backends.torch.encoder import frame_mask
 from speechtrain.backends.torch.losses import ctc
 
-__all__ = ["absolute", "constant", "ctc", "floats", "framework", "mask", "mean", "one_hot", "sum", "where"]
+__all__ = ["absolute", "constant", "ctc", "framework", "mask", "mean", "one_hot", "sum", "where"]
 
 framework = torch
 
@@ -27,11 +27,6 @@ def one_hot(labels: torch.Tensor, size: int) -> torch.Tensor:
 def constant(values: Any, like: torch.Tensor) -> torch.Tensor:
     """Numbers in float32, where another tensor is."""
     return torch.as_tensor(values, dtype=torch.float32, device=like.device)
-
-
-def floats(values: torch.Tensor) -> torch.Tensor:
-    """In float32."""
-    return values.float()
 
 
 def sum(values: torch.Tensor, axis: int | tuple[int, ...]) -> torch.Tensor:  # noqa: A001

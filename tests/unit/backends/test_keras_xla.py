@@ -12,7 +12,7 @@ import pytest
 if importlib.util.find_spec("keras") is None:  # importing it would choose its engine
     pytest.skip("needs the keras extra", allow_module_level=True)
 
-from conformance import Recorder, Setup, alone
+from conformance import BackendConformance, ClassificationConformance, Recorder, RegressionConformance, Setup, alone
 
 from speechtrain.backends.keras.backend import KerasBackend
 from speechtrain.backends.keras.feed import Shapes, round_up
@@ -34,6 +34,22 @@ def test_a_compiled_training_gives_the_same_losses(tmp_path: Path, options: list
         found.append(recorder.metrics)
     for plain, jitted in zip(*found, strict=True):
         assert jitted == pytest.approx(plain, rel=1e-3)
+
+
+@pytest.mark.parametrize("task", [ClassificationConformance, RegressionConformance])
+def test_other_tasks_are_the_same_compiled(tmp_path: Path, task: type[BackendConformance]) -> None:
+    found, outputs = [], []
+    for compiled in (False, True):
+        backend = KerasBackend("tensorflow", 1, jit_compile=compiled)
+        options = ["model=mlp", *SGD, "data.num_buckets=1", "data.train_size=11", "data.batch_size=11", "trainer.epochs=2"]
+        setup = Setup(backend, tmp_path / str(compiled), *options, base=task.options)
+        recorder, model = Recorder(), setup.build()
+        setup.train(model, recorder)
+        found.append(recorder.metrics)
+        outputs.append(setup.outputs(model, list(setup.data.loader("val") or []))[0].values)
+    for plain, jitted in zip(*found, strict=True):
+        assert jitted == pytest.approx(plain, rel=1e-3, abs=1e-5)
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-4)
 
 
 def test_sizes_are_rounded_up_to_a_row_that_wastes_at_most_a_quarter() -> None:
