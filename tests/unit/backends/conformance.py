@@ -344,7 +344,7 @@ class ClassificationConformance(BackendConformance):
         assert after["train/accuracy"] == 1.0
         assert after["train/loss"] < before / 10
 
-    @pytest.mark.parametrize(("model", "pool"), [("tdnn", "mean"), ("mlp", "max"), ("lstm", "last")])
+    @pytest.mark.parametrize(("model", "pool"), [("tdnn", "mean"), ("mlp", "mean"), ("mlp", "max"), ("lstm", "last")])
     def test_padding_changes_no_output(self, backend: Backend, tmp_path: Path, model: str, pool: str) -> None:
         self.check_padding(backend, tmp_path, f"model={model}", f"task.pool={pool}")
 
@@ -361,6 +361,17 @@ class ClassificationConformance(BackendConformance):
         np.testing.assert_allclose(found[0].losses, plain, rtol=1e-5)
         np.testing.assert_allclose(found[1].losses, plain * np.array([3, 0, 1, 1])[classes], rtol=1e-5)
         np.testing.assert_allclose(found[2].losses, 0.8 * plain - 0.2 * log_probs.mean(1), rtol=1e-5)
+
+    def test_an_utterance_of_no_class_has_no_loss(self, backend: Backend, tmp_path: Path) -> None:
+        setup = self.setup(backend, tmp_path, "model=mlp")
+        batch = next(iter(setup.data.loader("val") or []))
+        lengths = batch.target_lengths.copy()
+        lengths[0] = 0
+        model = setup.build()
+        plain, without = setup.outputs(model, [batch, batch._replace(target_lengths=lengths)])
+        assert plain.losses[0] > 0
+        assert without.losses[0] == 0
+        np.testing.assert_array_equal(without.losses[1:], plain.losses[1:])
 
 
 class RegressionConformance(BackendConformance):
@@ -380,8 +391,19 @@ class RegressionConformance(BackendConformance):
         assert after["train/loss"] < before / 4
 
     @pytest.mark.parametrize("model", ["tdnn", "lstm"])
-    def test_padding_changes_no_output(self, backend: Backend, tmp_path: Path, model: str) -> None:
-        self.check_padding(backend, tmp_path, f"model={model}")
+    def test_what_lies_behind_an_end_counts_nowhere(self, backend: Backend, tmp_path: Path, model: str) -> None:
+        setup = self.setup(backend, tmp_path, f"model={model}")
+        batch = next(iter(setup.data.loader("val") or []))
+        features, targets, lengths = batch.features.copy(), batch.targets.copy(), batch.feature_lengths.copy()
+        lengths[0] = 31
+        features[0, 31:] = 0
+        targets[0, 31:] = 0
+        shorter = batch._replace(features=features, targets=targets, feature_lengths=lengths, target_lengths=lengths)
+        built = setup.build()
+        together, single = setup.outputs(built, [shorter, alone(shorter, 0)])
+        assert together.lengths[0] == single.lengths[0] == 31
+        np.testing.assert_allclose(together.values[0, :31], single.values[0], atol=1e-5)
+        np.testing.assert_allclose(together.losses[0], single.losses[0], rtol=1e-4)
 
     def test_there_is_a_value_for_every_frame_whatever_the_subsampling(self, backend: Backend, tmp_path: Path) -> None:
         setup = self.setup(backend, tmp_path, "model=mlp", "model.stack=7")
