@@ -65,6 +65,9 @@ def test_folders_for_the_parts(tmp_path: Path) -> None:
     given = ["data=folder", f"data.root={tmp_path}", "data.train=train", "data.val=dev", "data.test=eval", *QUIET]
     data = prepared(given)
     assert [texts(data, name) for name in SPLITS] == [["a"] * 4 + ["b"] * 4, ["a"] * 2 + ["b"] * 2, ["a"] * 3 + ["b"] * 3]
+    (tmp_path / "dev").rename(tmp_path / "train" / "dev")
+    inside = prepared(["data=folder", f"data.root={tmp_path}", "data.train=train", "data.val=train/dev", "data.test=eval", *QUIET])
+    assert [len(inside.corpus.splits[name]) for name in SPLITS] == [8, 4, 6]
 
 
 @pytest.mark.parametrize(

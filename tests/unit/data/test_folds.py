@@ -38,6 +38,12 @@ def test_folds_of_utterances_are_of_equal_size() -> None:
     assert sorted(len(split_fold(cuts, "utterance", 5, fold)[1]) for fold in range(5)) == [4, 4, 5, 5, 5]
 
 
+@pytest.mark.parametrize("names", ["abcde", "edcba", "caebd", "badce"])
+def test_large_groups_are_placed_first_so_that_folds_are_of_nearly_equal_size(names: str) -> None:
+    cuts = [cut(f"{name}{index}", speaker=name) for name, size in zip(names, (8, 4, 4, 3, 1), strict=True) for index in range(size)]
+    assert sorted(len(split_fold(cuts, "speaker", 2, fold)[1]) for fold in range(2)) == [9, 11]
+
+
 def test_what_is_missing_is_told() -> None:
     with pytest.raises(DataError, match=r"data.fold_by=speaker needs a speaker for each utterance; 'b' has none[\s\S]*fold_by=utterance"):
         split_fold([cut("a", speaker="x"), cut("b")], "speaker", 2, 0)

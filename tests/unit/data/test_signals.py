@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import h5py
 import numpy as np
 import pytest
 from conftest import prepared
+from lhotse import MonoCut
+from lhotse.utils import fastcopy
 
 from speechtrain import compose
 from speechtrain.data.signals import Hdf5Signals, Signals
@@ -101,6 +104,38 @@ def test_what_is_written_as_hdf5_is_read_back_the_same(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train.h5: is there already, from other settings"):
         prepared(["data=signals", *SMALL, *QUIET, f"data.save_to={tmp_path / 'h5'}", "data.seed=2"])
     assert sorted(path.name for path in (tmp_path / "h5").iterdir()) == ["test.h5", "train.h5", "val.h5"]
+
+
+def test_the_fingerprint_is_also_of_what_is_wanted(files: Callable[..., Path]) -> None:
+    root = files()
+    given = ["data=hdf5_signals", f"data.root={root}", "data.test=test.h5", "data.sample_rate=10", "data.split.val=0", *QUIET]
+    shutil.copy(root / "train.h5", root / "other.h5")
+    with h5py.File(root / "other.h5", "a") as file:
+        file["target_signals"][3, 5] += 1
+    one, other, same = (prepared([*given, f"data.train={name}"]) for name in ("train.h5", "other.h5", "train.h5"))
+    for data in (one, other, same):
+        data.corpus.splits["train"] = data.corpus.splits["train"].map(lambda cut: fastcopy(cut, id=cut.id.rpartition("-")[2]))
+        data.cache.checksums = {name.rpartition("-")[2]: check for name, check in data.cache.checksums.items() if "test" not in name}
+    assert one.fingerprint("train") == same.fingerprint("train") != other.fingerprint("train")
+
+
+@pytest.mark.parametrize(("gigabytes", "times"), [(0, 6), (1, 0)])
+def test_what_has_no_room_is_read_again_each_time(
+    files: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, gigabytes: int, times: int
+) -> None:
+    given = ["data=hdf5_signals", f"data.root={files()}", "data.val=val.h5", "data.test=test.h5", "data.sample_rate=10", *QUIET]
+    loader = prepared([*given, f"data.cache_gb={gigabytes}"]).loader("train")
+    list(loader)
+    read: list[str] = []
+    original = Hdf5Signals._row
+
+    def spy(self: Hdf5Signals, cut: MonoCut, name: str) -> np.ndarray:
+        read.append(name)
+        return original(self, cut, name)
+
+    monkeypatch.setattr(Hdf5Signals, "_row", spy)
+    list(loader)
+    assert read.count("mixed_signals") == read.count("target_signals") == times
 
 
 def test_only_the_rows_that_are_asked_for_are_read(files: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
