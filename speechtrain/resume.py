@@ -59,11 +59,12 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     return [*flags, *kept, *now, f"resume='{checkpoint or folder}'", f"hydra.run.dir='{folder}'"]
 
 
-def find_run(name: str) -> tuple[Path, Path | None]:
+def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     """The folder of a run, and the checkpoint to go on from (None: the run has none yet and starts again).
 
     Args:
         name: `last`, a folder, a checkpoint file, or an MLflow run id.
+        key: of the config that says so, for messages.
 
     Raises:
         ConfigError: there is no such run.
@@ -77,10 +78,24 @@ def find_run(name: str) -> tuple[Path, Path | None]:
     matches = runs if name == "last" else [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
     if not matches:
         where = f"{Path('outputs').absolute()} or {Path('multirun').absolute()}"
-        raise ConfigError(
-            [Problem("resume", f"no run '{name}' under {where}", "give last, a run's folder, a checkpoint or an MLflow run id")]
-        )
+        raise ConfigError([Problem(key, f"no run '{name}' under {where}", "give last, a run's folder, a checkpoint or an MLflow run id")])
     return matches[-1].absolute(), last_checkpoint(matches[-1].absolute())
+
+
+def find_weights(name: str, key: str) -> Path:
+    """The checkpoint that a name means, see `find_run`: of a run the best that was kept, else the last.
+
+    Raises:
+        ConfigError: there is no such run, or it has no checkpoint.
+    """
+    folder, checkpoint = find_run(name, key)
+    if Path(name.strip("'\"")).expanduser().is_file() and checkpoint is not None:
+        return checkpoint
+    best = sorted((folder / "checkpoints").glob("best-*"), key=lambda path: path.stat().st_mtime)
+    found = best[-1] if best else checkpoint
+    if found is None:
+        raise ConfigError([Problem(key, f"{folder} has no checkpoint", "give a run that has finished an epoch, or a checkpoint")])
+    return found
 
 
 def _started(folder: Path) -> str:

@@ -21,7 +21,7 @@ from speechtrain.errors import ConfigError, EmptyDataError, Problem, RunPruned, 
 from speechtrain.folds import cross_validate, is_cross_validation
 from speechtrain.notebook import Given, Notebook, notebook
 from speechtrain.result import Result
-from speechtrain.resume import find_run, read_run_file, write_run_file
+from speechtrain.resume import find_run, find_weights, read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Callback, Model, ModelInfo, Plan
@@ -114,6 +114,8 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
         check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
 
         model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=cfg.seed)
+        if cfg.init_from is not None and cfg.resume is None:
+            warm_start(backend, model, find_weights(cfg.init_from, "init_from"))
         info = backend.describe(model)
         report_model(cfg, info)
         if task.on_infeasible is not None:
@@ -242,6 +244,15 @@ def start_folder(folder: Path, cfg: DictConfig) -> None:
         raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set hydra.run.dir to a folder that can") from error
     if "started" not in read_run_file(folder):
         write_run_file(folder, {"started": time.time_ns()})
+
+
+def warm_start(backend: Backend, model: Model, path: Path) -> None:
+    """Begin with the weights of a checkpoint, as far as they fit, and say which do not."""
+    if path.suffix != backend.suffix:
+        fix = f"give a {backend.suffix} file, or another backend"
+        raise ConfigError([Problem("init_from", f"{path} is not of backend={backend.name}", fix)])
+    left = backend.warm_start(model, path)
+    log.info("weights of %s%s", path, f"; not of {', '.join(left)}, which have another shape there" if left else "")
 
 
 def report_model(cfg: DictConfig, info: ModelInfo) -> None:

@@ -258,6 +258,14 @@ class Backend(ABC):
         return None
 
     @abstractmethod
+    def warm_start(self, model: Model, path: Path) -> Sequence[str]:
+        """Put those weights of a file into a model that fit it by name and shape; returns what was left as it was.
+
+        Raises:
+            UserError: the file is damaged, of another backend, or no weight of its encoder fits.
+        """
+
+    @abstractmethod
     def load(self, model: Model, path: Path) -> Mapping[str, Any]:
         """Put the weights of a file, or of a checkpoint of `train`, into a model of the same shape; returns its `extra`.
 

@@ -203,11 +203,11 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
             f"is {f_max:g} Hz, above half of data.sample_rate ({rate / 2:g} Hz)",
             f"set features.f_max={rate / 2:g} or lower",
         )
-    resume = cfg.get("resume")
-    if resume is not None and ("/" in resume or resume.endswith((".ckpt", ".keras"))) and not Path(resume).expanduser().exists():
-        yield Problem(
-            "resume", f"no such run or checkpoint: {Path(resume).absolute()}", "give last, a run's folder, a checkpoint or an MLflow run id"
-        )
+    for key in ("resume", "init_from"):
+        name = cfg.get(key)
+        if name is not None and ("/" in name or name.endswith((".ckpt", ".keras"))) and not Path(name).expanduser().exists():
+            fix = "give last, a run's folder, a checkpoint or an MLflow run id"
+            yield Problem(key, f"no such run or checkpoint: {Path(name).absolute()}", fix)
 
 
 def _what_goes_together(cfg: DictConfig) -> Iterator[Problem]:

@@ -805,6 +805,7 @@ class Config(Node):
     dry_run: bool = MISSING
     test_run: str | None = choice("quick", "dry_run", "fast_dev_run")
     resume: str | None = MISSING
+    init_from: str | None = MISSING
     rerun: str | None = MISSING
     trust: bool = MISSING
     objective: Objective = field(default_factory=Objective)

@@ -152,6 +152,22 @@ def test_experiments_on_recorded_speech_take_only_the_folder(experiment: str, fo
     assert "test/wer" in result.metrics
 
 
+def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path) -> None:
+    options = [*TINY, "model=mlp", "trainer.epochs=3"]
+    first = speechtrain.train(speechtrain.compose(options, output_dir=tmp_path / "outputs/day/first"))
+    warm = speechtrain.compose([*options, "init_from=last", "trainer.epochs=1"], output_dir=tmp_path / "outputs/day/two")
+    assert speechtrain.train(warm).history[0]["train/loss"] < first.history[0]["train/loss"] / 2
+    with pytest.raises(ConfigError, match="init_from: no such run or checkpoint"):
+        speechtrain.compose([*options, "init_from=outputs/day/none"])
+    absent = speechtrain.compose([*options, "init_from=absent"], output_dir=tmp_path / "three")
+    with pytest.raises(ConfigError, match="init_from: no run 'absent'"):
+        speechtrain.train(absent)
+    (tmp_path / "other.keras").touch()
+    other = speechtrain.compose([*options, "init_from=other.keras"], output_dir=tmp_path / "four")
+    with pytest.raises(ConfigError, match=r"init_from: .*other.keras is not of backend=torch"):
+        speechtrain.train(other)
+
+
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no recorded speech beside the checkout")
 def test_a_few_recorded_utterances_can_be_learnt_by_heart() -> None:
     given = [

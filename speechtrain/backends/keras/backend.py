@@ -199,6 +199,13 @@ class KerasBackend(Backend):
         files.write(model.with_blank_last(), path, {"extra": {**extra, "blank": "last"}})
         return path
 
+    def warm_start(self, model: SpeechModel, path: Path) -> Sequence[str]:
+        """Weights of a file as far as they fit; see `Backend.warm_start`."""
+        from speechtrain.backends.keras import files
+
+        files.read_state(path)
+        return files.read_fitting_weights(model, path)
+
     def load(self, model: SpeechModel, path: Path) -> Mapping[str, Any]:
         """Weights of a file or checkpoint into a model; see `Backend.load`."""
         from speechtrain.backends.keras import files

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,9 +76,40 @@ def read_weights(model: Any, path: Path) -> None:
         try:
             model.load_weights(link)
         except (ValueError, KeyError, OSError) as error:
-            raise UserError(
-                f"{path} holds another model: {first_line(error)}\n    -> use the model and data it was trained with"
-            ) from error
+            raise _another(path, first_line(error)) from error
+
+
+def read_fitting_weights(model: Any, path: Path) -> list[str]:
+    """Put those weights of a file into a model that fit it; the paths of those that were left as they were.
+
+    Raises:
+        UserError: none of the encoder's fits.
+    """
+    marks = [np.full(weight.shape, np.nan, dtype=np.float32) for weight in model.weights]  # no weight is that
+    before = model.get_weights()
+    floats = [np.issubdtype(value.dtype, np.floating) for value in before]
+    model.set_weights([mark if real else value for mark, value, real in zip(marks, before, floats, strict=True)])
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")  # Keras tells of each layer that it skips
+        link = Path(folder) / "model.keras"  # Keras goes by the ending
+        link.symlink_to(path.absolute())
+        try:
+            model.load_weights(link, skip_mismatch=True)
+        except (ValueError, KeyError, OSError, IndexError) as error:
+            model.set_weights(before)
+            raise _another(path, first_line(error)) from error
+    after = model.get_weights()
+    left = [real and bool(np.isnan(value).any()) for value, real in zip(after, floats, strict=True)]
+    model.set_weights([old if kept else new for old, new, kept in zip(before, after, left, strict=True)])
+    encoder = {id(weight) for weight in model.encoder.weights}
+    if all(kept for weight, kept, real in zip(model.weights, left, floats, strict=True) if real and id(weight) in encoder):
+        model.set_weights(before)
+        raise _another(path, "none of its encoder's weights fits")
+    return [weight.path for weight, kept in zip(model.weights, left, strict=True) if kept]
+
+
+def _another(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} holds another model: {reason}\n    -> use the model and data it was trained with")
 
 
 def read_optimizer(optimizer: Any, path: Path) -> None:

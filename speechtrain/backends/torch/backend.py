@@ -135,18 +135,36 @@ class TorchBackend(Backend):
 
     def load(self, model: SpeechModel, path: Path) -> Mapping[str, Any]:
         """Weights of a file or checkpoint into a model; see `Backend.load`."""
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            weights = {name.removeprefix("model."): value for name, value in content["state_dict"].items()}
-            extra: Mapping[str, Any] = content["extra"]
-        except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError, AttributeError, TypeError) as error:
-            raise _damaged(path, error) from error
+        weights, extra = _read(path)
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             first = str(error).strip().splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise UserError(f"{path} holds another model: {first}\n    -> use the model and data it was trained with") from error
         return extra
+
+    def warm_start(self, model: SpeechModel, path: Path) -> Sequence[str]:
+        """Weights of a file as far as they fit; see `Backend.warm_start`."""
+        weights, _ = _read(path)
+        own = model.state_dict()
+        fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+        if not any(name.startswith("encoder.") for name in fitting):
+            raise UserError(f"{path} holds another model: none of its encoder's weights fits\n    -> use the model it was trained with")
+        model.load_state_dict({**own, **fitting})
+        return [name for name in own if name not in fitting]
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
+    """Weights and `extra` of a checkpoint.
+
+    Raises:
+        UserError: it is damaged, or none.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return {name.removeprefix("model."): value for name, value in content["state_dict"].items()}, content["extra"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, OSError, AttributeError, TypeError) as error:
+        raise _damaged(path, error) from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

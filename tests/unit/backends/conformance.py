@@ -250,6 +250,22 @@ class BackendConformance:
             np.testing.assert_array_equal(setup.outputs(other, [batch])[0].values, expected)
             assert "vocabulary" in extra
 
+    def test_a_warm_start_takes_the_weights_and_refuses_those_of_another_model(self, backend: Backend, tmp_path: Path) -> None:
+        setup = self.setup(backend, tmp_path, "model=mlp")
+        model = setup.build()
+        path = tmp_path / f"model{backend.suffix}"
+        backend.save(model, path, {})
+        setup.cfg.seed = 99
+        other = setup.build()
+        assert list(backend.warm_start(other, path)) == []
+        batch = next(iter(setup.data.loader("val") or []))
+        np.testing.assert_array_equal(setup.outputs(other, [batch])[0].values, setup.outputs(model, [batch])[0].values)
+        with pytest.raises(UserError, match="another model"):
+            backend.warm_start(setup.build(hidden_sizes=[16]), path)
+        (tmp_path / f"half{backend.suffix}").write_bytes(path.read_bytes()[:500])
+        with pytest.raises(UserError, match="half"):
+            backend.warm_start(other, tmp_path / f"half{backend.suffix}")
+
     def test_refuses_a_damaged_or_foreign_checkpoint(self, backend: Backend, tmp_path: Path) -> None:
         setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
         model = setup.build()
@@ -328,6 +344,20 @@ class CtcConformance(BackendConformance):
 
 class ClassificationConformance(BackendConformance):
     """One class an utterance."""
+
+    def test_a_warm_start_with_other_classes_keeps_the_encoder_and_begins_with_a_new_head(self, backend: Backend, tmp_path: Path) -> None:
+        first = self.setup(backend, tmp_path / "one", "model=mlp")
+        second = self.setup(backend, tmp_path / "two", "model=mlp", "data.alphabet=abcdefg", "seed=5")
+        path = tmp_path / f"model{backend.suffix}"
+        old, new = first.build(), second.build()
+        backend.save(old, path, {})
+        fresh = second.outputs(new, [batch := next(iter(second.data.loader("val") or []))])[0].values
+        left = backend.warm_start(new, path)
+        assert len(left) == 2
+        assert all("head" in name or "dense" in name for name in left)
+        warm = second.outputs(new, [batch])[0].values
+        assert np.isfinite(warm).all()
+        assert not np.allclose(warm, fresh)
 
     options: ClassVar[list[str]] = [
         *("data=synthetic", "task=classification", "features=logmel_8k", "data.alphabet=abcd", "data.min_chars=1", "data.max_chars=1"),
