@@ -67,6 +67,9 @@ def train(
         KeyboardInterrupt: stopped by the user; `resume=last` goes on.
     """
     given = Given(overrides, kind_of_test(cfg), tags or {}, run_name, parents or {})
+    if cfg.init_from is not None and cfg.resume is None:
+        cfg = cfg.copy()
+        cfg.init_from = str(find_weights(cfg.init_from, "init_from"))  # `last` means another run as soon as this one has begun
     options = _Options(callbacks, brief=brief, measure_latency=measure_latency, reuse_data=reuse_data)
     if not is_cross_validation(cfg):
         return _train(cfg, given, options)
@@ -115,7 +118,7 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
 
         model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=cfg.seed)
         if cfg.init_from is not None and cfg.resume is None:
-            warm_start(backend, model, find_weights(cfg.init_from, "init_from"))
+            warm_start(backend, model, Path(cfg.init_from))
         info = backend.describe(model)
         report_model(cfg, info)
         if task.on_infeasible is not None:
