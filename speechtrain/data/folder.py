@@ -193,7 +193,8 @@ class SpeechCommands:
                     )
                 )
         for split in SPLITS:
-            cuts[split] = spread(cuts[split], limit) + self._silences(root, split, len(cuts[split]), limit)
+            words = spread(cuts[split], limit)
+            cuts[split] = words + self._silences(root, split, round(self.silence * len(words)))
         if not cuts["train"]:
             raise DataError(f"{root}: no utterance is left to train on")
         return Corpus({name: CutSet.from_cuts(cuts[name]) for name in SPLITS}, skipped)
@@ -218,8 +219,7 @@ class SpeechCommands:
             "    -> set data.root to the folder that holds them, or data.download=true to fetch it there (2.3 GB)"
         )
 
-    def _silences(self, root: Path, split: str, words: int, limit: int | None) -> list[MonoCut]:
-        count = round(self.silence * (words if limit is None else min(words, limit)))
+    def _silences(self, root: Path, split: str, count: int) -> list[MonoCut]:
         if count == 0:
             return []
         noises = audio_files(root / _NOISE)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from lhotse import CutSet, MonoCut
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, Skip, fill_splits, make_cut, spread
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, fill_splits, make_cut, spread
 from speechtrain.errors import DataError, first_line
 
 MIXED, TARGETS, CONDITIONS = "mixed_signals", "target_signals", "condition_vectors"
@@ -165,14 +165,13 @@ class Hdf5Signals:
         Raises:
             DataError: a file cannot be read, lacks an array, or its arrays do not fit together.
         """
-        skipped: list[Skip] = []
         cuts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
         for name, file in self.files.items():
             if file is not None:
                 cuts[name] = self._rows(self.root / file)
         cuts = fill_splits(cuts, [part for part in ("val", "test") if self.files[part] is None], self.split)
         splits = {name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}
-        return Corpus(splits, skipped, read=self.read, target=self.target, target_size=1)
+        return Corpus(splits, read=self.read, target=self.target, target_size=1)
 
     def _rows(self, path: Path) -> list[MonoCut]:
         file = self._file(path)
