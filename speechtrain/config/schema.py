@@ -70,6 +70,7 @@ class Loading(Target):
     folds: int | None = number(ge=2)
     fold: int | None = number(ge=0)
     fold_by: str = choice("speaker", "parent", "utterance")
+    normalize: list[str] = MISSING
     on_bad: str = choice("skip", "error")
     on_empty: str = choice("error", "warn")
 
@@ -126,7 +127,7 @@ class Synthetic(Generated):
 class Split(Node):
     """Parts of one list: a percentage of it, or the speakers to set apart."""
 
-    by: str = choice("speaker", "utterance")
+    by: str = choice("speaker", "parent", "utterance")
     val: Any = MISSING
     test: Any = MISSING
     seed: int = number(ge=0)
@@ -214,6 +215,110 @@ class SpeechCommands(Loading):
         if not node.download:
             for key, message, fix in _root_problem(node.root, "validation_list.txt is in"):
                 yield key, message, f"{fix}, or data.download=true to fetch it there (2.3 GB)"
+
+
+@dataclass
+class Published(Loading):
+    """A corpus that is known by name."""
+
+    root: str = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if not node.get("download"):
+            fetched = ", or data.download=true to fetch it there" if "download" in node else ""
+            for key, message, fix in _root_problem(node.root, "the corpus is in"):
+                yield key, message, f"{fix}{fetched}"
+
+
+@dataclass
+class Downloaded(Published):
+    download: bool = MISSING
+    mirror: str | None = MISSING
+
+
+@dataclass
+class LibriSpeech(Downloaded):
+    train: list[str] = MISSING
+    val: list[str] = MISSING
+    test: list[str] = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if not node.train:
+            yield "train", "names no part", "for example data.train=[train-clean-100]"
+
+
+@dataclass
+class YesNo(Downloaded):
+    split: Split = field(default_factory=Split)
+
+
+@dataclass
+class LJSpeech(Downloaded):
+    split: Split = field(default_factory=Split)
+    numbers_in_words: bool = MISSING
+
+
+@dataclass
+class An4(Downloaded):
+    split: Split = field(default_factory=Split)
+
+
+@dataclass
+class CommonVoice(Published):
+    language: str = MISSING
+    train: list[str] = MISSING
+    val: list[str] = MISSING
+    test: list[str] = MISSING
+
+
+@dataclass
+class Timit(Published):
+    units: str = choice("phones", "words")
+    phones: int = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.phones not in (61, 48, 39):
+            yield "phones", f"must be 61, 48 or 39, received {node.phones}", "61 as transcribed, 48 for training, 39 for scores"
+
+
+@dataclass
+class InParts(Published):
+    """A corpus whose parts are named by the user."""
+
+    train: str = MISSING
+    val: str | None = MISSING
+    test: str | None = MISSING
+    split: Split = field(default_factory=Split)
+
+
+@dataclass
+class Kaldi(InParts):
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        for part in ("train", "val", "test"):
+            folder = Path(node.root).expanduser() / (node[part] or "")
+            if node[part] is not None and not (folder / "wav.scp").is_file():
+                yield part, f"no wav.scp in {folder.absolute()}", f"set data.{part} to a data folder inside data.root"
+
+
+@dataclass
+class LhotseCuts(InParts):
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        for part in ("train", "val", "test"):
+            if node[part] is not None and not (path := Path(node.root).expanduser() / node[part]).exists():
+                yield part, f"no such file or folder: {path.absolute()}", f"set data.{part} to a manifest of cuts or a Shar folder"
+
+
+@dataclass
+class HuggingFace(InParts):
+    audio: str = MISSING
+    text: str = MISSING
+    speaker: str | None = MISSING
+    id: str | None = MISSING
 
 
 def _root_problem(root: str, holds: str) -> Iterator[Rule]:
@@ -353,6 +458,29 @@ class Label(Target):
 @dataclass
 class Char(Target):
     lowercase: bool = MISSING
+
+
+@dataclass
+class Bpe(Target):
+    vocab_size: int = number(ge=2)
+
+
+@dataclass
+class Words(Target):
+    min_count: int = number(ge=1)
+    unknown: str | None = MISSING
+
+
+@dataclass
+class Phonemes(Target):
+    lexicon: str | None = MISSING
+    language: str = MISSING
+    stress: bool = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.lexicon is not None and not Path(node.lexicon).expanduser().is_file():
+            yield "lexicon", f"no such file: {Path(node.lexicon).expanduser().absolute()}", "give a file such as cmudict.dict, or null"
 
 
 @dataclass
@@ -604,7 +732,7 @@ class Task(Target):
 
 @dataclass
 class CtcTask(Task):
-    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": ("Char", "TokenList")}
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": ("Char", "TokenList", "Bpe", "Words", "Phonemes")}
     on_infeasible: str = choice("skip", "error", "keep")
     consistency: float = number(ge=0)
 
@@ -840,9 +968,18 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "speech_commands": SpeechCommands,
         "signals": Signals,
         "hdf5_signals": Hdf5Signals,
+        "librispeech": LibriSpeech,
+        "yesno": YesNo,
+        "ljspeech": LJSpeech,
+        "an4": An4,
+        "common_voice": CommonVoice,
+        "timit": Timit,
+        "kaldi": Kaldi,
+        "lhotse": LhotseCuts,
+        "huggingface": HuggingFace,
     },
     "features": {"logmel": LogMel, "stored": StoredFeatures},
-    "tokenizer": {"char": Char, "list": TokenList, "label": Label},
+    "tokenizer": {"char": Char, "list": TokenList, "label": Label, "bpe": Bpe, "word": Words, "phoneme": Phonemes},
     "augment": {"spectrum": Augment},
     "model": {"tdnn": Tdnn, "conformer": Conformer, "crdnn": Crdnn, "quartznet": QuartzNet, "lstm": Lstm, "mlp": Mlp},
     "optimizer": {"adam": AdamLike, "adamw": AdamLike, "sgd": Sgd, "rmsprop": RmsProp},

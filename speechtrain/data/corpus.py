@@ -8,15 +8,18 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
+import torch
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
+from lhotse.augmentation import get_or_create_resampler
 
 from speechtrain.errors import DataError
 
@@ -85,22 +88,54 @@ def make_cut(
     text: str,
     speaker: str | None,
     custom: dict[str, Any] | None = None,
+    start: float = 0.0,
+    end: float | None = None,
 ) -> MonoCut:
-    """A cut of one whole utterance; without a path it has no recording and the corpus' own `read` makes its samples."""
+    """A cut of one utterance: a whole file, or the part of it from `start` to `end` in seconds.
+
+    Without a path it has no recording and the corpus' own `read` makes its samples.
+
+    Raises:
+        DataError: the part is not inside the file.
+    """
     duration = num_samples / sample_rate
     sources = [AudioSource("file", [0], str(path))] if path is not None else [AudioSource("command", [0], "")]
     recording = Recording(id=utt_id, sources=sources, sampling_rate=sample_rate, num_samples=num_samples, duration=duration)
     supervision = SupervisionSegment(id=utt_id, recording_id=utt_id, start=0.0, duration=duration, text=text, speaker=speaker)
-    return MonoCut(id=utt_id, start=0.0, duration=duration, channel=0, recording=recording, supervisions=[supervision], custom=custom or {})
+    cut = MonoCut(id=utt_id, start=0.0, duration=duration, channel=0, recording=recording, supervisions=[supervision], custom=custom or {})
+    if start == 0.0 and end is None:
+        return cut
+    last = duration if end is None else min(end, duration) if end <= duration + _SLACK else end
+    if not 0 <= start < last <= duration:
+        raise DataError(f"lies from {start:g} to {last:g} s, but {path.name if path is not None else utt_id} lasts {duration:.3f} s")
+    cut.start, cut.duration = start, round(last - start, 8)
+    supervision.start, supervision.duration = 0.0, cut.duration
+    return cut
 
 
-def read_audio(cut: MonoCut, rate: int) -> Audio:
+_SLACK = 0.05  # s that a segment may end behind its recording: lists are rounded
+
+
+def resampled(samples: Audio, rate: int, wanted: int) -> Audio:
+    """Samples (N,) at `rate` Hz as samples at `wanted` Hz."""
+    if rate == wanted:
+        return samples
+    found: Audio = get_or_create_resampler(rate, wanted)(torch.from_numpy(samples)).numpy()
+    return found
+
+
+def read_audio(cut: MonoCut, rate: int, name: str | None = None) -> Audio:
     """A cut's samples (N,) at `rate` Hz.
+
+    Args:
+        cut: with a recording.
+        rate: Hz.
+        name: of where it lies, for messages; None: its file.
 
     Raises:
         DataError: the file cannot be decoded, is empty, or holds NaN or infinite samples.
     """
-    path = cut.recording.sources[0].source
+    path = name or cut.recording.sources[0].source
     try:
         samples = (cut if cut.sampling_rate == rate else cut.resample(rate)).load_audio()[0]
     except Exception as error:  # the decoder's exceptions have no common type
@@ -113,24 +148,26 @@ def read_audio(cut: MonoCut, rate: int) -> Audio:
     return np.asarray(samples, dtype=np.float32)
 
 
-def read_header(path: Path, sample_rate: int | None) -> tuple[int, int]:
-    """Rate in Hz and number of samples of a file.
+def read_header(path: Path | BytesIO, sample_rate: int | None) -> tuple[int, int]:
+    """Rate in Hz and number of samples of a file, or of what would be in one.
 
     Raises:
         DataError: it is no audio, holds nothing, or has another rate than `sample_rate`.
     """
-    if not path.is_file():
-        raise DataError(f"no such file: {path}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty (0 bytes)")
+    shown = path if isinstance(path, Path) else "its audio"
+    if isinstance(path, Path):
+        if not path.is_file():
+            raise DataError(f"no such file: {path}")
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty (0 bytes)")
     try:
-        header = soundfile.info(str(path))
+        header = soundfile.info(str(path) if isinstance(path, Path) else path)
     except soundfile.SoundFileError as error:
-        raise DataError(f"{path} is not audio that can be read ({str(error).split(': ')[-1].strip()})") from None
+        raise DataError(f"{shown} is not audio that can be read ({str(error).split(': ')[-1].strip()})") from None
     if header.frames <= 0:
-        raise DataError(f"{path} holds no samples")
+        raise DataError(f"{shown} holds no samples")
     if sample_rate is not None and header.samplerate != sample_rate:
-        raise DataError(f"{path} is at {header.samplerate} Hz, but data.sample_rate is {sample_rate}")
+        raise DataError(f"{shown} is at {header.samplerate} Hz, but data.sample_rate is {sample_rate}")
     return header.samplerate, header.frames
 
 
@@ -142,7 +179,8 @@ def clean_text(text: str) -> str:
 def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: float | list[str], seed: int) -> dict[str, list[MonoCut]]:
     """Divide one list: the named speakers, or a percentage of utterances, go to val and test.
 
-    A percentage by speaker takes whole speakers, in an order that `seed` fixes, until the share is reached.
+    A percentage by speaker, or by parent (what variants of one recording share), takes whole groups, in an order that `seed` fixes, until
+    the share is reached.
 
     Raises:
         DataError: a named speaker is not there, or speakers are needed and not given.
@@ -154,6 +192,7 @@ def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: fl
         raise DataError(
             f"splitting by speaker needs a speaker for each utterance; '{missing}' has none. Add 'speaker', or set data.split.by=utterance"
         )
+    group = {"speaker": _speaker, "parent": _parent, "utterance": _utterance}[by]
     parts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
     left = list(cuts)
     for name, share in (("test", test), ("val", val)):
@@ -163,8 +202,8 @@ def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: fl
                 raise DataError(f"data.split.{name}: no speaker {', '.join(unknown)}; there is: {', '.join(sorted(map(str, speakers)))}")
             chosen = {str(speaker) for speaker in share}
         else:
-            chosen = _share(left, round(len(cuts) * share / 100), by, seed)
-        key = _speaker if isinstance(share, list) or by == "speaker" else _utterance
+            chosen = _share(left, round(len(cuts) * share / 100), group, seed)
+        key = _speaker if isinstance(share, list) else group
         parts[name] = [cut for cut in left if key(cut) in chosen]
         left = [cut for cut in left if key(cut) not in chosen]
     parts["train"] = left
@@ -199,8 +238,13 @@ def _utterance(cut: MonoCut) -> str:
     return str(cut.id)
 
 
-def _share(cuts: list[MonoCut], wanted: int, by: str, seed: int) -> set[str]:
-    counts = Counter((_speaker if by == "speaker" else _utterance)(cut) for cut in cuts)
+def _parent(cut: MonoCut) -> str:
+    """What an utterance is a variant of; without any it stands for itself."""
+    return str((cut.custom or {}).get("parent") or cut.id)
+
+
+def _share(cuts: list[MonoCut], wanted: int, group: Callable[[MonoCut], str], seed: int) -> set[str]:
+    counts = Counter(group(cut) for cut in cuts)
     names = sorted(counts)
     np.random.default_rng(seed).shuffle(names)
     chosen: set[str] = set()
@@ -260,6 +304,23 @@ def _group(cut: MonoCut, by: str) -> str | None:
         return str(cut.id)
     found = cut.supervisions[0].speaker if by == "speaker" else (cut.custom or {}).get("parent")
     return None if found is None else str(found)
+
+
+def refuse_repeated_ids(cuts: Mapping[str, Sequence[MonoCut]]) -> None:
+    """Each utterance has its own id, and belongs to one split.
+
+    Raises:
+        DataError: an id stands twice.
+    """
+    seen: dict[str, str] = {}
+    for name in SPLITS:
+        for cut in cuts[name]:
+            if cut.id in seen:
+                raise DataError(
+                    f"utterance id '{cut.id}' stands twice ({seen[cut.id]} and {name})\n"
+                    "    -> give each utterance its own id (utt_id in a manifest), and one split"
+                )
+            seen[cut.id] = name
 
 
 def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:

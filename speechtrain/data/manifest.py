@@ -15,7 +15,7 @@ from typing import Any
 
 from lhotse import CutSet, MonoCut
 
-from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, fill_splits, make_cut, read_header, spread
+from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, fill_splits, make_cut, read_header, refuse_repeated_ids, spread
 from speechtrain.errors import DataError
 
 _KEYS = ("audio_filepath", "text")
@@ -69,7 +69,7 @@ class Manifest:
                     raise DataError(_nothing_usable(self.root / file, skipped))
                 cuts[name] += found
         cuts = fill_splits(cuts, [part for part in ("val", "test") if not self.files[part]], self.split)
-        _refuse_repeated_ids(cuts)
+        refuse_repeated_ids(cuts)
         return Corpus({name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}, skipped)
 
     def _read(self, path: Path, split: str, skipped: list[Skip]) -> list[MonoCut]:
@@ -136,15 +136,3 @@ def _nothing_usable(path: Path, skipped: list[Skip]) -> str:
     if not mine:
         return f"{path} is empty: no line, no utterance\n    -> give a manifest with one JSON object a line"
     return f"{path}: none of its {len(mine)} lines can be used; the first:\n  {mine[0].where}: {mine[0].reason}"
-
-
-def _refuse_repeated_ids(cuts: dict[str, list[MonoCut]]) -> None:
-    seen: dict[str, str] = {}
-    for name in SPLITS:
-        for cut in cuts[name]:
-            if cut.id in seen:
-                raise DataError(
-                    f"utterance id '{cut.id}' stands twice ({seen[cut.id]} and {name})\n"
-                    "    -> give each line its own utt_id, and each utterance one split"
-                )
-            seen[cut.id] = name

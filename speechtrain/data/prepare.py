@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from speechtrain.data.augment import Augment
 from speechtrain.data.batches import Limits, Loader, Reference, SpectrumCache, Target, Utterances, keep, read_all
 from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Skip, report_skips, seconds, split_fold, text_of
 from speechtrain.data.features import Features
+from speechtrain.data.text import normalizer
 from speechtrain.data.tokenizer import Tokenizer, count_repeats
 from speechtrain.errors import DataError, EmptyDataError
 
@@ -112,12 +113,15 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
         pool = [*corpus.splits["train"], *corpus.splits["val"]]
         train_cuts, val_cuts = split_fold(pool, cfg.data.fold_by, cfg.data.folds, cfg.data.fold)
         corpus.splits |= {"train": CutSet.from_cuts(train_cuts), "val": CutSet.from_cuts(val_cuts)}
+    tokenizer: Tokenizer | None = None
+    if len(corpus.splits["train"]):
+        tokenizer = build("tokenizer", cfg.tokenizer, texts=[text_of(cut) for cut in corpus.splits["train"]])
+        assert tokenizer is not None
+        skipped = [*skipped, *_without_labels(corpus, tokenizer)]
     report_skips(skipped, cfg.data.on_bad)
-    train = corpus.splits["train"]
-    if len(train) == 0:
+    if tokenizer is None or len(corpus.splits["train"]) == 0:
         kind = EmptyDataError if cfg.data.on_empty == "warn" else DataError
         raise kind(f"no utterance is left to train on ({len(skipped)} were bad)\n    -> look at the warnings above")
-    tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, texts=[text_of(cut) for cut in train])
     _report_unknown(corpus, tokenizer)
     limits = Limits(cfg.data.batch_seconds, cfg.data.batch_size, cfg.data.num_buckets, cfg.data.num_workers)
     for name in SPLITS:
@@ -137,6 +141,7 @@ def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus,
     else:
         source: CorpusSource = build("data", cfg.data)
         corpus = source.load(cfg.data.limit_utterances)
+        _normalize(corpus, cfg.data.normalize)
         for name in SPLITS:
             corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
         features: Features = build("features", cfg.features)
@@ -188,6 +193,21 @@ def without_infeasible(
         data.corpus.splits["train"] = keep(data.corpus.splits["train"], lambda cut: cut.id not in gone)
 
 
+def _normalize(corpus: Corpus, steps: Sequence[str]) -> None:
+    """Bring every transcript into its final form; what has no text left is skipped."""
+    normalize = normalizer(steps)
+    for split, cuts in corpus.splits.items():
+        empty = set()
+        for cut in cuts:
+            text = text_of(cut)
+            cut.supervisions[0].text = normalize(text)
+            if text and not text_of(cut):
+                empty.add(cut.id)
+                corpus.skipped.append(Skip(split, cut.id, f"nothing is left of its text {text[:40]!r} by data.normalize"))
+        if empty:
+            corpus.splits[split] = keep(cuts, lambda cut, empty=empty: cut.id not in empty)  # type: ignore[misc]
+
+
 def _within_durations(corpus: Corpus, split: str, shortest: float, longest: float | None):  # type: ignore[no-untyped-def]
     cuts = corpus.splits[split]
     out = [cut for cut in cuts if cut.duration < shortest or (longest is not None and cut.duration > longest)]
@@ -197,6 +217,14 @@ def _within_durations(corpus: Corpus, split: str, shortest: float, longest: floa
     ]
     gone = {cut.id for cut in out}
     return keep(cuts, lambda cut: cut.id not in gone) if out else cuts
+
+
+def _without_labels(corpus: Corpus, tokenizer: Tokenizer) -> list[Skip]:
+    """Leave out training utterances of which the tokenizer cannot say all: their labels would be wrong."""
+    unknown = {cut.id: found for cut in corpus.splits["train"] if (found := tokenizer.unknown(text_of(cut)))}
+    if unknown:
+        corpus.splits["train"] = keep(corpus.splits["train"], lambda cut: cut.id not in unknown)
+    return [Skip("train", name, f"the tokenizer has nothing for {', '.join(map(repr, found[:8]))}") for name, found in unknown.items()]
 
 
 def _report_unknown(corpus: Corpus, tokenizer: Tokenizer) -> None:

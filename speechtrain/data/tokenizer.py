@@ -31,6 +31,9 @@ class Tokenizer(Protocol):
         """Tokens of a text that the vocabulary lacks."""
         ...
 
+    # It may have `reference(text) -> str`: the text that a perfect model gives for it, where that is not the transcript itself; and
+    # `counts_phonemes = True`, after which the share of wrong tokens is the phoneme error rate.
+
 
 class CharTokenizer:
     """One label a character, space included, in code-point order.
@@ -67,6 +70,9 @@ class CharTokenizer:
 class ListTokenizer:
     """One label a token of a given list, for texts whose tokens stand between spaces, such as phonemes.
 
+    Attributes:
+        blank_last: see `blank`.
+
     Args:
         texts: not looked at.
         vocabulary_file: one token a line, without the blank.
@@ -98,6 +104,44 @@ class ListTokenizer:
     def unknown(self, text: str) -> list[str]:
         """Tokens of a text that the list lacks."""
         return [token for token in text.split() if token not in self._labels]
+
+
+class WordTokenizer:
+    """One label a word, in the order of their names.
+
+    Args:
+        texts: training texts.
+        min_count: times that a word must stand in them; rarer words are `unknown`.
+        unknown: token for all other words; None: they have no label.
+        vocabulary: words of a trained model, instead of those of `texts`.
+    """
+
+    def __init__(
+        self,
+        texts: Iterable[str] = (),
+        *,
+        min_count: int = 1,
+        unknown: str | None = None,
+        vocabulary: Sequence[str] | None = None,
+    ) -> None:
+        counts = Counter(word for text in texts for word in text.split())
+        listed = sorted({word for word, count in counts.items() if count >= min_count} | ({unknown} if unknown is not None else set()))
+        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *listed]
+        self._labels = {token: label for label, token in enumerate(self.vocabulary) if label != BLANK}
+        self._unknown = self._labels.get(unknown) if unknown is not None else None
+
+    def encode(self, text: str) -> list[int]:
+        """Labels of a text."""
+        found = (self._labels.get(word, self._unknown) for word in text.split())
+        return [label for label in found if label is not None]
+
+    def decode(self, labels: Sequence[int]) -> str:
+        """Text of labels without blanks."""
+        return " ".join(self.vocabulary[label] for label in labels)
+
+    def unknown(self, text: str) -> list[str]:
+        """Words of a text that have no label."""
+        return [] if self._unknown is not None else [word for word in text.split() if word not in self._labels]
 
 
 class LabelTokenizer:

@@ -26,7 +26,7 @@ class Ctc(Task):
         consistency: weight of CR-CTC's consistency loss (Yao et al. 2024), which trains on two views of each utterance.
     """
 
-    directions: Mapping[str, Direction] = {"loss": "minimize", "cer": "minimize", "wer": "minimize", "exact": "maximize"}
+    directions: Mapping[str, Direction] = {"loss": "minimize", "per": "minimize", "cer": "minimize", "wer": "minimize", "exact": "maximize"}
     shown = ("loss", "cer", "wer")
     report = "errors"
 
@@ -78,7 +78,8 @@ class CtcScorer(Scorer):
         self._labels += int(batch.target_lengths[aligned].sum())
         found = self._decoder(outputs.values, outputs.lengths)
         for row, (utterance, reference, labels) in enumerate(zip(batch.ids, batch.texts, found, strict=True)):
-            sample = Sample(utterance, reference, self._tokenizer.decode(labels))
+            wanted = self._tokenizer.reference(reference) if hasattr(self._tokenizer, "reference") else reference
+            sample = Sample(utterance, wanted, self._tokenizer.decode(labels))
             if self._detailed:
                 log_probs = outputs.values[row, : outputs.lengths[row]]
                 words = word_confidences(log_probs, labels, self._tokenizer)
@@ -86,15 +87,18 @@ class CtcScorer(Scorer):
             self.samples.append(sample)
 
     def compute(self) -> dict[str, float]:
-        """`loss` in nats a label, `cer`, `wer`, `exact`."""
+        """`loss` in nats a label, `cer`, `wer`, `exact`; with phonemes as tokens `per` besides, which is `wer` then."""
         if not self.samples:
             return {}
         references = [sample.reference for sample in self.samples]
         hypotheses = [sample.hypothesis for sample in self.samples]
+        tokens = jiwer.wer(references, hypotheses)
+        phonemes = getattr(self._tokenizer, "counts_phonemes", False)
         return {
             "loss": self._loss / max(1, self._labels),
+            **({"per": tokens} if phonemes else {}),
             "cer": jiwer.cer(references, hypotheses),
-            "wer": jiwer.wer(references, hypotheses),
+            "wer": tokens,
             "exact": float(np.mean([first.split() == second.split() for first, second in zip(references, hypotheses, strict=True)])),
         }
 

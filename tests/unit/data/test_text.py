@@ -1,0 +1,159 @@
+"""Normalisation of transcripts, and tokenizers that know more than characters."""
+
+from __future__ import annotations
+
+import pickle
+import unicodedata
+from pathlib import Path
+
+import pytest
+from conftest import TINY, prepared
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speechtrain.data.corpus import text_of
+from speechtrain.data.phonemes import PhonemeTokenizer, pronounced, read_lexicon
+from speechtrain.data.subwords import BpeTokenizer
+from speechtrain.data.text import normalizer
+from speechtrain.data.tokenizer import CharTokenizer, WordTokenizer
+from speechtrain.errors import ConfigError, DataError
+
+SCRIPTS = (
+    "mǎ má mà mā",
+    "αυτό είναι ελληνικά",
+    "größe über äpfel",
+    "שלום עולם",
+    "السلام عليكم",
+    "नमस्ते दुनिया",
+    "tiếng việt có dấu",
+    "n̥a k̓at x̌ʷəʔ",
+)
+"""Tone marks, Greek, umlauts, right-to-left and combining scripts."""
+
+
+@pytest.mark.parametrize("make", [CharTokenizer, WordTokenizer, lambda texts: BpeTokenizer(texts, vocab_size=120)])
+@pytest.mark.parametrize("form", ["nfc", "nfd"])
+def test_all_scripts_survive_the_round_trip(make, form: str) -> None:  # type: ignore[no-untyped-def]
+    normalize = normalizer([form, "spaces"])
+    texts = [normalize(text) for text in SCRIPTS]
+    tokenizer = make(texts)
+    for text, raw in zip(texts, SCRIPTS, strict=True):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert unicodedata.normalize("NFC", text) == unicodedata.normalize("NFC", raw)
+        assert tokenizer.unknown(text) == []
+    again = type(tokenizer)(vocabulary=tokenizer.vocabulary)
+    assert [again.encode(text) for text in texts] == [tokenizer.encode(text) for text in texts]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text("abcdefgh é", min_size=3), min_size=2, max_size=8))
+def test_pieces_are_the_same_after_saving_as_names(texts: list[str]) -> None:
+    kept = [" ".join(text.split()) for text in texts if text.split()]
+    if not kept:
+        return
+    tokenizer = BpeTokenizer(kept, vocab_size=40)
+    again = pickle.loads(pickle.dumps(BpeTokenizer(vocabulary=tokenizer.vocabulary)))
+    for text in kept:
+        assert again.encode(text) == tokenizer.encode(text)
+        assert again.decode(again.encode(text)) == text
+    assert tokenizer.vocabulary[0] == ""
+    assert 0 not in {label for text in kept for label in tokenizer.encode(text)}
+
+
+def test_pieces_are_fewer_than_characters_and_come_from_the_training_text_alone() -> None:
+    texts = ["the cat sat on the mat"] * 5 + ["the hat"] * 3
+    tokenizer = BpeTokenizer(texts, vocab_size=30)
+    assert len(tokenizer.encode(texts[0])) < len(texts[0]) / 2
+    assert tokenizer.unknown("the zoo") == ["z"] or "z" in "".join(tokenizer.unknown("the zoo"))
+    with pytest.raises(DataError, match=r"(?s)vocab_size=3.*the text has \d+ characters"):
+        BpeTokenizer(texts, vocab_size=3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "text", "wanted"),
+    [
+        (["lowercase"], "ÀÉ Straße", "àé straße"),
+        (["casefold"], "Straße", "strasse"),
+        (["uppercase"], "über", "ÜBER"),
+        (["quotes", "punctuation"], "“Don’t stop,” she said — well-known 'tis!", "Don't stop she said well-known tis"),
+        (["punctuation"], "नमस्ते, दुनिया।", "नमस्ते दुनिया"),
+        (["diacritics"], "São Tomé ü", "Sao Tome u"),
+        (["nfkc"], "ﬁne ２", "fine 2"),
+        (["numbers:en"], "1,234 men and 3.5 m", "one thousand, two hundred and thirty-four men and three point five m"),
+        (["numbers:de"], "42 Hunde", "zweiundvierzig Hunde"),
+        (["replace:<[a-z]+>:", "spaces"], "uh <noise> yes <laugh>", "uh yes"),
+        (["replace:é:e", "lowercase"], "ÉTÉ été", "été ete"),
+    ],
+)
+def test_steps_are_done_in_their_order(steps: list[str], text: str, wanted: str) -> None:
+    assert normalizer(steps)(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("lowcase", "there is no step 'lowcase'(?s:.*)lowercase"),
+        ("numbers:xx", "num2words has no language 'xx'"),
+        ("replace:[:x", "is no regular expression"),
+    ],
+)
+def test_a_step_that_is_unknown_is_refused(step: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        normalizer([step])
+
+
+def test_transcripts_are_normalised_before_anything_sees_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = prepared([*TINY, "data.normalize=[uppercase,'replace:[ABC]+:']"])
+    assert set("".join(data.tokenizer.vocabulary)) <= set("DEFGH")
+    everything = [text_of(cut) for cuts in data.corpus.splits.values() for cut in cuts]
+    assert all(text and set(text) <= set("DEFGH") for text in everything)
+    assert "by data.normalize" in caplog.text
+    assert data.skipped > 0
+
+
+LEXICON = """;;; a remark
+SEVEN  S EH1 V AH0 N
+ZERO  Z IH1 R OW0
+ZERO(2)  Z IY1 R OW0
+one\tW AH1 N # the number
+"""
+
+
+def test_a_lexicon_gives_phonemes_without_stress(tmp_path: Path) -> None:
+    path = tmp_path / "cmudict.dict"
+    path.write_text(LEXICON)
+    tokenizer = PhonemeTokenizer(["seven zero", "ONE"], lexicon=str(path))
+    assert tokenizer.vocabulary == ["", "AH", "EH", "IH", "N", "OW", "R", "S", "V", "W", "Z"]
+    assert tokenizer.decode(tokenizer.encode("zero one")) == "Z IH R OW W AH N"
+    assert tokenizer.unknown("one eight zero") == ["eight"]
+    assert read_lexicon(path, stress=True)["SEVEN"] == ("S", "EH1", "V", "AH0", "N")
+    loaded = PhonemeTokenizer(lexicon=str(tmp_path / "moved away"), vocabulary=tokenizer.vocabulary)
+    assert loaded.decode([7, 2]) == "S EH"
+
+
+def test_a_lexicon_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "lexicon.txt"
+    path.write_text("ONE W AH N\nTWO\n")
+    with pytest.raises(DataError, match=r"lexicon\.txt:2: 'TWO' has no phonemes"):
+        read_lexicon(path, stress=False)
+    path.write_text(";;; nothing\n")
+    with pytest.raises(DataError, match="holds no words"):
+        read_lexicon(path, stress=False)
+
+
+def test_espeak_pronounces_where_there_is_no_lexicon() -> None:
+    pytest.importorskip("espeakng_loader")
+    assert pronounced(["seven"], "en-us") == ["s ˈɛ v ə n"]
+    tokenizer = PhonemeTokenizer(["seven zero"], language="en-us")
+    assert "ɛ" in tokenizer.vocabulary
+    with pytest.raises(DataError, match="eSpeak NG has no such language"):
+        PhonemeTokenizer(["seven"], language="xx-none")
+
+
+def test_words_without_a_pronunciation_are_reported_and_their_utterances_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "lexicon.txt").write_text("".join(f"{char} {char.upper()}1\n" for char in "abcdefg"))
+    data = prepared([*TINY, "data.normalize=['replace:(.):\\1 ',spaces]", "tokenizer=phoneme", "tokenizer.lexicon=lexicon.txt"])
+    assert data.tokenizer.vocabulary == ["", *"ABCDEFG"]
+    assert not any("h" in text_of(cut) for cut in data.corpus.splits["train"])
+    assert "the tokenizer has nothing for 'h'" in caplog.text
+    assert data.skipped > 0
