@@ -64,6 +64,8 @@ class Loading(Target):
     num_buckets: int = number(ge=1)
     num_workers: int = number(ge=0)
     cache_gb: float = number(ge=0)
+    feature_cache: str | None = MISSING
+    feature_cache_gb: float = number(gt=0)
     min_duration: float = number(ge=0)
     max_duration: float | None = number(gt=0)
     limit_utterances: int | None = number(ge=1)

@@ -14,8 +14,10 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -30,6 +32,7 @@ from speechtrain.console import console
 from speechtrain.data.augment import Augment, Word, words_of
 from speechtrain.data.corpus import Corpus, Skip, text_of
 from speechtrain.data.features import Features
+from speechtrain.data.store import SpectrumStore, key_of
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -126,13 +129,14 @@ class Limits:
 class SpectrumCache:
     """Spectra (T, K) of all utterances as half-precision magnitudes, and the signals that are wanted, as far as they fit.
 
-    What does not fit is read again when it is needed.
+    What does not fit is read again when it is needed; what a store on disk has needs no room.
 
     Attributes:
         checksums: of what was read of each utterance, by id.
     """
 
-    def __init__(self, corpus: Corpus, features: Features, gigabytes: float) -> None:
+    def __init__(self, corpus: Corpus, features: Features, gigabytes: float, store: SpectrumStore | None = None) -> None:
+        self._store = store if corpus.target is None else None
         self._corpus = corpus
         self._features = features
         self._room = gigabytes * 1e9
@@ -144,6 +148,8 @@ class SpectrumCache:
     def fill(self, cuts: Sequence[MonoCut], threads: int) -> dict[str, str]:
         """Read everything once. Returns what is wrong with the utterances that cannot be used, by id."""
         bad: dict[str, str] = {}
+        if self._store is not None:
+            cuts = self._fill_from_store(cuts, self._store, threads)
 
         def read(cut: MonoCut) -> tuple[str, torch.Tensor | str]:
             try:
@@ -151,8 +157,7 @@ class SpectrumCache:
             except DataError as error:
                 return cut.id, str(error)
 
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress, ThreadPoolExecutor(threads) as pool:
-            bar = progress.add_task("reading audio", total=len(cuts))
+        with _bar("reading audio", len(cuts)) as advance, ThreadPoolExecutor(threads) as pool:
             done, together = 0, 1  # one by one until one is good: features that learn their size from what is read learn it from that
             while done < len(cuts):
                 for utterance, found in pool.map(read, cuts[done : done + together]):
@@ -162,8 +167,42 @@ class SpectrumCache:
                     else:
                         together = 256
                         self._keep(self._kept, utterance, found)
-                    progress.advance(bar)
+                    advance()
         return bad
+
+    def _fill_from_store(self, cuts: Sequence[MonoCut], store: SpectrumStore, threads: int) -> Sequence[MonoCut]:
+        """Take what the store has, and let it have what it lacks. Returns the cuts that it cannot keep, bad ones among them."""
+        with ThreadPoolExecutor(threads) as pool:
+            keys = dict(zip([cut.id for cut in cuts], pool.map(_key, cuts), strict=True))
+            kept = [cut for cut in cuts if keys[cut.id] is not None]
+            missing = [cut for cut in kept if store.get(keys[cut.id] or "") is None]
+            if missing:
+                try:
+                    with store.filling() as writer, _bar("reading audio", len(missing)) as advance:
+                        missing = [cut for cut in missing if store.get(keys[cut.id] or "") is None]
+                        for begin in range(0, len(missing), 256):
+                            some = missing[begin : begin + 256]
+                            for cut, packed in zip(some, pool.map(self._try, some), strict=True):
+                                advance()
+                                if packed is not None:
+                                    writer.add(keys[cut.id] or "", packed, self.checksums[cut.id])
+                except OSError as error:
+                    log.warning("data.feature_cache cannot be written (%s); features are kept in memory", error)
+        left = []
+        for cut in cuts:
+            found = store.get(keys[cut.id] or "") if keys[cut.id] is not None else None
+            if found is None:
+                left.append(cut)
+            else:
+                self._kept[cut.id] = found.packed
+                self.checksums[cut.id] = found.checksum
+        return left
+
+    def _try(self, cut: MonoCut) -> torch.Tensor | None:
+        try:
+            return self._compute(cut)
+        except DataError:
+            return None  # told when it is read again
 
     def get(self, cut: MonoCut) -> torch.Tensor:
         """The power spectrum (T, K)."""
@@ -176,9 +215,12 @@ class SpectrumCache:
         kept = self._targets.get(cut.id)
         return kept if kept is not None else self._corpus.target(cut)
 
-    def keeps(self, utterance: str) -> bool:
-        """Whether an utterance had room, so that what is made of it may be kept as well."""
-        return utterance in self._kept
+    def room_for(self, found: torch.Tensor) -> bool:
+        """Take the room that something else needs, if there is as much."""
+        with self._counting:
+            enough = found.nbytes <= self._room
+            self._room -= found.nbytes if enough else 0
+        return enough
 
     def _compute(self, cut: MonoCut) -> torch.Tensor:
         samples = self._corpus.read(cut, self._features.sample_rate)
@@ -259,7 +301,7 @@ class Utterances(Dataset[Batch]):
             features = self._plain.get(cut.id)
             if features is None:
                 features = self._features.finish(self._features.mel(self._cache.get(cut)))
-                if self._cache.keeps(cut.id):
+                if self._cache.room_for(features):
                     self._plain[cut.id] = features
             return features, reference
         rng = self._augment.generator(self._seed, epoch, cut.id)
@@ -375,9 +417,38 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def read_all(corpus: Corpus, features: Features, *, gigabytes: float, threads: int) -> tuple[SpectrumCache, list[Skip]]:
-    """Decode every utterance once: what is bad is dropped from the corpus and returned, what is good is kept in memory if it fits."""
-    cache = SpectrumCache(corpus, features, gigabytes)
+def _key(cut: MonoCut) -> str | None:
+    """Of the file that a cut is a part of; None: it is of none, or of one that is more than read."""
+    plain = cut.recording.transforms in (None, []) and len(cut.recording.sources) == 1
+    source = cut.recording.sources[0]
+    if not plain or source.type != "file" or "shar" in (cut.custom or {}):
+        return None
+    try:
+        return key_of(Path(source.source), int(cut.channel), cut.start, cut.duration)
+    except OSError:
+        return None
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[], None]]:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda: progress.advance(task)
+
+
+def read_all(
+    corpus: Corpus, features: Features, *, gigabytes: float, threads: int, store: SpectrumStore | None = None
+) -> tuple[SpectrumCache, list[Skip]]:
+    """Decode every utterance once: what is bad is dropped from the corpus and returned, what is good is kept on disk or in memory.
+
+    Args:
+        corpus: its splits are changed.
+        features: that spectra are computed for.
+        gigabytes: of memory.
+        threads: that decode.
+        store: on disk; None: there is none.
+    """
+    cache = SpectrumCache(corpus, features, gigabytes, store)
     skipped = []
     for name, cuts in corpus.splits.items():
         bad = cache.fill(list(cuts), threads)

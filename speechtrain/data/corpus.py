@@ -32,6 +32,38 @@ set_current_audio_backend(LibsndfileBackend())  # reads WAV, FLAC, MP3 and OGG; 
 Audio = npt.NDArray[np.float32]
 
 
+def resampled(samples: Audio, rate: int, wanted: int) -> Audio:
+    """Samples (N,) at `rate` Hz as samples at `wanted` Hz."""
+    if rate == wanted:
+        return samples
+    found: Audio = get_or_create_resampler(rate, wanted)(torch.from_numpy(samples)).numpy()
+    return found
+
+
+def read_audio(cut: MonoCut, rate: int, name: str | None = None) -> Audio:
+    """A cut's samples (N,) at `rate` Hz.
+
+    Args:
+        cut: with a recording.
+        rate: Hz.
+        name: of where it lies, for messages; None: its file.
+
+    Raises:
+        DataError: the file cannot be decoded, is empty, or holds NaN or infinite samples.
+    """
+    path = name or cut.recording.sources[0].source
+    try:
+        samples = (cut if cut.sampling_rate == rate else cut.resample(rate)).load_audio()[0]
+    except Exception as error:  # the decoder's exceptions have no common type
+        reason = str(error).strip().splitlines()
+        raise DataError(f"{path}: cannot be decoded ({reason[-1] if reason else type(error).__name__})") from error
+    if samples.size == 0:
+        raise DataError(f"{path}: holds no samples")
+    if not np.isfinite(samples).all():
+        raise DataError(f"{path}: holds {int((~np.isfinite(samples)).sum())} samples that are NaN or infinite")
+    return np.asarray(samples, dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class Skip:
     """An utterance that was left out.
@@ -61,9 +93,14 @@ class Corpus:
 
     splits: dict[str, CutSet]
     skipped: list[Skip] = field(default_factory=list)
-    read: Callable[[MonoCut, int], Audio] = field(default=lambda cut, rate: read_audio(cut, rate))
+    read: Callable[[MonoCut, int], Audio] = read_audio
     target: Callable[[MonoCut], Audio] | None = None
     target_size: int = 0
+
+    @property
+    def from_files(self) -> bool:
+        """Whether samples are those of the cuts' recordings, and nothing else is done to them."""
+        return self.read is read_audio
 
 
 class CorpusSource(Protocol):
@@ -114,38 +151,6 @@ def make_cut(
 
 
 _SLACK = 0.05  # s that a segment may end behind its recording: lists are rounded
-
-
-def resampled(samples: Audio, rate: int, wanted: int) -> Audio:
-    """Samples (N,) at `rate` Hz as samples at `wanted` Hz."""
-    if rate == wanted:
-        return samples
-    found: Audio = get_or_create_resampler(rate, wanted)(torch.from_numpy(samples)).numpy()
-    return found
-
-
-def read_audio(cut: MonoCut, rate: int, name: str | None = None) -> Audio:
-    """A cut's samples (N,) at `rate` Hz.
-
-    Args:
-        cut: with a recording.
-        rate: Hz.
-        name: of where it lies, for messages; None: its file.
-
-    Raises:
-        DataError: the file cannot be decoded, is empty, or holds NaN or infinite samples.
-    """
-    path = name or cut.recording.sources[0].source
-    try:
-        samples = (cut if cut.sampling_rate == rate else cut.resample(rate)).load_audio()[0]
-    except Exception as error:  # the decoder's exceptions have no common type
-        reason = str(error).strip().splitlines()
-        raise DataError(f"{path}: cannot be decoded ({reason[-1] if reason else type(error).__name__})") from error
-    if samples.size == 0:
-        raise DataError(f"{path}: holds no samples")
-    if not np.isfinite(samples).all():
-        raise DataError(f"{path}: holds {int((~np.isfinite(samples)).sum())} samples that are NaN or infinite")
-    return np.asarray(samples, dtype=np.float32)
 
 
 def read_header(path: Path | BytesIO, sample_rate: int | None) -> tuple[int, int]:

@@ -27,6 +27,8 @@ class Features(Protocol):
     """F."""
     hears: bool
     """Whether they are made of audio, and not given."""
+    identity: str | None
+    """Says how spectra are computed: equal ones give equal spectra, which may then be kept on disk; None: they may not."""
 
     @property
     def frame_rate(self) -> float:
@@ -109,6 +111,7 @@ class LogMel:
         self.preemphasis = preemphasis
         self.normalize = normalize
         self.top_db = top_db
+        self.identity = f"power spectrum 1, {sample_rate} Hz, window {self.win_length}, hop {self.hop_length}, preemphasis {preemphasis}"
         self._window = torch.hann_window(self.win_length)
         self._filters: dict[float, torch.Tensor] = {}
         if empty := int((self.filters().sum(0) == 0).sum()):
@@ -197,6 +200,7 @@ class Stored:
     """
 
     hears = False
+    identity = None
 
     def __init__(self, sample_rate: int, normalize: str) -> None:
         self.sample_rate = sample_rate

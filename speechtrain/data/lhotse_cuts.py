@@ -67,7 +67,9 @@ class LhotseCuts:
                 raise DataError(f"{path}: holds no cut that can be used{first}")
         cuts = fill_splits(cuts, [name for name in ("val", "test") if self.parts[name] is None], self.split)
         refuse_repeated_ids(cuts)
-        return Corpus({name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}, skipped, read=self.read)
+        return Corpus(
+            {name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}, skipped, read=self.read if self._places else read_audio
+        )
 
     def read(self, cut: MonoCut, rate: int) -> Audio:
         """Samples (N,) of a cut at `rate` Hz.
@@ -75,8 +77,7 @@ class LhotseCuts:
         Raises:
             DataError: as `read_audio`.
         """
-        key = (cut.custom or {}).get("shar")
-        if key is None:
+        if (key := (cut.custom or {}).get("shar")) is None:
             return read_audio(cut, rate)
         place = self._places[key]
         try:

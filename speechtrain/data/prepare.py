@@ -7,6 +7,7 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from speechtrain.data.augment import Augment
 from speechtrain.data.batches import Limits, Loader, Reference, SpectrumCache, Target, Utterances, keep, read_all
 from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Skip, report_skips, seconds, split_fold, text_of
 from speechtrain.data.features import Features
+from speechtrain.data.store import SpectrumStore
 from speechtrain.data.text import normalizer
 from speechtrain.data.tokenizer import Tokenizer, count_repeats
 from speechtrain.errors import DataError, EmptyDataError
@@ -145,7 +147,8 @@ def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus,
         for name in SPLITS:
             corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
         features: Features = build("features", cfg.features)
-        cache, unreadable = read_all(corpus, features, gigabytes=cfg.data.cache_gb, threads=threads)
+        store = _store(cfg, features, corpus)
+        cache, unreadable = read_all(corpus, features, gigabytes=cfg.data.cache_gb, threads=threads, store=store)
         found = corpus, cache, features, [*corpus.skipped, *unreadable]
         if not reuse:
             return found
@@ -154,6 +157,18 @@ def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus,
             _read.popitem(last=False)
     corpus, cache, features, skipped = _read[key]
     return replace(corpus, splits=dict(corpus.splits)), cache, features, skipped  # a run leaves utterances out of its own splits
+
+
+def _store(cfg: DictConfig, features: Features, corpus: Corpus) -> SpectrumStore | None:
+    """Where spectra are kept on disk, for audio that comes from files of its own."""
+    identity = getattr(features, "identity", None)
+    if cfg.data.feature_cache is None or identity is None or not corpus.from_files:
+        return None
+    try:
+        return SpectrumStore(Path(cfg.data.feature_cache), identity, cfg.data.feature_cache_gb)
+    except OSError as error:
+        log.warning("data.feature_cache=%s cannot be written (%s); features are kept in memory", cfg.data.feature_cache, error.strerror)
+        return None
 
 
 def without_infeasible(

@@ -1,0 +1,191 @@
+"""Spectra on disk, by what they were made of: computed once, shared by all runs, trials and worker processes through the page cache.
+
+    FOLDER/<features>/<pack>.bin      arrays, one behind the other
+    FOLDER/<features>/<pack>.json     which; written after the other, so that an entry without its data cannot be seen
+
+A key is a digest of the encoded audio and of the part of it that is used; the folder's name is one of how spectra are computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import numpy as np
+import torch
+
+from speechtrain.errors import first_line
+
+log = logging.getLogger(__name__)
+
+_PACK_BYTES = 256_000_000
+
+
+class Kept(NamedTuple):
+    """A spectrum that was kept.
+
+    Attributes:
+        packed: (T, K), on the file's own pages until it is written to.
+        checksum: of the samples that it was made of.
+    """
+
+    packed: torch.Tensor
+    checksum: int
+
+
+class SpectrumStore:
+    """What is kept for one way of computing spectra.
+
+    Args:
+        folder: above those of all ways.
+        identity: of this one, see `Features.identity`.
+        gigabytes: that all ways together may take; what was used least recently goes first.
+    """
+
+    def __init__(self, folder: Path, identity: str, gigabytes: float) -> None:
+        self._root = folder.expanduser().absolute()
+        self._folder = self._root / hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+        self._identity = identity
+        self._most = gigabytes * 1e9
+        self._places: dict[str, tuple[Path, int, list[int], str, int]] = {}
+        self._maps: dict[Path, Any] = {}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._note = self._folder / "README"
+        if not self._note.is_file():
+            self._note.write_text(f"Spectra: {identity}\nMay be deleted when nothing runs.\n", encoding="utf-8")
+        self._read()
+
+    def get(self, key: str) -> Kept | None:
+        """What is kept under a key."""
+        place = self._places.get(key)
+        if place is None:
+            return None
+        path, offset, shape, kind, checksum = place
+        if path not in self._maps:
+            try:
+                self._maps[path] = np.memmap(path, mode="c", dtype=np.uint8)
+                os.utime(path.with_suffix(".json"))  # when it was used last
+            except OSError:  # another process made room
+                self._places = {name: each for name, each in self._places.items() if each[0] != path}
+                return None
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        array = np.frombuffer(self._maps[path].data, dtype=kind, count=size // np.dtype(kind).itemsize, offset=offset)
+        return Kept(torch.from_numpy(array.reshape(shape)), checksum)
+
+    @contextmanager
+    def filling(self) -> Iterator[_Writer]:
+        """The one process that adds; others wait, and find then what was added.
+
+        Raises:
+            OSError: there is no room on the disk, or it cannot be written.
+        """
+        lock = filelock.FileLock(self._root / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            log.info("another run computes spectra for %s; waiting for it", self._root)
+            lock.acquire()
+        try:
+            self._read()
+            self._sweep()
+            writer = _Writer(self._folder)
+            try:
+                yield writer
+            finally:
+                writer.close()
+            self._read()
+            self._make_room()
+        finally:
+            lock.release()
+
+    def _read(self) -> None:
+        for index in self._folder.glob("*.json"):
+            path = index.with_suffix(".bin")
+            try:
+                content = json.loads(index.read_text(encoding="utf-8"))
+                if path.stat().st_size != content["bytes"]:
+                    continue
+                for key, (offset, shape, kind, checksum) in content["entries"].items():
+                    self._places[key] = (path, offset, shape, kind, checksum)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("%s is not looked at (%s)", index, first_line(error, most=80))
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left; the lock is ours."""
+        for path in self._root.glob("*/*"):
+            if path.suffix == ".tmp" or (path.suffix == ".bin" and not path.with_suffix(".json").is_file()):
+                path.unlink(missing_ok=True)
+
+    def _make_room(self) -> None:
+        packs = sorted((path for path in self._root.glob("*/*.json")), key=lambda path: path.stat().st_mtime)
+        sizes = {path: path.with_suffix(".bin").stat().st_size for path in packs if path.with_suffix(".bin").is_file()}
+        total = sum(sizes.values())
+        for path in packs:
+            if total <= self._most:
+                break
+            total -= sizes.get(path, 0)
+            path.unlink(missing_ok=True)  # first: an entry without data must not be seen; who has it open keeps it
+            path.with_suffix(".bin").unlink(missing_ok=True)
+
+
+class _Writer:
+    """Appends to a pack under a temporary name, which is given its own when it is full or at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: Any = None
+        self._entries: dict[str, tuple[int, list[int], str, int]] = {}
+        self._offset = 0
+
+    def add(self, key: str, packed: torch.Tensor, checksum: int) -> None:
+        """Write a spectrum, unless an equal file was given before."""
+        if self._file is not None and key in self._entries:
+            return
+        if self._file is None:
+            self._name = uuid.uuid4().hex
+            self._file = (self._folder / f"{self._name}.bin.tmp").open("wb")
+            self._entries, self._offset = {}, 0
+        array = packed.contiguous().numpy()
+        self._entries[key] = (self._offset, list(array.shape), array.dtype.str, checksum)
+        self._file.write(array.data)
+        padding = -array.nbytes % 64
+        self._file.write(b"\0" * padding)
+        self._offset += array.nbytes + padding
+        if self._offset >= _PACK_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Make visible what was added."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        place = self._folder / f"{self._name}.bin"
+        Path(file.name).replace(place)
+        index = self._folder / f"{self._name}.json.tmp"
+        index.write_text(json.dumps({"bytes": self._offset, "entries": self._entries}), encoding="utf-8")
+        index.replace(place.with_suffix(".json"))
+
+
+def key_of(path: Path, channel: int, start: float, duration: float) -> str:
+    """Of a part of an audio file, by its content.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    digest.update(f"{channel}:{start:.6f}+{duration:.6f}".encode())
+    return digest.hexdigest()
