@@ -56,6 +56,13 @@ class Target(Node):
 
 
 @dataclass
+class OnShared(Node):
+    speaker: str = choice("allow", "warn", "error")
+    parent: str = choice("allow", "warn", "error")
+    audio: str = choice("allow", "warn", "error")
+
+
+@dataclass
 class Loading(Target):
     """How any corpus is batched. These keys are read by the data room and not passed to `_target_`."""
 
@@ -73,6 +80,7 @@ class Loading(Target):
     fold: int | None = number(ge=0)
     fold_by: str = choice("speaker", "parent", "utterance")
     normalize: list[str] = MISSING
+    on_shared: OnShared = field(default_factory=OnShared)
     on_bad: str = choice("skip", "error")
     on_empty: str = choice("error", "warn")
 

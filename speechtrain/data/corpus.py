@@ -89,6 +89,7 @@ class Corpus:
         read: gives a cut's samples (N,) at the rate asked for; raises `DataError` where that is impossible.
         target: gives the signal (T, C) that is wanted of a cut, as many frames as its features have; None: texts are wanted.
         target_size: C.
+        normalized: some texts as the corpus has them and as they are trained on, such that were changed first.
     """
 
     splits: dict[str, CutSet]
@@ -96,6 +97,7 @@ class Corpus:
     read: Callable[[MonoCut, int], Audio] = read_audio
     target: Callable[[MonoCut], Audio] | None = None
     target_size: int = 0
+    normalized: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def from_files(self) -> bool:

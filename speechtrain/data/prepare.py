@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain.config.build import build
 from speechtrain.data.augment import Augment
 from speechtrain.data.batches import Limits, Loader, Reference, SpectrumCache, Target, Utterances, keep, read_all
+from speechtrain.data.checks import report_shared
 from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Skip, report_skips, seconds, split_fold, text_of
 from speechtrain.data.features import Features
 from speechtrain.data.store import SpectrumStore
@@ -59,10 +60,11 @@ class Data:
         dataset = self._utterances(cuts, self.augment if augment else None, views)
         return Loader(cuts, dataset, self.limits, shuffle=shuffle, seed=self.seed, max_batches=max_batches)
 
-    def only(self, split: str, ids: Collection[str]) -> Loader:
-        """The batches of some utterances of a split, as they are for evaluation."""
+    def only(self, split: str, ids: Collection[str], *, augment: bool = False) -> Loader:
+        """The batches of some utterances of a split, as they are for evaluation or as the first epoch would augment them."""
         cuts = keep(self.corpus.splits[split], lambda cut: cut.id in ids)
-        return Loader(cuts, self._utterances(cuts, None), self.limits, shuffle=False, seed=self.seed)
+        known = self.corpus.splits[split] if augment and self.augment.recombine_prob else cuts
+        return Loader(cuts, self._utterances(known, self.augment if augment else None), self.limits, shuffle=False, seed=self.seed)
 
     def _utterances(self, cuts: CutSet, augment: Augment | None, views: int = 1) -> Utterances:
         assert self.target is not None, "a task comes first"
@@ -125,6 +127,7 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
         kind = EmptyDataError if cfg.data.on_empty == "warn" else DataError
         raise kind(f"no utterance is left to train on ({len(skipped)} were bad)\n    -> look at the warnings above")
     _report_unknown(corpus, tokenizer)
+    report_shared(corpus, cache.checksums, cfg.data.on_shared)
     limits = Limits(cfg.data.batch_seconds, cfg.data.batch_size, cfg.data.num_buckets, cfg.data.num_workers)
     for name in SPLITS:
         cuts = corpus.splits[name]
@@ -183,16 +186,10 @@ def without_infeasible(
         DataError: with `on_infeasible="error"` and any found, or if none is left.
     """
     cuts = list(data.corpus.splits["train"])
-    assert data.target is not None, "a task comes first"
-    labels = [data.target(Reference(text_of(cut))).tolist() for cut in cuts]
-    lengths = output_lengths(np.array([data.frames(cut) for cut in cuts], dtype=np.int64))
-    sizes = np.array([len(item) for item in labels], dtype=np.int64)
-    repeats = np.array([count_repeats(item) for item in labels], dtype=np.int64)
-    found = infeasible(lengths, sizes, repeats)
-    data.infeasible = int(found.sum())
-    if not data.infeasible:
+    bad = find_infeasible(data, cuts, output_lengths, infeasible)
+    data.infeasible = len(bad)
+    if not bad:
         return
-    bad = [(cut.id, int(have), int(need)) for cut, have, need, is_bad in zip(cuts, lengths, sizes + repeats, found, strict=True) if is_bad]
     shown = ", ".join(f"{utterance} ({have} frames, needs {need})" for utterance, have, need in bad[:8])
     text = f"{data.infeasible} of {len(cuts)} training utterances are too short for their text at this subsampling: {shown}" + (
         f" and {len(bad) - 8} more" if len(bad) > 8 else ""
@@ -208,19 +205,45 @@ def without_infeasible(
         data.corpus.splits["train"] = keep(data.corpus.splits["train"], lambda cut: cut.id not in gone)
 
 
+def find_infeasible(
+    data: Data,
+    cuts: Sequence[MonoCut],
+    output_lengths: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]],
+    infeasible: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.bool_]],
+) -> list[tuple[str, int, int]]:
+    """Id, encoder frames and needed frames of the utterances with too few of them for their text."""
+    assert data.target is not None, "a task comes first"
+    counted = []
+    for cut in cuts:
+        labels = data.target(Reference(text_of(cut))).tolist()
+        counted.append((len(labels), count_repeats(labels)))
+    sizes, repeats = np.array(counted, dtype=np.int64).reshape(-1, 2).T
+    lengths = output_lengths(np.array([data.frames(cut) for cut in cuts], dtype=np.int64))
+    found = infeasible(lengths, sizes, repeats)
+    return [(str(cuts[int(index)].id), int(lengths[index]), int(sizes[index] + repeats[index])) for index in np.flatnonzero(found)]
+
+
 def _normalize(corpus: Corpus, steps: Sequence[str]) -> None:
     """Bring every transcript into its final form; what has no text left is skipped."""
     normalize = normalizer(steps)
+    changed: list[tuple[str, str]] = []
     for split, cuts in corpus.splits.items():
         empty = set()
         for cut in cuts:
             text = text_of(cut)
             cut.supervisions[0].text = normalize(text)
+            if text != text_of(cut) and len(changed) < _EXAMPLES:
+                changed.append((text, text_of(cut)))
             if text and not text_of(cut):
                 empty.add(cut.id)
                 corpus.skipped.append(Skip(split, cut.id, f"nothing is left of its text {text[:40]!r} by data.normalize"))
         if empty:
             corpus.splits[split] = keep(cuts, lambda cut, empty=empty: cut.id not in empty)  # type: ignore[misc]
+    same = [(text_of(cut), text_of(cut)) for cut in list(corpus.splits["train"])[:_EXAMPLES]]
+    corpus.normalized = (changed + same)[:_EXAMPLES]
+
+
+_EXAMPLES = 10  # texts that show what `data.normalize` does
 
 
 def _within_durations(corpus: Corpus, split: str, shortest: float, longest: float | None):  # type: ignore[no-untyped-def]
