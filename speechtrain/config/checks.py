@@ -234,10 +234,11 @@ def _of_stored_features(cfg: DictConfig) -> Iterator[Problem]:
     if issubclass(OmegaConf.get_type(cfg.features) or dict, StoredFeatures) and issubclass(kind, Loading) and not from_files:
         yield Problem("features", "do not fit the data, which is audio", "set features=logmel")
     if from_files:
-        for key in ("speed", "warp", "noise_prob", "eq_db", "recombine_prob"):
+        heard = ("noise_folder", "reverb_folder", "lowpass_prob", "codec_prob", "gain_db")
+        for key in ("speed", "warp", "noise_prob", "eq_db", "recombine_prob", *heard):
             if cfg.augment.get(key):
                 yield Problem(f"augment.{key}", "needs audio, and there are only spectrograms", f"set augment.{key}=0, or augment=masks")
     if issubclass(kind, SignalData):
-        for key in ("tempo", "freq_masks", "time_masks"):
+        for key in ("tempo", "freq_masks", "time_masks", "frame_dropout"):
             if cfg.augment.get(key):
                 yield Problem(f"augment.{key}", "would change the samples but not the signal that is wanted", "set augment=none")

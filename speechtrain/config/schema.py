@@ -507,12 +507,29 @@ class Augment(Target):
     time_mask_width: int = number(ge=0)
     time_mask_ratio: float = number(ge=0, le=1)
     recombine_prob: float = number(ge=0, le=1)
+    frame_dropout: float = number(ge=0, lt=1)
+    noise_folder: str | None = MISSING
+    noise_folder_prob: float = number(ge=0, le=1)
+    reverb_folder: str | None = MISSING
+    reverb_prob: float = number(ge=0, le=1)
+    lowpass_prob: float = number(ge=0, le=1)
+    lowpass_hz: list[float] = number(gt=0)
+    codec_prob: float = number(ge=0, le=1)
+    gain_db: float = number(ge=0)
 
     @staticmethod
     def rules(node: Any) -> Iterator[Rule]:
-        snr = list(node.noise_snr_db)
-        if len(snr) != 2 or snr[0] > snr[1]:
-            yield "noise_snr_db", f"must be [lowest, highest] in dB, received {snr}", "for example augment.noise_snr_db=[5,30]"
+        for key, unit, example in (("noise_snr_db", "dB", "[5,30]"), ("lowpass_hz", "Hz", "[2000,4000]")):
+            values = list(node[key])
+            if len(values) != 2 or values[0] > values[1]:
+                yield key, f"must be [lowest, highest] in {unit}, received {values}", f"for example augment.{key}={example}"
+        for key in ("noise_folder", "reverb_folder"):
+            if node[key] is not None and not Path(node[key]).expanduser().is_dir():
+                yield (
+                    key,
+                    f"no such folder: {Path(node[key]).expanduser().absolute()}",
+                    f"set augment.{key} to a folder of recordings, or null",
+                )
 
 
 # --- models ---------------------------------------------------------------------------------------------------------------------------

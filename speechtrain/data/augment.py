@@ -1,4 +1,4 @@
-"""Augmentation of the spectrum: cheaper than of the waveform, and a function of (seed, epoch, utterance) alone.
+"""Augmentation of the spectrum: cheaper than of the waveform (which `wave.py` has), and a function of (seed, epoch, utterance) alone.
 
 Speed and tempo are resampled spectra, not resampled waveforms; noise is drawn with the statistics that noise has in mel energies.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from speechtrain.data.corpus import Audio
 from speechtrain.data.features import Features
+from speechtrain.data.wave import WaveAugment
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,20 @@ class Augment:
         time_mask_width: int,
         time_mask_ratio: float,
         recombine_prob: float,
+        frame_dropout: float = 0.0,
+        noise_folder: str | None = None,
+        noise_folder_prob: float = 0.5,
+        reverb_folder: str | None = None,
+        reverb_prob: float = 0.5,
+        lowpass_prob: float = 0.0,
+        lowpass_hz: Sequence[float] = (2000, 4000),
+        codec_prob: float = 0.0,
+        gain_db: float = 0.0,
     ) -> None:
+        self.frame_dropout = frame_dropout
+        self.wave = WaveAugment(
+            noise_folder, noise_folder_prob, noise_snr_db, reverb_folder, reverb_prob, lowpass_prob, lowpass_hz, codec_prob, gain_db
+        )
         self.speed = speed
         self.tempo = tempo
         self.warp = warp
@@ -64,7 +79,17 @@ class Augment:
     def changes_nothing(self) -> bool:
         """Whether features may be computed once and kept."""
         masks = self.freq_masks * self.freq_mask_width + self.time_masks * self.time_mask_width
-        return not (self.speed or self.tempo or self.warp or self.noise_prob or self.eq_db or masks or self.recombine_prob)
+        drawn = self.speed or self.tempo or self.warp or self.noise_prob or self.eq_db or masks or self.recombine_prob or self.frame_dropout
+        return not drawn and self.wave.changes_nothing
+
+    def wave_spectrum(self, read: Callable[[], Audio], features: Features, rng: np.random.Generator) -> torch.Tensor | None:
+        """The power spectrum (T, K) of the augmented waveform; None where nothing falls to it."""
+        if self.wave.changes_nothing:
+            return None
+        drawn = self.wave.draw(rng)
+        if not any(drawn) and not self.wave.gain_db:
+            return None
+        return features.spectrum(self.wave(read(), features.sample_rate, drawn, rng))
 
     def generator(self, seed: int, epoch: int, utterance: str) -> np.random.Generator:
         """The random numbers of one utterance in one epoch."""
@@ -109,6 +134,8 @@ class Augment:
 
     def _mask(self, features: torch.Tensor, rng: np.random.Generator, fill: float) -> None:
         frames, bands = features.shape
+        if self.frame_dropout:
+            features[torch.from_numpy(rng.random(frames) < self.frame_dropout)] = fill
         for _ in range(self.freq_masks):
             width = int(rng.integers(min(self.freq_mask_width, bands) + 1))
             start = int(rng.integers(bands - width + 1))

@@ -209,6 +209,10 @@ class SpectrumCache:
         kept = self._kept.get(cut.id)
         return self._features.unpack(kept if kept is not None else self._compute(cut))
 
+    def samples(self, cut: MonoCut) -> npt.NDArray[np.float32]:
+        """The waveform (N,) that the spectrum is of."""
+        return self._corpus.read(cut, self._features.sample_rate)
+
     def target(self, cut: MonoCut) -> npt.NDArray[np.float32]:
         """The signal (T, C) that is wanted."""
         assert self._corpus.target is not None
@@ -307,7 +311,8 @@ class Utterances(Dataset[Batch]):
         rng = self._augment.generator(self._seed, epoch, cut.id)
         words = self._augment.recombine(self._words.get(cut.id, ()), self._pools.get(cut.supervisions[0].speaker, ()), rng)
         if words is None:
-            return self._augment(self._cache.get(cut), self._features, rng, view), reference
+            spectrum = self._augment.wave_spectrum(partial(self._cache.samples, cut), self._features, rng)
+            return self._augment(self._cache.get(cut) if spectrum is None else spectrum, self._features, rng, view), reference
         pieces = [self._cache.get(self._cuts[word.utterance])[word.start : word.end] for word in words]
         return self._augment(torch.cat(pieces), self._features, rng, view), Reference(" ".join(word.text for word in words))
 
