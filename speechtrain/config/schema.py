@@ -525,11 +525,8 @@ class Augment(Target):
                 yield key, f"must be [lowest, highest] in {unit}, received {values}", f"for example augment.{key}={example}"
         for key in ("noise_folder", "reverb_folder"):
             if node[key] is not None and not Path(node[key]).expanduser().is_dir():
-                yield (
-                    key,
-                    f"no such folder: {Path(node[key]).expanduser().absolute()}",
-                    f"set augment.{key} to a folder of recordings, or null",
-                )
+                message = f"no such folder: {Path(node[key]).expanduser().absolute()}"
+                yield key, message, f"set augment.{key} to a folder of recordings, or null"
 
 
 # --- models ---------------------------------------------------------------------------------------------------------------------------

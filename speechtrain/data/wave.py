@@ -1,4 +1,4 @@
-"""Augmentation that needs the waveform: recorded noise, rooms, level, telephone band. Everything else acts on spectra (docs/decisions/0001).
+"""Augmentation that needs the waveform: recorded noise, rooms, level, telephone band. All else acts on spectra (docs/decisions/0001).
 
 An utterance that none of it falls to keeps its stored spectrum; only the others are decoded and transformed anew.
 """
