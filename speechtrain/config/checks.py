@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.names import did_you_mean
-from speechtrain.config.schema import LOADING_KEYS, SCHEMAS, Featurised, Generated, Loading, Node, SignalData, StoredFeatures
+from speechtrain.config.schema import LOADING_KEYS, SCHEMAS, Featurised, Generated, Loading, Mix, Node, SignalData, StoredFeatures
 from speechtrain.config.targets import UnknownTargetError, signature
 from speechtrain.errors import Problem
 
@@ -117,7 +117,12 @@ def arguments(group: str, node: DictConfig) -> dict[str, Any]:
     own = {"data": LOADING_KEYS, "backend": frozenset({"name"}), "task": frozenset({"metric"})}.get(group, frozenset())
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key not in own and not str(key).startswith("_")}
+    found = {str(key): value for key, value in values.items() if key not in own and not str(key).startswith("_")}
+    if group == "data" and issubclass(OmegaConf.get_type(node) or dict, Mix):
+        found["corpora"] = {
+            name: {key: value for key, value in corpus.items() if key not in LOADING_KEYS} for name, corpus in found["corpora"].items()
+        }
+    return found
 
 
 def without_foreign_defaults(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:

@@ -331,6 +331,22 @@ class HuggingFace(InParts):
     id: str | None = MISSING
 
 
+@dataclass
+class Mix(Loading):
+    corpora: dict[str, Any] = MISSING
+    weights: dict[str, float] = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if not node.corpora:
+            yield "corpora", "is empty", "for example +data@data.corpora.a=librispeech"
+        for name, weight in node.weights.items():
+            if name not in node.corpora:
+                yield f"weights.{name}", "there is no such corpus", f"there is: {', '.join(map(str, node.corpora)) or 'none'}"
+            elif weight <= 0:
+                yield f"weights.{name}", f"must be more than 0, received {weight}", "leave the corpus out to do without it"
+
+
 def _root_problem(root: str, holds: str) -> Iterator[Rule]:
     folder = Path(root).expanduser()
     if not folder.is_dir():
@@ -1001,6 +1017,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "kaldi": Kaldi,
         "lhotse": LhotseCuts,
         "huggingface": HuggingFace,
+        "mix": Mix,
     },
     "features": {"logmel": LogMel, "stored": StoredFeatures},
     "tokenizer": {"char": Char, "list": TokenList, "label": Label, "bpe": Bpe, "word": Words, "phoneme": Phonemes},

@@ -95,6 +95,8 @@ def test_every_option_of_every_group_composes(option: str) -> None:
         return
     if name == "custom":
         assert f"{group}._target_: has no value" in problems(f"{group}={name}")
+    elif option == "data/mix":
+        assert "data.corpora: is empty" in problems("data=mix")
     elif group == "data" and name not in ("digits", "keywords", "synthetic", "signals", "featurised"):
         assert "data.root: has no value" in problems(f"data={name}")
     elif option == "augment/far_field":

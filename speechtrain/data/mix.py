@@ -1,0 +1,67 @@
+"""`data=mix`: several corpora as one, each seen as often as its weight says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lhotse import CutSet, MonoCut
+from lhotse.utils import fastcopy
+
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, CorpusSource, Skip, read_audio
+from speechtrain.errors import DataError
+
+
+class Mix:
+    """A corpus made of others.
+
+    Args:
+        corpora: by name; an utterance's id and speaker get the name in front.
+        weights: times that each training utterance of a corpus is seen in an epoch; a fraction leaves out the others, always the same
+            ones. Corpora that are not named have 1; validation and test are whole.
+    """
+
+    def __init__(self, corpora: Mapping[str, CorpusSource], weights: Mapping[str, float]) -> None:
+        self.corpora = dict(corpora)
+        self.weights = {name: float(weights.get(name, 1.0)) for name in corpora}
+        self._loaded: dict[str, Corpus] = {}
+
+    def load(self, limit: int | None) -> Corpus:
+        """Load every corpus; `limit` is that of each.
+
+        Raises:
+            DataError: as theirs, or one of them wants signals.
+        """
+        skipped: list[Skip] = []
+        cuts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
+        for name, source in self.corpora.items():
+            corpus = self._loaded[name] = source.load(limit)
+            if corpus.target is not None:
+                raise DataError(f"data.corpora.{name}: has signals, which cannot be mixed with texts")
+            skipped += [replace(skip, where=f"{name}: {skip.where}") for skip in corpus.skipped]
+            for split in SPLITS:
+                weight = self.weights[name] if split == "train" else 1.0
+                for cut in corpus.splits[split]:
+                    cuts[split] += [_named(cut, name, copy) for copy in range(_times(f"{name}/{cut.id}", weight))]
+        plain = all(corpus.from_files for corpus in self._loaded.values())
+        return Corpus({name: CutSet.from_cuts(cuts[name]) for name in SPLITS}, skipped, read=read_audio if plain else self.read)
+
+    def read(self, cut: MonoCut, rate: int) -> Audio:
+        """As the corpus does that the cut is from."""
+        name, original = cut.custom["mixed"]
+        return self._loaded[name].read(fastcopy(cut, id=original), rate)
+
+
+def _times(name: str, weight: float) -> int:
+    """How often an utterance is seen: the whole part of the weight, and once more for as large a share of them as the rest says."""
+    place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) / 2**48
+    return int(weight) + (place < weight - int(weight))
+
+
+def _named(cut: MonoCut, name: str, copy: int) -> MonoCut:
+    label = f"{name}/{cut.id}" + (f"#{copy + 1}" if copy else "")
+    speaker = cut.supervisions[0].speaker
+    supervision = fastcopy(cut.supervisions[0], id=label, speaker=None if speaker is None else f"{name}/{speaker}")
+    custom = {**(cut.custom or {}), "corpus": name, "mixed": (name, str(cut.id))}
+    return fastcopy(cut, id=label, supervisions=[supervision], custom=custom)
