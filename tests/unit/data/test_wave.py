@@ -129,3 +129,10 @@ def test_folders_that_are_missing_or_empty_are_named(tmp_path: Path) -> None:
     loader = prepared([*TINY, f"augment.reverb_folder={tmp_path / 'empty'}", "augment.reverb_prob=1"]).loader("train", augment=True)
     with pytest.raises(DataError, match=r"empty: holds no audio(?s:.*)augment\.reverb_folder"):
         next(iter(loader))
+
+
+def test_dropped_frames_are_set_to_the_mean() -> None:
+    loader = prepared([*TINY, "augment=none", "augment.frame_dropout=0.3"]).loader("train", augment=True)
+    batch = next(iter(loader))
+    share = [float((batch.features[row, :length] == 0).all(axis=1).mean()) for row, length in enumerate(batch.feature_lengths)]
+    assert 0.2 < sum(share) / len(share) < 0.4
