@@ -173,24 +173,23 @@ class SpectrumCache:
     def _fill_from_store(self, cuts: Sequence[MonoCut], store: SpectrumStore, threads: int) -> Sequence[MonoCut]:
         """Take what the store has, and let it have what it lacks. Returns the cuts that it cannot keep, bad ones among them."""
         with ThreadPoolExecutor(threads) as pool:
-            keys = dict(zip([cut.id for cut in cuts], pool.map(_key, cuts), strict=True))
-            kept = [cut for cut in cuts if keys[cut.id] is not None]
-            missing = [cut for cut in kept if store.get(keys[cut.id] or "") is None]
+            keys = {cut.id: key for cut, key in zip(cuts, pool.map(_key, cuts), strict=True) if key is not None}
+            missing = [cut for cut in cuts if cut.id in keys and store.get(keys[cut.id]) is None]
             if missing:
                 try:
                     with store.filling() as writer, _bar("reading audio", len(missing)) as advance:
-                        missing = [cut for cut in missing if store.get(keys[cut.id] or "") is None]
+                        missing = [cut for cut in missing if store.get(keys[cut.id]) is None]  # another run may have been at work
                         for begin in range(0, len(missing), 256):
                             some = missing[begin : begin + 256]
                             for cut, packed in zip(some, pool.map(self._try, some), strict=True):
                                 advance()
                                 if packed is not None:
-                                    writer.add(keys[cut.id] or "", packed, self.checksums[cut.id])
+                                    writer.add(keys[cut.id], packed, self.checksums[cut.id])
                 except OSError as error:
                     log.warning("data.feature_cache cannot be written (%s); features are kept in memory", error)
         left = []
         for cut in cuts:
-            found = store.get(keys[cut.id] or "") if keys[cut.id] is not None else None
+            found = store.get(keys[cut.id]) if cut.id in keys else None
             if found is None:
                 left.append(cut)
             else:

@@ -53,7 +53,6 @@ class Listed(ABC):
     """
 
     title: ClassVar[str]
-    gigabytes: ClassVar[str] = ""
     by_hand: ClassVar[str | None] = None
     """Where it can be had, if no program may fetch it."""
 
@@ -90,9 +89,10 @@ class Listed(ABC):
         cuts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
         for split, parts in self.parts.items():
             for part in parts:
+                before = len(skipped)
                 found = [cut for entry in self.entries(part, self._found(part)) if (cut := _usable(entry, split, skipped)) is not None]
                 if not found:
-                    first = f"; the first: {skipped[0].where}: {skipped[0].reason}" if skipped else ""
+                    first = f"; the first: {skipped[before].where}: {skipped[before].reason}" if skipped[before:] else ""
                     raise DataError(
                         f"{self._found(part)}: no utterance of '{part}' can be used{first}\n    -> set data.root to {self.title}"
                     )

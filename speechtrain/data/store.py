@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,14 +54,13 @@ class SpectrumStore:
     def __init__(self, folder: Path, identity: str, gigabytes: float) -> None:
         self._root = folder.expanduser().absolute()
         self._folder = self._root / hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
-        self._identity = identity
         self._most = gigabytes * 1e9
         self._places: dict[str, tuple[Path, int, list[int], str, int]] = {}
         self._maps: dict[Path, Any] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._note = self._folder / "README"
-        if not self._note.is_file():
-            self._note.write_text(f"Spectra: {identity}\nMay be deleted when nothing runs.\n", encoding="utf-8")
+        note = self._folder / "README"
+        if not note.is_file():
+            note.write_text(f"Spectra: {identity}\nMay be deleted when nothing runs.\n", encoding="utf-8")
         self._read()
 
     def get(self, key: str) -> Kept | None:
@@ -72,12 +72,12 @@ class SpectrumStore:
         if path not in self._maps:
             try:
                 self._maps[path] = np.memmap(path, mode="c", dtype=np.uint8)
-                os.utime(path.with_suffix(".json"))  # when it was used last
             except OSError:  # another process made room
                 self._places = {name: each for name, each in self._places.items() if each[0] != path}
                 return None
-        size = int(np.prod(shape)) * np.dtype(kind).itemsize
-        array = np.frombuffer(self._maps[path].data, dtype=kind, count=size // np.dtype(kind).itemsize, offset=offset)
+            with suppress(OSError):  # a cache that others own can still be read
+                os.utime(path.with_suffix(".json"))
+        array = np.frombuffer(self._maps[path].data, dtype=kind, count=math.prod(shape), offset=offset)
         return Kept(torch.from_numpy(array.reshape(shape)), checksum)
 
     @contextmanager
