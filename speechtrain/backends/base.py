@@ -115,6 +115,18 @@ class Plan:
         total = epoch_steps * self.trainer["epochs"]
         self.schedule.begin(min(total, self.trainer["max_steps"] or total), epoch_steps)
 
+    def saves_inside(self, batch_index: int, batches: int, steps: int) -> bool:
+        """Whether the state is to be kept after a batch, so that a run can be resumed inside an epoch.
+
+        Args:
+            batch_index: of the batch that was trained on.
+            batches: of the epoch; the last one's state is kept when the epoch is over.
+            steps: of the optimizer so far.
+        """
+        every = self.trainer["checkpoint"]["every_n_steps"]
+        stepped = (batch_index + 1) % self.trainer["accumulate_grad_batches"] == 0
+        return every is not None and stepped and batch_index + 1 < batches and steps % every == 0
+
 
 @dataclass
 class TrainResult:

@@ -34,7 +34,9 @@ class History(Callback):
             return
         before = read_history(self._path)[:first_epoch] if first_epoch else []
         self.epochs = [{}] * (first_epoch - len(before)) + before
-        self._path.write_text("".join(json.dumps(each) + "\n" for each in self.epochs), encoding="utf-8")
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        temporary.write_text("".join(json.dumps(each) + "\n" for each in self.epochs), encoding="utf-8")
+        temporary.replace(self._path)
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
         """Add an epoch."""

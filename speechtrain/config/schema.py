@@ -819,8 +819,15 @@ class Checkpoint(Node):
     save_top_k: int = number(ge=0)
     save_last: bool = MISSING
     every_n_epochs: int | None = number(ge=1)
+    every_n_steps: int | None = number(ge=1)
     monitor: str | None = MISSING
     filename: str = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.every_n_steps is not None and not node.save_last:
+            fix = "set trainer.checkpoint.save_last=true"
+            yield "every_n_steps", f"is {node.every_n_steps}, and the last checkpoint is not kept", fix
 
 
 @dataclass

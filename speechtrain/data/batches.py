@@ -349,12 +349,14 @@ class Loader:
         self._seed = seed
         self._max_batches = max_batches
         self._epoch = 0
+        self._done = 0
         self._plans: dict[int, list[list[str]]] = {}
         self._count: int | None = None
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and augmentation come next."""
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """Choose the epoch whose order and augmentation come next, and how many of its batches are left out because they were seen."""
         self._epoch = epoch
+        self._done = done
 
     def __len__(self) -> int:
         return len(self._plan())
@@ -364,7 +366,7 @@ class Loader:
         return self._dataset[(0, self._plan()[0][:1])]
 
     def __iter__(self) -> Iterator[Batch]:
-        keys = [(self._epoch, ids) for ids in self._plan()]
+        keys = [(self._epoch, ids) for ids in self._plan()[self._done :]]
         if self._limits.num_workers == 0:
             for key in keys:
                 yield self._dataset[key]

@@ -81,7 +81,7 @@ def test_nothing_to_train_on_is_said_before_anything_is_built(command: Command, 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("keras", marks=pytest.mark.slow)])
 def test_a_run_killed_at_five_moments_ends_like_one_that_was_not(command: Command, tmp_path: Path, backend: str) -> None:
     arguments = [*SMALL, f"backend={backend}", "trainer.epochs=8", "model=tdnn", "model.channels=32", "scheduler=plateau"]
-    arguments += ["scheduler.patience=0", "trainer.early_stopping.patience=7"]
+    arguments += ["scheduler.patience=0", "trainer.early_stopping.patience=7", "data.batch_size=8", "trainer.checkpoint.every_n_steps=2"]
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     assert command(*arguments, cwd=tmp_path / "whole").returncode == 0

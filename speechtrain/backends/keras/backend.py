@@ -97,7 +97,7 @@ class KerasBackend(Backend):
     ) -> TrainResult:
         """Train in place; see `Backend.train`."""
         from speechtrain.backends.keras import files, optimizers
-        from speechtrain.backends.keras.callbacks import Checkpoints, EarlyStopping, Epochs
+        from speechtrain.backends.keras.callbacks import LAST, Checkpoints, EarlyStopping, Epochs
         from speechtrain.backends.keras.feed import Feed, Shapes
 
         options = plan.trainer
@@ -119,9 +119,9 @@ class KerasBackend(Backend):
             files.read_weights(model, plan.resume_from)
             files.read_optimizer(step.optimizer, plan.resume_from)
             plan.schedule.load_state_dict(state["schedule"])
-        first = int(state.get("epochs", 0))
-
-        feed = Feed(train, Shapes(active=self._compiled), 2 if task.consistency else 1, first, options["epochs"])
+        first, last = int(state.get("epochs", 0)), int(options["epochs"])
+        inside = state.get("inside")
+        shapes, views = Shapes(active=self._compiled), 2 if task.consistency else 1
 
         def validate() -> dict[str, float]:
             scorer = task.scorer()
@@ -130,37 +130,47 @@ class KerasBackend(Backend):
                 scorer.update(batch, outputs)
             return scorer.compute()
 
-        def write(path: Path, epoch: int, kept: dict[str, Any]) -> None:
+        def write(path: Path, epoch: int, kept: dict[str, Any], inside: Mapping[str, Any] | None) -> None:
             training = {
-                "epochs": epoch + 1,
+                "epochs": epoch if inside is not None else epoch + 1,
+                "inside": inside,
                 "schedule": plan.schedule.state_dict(),
                 "checkpoints": kept,
                 "early_stopping": stopper.state() if stopper is not None else None,
             }
             files.write(model, path, {"extra": dict(plan.extra), "training": training}, step.optimizer)
 
-        epochs = Epochs(plan, feed, optimizer, peak, callbacks, steps, first, validate if val is not None else None, model.random_states())
+        def write_inside() -> None:
+            if self.engine == engines.JAX:
+                step.jax_state_sync()
+            keeper.write_last(epochs.epoch, epochs.inside())
+
+        validation = validate if val is not None else None
+        epochs = Epochs(plan, optimizer, peak, callbacks, steps, first, validation, model.random_states(), inside, write_inside)
         patience = options["early_stopping"]["patience"]
         stopper = EarlyStopping(options["early_stopping"], state.get("early_stopping")) if patience is not None else None
         keeper = Checkpoints(plan, write, state.get("checkpoints"))
-        if first < options["epochs"]:
-            step.fit(
-                feed.source(self.engine),
-                steps_per_epoch=steps,
-                epochs=options["epochs"],
-                initial_epoch=first,
-                shuffle=False,
-                verbose=0,
-                callbacks=[epochs, *([stopper] if stopper is not None else []), keeper],
-            )
+        parts = [(first, first + 1, epochs.done), (first + 1, last, 0)] if epochs.done else [(first, last, 0)]
+        for begin, end, done in parts:
+            if begin < end and not (begin > first and step.stop_training):
+                epochs.feed = Feed(train, shapes, views, range(begin, end), done)
+                step.fit(
+                    epochs.feed.source(self.engine),
+                    steps_per_epoch=steps - done,
+                    epochs=end,
+                    initial_epoch=begin,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=[epochs, *([stopper] if stopper is not None else []), keeper],
+                )
         result = TrainResult(history=epochs.history, stop_reason=epochs.control.stop_reason, pruned=epochs.control.pruned)
         if stopper is not None and result.stop_reason is None:
             result.stop_reason = stopper.reason
         if keeper.best:
             name, result.best_value = keeper.best[0]
             result.best_checkpoint = keeper.folder / name
-        last = keeper.folder / "last.keras"
-        result.last_checkpoint = last if options["checkpoint"]["save_last"] and last.is_file() else None
+        kept = keeper.folder / LAST
+        result.last_checkpoint = kept if options["checkpoint"]["save_last"] and kept.is_file() else None
         for callback in callbacks:
             callback.on_train_end(result)
         return result

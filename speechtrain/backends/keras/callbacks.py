@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
 from speechtrain.backends.keras import files, optimizers
@@ -17,6 +19,8 @@ from speechtrain.backends.keras.engine import JAX, TORCH
 from speechtrain.backends.keras.feed import Feed
 
 Metrics = dict[str, float]
+Write = Callable[[Path, int, dict[str, Any], Mapping[str, Any] | None], None]
+LAST = "last.keras"
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
@@ -27,12 +31,13 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         peak: its learning rate where the schedule's factor is 1; a resumed optimizer has the rate it was stopped at.
         validate: gives the metrics of a pass over the validation data.
         random_states: what dropout is drawn from.
+        halfway: of a run that is resumed inside its first epoch, what `inside` gave.
+        save: called where the state is to be kept inside an epoch.
     """
 
     def __init__(
         self,
         plan: Plan,
-        feed: Feed,
         optimizer: Any,
         peak: float,
         listeners: Sequence[Callback],
@@ -40,10 +45,12 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         first_epoch: int,
         validate: Callable[[], Metrics] | None,
         random_states: Sequence[Any],
+        halfway: Mapping[str, Any] | None,
+        save: Callable[[], None],
     ) -> None:
         super().__init__()
         self.plan = plan
-        self.feed = feed
+        self.feed: Feed
         self.optimizer = optimizer
         self.listeners = listeners
         self.steps = steps
@@ -55,31 +62,44 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._peak = peak
         self._rate = math.nan
         self._accumulate = plan.trainer["accumulate_grad_batches"]
-        self._optimizer_steps = first_epoch * -(-steps // self._accumulate)
-        self._epoch = first_epoch
+        self._halfway = halfway
+        self._save = save
+        self.done = int(halfway["batches"]) if halfway is not None else 0
+        self._skipped = self.done
+        self._optimizer_steps = first_epoch * -(-steps // self._accumulate) + self.done // self._accumulate
+        self._begun = False
+        self._total, self._labels = 0.0, 0
+        self.epoch = first_epoch
         self._complete = False
         self._clock = EpochClock()
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        """Tell the callbacks."""
+        """Tell the callbacks, once."""
+        if self._begun:
+            return
+        self._begun = True
         for listener in self.listeners:
             listener.on_train_start(self.plan.trainer["epochs"], self.first_epoch)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Dropout follows from (seed, epoch), so that a run resumed at an epoch goes on as if it had never stopped."""
-        self._epoch = epoch
+        self.epoch = epoch
+        begun = self._halfway["random"] if self._halfway is not None else None
         for index, state in enumerate(self.random_states):
-            state.assign([(self.plan.seed * 65_537 + index) % 2**32, (epoch + 1) * 1_000_003 % 2**32])
-        self._total, self._labels = 0.0, 0
+            state.assign(begun[index] if begun else [(self.plan.seed * 65_537 + index) % 2**32, (epoch + 1) * 1_000_003 % 2**32])
+        self._total, self._labels = self._halfway["sums"] if self._halfway is not None else (0.0, 0)
         self._clock.start()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         """The learning rate of this step."""
-        if batch == 0 and keras.config.backend() == TORCH:
+        batch += self._skipped
+        if batch == self._skipped and keras.config.backend() == TORCH:
             # there Keras leaves dropout to PyTorch's own generator, of which the start of an iterator has just taken a number
             import torch
 
-            torch.manual_seed(self.plan.seed + 1_000_003 * (self._epoch + 1))
+            torch.manual_seed(self.plan.seed + 1_000_003 * (self.epoch + 1))
+            if self._halfway is not None:
+                torch.set_rng_state(torch.tensor(list(base64.b64decode(self._halfway["generator"])), dtype=torch.uint8))
         if batch % self._accumulate == 0:
             rate = self._peak * self.plan.schedule.factor(self._optimizer_steps)
             if rate != self._rate:
@@ -92,10 +112,11 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count the batch; stop at once where its loss is no number."""
         assert logs is not None
+        batch += self._skipped
         loss, total = float(logs["loss"]), float(logs["total"])
         done = self.feed.pending.popleft()
         if not math.isfinite(loss):
-            raise NonFiniteLossError(done.ids, self._epoch, save_bad_batch(done, self.plan.folder))
+            raise NonFiniteLossError(done.ids, self.epoch, save_bad_batch(done, self.plan.folder))
         self._clock.step(time.perf_counter() - self._started, done.seconds)
         self._total += total
         self._labels += max(1, int(done.target_lengths.sum()))
@@ -103,13 +124,30 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         if self._complete or (batch + 1) % self._accumulate == 0:
             self._optimizer_steps += 1
         for listener in self.listeners:
-            listener.on_batch_end(self._epoch, batch, self.steps, loss, self._rate)
+            listener.on_batch_end(self.epoch, batch, self.steps, loss, self._rate)
+        self.done = batch + 1
+        if self.plan.saves_inside(batch, self.steps, self._optimizer_steps):
+            self._save()
         if self._optimizer_steps >= (self.plan.trainer["max_steps"] or math.inf):
             self.model.stop_training = True
+
+    def inside(self) -> dict[str, Any]:
+        """What a run needs that is resumed after the batches of this epoch that are done."""
+        found = {
+            "batches": self.done,
+            "random": [np.asarray(keras.ops.convert_to_numpy(state)).tolist() for state in self.random_states],
+            "sums": [self._total, self._labels],
+        }
+        if keras.config.backend() == TORCH:
+            import torch
+
+            found["generator"] = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
+        return found
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Close the epoch: metrics to Keras' own callbacks by way of `logs`, to ours, to the schedule."""
         assert logs is not None
+        self._halfway, self._skipped = None, 0
         if self._accumulate > 1:
             optimizers.flush(self.optimizer, self.model.trainable_variables)
         metrics = {
@@ -137,10 +175,14 @@ class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
     def __init__(self, options: Mapping[str, Any], state: Mapping[str, Any] | None) -> None:
         super().__init__(options["monitor"], options["min_delta"], options["patience"], mode=options["mode"])
         self._before = state
+        self._begun = False
         self.reason: str | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Where the run was before it was resumed."""
+        if self._begun:
+            return
+        self._begun = True
         super().on_train_begin(logs)
         if self._before is not None:
             self.wait, self.best = self._before["wait"], self._before["best"]
@@ -167,16 +209,20 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps the best k, the last, and one every n epochs.
 
     Args:
-        write: makes the file of an epoch, given its path and the state of this callback.
+        write: makes the file of an epoch, given its path, the epoch, the state of this callback, and that of an epoch which is not over.
         state: of the run that is resumed.
     """
 
-    def __init__(self, plan: Plan, write: Callable[[Path, int, dict[str, Any]], None], state: Mapping[str, Any] | None) -> None:
+    def __init__(self, plan: Plan, write: Write, state: Mapping[str, Any] | None) -> None:
         super().__init__()
         self.options = plan.trainer["checkpoint"]
         self.folder = plan.folder / "checkpoints"
         self._write = write
         self.best: list[tuple[str, float]] = [(name, value) for name, value in (state or {}).get("best", [])]
+
+    def write_last(self, epoch: int, inside: Mapping[str, Any]) -> None:
+        """Write the state of an epoch that is not over."""
+        self._write(self.folder / LAST, epoch, {"best": self.best}, inside)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Write what is to be kept of this epoch."""
@@ -195,9 +241,9 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         if self.options["every_n_epochs"] and (epoch + 1) % self.options["every_n_epochs"] == 0:
             targets.append(f"{name}.keras")
         if self.options["save_last"]:
-            targets.append("last.keras")
+            targets.append(LAST)
         if targets:
-            self._write(self.folder / targets[0], epoch, {"best": self.best})
+            self._write(self.folder / targets[0], epoch, {"best": self.best}, None)
         for target in targets[1:]:
             files.copy(self.folder / targets[0], self.folder / target)
         for each in gone:

@@ -67,22 +67,27 @@ def _pad(array: Any, views: int, rows: int, columns: int | None) -> Any:
 
 
 class Feed:
-    """The training batches of all epochs in a row, remembered until they have been trained on.
+    """The training batches of epochs in a row, remembered until they have been trained on.
+
+    Args:
+        epochs: whose they are.
+        done: batches of the first of them that are left out.
 
     Attributes:
         pending: batches that were handed out, the oldest first.
     """
 
-    def __init__(self, loader: Loader, shapes: Shapes, views: int, first_epoch: int, epochs: int) -> None:
+    def __init__(self, loader: Loader, shapes: Shapes, views: int, epochs: range, done: int = 0) -> None:
         self._loader = loader
         self._shapes = shapes
         self._views = views
-        self._epochs = range(first_epoch, epochs)
+        self._epochs = epochs
+        self._done = done
         self.pending: deque[Batch] = deque()
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any]]]:
         for epoch in self._epochs:
-            self._loader.set_epoch(epoch)
+            self._loader.set_epoch(epoch, self._done if epoch == self._epochs.start else 0)
             for batch in self._loader:
                 self.pending.append(batch)
                 yield (self._shapes.inputs(batch, self._views),)

@@ -23,14 +23,12 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult, default_threads
 from speechtrain.backends.torch.encoder import Encoder
-from speechtrain.backends.torch.module import Feed, SpeechModel, TrainingModule, to_outputs
+from speechtrain.backends.torch.module import LAST, Feed, SpeechModel, TrainingModule, to_outputs
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.tasks.base import Outputs, Task
 
 log = logging.getLogger(__name__)
-
-_LAST = "last"
 
 
 class TorchBackend(Backend):
@@ -88,11 +86,16 @@ class TorchBackend(Backend):
             trainer = _trainer(plan, monitors, has_val=val is not None)
             module.train()
             self._device = trainer.strategy.root_device
+
+            def position() -> tuple[int, int]:
+                epoch = epochs_processed(trainer)
+                return epoch, module.batches_done(epoch)
+
             try:
                 trainer.fit(
                     module,
-                    Feed(train, lambda: epochs_processed(trainer)),
-                    Feed(val, lambda: 0) if val is not None else None,
+                    Feed(train, position),
+                    Feed(val, lambda: (0, 0)) if val is not None else None,
                     ckpt_path=plan.resume_from,
                     weights_only=True if plan.resume_from is not None else None,
                 )
@@ -111,8 +114,8 @@ class TorchBackend(Backend):
             result.best_checkpoint = Path(keepers["best"].best_model_path)
             score = keepers["best"].best_model_score
             result.best_value = float(score) if score is not None else None
-        last = plan.folder / "checkpoints" / f"{_LAST}.ckpt"
-        result.last_checkpoint = last if _LAST in keepers and last.is_file() else None
+        last = plan.folder / "checkpoints" / LAST
+        result.last_checkpoint = last if "last" in keepers and last.is_file() else None
         for callback in callbacks:
             callback.on_train_end(result)
         return result
@@ -271,7 +274,7 @@ def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
     if options["every_n_epochs"]:
         keepers["every"] = Keeper("every", save_top_k=-1, every_n_epochs=options["every_n_epochs"], filename=options["filename"], **common)
     if options["save_last"]:
-        keepers[_LAST] = Keeper(_LAST, save_top_k=1, monitor=None, filename=_LAST, **common)
+        keepers["last"] = Keeper("last", save_top_k=1, monitor=None, filename=Path(LAST).stem, **common)
     return keepers
 
 

@@ -21,6 +21,7 @@ from speechtrain.data.batches import Batch, Loader
 from speechtrain.tasks.base import Head, Ops, Outputs, Scorer, Task
 
 OPS: Ops = ops
+LAST = "last.ckpt"
 
 
 class SpeechModel(nn.Module):
@@ -82,9 +83,11 @@ class TrainingModule(pl.LightningModule):
         self._scorer: Scorer | None = None
         self._clock = EpochClock()
         self._passes = ExitStack()
+        self._halfway: dict[str, Any] | None = None
         self._reset()
 
     def _reset(self) -> None:
+        self._batches_done = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._label_count = 0
         self._norm_sum = torch.zeros((), dtype=torch.float64)
@@ -111,6 +114,9 @@ class TrainingModule(pl.LightningModule):
         if batch_idx == 0:
             # dropout follows from (seed, epoch), so that a run resumed at an epoch goes on as if it had never stopped
             torch.manual_seed(self.plan.seed + 1_000_003 * (self.current_epoch + 1))
+        elif self._halfway is not None:
+            _set_random_state(self._halfway["random"], self.device)
+        self._halfway = None
         factor = self.plan.schedule.factor(self.global_step)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -150,6 +156,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Tell the callbacks."""
+        self._clock.start()  # an epoch that is resumed inside has no start of its own
         for listener in self.listeners:
             listener.on_train_start(self.trainer.max_epochs or 0, self.current_epoch)
 
@@ -158,8 +165,13 @@ class TrainingModule(pl.LightningModule):
         loss = float(outputs["loss"]) if self.listeners else 0.0
         rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self._clock.step(time.perf_counter() - self._step_started, batch.seconds)
+        batches = int(self.trainer.num_training_batches)
         for listener in self.listeners:
-            listener.on_batch_end(self.current_epoch, batch_idx, int(self.trainer.num_training_batches), loss, rate)
+            listener.on_batch_end(self.current_epoch, batch_idx, batches, loss, rate)
+        if self.plan.saves_inside(batch_idx, batches, self.global_step):
+            self._batches_done = batch_idx + 1
+            self.trainer.save_checkpoint(self.plan.folder / "checkpoints" / LAST)
+            self._batches_done = 0
 
     def on_train_epoch_start(self) -> None:
         """The clock runs."""
@@ -204,10 +216,26 @@ class TrainingModule(pl.LightningModule):
         """Everything needed to load the model alone, and the schedule's state."""
         checkpoint["extra"] = dict(self.plan.extra)
         checkpoint["schedule"] = self.plan.schedule.state_dict()
+        if self._batches_done:
+            checkpoint["halfway"] = {
+                "epoch": self.current_epoch,
+                "batches": self._batches_done,
+                "random": _random_state(self.device),
+                "sums": [float(self._loss_sum), self._label_count, float(self._norm_sum), self._norm_count],
+            }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """The schedule's state."""
+        """The schedule's state, and that of an epoch which had begun."""
         self.plan.schedule.load_state_dict(checkpoint["schedule"])
+        self._halfway = checkpoint.get("halfway")
+        if self._halfway is not None:
+            loss, self._label_count, norm, self._norm_count = self._halfway["sums"]
+            self._loss_sum += loss
+            self._norm_sum += norm
+
+    def batches_done(self, epoch: int) -> int:
+        """How many batches of an epoch that is about to begin were trained on before the run was resumed."""
+        return int(self._halfway["batches"]) if self._halfway is not None and self._halfway["epoch"] == epoch else 0
 
 
 def to_outputs(utterance_losses: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor) -> Outputs:
@@ -219,16 +247,27 @@ def to_outputs(utterance_losses: torch.Tensor, values: torch.Tensor, lengths: to
     )
 
 
-class Feed:
-    """A `Loader` as Lightning takes one: a sized iterable that knows by itself which epoch comes."""
+def _random_state(device: torch.device) -> list[torch.Tensor]:
+    """What dropout is drawn from: of the CPU, and of the device if that is another."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
-    def __init__(self, loader: Loader, epoch: Callable[[], int]) -> None:
+
+def _set_random_state(state: Sequence[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0].cpu())
+    if device.type == "cuda" and len(state) > 1:
+        torch.cuda.set_rng_state(state[1].cpu(), device)
+
+
+class Feed:
+    """A `Loader` as Lightning takes one: a sized iterable that knows by itself which epoch comes, and how much of it is done."""
+
+    def __init__(self, loader: Loader, position: Callable[[], tuple[int, int]]) -> None:
         self._loader = loader
-        self._epoch = epoch
+        self._position = position
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        self._loader.set_epoch(self._epoch())
+        self._loader.set_epoch(*self._position())
         return iter(self._loader)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain import compose
 from speechtrain.backends.base import Backend, Callback, Control, NonFiniteLossError, Plan, TrainResult
 from speechtrain.config.build import plain
-from speechtrain.data.batches import Batch
+from speechtrain.data.batches import Batch, Utterances
 from speechtrain.data.prepare import Data, prepare
 from speechtrain.errors import UserError
 from speechtrain.tasks.base import Task
@@ -29,18 +29,19 @@ SIZES = ["data.train_size=40", "data.val_size=8", "data.test_size=8"]
 class Recorder(Callback):
     """Writes down every event, and stops where it is told to."""
 
-    def __init__(self, stop_after: int | None = None, interrupt_in: int | None = None) -> None:
+    def __init__(self, stop_after: int | None = None, interrupt_in: int | None = None, at_batch: int = 0) -> None:
         self.events: list[str] = []
         self.metrics: list[dict[str, float]] = []
         self.stop_after = stop_after
         self.interrupt_in = interrupt_in
+        self.at_batch = at_batch
 
     def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
         self.events.append(f"start {first_epoch}/{total_epochs}")
 
     def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
         self.events.append(f"batch {epoch}.{batch_index}/{batch_count}")
-        if epoch == self.interrupt_in:
+        if epoch == self.interrupt_in and batch_index == self.at_batch:
             raise KeyboardInterrupt
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
@@ -109,6 +110,8 @@ class BackendConformance:
     """Of the task, without the stage."""
     drawing: ClassVar[str] = "mlp"
     """A model with dropout."""
+    augmented: ClassVar[Sequence[str]] = ("augment=masks",)
+    """What changes its samples, where anything may."""
 
     def setup(self, backend: Backend, folder: Path, *overrides: str) -> Setup:
         return Setup(backend, folder, *overrides, base=self.options)
@@ -152,6 +155,41 @@ class BackendConformance:
         two.train(continued, resumed)
         assert resumed.events[0] == "start 3/5"
         assert resumed.metrics == whole.metrics[3:]
+        assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(continued, "test")["test/loss"]
+
+    @pytest.mark.parametrize("accumulate", [1, 2])
+    def test_a_run_resumed_inside_an_epoch_sees_what_it_had_not_seen_and_ends_alike(
+        self, backend: Backend, tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = [f"model={self.drawing}", "trainer.epochs=3", "data.batch_size=4", "trainer.checkpoint.every_n_steps=1"]
+        options += [f"trainer.accumulate_grad_batches={accumulate}", "scheduler=warmup_cosine", *self.augmented]
+        read: list[tuple[int, list[str]]] = []
+        whole, begun, resumed = Recorder(), Recorder(interrupt_in=1, at_batch=2 * accumulate), Recorder()
+        make = Utterances.__getitem__
+
+        def noted(self: Utterances, key: tuple[int, Sequence[str]]) -> Batch:
+            if key[0]:  # validation and the example of a batch are of epoch 0
+                read.append((key[0], list(key[1])))
+            return make(self, key)
+
+        monkeypatch.setattr(Utterances, "__getitem__", noted)
+        one = self.setup(backend, tmp_path / "one", *options)
+        uninterrupted = one.build()
+        one.train(uninterrupted, whole)
+        expected = list(read)
+        two = self.setup(backend, tmp_path / "two", *options)
+        with pytest.raises(KeyboardInterrupt):
+            two.train(two.build(), begun)
+        read.clear()
+        two.cfg.resume = str(tmp_path / "two")
+        continued = two.build()
+        two.train(continued, resumed)
+        batches = int(resumed.events[1].rpartition("/")[2])
+        assert batches > 2 * accumulate + 1
+        assert resumed.events[:2] == ["start 1/3", f"batch 1.{2 * accumulate}/{batches}"]
+        assert read == expected[2 * accumulate :]
+        assert resumed.events[1:] == whole.events[-len(resumed.events) + 1 :]
+        assert resumed.metrics == whole.metrics[1:]
         assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(continued, "test")["test/loss"]
 
     def test_a_resumed_run_remembers_its_best_epoch_and_how_long_it_has_waited(self, backend: Backend, tmp_path: Path) -> None:
@@ -409,6 +447,7 @@ class RegressionConformance(BackendConformance):
 
     options: ClassVar[list[str]] = ["data=signals", "data.duration=1", "data.sample_rate=60", *SIZES, *QUIET]
     metrics: ClassVar[set[str]] = {"loss", "mse", "rmse", "mae", "pearson_r", "r2", "snr_db", "snr_gain_db"}
+    augmented = ()
 
     def test_learns_a_tiny_set(self, backend: Backend, tmp_path: Path) -> None:
         options = ["trainer.epochs=30", "data.batch_size=8", "optimizer.lr=0.01", "data.train_size=16"]
