@@ -89,7 +89,7 @@ def lhotse_batches(root: Path) -> Callable[[], Iterable[object]]:
     from speechtrain.data.manifest import Manifest
 
     split = {"by": "utterance", "val": 0, "test": 0, "seed": 0}
-    cuts = CutSet.from_cuts(Manifest(str(root), "train.jsonl", None, None, split).load(None).splits["train"])
+    cuts = CutSet.from_cuts(cut.as_lhotse() for cut in Manifest(str(root), "train.jsonl", None, None, split).load(None).splits["train"])
     data = K2SpeechRecognitionDataset(
         input_strategy=OnTheFlyFeatures(Fbank(FbankConfig(num_mel_bins=80))),
         input_transforms=[SpecAugment(time_warp_factor=0, num_frame_masks=5, num_feature_masks=2, p=1.0)],

@@ -10,6 +10,7 @@ All keys are those of `python -m speechtrain`, so that the same words can be tra
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ def inspect(cfg: DictConfig) -> Inspection:
     from speechtrain.tasks.build import task_for
 
     backend = build("backend", cfg.backend)
+    cfg = cfg.copy()
+    cfg.data.check_hours = math.inf  # what this is for
     data = prepare(cfg, threads=os.cpu_count() or 1)
     task = task_for(cfg, data)
     model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=cfg.seed)

@@ -152,10 +152,8 @@ class Notebook:
 
     def model(self, weights: Path, data: Data, facts: Mapping[str, float]) -> None:
         """The trained model with an example of its input, ready to be used."""
-        cuts = next((data.corpus.splits[split] for split in ("test", "val", "train") if len(data.corpus.splits[split])), None)
-        assert cuts is not None
         rate = data.features.sample_rate
-        example = data.corpus.read(next(iter(cuts)), rate)[: int(_EXAMPLE_SECONDS * rate)]
+        example = data.example_samples()[: int(_EXAMPLE_SECONDS * rate)]
         for tracker in self.trackers.values():
             tracker.log_model(ModelFiles(weights, rate, [round(float(value), 5) for value in example], facts))
 

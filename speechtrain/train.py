@@ -156,7 +156,8 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
         metrics = {**counts, **(trained.history[-1] if trained.history else {})}
         samples: list[Sample] = []
         split = "val"
-        for name, loader in (("val", val_loader), ("test", data.loader("test", max_batches=cfg.trainer.limit_test_batches))):
+        test_loader = data.loader("test", max_batches=cfg.trainer.limit_test_batches)
+        for name, loader in (("val", val_loader), ("test", test_loader)):
             if loader is not None:
                 measured, samples = evaluate(backend, model, loader, task, name)
                 metrics |= measured
@@ -164,6 +165,9 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
         best = history.best(cfg.objective.metric)
         final = {name: value for name, value in metrics.items() if name.startswith("test/")}
         final |= {f"best/{cfg.objective.metric}": best[1], "best/epoch": best[0] + 1.0} if best is not None else {}
+        if left_out := sum(len(loader.left_out) for loader in (train_loader, val_loader, test_loader) if loader is not None):
+            log.warning("%d utterances could not be read, and were left out", left_out)
+            final["data/skipped"] = metrics["data/skipped"] = float(data.skipped + left_out)
         notes.metrics(final, step=cfg.trainer.epochs)
 
         notes.transcripts(samples)

@@ -11,7 +11,6 @@ from conftest import TINY
 
 from speechtrain import compose
 from speechtrain.config.build import build
-from speechtrain.data.corpus import text_of
 
 PHONEMES = ["AA", "B", "CH", "D"]
 FOLDERS = ("split", "spectrogram_manifest", "token_manifest", "vocab", "spectrogram", "token")
@@ -32,7 +31,7 @@ def write_corpus(root: Path, *, later_spelling: bool = False, train: int = 40) -
         for cut in cuts:
             values = features.finish(features.mel(features.spectrum(corpus.read(cut, features.sample_rate)))).numpy().T
             np.save(root / f"spectrogram/{cut.id}_v0.npy", np.pad(values, ((0, 0), (0, 7))).astype(np.float32))
-            tokens = [("abcd").index(char) for char in text_of(cut)]
+            tokens = [("abcd").index(char) for char in cut.text]
             content = {"phonemes": [PHONEMES[token] for token in tokens], "tokens": tokens + [len(PHONEMES)] * (8 - len(tokens))}
             (root / f"token/{cut.id}.json").write_text(json.dumps(content))
         write_manifest(root / f"split/{part}.json", "audio", [sample(each, None, later_spelling) for each in samples[part]], later_spelling)

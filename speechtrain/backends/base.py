@@ -155,7 +155,7 @@ def default_threads() -> int:
 
 
 class EpochClock:
-    """Where the time of an epoch goes: the model's steps, evaluation, and the rest, which is waiting for data."""
+    """Where the time of an epoch goes: the model's steps, evaluation, and waiting for data, which is the rest where nobody measures it."""
 
     def __init__(self) -> None:
         self.start()
@@ -164,6 +164,18 @@ class EpochClock:
         """An epoch begins."""
         self._started = time.perf_counter()
         self._step = self._eval = self._audio = 0.0
+        self._waited: float | None = None
+
+    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with the time measured that each is waited for."""
+        following = iter(batches)
+        while True:
+            started = time.perf_counter()
+            batch = next(following, None)
+            self._waited = (self._waited or 0.0) + time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
 
     def step(self, seconds: float, audio: float) -> None:
         """A step took so long, on so many seconds of audio."""
@@ -184,7 +196,7 @@ class EpochClock:
         rest = time.perf_counter() - self._started - self._step - self._eval
         return {
             "train/audio_s_per_s": self._audio / max(1e-9, self._step),
-            "time/data_s": max(0.0, rest),
+            "time/data_s": max(0.0, rest) if self._waited is None else self._waited,
             "time/step_s": self._step,
             "time/eval_s": self._eval,
         }

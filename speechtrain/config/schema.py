@@ -71,6 +71,7 @@ class Loading(Target):
     num_buckets: int = number(ge=1)
     num_workers: int = number(ge=0)
     cache_gb: float = number(ge=0)
+    check_hours: float = number(ge=0)
     feature_cache: str | None = MISSING
     feature_cache_gb: float = number(gt=0)
     min_duration: float = number(ge=0)
@@ -166,6 +167,7 @@ class Manifest(Loading):
     split: Split = field(default_factory=Split)
     sample_rate: int | None = number(ge=1000)
     duration_tolerance: float = number(ge=0)
+    trust_durations: bool = MISSING
 
     @staticmethod
     def rules(node: Any) -> Iterator[Rule]:
@@ -173,6 +175,8 @@ class Manifest(Loading):
         if not root.is_dir():
             yield "root", f"no such folder: {root.absolute()}", "set data.root to the folder that the manifests are in"
             return
+        if node.trust_durations and node.sample_rate is None:
+            yield "trust_durations", "is true, so no file is opened that could tell its rate", "set data.sample_rate"
         for part in ("train", "val", "test"):
             names = [node[part]] if isinstance(node[part], str) else (node[part] or [])
             for name in names:

@@ -8,14 +8,14 @@ processes nor an interruption changes what is read.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -23,15 +23,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from lhotse import CutSet, MonoCut
-from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
 from rich.progress import Progress
 from torch.utils.data import DataLoader, Dataset
 
 from speechtrain.console import console
 from speechtrain.data.augment import Augment, Word, words_of
-from speechtrain.data.corpus import Corpus, Skip, text_of
+from speechtrain.data.corpus import Corpus, Cut, Skip
 from speechtrain.data.features import Features
+from speechtrain.data.plan import BUFFER, Limits, divided, sampled
 from speechtrain.data.store import SpectrumStore, key_of
 from speechtrain.errors import DataError
 
@@ -51,6 +50,7 @@ class Batch(NamedTuple):
         ids: of the utterances.
         texts: references as written in the corpus.
         seconds: of audio, padding not counted.
+        left_out: (id, reason) of utterances that belong here and cannot be read.
     """
 
     features: npt.NDArray[np.float32]
@@ -60,6 +60,7 @@ class Batch(NamedTuple):
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     seconds: float
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 Target = npt.NDArray[np.int64] | npt.NDArray[np.float32]
@@ -116,26 +117,26 @@ def silence(features: Features, placeholder: Callable[[int], Target], *, seconds
     return without_references([torch.zeros(frames, features.size)], features.frame_rate, placeholder)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How large a batch may be; see `conf/schema/loading.yaml`."""
-
-    batch_seconds: float
-    batch_size: int | None
-    num_buckets: int
-    num_workers: int
-
-
 class SpectrumCache:
     """Spectra (T, K) of all utterances as half-precision magnitudes, and the signals that are wanted, as far as they fit.
 
     What does not fit is read again when it is needed; what a store on disk has needs no room.
 
+    Args:
+        corpus: reads.
+        features: that spectra are computed for.
+        gigabytes: of memory.
+        store: on disk; None: there is none.
+        lenient: whether a batch goes without the utterances that cannot be read; for a corpus that was not read before.
+
     Attributes:
         checksums: of what was read of each utterance, by id.
     """
 
-    def __init__(self, corpus: Corpus, features: Features, gigabytes: float, store: SpectrumStore | None = None) -> None:
+    def __init__(
+        self, corpus: Corpus, features: Features, gigabytes: float, store: SpectrumStore | None = None, *, lenient: bool = False
+    ) -> None:
+        self.lenient = lenient
         self._store = store if corpus.target is None else None
         self._corpus = corpus
         self._features = features
@@ -145,13 +146,13 @@ class SpectrumCache:
         self._targets: dict[str, npt.NDArray[np.float32]] = {}
         self.checksums: dict[str, int] = {}
 
-    def fill(self, cuts: Sequence[MonoCut], threads: int) -> dict[str, str]:
+    def fill(self, cuts: Sequence[Cut], threads: int) -> dict[str, str]:
         """Read everything once. Returns what is wrong with the utterances that cannot be used, by id."""
         bad: dict[str, str] = {}
         if self._store is not None:
             cuts = self._fill_from_store(cuts, self._store, threads)
 
-        def read(cut: MonoCut) -> tuple[str, torch.Tensor | str]:
+        def read(cut: Cut) -> tuple[str, torch.Tensor | str]:
             try:
                 return cut.id, self._compute(cut)
             except DataError as error:
@@ -170,7 +171,7 @@ class SpectrumCache:
                     advance()
         return bad
 
-    def _fill_from_store(self, cuts: Sequence[MonoCut], store: SpectrumStore, threads: int) -> Sequence[MonoCut]:
+    def _fill_from_store(self, cuts: Sequence[Cut], store: SpectrumStore, threads: int) -> Sequence[Cut]:
         """Take what the store has, and let it have what it lacks. Returns the cuts that it cannot keep, bad ones among them."""
         with ThreadPoolExecutor(threads) as pool:
             keys = {cut.id: key for cut, key in zip(cuts, pool.map(_key, cuts), strict=True) if key is not None}
@@ -197,22 +198,22 @@ class SpectrumCache:
                 self.checksums[cut.id] = found.checksum
         return left
 
-    def _try(self, cut: MonoCut) -> torch.Tensor | None:
+    def _try(self, cut: Cut) -> torch.Tensor | None:
         try:
             return self._compute(cut)
         except DataError:
             return None  # told when it is read again
 
-    def get(self, cut: MonoCut) -> torch.Tensor:
+    def get(self, cut: Cut) -> torch.Tensor:
         """The power spectrum (T, K)."""
         kept = self._kept.get(cut.id)
         return self._features.unpack(kept if kept is not None else self._compute(cut))
 
-    def samples(self, cut: MonoCut) -> npt.NDArray[np.float32]:
+    def samples(self, cut: Cut) -> npt.NDArray[np.float32]:
         """The waveform (N,) that the spectrum is of."""
         return self._corpus.read(cut, self._features.sample_rate)
 
-    def target(self, cut: MonoCut) -> npt.NDArray[np.float32]:
+    def target(self, cut: Cut) -> npt.NDArray[np.float32]:
         """The signal (T, C) that is wanted."""
         assert self._corpus.target is not None
         kept = self._targets.get(cut.id)
@@ -225,7 +226,7 @@ class SpectrumCache:
             self._room -= found.nbytes if enough else 0
         return enough
 
-    def _compute(self, cut: MonoCut) -> torch.Tensor:
+    def _compute(self, cut: Cut) -> torch.Tensor:
         samples = self._corpus.read(cut, self._features.sample_rate)
         if cut.id not in self.checksums:
             check = zlib.crc32(samples.tobytes())
@@ -257,7 +258,7 @@ class Utterances(Dataset[Batch]):
 
     def __init__(
         self,
-        cuts: CutSet,
+        cuts: list[Cut],
         cache: SpectrumCache,
         features: Features,
         target: Callable[[Reference], Target],
@@ -265,7 +266,7 @@ class Utterances(Dataset[Batch]):
         seed: int,
         views: int = 1,
     ) -> None:
-        self._cuts: Mapping[str, MonoCut] = {cut.id: cut for cut in cuts}
+        self._cuts: Mapping[str, Cut] = {cut.id: cut for cut in cuts}
         self._cache = cache
         self._features = features
         self._target = target
@@ -279,9 +280,10 @@ class Utterances(Dataset[Batch]):
             self._find_words()
 
     def __getitem__(self, key: tuple[int, Sequence[str]]) -> Batch:
-        epoch, ids = key
-        ids = [*ids] * self._views
-        items = [self._one(self._cuts[utterance], epoch, row * self._views // len(ids)) for row, utterance in enumerate(ids)]
+        epoch, wanted = key
+        found, left_out = self._readable(epoch, wanted)
+        ids = [*found] * self._views
+        items = [views[view] for view in range(self._views) for views in found.values()]
         lengths = np.array([len(features) for features, _ in items], dtype=np.int64)
         targets, target_lengths = stacked([self._target(reference) for _, reference in items])
         batch = np.zeros((len(items), int(lengths.max()), self._features.size), dtype=np.float32)
@@ -295,11 +297,30 @@ class Utterances(Dataset[Batch]):
             ids=tuple(ids),
             texts=tuple(reference.text for _, reference in items),
             seconds=float(lengths.sum()) / self._features.frame_rate,
+            left_out=tuple(left_out),
         )
 
-    def _one(self, cut: MonoCut, epoch: int, view: int) -> tuple[torch.Tensor, Reference]:
+    def _readable(self, epoch: int, ids: Sequence[str]) -> tuple[dict[str, list[tuple[torch.Tensor, Reference]]], list[tuple[str, str]]]:
+        """All views of each utterance that can be read; of another, if it is none of them. And what is wrong with the rest."""
+        found: dict[str, list[tuple[torch.Tensor, Reference]]] = {}
+        left_out: list[tuple[str, str]] = []
+        for utterance in itertools.chain(ids, self._cuts):
+            if found and len(found) + len(left_out) >= len(ids):
+                break
+            try:
+                found[utterance] = [self._one(self._cuts[utterance], epoch, view) for view in range(self._views)]
+            except DataError as error:
+                if not self._cache.lenient:
+                    raise
+                left_out.append((utterance, str(error)))
+        if not found:
+            name, reason = left_out[0]
+            raise DataError(f"no utterance can be read; the first: {name}: {reason}")
+        return found, left_out[: len(ids)]
+
+    def _one(self, cut: Cut, epoch: int, view: int) -> tuple[torch.Tensor, Reference]:
         """Features (T, F) of an utterance, and what is wanted of it."""
-        reference = Reference(text_of(cut), partial(self._cache.target, cut))
+        reference = Reference(cut.text, partial(self._cache.target, cut))
         if self._augment is None:
             features = self._plain.get(cut.id)
             if features is None:
@@ -308,7 +329,7 @@ class Utterances(Dataset[Batch]):
                     self._plain[cut.id] = features
             return features, reference
         rng = self._augment.generator(self._seed, epoch, cut.id)
-        words = self._augment.recombine(self._words.get(cut.id, ()), self._pools.get(cut.supervisions[0].speaker, ()), rng)
+        words = self._augment.recombine(self._words.get(cut.id, ()), self._pools.get(cut.speaker, ()), rng)
         if words is None:
             spectrum = self._augment.wave_spectrum(partial(self._cache.samples, cut), self._features, rng)
             return self._augment(self._cache.get(cut) if spectrum is None else spectrum, self._features, rng, view), reference
@@ -317,10 +338,10 @@ class Utterances(Dataset[Batch]):
 
     def _find_words(self) -> None:
         for cut in self._cuts.values():
-            frames = self._features.num_frames(cut.resample(self._features.sample_rate).num_samples)
+            frames = self._features.num_frames(cut.samples_at(self._features.sample_rate))
             words = words_of(cut.custom, cut.id, frames, self._features.frame_rate)
             self._words[cut.id] = words
-            self._pools.setdefault(cut.supervisions[0].speaker, []).extend(words)
+            self._pools.setdefault(cut.speaker, []).extend(words)
         if not any(self._words.values()):
             raise DataError(
                 "augment.recombine_prob needs word times, and no utterance has any\n"
@@ -337,10 +358,13 @@ class Loader:
         limits: sizes.
         shuffle: another order each epoch (training).
         max_batches: use only the first ones.
+
+    Attributes:
+        left_out: what was wrong with the utterances that could not be read, by id.
     """
 
     def __init__(
-        self, cuts: CutSet, dataset: Utterances, limits: Limits, *, shuffle: bool, seed: int, max_batches: int | None = None
+        self, cuts: list[Cut], dataset: Utterances, limits: Limits, *, shuffle: bool, seed: int, max_batches: int | None = None
     ) -> None:
         self._cuts = cuts
         self._dataset = dataset
@@ -348,6 +372,7 @@ class Loader:
         self._shuffle = shuffle
         self._seed = seed
         self._max_batches = max_batches
+        self.left_out: dict[str, str] = {}
         self._epoch = 0
         self._done = 0
         self._plans: dict[int, list[list[str]]] = {}
@@ -368,17 +393,29 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         keys = [(self._epoch, ids) for ids in self._plan()[self._done :]]
         if self._limits.num_workers == 0:
-            for key in keys:
-                yield self._dataset[key]
-            return
-        yield from DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=self._limits.num_workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
+            batches: Iterable[Batch] = _ahead(self._dataset, keys)
+        else:
+            workers = self._limits.num_workers
+            batches = DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
+        for batch in batches:
+            self._tell(batch.left_out)
+            yield batch
+
+    def _tell(self, left_out: Sequence[tuple[str, str]]) -> None:
+        for utterance, reason in left_out:
+            if utterance not in self.left_out:
+                self.left_out[utterance] = reason
+                if len(self.left_out) <= _TOLD:
+                    more = "; more will only be counted" if len(self.left_out) == _TOLD else ""
+                    log.warning("%s: %s; it is left out (data.on_bad=skip)%s", utterance, reason, more)
 
     def _plan(self) -> list[list[str]]:
         epoch = self._epoch if self._shuffle else 0
         if epoch not in self._plans:
+            batches = self._sampled(epoch)
             if self._count is None:
-                self._count = len(self._sampled(0))
-            self._plans = {epoch: self._of_equal_number(self._sampled(epoch), self._count)[: self._max_batches]}
+                self._count = len(batches if epoch == 0 else self._sampled(0))
+            self._plans = {epoch: self._of_equal_number(batches, self._count)[: self._max_batches]}
         return self._plans[epoch]
 
     def _of_equal_number(self, batches: list[list[str]], count: int) -> list[list[str]]:
@@ -399,40 +436,46 @@ class Loader:
         return batches
 
     def _sampled(self, epoch: int) -> list[list[str]]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lhotse's advice on lazy manifests, and its mean of no bucket's bounds
-            options = {
-                "max_duration": self._limits.batch_seconds,
-                "max_cuts": self._limits.batch_size,
-                "shuffle": self._shuffle,
-                "seed": self._seed,
-                "world_size": 1,
-                "rank": 0,
-            }
-            buckets = min(self._limits.num_buckets, len(self._cuts))
-            sampler = (
-                DynamicBucketingSampler(self._cuts, num_buckets=buckets, **options)
-                if buckets > 1
-                else SimpleCutSampler(self._cuts, **options)
-            )
-            sampler.set_epoch(epoch)
-            return [[cut.id for cut in batch] for batch in sampler]
+        ids, durations = [cut.id for cut in self._cuts], [cut.duration for cut in self._cuts]
+        if len(ids) <= BUFFER:
+            return sampled(ids, durations, self._limits, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
+        batches = divided(np.array(durations), self._limits, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
+        return [[ids[index] for index in batch] for batch in batches]
+
+
+def _ahead(dataset: Utterances, keys: Sequence[tuple[int, Sequence[str]]]) -> Iterator[Batch]:
+    """The batches in order, each made by a thread while those before it are used."""
+    with ThreadPoolExecutor(1, "batches") as pool:
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for key in keys:
+                pending.append(pool.submit(dataset.__getitem__, key))
+                if len(pending) > _AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_AHEAD = 2  # batches that are made before they are asked for
 
 
 def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def _key(cut: MonoCut) -> str | None:
+def _key(cut: Cut) -> str | None:
     """Of the file that a cut is a part of; None: it is of none, or of one that is more than read."""
-    plain = cut.recording.transforms in (None, []) and len(cut.recording.sources) == 1
-    source = cut.recording.sources[0]
-    if not plain or source.type != "file" or "shar" in (cut.custom or {}):
+    if cut.path is None or cut.recording is not None:
         return None
     try:
-        return key_of(Path(source.source), int(cut.channel), cut.start, cut.duration)
+        return key_of(Path(cut.path), cut.channel, cut.start, cut.duration)
     except OSError:
         return None
+
+
+_TOLD = 10  # utterances that are left out while training, which are named
 
 
 @contextmanager
@@ -464,6 +507,6 @@ def read_all(
     return cache, skipped
 
 
-def keep(cuts: CutSet, wanted: Callable[[MonoCut], bool]) -> CutSet:
-    """The cuts that are wanted, as an eager set."""
-    return CutSet.from_cuts([cut for cut in cuts if wanted(cut)])
+def keep(cuts: list[Cut], wanted: Callable[[Cut], bool]) -> list[Cut]:
+    """The cuts that are wanted."""
+    return [cut for cut in cuts if wanted(cut)]

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from lhotse import MonoCut
 
-from speechtrain.data.corpus import SPLITS, Corpus, text_of
+from speechtrain.data.corpus import SPLITS, Corpus, Cut
 from speechtrain.data.tokenizer import Tokenizer
 from speechtrain.errors import DataError
 
@@ -47,15 +46,15 @@ class SplitFacts:
         return float(self.durations.sum()) / 3600
 
 
-def facts_of(cuts: Sequence[MonoCut], tokenizer: Tokenizer) -> SplitFacts:
+def facts_of(cuts: Sequence[Cut], tokenizer: Tokenizer) -> SplitFacts:
     """Look at every utterance of a split once."""
     durations = np.array([cut.duration for cut in cuts], dtype=np.float64)
-    texts = [text_of(cut) for cut in cuts]
+    texts = [cut.text for cut in cuts]
     speed = np.array([len(text) for text in texts]) / np.maximum(durations, 1e-3)
     return SplitFacts(
         durations=durations,
-        rates=Counter(int(cut.recording.sampling_rate) for cut in cuts),
-        speakers=len({cut.supervisions[0].speaker for cut in cuts} - {None}),
+        rates=Counter(cut.sample_rate for cut in cuts),
+        speakers=len({cut.speaker for cut in cuts} - {None}),
         words=sum(len(text.split()) for text in texts),
         characters_per_s=speed,
         outliers=[(cuts[index].id, float(speed[index]), texts[index]) for index in far_from_median(speed)],
@@ -86,12 +85,12 @@ def shared_between_splits(corpus: Corpus, checksums: Mapping[str, int]) -> dict[
     return found
 
 
-def _name(kind: str, cut: MonoCut, checksums: Mapping[str, int]) -> str | None:
+def _name(kind: str, cut: Cut, checksums: Mapping[str, int]) -> str | None:
     if kind == "speaker":
-        speaker = cut.supervisions[0].speaker
+        speaker = cut.speaker
         return None if speaker is None else str(speaker)
     if kind == "parent":
-        parent = (cut.custom or {}).get("parent")
+        parent = cut.custom.get("parent")
         return None if parent is None else str(parent)
     check = checksums.get(cut.id)
     return None if check is None else f"{check:08x}/{cut.num_samples}"
@@ -124,7 +123,7 @@ def report_shared(corpus: Corpus, checksums: Mapping[str, int], on_shared: Mappi
         log.warning("%s (data.on_shared.%s=warn)", in_words(kind, shared), kind)
 
 
-def duplicates(cuts: Iterable[MonoCut], checksums: Mapping[str, int]) -> list[list[str]]:
+def duplicates(cuts: Iterable[Cut], checksums: Mapping[str, int]) -> list[list[str]]:
     """Utterances with the same samples, group by group."""
     groups: dict[str, list[str]] = defaultdict(list)
     for cut in cuts:

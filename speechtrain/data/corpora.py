@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lhotse import CutSet, MonoCut
 from lhotse.recipes.timit import get_phonemes, get_speakers
 
-from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, fill_splits, make_cut, read_header, refuse_repeated_ids, spread
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, fill_splits, make_cut, read_header, refuse_repeated_ids, spread
 from speechtrain.data.download import Archive, fetch
 from speechtrain.errors import DataError
 
@@ -86,7 +85,7 @@ class Listed(ABC):
             DataError: a part is not there, or none of its utterances can be used.
         """
         skipped: list[Skip] = []
-        cuts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
+        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
         for split, parts in self.parts.items():
             for part in parts:
                 before = len(skipped)
@@ -99,7 +98,7 @@ class Listed(ABC):
                 cuts[split] += found
         cuts = fill_splits(cuts, [part for part in ("val", "test") if not self.parts[part]], self.split)
         refuse_repeated_ids(cuts)
-        return Corpus({name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}, skipped)
+        return Corpus({name: spread(cuts[name], limit) for name in SPLITS}, skipped)
 
     def _found(self, part: str) -> Path:
         found = self.folder(part)
@@ -123,7 +122,7 @@ class Listed(ABC):
         return found
 
 
-def _usable(entry: Entry, split: str, skipped: list[Skip]) -> MonoCut | None:
+def _usable(entry: Entry, split: str, skipped: list[Skip]) -> Cut | None:
     try:
         if entry.problem is not None:
             raise DataError(entry.problem)

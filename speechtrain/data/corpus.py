@@ -1,4 +1,4 @@
-"""What a corpus is to the rest of the program: three lists of Lhotse cuts, each with one supervision, and a record of what was left out."""
+"""What a corpus is to the rest of the program: three lists of cuts, and a record of what was left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import torch
-from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse import MonoCut, Recording
 from lhotse.audio import AudioSource
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
 from lhotse.augmentation import get_or_create_resampler
@@ -31,6 +31,57 @@ set_current_audio_backend(LibsndfileBackend())  # reads WAV, FLAC, MP3 and OGG; 
 
 Audio = npt.NDArray[np.float32]
 
+_NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(slots=True, eq=False)
+class Cut:
+    """An utterance: a recording, or a part of one, and what is said in it.
+
+    As small as it can be, for corpora have hundreds of thousands; Lhotse's own, with a supervision and a recording in it, is five times
+    as large.
+
+    Attributes:
+        duration: s.
+        sample_rate: of the recording, Hz.
+        path: file of the recording; None: the corpus' own `read` makes the samples.
+        start: s in the recording.
+        channel: of the recording.
+        recorded: samples of the whole recording; None: as many as the utterance has.
+        recording: Lhotse's, where there is more to reading it than a file.
+        custom: what else is known; `parent`, `words`, and what divides the error report.
+    """
+
+    id: str
+    text: str
+    duration: float
+    sample_rate: int
+    speaker: str | None = None
+    path: str | None = None
+    start: float = 0.0
+    channel: int = 0
+    recorded: int | None = None
+    recording: Recording | None = None
+    custom: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+    @property
+    def num_samples(self) -> int:
+        """At its own rate."""
+        return self.samples_at(self.sample_rate)
+
+    def samples_at(self, rate: int) -> int:
+        """How many samples it has at a rate in Hz, the half one rounded up."""
+        return math.floor(round(self.duration * rate, 8) + 0.5)
+
+    def as_lhotse(self) -> MonoCut:
+        """As Lhotse reads it."""
+        recording = self.recording
+        if recording is None:
+            samples = self.num_samples if self.recorded is None else self.recorded
+            sources = [AudioSource("file", [0], self.path)]
+            recording = Recording(self.id, sources, self.sample_rate, samples, samples / self.sample_rate)
+        return MonoCut(self.id, self.start, self.duration, self.channel, recording=recording)
+
 
 def resampled(samples: Audio, rate: int, wanted: int) -> Audio:
     """Samples (N,) at `rate` Hz as samples at `wanted` Hz."""
@@ -40,7 +91,7 @@ def resampled(samples: Audio, rate: int, wanted: int) -> Audio:
     return found
 
 
-def read_audio(cut: MonoCut, rate: int, name: str | None = None) -> Audio:
+def read_audio(cut: Cut, rate: int, name: str | None = None) -> Audio:
     """A cut's samples (N,) at `rate` Hz.
 
     Args:
@@ -51,10 +102,13 @@ def read_audio(cut: MonoCut, rate: int, name: str | None = None) -> Audio:
     Raises:
         DataError: the file cannot be decoded, is empty, or holds NaN or infinite samples.
     """
-    path = name or cut.recording.sources[0].source
+    path = name or cut.path or cut.as_lhotse().recording.sources[0].source
     try:
-        samples = (cut if cut.sampling_rate == rate else cut.resample(rate)).load_audio()[0]
+        whole = cut.as_lhotse()
+        samples = (whole if cut.sample_rate == rate else whole.resample(rate)).load_audio()[0]
     except Exception as error:  # the decoder's exceptions have no common type
+        if cut.path is not None and not Path(cut.path).is_file():
+            raise DataError(f"no such file: {cut.path}") from None
         reason = str(error).strip().splitlines()
         raise DataError(f"{path}: cannot be decoded ({reason[-1] if reason else type(error).__name__})") from error
     if samples.size == 0:
@@ -84,7 +138,7 @@ class Corpus:
     """Cuts of the three splits; a split that does not exist is empty.
 
     Attributes:
-        splits: `train`, `val`, `test`; each cut has one supervision with its text, and `num_samples` at its `sampling_rate`.
+        splits: `train`, `val`, `test`.
         skipped: what was found bad while reading the lists.
         read: gives a cut's samples (N,) at the rate asked for; raises `DataError` where that is impossible.
         target: gives the signal (T, C) that is wanted of a cut, as many frames as its features have; None: texts are wanted.
@@ -92,10 +146,10 @@ class Corpus:
         normalized: some texts as the corpus has them and as they are trained on, such that were changed first.
     """
 
-    splits: dict[str, CutSet]
+    splits: dict[str, list[Cut]]
     skipped: list[Skip] = field(default_factory=list)
-    read: Callable[[MonoCut, int], Audio] = read_audio
-    target: Callable[[MonoCut], Audio] | None = None
+    read: Callable[[Cut, int], Audio] = read_audio
+    target: Callable[[Cut], Audio] | None = None
     target_size: int = 0
     normalized: list[tuple[str, str]] = field(default_factory=list)
 
@@ -113,14 +167,9 @@ class CorpusSource(Protocol):
         ...
 
 
-def text_of(cut: MonoCut) -> str:
-    """The reference text of a cut."""
-    return str(cut.supervisions[0].text)
-
-
 def make_cut(
     utt_id: str,
-    path: Path | None,
+    path: Path | str | None,
     *,
     num_samples: int,
     sample_rate: int,
@@ -129,7 +178,7 @@ def make_cut(
     custom: dict[str, Any] | None = None,
     start: float = 0.0,
     end: float | None = None,
-) -> MonoCut:
+) -> Cut:
     """A cut of one utterance: a whole file, or the part of it from `start` to `end` in seconds.
 
     Without a path it has no recording and the corpus' own `read` makes its samples.
@@ -138,17 +187,13 @@ def make_cut(
         DataError: the part is not inside the file.
     """
     duration = num_samples / sample_rate
-    sources = [AudioSource("file", [0], str(path))] if path is not None else [AudioSource("command", [0], "")]
-    recording = Recording(id=utt_id, sources=sources, sampling_rate=sample_rate, num_samples=num_samples, duration=duration)
-    supervision = SupervisionSegment(id=utt_id, recording_id=utt_id, start=0.0, duration=duration, text=text, speaker=speaker)
-    cut = MonoCut(id=utt_id, start=0.0, duration=duration, channel=0, recording=recording, supervisions=[supervision], custom=custom or {})
+    cut = Cut(utt_id, text, duration, sample_rate, speaker, None if path is None else str(path), custom=custom or _NOTHING)
     if start == 0.0 and end is None:
         return cut
     last = duration if end is None else min(end, duration) if end <= duration + _SLACK else end
     if not 0 <= start < last <= duration:
-        raise DataError(f"lies from {start:g} to {last:g} s, but {path.name if path is not None else utt_id} lasts {duration:.3f} s")
-    cut.start, cut.duration = start, round(last - start, 8)
-    supervision.start, supervision.duration = 0.0, cut.duration
+        raise DataError(f"lies from {start:g} to {last:g} s, but {Path(path).name if path is not None else utt_id} lasts {duration:.3f} s")
+    cut.start, cut.duration, cut.recorded = start, round(last - start, 8), num_samples
     return cut
 
 
@@ -183,7 +228,7 @@ def clean_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: float | list[str], seed: int) -> dict[str, list[MonoCut]]:
+def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float | list[str], seed: int) -> dict[str, list[Cut]]:
     """Divide one list: the named speakers, or a percentage of utterances, go to val and test.
 
     A percentage by speaker, or by parent (what variants of one recording share), takes whole groups, in an order that `seed` fixes, until
@@ -193,14 +238,14 @@ def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: fl
         DataError: a named speaker is not there, or speakers are needed and not given.
     """
     grouped = by == "speaker" or isinstance(val, list) or isinstance(test, list)
-    speakers = {cut.supervisions[0].speaker for cut in cuts}
+    speakers = {cut.speaker for cut in cuts}
     if grouped and None in speakers:
-        missing = next(cut.id for cut in cuts if cut.supervisions[0].speaker is None)
+        missing = next(cut.id for cut in cuts if cut.speaker is None)
         raise DataError(
             f"splitting by speaker needs a speaker for each utterance; '{missing}' has none. Add 'speaker', or set data.split.by=utterance"
         )
     group = {"speaker": _speaker, "parent": _parent, "utterance": _utterance}[by]
-    parts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
+    parts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
     left = list(cuts)
     for name, share in (("test", test), ("val", val)):
         if isinstance(share, list):
@@ -217,7 +262,7 @@ def split_cuts(cuts: list[MonoCut], *, by: str, val: float | list[str], test: fl
     return parts
 
 
-def fill_splits(cuts: dict[str, list[MonoCut]], missing: Collection[str], split: Mapping[str, Any]) -> dict[str, list[MonoCut]]:
+def fill_splits(cuts: dict[str, list[Cut]], missing: Collection[str], split: Mapping[str, Any]) -> dict[str, list[Cut]]:
     """The splits, with those that have no list of their own taken from train.
 
     Args:
@@ -237,20 +282,20 @@ def fill_splits(cuts: dict[str, list[MonoCut]], missing: Collection[str], split:
     return cuts
 
 
-def _speaker(cut: MonoCut) -> str:
-    return str(cut.supervisions[0].speaker)
+def _speaker(cut: Cut) -> str:
+    return str(cut.speaker)
 
 
-def _utterance(cut: MonoCut) -> str:
+def _utterance(cut: Cut) -> str:
     return str(cut.id)
 
 
-def _parent(cut: MonoCut) -> str:
+def _parent(cut: Cut) -> str:
     """What an utterance is a variant of; without any it stands for itself."""
-    return str((cut.custom or {}).get("parent") or cut.id)
+    return str(cut.custom.get("parent") or cut.id)
 
 
-def _share(cuts: list[MonoCut], wanted: int, group: Callable[[MonoCut], str], seed: int) -> set[str]:
+def _share(cuts: list[Cut], wanted: int, group: Callable[[Cut], str], seed: int) -> set[str]:
     counts = Counter(group(cut) for cut in cuts)
     names = sorted(counts)
     np.random.default_rng(seed).shuffle(names)
@@ -264,14 +309,14 @@ def _share(cuts: list[MonoCut], wanted: int, group: Callable[[MonoCut], str], se
     return chosen
 
 
-def spread(cuts: list[MonoCut], limit: int | None) -> list[MonoCut]:
+def spread(cuts: list[Cut], limit: int | None) -> list[Cut]:
     """At most so many, at equal distances: lists often stand speaker by speaker, or word by word."""
     if limit is None or len(cuts) <= limit:
         return cuts
     return [cuts[index * len(cuts) // limit] for index in range(limit)]
 
 
-def split_fold(cuts: Sequence[MonoCut], by: str, folds: int, fold: int) -> tuple[list[MonoCut], list[MonoCut]]:
+def split_fold(cuts: Sequence[Cut], by: str, folds: int, fold: int) -> tuple[list[Cut], list[Cut]]:
     """What is trained on, and what is left out for validation, in one of k folds.
 
     Groups that stay together go, the largest first, to the fold that is smallest so far; the same for every run.
@@ -306,14 +351,14 @@ def split_fold(cuts: Sequence[MonoCut], by: str, folds: int, fold: int) -> tuple
     return [cut for cut in cuts if chosen[names[cut.id]] != fold], left_out
 
 
-def _group(cut: MonoCut, by: str) -> str | None:
+def _group(cut: Cut, by: str) -> str | None:
     if by == "utterance":
         return str(cut.id)
-    found = cut.supervisions[0].speaker if by == "speaker" else (cut.custom or {}).get("parent")
+    found = cut.speaker if by == "speaker" else cut.custom.get("parent")
     return None if found is None else str(found)
 
 
-def refuse_repeated_ids(cuts: Mapping[str, Sequence[MonoCut]]) -> None:
+def refuse_repeated_ids(cuts: Mapping[str, Sequence[Cut]]) -> None:
     """Each utterance has its own id, and belongs to one split.
 
     Raises:
@@ -350,6 +395,6 @@ def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:
     log.warning("%d bad utterances left out (data.on_bad=skip):\n%s", len(items), text)
 
 
-def seconds(cuts: CutSet) -> float:
+def seconds(cuts: list[Cut]) -> float:
     """Total duration."""
     return math.fsum(cut.duration for cut in cuts)

@@ -21,7 +21,6 @@ from typing import Any
 import filelock
 import numpy as np
 import soundfile
-from lhotse import CutSet
 from rich.progress import Progress
 
 from speechtrain.console import console
@@ -98,7 +97,7 @@ class Digits:
                         speaker=job["voice"].partition("+")[2],
                     )
                 )
-            splits[name] = CutSet.from_cuts(cuts)
+            splits[name] = cuts
         return Corpus(splits)
 
     def job(self, split: str, index: int) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from lhotse import CutSet, MonoCut
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, Skip, make_cut
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, Skip, make_cut
 from speechtrain.data.tokenizer import read_vocabulary
 from speechtrain.errors import DataError
 
@@ -77,7 +76,7 @@ class Featurised:
         skipped: list[Skip] = []
         splits = {}
         for part, parents in parts.items():
-            cuts: list[MonoCut] = []
+            cuts: list[Cut] = []
             for parent in parents:
                 for entry in spectrograms.get(parent, []):
                     if limit is not None and len(cuts) >= limit:
@@ -88,10 +87,10 @@ class Featurised:
                         skipped.append(Skip(part, entry.id, str(error)))
                 if parent not in spectrograms:
                     skipped.append(Skip(part, parent, f"no spectrogram of it is listed in {self.manifests['spectrogram']}"))
-            splits[part] = CutSet.from_cuts(cuts)
+            splits[part] = cuts
         return Corpus(splits, skipped, read=self.read)
 
-    def read(self, cut: MonoCut, rate: int) -> Audio:  # noqa: ARG002
+    def read(self, cut: Cut, rate: int) -> Audio:  # noqa: ARG002
         """The spectrogram (frames, mels) of a cut, without padding.
 
         Raises:
@@ -118,7 +117,7 @@ class Featurised:
             )
         return [entry for file in files for entry in _read_manifest(file)]
 
-    def _cut(self, entry: Entry, tokens: Mapping[str, Entry], tokens_of: Mapping[str, list[Entry]], vocabulary: list[str]) -> MonoCut:
+    def _cut(self, entry: Entry, tokens: Mapping[str, Entry], tokens_of: Mapping[str, list[Entry]], vocabulary: list[str]) -> Cut:
         of_same_parent = tokens_of.get(entry.parent, [])
         token = tokens.get(entry.id) or next(iter(tokens_of.get(entry.id, of_same_parent)), None)
         if token is None:

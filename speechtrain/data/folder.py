@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lhotse import CutSet, MonoCut
-from lhotse.utils import fastcopy
 
-from speechtrain.data.corpus import SPLITS, Corpus, Skip, clean_text, fill_splits, make_cut, read_header, spread
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, fill_splits, make_cut, read_header, spread
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -62,7 +59,7 @@ class Folder:
         """
         folders = {name: (self.root / part).absolute() for name, part in self.parts.items() if part is not None}
         skipped: list[Skip] = []
-        cuts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
+        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
         for name, folder in folders.items():
             inner = [other for other in folders.values() if other != folder and other.is_relative_to(folder)]
             files = [path for path in audio_files(folder) if not any(path.is_relative_to(other) for other in inner)]
@@ -77,16 +74,16 @@ class Folder:
                     f"{folder}: none of its {len(files)} files can be used; the first:\n  {skipped[0].where}: {skipped[0].reason}"
                 )
         cuts = fill_splits(cuts, [part for part in ("val", "test") if self.parts[part] is None], self.split)
-        return Corpus({name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}, skipped)
+        return Corpus({name: spread(cuts[name], limit) for name in SPLITS}, skipped)
 
-    def _cuts(self, files: Iterable[Path], folder: Path, split: str, skipped: list[Skip], *, beside: bool) -> Iterable[MonoCut]:
+    def _cuts(self, files: Iterable[Path], folder: Path, split: str, skipped: list[Skip], *, beside: bool) -> Iterable[Cut]:
         for path in files:
             try:
                 yield self._cut(path, folder, beside=beside)
             except DataError as error:
                 skipped.append(Skip(split, str(path), str(error)))
 
-    def _cut(self, path: Path, folder: Path, *, beside: bool) -> MonoCut:
+    def _cut(self, path: Path, folder: Path, *, beside: bool) -> Cut:
         if beside:
             source = _text_file(path)
             if source is None:
@@ -169,7 +166,7 @@ class SpeechCommands:
         if missing := [word for word in self.words or () if word not in names]:
             raise DataError(f"data.words: {root} has no folder for {', '.join(missing)}; there is: {', '.join(names)}")
         skipped: list[Skip] = []
-        cuts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
+        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
         for folder in folders:
             if self.words is not None and folder.name not in self.words:
                 continue
@@ -197,7 +194,7 @@ class SpeechCommands:
             cuts[split] = words + self._silences(root, split, round(self.silence * len(words)))
         if not cuts["train"]:
             raise DataError(f"{root}: no utterance is left to train on")
-        return Corpus({name: CutSet.from_cuts(cuts[name]) for name in SPLITS}, skipped)
+        return Corpus(cuts, skipped)
 
     def _found(self) -> Path:
         inside = self.root / "SpeechCommands" / "speech_commands_v0.02"
@@ -219,7 +216,7 @@ class SpeechCommands:
             "    -> set data.root to the folder that holds them, or data.download=true to fetch it there (2.3 GB)"
         )
 
-    def _silences(self, root: Path, split: str, count: int) -> list[MonoCut]:
+    def _silences(self, root: Path, split: str, count: int) -> list[Cut]:
         if count == 0:
             return []
         noises = audio_files(root / _NOISE)
@@ -234,11 +231,8 @@ class SpeechCommands:
             low, high = round(begin * samples), round(end * samples)
             length = min(rate, high - low)
             start = int(rng.integers(low, high - length + 1))
-            whole = make_cut(path.stem, path, num_samples=samples, sample_rate=rate, text=SILENCE, speaker=None)
-            part = whole.truncate(offset=start / rate, duration=length / rate)
             name = f"{SILENCE}/{path.stem}-{start}-{index}"
-            supervision = replace(part.supervisions[0], id=name, start=0.0, duration=part.duration)
-            found.append(fastcopy(part, id=name, supervisions=[supervision]))
+            found.append(Cut(name, SILENCE, length / rate, rate, path=str(path), start=start / rate, recorded=samples))
         return found
 
 

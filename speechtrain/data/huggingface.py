@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from lhotse import CutSet, MonoCut
 
 from speechtrain.data.corpus import (
     SPLITS,
     Audio,
     Corpus,
+    Cut,
     Skip,
     clean_text,
     fill_splits,
@@ -62,7 +62,7 @@ class HuggingFace:
             DataError: the folder, a split or a column is not there, or the extra `huggingface` is not installed.
         """
         skipped: list[Skip] = []
-        cuts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
+        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
         for split, part in self.parts.items():
             if part is None:
                 continue
@@ -78,9 +78,9 @@ class HuggingFace:
                 )
         cuts = fill_splits(cuts, [name for name in ("val", "test") if self.parts[name] is None], self.split)
         refuse_repeated_ids(cuts)
-        return Corpus({name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}, skipped, read=self.read)
+        return Corpus({name: spread(cuts[name], limit) for name in SPLITS}, skipped, read=self.read)
 
-    def read(self, cut: MonoCut, rate: int) -> Audio:
+    def read(self, cut: Cut, rate: int) -> Audio:
         """Samples (N,) of a row at `rate` Hz.
 
         Raises:
@@ -123,7 +123,7 @@ class HuggingFace:
         kind = loaded.features[wanted["audio"]]
         raise DataError(f"{self.root}: column '{wanted['audio']}' holds {kind}, not audio\n    -> set data.audio to a column of audio")
 
-    def _cut(self, split: str, row: int) -> MonoCut:
+    def _cut(self, split: str, row: int) -> Cut:
         values = self._tables[split][row]
         text = clean_text(values[self.columns["text"]] or "")
         if not text:

@@ -6,10 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lhotse import CutSet, MonoCut
-from lhotse.utils import fastcopy
-
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, CorpusSource, Skip, read_audio
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, CorpusSource, Cut, Skip, read_audio
 from speechtrain.errors import DataError
 
 
@@ -34,7 +31,7 @@ class Mix:
             DataError: as theirs, or one of them wants signals.
         """
         skipped: list[Skip] = []
-        cuts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
+        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
         for name, source in self.corpora.items():
             corpus = self._loaded[name] = source.load(limit)
             if corpus.target is not None:
@@ -45,12 +42,12 @@ class Mix:
                 for cut in corpus.splits[split]:
                     cuts[split] += [_named(cut, name, copy) for copy in range(_times(f"{name}/{cut.id}", weight))]
         plain = all(corpus.from_files for corpus in self._loaded.values())
-        return Corpus({name: CutSet.from_cuts(cuts[name]) for name in SPLITS}, skipped, read=read_audio if plain else self.read)
+        return Corpus(cuts, skipped, read=read_audio if plain else self.read)
 
-    def read(self, cut: MonoCut, rate: int) -> Audio:
+    def read(self, cut: Cut, rate: int) -> Audio:
         """As the corpus does that the cut is from."""
         name, original = cut.custom["mixed"]
-        return self._loaded[name].read(fastcopy(cut, id=original), rate)
+        return self._loaded[name].read(replace(cut, id=original), rate)
 
 
 def _times(name: str, weight: float) -> int:
@@ -59,9 +56,7 @@ def _times(name: str, weight: float) -> int:
     return int(weight) + (place < weight - int(weight))
 
 
-def _named(cut: MonoCut, name: str, copy: int) -> MonoCut:
+def _named(cut: Cut, name: str, copy: int) -> Cut:
     label = f"{name}/{cut.id}" + (f"#{copy + 1}" if copy else "")
-    speaker = cut.supervisions[0].speaker
-    supervision = fastcopy(cut.supervisions[0], id=label, speaker=None if speaker is None else f"{name}/{speaker}")
-    custom = {**(cut.custom or {}), "corpus": name, "mixed": (name, str(cut.id))}
-    return fastcopy(cut, id=label, supervisions=[supervision], custom=custom)
+    speaker = None if cut.speaker is None else f"{name}/{cut.speaker}"
+    return replace(cut, id=label, speaker=speaker, custom={**cut.custom, "corpus": name, "mixed": (name, cut.id)})

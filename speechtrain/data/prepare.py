@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import itertools
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from lhotse import CutSet, MonoCut
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.build import build
 from speechtrain.data.augment import Augment
-from speechtrain.data.batches import Limits, Loader, Reference, SpectrumCache, Target, Utterances, keep, read_all
+from speechtrain.data.batches import Loader, Reference, SpectrumCache, Target, Utterances, keep, read_all
 from speechtrain.data.checks import report_shared
-from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Skip, report_skips, seconds, split_fold, text_of
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, CorpusSource, Cut, Skip, report_skips, seconds, split_fold
 from speechtrain.data.features import Features
+from speechtrain.data.plan import Limits
 from speechtrain.data.store import SpectrumStore
 from speechtrain.data.text import normalizer
 from speechtrain.data.tokenizer import Tokenizer, count_repeats
@@ -66,19 +69,33 @@ class Data:
         known = self.corpus.splits[split] if augment and self.augment.recombine_prob else cuts
         return Loader(cuts, self._utterances(known, self.augment if augment else None), self.limits, shuffle=False, seed=self.seed)
 
-    def _utterances(self, cuts: CutSet, augment: Augment | None, views: int = 1) -> Utterances:
+    def _utterances(self, cuts: list[Cut], augment: Augment | None, views: int = 1) -> Utterances:
         assert self.target is not None, "a task comes first"
         return Utterances(cuts, self.cache, self.features, self.target, augment, self.seed, views)
+
+    def example_samples(self) -> Audio:
+        """The samples (N,) of an utterance, of the test data if there are any.
+
+        Raises:
+            DataError: none can be read.
+        """
+        problem: DataError | None = None
+        for cut in itertools.chain.from_iterable(self.corpus.splits[split] for split in reversed(SPLITS)):
+            try:
+                return self.corpus.read(cut, self.features.sample_rate)
+            except DataError as error:
+                problem = problem or error
+        raise problem or DataError("there is no utterance")
 
     def facts(self, split: str) -> dict[str, float]:
         """How much there is of a split."""
         cuts = self.corpus.splits[split]
-        speakers = {cut.supervisions[0].speaker for cut in cuts} - {None}
+        speakers = {cut.speaker for cut in cuts} - {None}
         return {
             "utterances": float(len(cuts)),
             "hours": seconds(cuts) / 3600,
             "speakers": float(len(speakers)),
-            "words": float(sum(len(text_of(cut).split()) for cut in cuts)),
+            "words": float(sum(len(cut.text.split()) for cut in cuts)),
         }
 
     def fingerprint(self, split: str) -> str:
@@ -86,10 +103,10 @@ class Data:
         digest = hashlib.blake2b(digest_size=16)
         for cut in sorted(self.corpus.splits[split], key=lambda cut: str(cut.id)):
             check = self.cache.checksums.get(cut.id, 0)
-            digest.update(f"{cut.id}\t{text_of(cut)}\t{cut.supervisions[0].speaker}\t{check}\n".encode())
+            digest.update(f"{cut.id}\t{cut.text}\t{cut.speaker}\t{check}\n".encode())
         return digest.hexdigest()
 
-    def frames(self, cut: MonoCut) -> int:
+    def frames(self, cut: Cut) -> int:
         """T of an utterance."""
         return self.features.num_frames(round(cut.duration * self.features.sample_rate))
 
@@ -116,10 +133,10 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
     if cfg.data.folds is not None and cfg.data.fold is not None:
         pool = [*corpus.splits["train"], *corpus.splits["val"]]
         train_cuts, val_cuts = split_fold(pool, cfg.data.fold_by, cfg.data.folds, cfg.data.fold)
-        corpus.splits |= {"train": CutSet.from_cuts(train_cuts), "val": CutSet.from_cuts(val_cuts)}
+        corpus.splits |= {"train": train_cuts, "val": val_cuts}
     tokenizer: Tokenizer | None = None
     if len(corpus.splits["train"]):
-        tokenizer = build("tokenizer", cfg.tokenizer, texts=[text_of(cut) for cut in corpus.splits["train"]])
+        tokenizer = build("tokenizer", cfg.tokenizer, texts=[cut.text for cut in corpus.splits["train"]])
         assert tokenizer is not None
         skipped = [*skipped, *_without_labels(corpus, tokenizer)]
     report_skips(skipped, cfg.data.on_bad)
@@ -132,7 +149,7 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
     for name in SPLITS:
         cuts = corpus.splits[name]
         if len(cuts):
-            speakers = len({cut.supervisions[0].speaker for cut in cuts} - {None})
+            speakers = len({cut.speaker for cut in cuts} - {None})
             log.info("%-5s %6d utterances  %7.2f h  %s", name, len(cuts), seconds(cuts) / 3600, f"{speakers} speakers" if speakers else "")
     return Data(corpus, cache, features, tokenizer, build("augment", cfg.augment), limits, cfg.seed, len(skipped))
 
@@ -145,13 +162,23 @@ def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus,
         _read.move_to_end(key)
     else:
         source: CorpusSource = build("data", cfg.data)
-        corpus = source.load(cfg.data.limit_utterances)
-        _normalize(corpus, cfg.data.normalize)
+        with _without_collections():
+            corpus = source.load(cfg.data.limit_utterances)
+            _normalize(corpus, cfg.data.normalize)
         for name in SPLITS:
             corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
         features: Features = build("features", cfg.features)
         store = _store(cfg, features, corpus)
-        cache, unreadable = read_all(corpus, features, gigabytes=cfg.data.cache_gb, threads=threads, store=store)
+        hours = sum(seconds(cuts) for cuts in corpus.splits.values()) / 3600
+        unreadable: list[Skip] = []
+        if hours <= cfg.data.check_hours or not features.hears or corpus.target is not None:
+            cache, unreadable = read_all(corpus, features, gigabytes=cfg.data.cache_gb, threads=threads, store=store)
+        else:
+            log.info(
+                "%.0f h are more than data.check_hours=%g: audio is read while training, and what is bad is found then",
+                *(hours, cfg.data.check_hours),
+            )
+            cache = SpectrumCache(corpus, features, 0.0, lenient=cfg.data.on_bad == "skip")
         found = corpus, cache, features, [*corpus.skipped, *unreadable]
         if not reuse:
             return found
@@ -160,6 +187,18 @@ def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus,
             _read.popitem(last=False)
     corpus, cache, features, skipped = _read[key]
     return replace(corpus, splits=dict(corpus.splits)), cache, features, skipped  # a run leaves utterances out of its own splits
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """While many small objects are made that all stay, looking for garbage among them is a third of the time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def _store(cfg: DictConfig, features: Features, corpus: Corpus) -> SpectrumStore | None:
@@ -207,17 +246,16 @@ def without_infeasible(
 
 def find_infeasible(
     data: Data,
-    cuts: Sequence[MonoCut],
+    cuts: Sequence[Cut],
     output_lengths: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]],
     infeasible: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.bool_]],
 ) -> list[tuple[str, int, int]]:
     """Id, encoder frames and needed frames of the utterances with too few of them for their text."""
     assert data.target is not None, "a task comes first"
-    counted = []
-    for cut in cuts:
-        labels = data.target(Reference(text_of(cut))).tolist()
-        counted.append((len(labels), count_repeats(labels)))
-    sizes, repeats = np.array(counted, dtype=np.int64).reshape(-1, 2).T
+    sizes, repeats = np.zeros((2, len(cuts)), dtype=np.int64)
+    for index, cut in enumerate(cuts):
+        labels = data.target(Reference(cut.text))
+        sizes[index], repeats[index] = len(labels), count_repeats(labels.astype(np.int64, copy=False))
     lengths = output_lengths(np.array([data.frames(cut) for cut in cuts], dtype=np.int64))
     found = infeasible(lengths, sizes, repeats)
     return [(str(cuts[int(index)].id), int(lengths[index]), int(sizes[index] + repeats[index])) for index in np.flatnonzero(found)]
@@ -230,16 +268,16 @@ def _normalize(corpus: Corpus, steps: Sequence[str]) -> None:
     for split, cuts in corpus.splits.items():
         empty = set()
         for cut in cuts:
-            text = text_of(cut)
-            cut.supervisions[0].text = normalize(text)
-            if text != text_of(cut) and len(changed) < _EXAMPLES:
-                changed.append((text, text_of(cut)))
-            if text and not text_of(cut):
+            text = cut.text
+            cut.text = normalize(text)
+            if text != cut.text and len(changed) < _EXAMPLES:
+                changed.append((text, cut.text))
+            if text and not cut.text:
                 empty.add(cut.id)
                 corpus.skipped.append(Skip(split, cut.id, f"nothing is left of its text {text[:40]!r} by data.normalize"))
         if empty:
             corpus.splits[split] = keep(cuts, lambda cut, empty=empty: cut.id not in empty)  # type: ignore[misc]
-    same = [(text_of(cut), text_of(cut)) for cut in list(corpus.splits["train"])[:_EXAMPLES]]
+    same = [(cut.text, cut.text) for cut in list(corpus.splits["train"])[:_EXAMPLES]]
     corpus.normalized = (changed + same)[:_EXAMPLES]
 
 
@@ -259,7 +297,7 @@ def _within_durations(corpus: Corpus, split: str, shortest: float, longest: floa
 
 def _without_labels(corpus: Corpus, tokenizer: Tokenizer) -> list[Skip]:
     """Leave out training utterances of which the tokenizer cannot say all: their labels would be wrong."""
-    unknown = {cut.id: found for cut in corpus.splits["train"] if (found := tokenizer.unknown(text_of(cut)))}
+    unknown = {cut.id: found for cut in corpus.splits["train"] if (found := tokenizer.unknown(cut.text))}
     if unknown:
         corpus.splits["train"] = keep(corpus.splits["train"], lambda cut: cut.id not in unknown)
     return [Skip("train", name, f"the tokenizer has nothing for {', '.join(map(repr, found[:8]))}") for name, found in unknown.items()]
@@ -267,7 +305,7 @@ def _without_labels(corpus: Corpus, tokenizer: Tokenizer) -> list[Skip]:
 
 def _report_unknown(corpus: Corpus, tokenizer: Tokenizer) -> None:
     for name in ("val", "test"):
-        unknown = Counter(token for cut in corpus.splits[name] for token in tokenizer.unknown(text_of(cut)))
+        unknown = Counter(token for cut in corpus.splits[name] for token in tokenizer.unknown(cut.text))
         if unknown:
             shown = ", ".join(f"{token!r} ({count}x)" for token, count in unknown.most_common(10))
             log.warning("%s holds tokens that the training text does not, so they cannot be recognised: %s", name, shown)

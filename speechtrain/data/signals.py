@@ -16,9 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 import numpy.typing as npt
-from lhotse import CutSet, MonoCut
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, fill_splits, make_cut, spread
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, fill_splits, make_cut, spread
 from speechtrain.errors import DataError, first_line
 
 MIXED, TARGETS, CONDITIONS = "mixed_signals", "target_signals", "condition_vectors"
@@ -65,9 +64,7 @@ class Signals:
         if self.save_to is not None:
             self.save(self.save_to)
         splits = {
-            name: CutSet.from_cuts(
-                [_cut(f"{name}-{index:06d}", self.samples, self.sample_rate) for index in range(min(size, limit or size))]
-            )
+            name: [_cut(f"{name}-{index:06d}", self.samples, self.sample_rate) for index in range(min(size, limit or size))]
             for name, size in self.sizes.items()
         }
         return Corpus(splits, read=self.read, target=self.target, target_size=1)
@@ -86,16 +83,16 @@ class Signals:
         condition = np.eye(count)[chosen]
         return mixture.astype(np.float32), sines[chosen].astype(np.float32), condition.astype(np.float32)
 
-    def read(self, cut: MonoCut, rate: int) -> Audio:  # noqa: ARG002
+    def read(self, cut: Cut, rate: int) -> Audio:  # noqa: ARG002
         """Features (T, 1 + C) of an utterance."""
         mixture, _, condition = self._of(cut)
         return joined(mixture, condition)
 
-    def target(self, cut: MonoCut) -> Audio:
+    def target(self, cut: Cut) -> Audio:
         """The wanted signal (T, 1) of an utterance."""
         return self._of(cut)[1][:, None]
 
-    def _of(self, cut: MonoCut) -> tuple[Audio, Audio, Audio]:
+    def _of(self, cut: Cut) -> tuple[Audio, Audio, Audio]:
         split, _, index = cut.id.partition("-")
         return self.make(split, int(index))
 
@@ -165,15 +162,15 @@ class Hdf5Signals:
         Raises:
             DataError: a file cannot be read, lacks an array, or its arrays do not fit together.
         """
-        cuts: dict[str, list[MonoCut]] = {name: [] for name in SPLITS}
+        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
         for name, file in self.files.items():
             if file is not None:
                 cuts[name] = self._rows(self.root / file)
         cuts = fill_splits(cuts, [part for part in ("val", "test") if self.files[part] is None], self.split)
-        splits = {name: CutSet.from_cuts(spread(cuts[name], limit)) for name in SPLITS}
+        splits = {name: spread(cuts[name], limit) for name in SPLITS}
         return Corpus(splits, read=self.read, target=self.target, target_size=1)
 
-    def _rows(self, path: Path) -> list[MonoCut]:
+    def _rows(self, path: Path) -> list[Cut]:
         file = self._file(path)
         missing = [name for name in (MIXED, TARGETS, CONDITIONS) if not isinstance(file.get(name), h5py.Dataset)]
         if missing:
@@ -207,7 +204,7 @@ class Hdf5Signals:
                 raise DataError(f"{path}: {reason}\n    -> give an HDF5 file with {MIXED}, {TARGETS} and {CONDITIONS}") from None
         return self._open[key]
 
-    def read(self, cut: MonoCut, rate: int) -> Audio:  # noqa: ARG002
+    def read(self, cut: Cut, rate: int) -> Audio:  # noqa: ARG002
         """Features (T, 1 + C) of a row.
 
         Raises:
@@ -215,7 +212,7 @@ class Hdf5Signals:
         """
         return joined(self._row(cut, MIXED), self._row(cut, CONDITIONS))
 
-    def target(self, cut: MonoCut) -> Audio:
+    def target(self, cut: Cut) -> Audio:
         """The wanted signal (T, 1) of a row.
 
         Raises:
@@ -223,7 +220,7 @@ class Hdf5Signals:
         """
         return self._row(cut, TARGETS)[:, None]
 
-    def _row(self, cut: MonoCut, name: str) -> Audio:
+    def _row(self, cut: Cut, name: str) -> Audio:
         assert cut.custom is not None
         path, row = Path(cut.custom["file"]), int(cut.custom["row"])
         try:
@@ -246,7 +243,7 @@ def joined(mixture: Audio, condition: Audio) -> Audio:
     return found
 
 
-def _cut(name: str, samples: int, rate: int, custom: dict[str, Any] | None = None) -> MonoCut:
+def _cut(name: str, samples: int, rate: int, custom: dict[str, Any] | None = None) -> Cut:
     return make_cut(name, None, num_samples=samples, sample_rate=rate, text="", speaker=None, custom=custom)
 
 

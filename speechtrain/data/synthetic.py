@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from lhotse import CutSet, MonoCut
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, make_cut
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, make_cut
 from speechtrain.errors import DataError
 
 
@@ -44,7 +43,7 @@ class Synthetic:
         """Plan every utterance; samples are made when they are read."""
         splits = {}
         for name, size in self.sizes.items():
-            splits[name] = CutSet.from_cuts([self._cut(name, index) for index in range(min(size, limit or size))])
+            splits[name] = [self._cut(name, index) for index in range(min(size, limit or size))]
         return Corpus(splits, read=self.read)
 
     def _plan(self, split: str, index: int) -> tuple[str, list[int], np.random.Generator]:
@@ -54,11 +53,11 @@ class Synthetic:
         milliseconds[::2] //= 2  # pauses around and between the tones
         return "".join(self.alphabet[letter] for letter in letters), [int(ms) * self.sample_rate // 1000 for ms in milliseconds], rng
 
-    def _cut(self, split: str, index: int) -> MonoCut:
+    def _cut(self, split: str, index: int) -> Cut:
         text, lengths, _ = self._plan(split, index)
         return make_cut(f"{split}-{index:05d}", None, num_samples=sum(lengths), sample_rate=self.sample_rate, text=text, speaker=None)
 
-    def read(self, cut: MonoCut, rate: int) -> Audio:
+    def read(self, cut: Cut, rate: int) -> Audio:
         """Samples (N,) of an utterance.
 
         Raises:

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from speechtrain.data.corpus import text_of
 from speechtrain.report.figures import svg
 from speechtrain.report.page import render
 
@@ -46,7 +45,7 @@ def data_report(data: Data, facts: Mapping[str, SplitFacts], remarks: Sequence[s
             svg(histograms({name: each.characters_per_s for name, each in facts.items()}, "characters a second")),
         ],
         examples=[
-            (cut.id, text_of(cut), svg(utterance_figure(_samples(data, cut), data.features.sample_rate, seen[cut.id], changed[cut.id])))
+            (cut.id, cut.text, svg(utterance_figure(_samples(data, cut), data.features.sample_rate, seen[cut.id], changed[cut.id])))
             for cut in chosen
         ],
     )

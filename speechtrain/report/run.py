@@ -30,9 +30,8 @@ from speechtrain.report.figures import (
 )
 
 if TYPE_CHECKING:
-    from lhotse import MonoCut
-
     from speechtrain.backends.base import Backend, Model
+    from speechtrain.data.corpus import Cut
     from speechtrain.data.prepare import Data
     from speechtrain.tasks.base import Sample, Task
 
@@ -86,7 +85,7 @@ def write_report(run: Finished) -> list[Path]:
 def write_error_report(run: Finished) -> list[Path]:
     """The page on the words that are wrong, and the texts for sclite."""
     folder, samples, split, data, options = run.folder, run.samples, run.split, run.data, run.options
-    cuts: dict[str, MonoCut] = {str(cut.id): cut for cut in data.corpus.splits[split]}
+    cuts: dict[str, Cut] = {str(cut.id): cut for cut in data.corpus.splits[split]}
     utterances = [_utterance(sample, cuts[sample.id]) for sample in samples if sample.id in cuts]
     bad, fine, wanted = page.choose_examples(utterances, wrong=options["worst"], posteriors=options["posteriors"])
     posteriors = _posteriors(wanted, run) if wanted else {}
@@ -115,9 +114,9 @@ def write_error_report(run: Finished) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def _utterance(sample: Sample, cut: MonoCut) -> Utterance:
-    speaker = cut.supervisions[0].speaker
-    fields = page.fields_shown({**({"speaker": speaker} if speaker is not None else {}), **(cut.custom or {})})
+def _utterance(sample: Sample, cut: Cut) -> Utterance:
+    speaker = cut.speaker
+    fields = page.fields_shown({**({"speaker": speaker} if speaker is not None else {}), **cut.custom})
     return Utterance(sample.id, sample.reference, sample.hypothesis, float(cut.duration), sample.confidence, sample.words, fields)
 
 
@@ -214,7 +213,7 @@ class _Sounds:
         self._data = data
         self._room = _AUDIO_LIMIT
 
-    def of(self, cut: MonoCut) -> bytes | None:
+    def of(self, cut: Cut) -> bytes | None:
         """The sound of an utterance; None when there is no room for it."""
         rate = self._data.features.sample_rate
         buffer = io.BytesIO()

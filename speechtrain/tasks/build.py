@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from speechtrain.config.build import build
 from speechtrain.config.targets import UnknownTargetError, signature
-from speechtrain.data.corpus import text_of
 
 if TYPE_CHECKING:
     from speechtrain.data.prepare import Data
@@ -45,6 +44,6 @@ def task_for(cfg: DictConfig, data: Data) -> Task:
     """The task for a corpus: it says what is wanted of each utterance, and has seen the training texts."""
     task = build_task(cfg, tokenizer=data.tokenizer, input_size=data.features.size, target_size=data.corpus.target_size)
     data.target = task.target
-    texts: Sequence[str] = [text_of(cut) for cut in data.corpus.splits["train"]]
+    texts: Sequence[str] = [cut.text for cut in data.corpus.splits["train"]]
     task.learn(texts)
     return task

@@ -43,7 +43,8 @@ class Ctc(Task):
 
     def target(self, reference: Reference) -> npt.NDArray[np.int64]:
         """The labels (L,) of the text."""
-        return np.array(self.tokenizer.encode(reference.text), dtype=np.int64)
+        labels = getattr(self.tokenizer, "labels", self.tokenizer.encode)(reference.text)
+        return np.asarray(labels, dtype=np.int64)
 
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:
         """In nats; 0 with gradient 0 where no alignment exists."""

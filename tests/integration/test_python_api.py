@@ -183,3 +183,26 @@ def test_a_few_recorded_utterances_can_be_learnt_by_heart() -> None:
     cfg.data.val = None
     result = speechtrain.train(cfg)
     assert result.metrics["train/loss"] < 0.2
+
+
+def test_what_turns_out_to_be_bad_while_training_is_counted_with_the_rest(
+    corpus: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, texts in (("valid", ["b a", "a"]), ("test", ["b", "a b"])):
+        corpus(texts, f"{name}.jsonl")
+    root = corpus(["a b"] * 12, at_2={"text": ""})
+    for name in ("train-4", "train-7", "valid-0", "test-0"):
+        (root / f"audio/{name}.wav").write_bytes(b"RIFF")
+    given = [
+        "data=manifest",
+        f"data.root={root}",
+        "data.val=valid.jsonl",
+        "data.test=test.jsonl",
+        "data.trust_durations=true",
+        "data.sample_rate=8000",
+    ]
+    given += ["features=logmel_8k", "model=mlp", "trainer.epochs=2", "report.enabled=false", "backend.threads=1"]
+    result = speechtrain.train(speechtrain.compose([*given, "data.check_hours=0"]))
+    assert result.metrics["data/skipped"] == 5
+    assert "4 utterances could not be read, and were left out" in caplog.text
+    assert len(result.samples) == 1

@@ -94,7 +94,7 @@ class TorchBackend(Backend):
             try:
                 trainer.fit(
                     module,
-                    Feed(train, position),
+                    Feed(train, position, module.clock),
                     Feed(val, lambda: (0, 0)) if val is not None else None,
                     ckpt_path=plan.resume_from,
                     weights_only=True if plan.resume_from is not None else None,

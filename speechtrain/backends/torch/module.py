@@ -81,7 +81,7 @@ class TrainingModule(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self.validation: dict[str, float] = {}
         self._scorer: Scorer | None = None
-        self._clock = EpochClock()
+        self.clock = EpochClock()
         self._passes = ExitStack()
         self._halfway: dict[str, Any] | None = None
         self._reset()
@@ -156,7 +156,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Tell the callbacks."""
-        self._clock.start()  # an epoch that is resumed inside has no start of its own
+        self.clock.start()  # an epoch that is resumed inside has no start of its own
         for listener in self.listeners:
             listener.on_train_start(self.trainer.max_epochs or 0, self.current_epoch)
 
@@ -164,7 +164,7 @@ class TrainingModule(pl.LightningModule):
         """Tell the callbacks."""
         loss = float(outputs["loss"]) if self.listeners else 0.0
         rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        self._clock.step(time.perf_counter() - self._step_started, batch.seconds)
+        self.clock.step(time.perf_counter() - self._step_started, batch.seconds)
         batches = int(self.trainer.num_training_batches)
         for listener in self.listeners:
             listener.on_batch_end(self.current_epoch, batch_idx, batches, loss, rate)
@@ -175,11 +175,11 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """The clock runs."""
-        self._clock.start()
+        self.clock.start()
 
     def on_validation_epoch_start(self) -> None:
         """A fresh count."""
-        self._passes.enter_context(self._clock.evaluating())
+        self._passes.enter_context(self.clock.evaluating())
         self._scorer = self.task.scorer()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
@@ -200,7 +200,7 @@ class TrainingModule(pl.LightningModule):
             "train/lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             "train/grad_norm": float(self._norm_sum) / max(1, self._norm_count),
             **self.validation,
-            **self._clock.metrics(),
+            **self.clock.metrics(),
         }
         self.validation = {}
         self._reset()
@@ -261,7 +261,8 @@ def _set_random_state(state: Sequence[torch.Tensor], device: torch.device) -> No
 class Feed:
     """A `Loader` as Lightning takes one: a sized iterable that knows by itself which epoch comes, and how much of it is done."""
 
-    def __init__(self, loader: Loader, position: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, loader: Loader, position: Callable[[], tuple[int, int]], clock: EpochClock | None = None) -> None:
+        self._clock = clock
         self._loader = loader
         self._position = position
 
@@ -270,4 +271,4 @@ class Feed:
 
     def __iter__(self) -> Iterator[Batch]:
         self._loader.set_epoch(*self._position())
-        return iter(self._loader)
+        return iter(self._loader) if self._clock is None else self._clock.waiting(self._loader)

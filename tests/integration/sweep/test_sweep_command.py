@@ -104,7 +104,7 @@ def test_a_finished_worker_gets_the_next_trial_at_once(toy):
 
     assert "10 done" in done.stdout, done.stderr
     ends = [int(line[1]) for line in toy.log("end")]
-    assert ends.index(0) >= 5  # the long one ended after many of the others
+    assert ends.index(0) >= 3  # in a batch it would end as the second at the latest
 
 
 def test_a_choice_reaches_the_job_as_it_was_written(toy):

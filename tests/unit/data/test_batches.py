@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -129,3 +130,21 @@ def test_utterances_of_an_epoch_are_augmented_each_in_its_own_way() -> None:
     plain, augmented = lengths(), lengths(augment=True)
     tempos = {round(augmented[utterance] / frames, 1) for utterance, frames in plain.items()}
     assert len(tempos) > 2
+
+
+def test_what_goes_wrong_in_a_batch_is_raised_where_it_would_come_and_no_thread_is_left() -> None:
+    batches = loader(make("data.batch_size=4", "augment=none"))
+    third = batches._plan()[2]
+    cut = batches._dataset._cuts[third[0]]
+    cut.text = None  # type: ignore[assignment]
+    coming = iter(batches)
+    seen = [next(coming).ids, next(coming).ids]
+    with pytest.raises(AttributeError):
+        next(coming)
+    assert [list(ids) for ids in seen] == batches._plan()[:2]
+    cut.text = "a"
+    several = iter(batches)
+    next(several)
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+    several.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]

@@ -17,7 +17,7 @@ from conftest import prepared
 
 from speechtrain import compose
 from speechtrain.data.corpora import An4, LibriSpeech, MiniLibriSpeech, Timit
-from speechtrain.data.corpus import read_audio, text_of
+from speechtrain.data.corpus import read_audio
 from speechtrain.data.prepare import Data
 from speechtrain.errors import ConfigError, DataError
 
@@ -25,11 +25,11 @@ QUIET = ["tracking=[]", "report.enabled=false", "features=logmel_8k", "backend.t
 
 
 def texts(data: Data, split: str) -> list[str]:
-    return sorted(text_of(cut) for cut in data.corpus.splits[split])
+    return sorted(cut.text for cut in data.corpus.splits[split])
 
 
 def speakers(data: Data, split: str) -> set[str | None]:
-    return {cut.supervisions[0].speaker for cut in data.corpus.splits[split]}
+    return {cut.speaker for cut in data.corpus.splits[split]}
 
 
 def test_librispeech_is_read_part_by_part(tmp_path: Path) -> None:
@@ -57,9 +57,7 @@ def test_a_bad_line_or_file_of_a_corpus_is_named_and_the_rest_is_read(tmp_path: 
 def test_yesno_says_by_its_names_what_is_spoken(tmp_path: Path) -> None:
     data = prepared(["data=yesno", f"data.root={corpora.yesno(tmp_path)}", "data.split.val=20", *QUIET])
     assert {split: len(cuts) for split, cuts in data.corpus.splits.items()} == {"train": 5, "val": 1, "test": 6}
-    assert all(
-        text_of(cut) == " ".join("YES" if digit == "1" else "NO" for digit in cut.id.split("_")) for cut in data.corpus.splits["test"]
-    )
+    assert all(cut.text == " ".join("YES" if digit == "1" else "NO" for digit in cut.id.split("_")) for cut in data.corpus.splits["test"])
 
 
 @pytest.mark.parametrize(("in_words", "first"), [("true", 'In eighteen hundred "AFTER'), ("false", 'In 1802 "AFTER')])
@@ -122,7 +120,7 @@ def test_kaldi_segments_are_parts_of_their_recordings(tmp_path: Path) -> None:
     assert [len(data.corpus.splits[split]) for split in ("train", "test")] == [4, 2]
     assert len(speakers(data, "train")) == 2
     for cut in data.corpus.splits["train"]:
-        np.testing.assert_allclose(read_audio(cut, 16000), corpora.tones(text_of(cut))[: cut.num_samples], atol=1e-4)
+        np.testing.assert_allclose(read_audio(cut, 16000), corpora.tones(cut.text)[: cut.num_samples], atol=1e-4)
 
 
 @pytest.mark.parametrize(

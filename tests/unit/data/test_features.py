@@ -156,4 +156,4 @@ def test_characters_come_from_the_training_text_and_go_back_to_it() -> None:
 
 
 def test_repeats_are_equal_neighbours() -> None:
-    assert [count_repeats(labels) for labels in ([], [1], [1, 1, 1], [1, 2, 2, 1])] == [0, 0, 2, 1]
+    assert [count_repeats(np.array(labels)) for labels in ([], [1], [1, 1, 1], [1, 2, 2, 1])] == [0, 0, 2, 1]

@@ -12,7 +12,6 @@ from conftest import prepared
 from featurised import PHONEMES, sample, write_corpus, write_manifest
 
 from speechtrain import compose
-from speechtrain.data.corpus import text_of
 from speechtrain.data.prepare import Data
 from speechtrain.errors import ConfigError, DataError, EmptyDataError
 
@@ -53,7 +52,7 @@ def test_every_variant_of_a_parent_is_used_with_the_parents_tokens(tmp_path: Pat
     listed = json.loads((tmp_path / "spectrogram_manifest/manifest.json").read_text())["samples"]
     np.save(tmp_path / "spectrogram/slow.npy", np.ones((40, 30), np.float32))
     write_manifest(tmp_path / "spectrogram_manifest/manifest.json", "spectrogram", [*listed, sample("slow", "train-00001", False)])
-    cuts = {cut.id: text_of(cut) for cut in make(overrides).corpus.splits["train"]}
+    cuts = {cut.id: cut.text for cut in make(overrides).corpus.splits["train"]}
     assert len(cuts) == 5
     assert cuts["slow"] == cuts["train-00001_v0"]
 

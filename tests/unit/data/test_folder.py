@@ -10,7 +10,7 @@ import soundfile
 from conftest import prepared
 
 from speechtrain import compose
-from speechtrain.data.corpus import SPLITS, text_of
+from speechtrain.data.corpus import SPLITS
 from speechtrain.data.folder import SILENCE
 from speechtrain.data.prepare import Data
 from speechtrain.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ def tone(path: Path, seconds: float = 0.3, rate: int = 8000) -> Path:
 
 
 def texts(data: Data, split: str) -> list[str]:
-    return sorted(text_of(cut) for cut in data.corpus.splits[split])
+    return sorted(cut.text for cut in data.corpus.splits[split])
 
 
 def test_a_folder_a_class(tmp_path: Path) -> None:
@@ -40,9 +40,9 @@ def test_a_folder_a_class(tmp_path: Path) -> None:
     data = prepared([*given, "data.split.val=20", "data.split.test=0", r"data.speaker='(?P<speaker>[^_/]+)_[^/]*$'"])
     assert data.tokenizer.vocabulary == ["no", "yes"]
     assert [len(data.corpus.splits[name]) for name in SPLITS] == [17, 4, 0]
-    assert {cut.supervisions[0].speaker for cut in data.corpus.splits["train"]} == {"anna0", "anna1", "x"}
+    assert {cut.speaker for cut in data.corpus.splits["train"]} == {"anna0", "anna1", "x"}
     again = prepared([*given, "data.split.test=[anna1]", "data.split.val=0", "data.split.by=speaker", r"data.speaker='(?P<speaker>\w+?)_'"])
-    assert {cut.supervisions[0].speaker for cut in again.corpus.splits["test"]} == {"anna1"}
+    assert {cut.speaker for cut in again.corpus.splits["test"]} == {"anna1"}
 
 
 def test_texts_beside_the_audio(tmp_path: Path) -> None:
@@ -124,12 +124,12 @@ def test_speech_commands_are_split_by_their_lists_with_silence_that_no_two_parts
     assert data.tokenizer.vocabulary == ["yes", "no", SILENCE, "_unknown_"]
     assert texts(data, "train") == [SILENCE] * 6 + ["no"] * 6 + ["tree"] * 6 + ["yes"] * 6
     assert texts(data, "val") == texts(data, "test") == [SILENCE, "no", "tree", "yes"]
-    speakers = [{cut.supervisions[0].speaker for cut in data.corpus.splits[name]} - {None} for name in SPLITS]
+    speakers = [{cut.speaker for cut in data.corpus.splits[name]} - {None} for name in SPLITS]
     assert not speakers[0] & speakers[1]
     assert not speakers[0] & speakers[2]
     ends = {}
     for name in SPLITS:
-        quiet = [cut for cut in data.corpus.splits[name] if text_of(cut) == SILENCE]
+        quiet = [cut for cut in data.corpus.splits[name] if cut.text == SILENCE]
         assert all(cut.duration == 1.0 for cut in quiet)
         ends[name] = min(cut.start for cut in quiet), max(cut.start + cut.duration for cut in quiet)
     assert ends["train"][1] <= 16 <= ends["val"][0]

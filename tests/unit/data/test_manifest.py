@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import SHARED_DATA
-from lhotse import CutSet
 
 from speechtrain import compose
-from speechtrain.data.corpus import text_of
+from speechtrain.data.corpus import Cut
 from speechtrain.data.manifest import Manifest
 from speechtrain.data.prepare import prepare
 from speechtrain.errors import DataError
@@ -28,14 +27,14 @@ def load(root: Path, **changes: Any) -> Any:
     return Manifest(**{"root": str(root), "train": "train.jsonl", "val": None, "test": None, "split": NO_SPLIT, **changes}).load(None)
 
 
-def ids(cuts: CutSet) -> list[str]:
+def ids(cuts: list[Cut]) -> list[str]:
     return [cut.id for cut in cuts]
 
 
 def test_utterances_are_read_with_their_ids_texts_and_speakers(corpus: Write) -> None:
     root = corpus(["seven", "  two \t one "], at_1={"utt_id": None, "speaker": None, "duration": None})
     cuts = list(load(root).splits["train"])
-    assert [(cut.id, text_of(cut), cut.supervisions[0].speaker) for cut in cuts] == [
+    assert [(cut.id, cut.text, cut.speaker) for cut in cuts] == [
         ("train-0", "seven", "s0"),
         ("audio/train-1", "two one", None),
     ]
@@ -122,7 +121,7 @@ def test_an_id_that_stands_twice_is_refused(corpus: Write) -> None:
 def test_a_percentage_by_speaker_never_parts_a_speaker(corpus: Write) -> None:
     root = corpus([f"word {i}" for i in range(20)])
     splits = load(root, split={"by": "speaker", "val": 20, "test": 20, "seed": 1}).splits
-    speakers = [{cut.supervisions[0].speaker for cut in splits[name]} for name in ("train", "val", "test")]
+    speakers = [{cut.speaker for cut in splits[name]} for name in ("train", "val", "test")]
     assert [len(splits[name]) for name in ("train", "val", "test")] == [10, 5, 5]
     assert not speakers[0] & speakers[1]
     assert not speakers[0] & speakers[2]
@@ -132,7 +131,7 @@ def test_a_percentage_by_speaker_never_parts_a_speaker(corpus: Write) -> None:
 def test_named_speakers_are_set_apart_and_unknown_ones_refused(corpus: Write) -> None:
     root = corpus([f"word {i}" for i in range(8)])
     splits = load(root, split={"by": "utterance", "val": 50, "test": ["s2"], "seed": 1}).splits
-    assert {cut.supervisions[0].speaker for cut in splits["test"]} == {"s2"}
+    assert {cut.speaker for cut in splits["test"]} == {"s2"}
     assert len(splits["test"]) == 2
     assert len(splits["val"]) == 4
     with pytest.raises(DataError, match=r"no speaker s9; there is: s0, s1, s2, s3"):

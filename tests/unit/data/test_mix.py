@@ -31,7 +31,7 @@ def test_corpora_of_different_kinds_are_read_as_one(mixed: list[str]) -> None:
     data = prepared(mixed)
     assert of_each(data, "train") == {"tones": 40, "books": 8}
     assert of_each(data, "val") == {"tones": 4, "books": 8}
-    assert {cut.supervisions[0].speaker for cut in data.corpus.splits["train"]} == {None, "books/100", "books/101"}
+    assert {cut.speaker for cut in data.corpus.splits["train"]} == {None, "books/100", "books/101"}
     loader = data.loader("train", shuffle=True)
     assert loader is not None
     assert sum(len(batch.ids) for batch in loader) == 48

@@ -11,7 +11,6 @@ from conftest import TINY, prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechtrain.data.corpus import text_of
 from speechtrain.data.phonemes import PhonemeTokenizer, pronounced, read_lexicon
 from speechtrain.data.subwords import BpeTokenizer
 from speechtrain.data.text import normalizer
@@ -105,7 +104,7 @@ def test_a_step_that_is_unknown_is_refused(step: str, message: str) -> None:
 def test_transcripts_are_normalised_before_anything_sees_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = prepared([*TINY, "data.normalize=[uppercase,'replace:[ABC]+:']"])
     assert set("".join(data.tokenizer.vocabulary)) <= set("DEFGH")
-    everything = [text_of(cut) for cuts in data.corpus.splits.values() for cut in cuts]
+    everything = [cut.text for cuts in data.corpus.splits.values() for cut in cuts]
     assert all(text and set(text) <= set("DEFGH") for text in everything)
     assert "by data.normalize" in caplog.text
     assert data.skipped > 0
@@ -154,6 +153,6 @@ def test_words_without_a_pronunciation_are_reported_and_their_utterances_left_ou
     (tmp_path / "lexicon.txt").write_text("".join(f"{char} {char.upper()}1\n" for char in "abcdefg"))
     data = prepared([*TINY, "data.normalize=['replace:(.):\\1 ',spaces]", "tokenizer=phoneme", "tokenizer.lexicon=lexicon.txt"])
     assert data.tokenizer.vocabulary == ["", *"ABCDEFG"]
-    assert not any("h" in text_of(cut) for cut in data.corpus.splits["train"])
+    assert not any("h" in cut.text for cut in data.corpus.splits["train"])
     assert "the tokenizer has nothing for 'h'" in caplog.text
     assert data.skipped > 0
