@@ -164,7 +164,7 @@ class BackendConformance:
         options = [f"model={self.drawing}", "trainer.epochs=3", "data.batch_size=4", "trainer.checkpoint.every_n_steps=1"]
         options += [f"trainer.accumulate_grad_batches={accumulate}", "scheduler=warmup_cosine", *self.augmented]
         read: list[tuple[int, list[str]]] = []
-        whole, begun, resumed = Recorder(), Recorder(interrupt_in=1, at_batch=2 * accumulate), Recorder()
+        whole, begun, resumed = Recorder(), Recorder(interrupt_in=1, at_batch=3 * accumulate - 1), Recorder()
         make = Utterances.__getitem__
 
         def noted(self: Utterances, key: tuple[int, Sequence[str]]) -> Batch:

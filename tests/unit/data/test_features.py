@@ -150,6 +150,7 @@ def test_characters_come_from_the_training_text_and_go_back_to_it() -> None:
     for text in ("grüße δ 語", "語 δ"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.unknown("x grüße") == ["x"]
+    assert tokenizer.encode("xg\U0001f600") == tokenizer.encode("g")
     assert tokenizer.decode(tokenizer.encode("xg")) == "g"
     assert CharTokenizer(["AbC"], lowercase=True).vocabulary == ["", "a", "b", "c"]
     assert CharTokenizer(vocabulary=tokenizer.vocabulary).encode("δ") == tokenizer.encode("δ")

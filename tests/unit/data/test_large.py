@@ -143,7 +143,9 @@ def test_a_large_corpus_is_divided_into_batches_within_the_limits_each_utterance
         counts.add(len(batches))
         assert sorted(index for batch in batches for index in batch.tolist()) == list(range(5000))
         assert all(len(batch) == 1 or (len(batch) <= 9 and len(batch) * durations[batch].max() <= 60) for batch in batches)
+        assert any(len(batch) == 9 for batch in batches)
         padded = sum(len(batch) * durations[batch].max() for batch in batches)
+        assert padded / 60 / len(batches) > 0.8, "batches are filled as far as they may be"
         assert 1 - durations.sum() / padded < 0.12
     assert max(counts) - min(counts) <= 20
 
@@ -162,6 +164,8 @@ def test_the_order_of_a_large_corpus_follows_from_seed_and_epoch_and_mixes_the_w
     assert np.median(spread) > 20_000, "a batch is drawn from all of the list, not from a part of it"
     first = [index for batch in flat(1, 0)[:50] for index in batch]
     assert max(first) - min(first) > 25_000
+    quarter = np.quantile(durations, 0.25)
+    assert 0 < sum(durations[index] < quarter for index in first) < len(first) / 2, "and short and long ones take turns"
     unshuffled = divided(durations[:100], Limits(1e9, None, 1, 0), shuffle=False, seed=0, epoch=0)
     assert [batch.tolist() for batch in unshuffled] == [list(range(100))]
 
@@ -205,7 +209,9 @@ def test_plain_lines_of_lhotse_and_all_others_are_heard_alike(tmp_path: Path) ->
         said = SupervisionSegment(name, recording.id, 0.0, length, channel=channel, text="HELLO", speaker="s")
         return MonoCut(name, start, length, channel, recording=recording, supervisions=[said])
 
+    assert len(cut("left", both, 0, 0.0, third).recording.sources[0].channels) == 2
     made = [
+        cut("left", both, 0, third, third),
         cut("whole", mono, 0, 0.0, mono.duration),
         cut("part", mono, 0, third, third),
         cut("right", both, 1, third, third),
