@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from speechtrain.backends.schedules import Schedule
 from speechtrain.data.batches import Batch, Loader
-from speechtrain.errors import RunError
+from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.tasks.base import Direction, Outputs, Task
 
 Model = Any
@@ -126,6 +126,21 @@ class Plan:
         every = self.trainer["checkpoint"]["every_n_steps"]
         stepped = (batch_index + 1) % self.trainer["accumulate_grad_batches"] == 0
         return every is not None and stepped and batch_index + 1 < batches and steps % every == 0
+
+    def check_inside(self, written: int, batches: int) -> None:
+        """Refuse to go on inside an epoch that is divided otherwise than the one that was stopped.
+
+        Args:
+            written: batches of the epoch when the checkpoint was written.
+            batches: of the epoch now.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        if written != batches:
+            message = f"{self.resume_from} was written inside an epoch of {written} batches, which now has {batches}"
+            fix = "resume with the same data and batch size, or from the checkpoint of a whole epoch"
+            raise ConfigError([Problem("resume", message, fix)])
 
 
 @dataclass

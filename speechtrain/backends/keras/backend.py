@@ -120,7 +120,8 @@ class KerasBackend(Backend):
             files.read_optimizer(step.optimizer, plan.resume_from)
             plan.schedule.load_state_dict(state["schedule"])
         first, last = int(state.get("epochs", 0)), int(options["epochs"])
-        inside = state.get("inside")
+        if (inside := state.get("inside")) is not None:
+            plan.check_inside(inside["of"], steps)
         shapes, views = Shapes(active=self._compiled), 2 if task.consistency else 1
 
         def validate() -> dict[str, float]:

@@ -135,6 +135,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         """What a run needs that is resumed after the batches of this epoch that are done."""
         found = {
             "batches": self.done,
+            "of": self.steps,
             "random": [np.asarray(keras.ops.convert_to_numpy(state)).tolist() for state in self.random_states],
             "sums": [self._total, self._labels],
         }

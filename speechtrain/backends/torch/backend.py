@@ -89,7 +89,7 @@ class TorchBackend(Backend):
 
             def position() -> tuple[int, int]:
                 epoch = epochs_processed(trainer)
-                return epoch, module.batches_done(epoch)
+                return epoch, module.batches_done(epoch, len(train))
 
             try:
                 trainer.fit(

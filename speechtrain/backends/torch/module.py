@@ -220,6 +220,7 @@ class TrainingModule(pl.LightningModule):
             checkpoint["halfway"] = {
                 "epoch": self.current_epoch,
                 "batches": self._batches_done,
+                "of": int(self.trainer.num_training_batches),
                 "random": _random_state(self.device),
                 "sums": [float(self._loss_sum), self._label_count, float(self._norm_sum), self._norm_count],
             }
@@ -233,9 +234,16 @@ class TrainingModule(pl.LightningModule):
             self._loss_sum += loss
             self._norm_sum += norm
 
-    def batches_done(self, epoch: int) -> int:
-        """How many batches of an epoch that is about to begin were trained on before the run was resumed."""
-        return int(self._halfway["batches"]) if self._halfway is not None and self._halfway["epoch"] == epoch else 0
+    def batches_done(self, epoch: int, batches: int) -> int:
+        """How many of the batches of an epoch that is about to begin were trained on before the run was resumed.
+
+        Raises:
+            ConfigError: it had another number of batches then.
+        """
+        if self._halfway is None or self._halfway["epoch"] != epoch:
+            return 0
+        self.plan.check_inside(self._halfway["of"], batches)
+        return int(self._halfway["batches"])
 
 
 def to_outputs(utterance_losses: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor) -> Outputs:

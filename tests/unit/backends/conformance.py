@@ -16,7 +16,7 @@ from speechtrain.backends.base import Backend, Callback, Control, NonFiniteLossE
 from speechtrain.config.build import plain
 from speechtrain.data.batches import Batch, Utterances
 from speechtrain.data.prepare import Data, prepare
-from speechtrain.errors import UserError
+from speechtrain.errors import ConfigError, UserError
 from speechtrain.tasks.base import Task
 from speechtrain.tasks.build import task_for
 from speechtrain.train import evaluate, make_plan
@@ -191,6 +191,12 @@ class BackendConformance:
         assert resumed.events[1:] == whole.events[-len(resumed.events) + 1 :]
         assert resumed.metrics == whole.metrics[1:]
         assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(continued, "test")["test/loss"]
+        three = self.setup(backend, tmp_path / "three", *options)
+        with pytest.raises(KeyboardInterrupt):
+            three.train(three.build(), Recorder(interrupt_in=1, at_batch=accumulate))
+        other = self.setup(backend, tmp_path / "three", *options, "data.batch_size=3", f"resume={tmp_path / 'three'}")
+        with pytest.raises(ConfigError, match=rf"was written inside an epoch of {batches} batches, which now has \d+"):
+            other.train(other.build())
 
     def test_a_resumed_run_remembers_its_best_epoch_and_how_long_it_has_waited(self, backend: Backend, tmp_path: Path) -> None:
         hopeless = ["optimizer=sgd", "optimizer.lr=1.0", "trainer.gradient_clip_val=1e-3", "scheduler=step", "scheduler.step_epochs=1"]

@@ -73,6 +73,10 @@ def problems(*overrides: str) -> str:
         (["resume=/no/such/run"], ["resume: no such run or checkpoint"]),
         (["model.channels=[1"], ["'model.channels=[1' cannot be read"]),
         (["seed=-1"], ["seed: must be at least 0"]),
+        (
+            ["trainer.checkpoint.every_n_steps=5", "trainer.checkpoint.save_last=false"],
+            ["trainer.checkpoint.every_n_steps: is 5, and the last checkpoint is not kept"],
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_path_and_what_to_do(overrides: list[str], said: list[str]) -> None:
