@@ -244,6 +244,6 @@ def _of_stored_features(cfg: DictConfig) -> Iterator[Problem]:
             if cfg.augment.get(key):
                 yield Problem(f"augment.{key}", "needs audio, and there are only spectrograms", f"set augment.{key}=0, or augment=masks")
     if issubclass(kind, SignalData):
-        for key in ("tempo", "freq_masks", "time_masks", "frame_dropout"):
+        for key in ("tempo", "freq_masks", "time_masks", "frame_dropout", "delay"):
             if cfg.augment.get(key):
                 yield Problem(f"augment.{key}", "would change the samples but not the signal that is wanted", "set augment=none")

@@ -527,6 +527,7 @@ class Augment(Target):
     time_mask_width: int = number(ge=0)
     time_mask_ratio: float = number(ge=0, le=1)
     recombine_prob: float = number(ge=0, le=1)
+    delay: float = number(ge=0)
     frame_dropout: float = number(ge=0, lt=1)
     noise_folder: str | None = MISSING
     noise_folder_prob: float = number(ge=0, le=1)

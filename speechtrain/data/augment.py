@@ -57,8 +57,10 @@ class Augment:
         lowpass_hz: Sequence[float] = (2000, 4000),
         codec_prob: float = 0.0,
         gain_db: float = 0.0,
+        delay: float = 0.0,
     ) -> None:
         self.frame_dropout = frame_dropout
+        self.delay = delay
         self.wave = WaveAugment(
             noise_folder, noise_folder_prob, noise_snr_db, reverb_folder, reverb_prob, lowpass_prob, lowpass_hz, codec_prob, gain_db
         )
@@ -79,8 +81,8 @@ class Augment:
     def changes_nothing(self) -> bool:
         """Whether features may be computed once and kept."""
         masks = self.freq_masks * self.freq_mask_width + self.time_masks * self.time_mask_width
-        drawn = self.speed or self.tempo or self.warp or self.noise_prob or self.eq_db or masks or self.recombine_prob or self.frame_dropout
-        return not drawn and self.wave.changes_nothing
+        drawn = self.speed or self.tempo or self.warp or self.noise_prob or self.eq_db or masks or self.recombine_prob
+        return not (drawn or self.frame_dropout or self.delay) and self.wave.changes_nothing
 
     def wave_spectrum(self, read: Callable[[], Audio], features: Features, rng: np.random.Generator) -> torch.Tensor | None:
         """The power spectrum (T, K) of the augmented waveform; None where nothing falls to it."""
@@ -105,10 +107,13 @@ class Augment:
     def __call__(self, spectrum: torch.Tensor, features: Features, rng: np.random.Generator, view: int = 0) -> torch.Tensor:
         """Features (T', F) of a power spectrum (T, K); views of an utterance share their length."""
         speed, tempo = _factor(self.speed, rng), _factor(self.tempo, rng)
+        waits = round(rng.uniform(0, self.delay) * features.frame_rate) if self.delay else 0
         if view:
             rng = rng.spawn(view)[-1]
         mel = features.mel(spectrum, warp=speed * _factor(self.warp, rng))
         mel = _stretch(mel, 1 / (speed * tempo))
+        if waits:
+            mel = torch.cat([_quietest(mel).expand(waits, -1), mel])
         if self.noise_prob and rng.random() < self.noise_prob:
             mel = mel + self._noise(mel, features, rng)
         if self.eq_db:
@@ -145,6 +150,12 @@ class Augment:
             width = int(rng.integers(widest + 1))
             start = int(rng.integers(frames - width + 1))
             features[start : start + width] = fill
+
+
+def _quietest(mel: torch.Tensor) -> torch.Tensor:
+    """What a pause sounds like there: the mean (1, M) of the tenth of its frames (T, M) with the least energy."""
+    frames = mel.sum(1).argsort()[: max(1, len(mel) // 10)]
+    return mel[frames].mean(0, keepdim=True)
 
 
 def words_of(custom: Mapping[str, Any] | None, utterance: str, frames: int, frame_rate: float) -> list[Word]:

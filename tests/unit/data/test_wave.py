@@ -136,3 +136,25 @@ def test_dropped_frames_are_set_to_the_mean() -> None:
     batch = next(iter(loader))
     share = [float((batch.features[row, :length] == 0).all(axis=1).mean()) for row, length in enumerate(batch.feature_lengths)]
     assert 0.2 < sum(share) / len(share) < 0.4
+
+
+def test_a_delay_puts_a_pause_before_the_utterance_and_leaves_it_as_it_is() -> None:
+    plain, delayed = (
+        prepared([*TINY, "augment=none", "features.normalize=none", f"augment.delay={delay}"]).loader("train", augment=True, views=2)
+        for delay in (0, 0.3)
+    )
+    before = {name: batch.features[row, : batch.feature_lengths[row]] for batch in plain for row, name in enumerate(batch.ids)}
+    waits = set()
+    for batch in delayed:
+        half = len(batch.ids) // 2
+        np.testing.assert_array_equal(batch.feature_lengths[:half], batch.feature_lengths[half:])
+        for row, name in enumerate(batch.ids):
+            found = batch.features[row, : batch.feature_lengths[row]]
+            pause = len(found) - len(before[name])
+            waits.add(pause)
+            np.testing.assert_allclose(found[pause:], before[name], atol=1e-5)
+            if pause:
+                assert (found[:pause] == found[0]).all()
+                assert np.exp(found[0]).sum() <= np.quantile(np.exp(before[name]).sum(1), 0.2)
+    assert len(waits) > 5
+    assert 0 <= min(waits) < max(waits) <= 30
