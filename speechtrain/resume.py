@@ -98,6 +98,12 @@ def find_weights(name: str, key: str) -> Path:
     return found
 
 
+def other_checkpoints(checkpoint: Path) -> list[Path]:
+    """Those of the same run, the newest first."""
+    found = [path for path in checkpoint.parent.glob(f"*{checkpoint.suffix}") if path != checkpoint and not path.name.startswith(".")]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
 def _started(folder: Path) -> str:
     return str(read_run_file(folder).get("started", ""))
 

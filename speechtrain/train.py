@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from speechtrain.errors import ConfigError, EmptyDataError, Problem, RunPruned, 
 from speechtrain.folds import cross_validate, is_cross_validation
 from speechtrain.notebook import Given, Notebook, notebook
 from speechtrain.result import Result
-from speechtrain.resume import find_run, find_weights, read_run_file, write_run_file
+from speechtrain.resume import find_run, find_weights, other_checkpoints, read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Callback, Model, ModelInfo, Plan
@@ -138,7 +139,8 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
         train_loader = data.loader("train", shuffle=True, augment=True, views=views, max_batches=cfg.trainer.limit_train_batches)
         assert train_loader is not None
         val_loader = data.loader("val", max_batches=cfg.trainer.limit_val_batches)
-        plan = make_plan(cfg, task, folder, vocabulary=data.tokenizer.vocabulary)
+        resume_from = checkpoint_to_resume(cfg, backend)
+        plan = make_plan(cfg, task, folder, vocabulary=data.tokenizer.vocabulary, resume_from=resume_from)
         history = History(task.direction, folder / HISTORY)
         progress = ConsoleProgress(history, cfg.objective.metric, task.shown)
         try:
@@ -292,13 +294,36 @@ def check_monitors(cfg: DictConfig, task: Task, *, has_val: bool) -> None:
         raise ConfigError(problems)
 
 
-def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence[str]) -> Plan:
+def checkpoint_to_resume(cfg: DictConfig, backend: Backend) -> Path | None:
+    """The checkpoint that `resume` means; of a run whose last one is damaged an earlier one. None: the run starts from the beginning.
+
+    Raises:
+        UserError: a checkpoint that is named is damaged, or every one of the run is.
+    """
+    if cfg.resume is None:
+        return None
+    _, found = find_run(cfg.resume)
+    if found is None:
+        log.warning("%s has no finished epoch yet; starting again from the beginning", cfg.resume)
+        return None
+    try:
+        backend.check_file(found)
+    except UserError as error:
+        if Path(str(cfg.resume).strip("'\"")).expanduser().is_file() and found.stem != "last":
+            raise
+        for other in other_checkpoints(found):
+            with suppress(UserError):
+                backend.check_file(other)
+                log.warning("%s\ngoing on from %s instead", str(error).partition("\n")[0], other)
+                return other
+        raise
+    return found
+
+
+def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence[str], resume_from: Path | None = None) -> Plan:
     """How the backend is to train."""
     from speechtrain.backends.base import Plan
 
-    resume_from = find_run(cfg.resume)[1] if cfg.resume is not None else None
-    if cfg.resume is not None and resume_from is None:
-        log.warning("%s has no finished epoch yet; starting again from the beginning", cfg.resume)
     trainer = OmegaConf.to_container(cfg.trainer, resolve=True)
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(trainer, dict)

@@ -297,6 +297,14 @@ class Backend(ABC):
         return None
 
     @abstractmethod
+    def check_file(self, path: Path) -> None:
+        """Read a checkpoint of `train` without using it.
+
+        Raises:
+            UserError: it is damaged, or none.
+        """
+
+    @abstractmethod
     def warm_start(self, model: Model, path: Path) -> Sequence[str]:
         """Put those weights of a file into a model that fit it by name and shape; returns what was left as it was.
 

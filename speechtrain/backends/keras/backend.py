@@ -210,6 +210,12 @@ class KerasBackend(Backend):
         files.write(model.with_blank_last(), path, {"extra": {**extra, "blank": "last"}})
         return path
 
+    def check_file(self, path: Path) -> None:
+        """Read a checkpoint without using it; see `Backend.check_file`."""
+        from speechtrain.backends.keras import files
+
+        files.read_state(path)
+
     def warm_start(self, model: SpeechModel, path: Path) -> Sequence[str]:
         """Weights of a file as far as they fit; see `Backend.warm_start`."""
         from speechtrain.backends.keras import files

@@ -146,6 +146,10 @@ class TorchBackend(Backend):
             raise UserError(f"{path} holds another model: {first}\n    -> use the model and data it was trained with") from error
         return extra
 
+    def check_file(self, path: Path) -> None:
+        """Read a checkpoint without using it; see `Backend.check_file`."""
+        _read(path)
+
     def warm_start(self, model: SpeechModel, path: Path) -> Sequence[str]:
         """Weights of a file as far as they fit; see `Backend.warm_start`."""
         weights, _ = _read(path)

@@ -19,7 +19,7 @@ from speechtrain.data.prepare import Data, prepare
 from speechtrain.errors import ConfigError, UserError
 from speechtrain.tasks.base import Task
 from speechtrain.tasks.build import task_for
-from speechtrain.train import evaluate, make_plan
+from speechtrain.train import checkpoint_to_resume, evaluate, make_plan
 
 STOP = ["trainer.early_stopping.patience=1", "trainer.early_stopping.monitor=val/loss", "trainer.early_stopping.min_delta=1"]
 QUIET = ["tracking=[]", "report.enabled=false", "backend.threads=1"]
@@ -70,7 +70,9 @@ class Setup:
         return self.backend.build(model, self.task, input_size=self.data.features.size, seed=self.cfg.seed)
 
     def plan(self) -> Plan:
-        return make_plan(self.cfg, self.task, Path(self.cfg.output_dir), vocabulary=self.data.tokenizer.vocabulary)
+        resume_from = checkpoint_to_resume(self.cfg, self.backend)
+        vocabulary = self.data.tokenizer.vocabulary
+        return make_plan(self.cfg, self.task, Path(self.cfg.output_dir), vocabulary=vocabulary, resume_from=resume_from)
 
     def train(self, model: Any, *callbacks: Callback, views: int = 1) -> TrainResult:
         Path(self.cfg.output_dir).mkdir(parents=True, exist_ok=True)
@@ -197,6 +199,27 @@ class BackendConformance:
         other = self.setup(backend, tmp_path / "three", *options, "data.batch_size=3", f"resume={tmp_path / 'three'}")
         with pytest.raises(ConfigError, match=rf"was written inside an epoch of {batches} batches, which now has \d+"):
             other.train(other.build())
+
+    def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_an_earlier_one(
+        self, backend: Backend, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        options = ["model=mlp", "trainer.epochs=3", "trainer.checkpoint.every_n_epochs=1", "trainer.checkpoint.save_top_k=0"]
+        whole, resumed = Recorder(), Recorder()
+        one = self.setup(backend, tmp_path / "one", *options)
+        one.train(one.build(), whole)
+        two = self.setup(backend, tmp_path / "two", *options)
+        with pytest.raises(KeyboardInterrupt):
+            two.train(two.build(), Recorder(interrupt_in=2))
+        last, *earlier = sorted((tmp_path / "two/checkpoints").iterdir(), key=lambda path: path.stem != "last")
+        last.write_bytes(last.read_bytes()[:-1000])
+        two.cfg.resume = str(tmp_path / "two")
+        two.train(two.build(), resumed)
+        assert resumed.metrics == whole.metrics[2:]
+        assert f"going on from {tmp_path / 'two/checkpoints/epoch=001'}{backend.suffix} instead" in caplog.text
+        for path in (last, *earlier, tmp_path / f"two/checkpoints/epoch=002{backend.suffix}"):
+            path.write_bytes(b"")
+        with pytest.raises(UserError, match=r"last\.\w+ is not a .*checkpoint that can be read"):
+            two.train(two.build())
 
     def test_a_resumed_run_remembers_its_best_epoch_and_how_long_it_has_waited(self, backend: Backend, tmp_path: Path) -> None:
         hopeless = ["optimizer=sgd", "optimizer.lr=1.0", "trainer.gradient_clip_val=1e-3", "scheduler=step", "scheduler.step_epochs=1"]
