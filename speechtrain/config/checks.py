@@ -14,7 +14,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.names import did_you_mean
-from speechtrain.config.schema import LOADING_KEYS, SCHEMAS, Featurised, Generated, Loading, Mix, Node, SignalData, StoredFeatures
+from speechtrain.config.schema import SCHEMAS
+from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, Mix, SignalData
+from speechtrain.config.schemas.node import Node
+from speechtrain.config.schemas.sound import StoredFeatures
 from speechtrain.config.targets import UnknownTargetError, signature
 from speechtrain.errors import Problem
 

@@ -1,0 +1,390 @@
+"""Corpora, and how any of them is read and batched."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from omegaconf import MISSING
+
+from speechtrain.config.schemas.node import Node, Rule, Target, choice, number
+
+
+@dataclass
+class OnShared(Node):
+    speaker: str = choice("allow", "warn", "error")
+    parent: str = choice("allow", "warn", "error")
+    audio: str = choice("allow", "warn", "error")
+
+
+@dataclass
+class Loading(Target):
+    """How any corpus is batched. These keys are read by the data room and not passed to `_target_`."""
+
+    batch_seconds: float = number(gt=0)
+    batch_size: int | None = number(ge=1)
+    num_buckets: int = number(ge=1)
+    num_workers: int = number(ge=0)
+    cache_gb: float = number(ge=0)
+    check_hours: float = number(ge=0)
+    feature_cache: str | None = MISSING
+    feature_cache_gb: float = number(gt=0)
+    min_duration: float = number(ge=0)
+    max_duration: float | None = number(gt=0)
+    limit_utterances: int | None = number(ge=1)
+    folds: int | None = number(ge=2)
+    fold: int | None = number(ge=0)
+    fold_by: str = choice("speaker", "parent", "utterance")
+    normalize: list[str] = MISSING
+    on_shared: OnShared = field(default_factory=OnShared)
+    on_bad: str = choice("skip", "error")
+    on_empty: str = choice("error", "warn")
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.fold is not None and (node.folds is None or node.fold >= node.folds):
+            fix = "leave data.fold out to train all folds" if node.folds else "set data.folds as well"
+            yield "fold", f"is {node.fold}, and there are {node.folds or 'no'} folds, counted from 0", fix
+
+
+LOADING_KEYS = frozenset(f.name for f in dataclasses.fields(Loading)) - {"_target_"}
+
+
+@dataclass
+class Generated(Loading):
+    """A corpus that is made on the spot."""
+
+    seed: int = number(ge=0)
+    train_size: int = number(ge=1)
+    val_size: int = number(ge=1)
+    test_size: int = number(ge=1)
+    sample_rate: int = number(ge=1000)
+
+
+@dataclass
+class Digits(Generated):
+    cache_dir: str = MISSING
+    min_words: int = number(ge=1)
+    max_words: int = number(ge=1)
+    processes: int | None = number(ge=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.min_words > node.max_words:
+            yield "min_words", f"is {node.min_words}, more than max_words={node.max_words}", "set data.min_words to at most data.max_words"
+
+
+@dataclass
+class Synthetic(Generated):
+    alphabet: str = MISSING
+    min_chars: int = number(ge=1)
+    max_chars: int = number(ge=1)
+    snr_db: float = number()
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.min_chars > node.max_chars:
+            yield "min_chars", f"is {node.min_chars}, more than max_chars={node.max_chars}", "set data.min_chars to at most data.max_chars"
+        if not node.alphabet:
+            yield "alphabet", "is empty", "give at least one character, for example data.alphabet=abc"
+
+
+@dataclass
+class Split(Node):
+    """Parts of one list: a percentage of it, or the speakers to set apart."""
+
+    by: str = choice("speaker", "parent", "utterance")
+    val: Any = MISSING
+    test: Any = MISSING
+    seed: int = number(ge=0)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        percentages = 0.0
+        for part in ("val", "test"):
+            value = node[part]
+            if isinstance(value, (bool, str)) or value is None:
+                yield part, f"must be a percentage or a list of speakers, received {value!r}", f"for example data.split.{part}=10"
+            elif isinstance(value, (int, float)):
+                percentages += value
+                if not 0 <= value < 100:
+                    yield part, f"must be a percentage from 0 to 100, received {value}", f"for example data.split.{part}=10"
+        if percentages >= 100:
+            yield "test", f"val and test together take {percentages:g} % and leave nothing to train on", "make them smaller"
+
+
+@dataclass
+class Manifest(Loading):
+    root: str = MISSING
+    train: Any = MISSING
+    val: Any = MISSING
+    test: Any = MISSING
+    split: Split = field(default_factory=Split)
+    sample_rate: int | None = number(ge=1000)
+    duration_tolerance: float = number(ge=0)
+    trust_durations: bool = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        root = Path(node.root).expanduser()
+        if not root.is_dir():
+            yield "root", f"no such folder: {root.absolute()}", "set data.root to the folder that the manifests are in"
+            return
+        if node.trust_durations and node.sample_rate is None:
+            yield "trust_durations", "is true, so no file is opened that could tell its rate", "set data.sample_rate"
+        for part in ("train", "val", "test"):
+            names = [node[part]] if isinstance(node[part], str) else (node[part] or [])
+            for name in names:
+                if not (root / str(name)).is_file():
+                    yield (
+                        part,
+                        f"no such manifest: {(root / str(name)).absolute()}",
+                        f"set data.{part} to a JSONL file, relative to data.root",
+                    )
+
+
+@dataclass
+class Folder(Loading):
+    root: str = MISSING
+    labels: str = choice("auto", "folder", "file")
+    train: str = MISSING
+    val: str | None = MISSING
+    test: str | None = MISSING
+    split: Split = field(default_factory=Split)
+    speaker: str | None = MISSING
+    sample_rate: int | None = number(ge=1000)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        yield from _root_problem(node.root, "the audio is in")
+        for part in ("train", "val", "test"):
+            folder = Path(node.root).expanduser() / (node[part] or "")
+            if Path(node.root).expanduser().is_dir() and not folder.is_dir():
+                yield part, f"no such folder: {folder.absolute()}", f"set data.{part} to a folder inside data.root, or to null"
+        if node.speaker not in (None, "folder"):
+            try:
+                named = re.compile(node.speaker).groupindex
+            except re.error as error:
+                yield "speaker", f"is no regular expression ({error}), received {node.speaker!r}", "or set data.speaker=folder"
+            else:
+                if "speaker" not in named:
+                    yield "speaker", f"has no group named speaker, received {node.speaker!r}", "for example '(?P<speaker>[^_/]+)_[^/]*$'"
+
+
+@dataclass
+class SpeechCommands(Loading):
+    root: str = MISSING
+    download: bool = MISSING
+    words: list[str] | None = MISSING
+    silence: float = number(ge=0, le=1)
+    seed: int = number(ge=0)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if not node.download:
+            for key, message, fix in _root_problem(node.root, "validation_list.txt is in"):
+                yield key, message, f"{fix}, or data.download=true to fetch it there (2.3 GB)"
+
+
+@dataclass
+class InFolder(Loading):
+    """A corpus that is one folder."""
+
+    root: str = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if not node.get("download"):
+            fetched = ", or data.download=true to fetch it there" if "download" in node else ""
+            for key, message, fix in _root_problem(node.root, "the corpus is in"):
+                yield key, message, f"{fix}{fetched}"
+
+
+@dataclass
+class Downloaded(InFolder):
+    download: bool = MISSING
+    mirror: str | None = MISSING
+
+
+@dataclass
+class LibriSpeech(Downloaded):
+    train: list[str] = MISSING
+    val: list[str] = MISSING
+    test: list[str] = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if not node.train:
+            yield "train", "names no part", "for example data.train=[train-clean-100]"
+
+
+@dataclass
+class YesNo(Downloaded):
+    split: Split = field(default_factory=Split)
+
+
+@dataclass
+class LJSpeech(Downloaded):
+    split: Split = field(default_factory=Split)
+    numbers_in_words: bool = MISSING
+
+
+@dataclass
+class An4(Downloaded):
+    split: Split = field(default_factory=Split)
+
+
+@dataclass
+class CommonVoice(InFolder):
+    language: str = MISSING
+    train: list[str] = MISSING
+    val: list[str] = MISSING
+    test: list[str] = MISSING
+
+
+@dataclass
+class Timit(InFolder):
+    units: str = choice("phones", "words")
+    phones: int = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.phones not in (61, 48, 39):
+            yield "phones", f"must be 61, 48 or 39, received {node.phones}", "61 as transcribed, 48 for training, 39 for scores"
+
+
+@dataclass
+class InParts(InFolder):
+    """A corpus whose parts are named by the user."""
+
+    train: str = MISSING
+    val: str | None = MISSING
+    test: str | None = MISSING
+    split: Split = field(default_factory=Split)
+
+
+@dataclass
+class Kaldi(InParts):
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        for part in ("train", "val", "test"):
+            folder = Path(node.root).expanduser() / (node[part] or "")
+            if node[part] is not None and not (folder / "wav.scp").is_file():
+                yield part, f"no wav.scp in {folder.absolute()}", f"set data.{part} to a data folder inside data.root"
+
+
+@dataclass
+class LhotseCuts(InParts):
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        for part in ("train", "val", "test"):
+            if node[part] is not None and not (path := Path(node.root).expanduser() / node[part]).exists():
+                yield part, f"no such file or folder: {path.absolute()}", f"set data.{part} to a manifest of cuts or a Shar folder"
+
+
+@dataclass
+class HuggingFace(InParts):
+    audio: str = MISSING
+    text: str = MISSING
+    speaker: str | None = MISSING
+    id: str | None = MISSING
+
+
+@dataclass
+class Mix(Loading):
+    corpora: dict[str, Any] = MISSING
+    weights: dict[str, float] = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if not node.corpora:
+            yield "corpora", "is empty", "for example +data@data.corpora.a=librispeech"
+        for name, weight in node.weights.items():
+            if name not in node.corpora:
+                yield f"weights.{name}", "there is no such corpus", f"there is: {', '.join(map(str, node.corpora)) or 'none'}"
+            elif weight <= 0:
+                yield f"weights.{name}", f"must be more than 0, received {weight}", "leave the corpus out to do without it"
+
+
+def _root_problem(root: str, holds: str) -> Iterator[Rule]:
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        yield "root", f"no such folder: {folder.absolute()}", f"set data.root to the folder that {holds}"
+
+
+@dataclass
+class SignalData(Loading):
+    """A corpus whose samples are the features, and that wants signals."""
+
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"features": ("StoredFeatures",), "task": ("RegressionTask",)}
+
+
+@dataclass
+class Signals(SignalData):
+    frequencies: list[float] = number(gt=0)
+    amplitudes: list[float] = number(ge=0)
+    snr_db: list[float] = number()
+    duration: float = number(gt=0)
+    sample_rate: int = number(ge=1)
+    seed: int = number(ge=0)
+    train_size: int = number(ge=1)
+    val_size: int = number(ge=1)
+    test_size: int = number(ge=1)
+    save_to: str | None = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if not node.frequencies:
+            yield "frequencies", "is empty", "for example data.frequencies=[1,3,5,7]"
+        for frequency in node.frequencies:
+            if frequency >= node.sample_rate / 2:
+                message = f"holds {frequency:g} Hz, not below half of sample_rate ({node.sample_rate / 2:g} Hz)"
+                yield "frequencies", message, "lower it, or raise data.sample_rate"
+        for key, example in (("amplitudes", "[0.5,1.5]"), ("snr_db", "[0,10]")):
+            values = list(node[key])
+            if len(values) != 2 or values[0] > values[1]:
+                yield key, f"must be [lowest, highest], received {values}", f"for example data.{key}={example}"
+
+
+@dataclass
+class Hdf5Signals(SignalData):
+    root: str = MISSING
+    train: str = MISSING
+    val: str | None = MISSING
+    test: str | None = MISSING
+    split: Split = field(default_factory=Split)
+    sample_rate: int = number(ge=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        root = Path(node.root).expanduser()
+        yield from _root_problem(node.root, "the HDF5 files are in")
+        for part in ("train", "val", "test"):
+            if root.is_dir() and node[part] is not None and not (root / node[part]).is_file():
+                yield part, f"no such file: {(root / node[part]).absolute()}", f"set data.{part} to an HDF5 file, relative to data.root"
+        if node.split.by != "utterance":
+            yield "split.by", "must be utterance: signals have no speakers", "set data.split.by=utterance"
+
+
+@dataclass
+class Featurised(Loading):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"features": ("StoredFeatures",)}
+    split_dir: str = MISSING
+    spectrogram_manifest_dir: str = MISSING
+    token_manifest_dir: str = MISSING
+    vocab_dir: str = MISSING
+    spectrogram_dir: str = MISSING
+    token_dir: str = MISSING
+    frame_rate: int = number(ge=1)
+    pad_value: float | None = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        for key in ("split_dir", "spectrogram_manifest_dir", "token_manifest_dir", "vocab_dir", "spectrogram_dir", "token_dir"):
+            folder = Path(node[key]).expanduser()
+            if not folder.is_dir():
+                yield key, f"no such folder: {folder.absolute()}", f"set data.{key} to a folder; see speechtrain/data/featurised.py"

@@ -1,0 +1,126 @@
+"""Models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from speechtrain.config.schemas.node import Rule, Target, choice, number
+
+
+@dataclass
+class Tdnn(Target):
+    stem_channels: list[int] = number(ge=1)
+    stem_time_strides: list[int] = number(ge=1)
+    channels: int = number(ge=1)
+    kernel_size: int = number(ge=1)
+    dilations: list[int] = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if len(node.stem_channels) != len(node.stem_time_strides):
+            yield (
+                "stem_time_strides",
+                f"has {len(node.stem_time_strides)} entries, stem_channels has {len(node.stem_channels)}",
+                "give one time stride for each stem layer",
+            )
+        if node.kernel_size % 2 == 0:
+            yield "kernel_size", f"must be odd so that frames stay centred, received {node.kernel_size}", "add or take 1"
+
+
+@dataclass
+class Conformer(Target):
+    d_model: int = number(ge=1)
+    n_layers: int = number(ge=1)
+    n_heads: int = number(ge=1)
+    ff_multiplier: float = number(gt=0)
+    kernel_size: int = number(ge=1)
+    subsampling: int = number(ge=2, le=8)
+    stem_channels: int = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.d_model % node.n_heads:
+            fits = [n for n in range(1, node.d_model + 1) if node.d_model % n == 0 and (node.d_model // n) % 2 == 0]
+            near = min(fits, key=lambda n: abs(n - node.n_heads), default=1)
+            yield (
+                "d_model",
+                f"is {node.d_model}, not divisible by n_heads={node.n_heads}",
+                f"set model.n_heads={near}, or make model.d_model a multiple of {node.n_heads}",
+            )
+        elif (node.d_model // node.n_heads) % 2:
+            yield (
+                "n_heads",
+                f"leaves {node.d_model // node.n_heads} dimensions a head; rotary positions need an even number",
+                f"set model.d_model={2 * node.n_heads * max(1, round(node.d_model / (2 * node.n_heads)))}",
+            )
+        if node.kernel_size % 2 == 0:
+            yield "kernel_size", f"must be odd so that frames stay centred, received {node.kernel_size}", "add or take 1"
+        if node.subsampling not in (2, 4, 8):
+            yield "subsampling", f"must be 2, 4 or 8, received {node.subsampling}", "for example model.subsampling=4"
+
+
+@dataclass
+class Crdnn(Target):
+    conv_channels: list[int] = number(ge=1)
+    conv_time_strides: list[int] = number(ge=1)
+    rnn: str = choice("lstm", "gru")
+    rnn_size: int = number(ge=1)
+    rnn_layers: int = number(ge=1)
+    bidirectional: bool = MISSING
+    dnn_size: int = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if len(node.conv_channels) != len(node.conv_time_strides):
+            yield (
+                "conv_time_strides",
+                f"has {len(node.conv_time_strides)} entries, conv_channels has {len(node.conv_channels)}",
+                "give one time stride for each convolution",
+            )
+
+
+@dataclass
+class Mlp(Target):
+    hidden_sizes: list[int] = number(ge=1)
+    stack: int = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+
+@dataclass
+class QuartzNet(Target):
+    stem_channels: int = number(ge=1)
+    stem_kernel: int = number(ge=1)
+    subsampling: int = number(ge=1, le=8)
+    channels: list[int] = number(ge=1)
+    kernel_sizes: list[int] = number(ge=1)
+    repeats: int = number(ge=1)
+    head_channels: int = number(ge=1)
+    head_kernel: int = number(ge=1)
+    head_dilation: int = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if len(node.channels) != len(node.kernel_sizes):
+            yield "kernel_sizes", f"has {len(node.kernel_sizes)} entries, channels has {len(node.channels)}", "give one for each block"
+        for key in ("stem_kernel", "head_kernel", "kernel_sizes"):
+            sizes = list(node[key]) if key == "kernel_sizes" else [node[key]]
+            if any(size % 2 == 0 for size in sizes):
+                yield key, f"must be odd so that frames stay centred, received {node[key]}", "add or take 1"
+
+
+@dataclass
+class Lstm(Target):
+    hidden_size: int = number(ge=1)
+    layers: int = number(ge=1)
+    stack: int = number(ge=1)
+    chunk_frames: int = number(ge=1)
+    detach_every: int | None = number(ge=1)
+    dropout: float = number(ge=0, lt=1)

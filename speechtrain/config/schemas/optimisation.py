@@ -1,0 +1,81 @@
+"""Optimizers and schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from speechtrain.config.schemas.node import Rule, Target, number
+
+
+@dataclass
+class Optimizer(Target):
+    lr: float = number(gt=0)
+    weight_decay: float = number(ge=0)
+
+
+@dataclass
+class AdamLike(Optimizer):
+    betas: list[float] = number(ge=0, lt=1)
+    eps: float = number(gt=0)
+    fused: bool = MISSING
+
+
+@dataclass
+class Sgd(Optimizer):
+    momentum: float = number(ge=0, lt=1)
+    nesterov: bool = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.nesterov and node.momentum == 0:
+            yield "nesterov", "needs a momentum above 0", "set optimizer.momentum=0.9 or optimizer.nesterov=false"
+
+
+@dataclass
+class RmsProp(Optimizer):
+    alpha: float = number(ge=0, lt=1)
+    momentum: float = number(ge=0, lt=1)
+    eps: float = number(gt=0)
+
+
+@dataclass
+class Schedule(Target):
+    warmup_ratio: float = number(ge=0)
+    warmup_steps: int | None = number(ge=0)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.warmup_ratio > 1:
+            yield (
+                "warmup_ratio",
+                f"is {node.warmup_ratio}: the warm-up would be longer than the run",
+                "warmup_ratio is a share of the run, at most 1; for a number of steps use scheduler.warmup_steps",
+            )
+
+
+@dataclass
+class WarmupCosine(Schedule):
+    min_factor: float = number(ge=0, le=1)
+
+
+@dataclass
+class Step(Schedule):
+    step_epochs: int = number(ge=1)
+    gamma: float = number(gt=0, le=1)
+
+
+@dataclass
+class Exponential(Schedule):
+    gamma: float = number(gt=0, le=1)
+
+
+@dataclass
+class Plateau(Schedule):
+    factor: float = number(gt=0, lt=1)
+    patience: int = number(ge=0)
+    min_delta: float = number(ge=0)
+    min_factor: float = number(ge=0, le=1)

@@ -1,0 +1,158 @@
+"""Backends, tasks, the trainer, decoders, trackers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from omegaconf import MISSING, DictConfig
+
+from speechtrain.config.schemas.node import Node, Rule, Target, choice, number
+
+
+@dataclass
+class TorchBackend(Target):
+    name: str = MISSING
+    threads: int | None = number(ge=1)
+
+
+@dataclass
+class KerasBackend(Target):
+    name: str = MISSING
+    engine: str = choice("tensorflow", "jax", "torch")
+    threads: int | None = number(ge=1)
+    jit_compile: bool | None = MISSING
+    precision: str = MISSING
+    deterministic: bool = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        modules = {"keras": "keras", "tensorflow": "keras", "jax": "keras,jax", "torch": "keras"}
+        for module in dict.fromkeys(("keras", node.engine)):
+            if importlib.util.find_spec(module) is None:
+                yield "engine", f"needs {module}, which is not installed", f"pip install 'speechtrain[{modules[module]}]'"
+                return
+
+
+@dataclass
+class Task(Target):
+    """`metric`: what a run is judged by unless `objective.metric` says otherwise; it is not passed to `_target_`."""
+
+    metric: str = MISSING
+
+
+@dataclass
+class CtcTask(Task):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": ("Char", "TokenList", "Bpe", "Words", "Phonemes")}
+    on_infeasible: str = choice("skip", "error", "keep")
+    consistency: float = number(ge=0)
+
+
+@dataclass
+class ClassificationTask(Task):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": ("Label",)}
+    pool: str = choice("mean", "max", "last")
+    class_weights: Any = MISSING
+    label_smoothing: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        weights, example = node.class_weights, "for example task.class_weights=balanced or '{yes: 2, no: 1}'"
+        if isinstance(weights, DictConfig):
+            bad = {
+                name: value
+                for name, value in weights.items()
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0
+            }
+            for name, value in bad.items():
+                yield "class_weights", f"must be numbers of at least 0, received {value!r} for {name!s}", example
+        elif weights not in (None, "balanced"):
+            yield "class_weights", f"must be balanced, null or a weight for each class, received {weights!r}", example
+
+
+@dataclass
+class RegressionTask(Task):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"data": ("Signals", "Hdf5Signals")}
+    criterion: str = choice("mse", "mae", "huber", "smooth_l1")
+    delta: float = number(gt=0)
+    mixture_channel: int | None = number(ge=0)
+
+
+@dataclass
+class EarlyStopping(Node):
+    patience: int | None = number(ge=0)
+    min_delta: float = number(ge=0)
+    monitor: str | None = MISSING
+
+
+@dataclass
+class Checkpoint(Node):
+    save_top_k: int = number(ge=0)
+    save_last: bool = MISSING
+    every_n_epochs: int | None = number(ge=1)
+    every_n_steps: int | None = number(ge=1)
+    monitor: str | None = MISSING
+    filename: str = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.every_n_steps is not None and not node.save_last:
+            fix = "set trainer.checkpoint.save_last=true"
+            yield "every_n_steps", f"is {node.every_n_steps}, and the last checkpoint is not kept", fix
+
+
+@dataclass
+class Trainer(Node):
+    epochs: int = number(ge=1)
+    max_steps: int | None = number(ge=1)
+    gradient_clip_val: float | None = number(gt=0)
+    gradient_clip_algorithm: str = choice("norm", "value")
+    accumulate_grad_batches: int = number(ge=1)
+    precision: str = choice("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
+    accelerator: str = MISSING
+    devices: Any = MISSING
+    strategy: str = MISSING
+    deterministic: bool = MISSING
+    val_every_n_epochs: int = number(ge=1)
+    log_every_n_steps: int | None = number(ge=1)
+    limit_epochs: int | None = number(ge=1)
+    limit_train_batches: int | None = number(ge=1)
+    limit_val_batches: int | None = number(ge=1)
+    limit_test_batches: int | None = number(ge=1)
+    fast_dev_run: bool = MISSING
+    test_checkpoint: str = choice("best", "last")
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+
+@dataclass
+class GreedyDecoder(Target):
+    pass
+
+
+@dataclass
+class MlflowTracking(Target):
+    tracking_uri: str | None = MISSING
+    experiment: str = MISSING
+    run_name: str | None = MISSING
+    log_checkpoint: bool = MISSING
+    log_model: bool = MISSING
+    registered_model: str | None = MISSING
+    system_metrics: float | None = number(gt=0)
+    patience: float = number(ge=0)
+
+
+@dataclass
+class TensorBoardTracking(Target):
+    folder: str = MISSING
+    table_rows: int = number(ge=0)
+
+
+@dataclass
+class WandbTracking(Target):
+    project: str = MISSING
+    entity: str | None = MISSING
+    mode: str = choice("auto", "online", "offline")
+    log_checkpoint: bool = MISSING
