@@ -1,4 +1,4 @@
-"""Published corpora as they lie on disk: `data=librispeech|mini_librispeech|yesno|ljspeech|common_voice|timit|an4`, and `data=kaldi`.
+"""Published corpora as they lie on disk: `data=librispeech|mini_librispeech|yesno|ljspeech|common_voice|timit|an4`.
 
 Each class says which utterances there are; what is common to all (headers, bad files by name, splits, fetching) stands in `Listed`.
 """
@@ -7,158 +7,15 @@ from __future__ import annotations
 
 import csv
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lhotse.recipes.timit import get_phonemes, get_speakers
 
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, fill_splits, make_cut, read_header, refuse_repeated_ids, spread
-from speechtrain.data.download import Archive, fetch
+from speechtrain.data.download import Archive
+from speechtrain.data.listed import Entry, Listed, lines_of
 from speechtrain.errors import DataError
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An utterance as a corpus lists it.
-
-    Attributes:
-        where: the list's file and line, or the audio file, for messages.
-        start, end: s in the file; `end=None`: to its end.
-        problem: why it cannot be used; None: as far as the list tells, it can.
-    """
-
-    id: str
-    path: Path
-    text: str
-    speaker: str | None = None
-    start: float = 0.0
-    end: float | None = None
-    where: str = ""
-    custom: Mapping[str, Any] = field(default_factory=dict)
-    problem: str | None = None
-
-
-class Listed(ABC):
-    """A corpus that tells its utterances part by part.
-
-    Args:
-        root: folder of the corpus.
-        download: fetch what is missing there.
-        mirror: address to fetch from instead of the corpus' own, without the archive's name.
-        split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them, for what the corpus has no list of.
-    """
-
-    title: ClassVar[str]
-    by_hand: ClassVar[str | None] = None
-    """Where it can be had, if no program may fetch it."""
-
-    def __init__(self, root: str, *, download: bool = False, mirror: str | None = None, split: dict[str, Any] | None = None) -> None:
-        self.root = Path(root).expanduser().absolute()
-        self.download = download
-        self.mirror = mirror
-        self.split = split or {"by": "utterance", "val": 0, "test": 0, "seed": 0}
-
-    @property
-    def parts(self) -> Mapping[str, Sequence[str]]:
-        """What each split is made of, by the corpus' own names; empty: to be taken from train."""
-        return {"train": ["all"], "val": [], "test": []}
-
-    @abstractmethod
-    def folder(self, part: str) -> Path | None:
-        """Where a part lies; None: it is not there."""
-
-    @abstractmethod
-    def entries(self, part: str, folder: Path) -> Iterator[Entry]:
-        """The utterances of a part."""
-
-    def archives(self, part: str) -> Sequence[Archive]:  # noqa: ARG002
-        """What a part is fetched as."""
-        return ()
-
-    def load(self, limit: int | None) -> Corpus:
-        """List every part and read the header of each file.
-
-        Raises:
-            DataError: a part is not there, or none of its utterances can be used.
-        """
-        skipped: list[Skip] = []
-        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
-        for split, parts in self.parts.items():
-            for part in parts:
-                before = len(skipped)
-                found = [cut for entry in self.entries(part, self._found(part)) if (cut := _usable(entry, split, skipped)) is not None]
-                if not found:
-                    first = f"; the first: {skipped[before].where}: {skipped[before].reason}" if skipped[before:] else ""
-                    raise DataError(
-                        f"{self._found(part)}: no utterance of '{part}' can be used{first}\n    -> set data.root to {self.title}"
-                    )
-                cuts[split] += found
-        cuts = fill_splits(cuts, [part for part in ("val", "test") if not self.parts[part]], self.split)
-        refuse_repeated_ids(cuts)
-        return Corpus({name: spread(cuts[name], limit) for name in SPLITS}, skipped)
-
-    def _found(self, part: str) -> Path:
-        found = self.folder(part)
-        if found is None and self.download:
-            for archive in self.archives(part):
-                name = archive.url.rsplit("/", 1)[-1]
-                fetch(
-                    archive if self.mirror is None else Archive(f"{self.mirror.rstrip('/')}/{name}", archive.digest, archive.size),
-                    self.root,
-                )
-            found = self.folder(part)
-        if found is None:
-            what = f"'{part}' of {self.title}" if part != "all" else self.title
-            fix = f"set data.root to the folder of {self.title}"
-            if self.by_hand is not None:
-                fix += f"; it may not be fetched by a program: {self.by_hand}"
-            elif self.archives(part):
-                size = sum(archive.size for archive in self.archives(part))
-                fix += f", or data.download=true to fetch it there ({size:g} GB)"
-            raise DataError(f"{self.root}: {what} is not there\n    -> {fix}")
-        return found
-
-
-def _usable(entry: Entry, split: str, skipped: list[Skip]) -> Cut | None:
-    try:
-        if entry.problem is not None:
-            raise DataError(entry.problem)
-        if not (text := clean_text(entry.text)):
-            raise DataError("its text is empty")
-        rate, samples = read_header(entry.path, None)
-        return make_cut(
-            entry.id,
-            entry.path,
-            num_samples=samples,
-            sample_rate=rate,
-            text=text,
-            speaker=entry.speaker,
-            custom=dict(entry.custom),
-            start=entry.start,
-            end=entry.end,
-        )
-    except DataError as error:
-        skipped.append(Skip(split, entry.where or str(entry.path), str(error)))
-        return None
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(file and line number, line) of a text file, without empty ones.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})\n    -> a text file in UTF-8 is needed") from None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield f"{path}:{number}", line
-
 
 _OPENSLR = "https://www.openslr.org/resources"
 
@@ -217,7 +74,7 @@ class LibriSpeech(Listed):
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:  # noqa: ARG002
         """The lines of all transcripts."""
         for transcript in sorted(folder.rglob("*.trans.txt")):
-            for where, line in _lines(transcript):
+            for where, line in lines_of(transcript):
                 name, _, text = line.strip().partition(" ")
                 yield Entry(name, transcript.with_name(f"{name}.flac"), text, name.partition("-")[0], where=where)
 
@@ -287,7 +144,7 @@ class LJSpeech(Listed):
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:  # noqa: ARG002
         """One a line; quotation marks are part of the text."""
-        for where, line in _lines(folder / "metadata.csv"):
+        for where, line in lines_of(folder / "metadata.csv"):
             fields = line.strip().split("|")
             path = folder / "wavs" / f"{fields[0]}.wav"
             problem = None if len(fields) == 3 else f"must be id|text|text, received {line.strip()[:60]!r}"
@@ -324,7 +181,7 @@ class CommonVoice(Listed):
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:
         """One a line."""
         path = folder / f"{part}.tsv"
-        lines = list(_lines(path))
+        lines = list(lines_of(path))
         names = lines[0][1].split("\t") if lines else []
         if not {"path", "sentence"} <= set(names):
             raise DataError(
@@ -395,7 +252,7 @@ class Timit(Listed):
         found = next((each for each in (path.with_suffix(suffix), path.with_suffix(suffix.upper())) if each.is_file()), None)
         if found is None:
             raise DataError(f"there is no {path.stem}{suffix} beside it")
-        rows = [line.split() for _, line in _lines(found)]
+        rows = [line.split() for _, line in lines_of(found)]
         if self.units == "words":
             return " ".join(word for row in rows for word in row[2:])
         phones = [row[2] for row in rows if len(row) == 3]
@@ -426,8 +283,8 @@ class An4(Listed):
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:
         """The lines of the transcription, joined with those of the list of files."""
-        paths = {line.strip().rsplit("/", 1)[-1]: line.strip() for _, line in _lines(folder / "etc" / f"an4_{part}.fileids")}
-        for where, line in _lines(folder / "etc" / f"an4_{part}.transcription"):
+        paths = {line.strip().rsplit("/", 1)[-1]: line.strip() for _, line in lines_of(folder / "etc" / f"an4_{part}.fileids")}
+        for where, line in lines_of(folder / "etc" / f"an4_{part}.transcription"):
             found = _AN4_LINE.match(line.strip())
             name = found["id"] if found else ""
             problem = None
@@ -442,83 +299,3 @@ class An4(Listed):
 
 
 _AN4_LINE = re.compile(r"^(?:<s>)?\s*(?P<text>.*?)\s*(?:</s>)?\s*\((?P<id>[^()\s]+)\)$")
-
-
-class Kaldi(Listed):
-    """Kaldi's data folders: `wav.scp`, `text`, and if they are there `utt2spk` and `segments`.
-
-    Args:
-        root: folder above the data folders, or one of them; relative paths in `wav.scp` are relative to it.
-        train, val, test: data folders in `root`; None takes them from `train` as `split` says.
-        split: see `Listed`.
-    """
-
-    title = "Kaldi data"
-
-    def __init__(self, root: str, train: str, val: str | None, test: str | None, split: dict[str, Any]) -> None:
-        super().__init__(root, split=split)
-        self._parts = {name: [part] if part is not None else [] for name, part in (("train", train), ("val", val), ("test", test))}
-
-    @property
-    def parts(self) -> Mapping[str, Sequence[str]]:
-        """As given."""
-        return self._parts
-
-    def folder(self, part: str) -> Path | None:
-        """The data folder."""
-        return self.root / part if (self.root / part / "wav.scp").is_file() else None
-
-    def entries(self, part: str, folder: Path) -> Iterator[Entry]:  # noqa: ARG002
-        """The lines of `segments`, or of `wav.scp` where there is none, with their texts."""
-        recordings = _table(folder / "wav.scp")
-        texts = _table(folder / "text")
-        speakers = _table(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
-        if (folder / "segments").is_file():
-            for name, (where, line) in _table(folder / "segments").items():
-                yield self._entry(name, where, line.split(), recordings, texts, speakers)
-        else:
-            for name, (where, _) in recordings.items():
-                yield self._entry(name, where, [name], recordings, texts, speakers)
-
-    def _entry(
-        self,
-        name: str,
-        where: str,
-        fields: list[str],
-        recordings: Mapping[str, tuple[str, str]],
-        texts: Mapping[str, tuple[str, str]],
-        speakers: Mapping[str, tuple[str, str]],
-    ) -> Entry:
-        problem, start, end = None, 0.0, None
-        source = recordings.get(fields[0] if fields else "", ("", ""))[1]
-        if len(fields) == 3:
-            try:
-                start, end = float(fields[1]), float(fields[2])
-            except ValueError:
-                problem = f"must be 'utterance recording start end' with times in seconds, received {' '.join([name, *fields])[:60]!r}"
-            end = None if end is not None and end < 0 else end  # -1: to the end of the recording
-        elif len(fields) != 1:
-            problem = f"must be 'utterance recording start end', received {' '.join([name, *fields])[:60]!r}"
-        if problem is None and not source:
-            problem = f"recording '{fields[0]}' is not in wav.scp"
-        elif problem is None and source.endswith("|"):
-            problem = f"wav.scp gives a command, which is not run: {source[:60]!r}; write its output to a file and name that"
-        elif problem is None and name not in texts:
-            problem = f"'{name}' is not in text"
-        speaker = speakers.get(name, ("", ""))[1] or None
-        return Entry(name, self.root / source, texts.get(name, ("", ""))[1], speaker, start, end, where, problem=problem)
-
-
-def _table(path: Path) -> dict[str, tuple[str, str]]:
-    """By its first word, where each line stands and the rest of it.
-
-    Raises:
-        DataError: the file cannot be read, or a first word stands twice.
-    """
-    found: dict[str, tuple[str, str]] = {}
-    for where, line in _lines(path):
-        name, _, rest = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
-        if name in found:
-            raise DataError(f"{where}: '{name}' stands already in {found[name][0]}\n    -> each once")
-        found[name] = (where, rest.strip())
-    return found
