@@ -125,7 +125,7 @@ class Augment:
     def _noise(self, mel: torch.Tensor, features: Features, rng: np.random.Generator) -> torch.Tensor:
         """Mel energies (T, M) of noise between white and brown, at a random ratio to the utterance's mean energy."""
         snr_db = rng.uniform(*self.noise_snr_db)
-        shape = features.filters().sum(0) * torch.linspace(0.05, 1, mel.shape[1]) ** -rng.uniform(0, 2)
+        shape = features.filters().sum(0) * torch.linspace(0.05, 1, mel.shape[1], dtype=torch.float32) ** -rng.uniform(0, 2)
         level = mel.sum(1).mean() * 10 ** (-snr_db / 10) / shape.sum()
         # the sum of k exponential variables of mean 1 has mean k and deviation sqrt(k)
         scatter = torch.from_numpy(rng.standard_normal(mel.shape, dtype=np.float32)) / features.bins_per_band.sqrt().clamp_min(1.0)
@@ -177,7 +177,7 @@ def _stretch(mel: torch.Tensor, factor: float) -> torch.Tensor:
     wanted = max(1, round(frames * factor))
     if wanted == frames:
         return mel
-    position = torch.arange(wanted) * ((frames - 1) / max(1, wanted - 1))
+    position = torch.arange(wanted, dtype=torch.float32) * ((frames - 1) / max(1, wanted - 1))
     left = position.floor().long().clamp_max_(max(0, frames - 2))
     right = (left + 1).clamp_max_(frames - 1)
     return torch.lerp(mel[left], mel[right], (position - left)[:, None])

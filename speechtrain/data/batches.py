@@ -114,7 +114,7 @@ def stacked(wanted: Sequence[Target]) -> tuple[Target, npt.NDArray[np.int64]]:
 def silence(features: Features, placeholder: Callable[[int], Target], *, seconds: float) -> Batch:
     """One utterance of features at rest, to measure a model with."""
     frames = features.num_frames(round(seconds * features.sample_rate))
-    return without_references([torch.zeros(frames, features.size)], features.frame_rate, placeholder)
+    return without_references([torch.zeros(frames, features.size, dtype=torch.float32)], features.frame_rate, placeholder)
 
 
 class SpectrumCache:

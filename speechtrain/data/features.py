@@ -112,7 +112,7 @@ class LogMel:
         self.normalize = normalize
         self.top_db = top_db
         self.identity = f"power spectrum 1, {sample_rate} Hz, window {self.win_length}, hop {self.hop_length}, preemphasis {preemphasis}"
-        self._window = torch.hann_window(self.win_length)
+        self._window = torch.hann_window(self.win_length, dtype=torch.float32)
         self._filters: dict[float, torch.Tensor] = {}
         if empty := int((self.filters().sum(0) == 0).sum()):
             raise ConfigError(
@@ -206,7 +206,7 @@ class Stored:
         self.sample_rate = sample_rate
         self.normalize = normalize
         self.size = 0
-        self.bins_per_band = torch.ones(1)
+        self.bins_per_band = torch.ones(1, dtype=torch.float32)
         self._first = threading.Lock()
 
     @property
@@ -240,7 +240,7 @@ class Stored:
 
     def filters(self, warp: float = 1.0) -> torch.Tensor:  # noqa: ARG002
         """Each mel by itself."""
-        return torch.eye(self.size)
+        return torch.eye(self.size, dtype=torch.float32)
 
     def mel(self, spectrum: torch.Tensor, warp: float = 1.0) -> torch.Tensor:  # noqa: ARG002
         """As they are."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, prepared
 
 from speechtrain.data.batches import Batch, Loader
@@ -148,3 +149,23 @@ def test_what_goes_wrong_in_a_batch_is_raised_where_it_would_come_and_no_thread_
     assert [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
     several.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_batches_are_made_beside_a_model_of_any_precision(dtype: torch.dtype) -> None:
+    options = [
+        "augment=specaugment",
+        "augment.delay=0.2",
+        "augment.noise_prob=1",
+        "augment.gain_db=6",
+        "augment.lowpass_prob=1",
+        "augment.codec_prob=1",
+    ]
+    plain = list(loader(make(*options), shuffle=True, augment=True))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        beside = list(loader(make(*options), shuffle=True, augment=True))
+    finally:
+        torch.set_default_dtype(before)
+    assert same(plain, beside)
