@@ -139,6 +139,8 @@ class LhotseCuts:
                 raise DataError(f"is a {type(cut).__name__} without a recording of its own; only cuts of one recording can be read")
             if not cut.supervisions:
                 raise DataError("has no supervision, so there is no text")
+            if any(source.type == "command" for source in cut.recording.sources):
+                raise DataError("its audio comes from a command, which is not run; write its output to a file and name that")
             for piece in cut.trim_to_supervisions(keep_overlapping=False) if len(cut.supervisions) > 1 else [cut]:
                 text = clean_text(piece.supervisions[0].text or "")
                 if not text:

@@ -69,11 +69,14 @@ def test_what_lhotse_cannot_give_is_named(tmp_path: Path, caplog: pytest.LogCapt
     cuts = list(cuts_of(tmp_path))
     cuts[0].supervisions = []
     cuts[1].supervisions[0].text = " "
+    cuts[3].recording.sources[0].type, cuts[3].recording.sources[0].source = "command", "touch evil"
     (tmp_path / "audio" / "r2.flac").unlink()
     CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
     given = ["data=lhotse", f"data.root={tmp_path}", *QUIET]
     data = prepared([*given, "data.train=cuts.jsonl.gz"])
-    assert len(data.corpus.splits["train"]) == 6
+    assert len(data.corpus.splits["train"]) == 4
+    assert "c3: its audio comes from a command, which is not run" in caplog.text
+    assert not Path("evil").exists()
     for message in ("c0: has no supervision", "c1: its text is empty", f": no such file: {tmp_path / 'audio' / 'r2.flac'}"):
         assert message in caplog.text
     (tmp_path / "bad.jsonl").write_text("{this is not\n")
