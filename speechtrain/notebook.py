@@ -163,6 +163,14 @@ class Notebook:
             console.print(tracker.how_to_look())
 
 
+def _hides_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C struck a library while it put something in order, which then failed with an error of its own (OmegaConf does)."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__cause__ or seen.__context__
+    return seen is not None
+
+
 @contextmanager
 def notebook(cfg: DictConfig, folder: Path, given: Given) -> Iterator[Notebook]:
     """The run's notebook: its trackers are told to open, and closed with the truth about how it ended."""
@@ -201,6 +209,9 @@ def notebook(cfg: DictConfig, folder: Path, given: Given) -> Iterator[Notebook]:
             tracker.set_tag("pruned", str(error))
         raise
     except Exception as error:
+        if _hides_interrupt(error):
+            status = "KILLED"
+            raise KeyboardInterrupt from error
         for tracker in begun:
             tracker.set_tag("error", f"{type(error).__name__}: {error}")
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from conftest import SHARED_DATA, TINY
 
 import speechtrain
+from speechtrain.backends.base import Callback
 from speechtrain.errors import ConfigError, DataError
 
 
@@ -206,3 +208,16 @@ def test_what_turns_out_to_be_bad_while_training_is_counted_with_the_rest(
     assert result.metrics["data/skipped"] == 5
     assert "4 utterances could not be read, and were left out" in caplog.text
     assert len(result.samples) == 1
+
+
+def test_ctrl_c_that_makes_a_library_fail_is_ctrl_c_all_the_same(tmp_path: Path) -> None:
+    class Struck(Callback):
+        def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise ValueError("half done")
+
+    with pytest.raises(KeyboardInterrupt):
+        speechtrain.train(speechtrain.compose([*TINY, "model=mlp"], output_dir=tmp_path / "run"), callbacks=[Struck()])
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "KILLED"
