@@ -24,12 +24,14 @@ from pathlib import Path
 import soundfile
 import torch
 import torchaudio
-from lhotse import CutSet, Fbank, FbankConfig
+from lhotse import CutSet, Fbank, FbankConfig, MonoCut, SupervisionSegment
 from lhotse.dataset import DynamicBucketingSampler, K2SpeechRecognitionDataset, SpecAugment
 from lhotse.dataset.input_strategies import OnTheFlyFeatures
+from lhotse.utils import fastcopy
 from torch.utils.data import DataLoader, Dataset
 
 from speechtrain import compose
+from speechtrain.data.corpus import Cut
 from speechtrain.data.prepare import Data, prepare
 from speechtrain.tasks.build import task_for
 
@@ -84,12 +86,18 @@ def padded(items: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, list[st
     return torch.nn.utils.rnn.pad_sequence([features for features, _ in items], batch_first=True), [text for _, text in items]
 
 
+def said(cut: Cut) -> MonoCut:
+    """Lhotse's cut with the text, which its data set asks for."""
+    segment = SupervisionSegment(cut.id, cut.id, 0.0, cut.duration, text=cut.text)
+    return fastcopy(cut.as_lhotse(), supervisions=[segment])
+
+
 def lhotse_batches(root: Path) -> Callable[[], Iterable[object]]:
     """Lhotse's data set with features on the fly and its SpecAugment."""
     from speechtrain.data.manifest import Manifest
 
     split = {"by": "utterance", "val": 0, "test": 0, "seed": 0}
-    cuts = CutSet.from_cuts(cut.as_lhotse() for cut in Manifest(str(root), "train.jsonl", None, None, split).load(None).splits["train"])
+    cuts = CutSet.from_cuts(said(cut) for cut in Manifest(str(root), "train.jsonl", None, None, split).load(None).splits["train"])
     data = K2SpeechRecognitionDataset(
         input_strategy=OnTheFlyFeatures(Fbank(FbankConfig(num_mel_bins=80))),
         input_transforms=[SpecAugment(time_warp_factor=0, num_frame_masks=5, num_feature_masks=2, p=1.0)],
