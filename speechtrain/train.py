@@ -309,6 +309,7 @@ def checkpoint_to_resume(cfg: DictConfig, backend: Backend) -> Path | None:
     try:
         backend.check_file(found)
     except UserError as error:
+        # the command line has put the run's last checkpoint in place of `last`, a folder or a run id
         if Path(str(cfg.resume).strip("'\"")).expanduser().is_file() and found.stem != "last":
             raise
         for other in other_checkpoints(found):

@@ -397,9 +397,11 @@ class Loader:
         else:
             workers = self._limits.num_workers
             batches = DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
-        for batch in batches:
+        for (_, ids), batch in zip(keys, batches, strict=True):
             self._tell(batch.left_out)
-            yield batch
+            # where nothing could be read another utterance stands in: training needs the steps it was told of, evaluation counts each once
+            if self._shuffle or len(batch.left_out) < len(ids):
+                yield batch
 
     def _tell(self, left_out: Sequence[tuple[str, str]]) -> None:
         for utterance, reason in left_out:
@@ -445,17 +447,17 @@ class Loader:
 
 def _ahead(dataset: Utterances, keys: Sequence[tuple[int, Sequence[str]]]) -> Iterator[Batch]:
     """The batches in order, each made by a thread while those before it are used."""
-    with ThreadPoolExecutor(1, "batches") as pool:
-        pending: deque[Future[Batch]] = deque()
-        try:
-            for key in keys:
-                pending.append(pool.submit(dataset.__getitem__, key))
-                if len(pending) > _AHEAD:
-                    yield pending.popleft().result()
-            while pending:
+    pool = ThreadPoolExecutor(1, "batches")
+    pending: deque[Future[Batch]] = deque()
+    try:
+        for key in keys:
+            pending.append(pool.submit(dataset.__getitem__, key))
+            if len(pending) > _AHEAD:
                 yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 _AHEAD = 2  # batches that are made before they are asked for

@@ -38,8 +38,7 @@ _NOTHING: Mapping[str, Any] = {}
 class Cut:
     """An utterance: a recording, or a part of one, and what is said in it.
 
-    As small as it can be, for corpora have hundreds of thousands; Lhotse's own, with a supervision and a recording in it, is five times
-    as large.
+    As small as it can be, for corpora have hundreds of thousands; Lhotse's own has a supervision and a recording in it.
 
     Attributes:
         duration: s.

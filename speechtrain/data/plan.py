@@ -1,7 +1,7 @@
 """Which utterances make up each batch of an epoch.
 
 Lhotse's bucketing sampler serves corpora that its buffer holds. From larger ones it draws within the buffer only, so that lists that stand
-speaker by speaker are trained on speaker by speaker, and it takes a minute for 280,000 utterances; those are divided here, all at once.
+speaker by speaker are trained on speaker by speaker, and it takes 17 s for 280,000 utterances; those are divided here, all at once.
 """
 
 from __future__ import annotations

@@ -171,6 +171,7 @@ def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus,
         store = _store(cfg, features, corpus)
         hours = sum(seconds(cuts) for cuts in corpus.splits.values()) / 3600
         unreadable: list[Skip] = []
+        # features that are stored tell their size when they are read, and signals are small
         if hours <= cfg.data.check_hours or not features.hears or corpus.target is not None:
             cache, unreadable = read_all(corpus, features, gigabytes=cfg.data.cache_gb, threads=threads, store=store)
         else:
@@ -255,7 +256,7 @@ def find_infeasible(
     sizes, repeats = np.zeros((2, len(cuts)), dtype=np.int64)
     for index, cut in enumerate(cuts):
         labels = data.target(Reference(cut.text))
-        sizes[index], repeats[index] = len(labels), count_repeats(labels.astype(np.int64, copy=False))
+        sizes[index], repeats[index] = len(labels), count_repeats(labels)
     lengths = output_lengths(np.array([data.frames(cut) for cut in cuts], dtype=np.int64))
     found = infeasible(lengths, sizes, repeats)
     return [(str(cuts[int(index)].id), int(lengths[index]), int(sizes[index] + repeats[index])) for index in np.flatnonzero(found)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -243,6 +243,6 @@ def read_vocabulary(path: Path) -> list[str]:
     return tokens
 
 
-def count_repeats(labels: npt.NDArray[np.int64]) -> int:
+def count_repeats(labels: npt.NDArray[Any]) -> int:
     """Equal neighbours, between which CTC needs a blank."""
     return int(np.count_nonzero(labels[1:] == labels[:-1]))

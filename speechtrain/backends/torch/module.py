@@ -84,10 +84,10 @@ class TrainingModule(pl.LightningModule):
         self.clock = EpochClock()
         self._passes = ExitStack()
         self._halfway: dict[str, Any] | None = None
+        self._batches_done = 0  # while a checkpoint is written inside an epoch
         self._reset()
 
     def _reset(self) -> None:
-        self._batches_done = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._label_count = 0
         self._norm_sum = torch.zeros((), dtype=torch.float64)

@@ -88,7 +88,7 @@ def test_a_file_found_to_be_bad_while_training_is_left_out_of_every_view_and_nam
     assert f"{damaged}: cannot be decoded" in record.getMessage()
 
 
-def test_a_batch_of_which_nothing_can_be_read_holds_another_utterance_instead(corpus: Write) -> None:
+def test_a_batch_of_which_nothing_can_be_read_holds_another_utterance_in_training_and_is_left_out_in_evaluation(corpus: Write) -> None:
     root = corpus(["a", "b", "c"])
     given = [
         "data=manifest",
@@ -101,7 +101,11 @@ def test_a_batch_of_which_nothing_can_be_read_holds_another_utterance_instead(co
     ]
     data = prepared(given)
     (root / "audio/train-1.wav").unlink()
-    assert [batch.ids for batch in loader(data)] == [("train-0",), ("train-0",), ("train-2",)]
+    training = loader(data, shuffle=True)
+    ids = [batch.ids for batch in training]
+    assert len(ids) == len(training) == 3
+    assert sorted(ids) == [("train-0",), ("train-0",), ("train-2",)]
+    assert [batch.ids for batch in loader(data)] == [("train-0",), ("train-2",)], "evaluation counts nothing twice"
     strict = prepared([*given, "data.on_bad=error"])
     with pytest.raises(DataError, match=r"no such file: .*train-1\.wav"):
         list(loader(strict))
