@@ -100,7 +100,9 @@ def find_weights(name: str, key: str) -> Path:
 
 def other_checkpoints(checkpoint: Path) -> list[Path]:
     """Those of the same run, the newest first."""
-    found = [path for path in checkpoint.parent.glob(f"*{checkpoint.suffix}") if path != checkpoint and not path.name.startswith(".")]
+    found = [
+        path for path in checkpoint.parent.glob(f"*{checkpoint.suffix}") if path != checkpoint and not path.name.startswith((".", "mean"))
+    ]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 

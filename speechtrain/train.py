@@ -151,8 +151,8 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
         if trained.pruned:
             raise RunPruned(trained.stop_reason)
 
-        checkpoint = trained.best_checkpoint if cfg.trainer.test_checkpoint == "best" else trained.last_checkpoint
-        checkpoint = checkpoint or trained.last_checkpoint
+        kinds = {"best": trained.best_checkpoint, "mean": trained.mean_checkpoint}
+        checkpoint = kinds.get(cfg.trainer.test_checkpoint) or trained.last_checkpoint
         if checkpoint is not None:
             backend.load(model, checkpoint)
         metrics = {**counts, **(trained.history[-1] if trained.history else {})}

@@ -149,7 +149,7 @@ class TrainResult:
 
     Attributes:
         history: metrics of each epoch of this process.
-        best_checkpoint, last_checkpoint: None where none was asked for.
+        best_checkpoint, last_checkpoint, mean_checkpoint: None where none was asked for.
         best_value: of the monitored metric.
         stop_reason: why it ended before its last epoch, if it did.
         pruned: whether a callback asked for that with `Control.prune`.
@@ -158,6 +158,7 @@ class TrainResult:
     history: list[dict[str, float]] = field(default_factory=list)
     best_checkpoint: Path | None = None
     last_checkpoint: Path | None = None
+    mean_checkpoint: Path | None = None
     best_value: float | None = None
     stop_reason: str | None = None
     pruned: bool = False

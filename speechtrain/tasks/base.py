@@ -146,6 +146,9 @@ class Task(ABC):
     consistency: float = 0.0
     """Weight of the divergence between the outputs of two augmented views of an utterance; 0: one view."""
 
+    intermediate: float = 0.0
+    """Weight of the loss of a second head, the same one, in the middle of the encoder; the last one has the rest of 1."""
+
     on_infeasible: str | None = None
     """What happens to training utterances that `infeasible` finds: `skip`, `error` or `keep`; None: there are none to look for."""
 
@@ -175,6 +178,10 @@ class Task(ABC):
             targets: (B, L) or (B, L, C), zero behind each row's end.
             target_lengths: (B,).
         """
+
+    def regularised(self, ops: Ops, losses: Array, values: Array, lengths: Array) -> Array:  # noqa: ARG002
+        """The losses (B,) that are trained on, where they are others than those that are reported."""
+        return losses
 
     @abstractmethod
     def scorer(self, *, detailed: bool = False) -> Scorer:

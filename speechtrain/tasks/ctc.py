@@ -24,17 +24,29 @@ class Ctc(Task):
         decoder: posteriors to labels.
         on_infeasible: what to do with training utterances that have fewer encoder frames than CTC needs.
         consistency: weight of CR-CTC's consistency loss (Yao et al. 2024), which trains on two views of each utterance.
+        intermediate: weight of a CTC loss in the middle of the encoder, through the same head (Lee and Watanabe 2021).
+        label_smoothing: weight of the divergence from equal probabilities, summed over frames (Kim et al. 2018, section 3.2).
     """
 
     directions: Mapping[str, Direction] = {"loss": "minimize", "per": "minimize", "cer": "minimize", "wer": "minimize", "exact": "maximize"}
     shown = ("loss", "cer", "wer")
     report = "errors"
 
-    def __init__(self, tokenizer: Tokenizer, decoder: Decoder, on_infeasible: str = "skip", consistency: float = 0.0) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        decoder: Decoder,
+        on_infeasible: str = "skip",
+        consistency: float = 0.0,
+        intermediate: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
         self.tokenizer = tokenizer
         self.decoder = decoder
         self.on_infeasible = on_infeasible
         self.consistency = consistency
+        self.intermediate = intermediate
+        self.label_smoothing = label_smoothing
 
     @property
     def head(self) -> Head:
@@ -49,6 +61,15 @@ class Ctc(Task):
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:
         """In nats; 0 with gradient 0 where no alignment exists."""
         return ops.ctc(values, lengths, targets, target_lengths)
+
+    def regularised(self, ops: Ops, losses: Array, values: Array, lengths: Array) -> Array:
+        """With the share of label smoothing; still 0 where no alignment exists."""
+        if not self.label_smoothing:
+            return losses
+        # of equal probabilities from those found, up to a constant: log-probabilities far below the others pull hardest
+        divergence = ops.sum(-ops.mean(values, -1) * ops.mask(lengths, values), 1)
+        smoothed = (1 - self.label_smoothing) * losses + self.label_smoothing * divergence
+        return ops.where(losses > 0, smoothed, losses)
 
     def infeasible(
         self, lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]

@@ -29,6 +29,10 @@ _POLICIES = {
 }
 
 
+_ONLY_TORCH: Mapping[str, Any] = {"ema_decay": None, "average_last": None, "layer_dropout": 0}
+"""Keys of the trainer that it has not, and what they are then."""
+
+
 class KerasBackend(Backend):
     """Keras 3.
 
@@ -101,7 +105,7 @@ class KerasBackend(Backend):
         from speechtrain.backends.keras.feed import Feed, Shapes
 
         options = plan.trainer
-        _check(options, self._keras)
+        _check(options, task, self._keras)
         steps, accumulate = len(train), options["accumulate_grad_batches"]
         plan.begin_schedule(steps)
 
@@ -235,13 +239,20 @@ class KerasBackend(Backend):
         return model.step(task, compiled=self._compiled)
 
 
-def _check(options: Mapping[str, Any], keras: Any) -> None:
-    """Refuse what Lightning has and Keras has not.
+def _check(options: Mapping[str, Any], task: Task, keras: Any) -> None:
+    """Refuse what the Torch backend has and this one has not.
 
     Raises:
-        ConfigError: devices, a strategy or an accelerator that is not there.
+        ConfigError: devices, a strategy or an accelerator that is not there; ways to train that are not.
     """
     problems = []
+    for key, off in _ONLY_TORCH.items():
+        if options[key] != off:
+            message = f"is {options[key]}; the Keras backend has no such thing"
+            problems.append(Problem(f"trainer.{key}", message, f"set trainer.{key}={'null' if off is None else off}, or backend=torch"))
+    if task.intermediate:
+        message = f"is {task.intermediate}; the Keras backend has no head in the middle"
+        problems.append(Problem("task.intermediate", message, "set task.intermediate=0, or backend=torch"))
     if options["devices"] not in (1, "1", "auto"):
         message = f"is {options['devices']}; the Keras backend trains on one device"
         problems.append(Problem("trainer.devices", message, "set trainer.devices=1"))

@@ -129,6 +129,7 @@ class Step(keras.Model):  # type: ignore[misc]
         super().__init__(dtype=model.dtype_policy)
         self.model = model
         self._loss = partial(task.loss, Ops(compiled=compiled))
+        self._regularised = partial(task.regularised, Ops(compiled=compiled))
         self._consistency = task.consistency
         self.compile(jit_compile=compiled)
         self.built = True
@@ -148,7 +149,7 @@ class Step(keras.Model):  # type: ignore[misc]
         training: bool = True,  # noqa: ARG002
     ) -> Any:
         """Mean loss a target, so that neither the batch's size nor its padding weighs."""
-        total = ops.sum(y_pred["losses"])
+        total = ops.sum(self._regularised(y_pred["losses"], y_pred["values"], y_pred["lengths"]))
         if self._consistency:
             # summed over both views like the CTC loss, of which it takes the share that the paper gives it
             total = total + 2 * self._consistency * ops.sum(losses.consistency(y_pred["values"], y_pred["lengths"]))

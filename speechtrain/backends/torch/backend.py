@@ -22,7 +22,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult, default_threads
-from speechtrain.backends.torch.encoder import Encoder
+from speechtrain.backends.torch.averaging import mean_of
+from speechtrain.backends.torch.encoder import Encoder, stacks_of
 from speechtrain.backends.torch.module import LAST, Feed, SpeechModel, TrainingModule, to_outputs
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
@@ -76,6 +77,10 @@ class TorchBackend(Backend):
     ) -> TrainResult:
         """Train in place; see `Backend.train`."""
         plan.begin_schedule(len(train))
+        if task.intermediate:
+            model.tap()
+        for stack in stacks_of(model.encoder):
+            stack.layer_dropout = plan.trainer["layer_dropout"]
         module = TrainingModule(model, task, plan, callbacks)
         keepers = _checkpoints(plan)
         monitors: list[pl.Callback] = [*keepers.values()]
@@ -116,6 +121,10 @@ class TorchBackend(Backend):
             result.best_value = float(score) if score is not None else None
         last = plan.folder / "checkpoints" / LAST
         result.last_checkpoint = last if "last" in keepers and last.is_file() else None
+        if "recent" in keepers:
+            result.mean_checkpoint = plan.folder / "checkpoints" / "mean.ckpt"
+            weights = mean_of(sorted(Path(path) for path in keepers["recent"].best_k_models))
+            AtomicCheckpointIO().save_checkpoint(_weights_file(weights, plan.extra), result.mean_checkpoint)
         for callback in callbacks:
             callback.on_train_end(result)
         return result
@@ -132,9 +141,7 @@ class TorchBackend(Backend):
 
     def save(self, model: SpeechModel, path: Path, extra: Mapping[str, Any]) -> None:
         """Write weights and `extra`, whole or not at all."""
-        AtomicCheckpointIO().save_checkpoint(
-            {"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "extra": dict(extra)}, path
-        )
+        AtomicCheckpointIO().save_checkpoint(_weights_file(model.state_dict(), extra), path)
 
     def load(self, model: SpeechModel, path: Path) -> Mapping[str, Any]:
         """Weights of a file or checkpoint into a model; see `Backend.load`."""
@@ -159,6 +166,10 @@ class TorchBackend(Backend):
             raise UserError(f"{path} holds another model: none of its encoder's weights fits\n    -> use the model it was trained with")
         model.load_state_dict({**own, **fitting})
         return [name for name in own if name not in fitting]
+
+
+def _weights_file(weights: Mapping[str, torch.Tensor], extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {"state_dict": {f"model.{name}": value for name, value in weights.items()}, "extra": dict(extra)}
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
@@ -277,6 +288,10 @@ def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
         )
     if options["every_n_epochs"]:
         keepers["every"] = Keeper("every", save_top_k=-1, every_n_epochs=options["every_n_epochs"], filename=options["filename"], **common)
+    if plan.trainer["average_last"]:
+        keepers["recent"] = Keeper(
+            "recent", monitor="epoch", mode="max", save_top_k=plan.trainer["average_last"], filename="recent-epoch={epoch:03d}", **common
+        )
     if options["save_last"]:
         keepers["last"] = Keeper("last", save_top_k=1, monitor=None, filename=Path(LAST).stem, **common)
     return keepers
@@ -306,6 +321,8 @@ def _hush_lightning() -> None:
 
 class _NoPlan:
     """Prediction needs no plan."""
+
+    trainer: ClassVar[Mapping[str, Any]] = {}
 
 
 _NO_PLAN: Any = _NoPlan()

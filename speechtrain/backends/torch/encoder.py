@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 def frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
@@ -42,6 +45,52 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode; what lies behind an utterance's end changes nothing."""
+
+
+class Stack(nn.ModuleList):
+    """Layers of one kind, one behind the other, with what may be done between them.
+
+    Args:
+        layers: each takes what the one before it gives, and the same context besides.
+        width: D of all their outputs; None: they differ.
+        channels_first: whether they work on (B, D, T').
+
+    Attributes:
+        layer_dropout: probability that an utterance passes by a layer in training (stochastic depth, Huang et al. 2016; for speech Pham
+            et al. 2019): all layers have it alike, and none is scaled, as in LayerDrop (Fan et al. 2020).
+        checkpointing: whether a layer's inner values are computed again for its gradient instead of kept (Chen et al. 2016).
+        taps: whether what the layer in the middle gives is kept in `tapped`.
+        tapped: (B, T', D) of the last pass.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], width: int | None = None, *, channels_first: bool = False) -> None:
+        super().__init__(layers)
+        self.width = width
+        self.channels_first = channels_first
+        self.layer_dropout = 0.0
+        self.checkpointing = False
+        self.taps = False
+        self.tapped: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor, *context: Any) -> torch.Tensor:
+        """Through all layers."""
+        for index, layer in enumerate(self):
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                y = checkpoint(layer, x, *context, use_reentrant=False)
+            else:
+                y = layer(x, *context)
+            if self.layer_dropout and self.training and y.shape == x.shape:
+                passes_by = torch.rand(len(x), 1, 1, device=x.device) < self.layer_dropout
+                y = torch.where(passes_by, x, y)
+            x = y
+            if self.taps and index == (len(self) - 1) // 2:
+                self.tapped = x.transpose(1, 2) if self.channels_first else x
+        return x
+
+
+def stacks_of(encoder: nn.Module) -> list[Stack]:
+    """The rows of layers that an encoder is made of."""
+    return [module for module in encoder.modules() if isinstance(module, Stack)]
 
 
 class ConvStem(nn.Module):

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import numpy.typing as npt
 import torch
 from hydra.utils import instantiate
 from torch import nn
 
 from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
 from speechtrain.backends.torch import losses, ops
-from speechtrain.backends.torch.encoder import Encoder, frame_mask
+from speechtrain.backends.torch.averaging import MovingAverage
+from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask, stacks_of
 from speechtrain.data.batches import Batch, Loader
+from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Head, Ops, Outputs, Scorer, Task
+
+log = logging.getLogger(__name__)
 
 OPS: Ops = ops
 LAST = "last.ckpt"
@@ -32,6 +38,7 @@ class SpeechModel(nn.Module):
         self.encoder = encoder
         self.spec = head
         self.head = nn.Linear(encoder.output_size, head.size * (encoder.subsampling if head.per_input_frame else 1))
+        self._tapped: list[Stack] = []  # in a list, so that it is no part of the model twice
         if head.begins_even and getattr(encoder, "receptive_field", None) is not None:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
@@ -41,11 +48,37 @@ class SpeechModel(nn.Module):
         encoded, encoded_lengths = self.encoder(features.to(self.head.weight.dtype), lengths)
         if self.spec.pool is not None:
             encoded, encoded_lengths = pooled(encoded, encoded_lengths, self.spec.pool)
-        values = self.head(encoded).float()
+        values = self._values(encoded)
         if self.spec.per_input_frame:
             values = values.reshape(len(values), -1, self.spec.size)[:, : features.shape[1]]
             encoded_lengths = lengths
-        return values.log_softmax(-1) if self.spec.log_softmax else values, encoded_lengths
+        return values, encoded_lengths
+
+    def _values(self, encoded: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = self.head(encoded).float()
+        return values.log_softmax(-1) if self.spec.log_softmax else values
+
+    def tap(self) -> None:
+        """Keep what the middle of the encoder gives, for `halfway`.
+
+        Raises:
+            ConfigError: its layers are none of the same width as its output.
+        """
+        stacks = [each for each in stacks_of(self.encoder) if each.width == self.encoder.output_size and len(each) > 1]
+        if len(stacks) != 1:
+            name = type(self.encoder).__name__
+            message = f"needs a middle of the encoder that is like its end, and {name} has none"
+            fix = "set task.intermediate=0, or take a model with layers in a row of one width and rate, such as conformer"
+            raise ConfigError([Problem("task.intermediate", message, fix)])
+        stacks[0].taps = True
+        self._tapped = stacks
+
+    def halfway(self) -> torch.Tensor:
+        """What the head gives (B, T', V) on the middle of the encoder in the last pass."""
+        stack = self._tapped[0]
+        assert stack.tapped is not None
+        found, stack.tapped = self._values(stack.tapped), None
+        return found
 
 
 def pooled(x: torch.Tensor, lengths: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,6 +115,9 @@ class TrainingModule(pl.LightningModule):
         self.validation: dict[str, float] = {}
         self._scorer: Scorer | None = None
         self.clock = EpochClock()
+        self.average = MovingAverage(model, plan.trainer["ema_decay"]) if plan.trainer.get("ema_decay") else None
+        self._skipped_in_row = 0
+        self._kept: list[torch.Tensor] = []
         self._passes = ExitStack()
         self._halfway: dict[str, Any] | None = None
         self._batches_done = 0  # while a checkpoint is written inside an epoch
@@ -92,6 +128,7 @@ class TrainingModule(pl.LightningModule):
         self._label_count = 0
         self._norm_sum = torch.zeros((), dtype=torch.float64)
         self._norm_count = 0
+        self._skipped = 0
 
     # --- the step ---------------------------------------------------------------------------------------------------------------------
 
@@ -101,12 +138,15 @@ class TrainingModule(pl.LightningModule):
 
     def losses_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss of each utterance (B,), what the head gives (B, T', V), frames of it (B,)."""
-        features, lengths, targets, target_lengths = (
-            torch.from_numpy(array).to(self.device, non_blocking=True)
-            for array in (batch.features, batch.feature_lengths, batch.targets, batch.target_lengths)
-        )
-        values, lengths = self.model(features, lengths)
-        return self.task.loss(OPS, values, lengths, targets, target_lengths), values, lengths
+        values, lengths = self.model(self._there(batch.features), self._there(batch.feature_lengths))
+        return self._loss(values, lengths, batch), values, lengths
+
+    def _loss(self, values: torch.Tensor, lengths: torch.Tensor, batch: Batch) -> torch.Tensor:
+        found: torch.Tensor = self.task.loss(OPS, values, lengths, self._there(batch.targets), self._there(batch.target_lengths))
+        return found
+
+    def _there(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Mean loss a target, so that neither the batch's size nor its padding weighs."""
@@ -121,17 +161,21 @@ class TrainingModule(pl.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
         utterance_losses, values, lengths = self.losses_of(batch)
-        total = utterance_losses.sum()
-        if not torch.isfinite(total):
-            raise NonFiniteLossError(batch.ids, self.current_epoch, save_bad_batch(batch, self.plan.folder))
+        summed = utterance_losses.detach().sum().cpu()
         labels = max(1, int(batch.target_lengths.sum()))
-        self._loss_sum += total.detach().cpu()
-        self._label_count += labels
+        if torch.isfinite(summed):
+            self._loss_sum += summed
+            self._label_count += labels
+        self._batch = batch
         self._step_started = start
+        total = self.task.regularised(OPS, utterance_losses, values, lengths).sum()
+        if share := self.task.intermediate:
+            total = (1 - share) * total + share * self._loss(self.model.halfway(), lengths, batch).sum()
         if self.task.consistency:
             # summed over both views like the CTC loss, of which it takes the share that the paper gives it
             total = total + 2 * self.task.consistency * losses.consistency(values, lengths).sum()
-        return total / labels
+        loss: torch.Tensor = total / labels
+        return loss
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -142,8 +186,48 @@ class TrainingModule(pl.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val if by_norm and gradient_clip_val is not None else math.inf)
         if gradient_clip_val is not None and not by_norm:
             torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
-        self._norm_sum += norm.detach().cpu()
+        norm = norm.detach().cpu()
+        if not torch.isfinite(norm):
+            self._skip(parameters)
+            return
+        self._skipped_in_row = 0
+        self._keep_buffers()
+        self._norm_sum += norm
         self._norm_count += 1
+
+    def _keep_buffers(self) -> None:
+        """Running statistics as they are after a good step: those of a bad one are as little finite as its gradient."""
+        buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        if not self._kept:
+            self._kept = [torch.empty_like(buffer) for buffer in buffers]
+        if buffers:
+            torch._foreach_copy_(self._kept, buffers)
+
+    def _skip(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Leave a step out; the optimizer passes over parameters without a gradient.
+
+        Raises:
+            NonFiniteLossError: too many in a row.
+        """
+        for parameter in parameters:
+            parameter.grad = None
+        buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        for buffer, kept in zip(buffers, self._kept, strict=True):
+            buffer.copy_(kept)
+        self._skipped += 1
+        self._skipped_in_row += 1
+        most = self.plan.trainer["max_skipped_steps"]
+        if self._skipped_in_row > most:
+            raise NonFiniteLossError(self._batch.ids, self.current_epoch, save_bad_batch(self._batch, self.plan.folder))
+        if self._skipped == 1:
+            shown = ", ".join(self._batch.ids[:4]) + (", ..." if len(self._batch.ids) > 4 else "")
+            log.warning("a gradient is not finite, on the batch of %s; such steps are left out and counted in train/skipped_steps", shown)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and let the average follow."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None and not self._skipped_in_row:
+            self.average.update()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of the plan; its `lr` is the schedule's peak."""
@@ -156,6 +240,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Tell the callbacks."""
+        self._keep_buffers()
         self.clock.start()  # an epoch that is resumed inside has no start of its own
         for listener in self.listeners:
             listener.on_train_start(self.trainer.max_epochs or 0, self.current_epoch)
@@ -180,6 +265,9 @@ class TrainingModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """A fresh count."""
         self._passes.enter_context(self.clock.evaluating())
+        if self.average is not None:
+            self.average.swap()
+            self._passes.callback(self.average.swap)
         self._scorer = self.task.scorer()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
@@ -199,6 +287,7 @@ class TrainingModule(pl.LightningModule):
             "train/loss": float(self._loss_sum) / max(1, self._label_count),
             "train/lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             "train/grad_norm": float(self._norm_sum) / max(1, self._norm_count),
+            **({"train/skipped_steps": float(self._skipped)} if self._skipped else {}),
             **self.validation,
             **self.clock.metrics(),
         }
@@ -212,6 +301,11 @@ class TrainingModule(pl.LightningModule):
         if self.control.stop_reason is not None:
             self.trainer.should_stop = True
 
+    def on_train_end(self) -> None:
+        """The model keeps the average."""
+        if self.average is not None:
+            self.average.swap()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Everything needed to load the model alone, and the schedule's state."""
         checkpoint["extra"] = dict(self.plan.extra)
@@ -222,15 +316,23 @@ class TrainingModule(pl.LightningModule):
                 "batches": self._batches_done,
                 "of": int(self.trainer.num_training_batches),
                 "random": _random_state(self.device),
-                "sums": [float(self._loss_sum), self._label_count, float(self._norm_sum), self._norm_count],
+                "sums": [float(self._loss_sum), self._label_count, float(self._norm_sum), self._norm_count, self._skipped],
             }
+        if self.average is not None:  # the file's weights are those to use; those that are trained stand beside them
+            checkpoint["trained"] = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {f"model.{name}": value for name, value in self.average.weights.items()}
+            checkpoint["average_steps"] = self.average.steps
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The schedule's state, and that of an epoch which had begun."""
         self.plan.schedule.load_state_dict(checkpoint["schedule"])
+        if self.average is not None and "trained" in checkpoint:
+            averaged = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+            self.average.load_state_dict({"steps": checkpoint["average_steps"], "weights": averaged})
+        checkpoint["state_dict"] = checkpoint.get("trained", checkpoint["state_dict"])
         self._halfway = checkpoint.get("halfway")
         if self._halfway is not None:
-            loss, self._label_count, norm, self._norm_count = self._halfway["sums"]
+            loss, self._label_count, norm, self._norm_count, self._skipped = self._halfway["sums"]
             self._loss_sum += loss
             self._norm_sum += norm
 

@@ -48,6 +48,8 @@ class CtcTask(Task):
     goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": ("Char", "TokenList", "Bpe", "Words", "Phonemes")}
     on_infeasible: str = choice("skip", "error", "keep")
     consistency: float = number(ge=0)
+    intermediate: float = number(ge=0, lt=1)
+    label_smoothing: float = number(ge=0, lt=1)
 
 
 @dataclass
@@ -110,6 +112,10 @@ class Trainer(Node):
     gradient_clip_val: float | None = number(gt=0)
     gradient_clip_algorithm: str = choice("norm", "value")
     accumulate_grad_batches: int = number(ge=1)
+    ema_decay: float | None = number(gt=0, lt=1)
+    layer_dropout: float = number(ge=0, lt=1)
+    average_last: int | None = number(ge=1)
+    max_skipped_steps: int = number(ge=0)
     precision: str = choice("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
     accelerator: str = MISSING
     devices: Any = MISSING
@@ -122,9 +128,14 @@ class Trainer(Node):
     limit_val_batches: int | None = number(ge=1)
     limit_test_batches: int | None = number(ge=1)
     fast_dev_run: bool = MISSING
-    test_checkpoint: str = choice("best", "last")
+    test_checkpoint: str = choice("best", "last", "mean")
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.test_checkpoint == "mean" and node.average_last is None:
+            yield "test_checkpoint", "is mean, and no weights are averaged", "set trainer.average_last=5"
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechtrain.backends.torch.encoder import ConvStem, Encoder, frame_mask
+from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask
 
 
 class Conformer(Encoder):
@@ -35,7 +35,7 @@ class Conformer(Encoder):
         self.stem = ConvStem(input_size, [stem_channels] * len(strides), strides, d_model)
         self.dropout = nn.Dropout(dropout)
         hidden = round(ff_multiplier * d_model)
-        self.layers = nn.ModuleList(ConformerLayer(d_model, n_heads, hidden, kernel_size, dropout) for _ in range(n_layers))
+        self.layers = Stack((ConformerLayer(d_model, n_heads, hidden, kernel_size, dropout) for _ in range(n_layers)), d_model)
         self.register_buffer("frequencies", 10000.0 ** (-torch.arange(0, d_model // n_heads, 2) / (d_model // n_heads)), persistent=False)
         self.output_size = d_model
         self.subsampling = subsampling
@@ -54,9 +54,7 @@ class Conformer(Encoder):
         # without padding no mask is needed, and attention takes its fastest path
         attend = None if bool(mask.all()) else mask[:, None, None, :]
         x = self.dropout(x)
-        for layer in self.layers:
-            x = layer(x, mask, attend, rotation)
-        return x, lengths
+        return self.layers(x, mask, attend, rotation), lengths
 
 
 class ConformerLayer(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from speechtrain.backends.torch.encoder import Encoder, frame_mask
+from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask
 
 
 class QuartzNet(Encoder):
@@ -30,7 +30,8 @@ class QuartzNet(Encoder):
         super().__init__()
         self.stem = SeparableConv(input_size, stem_channels, stem_kernel, stride=subsampling)
         sizes = [stem_channels, *channels]
-        self.blocks = nn.ModuleList(Block(sizes[i], sizes[i + 1], kernel, repeats, dropout) for i, kernel in enumerate(kernel_sizes))
+        blocks = (Block(sizes[i], sizes[i + 1], kernel, repeats, dropout) for i, kernel in enumerate(kernel_sizes))
+        self.blocks = Stack(blocks, channels_first=True)
         self.head = SeparableConv(sizes[-1], head_channels, head_kernel, dilation=head_dilation)
         self.dropout = nn.Dropout(dropout)
         self.output_size = head_channels
@@ -48,8 +49,7 @@ class QuartzNet(Encoder):
         x = self.dropout(torch.relu(self.stem(x, frame_mask(lengths, x.shape[2])[:, None, :])))
         lengths = self.output_lengths(lengths)
         mask = frame_mask(lengths, x.shape[2])[:, None, :]
-        for block in self.blocks:
-            x = block(x, mask)
+        x = self.blocks(x, mask)
         return self.dropout(torch.relu(self.head(x, mask))).transpose(1, 2), lengths
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from speechtrain.backends.torch.encoder import ConvStem, Encoder, frame_mask
+from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask
 
 
 class Tdnn(Encoder):
@@ -26,7 +26,7 @@ class Tdnn(Encoder):
     ) -> None:
         super().__init__()
         self.stem = ConvStem(input_size, list(stem_channels), list(stem_time_strides), channels)
-        self.blocks = nn.ModuleList(Block(channels, kernel_size, dilation, dropout) for dilation in dilations)
+        self.blocks = Stack((Block(channels, kernel_size, dilation, dropout) for dilation in dilations), channels, channels_first=True)
         self.output_size = channels
         self.subsampling = math.prod(stem_time_strides)
         self.receptive_field = self.stem.receptive_field + self.subsampling * (kernel_size - 1) * sum(dilations)
@@ -40,9 +40,7 @@ class Tdnn(Encoder):
         x, lengths = self.stem(features, lengths)
         mask = frame_mask(lengths, x.shape[1])[:, None, :]
         x = x.transpose(1, 2) * mask  # (B, D, T')
-        for block in self.blocks:
-            x = block(x, mask)
-        return x.transpose(1, 2), lengths
+        return self.blocks(x, mask).transpose(1, 2), lengths
 
 
 class Block(nn.Module):

@@ -1,0 +1,209 @@
+"""What the Torch backend's training can do besides the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conformance import Recorder, Setup
+from torch import nn
+
+from speechtrain import compose
+from speechtrain.backends.base import Backend, NonFiniteLossError
+from speechtrain.backends.torch import losses, ops
+from speechtrain.backends.torch.averaging import MovingAverage
+from speechtrain.backends.torch.backend import TorchBackend
+from speechtrain.backends.torch.encoder import Stack
+from speechtrain.backends.torch.module import TrainingModule
+from speechtrain.errors import ConfigError
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return TorchBackend(threads=1)
+
+
+def spoil(setup: Setup, batches: set[int]) -> Any:
+    """The training loader, with NaN in its batches of those numbers, counted over all epochs."""
+    train = setup.data.loader("train", shuffle=True)
+    assert train is not None
+    inner = type(train).__iter__
+    seen = iter(range(10**6))
+
+    class Spoilt(type(train)):  # type: ignore[misc]
+        def __iter__(self) -> Any:
+            for batch in inner(self):
+                if next(seen) in batches:
+                    batch.features[0] = np.nan
+                yield batch
+
+    train.__class__ = Spoilt
+    return train
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return found
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out_and_counted(
+    backend: Backend, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup = Setup(backend, tmp_path, "model=tdnn", "trainer.epochs=2", "data.batch_size=4", "trainer.max_skipped_steps=1")
+    recorder, model = Recorder(), setup.build()
+    backend.train(model, spoil(setup, {1, 4}), setup.data.loader("val"), setup.task, setup.plan(), [recorder])
+    assert recorder.metrics[0]["train/skipped_steps"] == 2
+    assert "train/skipped_steps" not in recorder.metrics[1]
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in recorder.metrics)
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    assert caplog.text.count("a gradient is not finite, on the batch of train-") == 1
+
+
+def test_too_many_such_steps_in_a_row_end_the_run(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=2", "data.batch_size=4", "trainer.max_skipped_steps=2")
+    with pytest.raises(NonFiniteLossError) as caught:
+        backend.train(setup.build(), spoil(setup, {1, 3, 4, 5}), None, setup.task, setup.plan(), ())
+    assert set(caught.value.ids) == set(np.load(tmp_path / "bad_batch.npz")["ids"])
+
+
+def test_a_skipped_step_changes_no_weight(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(backend, tmp_path, "model=tdnn", "trainer.epochs=1", "data.batch_size=4", "trainer.max_skipped_steps=99")
+    model = setup.build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    backend.train(model, spoil(setup, set(range(99))), None, setup.task, setup.plan(), ())
+    after = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_the_moving_average_is_that_of_the_formula() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 4.0)
+    average = MovingAverage(model, 0.2)
+    nn.init.constant_(model.weight, 8.0)
+    average.update()  # min(0.2, 2 / 11)
+    nn.init.constant_(model.weight, 0.0)
+    average.update()  # min(0.2, 3 / 12)
+    expected = 0.2 * (4 * 2 / 11 + 8 * 9 / 11)
+    assert average.weights["weight"].item() == pytest.approx(expected)
+    average.swap()
+    assert model.weight.item() == pytest.approx(expected)
+    average.swap()
+    assert model.weight.item() == 0
+
+
+def test_validation_checkpoints_and_the_model_have_the_average_and_a_resumed_run_goes_on_with_the_weights(
+    backend: Backend, tmp_path: Path
+) -> None:
+    options = ["model=tdnn", "trainer.epochs=4", "data.batch_size=4", "trainer.ema_decay=0.9"]
+    whole, resumed = Recorder(), Recorder()
+    one = Setup(backend, tmp_path / "one", *options)
+    averaged = one.build()
+    one.train(averaged, whole)
+    stored = torch.load(tmp_path / "one/checkpoints/last.ckpt", weights_only=True)
+    for name, value in averaged.state_dict().items():
+        assert torch.equal(stored["state_dict"][f"model.{name}"], value)
+    assert not torch.equal(stored["trained"]["model.head.weight"], averaged.head.weight)
+    again = one.build()
+    backend.load(again, tmp_path / "one/checkpoints/last.ckpt")
+    assert one.measure(again, "val")["val/loss"] == pytest.approx(whole.metrics[-1]["val/loss"])
+    two = Setup(backend, tmp_path / "two", *options)
+    with pytest.raises(KeyboardInterrupt):
+        two.train(two.build(), Recorder(interrupt_in=2))
+    two.cfg.resume = str(tmp_path / "two")
+    continued = two.build()
+    two.train(continued, resumed)
+    assert resumed.metrics == whole.metrics[2:]
+    assert torch.equal(continued.head.weight, averaged.head.weight)
+
+
+def test_the_mean_of_the_last_checkpoints_is_kept(backend: Backend, tmp_path: Path) -> None:
+    options = ["model=tdnn", "trainer.epochs=4", "trainer.average_last=2", "trainer.test_checkpoint=mean"]
+    setup = Setup(backend, tmp_path, *options, "trainer.checkpoint.every_n_epochs=1")
+    result = setup.train(setup.build())
+    folder = tmp_path / "checkpoints"
+    assert result.mean_checkpoint == folder / "mean.ckpt"
+    mean, third, fourth = (weights(folder / f"{name}.ckpt") for name in ("mean", "epoch=002", "epoch=003"))
+    for name, value in mean.items():
+        wanted = (third[name] + fourth[name]) / 2 if value.is_floating_point() else fourth[name]
+        torch.testing.assert_close(value, wanted)
+    assert sorted(path.name for path in folder.glob("recent*")) == ["recent-epoch=002.ckpt", "recent-epoch=003.ckpt"]
+    backend.load(setup.build(), result.mean_checkpoint)
+
+
+def test_the_mean_is_tested_only_where_weights_are_averaged() -> None:
+    with pytest.raises(ConfigError, match=r"set trainer\.average_last=5"):
+        compose(["trainer.test_checkpoint=mean"])
+
+
+class Twice(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+def test_utterances_pass_by_layers_at_random_and_in_training_only() -> None:
+    torch.manual_seed(0)
+    stack = Stack((Twice() for _ in range(4)), 3)
+    stack.layer_dropout = 0.5
+    rows = stack(torch.ones(2000, 1, 3))[:, 0]
+    assert torch.equal(rows[:, 0], rows[:, 2])
+    passed = 4 - rows[:, 0].log2()
+    assert passed.mean().item() == pytest.approx(2, abs=0.1)
+    assert set(passed.tolist()) == {0, 1, 2, 3, 4}
+    assert torch.equal(stack.eval()(torch.ones(5, 1, 3)), 16 * torch.ones(5, 1, 3))
+
+
+@pytest.mark.parametrize("model", ["tdnn", "conformer"])
+def test_the_loss_in_the_middle_goes_through_the_same_head(backend: Backend, tmp_path: Path, model: str) -> None:
+    options = [f"model={model}", "model.dropout=0", "trainer.layer_dropout=0"]
+    setup = Setup(backend, tmp_path, *options, "task.intermediate=0.25")
+    built = setup.build()
+    nn.init.normal_(built.head.weight)
+    built.tap()
+    batch = next(iter(setup.data.loader("train") or []))
+    module = TrainingModule(built, setup.task, setup.plan(), ())
+    built.train()
+    _, values, _ = module.losses_of(batch)
+    stack = built._tapped[0]
+    middle = stack.tapped
+    assert middle is not None
+    assert middle.shape == (len(batch.ids), values.shape[1], built.encoder.output_size)
+    stack.taps = False
+    whole = list(stack)
+    nn.ModuleList.__init__(stack, whole[: (len(whole) + 1) // 2])  # the encoder ends there
+    torch.testing.assert_close(module.losses_of(batch)[1], built._values(middle))
+
+
+@pytest.mark.parametrize("model", ["mlp", "quartznet"])
+def test_a_model_without_such_a_middle_refuses(backend: Backend, tmp_path: Path, model: str) -> None:
+    setup = Setup(backend, tmp_path, f"model={model}", "task.intermediate=0.3")
+    with pytest.raises(ConfigError, match="needs a middle of the encoder"):
+        setup.train(setup.build())
+
+
+def test_both_losses_are_trained_on_with_their_shares_and_only_the_last_is_reported(backend: Backend, tmp_path: Path) -> None:
+    options = ["model=tdnn", "model.dropout=0", "trainer.max_steps=1", "trainer.gradient_clip_val=null"]
+    norms, reported = {}, {}
+    for share in (0, 0.25, 0.5):
+        setup = Setup(backend, tmp_path / str(share), *options, f"task.intermediate={share}")
+        recorder = Recorder()
+        setup.train(setup.build(), recorder)
+        norms[share], reported[share] = recorder.metrics[0]["train/grad_norm"], recorder.metrics[0]["train/loss"]
+    assert reported[0.25] == pytest.approx(reported[0], rel=1e-5)
+    assert norms[0.25] != pytest.approx(norms[0], rel=1e-3)
+    assert norms[0.5] != pytest.approx(norms[0.25], rel=1e-3)
+
+
+def test_label_smoothing_adds_the_divergence_from_equal_probabilities(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(backend, tmp_path, "model=mlp", "task.label_smoothing=0.1")
+    torch.manual_seed(0)
+    values = torch.randn(3, 6, 4).log_softmax(-1)
+    lengths = torch.tensor([6, 4, 1])
+    ctc = losses.ctc(values, lengths, torch.tensor([[1, 2], [3, 3], [1, 2]]), torch.tensor([2, 2, 2]))
+    found = setup.task.regularised(ops, ctc, values, lengths)
+    for row, length in enumerate(lengths[:2]):
+        divergence = sum(-values[row, frame].mean() for frame in range(length))
+        torch.testing.assert_close(found[row], 0.9 * ctc[row] + 0.1 * divergence)
+    assert found[2] == ctc[2] == 0  # cannot be aligned
