@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask
+from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward, attention_precision, rotate
 
 
 class Conformer(Encoder):
@@ -33,7 +34,7 @@ class Conformer(Encoder):
         halvings = int(math.log2(subsampling))
         strides = [2] * halvings + [1] * (2 - halvings)
         self.stem = ConvStem(input_size, [stem_channels] * len(strides), strides, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         hidden = round(ff_multiplier * d_model)
         self.layers = Stack((ConformerLayer(d_model, n_heads, hidden, kernel_size, dropout) for _ in range(n_layers)), d_model)
         self.register_buffer("frequencies", 10000.0 ** (-torch.arange(0, d_model // n_heads, 2) / (d_model // n_heads)), persistent=False)
@@ -54,7 +55,7 @@ class Conformer(Encoder):
         # without padding no mask is needed, and attention takes its fastest path
         attend = None if bool(mask.all()) else mask[:, None, None, :]
         x = self.dropout(x)
-        return self.layers(x, mask, attend, rotation), lengths
+        return self.layers(x, mask[:, :, None].to(x.dtype), attend, rotation), lengths
 
 
 class ConformerLayer(nn.Module):
@@ -70,25 +71,11 @@ class ConformerLayer(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, attend: torch.Tensor | None, rotation: torch.Tensor) -> torch.Tensor:
         """(B, T', D) -> (B, T', D)."""
-        x = x + 0.5 * self.ff1(x)
+        x = self.ff1(x)
         x = x + self.attention(x, attend, rotation)
         x = x + self.conv(x, mask)
-        x = x + 0.5 * self.ff2(x)
+        x = self.ff2(x)
         return self.norm(x)  # type: ignore[no-any-return]
-
-
-class FeedForward(nn.Sequential):
-    """Pre-norm, SiLU in between."""
-
-    def __init__(self, d_model: int, hidden: int, dropout: float) -> None:
-        super().__init__(
-            nn.LayerNorm(d_model),
-            nn.Linear(d_model, hidden),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, d_model),
-            nn.Dropout(dropout),
-        )
 
 
 class Attention(nn.Module):
@@ -100,22 +87,18 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, attend: torch.Tensor | None, rotation: torch.Tensor) -> torch.Tensor:
         """(B, T', D) -> (B, T', D); `attend` (B, 1, 1, T') is true where a key may be looked at."""
         batch, frames, width = x.shape
         q, k, v = self.qkv(self.norm(x)).view(batch, frames, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, attn_mask=attend)  # (B, H, T', d)
+        with attention_precision(x.device) as wide:
+            if wide:
+                q, k, v = q.float(), k.float(), v.float()
+            x = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, attn_mask=attend)  # (B, H, T', d)
         out: torch.Tensor = self.dropout(self.out(x.transpose(1, 2).reshape(batch, frames, width)))
         return out
-
-
-def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-    """Rotate the pairs (i, i + d/2) of (B, H, T', d) by angles given as cosines and sines (2, T', d/2)."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = rotation[0], rotation[1]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 class ConvModule(nn.Module):
@@ -125,14 +108,15 @@ class ConvModule(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
         self.expand = nn.Linear(d_model, 2 * d_model)
-        self.depthwise = nn.Conv1d(d_model, d_model, kernel_size, padding=kernel_size // 2, groups=d_model, bias=False)
+        self.depthwise = DepthwiseConv(d_model, kernel_size)
         self.batch_norm = nn.BatchNorm1d(d_model)
         self.project = nn.Linear(d_model, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, T', D) -> (B, T', D); frames outside the mask (B, T') reach no others."""
-        x = F.glu(self.expand(self.norm(x)), dim=-1) * mask[:, :, None]
-        x = F.silu(self.batch_norm(self.depthwise(x.transpose(1, 2)))).transpose(1, 2)
+        """(B, T', D) -> (B, T', D); frames where the mask (B, T', 1) is 0 reach no others."""
+        x = F.glu(self.expand(self.norm(x)), dim=-1) * mask
+        x = self.depthwise(x)
+        x = F.silu(self.batch_norm(x.flatten(0, 1)).view(x.shape))  # (B T', D): four times as fast as (B, D, T')
         out: torch.Tensor = self.dropout(self.project(x))
         return out

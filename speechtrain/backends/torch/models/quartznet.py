@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask
+from speechtrain.backends.torch.encoder import Encoder, Stack, frame_weights
 
 
 class QuartzNet(Encoder):
@@ -46,9 +46,9 @@ class QuartzNet(Encoder):
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, F) -> (B, T', D)."""
         x = features.transpose(1, 2)  # (B, F, T)
-        x = self.dropout(torch.relu(self.stem(x, frame_mask(lengths, x.shape[2])[:, None, :])))
+        x = self.dropout(torch.relu(self.stem(x, frame_weights(lengths, x.shape[2], x.dtype)[:, None, :])))
         lengths = self.output_lengths(lengths)
-        mask = frame_mask(lengths, x.shape[2])[:, None, :]
+        mask = frame_weights(lengths, x.shape[2], x.dtype)[:, None, :]
         x = self.blocks(x, mask)
         return self.dropout(torch.relu(self.head(x, mask))).transpose(1, 2), lengths
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask
+from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_weights
 
 
 class Tdnn(Encoder):
@@ -38,7 +38,7 @@ class Tdnn(Encoder):
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, F) -> (B, T', D)."""
         x, lengths = self.stem(features, lengths)
-        mask = frame_mask(lengths, x.shape[1])[:, None, :]
+        mask = frame_weights(lengths, x.shape[1], x.dtype)[:, None, :]
         x = x.transpose(1, 2) * mask  # (B, D, T')
         return self.blocks(x, mask).transpose(1, 2), lengths
 

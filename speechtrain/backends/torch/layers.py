@@ -1,0 +1,267 @@
+"""Layers that are faster here than PyTorch's own on a CPU, and give the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) whose masks are bytes of random words: drawn eight at a time, they cost a fifth.
+
+    The probability is rounded to 1/256, and what is left is scaled by exactly what was rounded to. Off the CPU, while compiling, and
+    for probabilities that round to 0, it is PyTorch's own.
+
+    Args:
+        p: probability that a value becomes 0.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.threshold = min(255, round(256 * p))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape."""
+        if not self.training or not self.p:
+            return x
+        if x.device.type != "cpu" or not self.threshold or torch.compiler.is_compiling():
+            return F.dropout(x, self.p)
+        out: torch.Tensor = _Bytewise.apply(x, self.threshold)  # type: ignore[no-untyped-call]
+        return out
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"p={self.p}"
+
+
+class _Bytewise(torch.autograd.Function):
+    """Keeps one byte a value for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, threshold: int) -> torch.Tensor:
+        drawn = _draw(x.shape)
+        ctx.save_for_backward(drawn)
+        ctx.threshold = threshold
+        return _mask(drawn, threshold, x).mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _mask(ctx.saved_tensors[0], ctx.threshold, grads[0]).mul_(grads[0]), None
+
+
+def _draw(shape: torch.Size) -> torch.Tensor:
+    """Random bytes."""
+    words = torch.empty(-(-shape.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.uint8)[: shape.numel()].view(shape)
+
+
+def _mask(drawn: torch.Tensor, threshold: int, like: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
+    """What dropout multiplies with, and a factor besides."""
+    # compared into floats at once: by way of booleans it takes ten times as long
+    return torch.ge(drawn, threshold, out=torch.empty_like(like)).mul_(factor * 256 / (256 - threshold))
+
+
+class DepthwiseConv(nn.Conv1d):
+    """A convolution over time, of each channel alone: (B, T, D) -> (B, T', D).
+
+    It is computed as one over a picture one pixel high with channels last, where oneDNN has kernels that are twenty times as fast forth and
+    four times with the gradient.
+
+    Args:
+        channels: D.
+        kernel_size: in frames.
+        stride: in frames.
+        dilation: in frames.
+        causal: look at no later frames; else the kernel is centred.
+        bias: add a bias.
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int, *, stride: int = 1, dilation: int = 1, causal: bool = False, bias: bool = False
+    ) -> None:
+        super().__init__(channels, channels, kernel_size, stride=stride, dilation=dilation, groups=channels, bias=bias)
+        context = dilation * (kernel_size - 1)
+        self.before, self.beside = (context, 0) if causal else (0, context // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (B, T', D)."""
+        if self.before:
+            x = F.pad(x, (0, 0, self.before, 0))
+        out = F.conv2d(
+            x.transpose(1, 2).unsqueeze(2),
+            self.weight.unsqueeze(2),
+            self.bias,
+            stride=(1, *self.stride),
+            padding=(0, self.beside),
+            dilation=(1, *self.dilation),
+            groups=self.groups,
+        )
+        return out.squeeze(2).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    """x + factor * (linear, SiLU, dropout, linear, dropout of the normed x), the feed-forward module of a conformer (Gulati et al. 2020).
+
+    In training on a CPU it is computed some rows at a time, so that what lies between the matrix products stays in the cache, and the
+    gradient computes SiLU and dropout again from what went in: half the memory, and four fifths of the time.
+
+    Args:
+        width: D.
+        hidden: between the two linear layers.
+        dropout: behind each of them.
+        factor: of what is added.
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float, factor: float = 0.5) -> None:
+        super().__init__(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.SiLU(), Dropout(dropout), nn.Linear(hidden, width), Dropout(dropout)
+        )
+        self.factor = factor
+        self.threshold = min(255, round(256 * dropout))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T', D) -> (B, T', D)."""
+        if x.device.type != "cpu" or not self.training or torch.compiler.is_compiling():
+            return torch.add(x, super().forward(x), alpha=self.factor)  # type: ignore[no-untyped-call]
+        normed: torch.Tensor = self[0](x)
+        weights: list[Any] = [self[1].weight, self[1].bias, self[4].weight, self[4].bias]
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            normed, weights = normed.to(dtype), [weight.to(dtype) for weight in weights]
+        with torch.autocast("cpu", enabled=False):
+            rows: torch.Tensor = _FeedForward.apply(  # type: ignore[no-untyped-call]
+                x.flatten(0, -2), normed.flatten(0, -2), *weights, self.threshold, self.factor
+            )
+        return rows.view(x.shape)
+
+
+_ROWS = 512  # a block of 512 x 576 float32 values is 1.1 MiB
+
+
+class _FeedForward(torch.autograd.Function):
+    """See `FeedForward`; rows (N, D) of any utterances."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        normed: torch.Tensor,
+        weight1: torch.Tensor,
+        bias1: torch.Tensor,
+        weight2: torch.Tensor,
+        bias2: torch.Tensor,
+        threshold: int,
+        factor: float,
+    ) -> torch.Tensor:
+        inner = normed.new_empty(len(x), len(weight1))
+        out = torch.empty_like(x)
+        drawn = [_draw(torch.Size([len(x), len(weight)])) if threshold else None for weight in (weight1, weight2)]
+        for rows in _blocks(len(x)):
+            block = torch.addmm(bias1, normed[rows], weight1.t(), out=inner[rows])
+            block = _drop(F.silu(block), drawn[0], rows, threshold, 1.0)
+            block = _drop(torch.addmm(bias2, block, weight2.t()), drawn[1], rows, threshold, factor)
+            torch.add(x[rows], block, out=out[rows])
+        ctx.save_for_backward(normed, inner, weight1, weight2, *(each for each in drawn if each is not None))
+        ctx.threshold, ctx.factor = threshold, factor
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        normed, inner, weight1, weight2, *drawn = ctx.saved_tensors
+        drawn1, drawn2 = drawn or (None, None)
+        grad = grads[0]
+        outer, active, hidden = torch.empty_like(normed), torch.empty_like(inner), torch.empty_like(inner)
+        to_normed = torch.empty_like(normed)
+        for rows in _blocks(len(grad)):
+            back = _drop(outer[rows].copy_(grad[rows]), drawn2, rows, ctx.threshold, ctx.factor)
+            _drop(torch.ops.aten.silu.out(inner[rows], out=active[rows]), drawn1, rows, ctx.threshold, 1.0)
+            back = _drop(back @ weight2, drawn1, rows, ctx.threshold, 1.0)
+            back = torch.ops.aten.silu_backward.grad_input(back, inner[rows], grad_input=hidden[rows])
+            torch.mm(back, weight1, out=to_normed[rows])
+        return grad, to_normed, hidden.t() @ normed, hidden.sum(0), outer.t() @ active, outer.sum(0), None, None
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(begin, begin + _ROWS) for begin in range(0, count, _ROWS)]
+
+
+def _drop(x: torch.Tensor, drawn: torch.Tensor | None, rows: slice, threshold: int, factor: float) -> torch.Tensor:
+    """Dropout, in place, and times a factor."""
+    if drawn is None:
+        return x.mul_(factor) if factor != 1 else x
+    return x.mul_(_mask(drawn[rows], threshold, x, factor))
+
+
+def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Rotary positions (Su et al. 2021): turn the pairs (i, i + d/2) of (B, H, T', d) by their frame's angles.
+
+    Args:
+        x: queries or keys.
+        rotation: cosines and sines (2, T', d/2).
+    """
+    if x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        out: torch.Tensor = _Rotate.apply(x, rotation)  # type: ignore[no-untyped-call]
+        return out
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = rotation[0], rotation[1]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient turns back; both write where the result is wanted, in half the time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(rotation)
+        return _turned(x, rotation[0], rotation[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (rotation,) = ctx.saved_tensors
+        return _turned(grads[0], rotation[0], -rotation[1]), None
+
+
+def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    left, right = out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=right).addcmul_(first, sin)
+    return out
+
+
+def masked_relu(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """relu(x * mask), in place of x; the mask is 0 or 1."""
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        out: torch.Tensor = _MaskedRelu.apply(x, mask)  # type: ignore[no-untyped-call]
+        return out
+    return torch.relu_(x.mul_(mask))
+
+
+class _MaskedRelu(torch.autograd.Function):
+    """What is masked is 0 afterwards, so that the gradient needs no mask of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        out = torch.relu_(x.mul_(mask))
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return torch.ops.aten.threshold_backward(grads[0], ctx.saved_tensors[0], 0), None
+
+
+@contextmanager
+def attention_precision(device: torch.device) -> Iterator[bool]:
+    """Whether attention is to be computed in float32 under autocast: without matrix units the CPU's kernel for bfloat16 is slower."""
+    wide = device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.cpu._is_amx_tile_supported()
+    with torch.autocast("cpu", enabled=False) if wide else nullcontext():
+        yield wide

@@ -1,0 +1,135 @@
+"""Layers made for speed give what the layers they stand in for give, and so do their gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from speechtrain.backends.torch import layers
+from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward, masked_relu, rotate
+
+
+def test_dropout_keeps_the_mean_and_its_gradient_passes_where_values_did() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(300, 1001, requires_grad=True)
+    out = Dropout(0.1)(x)
+    threshold = 26  # 0.1 of 256
+    assert out.unique().tolist() == [0, pytest.approx(256 / (256 - threshold))]
+    assert (out == 0).double().mean().item() == pytest.approx(threshold / 256, abs=3e-3)
+    out.sum().backward()
+    assert torch.equal(x.grad, out)  # type: ignore[arg-type]
+
+
+def test_dropout_follows_the_seed_and_is_nothing_in_evaluation() -> None:
+    x, dropout = torch.ones(50, 7), Dropout(0.3)
+    torch.manual_seed(1)
+    first = dropout(x)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(x), first)
+    assert not torch.equal(dropout(x), first)
+    assert dropout.eval()(x) is x
+
+
+def test_a_probability_below_a_byte_is_drawn_exactly() -> None:
+    torch.manual_seed(0)
+    out = Dropout(0.001)(torch.ones(1000, 1000))
+    assert (out == 0).double().mean().item() == pytest.approx(0.001, rel=0.2)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"dilation": 3}, {"causal": True}, {"causal": True, "dilation": 2, "bias": True}])
+def test_a_depthwise_convolution_is_that_of_pytorch(options: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    conv = DepthwiseConv(6, 5, **options)  # type: ignore[arg-type]
+    x = torch.randn(3, 20, 6, requires_grad=True)
+    out = conv(x)
+    context = 4 * conv.dilation[0]
+    before = context if options.get("causal") else context // 2
+    padded = F.pad(x.transpose(1, 2), (before, context - before))
+    wanted = F.conv1d(padded, conv.weight, conv.bias, stride=conv.stride, dilation=conv.dilation, groups=6).transpose(1, 2)
+    torch.testing.assert_close(out, wanted)
+    given = [x, *conv.parameters()]
+    for found, expected in zip(
+        torch.autograd.grad(out.square().sum(), given), torch.autograd.grad(wanted.square().sum(), given), strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_feed_forward_module_in_blocks_is_the_one_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_ROWS", 4)
+    torch.manual_seed(0)
+    module = FeedForward(6, 10, 0.0)
+    x = torch.randn(2, 9, 6, requires_grad=True)
+    out = module(x)
+    wanted = x + 0.5 * nn.Sequential.forward(module, x)
+    torch.testing.assert_close(out, wanted)
+    torch.testing.assert_close(module.eval()(x), wanted)
+    given = [x, *module.parameters()]
+    for found, expected in zip(torch.autograd.grad(out.exp().sum(), given), torch.autograd.grad(wanted.exp().sum(), given), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_gradient_of_a_feed_forward_module_with_dropout_is_that_of_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_ROWS", 3)
+    module = FeedForward(4, 8, 0.3, factor=0.7).double()
+
+    def seeded(x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(3)
+        return module(x)
+
+    assert torch.autograd.gradcheck(seeded, (torch.randn(1, 7, 4, dtype=torch.float64, requires_grad=True), *module.parameters()))
+    x = torch.randn(1, 7, 4, dtype=torch.float64)
+    assert not torch.allclose(seeded(x), module.eval()(x))
+
+
+def test_a_feed_forward_module_drops_hidden_values_and_outputs() -> None:
+    torch.manual_seed(0)
+    module = FeedForward(200, 8, 0.5, factor=1.0)
+    nn.init.zeros_(module[4].weight)
+    nn.init.ones_(module[4].bias)
+    outputs = module(torch.zeros(1, 500, 200))
+    assert set(outputs.unique().tolist()) == {0, 2}
+    nn.init.ones_(module[4].weight)
+    nn.init.zeros_(module[4].bias)
+    nn.init.zeros_(module[1].weight)
+    nn.init.ones_(module[1].bias)
+    kept = (module(torch.zeros(1, 500, 200)).amax(-1) / (2 * 2 * F.silu(torch.ones(())))).round()
+    assert set(kept.flatten().tolist()) >= {2, 3, 4, 5, 6}  # of eight hidden values, half on the average
+
+
+def test_under_autocast_a_feed_forward_module_multiplies_in_half_precision() -> None:
+    torch.manual_seed(0)
+    module = FeedForward(16, 32, 0.0)
+    x = torch.randn(2, 9, 16, requires_grad=True)
+    whole = module(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = module(x)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, whole)
+    torch.testing.assert_close(half, whole, atol=2e-2, rtol=2e-2)
+    half.sum().backward()
+    assert module[1].weight.grad.dtype == torch.float32
+
+
+def test_rotation_keeps_lengths_and_depends_on_distances_only() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 1, 8).expand(1, 1, 12, 8)
+    angles = torch.arange(12)[:, None] * 10000.0 ** (-torch.arange(0, 8, 2) / 8)
+    rotation = torch.stack([angles.cos(), angles.sin()])
+    turned = rotate(x, rotation)
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+    products = turned[0, 0] @ turned[0, 0].t()
+    torch.testing.assert_close(products[:-1, :-1], products[1:, 1:])
+    needs = x.double().clone().requires_grad_()
+    torch.testing.assert_close(rotate(needs, rotation.double()).float(), turned)
+    assert torch.autograd.gradcheck(lambda given: rotate(given, rotation.double()), (needs,))
+
+
+def test_what_is_masked_before_a_relu_is_0_and_has_no_gradient() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    mask = (torch.arange(6) < 4).double()
+    assert torch.equal(masked_relu(x.clone(), mask), torch.relu(x * mask))
+    assert torch.equal(masked_relu(x.detach().clone(), mask), torch.relu(x * mask))
+    assert torch.autograd.gradcheck(lambda given: masked_relu(given.clone(), mask), (x,))
