@@ -88,9 +88,9 @@ def _values(node: DictConfig, path: str) -> Iterator[Problem]:
             yield Problem(dotted, str(error).splitlines()[0], "")
             continue
         limits = fields[str(key)].metadata if str(key) in fields else {}
-        for item in value if isinstance(value, ListConfig) else [value]:
+        for item in value if isinstance(value, (ListConfig, list)) else [value]:
             if (message := _outside(item, limits)) is not None:
-                shown = list(value) if isinstance(value, ListConfig) else value
+                shown = list(value) if isinstance(value, (ListConfig, list)) else value
                 fix = did_you_mean(str(item), limits["choices"]) if limits.get("choices") else ""
                 yield Problem(dotted, f"{message}, received {shown!r}", fix)
                 break
@@ -115,9 +115,12 @@ _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
+_NOT_PASSED = {"data": LOADING_KEYS, "backend": frozenset({"name"}), "task": frozenset({"metric"}), "model": frozenset({"size"})}
+
+
 def arguments(group: str, node: DictConfig) -> dict[str, Any]:
     """The keys of a node that are arguments of its target."""
-    own = {"data": LOADING_KEYS, "backend": frozenset({"name"}), "task": frozenset({"metric"})}.get(group, frozenset())
+    own = _NOT_PASSED.get(group, frozenset())
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
     found = {str(key): value for key, value in values.items() if key not in own and not str(key).startswith("_")}

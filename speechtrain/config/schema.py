@@ -33,7 +33,7 @@ from speechtrain.config.schemas.data import (
     Timit,
     YesNo,
 )
-from speechtrain.config.schemas.models import Conformer, Crdnn, Lstm, Mlp, QuartzNet, Tdnn
+from speechtrain.config.schemas.models import Conformer, Crdnn, EBranchformer, FastConformer, Lstm, Mlp, QuartzNet, Tdnn, Zipformer
 from speechtrain.config.schemas.node import Node, choice, number
 from speechtrain.config.schemas.optimisation import AdamLike, Exponential, Plateau, RmsProp, Schedule, Sgd, Step, WarmupCosine
 from speechtrain.config.schemas.sound import Augment, Bpe, Char, Label, LogMel, Phonemes, StoredFeatures, TokenList, Words
@@ -135,7 +135,17 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
     "features": {"logmel": LogMel, "stored": StoredFeatures},
     "tokenizer": {"char": Char, "list": TokenList, "label": Label, "bpe": Bpe, "word": Words, "phoneme": Phonemes},
     "augment": {"spectrum": Augment},
-    "model": {"tdnn": Tdnn, "conformer": Conformer, "crdnn": Crdnn, "quartznet": QuartzNet, "lstm": Lstm, "mlp": Mlp},
+    "model": {
+        "tdnn": Tdnn,
+        "conformer": Conformer,
+        "fastconformer": FastConformer,
+        "ebranchformer": EBranchformer,
+        "zipformer": Zipformer,
+        "crdnn": Crdnn,
+        "quartznet": QuartzNet,
+        "lstm": Lstm,
+        "mlp": Mlp,
+    },
     "optimizer": {"adam": AdamLike, "adamw": AdamLike, "sgd": Sgd, "rmsprop": RmsProp},
     "scheduler": {
         "constant": Schedule,

@@ -108,14 +108,17 @@ class ConvStem(nn.Module):
         channels: of each layer.
         time_strides: of each layer.
         output_size: D of a linear layer on what is left of the mels.
+        causal: look at no later frames.
     """
 
-    def __init__(self, input_size: int, channels: list[int], time_strides: list[int], output_size: int) -> None:
+    def __init__(self, input_size: int, channels: list[int], time_strides: list[int], output_size: int, *, causal: bool = False) -> None:
         super().__init__()
         sizes = [1, *channels]
+        padding = (0, 1) if causal else (1, 1)
         self.convs = nn.ModuleList(
-            nn.Conv2d(sizes[i], sizes[i + 1], kernel_size=3, stride=(time_strides[i], 2), padding=1) for i in range(len(channels))
+            nn.Conv2d(sizes[i], sizes[i + 1], kernel_size=3, stride=(time_strides[i], 2), padding=padding) for i in range(len(channels))
         )
+        self.causal = causal
         bands = input_size
         for _ in channels:
             bands = (bands + 1) // 2
@@ -143,6 +146,6 @@ class ConvStem(nn.Module):
         x = features.unsqueeze(1).contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
         for conv, stride in zip(self.convs, self.time_strides, strict=True):
             lengths = (lengths + stride - 1) // stride
-            x = conv(x)
+            x = conv(F.pad(x, (0, 0, 2, 0)) if self.causal else x)
             x = masked_relu(x, frame_weights(lengths, x.shape[2], x.dtype)[:, None, :, None])
         return self.linear(x.permute(0, 2, 3, 1).flatten(2)), lengths

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from speechtrain.config.schemas.node import Rule, Target, choice, number
+from speechtrain.config.schemas.node import SIZES, Rule, Target, choice, number
 
 
 @dataclass
@@ -33,7 +33,16 @@ class Tdnn(Target):
 
 
 @dataclass
-class Conformer(Target):
+class Sized(Target):
+    """`size` chooses among the values of `${by_size:...}`; it is not passed to `_target_`."""
+
+    size: str = choice(*SIZES)
+
+
+@dataclass
+class Attentive(Sized):
+    """What encoders with attention have in common."""
+
     d_model: int = number(ge=1)
     n_layers: int = number(ge=1)
     n_heads: int = number(ge=1)
@@ -66,7 +75,56 @@ class Conformer(Target):
 
 
 @dataclass
-class Crdnn(Target):
+class Conformer(Attentive):
+    chunk_frames: int | None = number(ge=1)
+    left_chunks: int | None = number(ge=0)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        if node.left_chunks is not None and node.chunk_frames is None:
+            yield "left_chunks", f"is {node.left_chunks}, and there are no chunks", "set model.chunk_frames=16, or model.left_chunks=null"
+
+
+_TORCH: Mapping[str, tuple[str, ...]] = {"backend": ("TorchBackend",)}
+
+
+@dataclass
+class FastConformer(Attentive):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = _TORCH
+
+
+@dataclass
+class EBranchformer(Attentive):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = _TORCH
+    gate_multiplier: float = number(gt=0)
+
+
+@dataclass
+class Zipformer(Sized):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = _TORCH
+    rates: list[int] = number(ge=1)
+    widths: list[int] = number(ge=1)
+    layers: list[int] = number(ge=1)
+    heads: list[int] = number(ge=1)
+    hidden: list[int] = number(ge=4)
+    kernel_sizes: list[int] = number(ge=1)
+    head_size: int = number(ge=2)
+    stem_channels: int = number(ge=1)
+    dropout: float = number(ge=0, lt=1)
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        for key in ("widths", "layers", "heads", "hidden", "kernel_sizes"):
+            if len(node[key]) != len(node.rates):
+                yield key, f"has {len(node[key])} entries, rates has {len(node.rates)}", "give one for each stack of layers"
+        if node.head_size % 2:
+            yield "head_size", f"is {node.head_size}; rotary positions need an even number", "add or take 1"
+        if any(size % 2 == 0 for size in node.kernel_sizes):
+            yield "kernel_sizes", f"must be odd so that frames stay centred, received {list(node.kernel_sizes)}", "add or take 1"
+
+
+@dataclass
+class Crdnn(Sized):
     conv_channels: list[int] = number(ge=1)
     conv_time_strides: list[int] = number(ge=1)
     rnn: str = choice("lstm", "gru")
@@ -94,7 +152,7 @@ class Mlp(Target):
 
 
 @dataclass
-class QuartzNet(Target):
+class QuartzNet(Sized):
     stem_channels: int = number(ge=1)
     stem_kernel: int = number(ge=1)
     subsampling: int = number(ge=1, le=8)
@@ -117,7 +175,7 @@ class QuartzNet(Target):
 
 
 @dataclass
-class Lstm(Target):
+class Lstm(Sized):
     hidden_size: int = number(ge=1)
     layers: int = number(ge=1)
     stack: int = number(ge=1)

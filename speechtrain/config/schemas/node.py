@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 Rule = tuple[str, str, str]
 """(key relative to the node, what is wrong, what to do)."""
@@ -33,6 +33,20 @@ class Node:
     def rules(node: Any) -> Iterator[Rule]:
         """Yield what is wrong between the keys of this node; types and ranges are known to be right by then."""
         yield from ()
+
+
+SIZES = ("tiny", "small", "medium", "large")
+
+
+def by_size(*values: Any, _parent_: DictConfig) -> Any:
+    """`${by_size:a,b,c,d}` in a model's file: the value for its `size`."""
+    size = _parent_.get("size")
+    if size not in SIZES:
+        return values[0]  # told by the schema
+    return values[SIZES.index(size)]
+
+
+OmegaConf.register_new_resolver("by_size", by_size, replace=True)
 
 
 @dataclass

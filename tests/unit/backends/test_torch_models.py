@@ -15,7 +15,24 @@ from speechtrain.config.build import build
 
 SIZES = {
     "tdnn": [[], ["model.dilations=[1,3]", "model.kernel_size=3", "model.stem_time_strides=[2,2]"]],
-    "conformer": [[f"model.subsampling={factor}"] for factor in (2, 4, 8)],
+    "conformer": [
+        *([f"model.subsampling={factor}"] for factor in (2, 4, 8)),
+        ["model.chunk_frames=4"],
+        ["model.size=small", "model.n_layers=1"],
+    ],
+    "fastconformer": [[], ["model.subsampling=4", "model.n_layers=2"]],
+    "ebranchformer": [[], ["model.n_layers=1", "model.gate_multiplier=3"]],
+    "zipformer": [
+        [],
+        [
+            "model.rates=[1,4]",
+            "model.widths=[32,24]",
+            "model.layers=[1,2]",
+            "model.heads=[2,4]",
+            "model.hidden=[64,32]",
+            "model.kernel_sizes=[7,5]",
+        ],
+    ],
     "crdnn": [[], ["model.rnn=lstm", "model.bidirectional=false", "model.rnn_layers=1"]],
     "quartznet": [[], ["model.subsampling=3", "model.repeats=1", "model.kernel_sizes=[3,5,7]"]],
     "lstm": [[], ["model.stack=3", "model.chunk_frames=1", "model.layers=1"], ["model.detach_every=null"]],

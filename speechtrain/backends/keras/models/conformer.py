@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from speechtrain.backends.keras.layers import PACKAGE, BatchNorm, ConvStem, Depthwise, Encoder, counted, frame_mask, layer_norm, linear
+from speechtrain.errors import ConfigError, Problem
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -26,9 +27,14 @@ class Conformer(Encoder):
         subsampling: int,
         stem_channels: int,
         dropout: float,
+        chunk_frames: int | None = None,
+        left_chunks: int | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if chunk_frames is not None:
+            message = f"is {chunk_frames}; the Keras backend's conformer looks at whole utterances"
+            raise ConfigError([Problem("model.chunk_frames", message, "set model.chunk_frames=null, or backend=torch")])
         # one halving layer for each factor of two; at least two layers, so that mels are reduced to a quarter
         halvings = int(math.log2(subsampling))
         strides = [2] * halvings + [1] * (2 - halvings)

@@ -2,9 +2,12 @@
 
 from speechtrain.backends.torch.models.conformer import Conformer
 from speechtrain.backends.torch.models.crdnn import Crdnn
+from speechtrain.backends.torch.models.ebranchformer import EBranchformer
+from speechtrain.backends.torch.models.fastconformer import FastConformer
 from speechtrain.backends.torch.models.lstm import Lstm
 from speechtrain.backends.torch.models.mlp import Mlp
 from speechtrain.backends.torch.models.quartznet import QuartzNet
 from speechtrain.backends.torch.models.tdnn import Tdnn
+from speechtrain.backends.torch.models.zipformer import Zipformer
 
-__all__ = ["Conformer", "Crdnn", "Lstm", "Mlp", "QuartzNet", "Tdnn"]
+__all__ = ["Conformer", "Crdnn", "EBranchformer", "FastConformer", "Lstm", "Mlp", "QuartzNet", "Tdnn", "Zipformer"]
