@@ -26,8 +26,8 @@ def frame_weights(lengths: torch.Tensor, frames: int, dtype: torch.dtype) -> tor
 
 def stack_frames(x: torch.Tensor, stack: int) -> torch.Tensor:
     """Neighbours joined: (B, T, F) -> (B, ceil(T / stack), stack * F), filled up with zeros."""
-    x = F.pad(x, (0, 0, 0, -x.shape[1] % stack))
-    return x.reshape(x.shape[0], x.shape[1] // stack, -1)
+    frames = (x.shape[1] + stack - 1) // stack
+    return F.pad(x, (0, 0, 0, frames * stack - x.shape[1])).reshape(x.shape[0], frames, stack * x.shape[2])
 
 
 class Encoder(nn.Module, ABC):

@@ -158,3 +158,47 @@ def test_equal_views_are_consistent_and_unequal_ones_pull_at_each_other_within_t
     assert views.grad is not None
     assert views.grad[:, :4].any()
     assert not views.grad[:, 4:].any()
+
+
+@pytest.mark.parametrize("options", [["model.chunk_frames=1"], ["model.chunk_frames=3", "model.left_chunks=2"], ["model.chunk_frames=4"]])
+@pytest.mark.parametrize("subsampling", [2, 4, 8])
+def test_a_conformer_of_chunks_streams_what_it_gives_for_the_whole_utterance(options: list[str], subsampling: int) -> None:
+    net = encoder("conformer", [*options, f"model.subsampling={subsampling}", "model.n_layers=2", "model.kernel_size=5"])
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    features = torch.randn(2, 83, 40)
+    with torch.inference_mode():
+        whole, _ = net(features, torch.tensor([83, 83]))
+        for sizes in ([83], [1] * 83, [7, 30, 2, 44]):
+            stream = net.stream()
+            for _ in range(2):  # a second signal begins anew
+                parts = [stream.push(chunk) for chunk in features.split(sizes, dim=1)]
+                torch.testing.assert_close(torch.cat([*parts, stream.finish()], dim=1), whole, atol=1e-5, rtol=0)
+
+
+def test_a_conformer_of_chunks_sees_nothing_later_than_its_chunk_nor_earlier_than_it_may() -> None:
+    net = encoder("conformer", ["model.chunk_frames=3", "model.left_chunks=1", "model.n_layers=1", "model.kernel_size=5"])
+    features = torch.randn(1, 120, 40, requires_grad=True)
+    out, _ = net(features, torch.tensor([120]))
+    out[0, 16].abs().sum().backward()  # of the chunk of frames 15, 16, 17
+    assert features.grad is not None
+    seen = features.grad[0].abs().sum(1).nonzero().flatten()
+    assert int(seen.max()) == 17 * 4  # the last frame of its chunk, through a causal stem
+    # its convolution sees frame 12, whose attention sees the chunk from 9, whose stem sees 6 frames back
+    assert int(seen.min()) == 9 * 4 - 6
+
+
+def test_memory_of_a_stream_does_not_grow_where_its_context_is_limited() -> None:
+    stream = encoder("conformer", ["model.chunk_frames=2", "model.left_chunks=3", "model.n_layers=1"]).stream()
+    sizes = set()
+    with torch.inference_mode():
+        for step in range(60):
+            stream.push(torch.randn(1, 10, 40))
+            if step > 10:
+                sizes.add(stream._caches[0]["k"].shape[2])
+    assert sizes == {6}
+
+
+def test_a_conformer_of_whole_utterances_cannot_stream() -> None:
+    with pytest.raises(ValueError, match=r"model\.chunk_frames"):
+        encoder("conformer", []).stream()

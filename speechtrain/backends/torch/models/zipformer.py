@@ -124,11 +124,12 @@ class Downsample(nn.Module):
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, D) -> (B, ceil(T / rate), D)."""
         rate = len(self.weights)
-        missing = -x.shape[1] % rate
-        inside = F.pad(frame_mask(lengths, x.shape[1]).to(x.dtype), (0, missing)).view(len(x), -1, rate)  # (B, T', rate)
+        batch, frames = x.shape[0], (x.shape[1] + rate - 1) // rate
+        missing = frames * rate - x.shape[1]
+        inside = F.pad(frame_mask(lengths, x.shape[1]).to(x.dtype), (0, missing)).view(batch, frames, rate)
         shares = inside * self.weights.softmax(0)
         shares = shares / shares.sum(-1, keepdim=True).clamp_min(1e-5)
-        x = F.pad(x, (0, 0, 0, missing)).view(len(x), -1, rate, x.shape[2])  # (B, T', rate, D)
+        x = F.pad(x, (0, 0, 0, missing)).view(batch, frames, rate, x.shape[2])
         return (x * shares[..., None]).sum(2), (lengths + rate - 1) // rate
 
 
