@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from speechtrain.backends.history import History
     from speechtrain.data.batches import Loader
     from speechtrain.data.features import Features
+    from speechtrain.data.prepare import Data
     from speechtrain.tasks.base import Sample, Task
 
 log = logging.getLogger(__name__)
@@ -135,10 +136,7 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
         for callback in options.callbacks:
             callback.on_model_ready(counts)
 
-        views = 2 if task.consistency else 1
-        train_loader = data.loader("train", shuffle=True, augment=True, views=views, max_batches=cfg.trainer.limit_train_batches)
-        assert train_loader is not None
-        val_loader = data.loader("val", max_batches=cfg.trainer.limit_val_batches)
+        train_loader, val_loader = loaders(cfg, data, task)
         resume_from = checkpoint_to_resume(cfg, backend)
         plan = make_plan(cfg, task, folder, vocabulary=data.tokenizer.vocabulary, resume_from=resume_from)
         history = History(task.direction, folder / HISTORY)
@@ -193,6 +191,36 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
             print_samples(choose_samples(samples, cfg.samples, cfg.seed))
             print_whereabouts(folder, checkpoint, files, notes)
         return Result(metrics, objective, folder, checkpoint, history.epochs, samples, notes.run_ids, model)
+
+
+def follow(cfg: DictConfig, folder: Path, resume_from: Path | None) -> None:
+    """Take a part in a run that another process on this machine has begun: train as it does, track and print nothing.
+
+    Args:
+        cfg: as that process has written it.
+        folder: of the run.
+        resume_from: the checkpoint that it goes on from.
+    """
+    from speechtrain.data.prepare import prepare, without_infeasible
+    from speechtrain.tasks.build import task_for
+
+    backend: Backend = build("backend", cfg.backend)
+    data = prepare(cfg, threads=1)
+    task = task_for(cfg, data)
+    model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=cfg.seed)
+    if task.on_infeasible is not None:
+        without_infeasible(data, lambda lengths: backend.output_lengths(model, lengths), task.infeasible, task.on_infeasible)
+    train_loader, val_loader = loaders(cfg, data, task)
+    plan = make_plan(cfg, task, folder, vocabulary=data.tokenizer.vocabulary, resume_from=resume_from)
+    backend.train(model, train_loader, val_loader, task, plan, ())
+
+
+def loaders(cfg: DictConfig, data: Data, task: Task) -> tuple[Loader, Loader | None]:
+    """Of training and validation."""
+    views = 2 if task.consistency else 1
+    train_loader = data.loader("train", shuffle=True, augment=True, views=views, max_batches=cfg.trainer.limit_train_batches)
+    assert train_loader is not None
+    return train_loader, data.loader("val", max_batches=cfg.trainer.limit_val_batches)
 
 
 def write_reports(folder: Path, cfg: DictConfig, history: History, samples: Sequence[Sample], split: str, **parts: Any) -> list[Path]:

@@ -51,6 +51,7 @@ class Batch(NamedTuple):
         texts: references as written in the corpus.
         seconds: of audio, padding not counted.
         left_out: (id, reason) of utterances that belong here and cannot be read.
+        stands_in: whether it is only there so that each of several processes has a batch, and counts for nothing.
     """
 
     features: npt.NDArray[np.float32]
@@ -61,6 +62,7 @@ class Batch(NamedTuple):
     texts: tuple[str, ...]
     seconds: float
     left_out: tuple[tuple[str, str], ...] = ()
+    stands_in: bool = False
 
 
 Target = npt.NDArray[np.int64] | npt.NDArray[np.float32]
@@ -373,6 +375,7 @@ class Loader:
         self._seed = seed
         self._max_batches = max_batches
         self.left_out: dict[str, str] = {}
+        self._part = (0, 1)
         self._epoch = 0
         self._done = 0
         self._plans: dict[int, list[list[str]]] = {}
@@ -383,6 +386,10 @@ class Loader:
         self._epoch = epoch
         self._done = done
 
+    def take_part(self, which: int, of: int) -> None:
+        """Make only this process's share of each batch: one of `of` parts, of which each utterance is in one."""
+        self._part = (which, of)
+
     def __len__(self) -> int:
         return len(self._plan())
 
@@ -391,17 +398,19 @@ class Loader:
         return self._dataset[(0, self._plan()[0][:1])]
 
     def __iter__(self) -> Iterator[Batch]:
-        keys = [(self._epoch, ids) for ids in self._plan()[self._done :]]
+        which, of = self._part
+        plan = self._plan()[self._done :]
+        keys = [(self._epoch, ids[which::of] or ids[:1]) for ids in plan]
         if self._limits.num_workers == 0:
             batches: Iterable[Batch] = _ahead(self._dataset, keys)
         else:
             workers = self._limits.num_workers
             batches = DataLoader(self._dataset, batch_size=None, sampler=keys, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
-        for (_, ids), batch in zip(keys, batches, strict=True):
+        for (_, ids), batch, stands_in in zip(keys, batches, (len(whole) <= which for whole in plan), strict=True):
             self._tell(batch.left_out)
             # where nothing could be read another utterance stands in: training needs the steps it was told of, evaluation counts each once
             if self._shuffle or len(batch.left_out) < len(ids):
-                yield batch
+                yield batch._replace(stands_in=True) if stands_in else batch
 
     def _tell(self, left_out: Sequence[tuple[str, str]]) -> None:
         for utterance, reason in left_out:

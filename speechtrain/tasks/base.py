@@ -130,6 +130,14 @@ class Scorer(ABC):
     def compute(self) -> dict[str, float]:
         """Metrics without their stage: `loss`, `cer`, ..."""
 
+    def totals(self) -> Any:
+        """What was counted, to be added to another's count; needed where a run trains on several devices."""
+        raise NotImplementedError(f"{type(self).__name__} has no totals(), which training on several devices needs")
+
+    def add(self, totals: Any) -> None:
+        """Count what another process has counted."""
+        raise NotImplementedError(f"{type(self).__name__} has no add(), which training on several devices needs")
+
 
 class Task(ABC):
     """A kind of training target."""

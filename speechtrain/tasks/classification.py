@@ -121,6 +121,17 @@ class ClassificationScorer(Scorer):
             hypothesis = self._tokenizer.vocabulary[found]
             self.samples.append(Sample(utterance, reference, hypothesis, confidence, ((hypothesis, confidence or 0.0),), arrays=arrays))
 
+    def totals(self) -> tuple[float, npt.NDArray[np.int64], list[Sample]]:
+        """The loss, the confusions, the samples."""
+        return self._loss, self.confusion, self.samples
+
+    def add(self, totals: tuple[float, npt.NDArray[np.int64], list[Sample]]) -> None:
+        """Of another process."""
+        loss, confusion, samples = totals
+        self._loss += loss
+        self.confusion += confusion
+        self.samples += samples
+
     def compute(self) -> dict[str, float]:
         """`loss` in nats, `accuracy`, `precision`, `recall`, `f1`."""
         count = int(self.confusion.sum())

@@ -108,6 +108,17 @@ class CtcScorer(Scorer):
                 sample = replace(sample, confidence=overall_confidence(words, log_probs), words=tuple(words))
             self.samples.append(sample)
 
+    def totals(self) -> tuple[float, int, list[Sample]]:
+        """The loss, its labels, the samples."""
+        return self._loss, self._labels, self.samples
+
+    def add(self, totals: tuple[float, int, list[Sample]]) -> None:
+        """Of another process."""
+        loss, labels, samples = totals
+        self._loss += loss
+        self._labels += labels
+        self.samples += samples
+
     def compute(self) -> dict[str, float]:
         """`loss` in nats a label, `cer`, `wer`, `exact`; with phonemes as tokens `per` besides, which is `wer` then."""
         if not self.samples:

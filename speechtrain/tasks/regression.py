@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -212,6 +212,19 @@ class RegressionScorer(Scorer):
                 arrays["mixture"] = batch.features[row, :frames, self._channel, None].copy()
             keep = arrays if self._detailed and len(self.samples) < _SHOWN else {}
             self.samples.append(Sample(utterance, measures=measures if self._detailed else {}, arrays=keep))
+
+    def totals(self) -> tuple[Any, ...]:
+        """The loss, its frames, the sums, the samples."""
+        return self._loss, self._frames, self._totals, self._before, self.samples
+
+    def add(self, totals: tuple[Any, ...]) -> None:
+        """Of another process."""
+        loss, frames, sums, before, samples = totals
+        self._loss += loss
+        self._frames += frames
+        self._totals += sums
+        self._before += before
+        self.samples += samples
 
     def compute(self) -> dict[str, float]:
         """`loss` a frame, and the metrics of `SignalTotals`; `snr_gain_db` where the signals are mixed in a channel."""

@@ -25,6 +25,7 @@ from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainR
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
 from speechtrain.backends.torch.module import LAST, Feed, SpeechModel, TrainingModule, to_outputs
+from speechtrain.backends.torch.processes import Companions, OwnProcesses, own_rank
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.tasks.base import Outputs, Task
@@ -88,7 +89,15 @@ class TorchBackend(Backend):
             monitors.append(stopper)
         with warnings.catch_warnings():
             _hush_lightning()
-            trainer = _trainer(plan, monitors, has_val=val is not None)
+            environment = OwnProcesses()
+            trainer = _trainer(plan, monitors, environment, has_val=val is not None)
+            for loader in (train, val):
+                if loader is not None:
+                    loader.take_part(own_rank(), trainer.world_size)
+            others = Companions(trainer.world_size - 1 if own_rank() == 0 else 0, environment.port, plan.folder, plan.resume_from)
+            trainer.callbacks.append(others)  # type: ignore[attr-defined]
+            if trainer.world_size > 1:  # Lightning would tell the others of a SIGTERM while they wait for something else
+                trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
             module.train()
             self._device = trainer.strategy.root_device
 
@@ -97,13 +106,14 @@ class TorchBackend(Backend):
                 return epoch, module.batches_done(epoch, len(train))
 
             try:
-                trainer.fit(
-                    module,
-                    Feed(train, position, module.clock),
-                    Feed(val, lambda: (0, 0)) if val is not None else None,
-                    ckpt_path=plan.resume_from,
-                    weights_only=True if plan.resume_from is not None else None,
-                )
+                with others:
+                    trainer.fit(
+                        module,
+                        Feed(train, position, module.clock),
+                        Feed(val, lambda: (0, 0)) if val is not None else None,
+                        ckpt_path=plan.resume_from,
+                        weights_only=True if plan.resume_from is not None else None,
+                    )
             except SystemExit as error:
                 # Lightning leaves this way when interrupted, with Ctrl-C switched off
                 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -112,6 +122,10 @@ class TorchBackend(Backend):
                 if plan.resume_from is None:
                     raise
                 raise _damaged(plan.resume_from, error) from error
+            finally:
+                for loader in (train, val):
+                    if loader is not None:
+                        loader.take_part(0, 1)
         result = TrainResult(history=module.history, stop_reason=module.control.stop_reason, pruned=module.control.pruned)
         if stopper is not None and stopper.stopped_epoch and result.stop_reason is None:
             result.stop_reason = f"{stopper.monitor} has not improved for {stopper.patience} epochs"
@@ -213,7 +227,7 @@ def _damaged(path: Path, error: Exception) -> UserError:
     )
 
 
-def _trainer(plan: Plan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.Trainer:
+def _trainer(plan: Plan, callbacks: list[pl.Callback], environment: OwnProcesses, *, has_val: bool) -> pl.Trainer:
     options = plan.trainer
     try:
         trainer = pl.Trainer(
@@ -232,7 +246,8 @@ def _trainer(plan: Plan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.T
             num_sanity_val_steps=0,
             default_root_dir=plan.folder,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *([environment] if options["devices"] not in (1, "1") else [])],
+            sync_batchnorm=options["sync_batchnorm"],
             logger=False,
             enable_checkpointing=any(isinstance(item, ModelCheckpoint) for item in callbacks),
             enable_progress_bar=False,
@@ -242,16 +257,9 @@ def _trainer(plan: Plan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.T
     except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
         message = str(error).strip().splitlines()[0]
         raise ConfigError([Problem("trainer", message, "look at trainer.accelerator, devices, strategy and precision")]) from error
-    if trainer.world_size > 1:
-        raise ConfigError(
-            [
-                Problem(
-                    "trainer.devices",
-                    f"asks for {trainer.world_size} processes; batches are not yet divided among several",
-                    "set trainer.devices=1",
-                )
-            ]
-        )
+    if "fsdp" in str(options["strategy"]):
+        message = f"is {options['strategy']}; gradients of sharded weights cannot be clipped and averaged here yet"
+        raise ConfigError([Problem("trainer.strategy", message, "set trainer.strategy=ddp")])
     return trainer
 
 

@@ -20,6 +20,7 @@ from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLo
 from speechtrain.backends.torch import losses, ops
 from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask, stacks_of
+from speechtrain.backends.torch.processes import from_first, gathered, summed
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Head, Ops, Outputs, Scorer, Task
@@ -153,7 +154,7 @@ class TrainingModule(pl.LightningModule):
         start = time.perf_counter()
         if batch_idx == 0:
             # dropout follows from (seed, epoch), so that a run resumed at an epoch goes on as if it had never stopped
-            torch.manual_seed(self.plan.seed + 1_000_003 * (self.current_epoch + 1))
+            torch.manual_seed(self.plan.seed + 1_000_003 * (self.current_epoch + 1) + 7919 * self.global_rank)
         elif self._halfway is not None:
             _set_random_state(self._halfway["random"], self.device)
         self._halfway = None
@@ -161,10 +162,10 @@ class TrainingModule(pl.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
         utterance_losses, values, lengths = self.losses_of(batch)
-        summed = utterance_losses.detach().sum().cpu()
-        labels = max(1, int(batch.target_lengths.sum()))
-        if torch.isfinite(summed):
-            self._loss_sum += summed
+        reported = utterance_losses.detach().sum().cpu()
+        labels = 0 if batch.stands_in else int(batch.target_lengths.sum())
+        if torch.isfinite(reported) and not batch.stands_in:
+            self._loss_sum += reported
             self._label_count += labels
         self._batch = batch
         self._step_started = start
@@ -174,7 +175,9 @@ class TrainingModule(pl.LightningModule):
         if self.task.consistency:
             # summed over both views like the CTC loss, of which it takes the share that the paper gives it
             total = total + 2 * self.task.consistency * losses.consistency(values, lengths).sum()
-        loss: torch.Tensor = total / labels
+        # gradients are averaged over the processes: each has its share of the sum over all, divided by the labels of all
+        share_of_all = self.trainer.world_size / max(1.0, summed([labels], self.device)[0])
+        loss: torch.Tensor = total * (0.0 if batch.stands_in else share_of_all)
         return loss
 
     def configure_gradient_clipping(
@@ -273,18 +276,24 @@ class TrainingModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Count a batch."""
         assert self._scorer is not None
-        self._scorer.update(batch, to_outputs(*self.losses_of(batch)))
+        if not batch.stands_in:
+            self._scorer.update(batch, to_outputs(*self.losses_of(batch)))
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the pass."""
         assert self._scorer is not None
+        if self.trainer.world_size > 1:
+            for rank, totals in enumerate(gathered(self._scorer.totals())):
+                if rank != self.global_rank:
+                    self._scorer.add(totals)
         self.validation = {f"val/{name}": float(value) for name, value in self._scorer.compute().items()}
         self._passes.close()
 
     def on_train_epoch_end(self) -> None:
         """Close the epoch: metrics to Lightning's monitors, to the callbacks, to the schedule."""
+        loss, labels = summed([float(self._loss_sum), self._label_count], self.device)
         metrics = {
-            "train/loss": float(self._loss_sum) / max(1, self._label_count),
+            "train/loss": loss / max(1, labels),
             "train/lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             "train/grad_norm": float(self._norm_sum) / max(1, self._norm_count),
             **({"train/skipped_steps": float(self._skipped)} if self._skipped else {}),
@@ -292,12 +301,15 @@ class TrainingModule(pl.LightningModule):
             **self.clock.metrics(),
         }
         self.validation = {}
+        metrics["train/audio_s_per_s"] = summed([metrics["train/audio_s_per_s"]], self.device)[0]
+        metrics = from_first(metrics)
         self._reset()
         self.history.append(metrics)
         self.log_dict(metrics, batch_size=1)
         self.plan.schedule.epoch_end(metrics.get(self.plan.monitor), self.plan.direction == "minimize")
         for listener in self.listeners:
             listener.on_epoch_end(self.current_epoch, metrics, self.control)
+        self.control = from_first(self.control)
         if self.control.stop_reason is not None:
             self.trainer.should_stop = True
 

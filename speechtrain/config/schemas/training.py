@@ -120,6 +120,7 @@ class Trainer(Node):
     accelerator: str = MISSING
     devices: Any = MISSING
     strategy: str = MISSING
+    sync_batchnorm: bool = MISSING
     deterministic: bool = MISSING
     val_every_n_epochs: int = number(ge=1)
     log_every_n_steps: int | None = number(ge=1)
