@@ -202,3 +202,27 @@ def test_a_folder_of_ones_own_adds_options(command: Callable[..., subprocess.Com
     assert "channels: 256" in done.stdout
     done = command("--config-dir", "mine", "model=wide", "model.chanels=2")
     assert "did you mean 'model.channels'" in done.stderr
+
+
+def test_a_size_chooses_what_the_models_file_has_for_it_and_a_key_given_besides_wins() -> None:
+    tiny, large = (compose(["model=conformer", f"model.size={size}"]).model for size in ("tiny", "large"))
+    assert (tiny.d_model, tiny.n_layers, large.d_model, large.n_layers) == (96, 4, 512, 17)
+    assert compose(["model=conformer", "model.size=large", "model.d_model=64"]).model.d_model == 64
+    assert list(compose(["model=quartznet", "model.size=small"]).model.kernel_sizes) == [33, 39, 51, 63, 75]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["model=conformer", "model.size=smal"], ["model.size: must be one of tiny, small, medium, large", "did you mean 'small'"]),
+        (["model=zipformer", "model.widths=[64]"], ["model.widths: has 1 entries, rates has 4"]),
+        (["model=zipformer", "backend=keras"], ["backend: does not go with model=zipformer", "backend=torch"]),
+        (["model=conformer", "model.left_chunks=2"], ["model.left_chunks: is 2, and there are no chunks"]),
+        (["model=quartznet", "model.size=small", "model.kernel_sizes=[3,4,3,3,3]"], ["model.kernel_sizes: must be odd"]),
+    ],
+)
+def test_sizes_and_new_models_say_what_is_wrong(overrides: list[str], expected: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    for words in expected:
+        assert words in str(caught.value)
