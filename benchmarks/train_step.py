@@ -65,6 +65,16 @@ def stepper(model: torch.nn.Module, batch: int, frames: int, mels: int, classes:
     return step
 
 
+def in_bfloat16(step: Callable[[], None]) -> Callable[[], None]:
+    """The same step under autocast."""
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            step()
+
+    return run
+
+
 def keras_stepper(engine: str, jit: bool, name: str, arguments: tuple[object, ...], size: tuple[int, int, int, int]) -> Callable[[], None]:
     """A function that does one training step of a Keras model."""
     from speechtrain.backends.keras import engine as engines
@@ -119,6 +129,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", help="conformer, crdnn, ...; all if none is named")
     parser.add_argument("--engine", choices=["tensorflow", "jax", "torch"])
     parser.add_argument("--jit", action="store_true")
+    parser.add_argument("--bf16", action="store_true", help="each model under bfloat16 autocast besides")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
@@ -140,11 +151,14 @@ def main() -> None:
         }
         reference = Reference(models.Conformer(mels, *ours["Conformer"]), heads, hidden, given.layers, kernel, classes)
         everything: dict[str, torch.nn.Module] = {"torchaudio conformer": reference, **built}
-        _, best = measure({name: stepper(model, *size) for name, model in everything.items()}, given.rounds)
+        steps = {name: stepper(model, *size) for name, model in everything.items()}
+        if given.bf16:
+            steps |= {f"{name}, bfloat16": in_bfloat16(step) for name, step in list(steps.items())}
+        _, best = measure(steps, given.rounds)
         for name, (wall, cpu) in best.items():
-            millions = sum(parameter.numel() for parameter in everything[name].parameters()) / 1e6
+            millions = sum(parameter.numel() for parameter in everything[name.partition(",")[0]].parameters()) / 1e6
             ratio = best["torchaudio conformer"][0] / wall
-            print(f"{name:22s} {millions:6.2f} M  {wall:7.3f} s wall  {cpu:7.3f} s CPU  {ratio:5.2f} x torchaudio")
+            print(f"{name:32s} {millions:6.2f} M  {wall:7.3f} s wall  {cpu:7.3f} s CPU  {ratio:5.2f} x torchaudio")
         return
     for name, arguments in chosen.items():
         steps = {

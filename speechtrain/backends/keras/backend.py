@@ -29,7 +29,13 @@ _POLICIES = {
 }
 
 
-_ONLY_TORCH: Mapping[str, Any] = {"ema_decay": None, "average_last": None, "layer_dropout": 0, "sync_batchnorm": False}
+_ONLY_TORCH: Mapping[str, Any] = {
+    "ema_decay": None,
+    "average_last": None,
+    "layer_dropout": 0,
+    "gradient_checkpointing": False,
+    "sync_batchnorm": False,
+}
 """Keys of the trainer that it has not, and what they are then."""
 
 

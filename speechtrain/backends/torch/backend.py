@@ -82,6 +82,7 @@ class TorchBackend(Backend):
             model.tap()
         for stack in stacks_of(model.encoder):
             stack.layer_dropout = plan.trainer["layer_dropout"]
+            stack.checkpointing = plan.trainer["gradient_checkpointing"]
         module = TrainingModule(model, task, plan, callbacks)
         keepers = _checkpoints(plan)
         monitors: list[pl.Callback] = [*keepers.values()]

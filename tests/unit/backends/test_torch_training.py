@@ -16,7 +16,7 @@ from speechtrain.backends.base import Backend, NonFiniteLossError
 from speechtrain.backends.torch import losses, ops
 from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.backend import TorchBackend
-from speechtrain.backends.torch.encoder import Stack
+from speechtrain.backends.torch.encoder import Stack, stacks_of
 from speechtrain.backends.torch.module import TrainingModule
 from speechtrain.errors import ConfigError
 
@@ -207,3 +207,31 @@ def test_label_smoothing_adds_the_divergence_from_equal_probabilities(backend: B
         divergence = sum(-values[row, frame].mean() for frame in range(length))
         torch.testing.assert_close(found[row], 0.9 * ctc[row] + 0.1 * divergence)
     assert found[2] == ctc[2] == 0  # cannot be aligned
+
+
+@pytest.mark.parametrize("model", ["conformer", "ebranchformer", "zipformer", "tdnn"])
+def test_gradient_checkpointing_changes_no_number(backend: Backend, tmp_path: Path, model: str) -> None:
+    found = {}
+    for checkpointing in (False, True):
+        options = [f"model={model}", "trainer.max_steps=3", "trainer.layer_dropout=0.2", f"trainer.gradient_checkpointing={checkpointing}"]
+        setup = Setup(backend, tmp_path / str(checkpointing), *options)
+        recorder, built = Recorder(), setup.build()
+        setup.train(built, recorder)
+        assert all(stack.checkpointing == checkpointing for stack in stacks_of(built.encoder))
+        found[checkpointing] = recorder.metrics
+    for plain, again in zip(found[False], found[True], strict=True):
+        assert again == pytest.approx(plain, rel=1e-5)
+
+
+def test_gradient_checkpointing_keeps_only_what_goes_into_a_layer() -> None:
+    kept = {}
+    for checkpointing in (False, True):
+        stack = Stack((nn.Sequential(nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 8)) for _ in range(3)), 8)
+        stack.checkpointing = checkpointing
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, sizes=sizes: (sizes.append(tensor.numel()), tensor)[1], lambda tensor: tensor
+        ):  # type: ignore[misc]
+            stack(torch.randn(10, 4, 8, requires_grad=True))
+        kept[checkpointing] = sum(sizes)
+    assert kept[True] < kept[False] / 4
