@@ -231,6 +231,22 @@ class NonFiniteLossError(RunError):
         )
 
 
+class OutOfMemoryError(RunError):
+    """A batch does not fit into the memory of its device; the message names the longest of its utterances."""
+
+    def __init__(self, batch: Batch, reason: str) -> None:
+        self.ids = batch.ids
+        longest = int(batch.feature_lengths.argmax())
+        count, frames = batch.features.shape[:2]
+        shown = ", ".join(batch.ids[:8]) + (f" and {len(batch.ids) - 8} more" if len(batch.ids) > 8 else "")
+        super().__init__(
+            f"a batch of {count} utterances, {batch.seconds:.0f} s in all, does not fit into memory ({reason})\n"
+            f"    utterances: {shown}; the longest is {batch.ids[longest]} with {frames} frames\n"
+            f"    -> set data.batch_seconds={max(1, round(batch.seconds / 2))} or less, data.max_duration below the longest, or "
+            "trainer.gradient_checkpointing=true"
+        )
+
+
 def save_bad_batch(batch: Batch, folder: Path) -> Path:
     """Keep a batch for inspection as `bad_batch.npz`."""
     path = folder / "bad_batch.npz"

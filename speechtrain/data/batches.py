@@ -397,6 +397,13 @@ class Loader:
         """A batch of one utterance, which tells the types and the fixed sizes of all."""
         return self._dataset[(0, self._plan()[0][:1])]
 
+    def largest(self) -> Batch:
+        """The batch with the most frames, padding counted, as far as durations tell."""
+        durations = {cut.id: cut.duration for cut in self._cuts}
+        ids = max(self._plan(), key=lambda ids: len(ids) * max(durations[each] for each in ids))
+        which, of = self._part
+        return self._dataset[(self._epoch, ids[which::of] or ids[:1])]
+
     def __iter__(self) -> Iterator[Batch]:
         which, of = self._part
         plan = self._plan()[self._done :]

@@ -21,7 +21,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult, default_threads
+from speechtrain.backends.base import Backend, Callback, ModelInfo, OutOfMemoryError, Plan, TrainResult, default_threads
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
 from speechtrain.backends.torch.module import LAST, Feed, SpeechModel, TrainingModule, to_outputs
@@ -84,6 +84,7 @@ class TorchBackend(Backend):
             stack.layer_dropout = plan.trainer["layer_dropout"]
             stack.checkpointing = plan.trainer["gradient_checkpointing"]
         module = TrainingModule(model, task, plan, callbacks)
+        module.largest = train.largest
         keepers = _checkpoints(plan)
         monitors: list[pl.Callback] = [*keepers.values()]
         if (stopper := _early_stopping(plan)) is not None:
@@ -119,6 +120,10 @@ class TorchBackend(Backend):
                 # Lightning leaves this way when interrupted, with Ctrl-C switched off
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 raise KeyboardInterrupt from error
+            except RuntimeError as error:
+                if module.batch is not None and _is_out_of_memory(error):
+                    raise OutOfMemoryError(module.batch, first_line(error, most=120)) from error
+                raise
             except (pickle.UnpicklingError, KeyError, EOFError) as error:
                 if plan.resume_from is None:
                     raise
@@ -220,6 +225,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def epochs_processed(trainer: pl.Trainer) -> int:
     """The epoch that comes, also just after a restart, when Lightning's `current_epoch` is still one behind."""
     return int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -118,6 +118,8 @@ class TrainingModule(pl.LightningModule):
         self.clock = EpochClock()
         self.average = MovingAverage(model, plan.trainer["ema_decay"]) if plan.trainer.get("ema_decay") else None
         self._skipped_in_row = 0
+        self.batch: Batch | None = None
+        self.largest: Callable[[], Batch] | None = None
         self._kept: list[torch.Tensor] = []
         self._passes = ExitStack()
         self._halfway: dict[str, Any] | None = None
@@ -152,6 +154,7 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Mean loss a target, so that neither the batch's size nor its padding weighs."""
         start = time.perf_counter()
+        self.batch = batch
         if batch_idx == 0:
             # dropout follows from (seed, epoch), so that a run resumed at an epoch goes on as if it had never stopped
             torch.manual_seed(self.plan.seed + 1_000_003 * (self.current_epoch + 1) + 7919 * self.global_rank)
@@ -167,7 +170,6 @@ class TrainingModule(pl.LightningModule):
         if torch.isfinite(reported) and not batch.stands_in:
             self._loss_sum += reported
             self._label_count += labels
-        self._batch = batch
         self._step_started = start
         total = self.task.regularised(OPS, utterance_losses, values, lengths).sum()
         if share := self.task.intermediate:
@@ -219,11 +221,12 @@ class TrainingModule(pl.LightningModule):
             buffer.copy_(kept)
         self._skipped += 1
         self._skipped_in_row += 1
-        most = self.plan.trainer["max_skipped_steps"]
-        if self._skipped_in_row > most:
-            raise NonFiniteLossError(self._batch.ids, self.current_epoch, save_bad_batch(self._batch, self.plan.folder))
+        batch = self.batch
+        assert batch is not None
+        if self._skipped_in_row > self.plan.trainer["max_skipped_steps"]:
+            raise NonFiniteLossError(batch.ids, self.current_epoch, save_bad_batch(batch, self.plan.folder))
         if self._skipped == 1:
-            shown = ", ".join(self._batch.ids[:4]) + (", ..." if len(self._batch.ids) > 4 else "")
+            shown = ", ".join(batch.ids[:4]) + (", ..." if len(batch.ids) > 4 else "")
             log.warning("a gradient is not finite, on the batch of %s; such steps are left out and counted in train/skipped_steps", shown)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -244,9 +247,25 @@ class TrainingModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Tell the callbacks."""
         self._keep_buffers()
+        wanted = self.plan.trainer["try_largest"]
+        if self.largest is not None and (self.device.type == "cuda" if wanted is None else wanted):
+            self._try(self.largest())
         self.clock.start()  # an epoch that is resumed inside has no start of its own
         for listener in self.listeners:
             listener.on_train_start(self.trainer.max_epochs or 0, self.current_epoch)
+
+    def _try(self, batch: Batch) -> None:
+        """Compute a batch and its gradient, so that too large a one shows at once, and leave everything as it was."""
+        self.batch = batch
+        state = _random_state(self.device)
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        with torch.enable_grad(), self.trainer.precision_plugin.train_step_context():
+            total = self.losses_of(batch)[0].sum()
+            # not backward(): several processes would wait for each other's gradients
+            torch.autograd.grad(total, [each for each in self.model.parameters() if each.requires_grad], allow_unused=True)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        _set_random_state(state, self.device)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Tell the callbacks."""
@@ -276,6 +295,7 @@ class TrainingModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Count a batch."""
         assert self._scorer is not None
+        self.batch = batch
         if not batch.stands_in:
             self._scorer.update(batch, to_outputs(*self.losses_of(batch)))
 

@@ -12,7 +12,7 @@ from conformance import Recorder, Setup
 from torch import nn
 
 from speechtrain import compose
-from speechtrain.backends.base import Backend, NonFiniteLossError
+from speechtrain.backends.base import Backend, NonFiniteLossError, OutOfMemoryError
 from speechtrain.backends.torch import losses, ops
 from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.backend import TorchBackend
@@ -235,3 +235,60 @@ def test_gradient_checkpointing_keeps_only_what_goes_into_a_layer() -> None:
             stack(torch.randn(10, 4, 8, requires_grad=True))
         kept[checkpointing] = sum(sizes)
     assert kept[True] < kept[False] / 4
+
+
+class Greedy(nn.Module):
+    """Stands in front of a model and wants more memory than there is for long batches."""
+
+    def __init__(self, encoder: nn.Module, frames: int) -> None:
+        super().__init__()
+        self.inner, self.frames = encoder, frames
+        self.output_size, self.subsampling = encoder.output_size, encoder.subsampling
+
+    def output_lengths(self, lengths: torch.Tensor) -> Any:
+        return self.inner.output_lengths(lengths)  # type: ignore[operator]
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> Any:
+        if features.shape[0] * features.shape[1] >= self.frames:
+            torch.empty(2**52)
+        return self.inner(features, lengths)
+
+
+def test_the_largest_batch_is_tried_first_and_one_that_does_not_fit_is_named(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(backend, tmp_path, "model=mlp", "data.batch_seconds=6", "trainer.try_largest=true")
+    train = setup.data.loader("train", shuffle=True)
+    assert train is not None
+    largest = train.largest()
+    size = largest.features.shape[0] * largest.features.shape[1]
+    assert size >= max(batch.features.shape[0] * batch.features.shape[1] for batch in train)
+    model, recorder = setup.build(), Recorder()
+    model.encoder = Greedy(model.encoder, size)
+    with pytest.raises(OutOfMemoryError, match=r"does not fit into memory") as caught:
+        setup.train(model, recorder)
+    assert caught.value.ids == largest.ids
+    assert all(name in str(caught.value) for name in largest.ids[:8])
+    assert f"data.batch_seconds={round(largest.seconds / 2)}" in str(caught.value)
+    assert not recorder.metrics
+    assert not [event for event in recorder.events if event.startswith("batch")]
+
+
+def test_a_batch_that_does_not_fit_later_is_named_as_well(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(backend, tmp_path, "model=mlp", "data.batch_seconds=6")
+    train = setup.data.loader("train", shuffle=True)
+    assert train is not None
+    sizes = {batch.features.shape[0] * batch.features.shape[1]: batch.ids for batch in train}
+    model = setup.build()
+    model.encoder = Greedy(model.encoder, max(sizes))
+    with pytest.raises(OutOfMemoryError) as caught:
+        setup.train(model, Recorder())
+    assert caught.value.ids == sizes[max(sizes)]
+
+
+def test_trying_the_largest_batch_changes_no_number(backend: Backend, tmp_path: Path) -> None:
+    found = []
+    for wanted in ("true", "false"):
+        setup = Setup(backend, tmp_path / wanted, "model=tdnn", "trainer.epochs=2", f"trainer.try_largest={wanted}")
+        recorder, model = Recorder(), setup.build()
+        setup.train(model, recorder)
+        found.append((recorder.metrics, setup.measure(model, "val")["val/loss"]))
+    assert found[0] == found[1]
