@@ -33,6 +33,7 @@ _ONLY_TORCH: Mapping[str, Any] = {
     "ema_decay": None,
     "average_last": None,
     "layer_dropout": 0,
+    "find_lr": False,
     "gradient_checkpointing": False,
     "sync_batchnorm": False,
 }

@@ -84,7 +84,7 @@ class TorchBackend(Backend):
             stack.layer_dropout = plan.trainer["layer_dropout"]
             stack.checkpointing = plan.trainer["gradient_checkpointing"]
         module = TrainingModule(model, task, plan, callbacks)
-        module.largest = train.largest
+        module.loader = train
         keepers = _checkpoints(plan)
         monitors: list[pl.Callback] = [*keepers.values()]
         if (stopper := _early_stopping(plan)) is not None:
@@ -141,7 +141,7 @@ class TorchBackend(Backend):
             result.best_value = float(score) if score is not None else None
         last = plan.folder / "checkpoints" / LAST
         result.last_checkpoint = last if "last" in keepers and last.is_file() else None
-        if "recent" in keepers:
+        if "recent" in keepers and keepers["recent"].best_k_models:
             result.mean_checkpoint = plan.folder / "checkpoints" / "mean.ckpt"
             weights = mean_of(sorted(Path(path) for path in keepers["recent"].best_k_models))
             AtomicCheckpointIO().save_checkpoint(_weights_file(weights, plan.extra), result.mean_checkpoint)

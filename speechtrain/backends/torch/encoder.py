@@ -66,7 +66,7 @@ class Stack(nn.ModuleList):
         layer_dropout: probability that an utterance passes by a layer in training (stochastic depth, Huang et al. 2016; for speech Pham
             et al. 2019): all layers have it alike, and none is scaled, as in LayerDrop (Fan et al. 2020).
         checkpointing: whether a layer's inner values are computed again for its gradient instead of kept (Chen et al. 2016).
-        taps: whether what the layer in the middle gives is kept in `tapped`.
+        taps: whether what the layer in the middle gives in training is kept in `tapped`.
         tapped: (B, T', D) of the last pass.
     """
 
@@ -90,7 +90,7 @@ class Stack(nn.ModuleList):
                 passes_by = torch.rand(len(x), 1, 1, device=x.device) < self.layer_dropout
                 y = torch.where(passes_by, x, y)
             x = y
-            if self.taps and index == (len(self) - 1) // 2:
+            if self.taps and self.training and index == (len(self) - 1) // 2:
                 self.tapped = x.transpose(1, 2) if self.channels_first else x
         return x
 

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
-from speechtrain.backends.torch import losses, ops
+from speechtrain.backends.torch import losses, lr_finder, ops
 from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask, stacks_of
 from speechtrain.backends.torch.processes import from_first, gathered, summed
@@ -119,7 +119,7 @@ class TrainingModule(pl.LightningModule):
         self.average = MovingAverage(model, plan.trainer["ema_decay"]) if plan.trainer.get("ema_decay") else None
         self._skipped_in_row = 0
         self.batch: Batch | None = None
-        self.largest: Callable[[], Batch] | None = None
+        self.loader: Loader | None = None  # of training
         self._kept: list[torch.Tensor] = []
         self._passes = ExitStack()
         self._halfway: dict[str, Any] | None = None
@@ -248,24 +248,51 @@ class TrainingModule(pl.LightningModule):
         """Tell the callbacks."""
         self._keep_buffers()
         wanted = self.plan.trainer["try_largest"]
-        if self.largest is not None and (self.device.type == "cuda" if wanted is None else wanted):
-            self._try(self.largest())
+        if self.loader is not None and (self.device.type == "cuda" if wanted is None else wanted):
+            self._try(self.loader.largest())
+        if self.loader is not None and self.plan.trainer["find_lr"] and self.plan.resume_from is None:
+            self._find_lr(self.loader)
         self.clock.start()  # an epoch that is resumed inside has no start of its own
         for listener in self.listeners:
             listener.on_train_start(self.trainer.max_epochs or 0, self.current_epoch)
 
-    def _try(self, batch: Batch) -> None:
-        """Compute a batch and its gradient, so that too large a one shows at once, and leave everything as it was."""
-        self.batch = batch
+    @contextmanager
+    def _trying(self) -> Iterator[None]:
+        """What is computed in here leaves weights, statistics and random numbers as they were."""
         state = _random_state(self.device)
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        before = {name: value.clone() for name, value in self.model.state_dict().items()}
         with torch.enable_grad(), self.trainer.precision_plugin.train_step_context():
+            yield
+        self.model.load_state_dict(before)
+        _set_random_state(state, self.device)
+
+    def _try(self, batch: Batch) -> None:
+        """Compute a batch and its gradient, so that too large a one shows at once."""
+        self.batch = batch
+        with self._trying():
             total = self.losses_of(batch)[0].sum()
             # not backward(): several processes would wait for each other's gradients
             torch.autograd.grad(total, [each for each in self.model.parameters() if each.requires_grad], allow_unused=True)
-        for buffer, before in buffers:
-            buffer.copy_(before)
-        _set_random_state(state, self.device)
+
+    def _find_lr(self, loader: Loader) -> None:
+        """Set the schedule's peak to what a range test says."""
+
+        def epoch(number: int) -> Loader:
+            loader.set_epoch(number)
+            return loader
+
+        def loss_of(batch: Batch) -> torch.Tensor:
+            self.batch = batch
+            return self.losses_of(batch)[0].sum() / max(1, int(batch.target_lengths.sum()))
+
+        with self._trying():
+            curve = lr_finder.sweep(self.configure_optimizers(), lr_finder.endless(epoch), loss_of, self.plan.trainer["gradient_clip_val"])
+        if self.global_rank == 0:
+            lr_finder.write(curve, self.plan.folder)
+        found = from_first(lr_finder.steepest(curve))
+        for group in self.trainer.optimizers[0].param_groups:
+            group["initial_lr"] = found
+        log.info("learning rate found: %.2e (after %d steps; lr_finder.json)", found, len(curve))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Tell the callbacks."""
@@ -364,7 +391,8 @@ class TrainingModule(pl.LightningModule):
         checkpoint["state_dict"] = checkpoint.get("trained", checkpoint["state_dict"])
         self._halfway = checkpoint.get("halfway")
         if self._halfway is not None:
-            loss, self._label_count, norm, self._norm_count, self._skipped = self._halfway["sums"]
+            loss, self._label_count, norm, self._norm_count, *skipped = self._halfway["sums"]
+            self._skipped = sum(skipped)  # files of before have none
             self._loss_sum += loss
             self._norm_sum += norm
 

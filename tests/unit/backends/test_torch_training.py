@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from torch import nn
 
 from speechtrain import compose
 from speechtrain.backends.base import Backend, NonFiniteLossError, OutOfMemoryError
-from speechtrain.backends.torch import losses, ops
+from speechtrain.backends.torch import losses, lr_finder, ops
 from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.backend import TorchBackend
 from speechtrain.backends.torch.encoder import Stack, stacks_of
 from speechtrain.backends.torch.module import TrainingModule
-from speechtrain.errors import ConfigError
+from speechtrain.errors import ConfigError, RunError
 
 
 @pytest.fixture
@@ -292,3 +293,34 @@ def test_trying_the_largest_batch_changes_no_number(backend: Backend, tmp_path: 
         setup.train(model, recorder)
         found.append((recorder.metrics, setup.measure(model, "val")["val/loss"]))
     assert found[0] == found[1]
+
+
+def test_a_learning_rate_is_found_before_training_and_nothing_else_is_changed(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(backend, tmp_path, "model=tdnn", "trainer.epochs=2", "trainer.find_lr=true", "optimizer.lr=1e-9", "scheduler=constant")
+    model = setup.build()
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+
+    class Beginning(Recorder):
+        def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
+            assert all(torch.equal(value, fresh[name]) for name, value in model.state_dict().items())
+
+    recorder = Beginning()
+    setup.train(model, recorder)
+    found = recorder.metrics[0]["train/lr"]
+    assert 1e-4 < found < 1e-1
+    curve = json.loads((tmp_path / "lr_finder.json").read_text(encoding="utf-8"))
+    assert found in [point["lr"] for point in curve]
+    assert [event for event in recorder.events if event.startswith("batch 0.0")]
+    setup.cfg.resume = str(tmp_path)
+    setup.cfg.trainer.epochs = 3
+    resumed = Recorder()
+    setup.train(setup.build(), resumed)
+    assert resumed.metrics[0]["train/lr"] == found
+
+
+def test_the_steepest_rate_is_where_the_loss_falls_fastest_and_a_loss_that_never_falls_is_said() -> None:
+    rates = [10 ** (-6 + index / 10) for index in range(60)]
+    losses_ = [3 - 2 / (1 + np.exp(-(index - 35) / 2)) for index in range(60)]
+    assert lr_finder.steepest(list(zip(rates, losses_, strict=True))) == rates[35]
+    with pytest.raises(RunError, match=r"trainer\.find_lr=false"):
+        lr_finder.steepest([(rate, 1.0 + index) for index, rate in enumerate(rates)])

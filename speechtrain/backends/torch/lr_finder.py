@@ -1,0 +1,83 @@
+"""The learning rate range test (Smith 2017): a rate that grows with each step, and the loss that follows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from itertools import chain, count
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from speechtrain.errors import RunError
+
+T = TypeVar("T")
+LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
+_SMOOTHING = 0.9
+_SKIPPED = 10  # points at the beginning, where the smoothed loss is still that of a few batches
+
+
+def sweep(
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[T],
+    loss_of: Callable[[T], torch.Tensor],
+    gradient_clip_val: float | None,
+) -> list[tuple[float, float]]:
+    """(rate, smoothed loss) of each step, until the loss is four times the least one.
+
+    Args:
+        optimizer: of weights that may be spoilt.
+        batches: at least `STEPS`.
+        loss_of: the loss of a batch.
+        gradient_clip_val: the norm that gradients are clipped to.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    found: list[tuple[float, float]] = []
+    smoothed, least = 0.0, math.inf
+    for step, batch in zip(range(STEPS), batches, strict=False):
+        rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = loss_of(batch)
+        smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * float(loss.detach())
+        now = smoothed / (1 - _SMOOTHING ** (step + 1))
+        if not math.isfinite(now) or (step > _SKIPPED and now > 4 * least):
+            break
+        least = min(least, now)
+        found.append((rate, now))
+        optimizer.zero_grad()
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        optimizer.step()
+    return found
+
+
+def steepest(curve: list[tuple[float, float]]) -> float:
+    """The rate at which the loss falls fastest by the logarithm of the rate.
+
+    Raises:
+        RunError: it never falls.
+    """
+    slopes = [(later - earlier, rate) for (_, earlier), (rate, _), (_, later) in zip(curve[:-2], curve[1:-1], curve[2:], strict=True)]
+    falling = [(slope, rate) for slope, rate in slopes[_SKIPPED:] if slope < 0]
+    if not falling:
+        raise RunError(
+            f"the loss falls at no learning rate between {LOWEST:g} and {HIGHEST:g}\n"
+            "    -> set trainer.find_lr=false and optimizer.lr; lr_finder.json in the run's folder has the losses"
+        )
+    return min(falling)[1]
+
+
+def write(curve: list[tuple[float, float]], folder: Path) -> None:
+    """Keep the curve as `lr_finder.json`."""
+    temporary = folder / ".lr_finder.json.tmp"
+    temporary.write_text(json.dumps([{"lr": rate, "loss": loss} for rate, loss in curve]), encoding="utf-8")
+    temporary.replace(folder / "lr_finder.json")
+
+
+def endless(epoch: Callable[[int], Iterable[T]]) -> Iterable[T]:
+    """The batches of one epoch after the other."""
+    return chain.from_iterable(epoch(number) for number in count())
