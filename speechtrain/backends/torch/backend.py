@@ -125,7 +125,8 @@ class TorchBackend(Backend):
                     raise OutOfMemoryError(module.batch, first_line(error, most=120)) from error
                 raise
             except (pickle.UnpicklingError, KeyError, EOFError) as error:
-                if plan.resume_from is None:
+                # a KeyError of another name is a defect of the code
+                if plan.resume_from is None or (isinstance(error, KeyError) and error.args[0] not in _PARTS):
                     raise
                 raise _damaged(plan.resume_from, error) from error
             finally:
@@ -186,6 +187,21 @@ class TorchBackend(Backend):
             raise UserError(f"{path} holds another model: none of its encoder's weights fits\n    -> use the model it was trained with")
         model.load_state_dict({**own, **fitting})
         return [name for name in own if name not in fitting]
+
+
+_PARTS = (
+    "pytorch-lightning_version",
+    "state_dict",
+    "schedule",
+    "loops",
+    "callbacks",
+    "optimizer_states",
+    "lr_schedulers",
+    "epoch",
+    "global_step",
+    "extra",
+)
+"""Of a checkpoint that a training can be gone on with."""
 
 
 def _weights_file(weights: Mapping[str, torch.Tensor], extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.backend import TorchBackend
 from speechtrain.backends.torch.encoder import Stack, stacks_of
 from speechtrain.backends.torch.module import TrainingModule
-from speechtrain.errors import ConfigError, RunError
+from speechtrain.errors import ConfigError, RunError, UserError
 
 
 @pytest.fixture
@@ -324,3 +324,24 @@ def test_the_steepest_rate_is_where_the_loss_falls_fastest_and_a_loss_that_never
     assert lr_finder.steepest(list(zip(rates, losses_, strict=True))) == rates[35]
     with pytest.raises(RunError, match=r"trainer\.find_lr=false"):
         lr_finder.steepest([(rate, 1.0 + index) for index, rate in enumerate(rates)])
+
+
+def test_weights_alone_are_no_checkpoint_to_go_on_from(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=2", "trainer.average_last=2")
+    result = setup.train(setup.build())
+    setup.cfg.resume = str(result.mean_checkpoint)
+    with pytest.raises(UserError, match=r"mean\.ckpt is not a checkpoint that can be read"):
+        setup.train(setup.build())
+
+
+def test_a_missing_key_that_is_no_part_of_a_checkpoint_is_not_taken_for_a_damaged_one(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=2")
+    setup.train(setup.build())
+    setup.cfg.resume, setup.cfg.trainer.epochs = str(tmp_path), 3
+
+    class Broken(Recorder):
+        def on_epoch_end(self, *given: Any) -> None:
+            raise KeyError("something else")
+
+    with pytest.raises(KeyError, match="something else"):
+        setup.train(setup.build(), Broken())
