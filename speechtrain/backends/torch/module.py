@@ -338,6 +338,9 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Close the epoch: metrics to Lightning's monitors, to the callbacks, to the schedule."""
+        if self._skipped and not self._norm_count:  # no step of the epoch was good, so none will be
+            assert self.batch is not None
+            raise NonFiniteLossError(self.batch.ids, self.current_epoch, save_bad_batch(self.batch, self.plan.folder))
         loss, labels = summed([float(self._loss_sum), self._label_count], self.device)
         metrics = {
             "train/loss": loss / max(1, labels),

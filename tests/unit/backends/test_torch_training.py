@@ -74,7 +74,8 @@ def test_a_skipped_step_changes_no_weight(backend: Backend, tmp_path: Path) -> N
     setup = Setup(backend, tmp_path, "model=tdnn", "trainer.epochs=1", "data.batch_size=4", "trainer.max_skipped_steps=99")
     model = setup.build()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    backend.train(model, spoil(setup, set(range(99))), None, setup.task, setup.plan(), ())
+    with pytest.raises(NonFiniteLossError):  # at the end of the epoch
+        backend.train(model, spoil(setup, set(range(99))), None, setup.task, setup.plan(), ())
     after = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     assert all(torch.equal(value, before[name]) for name, value in after.items())
 
@@ -345,3 +346,19 @@ def test_a_missing_key_that_is_no_part_of_a_checkpoint_is_not_taken_for_a_damage
 
     with pytest.raises(KeyError, match="something else"):
         setup.train(setup.build(), Broken())
+
+
+def test_an_epoch_without_a_good_step_ends_the_run(backend: Backend, tmp_path: Path) -> None:
+    options = [
+        "model=tdnn",
+        "trainer.epochs=3",
+        "optimizer=sgd",
+        "optimizer.lr=1e30",
+        "trainer.gradient_clip_val=null",
+        "scheduler=constant",
+    ]
+    setup = Setup(backend, tmp_path, *options, "trainer.max_skipped_steps=999")
+    recorder = Recorder()
+    with pytest.raises(NonFiniteLossError, match="epoch 2"):
+        setup.train(setup.build(), recorder)
+    assert len(recorder.metrics) == 1
