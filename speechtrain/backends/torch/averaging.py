@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -44,14 +43,10 @@ class MovingAverage:
             value.copy_(self.weights[name])
             self.weights[name].copy_(kept)
 
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"steps": self.steps, "weights": self.weights}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Of a checkpoint."""
-        self.steps = state["steps"]
-        for name, value in state["weights"].items():
+    def restore(self, steps: int, weights: Mapping[str, torch.Tensor]) -> None:
+        """What a checkpoint has."""
+        self.steps = steps
+        for name, value in weights.items():
             self.weights[name].copy_(value)
 
 

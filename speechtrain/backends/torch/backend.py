@@ -255,6 +255,9 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 def _trainer(plan: Plan, callbacks: list[pl.Callback], environment: OwnProcesses, *, has_val: bool) -> pl.Trainer:
     options = plan.trainer
+    if "fsdp" in str(options["strategy"]):
+        message = f"is {options['strategy']}; gradients of sharded weights cannot be clipped and averaged here yet"
+        raise ConfigError([Problem("trainer.strategy", message, "set trainer.strategy=ddp")])
     try:
         trainer = pl.Trainer(
             accelerator=options["accelerator"],
@@ -283,9 +286,6 @@ def _trainer(plan: Plan, callbacks: list[pl.Callback], environment: OwnProcesses
     except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
         message = str(error).strip().splitlines()[0]
         raise ConfigError([Problem("trainer", message, "look at trainer.accelerator, devices, strategy and precision")]) from error
-    if "fsdp" in str(options["strategy"]):
-        message = f"is {options['strategy']}; gradients of sharded weights cannot be clipped and averaged here yet"
-        raise ConfigError([Problem("trainer.strategy", message, "set trainer.strategy=ddp")])
     return trainer
 
 

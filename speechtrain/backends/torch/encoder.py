@@ -100,6 +100,12 @@ def stacks_of(encoder: nn.Module) -> list[Stack]:
     return [module for module in encoder.modules() if isinstance(module, Stack)]
 
 
+def halvings(subsampling: int) -> list[int]:
+    """Time strides of a stem: a halving for each factor of two, and at least two layers, so that mels are reduced to a quarter."""
+    count = subsampling.bit_length() - 1
+    return [2] * count + [1] * (2 - count)
+
+
 class ConvStem(nn.Module):
     """3x3 convolutions over time and mels, each halving the mels and dividing time by its stride.
 

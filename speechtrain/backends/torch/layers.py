@@ -109,7 +109,7 @@ class FeedForward(nn.Sequential):
     """x + factor * (linear, SiLU, dropout, linear, dropout of the normed x), the feed-forward module of a conformer (Gulati et al. 2020).
 
     In training on a CPU it is computed some rows at a time, so that what lies between the matrix products stays in the cache, and the
-    gradient computes SiLU and dropout again from what went in: half the memory, and four fifths of the time.
+    gradient computes SiLU and dropout again: hidden values are kept once instead of twice, and it takes a twentieth less time.
 
     Args:
         width: D.
@@ -123,11 +123,12 @@ class FeedForward(nn.Sequential):
             nn.LayerNorm(width), nn.Linear(width, hidden), nn.SiLU(), Dropout(dropout), nn.Linear(hidden, width), Dropout(dropout)
         )
         self.factor = factor
-        self.threshold = min(255, round(256 * dropout))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T', D) -> (B, T', D)."""
-        if x.device.type != "cpu" or not self.training or torch.compiler.is_compiling():
+        dropout: Any = self[3]
+        drawn_exactly = dropout.p > 0 and not dropout.threshold
+        if x.device.type != "cpu" or not self.training or drawn_exactly or torch.compiler.is_compiling():
             return torch.add(x, super().forward(x), alpha=self.factor)  # type: ignore[no-untyped-call]
         normed: torch.Tensor = self[0](x)
         weights: list[Any] = [self[1].weight, self[1].bias, self[4].weight, self[4].bias]
@@ -136,7 +137,7 @@ class FeedForward(nn.Sequential):
             normed, weights = normed.to(dtype), [weight.to(dtype) for weight in weights]
         with torch.autocast("cpu", enabled=False):
             rows: torch.Tensor = _FeedForward.apply(  # type: ignore[no-untyped-call]
-                x.flatten(0, -2), normed.flatten(0, -2), *weights, self.threshold, self.factor
+                x.flatten(0, -2), normed.flatten(0, -2), *weights, dropout.threshold, self.factor
             )
         return rows.view(x.shape)
 

@@ -390,7 +390,7 @@ class TrainingModule(pl.LightningModule):
         self.plan.schedule.load_state_dict(checkpoint["schedule"])
         if self.average is not None and "trained" in checkpoint:
             averaged = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-            self.average.load_state_dict({"steps": checkpoint["average_steps"], "weights": averaged})
+            self.average.restore(checkpoint["average_steps"], averaged)
         checkpoint["state_dict"] = checkpoint.get("trained", checkpoint["state_dict"])
         self._halfway = checkpoint.get("halfway")
         if self._halfway is not None:

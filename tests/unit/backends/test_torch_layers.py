@@ -133,3 +133,11 @@ def test_what_is_masked_before_a_relu_is_0_and_has_no_gradient() -> None:
     assert torch.equal(masked_relu(x.clone(), mask), torch.relu(x * mask))
     assert torch.equal(masked_relu(x.detach().clone(), mask), torch.relu(x * mask))
     assert torch.autograd.gradcheck(lambda given: masked_relu(given.clone(), mask), (x,))
+
+
+def test_a_feed_forward_module_drops_values_at_a_probability_below_a_byte() -> None:
+    torch.manual_seed(0)
+    module = FeedForward(500, 4, 0.001, factor=1.0)
+    nn.init.zeros_(module[4].weight)
+    nn.init.ones_(module[4].bias)
+    assert (module(torch.zeros(1, 1000, 500)) == 0).double().mean().item() == pytest.approx(0.001, rel=0.2)

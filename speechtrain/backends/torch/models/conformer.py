@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask
+from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask, halvings
 from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward, attention_precision, rotate
 
 
@@ -99,9 +98,7 @@ class Conformer(RotaryEncoder):
         chunk_frames: int | None = None,
         left_chunks: int | None = None,
     ) -> None:
-        # one halving layer for each factor of two; at least two layers, so that mels are reduced to a quarter
-        halvings = int(math.log2(subsampling))
-        strides = [2] * halvings + [1] * (2 - halvings)
+        strides = halvings(subsampling)
         causal = chunk_frames is not None
         hidden = round(ff_multiplier * d_model)
         super().__init__(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechtrain.backends.torch.encoder import ConvStem
+from speechtrain.backends.torch.encoder import ConvStem, halvings
 from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward
 from speechtrain.backends.torch.models.conformer import Attention, RotaryEncoder
 
@@ -27,8 +27,7 @@ class EBranchformer(RotaryEncoder):
         stem_channels: int,
         dropout: float,
     ) -> None:
-        halvings = subsampling.bit_length() - 1
-        strides = [2] * halvings + [1] * (2 - halvings)
+        strides = halvings(subsampling)
         hidden = round(ff_multiplier * d_model)
         gated = 2 * round(gate_multiplier * d_model / 2)
         super().__init__(
