@@ -26,6 +26,7 @@ GIVEN_AT_RUN_TIME = {
     "optimizer": ("params",),
     "tokenizer": ("texts",),
     "task": ("tokenizer", "decoder", "input_size", "target_size"),
+    "decoder": ("tokenizer",),
 }
 """Arguments that a target of the group gets from the program, on top of its keys."""
 

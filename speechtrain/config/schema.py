@@ -39,6 +39,7 @@ from speechtrain.config.schemas.optimisation import AdamLike, Exponential, Plate
 from speechtrain.config.schemas.sound import Augment, Bpe, Char, Label, LogMel, Phonemes, StoredFeatures, TokenList, Words
 from speechtrain.config.schemas.sweeps import OptunaSweeper, PoolLauncher, SshLauncher
 from speechtrain.config.schemas.training import (
+    BeamDecoder,
     ClassificationTask,
     CtcTask,
     GreedyDecoder,
@@ -158,7 +159,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
     "backend": {"torch": TorchBackend, "keras": KerasBackend},
     "task": {"ctc": CtcTask, "classification": ClassificationTask, "regression": RegressionTask},
     "trainer": {"trainer": Trainer},
-    "decoder": {"greedy": GreedyDecoder},
+    "decoder": {"greedy": GreedyDecoder, "beam": BeamDecoder},
     "tracking": {"mlflow": MlflowTracking, "tensorboard": TensorBoardTracking, "wandb": WandbTracking},
     "sweeper": {"optuna": OptunaSweeper},
     "launcher": {"pool": PoolLauncher, "ssh": SshLauncher},

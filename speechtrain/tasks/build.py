@@ -13,7 +13,19 @@ from speechtrain.config.targets import UnknownTargetError, signature
 if TYPE_CHECKING:
     from speechtrain.data.prepare import Data
     from speechtrain.data.tokenizer import Tokenizer
+    from speechtrain.decode.base import Decoder
     from speechtrain.tasks.base import Task
+
+
+def build_decoder(node: DictConfig, tokenizer: Tokenizer) -> Decoder:
+    """The decoder that a node names, with the tokenizer if it takes that."""
+    try:
+        takes = signature(str(node._target_))
+    except (UnknownTargetError, SyntaxError):
+        takes = None
+    given = {"tokenizer": tokenizer} if takes is not None and "tokenizer" in takes.names else {}
+    decoder: Decoder = build("decoder", node, **given)
+    return decoder
 
 
 def build_task(cfg: DictConfig, *, tokenizer: Tokenizer, input_size: int, target_size: int = 0) -> Task:
@@ -31,7 +43,7 @@ def build_task(cfg: DictConfig, *, tokenizer: Tokenizer, input_size: int, target
         takes = None
     given: dict[str, Callable[[], Any]] = {
         "tokenizer": lambda: tokenizer,
-        "decoder": lambda: build("decoder", cfg.decoder),
+        "decoder": lambda: build_decoder(cfg.decoder, tokenizer),
         "input_size": lambda: input_size,
         "target_size": lambda: target_size,
     }

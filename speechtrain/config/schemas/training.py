@@ -148,6 +148,19 @@ class GreedyDecoder(Target):
 
 
 @dataclass
+class BeamDecoder(Target):
+    beam_size: int = number(ge=1)
+    beam_size_token: int | None = number(ge=1)
+    beam_threshold: float = number(gt=0)
+    lexicon: str | None = MISSING
+    lm: str | None = MISSING
+    lm_weight: float = number(ge=0)
+    word_score: float = MISSING
+    hot_words: list[str] = MISSING
+    hot_word_score: float = MISSING
+
+
+@dataclass
 class MlflowTracking(Target):
     tracking_uri: str | None = MISSING
     experiment: str = MISSING

@@ -1,0 +1,326 @@
+"""Prefix beam search with a lexicon, an n-gram language model and hot words; flashlight-text searches.
+
+What it maximises, in natural logarithms:
+
+    log p(labels | audio) + lm_weight * log p(words) + word_score * words + hot_word_score * hot words
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from speechtrain.decode.base import Hypothesis
+from speechtrain.decode.greedy import GreedyDecoder
+from speechtrain.decode.ngram import BEGIN, END, Gram, LanguageModel, open_language_model
+from speechtrain.errors import ConfigError, DataError, Problem
+
+if TYPE_CHECKING:
+    from speechtrain.data.tokenizer import Tokenizer
+
+try:
+    import flashlight.lib.text.decoder as flashlight
+except ImportError:
+    flashlight = None
+
+log = logging.getLogger(__name__)
+
+SPACE = "<space>"
+"""How a language model over characters writes the one between words."""
+_WORD_BEGIN = "▁"  # of sentencepiece
+
+
+class BeamDecoder:
+    """Prefix beam search (Hannun et al. 2014; Collobert et al. 2019 for the lexicon).
+
+    Without a lexicon and a language model the answer is never less probable than the best path's: what the beam found and the best path
+    are ranked by the probability of all their alignments.
+
+    Args:
+        tokenizer: spells words.
+        beam_size: prefixes that are followed.
+        beam_size_token: labels that may follow each, the most probable of a frame; None: all.
+        beam_threshold: how much less probable than the best a prefix may be, in natural logarithms.
+        lexicon: file of the words that can be recognised, one a line; behind a tab tokens may stand between spaces. None: any text.
+        lm: ARPA file (or KenLM's): over words with a lexicon or a tokenizer of words, else over tokens.
+        lm_weight: of its log-probability.
+        word_score: for each word, with a lexicon.
+        hot_words: that are preferred; with a lexicon they join it.
+        hot_word_score: for each.
+
+    Raises:
+        ConfigError: the parts do not fit, or flashlight-text is not installed.
+        DataError: the lexicon or the language model cannot be read.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        beam_size: int = 50,
+        beam_size_token: int | None = None,
+        beam_threshold: float = 25.0,
+        lexicon: str | None = None,
+        lm: str | None = None,
+        lm_weight: float = 1.0,
+        word_score: float = 0.0,
+        hot_words: Sequence[str] = (),
+        hot_word_score: float = 5.0,
+    ) -> None:
+        if flashlight is None:
+            raise ConfigError([Problem("decoder", "beam search needs flashlight-text, which is not installed", "pip install flashlight-text")])
+        if hot_words and (unknown := {word: tokenizer.unknown(word) for word in hot_words if tokenizer.unknown(word)}):
+            problems = [f"'{word}' needs {', '.join(map(repr, found))}, which the model has no token for" for word, found in unknown.items()]
+            raise ConfigError([Problem("decoder.hot_words", problem, "spell it with tokens of the model") for problem in problems])
+        self.tokenizer = tokenizer
+        self._greedy = GreedyDecoder()
+        self._plain = lexicon is None and lm is None and not hot_words
+        size = len(tokenizer.vocabulary)
+        space = tokenizer.vocabulary.index(" ") if " " in tokenizer.vocabulary else -1
+        model = open_language_model(Path(lm).expanduser()) if lm is not None else None
+        limits = beam_size, beam_size_token or size, beam_threshold
+        ctc = flashlight.CriterionType.CTC
+        scorer: Any
+        if lexicon is not None:
+            spellings = read_lexicon(Path(lexicon).expanduser(), tokenizer)
+            spellings |= {word: [tokenizer.encode(word)] for word in hot_words if word not in spellings}
+            self._words = list(spellings)
+            _check_known(model, self._words, lm)
+            hot = {self._words.index(word): hot_word_score for word in hot_words}
+            scorer = _Words(self._words, model, lm_weight, word_score, hot)
+            trie = flashlight.Trie(size, space)
+            begin = scorer.start(start_with_nothing=False)
+            for index, word in enumerate(self._words):
+                alone = scorer.score(begin, index)[1]
+                for spelling in spellings[word]:
+                    trie.insert(spelling, index, alone)
+            trie.smear(flashlight.SmearingMode.MAX)
+            options = flashlight.LexiconDecoderOptions(*limits, 1.0, 0.0, -math.inf, 0.0, True, ctc)  # noqa: FBT003
+            self._search = flashlight.LexiconDecoder(options, trie, scorer, space, 0, -1, [], False)  # noqa: FBT003
+        else:
+            names = [SPACE if token == " " else token for token in tokenizer.vocabulary]
+            _check_known(model, names[1:], lm)
+            trees = _tree([tokenizer.encode(word) for word in hot_words])
+            starts = {label for label, token in enumerate(tokenizer.vocabulary) if token.startswith(_WORD_BEGIN)}
+            plain = flashlight.ZeroLM()
+            scorer = plain if self._plain else _Tokens(names, model, lm_weight, trees, hot_word_score, space, starts)
+            options = flashlight.LexiconFreeDecoderOptions(*limits, 1.0, 0.0, True, ctc)  # noqa: FBT003
+            self._search = flashlight.LexiconFreeDecoder(options, scorer, -1, 0, [])  # with a silence it wants texts to end in it
+        self._scorer = scorer  # flashlight holds no reference to it
+
+    def __call__(self, log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> list[list[int]]:
+        """Labels of each utterance of log_probs (B, T', V) with lengths (B,)."""
+        found = []
+        for row, length in zip(log_probs, lengths, strict=True):
+            best = self.best(row[:length], 1)
+            found.append(list(best[0].labels) if best else [])
+        return found
+
+    def best(self, log_probs: npt.NDArray[np.float32], count: int) -> list[Hypothesis]:
+        """At most so many answers to log_probs (T', V), the best first; several alignments of the same labels are one answer."""
+        frames = np.ascontiguousarray(log_probs, dtype=np.float32)
+        if not len(frames):
+            return [Hypothesis((), 0.0)]
+        results = self._search.decode(frames.ctypes.data, *frames.shape)
+        ranked: dict[tuple[int, ...], float] = {}
+        for result in results:
+            labels = self._labels(result)
+            ranked[labels] = max(result.score, ranked.get(labels, -math.inf))
+        if self._plain:
+            (greedy,) = self._greedy(frames[None], np.array([len(frames)]))
+            first = [*sorted(ranked, key=lambda labels: -ranked[labels])[: max(count, 8)], tuple(greedy)]
+            ranked = dict(zip(first, total_log_probs(frames, first), strict=True))
+        order = sorted(ranked.items(), key=lambda item: -item[1])
+        return [Hypothesis(labels, score) for labels, score in order[:count]]
+
+    def _labels(self, result: Any) -> tuple[int, ...]:
+        if isinstance(self._scorer, _Words):
+            text = " ".join(self._words[word] for word in result.words if word >= 0)
+            return tuple(self.tokenizer.encode(text))
+        tokens = np.asarray(result.tokens)
+        first = np.ones(len(tokens), dtype=bool)
+        first[1:] = tokens[1:] != tokens[:-1]
+        return tuple(tokens[first & (tokens > 0)].tolist())
+
+
+def total_log_probs(log_probs: npt.NDArray[np.float32], labels: Sequence[Sequence[int]]) -> list[float]:
+    """Of each sequence of labels: the probability of all its alignments with log_probs (T', V)."""
+    lengths = torch.tensor([len(each) for each in labels])
+    targets = torch.zeros(len(labels), max(1, int(lengths.max())), dtype=torch.long)
+    for row, each in enumerate(labels):
+        targets[row, : len(each)] = torch.tensor(list(each), dtype=torch.long)
+    repeated = torch.from_numpy(np.ascontiguousarray(log_probs)).double()[:, None].expand(-1, len(labels), -1)
+    losses = F.ctc_loss(repeated, targets, torch.full((len(labels),), len(log_probs)), lengths, reduction="none")
+    return (-losses).tolist()
+
+
+def read_lexicon(path: Path, tokenizer: Tokenizer) -> dict[str, list[list[int]]]:
+    """Words of a file with their spellings as labels: the file's own behind a tab, else the tokenizer's.
+
+    Raises:
+        DataError: it cannot be read, is empty, or holds words that the model has no tokens for.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})\n    -> give a lexicon with one word a line") from None
+    found: dict[str, list[list[int]]] = {}
+    labels = {token: label for label, token in enumerate(tokenizer.vocabulary) if label}
+    for number, line in enumerate(lines, start=1):
+        word, _, spelled = line.strip().partition("\t")
+        word = word.strip()
+        if not word:
+            continue
+        tokens = spelled.split()
+        missing = [token for token in tokens if token not in labels] if tokens else tokenizer.unknown(word)
+        if missing:
+            shown = ", ".join(map(repr, missing[:5]))
+            fix = "leave the word out, or spell it behind a tab with tokens of the model"
+            raise DataError(f"{path}:{number}: '{word}' needs {shown}, which the model has no token for\n    -> {fix}")
+        found.setdefault(word, []).append([labels[token] for token in tokens] if tokens else tokenizer.encode(word))
+    if not found:
+        raise DataError(f"{path}: holds no words\n    -> give a lexicon with one word a line")
+    return found
+
+
+def _check_known(model: LanguageModel | None, words: Sequence[str], path: str | None) -> None:
+    """Whether a language model is about these words.
+
+    Raises:
+        ConfigError: it knows none of them.
+    """
+    if model is None:
+        return
+    missing = [word for word in words if word not in model]
+    if len(missing) == len(words):
+        message = f"{path} knows none of the {len(words)} words that can be recognised, such as {words[0]!r}"
+        fix = "give a model over words with decoder.lexicon=FILE; without a lexicon one over tokens (speechtrain.lm from=... units=tokens)"
+        raise ConfigError([Problem("decoder.lm", message, fix)])
+    if missing and len(missing) < len(words):
+        log.warning("%s lacks %d of %d words: %s", path, len(missing), len(words), ", ".join(missing[:10]))
+
+
+def _tree(spellings: Sequence[Sequence[int]]) -> dict[Any, Any]:
+    """A prefix tree of labels; `None` marks where a word ends, with its length."""
+    root: dict[Any, Any] = {}
+    for labels in spellings:
+        node = root
+        for label in labels:
+            node = node.setdefault(label, {})
+        node[None] = len(labels)
+    return root
+
+
+_Base: Any = flashlight.LM if flashlight is not None else object
+
+
+class _Words(_Base):  # type: ignore[misc]
+    """Scores of words for flashlight: language model, word score and hot words, weighted."""
+
+    def __init__(
+        self, words: Sequence[str], model: LanguageModel | None, weight: float, word_score: float, hot: Mapping[int, float]
+    ) -> None:
+        super().__init__()
+        self._words = words
+        self._model = model
+        self._weight = weight
+        self._bonus = {index: word_score + hot.get(index, 0.0) for index in range(len(words))}
+        self._known: dict[Any, Gram] = {}
+
+    def start(self, start_with_nothing: bool) -> Any:  # noqa: ARG002, FBT001
+        state = flashlight.LMState()
+        self._known = {state: (BEGIN,)}
+        return state
+
+    def score(self, state: Any, index: int) -> tuple[Any, float]:
+        following = state.child(index)
+        score = self._bonus[index]
+        if self._model is not None:
+            history = self._known[state]
+            score += self._weight * self._model.log_prob(history, self._words[index])
+            self._known[following] = (*history, self._words[index])[-self._model.order :]
+        return following, score
+
+    def finish(self, state: Any) -> tuple[Any, float]:
+        ended = state.child(len(self._words))
+        if self._model is None:
+            return ended, 0.0
+        self._known[ended] = ()
+        return ended, self._weight * self._model.log_prob(self._known[state], END)
+
+
+class _Tokens(_Base):  # type: ignore[misc]
+    """Scores of tokens for flashlight: language model over tokens, and hot words, whose score is given label by label and taken back."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        model: LanguageModel | None,
+        weight: float,
+        hot: Mapping[Any, Any],
+        hot_score: float,
+        space: int,
+        starts: set[int],
+    ) -> None:
+        super().__init__()
+        self._names = names
+        self._model = model
+        self._weight = weight
+        self._hot = hot
+        self._hot_score = hot_score
+        self._space = space
+        self._starts = starts
+        self._known: dict[Any, tuple[Gram, Any, float]] = {}
+
+    def start(self, start_with_nothing: bool) -> Any:  # noqa: ARG002, FBT001
+        state = flashlight.LMState()
+        self._known = {state: ((BEGIN,), self._hot, 0.0)}  # history, place in the tree of hot words, score given for it
+        return state
+
+    def score(self, state: Any, label: int) -> tuple[Any, float]:
+        following = state.child(label)
+        history, place, given = self._known[state]
+        score = 0.0
+        if self._hot:
+            place, given, score = self._heat(place, given, label)
+        if self._model is not None:
+            score += self._weight * self._model.log_prob(history, self._names[label])
+            history = (*history, self._names[label])[-self._model.order :]
+        self._known[following] = history, place, given
+        return following, score
+
+    def finish(self, state: Any) -> tuple[Any, float]:
+        ended = state.child(len(self._names))
+        history, place, given = self._known[state]
+        score = self._ended(place, given)
+        if self._model is not None:
+            score += self._weight * self._model.log_prob(history, END)
+        self._known[ended] = history, None, 0.0
+        return ended, score
+
+    def _ended(self, place: Any, given: float) -> float:
+        """A word is over: what is left of its score, or what must be taken back."""
+        if place is None or not given:
+            return 0.0
+        return (self._hot_score if None in place else 0.0) - given
+
+    def _heat(self, place: Any, given: float, label: int) -> tuple[Any, float, float]:
+        change = 0.0
+        if label == self._space or label in self._starts:
+            change, place, given = self._ended(place, given), self._hot, 0.0
+            if label == self._space:
+                return place, given, change
+        if place is None or label not in place:
+            return None, 0.0, change - given
+        step = self._hot_score * _STEP
+        return place[label], given + step, change + step
+
+
+_STEP = 0.1  # of a hot word's score, for each label of it before it is complete
