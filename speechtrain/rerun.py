@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain import provenance
 from speechtrain.config.checks import foreign_targets
-from speechtrain.config.names import did_you_mean
+from speechtrain.config.compose import set_values
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.resume import read_run_file
@@ -53,7 +52,7 @@ class Rerun:
                 if key in cfg:
                     stored[key] = cfg[key]
         self.changes = [item for item in overrides if not item.startswith((*(f"{key}=" for key in _HERE), "tracking.", "report."))]
-        _apply(stored, self.changes)
+        set_values(stored, self.changes)
         self.cfg = stored
 
     @property
@@ -115,40 +114,3 @@ def _reader(cfg: DictConfig) -> Reader:
     if node is None:
         raise ConfigError([Problem("rerun", "needs MLflow, and the trackers are without it", "leave tracking=[mlflow] in")])
     return Reader(node.tracking_uri, node.experiment, key="tracking.mlflow.tracking_uri")
-
-
-def _apply(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Set dotted keys that the config has.
-
-    Raises:
-        ConfigError: there is no such key, or it is a whole group.
-    """
-    problems = []
-    for item in overrides:
-        key, _, value = item.partition("=")
-        found = _NOTHING if key.startswith(("+", "~")) else OmegaConf.select(cfg, key, default=_NOTHING)
-        if found is _NOTHING:
-            parent: Any = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
-            names = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
-            problems.append(Problem(key, "the run has no such key", did_you_mean(key.rpartition(".")[2], names)))
-        elif isinstance(found, DictConfig):
-            fix = f"change its keys ({key}.…=), or train anew with the same overrides and another {key}"
-            problems.append(Problem(key, "is a group; a rerun takes values only", fix))
-        else:
-            _set(cfg, key, value, problems)
-    if problems:
-        raise ConfigError(problems)
-
-
-_NOTHING = object()
-
-
-def _set(cfg: DictConfig, key: str, text: str, problems: list[Problem]) -> None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        value = OverridesParser.create().parse_override(f"{key}={text}").value()
-        OmegaConf.update(cfg, key, value)
-    except (HydraException, OmegaConfBaseException) as error:
-        problems.append(Problem(key, f"cannot be set to {text!r} ({str(error).splitlines()[0]})", "write key=value"))

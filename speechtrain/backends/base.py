@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from speechtrain.backends.schedules import Schedule
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.tasks.base import Direction, Outputs, Task
+
+if TYPE_CHECKING:
+    import torch
 
 Model = Any
 """A backend's own model: an encoder and the task's head."""
@@ -263,6 +266,18 @@ def save_bad_batch(batch: Batch, folder: Path) -> Path:
     return path
 
 
+class Stream(Protocol):
+    """A model on a live signal."""
+
+    def push(self, features: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Values (t', V) that features (t, F) complete."""
+        ...
+
+    def finish(self) -> npt.NDArray[np.float32]:
+        """Values (t', V) of what is left."""
+        ...
+
+
 class Backend(ABC):
     """A framework."""
 
@@ -298,6 +313,10 @@ class Backend(ABC):
     @abstractmethod
     def save(self, model: Model, path: Path, extra: Mapping[str, Any]) -> None:
         """Write weights and `extra` to a file that appears whole or not at all."""
+
+    def stream(self, model: Model) -> Stream | None:  # noqa: ARG002
+        """A fresh state for one live signal; None: the model needs whole utterances."""
+        return None
 
     def export(self, model: Model, folder: Path, extra: Mapping[str, Any], *, blank_last: bool) -> Path | None:  # noqa: ARG002
         """Write the model for programs that do not know this one, if its checkpoints are not what they can read.

@@ -11,8 +11,9 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config import schema
@@ -106,6 +107,40 @@ def find_job_problems(cfg: DictConfig) -> list[Problem]:
     """All problems of a config that a sweep composed for one of its jobs."""
     _settle_folder(cfg)
     return find_problems(cfg)
+
+
+def set_values(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set dotted keys that the config has.
+
+    Raises:
+        ConfigError: there is no such key, or it is a whole group.
+    """
+    problems = []
+    for item in overrides:
+        key, _, value = item.partition("=")
+        found = _NOTHING if key.startswith(("+", "~")) else OmegaConf.select(cfg, key, default=_NOTHING)
+        if found is _NOTHING:
+            parent: Any = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
+            names = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
+            problems.append(Problem(key, "the run has no such key", did_you_mean(key.rpartition(".")[2], names)))
+        elif isinstance(found, DictConfig):
+            fix = f"change its keys ({key}.…=), or train anew with another {key}"
+            problems.append(Problem(key, "is a group; only values can be changed", fix))
+        else:
+            _set(cfg, key, value, problems)
+    if problems:
+        raise ConfigError(problems)
+
+
+_NOTHING = object()
+
+
+def _set(cfg: DictConfig, key: str, text: str, problems: list[Problem]) -> None:
+    try:
+        value = OverridesParser.create().parse_override(f"{key}={text}").value()
+        OmegaConf.update(cfg, key, value)
+    except (HydraException, OmegaConfBaseException) as error:
+        problems.append(Problem(key, f"cannot be set to {text!r} ({str(error).splitlines()[0]})", "write key=value"))
 
 
 def explain(overrides: Sequence[str], error: Exception, config_dir: str | None = None, *, sweep: bool = False) -> ConfigError:

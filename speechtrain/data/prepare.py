@@ -26,7 +26,7 @@ from speechtrain.data.plan import Limits
 from speechtrain.data.store import SpectrumStore
 from speechtrain.data.text import normalizer
 from speechtrain.data.tokenizer import Tokenizer, count_repeats
-from speechtrain.errors import DataError, EmptyDataError
+from speechtrain.errors import ConfigError, DataError, EmptyDataError, Problem
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,23 @@ _read: OrderedDict[str, tuple[Corpus, SpectrumCache, Features, list[Skip]]] = Or
 """Corpora that this process has read, for the next trial of a sweep."""
 
 
+def prepare_split(cfg: DictConfig, split: str, tokenizer: Tokenizer, *, threads: int) -> Data:
+    """Load, check and read one split of a corpus, for a model that is trained already.
+
+    Raises:
+        ConfigError: the corpus has no utterances there.
+        DataError: something is bad and `data.on_bad=error`, or nothing is left.
+    """
+    corpus, cache, features, skipped = _read_corpus(cfg, threads=threads, reuse=False, only=split)
+    report_skips(skipped, cfg.data.on_bad)
+    if len(corpus.splits[split]) == 0:
+        if skipped:
+            raise DataError(f"no utterance of {split} is left ({len(skipped)} were bad)\n    -> look at the warnings above")
+        fix = "choose another split, or name its list: for example data.test=FILE"
+        raise ConfigError([Problem("split", f"the data has no utterances for {split}", fix)])
+    return Data(corpus, cache, features, tokenizer, build("augment", cfg.augment), _limits(cfg), cfg.seed, len(skipped))
+
+
 def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
     """Load, check and read the corpus; build the tokenizer from its training texts.
 
@@ -145,16 +162,19 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
         raise kind(f"no utterance is left to train on ({len(skipped)} were bad)\n    -> look at the warnings above")
     _report_unknown(corpus, tokenizer)
     report_shared(corpus, cache.checksums, cfg.data.on_shared)
-    limits = Limits(cfg.data.batch_seconds, cfg.data.batch_size, cfg.data.num_buckets, cfg.data.num_workers)
     for name in SPLITS:
         cuts = corpus.splits[name]
         if len(cuts):
             speakers = len({cut.speaker for cut in cuts} - {None})
             log.info("%-5s %6d utterances  %7.2f h  %s", name, len(cuts), seconds(cuts) / 3600, f"{speakers} speakers" if speakers else "")
-    return Data(corpus, cache, features, tokenizer, build("augment", cfg.augment), limits, cfg.seed, len(skipped))
+    return Data(corpus, cache, features, tokenizer, build("augment", cfg.augment), _limits(cfg), cfg.seed, len(skipped))
 
 
-def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus, SpectrumCache, Features, list[Skip]]:
+def _limits(cfg: DictConfig) -> Limits:
+    return Limits(cfg.data.batch_seconds, cfg.data.batch_size, cfg.data.num_buckets, cfg.data.num_workers)
+
+
+def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool, only: str | None = None) -> tuple[Corpus, SpectrumCache, Features, list[Skip]]:
     parts = OmegaConf.create({"data": cfg.data, "features": cfg.features})
     parts.data.fold = None  # every fold is made of the same corpus
     key = OmegaConf.to_yaml(parts, resolve=True)
@@ -164,6 +184,9 @@ def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool) -> tuple[Corpus,
         source: CorpusSource = build("data", cfg.data)
         with _without_collections():
             corpus = source.load(cfg.data.limit_utterances)
+            if only is not None:
+                corpus.splits = {name: cuts if name == only else [] for name, cuts in corpus.splits.items()}
+                corpus.skipped = [skip for skip in corpus.skipped if skip.split == only]
             _normalize(corpus, cfg.data.normalize)
         for name in SPLITS:
             corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)

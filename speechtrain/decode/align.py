@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torchaudio.functional import forced_align, merge_tokens
+
+if TYPE_CHECKING:
+    from speechtrain.data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -46,5 +50,64 @@ def align(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> list[Spa
     return [_span(log_probs, span.token, span.start, span.end) for span in merge_tokens(path[0], scores[0])]
 
 
+def spans_of(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> list[Span]:
+    """Spans of labels that were decoded from log_probs (T', V); empty if they cannot be aligned."""
+    spans = greedy_spans(log_probs)
+    return spans if [span.label for span in spans] == list(labels) else align(log_probs, labels) or []
+
+
+def path_score(log_probs: npt.NDArray[np.float32], spans: Sequence[Span]) -> float:
+    """Mean log-probability of a frame of log_probs (T', V) on a path: labels in their spans, blanks between them."""
+    path = np.zeros(len(log_probs), dtype=np.int64)
+    for span in spans:
+        path[span.start : span.end] = span.label
+    return float(log_probs[np.arange(len(path)), path].mean()) if len(path) else 0.0
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a text, and when it was said.
+
+    Attributes:
+        start, end: s from the beginning of the recording.
+        confidence: that it is right, 0 to 1.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+def words_of(spans: Sequence[Span], tokenizer: Tokenizer, frame_seconds: float, offset: float = 0.0) -> list[Word]:
+    """Words that labels spell, from where their first label begins to where their last one ends.
+
+    Args:
+        spans: of the labels, in order.
+        tokenizer: spells them.
+        frame_seconds: between two encoder frames.
+        offset: s, added to all times.
+    """
+    groups: list[list[Span]] = []
+    labels = [span.label for span in spans]
+    words = tokenizer.decode(labels).split()
+    for count, span in enumerate(spans, start=1):
+        begun = min(len(tokenizer.decode(labels[:count]).split()), len(words))
+        if tokenizer.decode([span.label]).strip() and begun:
+            groups += [[] for _ in range(begun - len(groups))]
+            groups[begun - 1].append(span)
+    return [
+        Word(
+            text,
+            offset + frame_seconds * group[0].start,
+            offset + frame_seconds * group[-1].end,
+            math.prod(span.probability for span in group),
+        )
+        for text, group in zip(words, groups, strict=False)
+        if group
+    ]
+
+
 def _span(log_probs: npt.NDArray[np.float32], label: int, start: int, end: int) -> Span:
     return Span(label, int(start), int(end), math.exp(float(log_probs[start:end, label].max())))
+

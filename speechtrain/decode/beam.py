@@ -66,7 +66,7 @@ class BeamDecoder:
         tokenizer: Tokenizer,
         beam_size: int = 50,
         beam_size_token: int | None = None,
-        beam_threshold: float = 25.0,
+        beam_threshold: float = 12.0,
         lexicon: str | None = None,
         lm: str | None = None,
         lm_weight: float = 1.0,

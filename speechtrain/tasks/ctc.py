@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from speechtrain.data.batches import Batch, Reference
 from speechtrain.data.tokenizer import Tokenizer
-from speechtrain.decode.align import align, greedy_spans
+from speechtrain.decode.align import spans_of, words_of
 from speechtrain.decode.base import Decoder
 from speechtrain.tasks.base import Array, Direction, Head, Ops, Outputs, Sample, Scorer, Task
 
@@ -144,16 +144,7 @@ def word_confidences(log_probs: npt.NDArray[np.float32], labels: Sequence[int], 
         labels: as decoded.
         tokenizer: spells them.
     """
-    spans = greedy_spans(log_probs)
-    if [span.label for span in spans] != list(labels):  # of another decoder
-        spans = align(log_probs, labels) or []
-    words = tokenizer.decode(labels).split()
-    confidences = [1.0] * len(words)
-    for count, span in enumerate(spans, start=1):
-        begun = len(tokenizer.decode(labels[:count]).split())
-        if words and tokenizer.decode([span.label]).strip():
-            confidences[min(max(1, begun), len(words)) - 1] *= span.probability
-    return list(zip(words, confidences, strict=True))
+    return [(word.text, word.confidence) for word in words_of(spans_of(log_probs, labels), tokenizer, 1.0)]
 
 
 def overall_confidence(words: Sequence[tuple[str, float]], log_probs: npt.NDArray[np.float32]) -> float:

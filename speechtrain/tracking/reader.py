@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
@@ -137,6 +140,24 @@ class Reader:
         if metric not in run.metrics:
             return []
         return sorted((int(item.step), float(item.value)) for item in self._client.get_metric_history(run.id, metric))
+
+    def download(self, uri: str) -> Path:
+        """The folder or file of a model or an artifact, by its URI, as a copy that stays while the process runs.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="speechtrain-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            if uri.startswith("runs:/"):
+                run_id, _, name = uri.removeprefix("runs:/").partition("/")
+                return Path(self._client.download_artifacts(run_id, name, str(folder)))
+            mlflow.set_tracking_uri(self.uri)
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+        except (MlflowException, OSError) as error:
+            message = f"there is no {uri} in {self._shown} ({first_line(error)})"
+            raise ConfigError([Problem("from", message, "look at the MLflow UI, or set tracking_uri")]) from error
 
     def text(self, run: Record, name: str) -> str | None:
         """A text among a run's artifacts; None if there is none."""

@@ -203,7 +203,7 @@ def test_a_rerun_gives_identical_metrics_and_says_what_is_different_now(place: P
     [
         (["rerun=nothing"], "there is no run 'nothing'"),
         (["rerun=RUN", "model.chanels=3"], "did you mean 'model.channels'"),
-        (["rerun=RUN", "model=mlp"], "a rerun takes values only"),
+        (["rerun=RUN", "model=mlp"], "only values can be changed"),
         (["rerun=RUN", "tracking=[]"], "needs MLflow"),
     ],
 )

@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from speechtrain.backends.base import Backend, Callback, ModelInfo, OutOfMemoryError, Plan, TrainResult, default_threads
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
-from speechtrain.backends.torch.module import LAST, Feed, SpeechModel, TrainingModule, to_outputs
+from speechtrain.backends.torch.module import LAST, Feed, ModelStream, SpeechModel, TrainingModule, to_outputs
 from speechtrain.backends.torch.processes import Companions, OwnProcesses, own_rank
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
@@ -173,6 +173,15 @@ class TorchBackend(Backend):
             first = str(error).strip().splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise UserError(f"{path} holds another model: {first}\n    -> use the model and data it was trained with") from error
         return extra
+
+    def stream(self, model: SpeechModel) -> ModelStream | None:
+        """A fresh state for one live signal, of an encoder that can; see `Backend.stream`."""
+        if not hasattr(model.encoder, "stream") or model.spec.pool is not None or model.spec.per_input_frame:
+            return None
+        try:
+            return ModelStream(model, model.encoder.stream())
+        except ValueError:
+            return None
 
     def check_file(self, path: Path) -> None:
         """Read a checkpoint without using it; see `Backend.check_file`."""

@@ -82,6 +82,34 @@ class SpeechModel(nn.Module):
         return found
 
 
+class ModelStream:
+    """A model on a live signal of one utterance.
+
+    Args:
+        model: in evaluation mode from here on.
+        encoder: what its encoder's `stream()` gave.
+    """
+
+    def __init__(self, model: SpeechModel, encoder: Any) -> None:
+        self._model = model.eval()
+        self._encoder = encoder
+
+    @torch.inference_mode()
+    def push(self, features: torch.Tensor) -> npt.NDArray[np.float32]:
+        """(t, F) -> (t', V)."""
+        weight = self._model.head.weight
+        return self._values(self._encoder.push(features[None].to(weight)))
+
+    @torch.inference_mode()
+    def finish(self) -> npt.NDArray[np.float32]:
+        """What is left (t', V)."""
+        return self._values(self._encoder.finish())
+
+    def _values(self, encoded: torch.Tensor) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = self._model._values(encoded)[0].cpu().numpy()
+        return found
+
+
 def pooled(x: torch.Tensor, lengths: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, T', D), (B,) -> (B, 1, D) over the frames inside each row (`mean`, `max`) or of its last one (`last`), and lengths of 1."""
     if how == "last":

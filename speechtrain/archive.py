@@ -1,0 +1,132 @@
+"""One file for all that belongs to a trained model: weights, resolved config, vocabulary, history, evaluation, exports.
+
+A zip with an index (`archive.json`) of its files and their checksums. Reading one executes no code of it, and nothing is written outside
+of the folder that it is read into.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from speechtrain.errors import UserError, first_line
+
+SUFFIX = ".zip"
+INDEX = "archive.json"
+_KIND = "speechtrain archive"
+_VERSION = 1
+_BLOCK = 1 << 20
+
+
+def write_archive(path: Path, files: Mapping[str, Path | str], facts: Mapping[str, Any]) -> None:
+    """Write an archive, which appears whole or not at all.
+
+    Args:
+        path: of the file.
+        files: by their names in it: a file, or a text.
+        facts: for the index; `weights` names the file that a model is loaded from.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            sums = {}
+            for name, content in files.items():
+                if isinstance(content, Path):
+                    archive.write(content, name)
+                    with content.open("rb") as file:
+                        sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                else:
+                    archive.writestr(name, content)
+                    sums[name] = hashlib.sha256(content.encode()).hexdigest()
+            archive.writestr(INDEX, json.dumps({"kind": _KIND, "version": _VERSION, **facts, "files": sums}, indent=2))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """What an archive says of itself.
+
+    Raises:
+        UserError: it is no archive of speechtrain, is damaged, or names files outside of it.
+    """
+    with _opened(path) as archive:
+        return _index(path, archive)
+
+
+@contextmanager
+def weights_of(path: Path) -> Iterator[Path]:
+    """The file of weights of an archive, in a folder that is gone afterwards; any other file is given as it is.
+
+    Raises:
+        UserError: see `read_index`; or its weights are not what the index says.
+    """
+    if path.suffix != SUFFIX:
+        yield path
+        return
+    with TemporaryDirectory() as folder, _opened(path) as archive:
+        index = _index(path, archive)
+        name = str(index.get("weights"))
+        if name not in index["files"]:
+            raise UserError(f"{path}: the archive holds no weights\n    -> write it again with python -m speechtrain.export")
+        yield _extracted(path, archive, name, index["files"][name], Path(folder))
+
+
+def extract(path: Path, folder: Path) -> list[Path]:
+    """Write all files of an archive into a folder.
+
+    Raises:
+        UserError: see `weights_of`.
+    """
+    with _opened(path) as archive:
+        index = _index(path, archive)
+        return [_extracted(path, archive, name, checksum, folder) for name, checksum in index["files"].items()]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise UserError(f"{path}: is no archive of speechtrain ({first_line(error)})\n    -> give a file of speechtrain.export") from error
+
+
+def _index(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+    try:
+        index = json.loads(archive.read(INDEX))
+        files = dict(index["files"])
+        known = index["kind"] == _KIND
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: is no archive of speechtrain (no {INDEX} in it)\n    -> give a file of speechtrain.export") from error
+    if not known or index.get("version") != _VERSION:
+        raise UserError(f"{path}: is of version {index.get('version')}, this program reads {_VERSION}\n    -> update speechtrain")
+    inside = archive.namelist()
+    for name in {*inside, *files}:
+        parts = PurePosixPath(name).parts
+        if not parts or "\\" in name or ":" in name or name.startswith("/") or ".." in parts:
+            raise UserError(f"{path}: refused, for its file {name!r} would be written outside of the folder it is read into")
+        if name != INDEX and (name not in files or inside.count(name) != 1):
+            raise UserError(f"{path}: refused, for its file {name!r} is not in it once, as the index says")
+    for info in archive.infolist():
+        if (info.external_attr >> 16) & 0o170000 == 0o120000:
+            raise UserError(f"{path}: refused, for its file {info.filename!r} is a link")
+    return {**index, "files": files}
+
+
+def _extracted(path: Path, archive: zipfile.ZipFile, name: str, checksum: str, folder: Path) -> Path:
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(name) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, _BLOCK)
+    with target.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
+            raise UserError(f"{path}: {name} is not what the index says; the archive is damaged\n    -> copy it again")
+    return target

@@ -1,0 +1,121 @@
+"""`python -m speechtrain.lm`: an n-gram language model from text, for `decoder=beam`.
+
+    python -m speechtrain.lm text=corpus.txt out=lm.arpa order=3 lexicon=words.txt     over words, and the words themselves
+    python -m speechtrain.lm text=train.jsonl out=chars.arpa order=6 units=tokens from=last    over the model's tokens
+
+KenLM's `lmplz` estimates it if it is on the PATH and there is enough text for it, else the same method in Python: modified Kneser-Ney. The keys are
+those of conf/lm.yaml.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from speechtrain.command import run_command
+from speechtrain.console import console
+from speechtrain.decode.beam import SPACE
+from speechtrain.decode.ngram import NGram, read_sentences
+from speechtrain.errors import ConfigError, DataError, Problem, UserError
+from speechtrain.overlay import arguments_of
+
+
+def make(cfg: DictConfig) -> NGram:
+    """Estimate a model and write it, and the lexicon if one is asked for.
+
+    Raises:
+        UserError: the text cannot be read, or a file cannot be written.
+    """
+    if not cfg.text:
+        raise ConfigError([Problem("text", "names no file", "text=corpus.txt")])
+    split = _splitter(cfg)
+    sentences = [split(text) for text in _texts([str(name) for name in cfg.text])]
+    out = Path(cfg.out).expanduser()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        model = _by_kenlm(sentences, out, cfg.order) or NGram.estimate(sentences, cfg.order)
+        model.write(out)
+        if cfg.lexicon is not None:
+            counts = Counter(itertools.chain.from_iterable(sentences))
+            Path(cfg.lexicon).expanduser().write_text("".join(f"{word}\n" for word in sorted(counts)), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+    words = sum(map(len, sentences))
+    console.print(f"text        {len(sentences):,} sentences, {words:,} {cfg.units}, {len(set(itertools.chain(*sentences))):,} different", markup=False)
+    if cfg.heldout is not None:
+        console.print(f"perplexity  {model.perplexity(split(text) for text in _texts([str(cfg.heldout)])):.1f} on {cfg.heldout}", markup=False)
+    console.print(f"model       {out}", markup=False)
+    return model
+
+
+def _splitter(cfg: DictConfig) -> Callable[[str], list[str]]:
+    """How a line becomes units."""
+    from speechtrain.data.text import normalizer
+
+    if cfg.source is None:
+        if cfg.units == "tokens":
+            raise ConfigError([Problem("units", "is tokens, which are a model's", "name it: from=last")])
+        return str.split
+    from speechtrain.config.build import build
+    from speechtrain.recognizer import config_of
+    from speechtrain.source import find_model
+
+    weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
+    stored, vocabulary = config_of(weights, trust=cfg.trust)
+    normalize = normalizer(list(stored.data.normalize))
+    if cfg.units == "words":
+        return lambda text: normalize(text).split()
+    tokenizer = build("tokenizer", stored.tokenizer, vocabulary=vocabulary)
+    names = [SPACE if token == " " else token for token in tokenizer.vocabulary]
+    return lambda text: [names[label] for label in tokenizer.encode(normalize(text))]
+
+
+def _texts(files: Sequence[str]) -> Iterator[str]:
+    for name in files:
+        path = Path(name).expanduser()
+        for number, words in enumerate(read_sentences(path), start=1):
+            line = " ".join(words)
+            if ".jsonl" in path.name and line:
+                try:
+                    line = str(json.loads(line)["text"])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise DataError(f"{path}:{number}: is no line of a manifest ({error!r})\n    -> JSON with a text") from None
+            if line:
+                yield line
+
+
+def _by_kenlm(sentences: Sequence[Sequence[str]], out: Path, order: int) -> NGram | None:
+    """With `lmplz`; None where there is none, or it cannot (little text, for example)."""
+    program = shutil.which("lmplz")
+    if program is None:
+        return None
+    text = "".join(" ".join(words) + "\n" for words in sentences)
+    done = subprocess.run([program, "-o", str(order)], input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return None
+    temporary = out.with_name(f".{out.name}.lmplz")
+    temporary.write_text(done.stdout, encoding="utf-8")
+    try:
+        return NGram.read(temporary)
+    finally:
+        temporary.unlink()
+
+
+def run(arguments: list[str]) -> int:
+    """Keys of conf/lm.yaml."""
+    cfg, rest = arguments_of("lm", arguments)
+    if rest:
+        raise ConfigError([Problem(rest[0].partition("=")[0], "is no key of speechtrain.lm", "look at conf/lm.yaml")])
+    make(cfg)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(__doc__, run)

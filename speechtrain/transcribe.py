@@ -1,0 +1,261 @@
+"""`python -m speechtrain.transcribe`: text of recordings, of any length and rate.
+
+    python -m speechtrain.transcribe a.wav b.flac                     the last run's model, text to the standard output
+    python -m speechtrain.transcribe from=3f2a91 talks/ format=srt out=subtitles
+    python -m speechtrain.transcribe from=model.zip - < a.wav
+    arecord -f S16_LE -r 16000 | python -m speechtrain.transcribe from=last - raw_rate=16000 streaming=true
+
+`decoder=beam decoder.lexicon=words.txt` and other keys of the decoder may be given. Keys are those of conf/transcribe.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from speechtrain.command import run_command
+from speechtrain.console import errors
+from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.overlay import arguments_of, overlaid
+
+if TYPE_CHECKING:
+    from speechtrain.data.corpus import Audio
+    from speechtrain.longform import Recording
+    from speechtrain.recognizer import Recognizer, Transcription
+
+log = logging.getLogger(__name__)
+
+_AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".m4a", ".sph")
+_BLOCK = 10.0  # s that are read at once
+_ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
+
+
+def open_model(cfg: DictConfig, overrides: Sequence[str]) -> Recognizer:
+    """The model that `from=` names, with what is changed of its config.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from speechtrain.recognizer import Recognizer, config_of
+    from speechtrain.source import find_model
+
+    weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
+    stored, _ = config_of(weights, trust=cfg.trust)
+    if wrong := [item for item in overrides if item.lstrip("+").startswith("data")]:
+        raise ConfigError([Problem(wrong[0].partition("=")[0], "is of no use here", "name files; speechtrain.evaluate takes data=...")])
+    return Recognizer.load(weights, trust=cfg.trust, cfg=overlaid(stored, overrides))
+
+
+def files_of(names: Sequence[str]) -> list[Path | None]:
+    """Files, those of folders at any depth in order; None stands for the standard input.
+
+    Raises:
+        ConfigError: there is no such file, or a folder holds no audio.
+    """
+    found: list[Path | None] = []
+    problems = []
+    for name in names:
+        path = Path(name).expanduser()
+        if name == "-":
+            found.append(None)
+        elif path.is_file():
+            found.append(path)
+        elif path.is_dir():
+            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in _AUDIO and each.is_file())
+            if not inside:
+                problems.append(Problem("files", f"{path} holds no audio", f"files that end in {' '.join(_AUDIO)} are looked for"))
+            found += inside
+        else:
+            problems.append(Problem("files", f"there is no {path}", "give files, folders, or - for the standard input"))
+    if problems:
+        raise ConfigError(problems)
+    if not found:
+        raise ConfigError([Problem("files", "nothing to transcribe", "python -m speechtrain.transcribe a.wav")])
+    return found
+
+
+def texts_of(recognizer: Recognizer, blocks: Iterator[Audio], cfg: DictConfig) -> Iterator[Transcription]:
+    """One after the other, as they become certain."""
+    from speechtrain.longform import transcribe_long
+    from speechtrain.tasks.ctc import Ctc
+
+    if cfg.streaming:
+        from speechtrain.streaming import transcribe_live
+
+        yield from transcribe_live(recognizer, blocks)
+    elif isinstance(recognizer.task, Ctc):
+        yield from transcribe_long(recognizer, blocks, window=cfg.window, nbest=cfg.nbest)
+    else:  # one class for the whole
+        import numpy as np
+
+        yield recognizer.transcribe(np.concatenate(list(blocks)))
+
+
+def as_text(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa: ARG001
+    """The words, a line for each piece."""
+    for text in texts:
+        yield f"{text.text}\n"
+
+
+def as_json(name: str, texts: Iterable[Transcription]) -> Iterator[str]:
+    """One object: the text, and its pieces with their words."""
+    found = list(texts)
+    pieces: list[Mapping[str, Any]] = []
+    for each in found:
+        start, end = (each.words[0].start, each.words[-1].end) if each.words else (None, None)
+        piece = {"text": each.text, "start": start, "end": end, "confidence": each.confidence, "words": [_rounded(asdict(w)) for w in each.words]}
+        if each.alternatives:
+            piece["alternatives"] = [{"text": text, "score": score} for text, score in each.alternatives]
+        pieces.append(_rounded(piece))
+    text = " ".join(each.text for each in found if each.text)
+    yield json.dumps({"file": name, "text": text, "segments": pieces}, ensure_ascii=False) + "\n"
+
+
+def as_srt(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa: ARG001
+    """SubRip."""
+    for number, (start, end, text) in enumerate(_cues(texts), start=1):
+        yield f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n\n"
+
+
+def as_vtt(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa: ARG001
+    """WebVTT."""
+    yield "WEBVTT\n\n"
+    for start, end, text in _cues(texts):
+        safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        yield f"{_clock(start, '.')} --> {_clock(end, '.')}\n{safe}\n\n"
+
+
+FORMATS: dict[str, Callable[[str, Iterable[Transcription]], Iterator[str]]] = {
+    "text": as_text,
+    "json": as_json,
+    "srt": as_srt,
+    "vtt": as_vtt,
+}
+
+
+def _cues(texts: Iterable[Transcription]) -> Iterator[tuple[float, float, str]]:
+    from speechtrain.longform import lines
+
+    for text in texts:
+        for line in lines(text.words):
+            yield line[0].start, max(line[-1].end, line[0].start + 0.001), " ".join(word.text for word in line)
+
+
+def _clock(seconds: float, mark: str) -> str:
+    whole = round(1000 * seconds)
+    return f"{whole // 3_600_000:02d}:{whole // 60_000 % 60:02d}:{whole // 1000 % 60:02d}{mark}{whole % 1000:03d}"
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) if isinstance(value, float) and math.isfinite(value) else value for key, value in values.items()}
+
+
+def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
+    """Transcribe all files; how many could not be.
+
+    Raises:
+        UserError: nothing can be transcribed at all.
+    """
+    from speechtrain.longform import Recording
+
+    files = files_of([str(name) for name in cfg.files])
+    recognizer = open_model(cfg, overrides)
+    if cfg.streaming:
+        from speechtrain.streaming import check_streams
+
+        check_streams(recognizer)
+    bad = 0
+    with _Heard(shown=not cfg.streaming and sys.stderr.isatty()) as progress:
+        for path in files:
+            name = str(path) if path is not None else "-"
+            try:
+                recording = Recording(path if path is not None else sys.stdin.buffer, recognizer.sample_rate, cfg.raw_rate if path is None else None)
+                blocks = progress.of(name, recording, cfg.chunk if cfg.streaming else _BLOCK)
+                write = FORMATS[cfg.format](name, texts_of(recognizer, blocks, cfg))
+                if cfg.out is None:
+                    _print(write, name if len(files) > 1 and cfg.format == "text" else None)
+                else:
+                    _to_file(write, _target(Path(cfg.out).expanduser(), path, files, _ENDINGS[cfg.format]))
+            except UserError as error:
+                bad += 1
+                errors.print(str(error), style="red", markup=False)
+    if bad:
+        errors.print(f"{bad} of {len(files)} could not be transcribed", style="red", markup=False)
+    return bad
+
+
+class _Heard:
+    """A bar for each file that is being heard."""
+
+    def __init__(self, *, shown: bool) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} s"), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=errors, transient=True, disable=not shown)
+
+    def __enter__(self) -> _Heard:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def of(self, name: str, recording: Recording, seconds: float) -> Iterator[Audio]:
+        """The blocks of a recording."""
+        bar = self._bars.add_task(escape(Path(name).name), total=recording.duration)
+        try:
+            for block in recording.blocks(seconds):
+                yield block
+                self._bars.advance(bar, len(block) / recording.rate)
+        finally:
+            self._bars.remove_task(bar)
+
+
+def _print(pieces: Iterator[str], name: str | None) -> None:
+    for piece in pieces:
+        sys.stdout.write(f"{name}\t{piece}" if name is not None else piece)
+        sys.stdout.flush()
+
+
+def _target(out: Path, path: Path | None, files: Sequence[Path | None], ending: str) -> Path:
+    """A file in `out`, in folders as below the files' common one, so that equal names stay apart."""
+    if path is None:
+        return out / f"stdin{ending}"
+    names = [each.stem for each in files if each is not None]
+    if names.count(path.stem) == 1:
+        return out / f"{path.stem}{ending}"
+    relative = path.absolute().relative_to(path.anchor or "/")
+    return out / relative.parent / f"{path.name}{ending}"
+
+
+def _to_file(pieces: Iterator[str], target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            for piece in pieces:
+                file.write(piece)
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def run(arguments: list[str]) -> int:
+    """Keys of conf/transcribe.yaml; words without `=` are files."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    cfg, overrides = arguments_of("transcribe", arguments, words="files")
+    return 2 if transcribe(cfg, overrides) else 0
+
+
+if __name__ == "__main__":
+    run_command(__doc__, run)
