@@ -29,6 +29,7 @@ from speechtrain.tasks.ctc import Ctc
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend
+    from speechtrain.data.batches import Batch
     from speechtrain.data.corpus import Audio
     from speechtrain.data.features import Features
     from speechtrain.data.tokenizer import Tokenizer
@@ -285,8 +286,20 @@ class Recognizer:
         if group:
             yield group
 
+    def _batch(self, audios: Sequence[Audio]) -> Batch:
+        return without_references([self.feature_frames(samples) for samples in audios], self.features.frame_rate, self.task.placeholder)
+
+    def values(
+        self, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """What the model says (B, T', V), (B,) of features (B, T, F), (B,)."""
+        items = [torch.from_numpy(row[:length]) for row, length in zip(features, lengths, strict=True)]
+        batch = without_references(items, self.features.frame_rate, self.task.placeholder)
+        (found,) = (outputs for _, outputs in self.backend.predict(self.model, [batch], self.task))
+        return found.values, found.lengths
+
     def _outputs(self, audios: Sequence[Audio]) -> Iterator[npt.NDArray[np.float32]]:
-        batch = without_references([self.feature_frames(samples) for samples in audios], self.features.frame_rate, self.task.placeholder)
+        batch = self._batch(audios)
         for _, outputs in self.backend.predict(self.model, [batch], self.task):
             yield from (values[:length] for values, length in zip(outputs.values, outputs.lengths, strict=True))
 
@@ -295,7 +308,7 @@ class Recognizer:
             found = zip(audios, self._outputs(audios), strict=True)
             yield from (self.decoded(log_probs, samples, nbest=nbest) for samples, log_probs in found)
             return
-        batch = without_references([self.feature_frames(samples) for samples in audios], self.features.frame_rate, self.task.placeholder)
+        batch = self._batch(audios)
         scorer = self.task.scorer(detailed=True)
         for done, outputs in self.backend.predict(self.model, [batch], self.task):
             scorer.update(done, outputs)

@@ -266,6 +266,21 @@ def save_bad_batch(batch: Batch, folder: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion needs to know.
+
+    Attributes:
+        input_size: F.
+        frames: T of files with a fixed length.
+        representative: features (1, T, F) that ranges of values are measured on, for quantisation.
+    """
+
+    input_size: int
+    frames: int
+    representative: Sequence[npt.NDArray[np.float32]] = ()
+
+
 class Stream(Protocol):
     """A model on a live signal."""
 
@@ -284,6 +299,9 @@ class Backend(ABC):
     name: ClassVar[str]
     suffix: ClassVar[str]
     """Of its files of weights."""
+
+    formats: ClassVar[Mapping[str, str]] = {}
+    """What `convert` can write, with the endings of the files."""
 
     @abstractmethod
     def build(self, model: Mapping[str, Any], task: Task, *, input_size: int, seed: int) -> Model:
@@ -331,6 +349,14 @@ class Backend(ABC):
             The file; None: there is nothing to write.
         """
         return None
+
+    def convert(self, model: Model, kind: str, path: Path, options: Conversion) -> None:
+        """Write a model for another runtime; see `formats`.
+
+        Raises:
+            NotImplementedError: the model has parts that the format has not; the message names them.
+        """
+        raise NotImplementedError(kind)
 
     @abstractmethod
     def check_file(self, path: Path) -> None:

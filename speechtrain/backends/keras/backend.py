@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from hydra.utils import instantiate
 
-from speechtrain.backends.base import Backend, Callback, ModelInfo, Plan, TrainResult, default_threads
+from speechtrain.backends.base import Backend, Callback, Conversion, ModelInfo, Plan, TrainResult, default_threads
 from speechtrain.backends.keras import engine as engines
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem
@@ -53,6 +53,7 @@ class KerasBackend(Backend):
 
     name: ClassVar[str] = "keras"
     suffix: ClassVar[str] = ".keras"
+    formats: ClassVar[Mapping[str, str]] = {"keras": ".keras", "onnx": ".onnx", "tflite": ".tflite", "tflite_int8": ".tflite"}
 
     def __init__(
         self,
@@ -220,6 +221,18 @@ class KerasBackend(Backend):
         path = folder / "model.keras"
         files.write(model.with_blank_last(), path, {"extra": {**extra, "blank": "last"}})
         return path
+
+    def convert(self, model: SpeechModel, kind: str, path: Path, options: Conversion) -> None:
+        """Keras' own file, ONNX or LiteRT; all but the first need the TensorFlow engine. See `Backend.convert`."""
+        if kind == "keras":
+            self._keras.saving.save_model(model, path)
+            return
+        from speechtrain.backends.keras import exports
+
+        if kind == "onnx":
+            exports.to_onnx(model, path, options)
+        else:
+            exports.to_tflite(model, path, options, int8=kind == "tflite_int8")
 
     def check_file(self, path: Path) -> None:
         """Read a checkpoint without using it; see `Backend.check_file`."""

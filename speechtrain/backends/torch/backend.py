@@ -21,7 +21,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from speechtrain.backends.base import Backend, Callback, ModelInfo, OutOfMemoryError, Plan, TrainResult, default_threads
+from speechtrain.backends.base import Backend, Callback, Conversion, ModelInfo, OutOfMemoryError, Plan, TrainResult, default_threads
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
 from speechtrain.backends.torch.module import LAST, Feed, ModelStream, SpeechModel, TrainingModule, to_outputs
@@ -42,6 +42,7 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
     suffix: ClassVar[str] = ".ckpt"
+    formats: ClassVar[Mapping[str, str]] = {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx"}
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or default_threads()
@@ -182,6 +183,14 @@ class TorchBackend(Backend):
             return ModelStream(model, model.encoder.stream())
         except ValueError:
             return None
+
+    def convert(self, model: SpeechModel, kind: str, path: Path, options: Conversion) -> None:
+        """TorchScript, `torch.export` or ONNX; see `Backend.convert`."""
+        from speechtrain.backends.torch.exports import to_pt2, to_torchscript
+        from speechtrain.backends.torch.onnx import to_onnx
+
+        write = {"torchscript": to_torchscript, "pt2": to_pt2, "onnx": to_onnx}[kind]
+        write(model.cpu().eval(), path, options.input_size)
 
     def check_file(self, path: Path) -> None:
         """Read a checkpoint without using it; see `Backend.check_file`."""

@@ -13,6 +13,12 @@ from torch import nn
 from speechtrain.backends.torch.module import SpeechModel
 
 
+def example_of(model: SpeechModel, input_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (2, T, F) and lengths (2,) that a model is traced with."""
+    frames = 8 * model.encoder.subsampling + 3
+    return torch.randn(2, frames, input_size), torch.tensor([frames, frames - 5])
+
+
 def to_onnx(model: SpeechModel, path: Path, input_size: int) -> None:
     """Write a model with free batch and time: features (B, T, F), lengths (B,) -> values (B, T', V), value_lengths (B,).
 
@@ -25,8 +31,7 @@ def to_onnx(model: SpeechModel, path: Path, input_size: int) -> None:
     """
     was_training = model.training
     model.eval()
-    frames = 8 * model.encoder.subsampling + 3
-    example = (torch.randn(2, frames, input_size), torch.tensor([frames, frames - 5]))
+    example = example_of(model, input_size)
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     temporary = path.with_name(f".{path.name}.tmp")
     names: Any = {"input_names": ["features", "lengths"], "output_names": ["values", "value_lengths"]}

@@ -1,0 +1,111 @@
+"""Exported models in the runtimes that they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from speechtrain.errors import UserError
+
+Values = npt.NDArray[np.float32]
+Lengths = npt.NDArray[np.int64]
+Runner = Callable[[Values, Lengths], tuple[Values, Lengths]]
+"""features (B, T, F), lengths (B,) -> values (B, T', V), value_lengths (B,)."""
+
+
+def open_exported(kind: str, path: Path) -> Runner:
+    """A file of `speechtrain.export` in its own runtime.
+
+    Raises:
+        UserError: the runtime is not installed.
+    """
+    try:
+        return _OPEN[kind](path)
+    except ImportError as error:
+        raise UserError(f"{path}: cannot be tried, for {error.name} is not installed\n    -> pip install 'speechtrain[onnx,litert]'") from error
+
+
+def _torchscript(path: Path) -> Runner:
+    import torch
+
+    return _of_torch(torch.jit.load(str(path)))  # type: ignore[no-untyped-call]
+
+
+def _pt2(path: Path) -> Runner:
+    import torch
+
+    return _of_torch(torch.export.load(path).module())
+
+
+def _of_torch(model: Any) -> Runner:
+    import torch
+
+    def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
+        with torch.inference_mode():
+            values, found = model(torch.from_numpy(features), torch.from_numpy(lengths))
+        return values.numpy(), found.numpy()
+
+    return run
+
+
+def _onnx(path: Path) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
+        values, found = session.run(["values", "value_lengths"], {"features": features, "lengths": lengths})
+        return values, found
+
+    return run
+
+
+def _keras(path: Path) -> Runner:
+    import keras
+
+    model = keras.saving.load_model(path, compile=False)
+
+    def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
+        values, found = model(features, lengths.astype(np.int32), training=False)
+        return keras.ops.convert_to_numpy(values), keras.ops.convert_to_numpy(found).astype(np.int64)
+
+    return run
+
+
+def _tflite(path: Path) -> Runner:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    signature = interpreter.get_signature_runner()
+    frames = int(signature.get_input_details()["features"]["shape"][1])
+
+    def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
+        if features.shape[1] > frames:
+            raise UserError(f"{path}: takes {frames} frames, received {features.shape[1]}\n    -> export with frames={features.shape[1]}")
+        values, found = [], []
+        for row, length in zip(features, lengths, strict=True):
+            padded = np.zeros((1, frames, row.shape[1]), dtype=np.float32)
+            padded[0, :length] = row[:length]
+            said = signature(features=padded, lengths=np.array([length], dtype=np.int32))
+            values.append(said["values"][0])
+            found.append(int(said["value_lengths"][0]))
+        return np.stack(values), np.array(found, dtype=np.int64)
+
+    return run
+
+
+_OPEN: dict[str, Callable[[Path], Runner]] = {
+    "torchscript": _torchscript,
+    "pt2": _pt2,
+    "onnx": _onnx,
+    "keras": _keras,
+    "tflite": _tflite,
+    "tflite_int8": _tflite,
+}

@@ -1,0 +1,290 @@
+"""`python -m speechtrain.export`: a trained model for other runtimes, tried there before it is called done.
+
+    python -m speechtrain.export                                          an archive of the last run: one file that every command takes
+    python -m speechtrain.export from=3f2a91 format=[onnx,pt2,torchscript,archive]
+    python -m speechtrain.export from=models:/kws/3 format=[tflite,tflite_int8] frames=200
+
+Each file is loaded in its own runtime and compared with the model on recorded utterances, alone and in batches; the table shows size, latency and
+error rate of each beside the model's own. Keys are those of conf/export.yaml, and `data`, `decoder` and `backend` as in training.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.table import Table
+
+from speechtrain.command import run_command
+from speechtrain.console import console, errors
+from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.overlay import arguments_of, overlaid
+
+if TYPE_CHECKING:
+    from speechtrain.backends.runtimes import Runner
+    from speechtrain.data.batches import Batch
+    from speechtrain.data.prepare import Data
+    from speechtrain.recognizer import Recognizer
+
+log = logging.getLogger(__name__)
+
+_TOLERANCE = 2e-3  # of a value, relative to 1 + its size
+_ARCHIVE = "archive"
+_LONGER, _SHORTER = 1.0, 0.6  # of utterances in a batch that is tried
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a file was found to be like.
+
+    Attributes:
+        megabytes: of the file.
+        latency_ms: of an utterance alone, the median.
+        real_time_factor: seconds it takes for a second of audio.
+        difference: the greatest from the model's values, relative to 1 + their size; None: the model itself.
+        metrics: as the task computes them, of the utterances that were tried.
+    """
+
+    kind: str
+    path: Path | None
+    megabytes: float
+    latency_ms: float
+    real_time_factor: float
+    difference: float | None
+    metrics: dict[str, float]
+
+
+class Export:
+    """A model, and the utterances that its files are tried on.
+
+    Args:
+        cfg: of `conf/export.yaml`.
+        overrides: of the model's config.
+
+    Raises:
+        UserError: the model or the data cannot be used, or a format is not to be had.
+    """
+
+    def __init__(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
+        from speechtrain.recognizer import Recognizer, config_of
+        from speechtrain.source import find_model, run_folder
+
+        self.cfg = cfg
+        self.weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
+        self.run = run_folder(self.weights)
+        stored, self.vocabulary = config_of(self.weights, trust=cfg.trust)
+        kinds = [str(kind) for kind in cfg.format]
+        if stored.backend.name == "keras" and set(kinds) - {_ARCHIVE, "keras"}:
+            with open_dict(stored):
+                stored.backend.engine = "tensorflow"  # the weights are the same on every engine
+        self.settings = overlaid(stored, overrides)
+        self.recognizer = Recognizer.load(self.weights, trust=cfg.trust, cfg=self.settings)
+        known = [*self.recognizer.backend.formats, _ARCHIVE]
+        if wrong := [kind for kind in kinds if kind not in known]:
+            name = self.recognizer.backend.name
+            fix = f"with backend={name} there is {', '.join(known)}"
+            raise ConfigError([Problem("format", f"'{kind}' is not to be had of a model of backend={name}", fix) for kind in wrong])
+        self.kinds = sorted(kinds, key=lambda kind: kind == _ARCHIVE)
+        self.folder = Path(cfg.out).expanduser().absolute() if cfg.out else (self.run or Path.cwd()) / "exports"
+        self.data, self.batches = self._utterances(cfg.split, cfg.utterances)
+        self.frames = cfg.frames or max(int(batch.feature_lengths.max()) for batch in self.batches)
+        if cfg.frames is not None:
+            self.batches = [batch for batch in self.batches if int(batch.feature_lengths.max()) <= cfg.frames] or self.batches
+
+    def _utterances(self, split: str, count: int) -> tuple[Data, list[Batch]]:
+        """One batch for each of some utterances, of many lengths."""
+        from speechtrain.data.prepare import prepare_split
+
+        data = prepare_split(self.settings, split, self.recognizer.tokenizer, threads=2)
+        data.target = self.recognizer.task.target
+        cuts = sorted(data.corpus.splits[split], key=lambda cut: (cut.duration, cut.id))
+        places = np.unique(np.linspace(0, len(cuts) - 1, min(count, len(cuts))).round().astype(int))
+        data.limits = replace(data.limits, batch_size=1)
+        return data, list(data.only(split, [cuts[int(place)].id for place in places]))
+
+    def make(self) -> tuple[list[Tried], list[str]]:
+        """Write and try each format; what came of it, and what is wrong with those that failed."""
+        from speechtrain.backends.base import Conversion
+        from speechtrain.backends.runtimes import open_exported
+        from speechtrain.convert import Job, convert
+
+        found = [self._tried("model", None, self._model, self._model)]
+        bad = []
+        ranges = self._representative() if "tflite_int8" in self.kinds else ()
+        for kind in self.kinds:
+            try:
+                if kind == _ARCHIVE:
+                    found.append(self._archive([each.path for each in found if each.path is not None]))
+                    continue
+                path = self.folder / f"model{'_int8' if kind == 'tflite_int8' else ''}{self.recognizer.backend.formats[kind]}"
+                options = Conversion(self.recognizer.features.size, self.frames, ranges)
+                convert(Job(self.weights, self.settings, kind, path, options, bool(self.cfg.trust)))
+                tried = self._tried(kind, path, open_exported(kind, path), self._model)
+                self._facts(path, tried)
+                found.append(tried)
+                if kind != "tflite_int8" and (tried.difference or 0.0) > _TOLERANCE:
+                    path.rename(path.with_name(f"bad_{path.name}"))
+                    found.pop()
+                    message = f"its values are not those of the model: they differ by {tried.difference:.3g}, {_TOLERANCE:g} is allowed"
+                    raise UserError(f"{kind}: {message}\n    -> choose another format; the file is kept as bad_{path.name}")
+            except UserError as error:
+                bad.append(str(error))
+        return found, bad
+
+    def _model(self, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> tuple[Any, Any]:
+        """The model itself, as the exported files are called."""
+        recognizer = self.recognizer
+        return recognizer.values(features, lengths)
+
+    def _representative(self) -> list[npt.NDArray[np.float32]]:
+        for split in ("val", "train"):
+            try:
+                return [batch.features for batch in self._utterances(split, self.cfg.representative)[1]]
+            except ConfigError:
+                continue
+        raise ConfigError([Problem("format", "tflite_int8 needs utterances that ranges are measured on", "give data.val")])
+
+    def _tried(self, kind: str, path: Path | None, run: Runner, model: Runner) -> Tried:
+        """Compare a runtime with the model, utterance by utterance and in batches."""
+        scorer = self.recognizer.task.scorer()
+        took, worst = [], 0.0
+        run(self.batches[-1].features, self.batches[-1].feature_lengths)  # the first call of a runtime is slow
+        for batch in self.batches:
+            start = time.perf_counter()
+            values, lengths = run(batch.features, batch.feature_lengths)
+            took.append(time.perf_counter() - start)
+            scorer.update(batch, _outputs(values, lengths))
+            if path is not None:
+                worst = max(worst, _difference(values, lengths, *model(batch.features, batch.feature_lengths)))
+        if path is not None:
+            for features, lengths in _together(self.batches):
+                worst = max(worst, _difference(*run(features, lengths), *model(features, lengths)))
+        seconds = sum(batch.seconds for batch in self.batches)
+        metrics = {name: float(value) for name, value in scorer.compute().items() if name != "loss"}
+        size = (path or self.weights).stat().st_size / 1e6
+        return Tried(kind, path, size, 1000 * statistics.median(took), sum(took) / seconds, worst if path is not None else None, metrics)
+
+    def _facts(self, path: Path, tried: Tried) -> None:
+        """What a program needs that uses the file, beside it."""
+        from speechtrain.report.page import write
+
+        facts = {
+            "format": tried.kind,
+            "inputs": {"features": "(B, T, F) float32", "lengths": "(B,) frames of each"},
+            "outputs": {"values": "(B, T', V)", "value_lengths": "(B,)"},
+            "vocabulary": self.vocabulary,
+            "subsampling": self.recognizer.backend.describe(self.recognizer.model).subsampling,
+            "features": OmegaConf.to_container(self.settings.features, resolve=True),
+            "megabytes": tried.megabytes,
+            "latency_ms": tried.latency_ms,
+            "difference": tried.difference,
+            "metrics": tried.metrics,
+        }
+        write(path.with_suffix(f"{path.suffix}.json"), json.dumps(facts, indent=2, ensure_ascii=False))
+
+    def _archive(self, exports: Sequence[Path]) -> Tried:
+        """One file with everything, opened again."""
+        from speechtrain.archive import SUFFIX, write_archive
+        from speechtrain.recognizer import Recognizer
+
+        path = self.folder / f"{self.run.name if self.run is not None else self.weights.stem}{SUFFIX}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            name = f"weights{self.recognizer.backend.suffix}"
+            weights = Path(folder) / name
+            config = OmegaConf.to_container(self.settings, resolve=True)
+            self.recognizer.backend.save(self.recognizer.model, weights, {"config": config, "vocabulary": self.vocabulary})
+            files: dict[str, Path | str] = {
+                name: weights,
+                "config.yaml": OmegaConf.to_yaml(self.settings, resolve=True),
+                "vocabulary.json": json.dumps(self.vocabulary, ensure_ascii=False),
+                **{f"exports/{each.name}": each for export in exports for each in (export, export.with_suffix(f"{export.suffix}.json"))},
+            }
+            if self.run is not None:
+                kept = ["history.jsonl", "history.csv", "run.json", "transcripts.json", *_found(self.run, "evaluation-*/evaluation.json")]
+                files |= {each: self.run / each for each in kept if (self.run / each).is_file()}
+            write_archive(path, files, {"weights": name, "backend": self.recognizer.backend.name})
+        again = Recognizer.load(path, trust=self.cfg.trust, cfg=self.settings)
+        tried = self._tried(_ARCHIVE, path, again.values, self._model)
+        if (tried.difference or 0.0) > _TOLERANCE:
+            raise UserError(f"{path}: its values differ by {tried.difference:.3g} from the model's; the archive is not good")
+        return tried
+
+
+def _found(folder: Path, pattern: str) -> Iterator[str]:
+    yield from (str(path.relative_to(folder)) for path in sorted(folder.glob(pattern)))
+
+
+def _outputs(values: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Any:
+    from speechtrain.tasks.base import Outputs
+
+    return Outputs(values, lengths, np.zeros(len(values), dtype=np.float32))
+
+
+def _difference(values: Any, lengths: Any, wanted: Any, wanted_lengths: Any) -> float:
+    """The greatest of two outputs inside of their lengths, relative to 1 + its size; infinite where the lengths are others."""
+    if not np.array_equal(lengths, wanted_lengths):
+        return float("inf")
+    worst = 0.0
+    for row, length in enumerate(lengths):
+        left, right = values[row, :length], wanted[row, :length]
+        if left.shape != right.shape or not np.isfinite(left).all():
+            return float("inf")
+        if left.size:
+            worst = max(worst, float((np.abs(left - right) / (1 + np.abs(right))).max()))
+    return worst
+
+
+def _together(batches: Sequence[Batch]) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
+    """Some utterances in batches of two and of four, of different lengths."""
+    for size in (2, 4):
+        step = max(1, len(batches) // size)
+        some = batches[::step][:size]
+        if len(some) < size:
+            continue
+        lengths = np.array([int(batch.feature_lengths[0]) for batch in some], dtype=np.int64)
+        features = np.zeros((size, int(lengths.max()), some[0].features.shape[2]), dtype=np.float32)
+        for row, batch in enumerate(some):
+            features[row, : lengths[row]] = batch.features[0, : lengths[row]]
+        yield features, lengths
+
+
+def print_tried(found: Sequence[Tried]) -> None:
+    """As a table, the model first."""
+    table = Table(box=None, pad_edge=False)
+    names = list(found[0].metrics)
+    for name in ("", "MB", "latency ms", "real-time factor", "difference", *names, "file"):
+        table.add_column(name, justify="left" if name in ("", "file") else "right")
+    for each in found:
+        values = [f"{100 * each.metrics[name]:.2f} %" for name in names]
+        difference = "" if each.difference is None else f"{each.difference:.1e}"
+        numbers = [f"{each.megabytes:.2f}", f"{each.latency_ms:.1f}", f"{each.real_time_factor:.4f}", difference]
+        table.add_row(each.kind, *numbers, *values, str(each.path or ""))
+    console.print(table)
+
+
+def run(arguments: list[str]) -> int:
+    """Keys of conf/export.yaml."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    cfg, overrides = arguments_of("export", arguments)
+    export = Export(cfg, overrides)
+    console.print(f"model       {export.weights}\ntried on    {len(export.batches)} utterances of {cfg.split}\n", markup=False)
+    found, bad = export.make()
+    print_tried(found)
+    for line in bad:
+        errors.print(line, style="red", markup=False)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    run_command(__doc__, run)
