@@ -50,7 +50,7 @@ class Tried:
     Attributes:
         megabytes: of the file.
         latency_ms: of an utterance alone, the median.
-        real_time_factor: seconds it takes for a second of audio.
+        real_time_factor: seconds it takes for a second of audio, the median.
         difference: the greatest from the model's values, relative to 1 + their size; None: the model itself.
         metrics: as the task computes them, of the utterances that were tried.
     """
@@ -169,10 +169,10 @@ class Export:
         if path is not None:
             for features, lengths in _together(self.batches):
                 worst = max(worst, _difference(*run(features, lengths), *model(features, lengths)))
-        seconds = sum(batch.seconds for batch in self.batches)
         metrics = {name: float(value) for name, value in scorer.compute().items() if name != "loss"}
+        factors = [one / batch.seconds for one, batch in zip(took, self.batches, strict=True)]
         size = (path or self.weights).stat().st_size / 1e6
-        return Tried(kind, path, size, 1000 * statistics.median(took), sum(took) / seconds, worst if path is not None else None, metrics)
+        return Tried(kind, path, size, 1000 * statistics.median(took), statistics.median(factors), worst if path is not None else None, metrics)
 
     def _facts(self, path: Path, tried: Tried) -> None:
         """What a program needs that uses the file, beside it."""

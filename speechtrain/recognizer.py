@@ -317,3 +317,11 @@ class Recognizer:
 
 def _transcription(sample: Sample) -> Transcription:
     return Transcription(sample.hypothesis, sample.confidence if sample.confidence is not None else 0.0)
+
+
+def joined(parts: Sequence[Transcription]) -> Transcription:
+    """The text of a long recording from its pieces; its confidence is that of a word."""
+    words = tuple(word for part in parts for word in part.words)
+    text = " ".join(part.text for part in parts if part.text)
+    confidence = float(np.mean([word.confidence for word in words])) if words else min((part.confidence for part in parts), default=1.0)
+    return Transcription(text, confidence, words)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from speechtrain.errors import UserError
+from speechtrain.errors import UserError, first_line
 
 Values = npt.NDArray[np.float32]
 Lengths = npt.NDArray[np.int64]
@@ -21,12 +21,28 @@ def open_exported(kind: str, path: Path) -> Runner:
     """A file of `speechtrain.export` in its own runtime.
 
     Raises:
-        UserError: the runtime is not installed.
+        UserError: the runtime is not installed, or cannot run the file; calling what is returned raises it too.
     """
     try:
-        return _OPEN[kind](path)
+        run = _OPEN[kind](path)
     except ImportError as error:
         raise UserError(f"{path}: cannot be tried, for {error.name} is not installed\n    -> pip install 'speechtrain[onnx,litert]'") from error
+    except Exception as error:
+        raise _failed(kind, error) from error
+
+    def guarded(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
+        try:
+            return run(features, lengths)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _failed(kind, error) from error
+
+    return guarded
+
+
+def _failed(kind: str, error: Exception) -> UserError:
+    return UserError(f"{kind}: its runtime cannot run the file ({first_line(error)})\n    -> choose another format")
 
 
 def _torchscript(path: Path) -> Runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,16 @@ def to_tflite(model: SpeechModel, path: Path, options: Conversion, *, int8: bool
         values, value_lengths = model(features, lengths, training=False)
         return {"values": tf.identity(values), "value_lengths": tf.cast(value_lengths, tf.int32)}
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()], model)
-    if int8:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: _representative(options)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
-    path.write_bytes(converter.convert())
+    module = tf.Module()
+    module.weights, module.call = [variable.value for variable in model.variables], call
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": call.get_concrete_function()})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if int8:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: _representative(options)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
+        path.write_bytes(converter.convert())
 
 
 def _representative(options: Conversion) -> Iterator[dict[str, Any]]:

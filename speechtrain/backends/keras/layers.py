@@ -192,5 +192,6 @@ def stack_frames(x: Any, stack: int) -> Any:
     if stack == 1:
         return x
     batch, frames = ops.shape(x)[0], ops.shape(x)[1]
-    x = ops.pad(x, ((0, 0), (0, -frames % stack), (0, 0)))
+    missing = (stack - frames % stack) % stack  # without a negative number, whose remainder ONNX has otherwise
+    x = ops.pad(x, ((0, 0), (0, missing), (0, 0)))
     return ops.reshape(x, (batch, (frames + stack - 1) // stack, stack * x.shape[2]))
