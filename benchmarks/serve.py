@@ -18,6 +18,7 @@ import psutil
 
 
 async def client(url: str, content: bytes, until: float, took: list[float], status: Counter[str]) -> None:
+    """Ask until it is time to stop."""
     async with httpx.AsyncClient(timeout=60) as http:
         while time.perf_counter() < until:
             start = time.perf_counter()
@@ -30,6 +31,7 @@ async def client(url: str, content: bytes, until: float, took: list[float], stat
 
 
 async def main() -> None:
+    """Start the service, warm it up, measure."""
     options = dict(item.split("=", 1) for item in sys.argv[1:])
     count, seconds = int(options.get("clients", 64)), float(options.get("seconds", 60))
     content = Path(options["audio"]).read_bytes()
@@ -39,7 +41,8 @@ async def main() -> None:
         line = server.stdout.readline()
         url = line.split()[1]
         process = psutil.Process(server.pid)
-        memory = []
+        memory: list[float] = []
+        before = 0
         for part in range(2):  # the first warms up
             took: list[float] = []
             status: Counter[str] = Counter()
@@ -48,7 +51,7 @@ async def main() -> None:
             while any(not task.done() for task in work):
                 memory.append(process.memory_info().rss / 1e6)
                 await asyncio.sleep(1)
-            before = len(memory) if not part else before
+            before = before or len(memory)
         health = httpx.get(f"{url}/health").json()
         p50, p95, p99 = np.quantile(took, [0.5, 0.95, 0.99])
         print(f"{count} clients, {seconds:g} s: {len(took)} requests, {dict(status)}")

@@ -5,12 +5,40 @@ From Python:
     import speechtrain
     result = speechtrain.train(speechtrain.compose(["data=synthetic", "model=mlp"]))
     print(result.metrics["test/cer"])
+    print(speechtrain.load("last").transcribe("a.wav").text)
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from speechtrain.config import compose
 from speechtrain.result import Result
 from speechtrain.train import train
 
+if TYPE_CHECKING:
+    from speechtrain.recognizer import Recognizer
+
 __version__ = "0.1.0"
 
-__all__ = ["Result", "__version__", "compose", "train"]
+__all__ = ["Result", "__version__", "compose", "load", "train"]
+
+
+def load(
+    name: str = "last", *overrides: str, trust: bool = False, tracking_uri: str | None = None, experiment: str = "speechtrain"
+) -> Recognizer:
+    """A trained model, ready to be used: `.transcribe(audio)`, `.log_probs(audio)`, `.align(audio, text)`.
+
+    Args:
+        name: `last`, a run's folder, a checkpoint, an archive, an MLflow run id, its first letters or its name, or a model URI.
+        overrides: of its `decoder` and `backend`, as typed on the command line: `"decoder=beam", "decoder.lexicon=words.txt"`.
+        trust: whether its config may name classes of other packages, which are then run.
+        tracking_uri: of MLflow; None: `mlflow.db` in the current folder.
+        experiment: of MLflow, that run ids and names are looked for in.
+
+    Raises:
+        UserError: there is no such model, it cannot be used, or an override does not fit.
+    """
+    from speechtrain import source
+
+    return source.load(name, *overrides, trust=trust, tracking_uri=tracking_uri, experiment=experiment)

@@ -1,10 +1,10 @@
 """`python -m speechtrain.align`: when each word and token of known texts was said.
 
     python -m speechtrain.align from=last audio=a.wav text="seven two"
-    python -m speechtrain.align from=3f2a91 data=manifest data.root=/data/mine data.test=all.jsonl split=test format=[textgrid,ctm,json] out=alignments
+    python -m speechtrain.align from=3f2a91 data=manifest data.root=/data/mine data.test=all.jsonl format=[textgrid,ctm,json] out=times
 
-TextGrids are a file an utterance, for Praat; `words.ctm` is NIST's, for sclite; `alignments.jsonl` holds everything. Keys are those of
-conf/align.yaml, and `data` and `backend` as in training.
+TextGrids are a file an utterance, for Praat; `words.ctm` is NIST's, for sclite; `alignments.jsonl` holds everything. Keys are those
+of conf/align.yaml, and `data` and `backend` as in training.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def alignments(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[tuple[str,
     recognizer = Recognizer.load(weights, trust=cfg.trust, cfg=settings)
     if cfg.audio is not None:
         path = Path(cfg.audio).expanduser()
+        if not path.is_file():
+            raise ConfigError([Problem("audio", f"there is no file {path}", "give a WAV, FLAC, OGG or MP3 file")])
         yield path.stem, cfg.text, recognizer.align(path, cfg.text)
         return
     yield from _of_data(recognizer, settings, cfg.split)
@@ -81,7 +83,12 @@ def textgrid(alignment: Alignment) -> str:
         lines += [f"        xmax = {alignment.duration:.6f}", f"        intervals: size = {len(intervals)}"]
         for count, (start, end, text) in enumerate(intervals, start=1):
             quoted = text.replace('"', '""')
-            lines += [f"        intervals [{count}]:", f"            xmin = {start:.6f}", f"            xmax = {end:.6f}", f'            text = "{quoted}"']
+            lines += [
+                f"        intervals [{count}]:",
+                f"            xmin = {start:.6f}",
+                f"            xmax = {end:.6f}",
+                f'            text = "{quoted}"',
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -109,9 +116,7 @@ def as_object(utterance: str, text: str, alignment: Alignment) -> dict[str, Any]
     """For JSON."""
 
     def listed(words: Sequence[Word]) -> list[dict[str, Any]]:
-        return [
-            {"text": w.text, "start": round(w.start, 4), "end": round(w.end, 4), "confidence": round(w.confidence, 4)} for w in words
-        ]
+        return [{"text": w.text, "start": round(w.start, 4), "end": round(w.end, 4), "confidence": round(w.confidence, 4)} for w in words]
 
     score = round(alignment.score, 4)
     sizes = {"duration": round(alignment.duration, 4), "score": score}
@@ -155,7 +160,9 @@ def run(arguments: list[str]) -> int:
     formats = [str(name) for name in cfg.format]
     problems = [Problem("format", f"there is no '{name}'", f"choose of {', '.join(FORMATS)}") for name in formats if name not in FORMATS]
     if (cfg.audio is None) != (cfg.text is None):
-        problems.append(Problem("text" if cfg.text is None else "audio", "is missing: audio and text go together", 'audio=a.wav text="seven two"'))
+        problems.append(
+            Problem("text" if cfg.text is None else "audio", "is missing: audio and text go together", 'audio=a.wav text="seven two"')
+        )
     if problems:
         raise ConfigError(problems)
     folder = Path(cfg.out).expanduser()

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from speechtrain.config.checks import without_foreign_defaults
 from speechtrain.config.compose import check
-from speechtrain.console import errors
+from speechtrain.console import console, errors
 from speechtrain.elsewhere import needs_own_process, run_elsewhere
 from speechtrain.errors import RunError, UserError
 from speechtrain.sweep.outcome import VARIABLE
@@ -22,6 +22,7 @@ from speechtrain.train import train
 
 if TYPE_CHECKING:
     from speechtrain.rerun import Rerun
+    from speechtrain.result import Result
 
 T = TypeVar("T")
 
@@ -57,11 +58,26 @@ def run_job(cfg: DictConfig) -> Any:
 def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float | None:
     check(cfg)
     if rerun is None:
-        return train(cfg, overrides=overrides).objective
+        result = train(cfg, overrides=overrides)
+        _export(cfg, result)
+        return result.objective
     rerun.print_differences()
     result = train(cfg, overrides=overrides, tags=rerun.tags)
     rerun.print_outcome(result)
     return result.objective
+
+
+def _export(cfg: DictConfig, result: Result) -> None:
+    """What `export.on_train_end` asks for; the run is over and kept, whatever comes of it."""
+    kinds = list(cfg.export.on_train_end)
+    if not kinds or result.checkpoint is None:
+        return
+    from speechtrain.export import run as export
+
+    words = [f"from='{result.checkpoint}'", f"format=[{','.join(kinds)}]", f"trust={str(cfg.trust).lower()}"]
+    console.print()
+    if export(words):
+        raise RunError("the run is finished and kept; what could not be exported is named above")
 
 
 def _or_exit(call: Callable[[], T]) -> T:

@@ -51,7 +51,9 @@ def convert(job: Job) -> None:
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False, timeout=_TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise UserError(f"{job.kind}: the converter took more than {_TIMEOUT} s\n    -> choose another format or fewer frames") from None
+            raise UserError(
+                f"{job.kind}: the converter took more than {_TIMEOUT} s\n    -> choose another format or fewer frames"
+            ) from None
         if done.returncode or not target.is_file():
             how = f"crashed with signal {-done.returncode}" if done.returncode < 0 else "failed"
             said = "\n    ".join(done.stderr.strip().splitlines()[-_SAID:])

@@ -104,9 +104,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str], *, split: str) -> Evalua
     features = data.features if not data.features.hears else None
     recognizer = Recognizer.load(weights, trust=cfg.trust, cfg=first, features=features, target_size=data.corpus.target_size)
     data.target = recognizer.task.target
-    recognizers = {
-        name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name].decoder) for name in settings
-    }
+    recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name].decoder) for name in settings}
     loader = data.loader(split)
     assert loader is not None
     start = time.perf_counter()
@@ -154,7 +152,9 @@ def check_vocabulary(data: Data, split: str, *, strict: bool) -> None:
     has = "".join(token if len(token) == 1 else f" {token}" for token in data.tokenizer.vocabulary[:60])
     message = f"the model has no token for {len(found)} that stand in the texts of {split}: {shown}{more}; it has {has!r}"
     if strict:
-        raise DataError(f"{message}\n    -> set data.normalize (for example [nfc,lowercase,punctuation]), or on_unknown=warn to count them as errors")
+        raise DataError(
+            f"{message}\n    -> set data.normalize (for example [nfc,lowercase,punctuation]), or on_unknown=warn to count them as errors"
+        )
     log.warning("%s; they count as errors", message)
 
 
@@ -178,7 +178,12 @@ def write(evaluation: Evaluation, folder: Path, cfg: DictConfig) -> list[Path]:
     files.append(folder / "evaluation.json")
     if cfg.report:
         for each in evaluation.found:
-            parts = {"backend": each.recognizer.backend, "model": each.recognizer.model, "task": each.recognizer.task, "data": evaluation.data}
+            parts = {
+                "backend": each.recognizer.backend,
+                "model": each.recognizer.model,
+                "task": each.recognizer.task,
+                "data": evaluation.data,
+            }
             options = OmegaConf.to_container(each.recognizer.cfg.report)
             where = folder / each.name if several else folder
             title = f"{evaluation.weights.parent.parent.name} with {each.name}"

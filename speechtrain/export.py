@@ -4,8 +4,9 @@
     python -m speechtrain.export from=3f2a91 format=[onnx,pt2,torchscript,archive]
     python -m speechtrain.export from=models:/kws/3 format=[tflite,tflite_int8] frames=200
 
-Each file is loaded in its own runtime and compared with the model on recorded utterances, alone and in batches; the table shows size, latency and
-error rate of each beside the model's own. Keys are those of conf/export.yaml, and `data`, `decoder` and `backend` as in training.
+Each file is loaded in its own runtime and compared with the model on recorded utterances, alone and in batches; the table shows
+size, latency and error rate of each beside the model's own. Keys are those of conf/export.yaml, and `data`, `decoder` and `backend`
+as in training.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from speechtrain.backends.runtimes import Runner
     from speechtrain.data.batches import Batch
     from speechtrain.data.prepare import Data
-    from speechtrain.recognizer import Recognizer
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,9 @@ class Export:
         metrics = {name: float(value) for name, value in scorer.compute().items() if name != "loss"}
         factors = [one / batch.seconds for one, batch in zip(took, self.batches, strict=True)]
         size = (path or self.weights).stat().st_size / 1e6
-        return Tried(kind, path, size, 1000 * statistics.median(took), statistics.median(factors), worst if path is not None else None, metrics)
+        return Tried(
+            kind, path, size, 1000 * statistics.median(took), statistics.median(factors), worst if path is not None else None, metrics
+        )
 
     def _facts(self, path: Path, tried: Tried) -> None:
         """What a program needs that uses the file, beside it."""

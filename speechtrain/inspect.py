@@ -3,6 +3,9 @@
     python -m speechtrain.inspect data=manifest data.root=/data/mine data.split.val=10
     python -m speechtrain.inspect experiment=fsdd data.root=/data/fsdd model=conformer out=look    and as a page with pictures
 
+    python -m speechtrain.inspect data=synthetic model=conformer model.size=small profile=true       and what the model costs here
+    python -m speechtrain.inspect from=last                                               layers and costs of a trained model, without data
+
 All keys are those of `python -m speechtrain`, so that the same words can be trained with afterwards; besides
 `out=DIR` (write data_report.html there) and `examples=N` (utterances that are drawn, 4).
 """
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from speechtrain.backends.base import ModelInfo
     from speechtrain.data.checks import SplitFacts
     from speechtrain.data.prepare import Data
+    from speechtrain.profiling import Profile
 
 _MOST = 10
 
@@ -46,6 +50,7 @@ class Inspection:
         duplicates: groups of ids with the same samples, in all splits.
         infeasible: of each split, the utterances that the chosen model cannot align.
         model: the chosen one.
+        profile: what it costs here, if that was asked for.
     """
 
     data: Data
@@ -54,16 +59,18 @@ class Inspection:
     duplicates: Sequence[Sequence[str]]
     infeasible: Mapping[str, Sequence[str]]
     model: ModelInfo
+    profile: Profile | None = None
 
 
-def inspect(cfg: DictConfig) -> Inspection:
-    """Read and check the data of a config, for its model.
+def inspect(cfg: DictConfig, *, with_profile: bool = False) -> Inspection:
+    """Read and check the data of a config, for its model, which is measured as well `with_profile`.
 
     Raises:
         DataError: as training would.
     """
     from speechtrain.data.checks import duplicates, facts_of, shared_between_splits
     from speechtrain.data.prepare import find_infeasible, prepare
+    from speechtrain.profiling import profile
     from speechtrain.tasks.build import task_for
 
     backend = build("backend", cfg.backend)
@@ -85,6 +92,7 @@ def inspect(cfg: DictConfig) -> Inspection:
         duplicates=duplicates([cut for cuts in splits.values() for cut in cuts], data.cache.checksums),
         infeasible=infeasible,
         model=backend.describe(model),
+        profile=profile(backend, model, task, data.features) if with_profile and data.features.hears else None,
     )
 
 
@@ -165,7 +173,7 @@ def write_page(found: Inspection, folder: Path, examples: int, title: str) -> Pa
 
 def run(arguments: list[str]) -> int:
     """Keys of the training's config, `out` and `examples`."""
-    own = {"out": "", "examples": "4"}
+    own = {"out": "", "examples": "4", "from": "", "profile": "false"}
     given: list[str] = []
     for item in arguments:
         key, _, value = item.partition("=")
@@ -176,9 +184,22 @@ def run(arguments: list[str]) -> int:
     if not own["examples"].isdigit():
         raise ConfigError([Problem("examples", f"must be a whole number, received {own['examples']!r}", "for example examples=4")])
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if own["from"]:
+        from speechtrain.profiling import print_profile, profile
+        from speechtrain.source import load
+
+        model = load(own["from"], *given)
+        name = str(model.cfg.model._target_).rpartition(".")[2]
+        print_profile(profile(model.backend, model.model, model.task, model.features), name)
+        return 0
     cfg: Any = compose([*given, "tracking=[]"])
-    found = inspect(cfg)
+    found = inspect(cfg, with_profile=own["profile"].lower() == "true")
     print_inspection(found)
+    if found.profile is not None:
+        from speechtrain.profiling import print_profile
+
+        console.print()
+        print_profile(found.profile, str(cfg.model._target_).rpartition(".")[2])
     if own["out"]:
         console.print(f"\npage        {write_page(found, Path(own['out']).expanduser().absolute(), int(own['examples']), ' '.join(given))}")
     return 0

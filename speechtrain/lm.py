@@ -3,8 +3,8 @@
     python -m speechtrain.lm text=corpus.txt out=lm.arpa order=3 lexicon=words.txt     over words, and the words themselves
     python -m speechtrain.lm text=train.jsonl out=chars.arpa order=6 units=tokens from=last    over the model's tokens
 
-KenLM's `lmplz` estimates it if it is on the PATH and there is enough text for it, else the same method in Python: modified Kneser-Ney. The keys are
-those of conf/lm.yaml.
+KenLM's `lmplz` estimates it if it is on the PATH and there is enough text for it, else the same method in Python: modified
+Kneser-Ney. The keys are those of conf/lm.yaml.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from speechtrain.command import run_command
 from speechtrain.console import console
-from speechtrain.decode.beam import SPACE
+from speechtrain.decode.beam import names_of
 from speechtrain.decode.ngram import NGram, read_sentences
 from speechtrain.errors import ConfigError, DataError, Problem, UserError
 from speechtrain.overlay import arguments_of
@@ -48,9 +48,14 @@ def make(cfg: DictConfig) -> NGram:
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
     words = sum(map(len, sentences))
-    console.print(f"text        {len(sentences):,} sentences, {words:,} {cfg.units}, {len(set(itertools.chain(*sentences))):,} different", markup=False)
+    console.print(
+        f"text        {len(sentences):,} sentences, {words:,} {cfg.units}, {len(set(itertools.chain(*sentences))):,} different",
+        markup=False,
+    )
     if cfg.heldout is not None:
-        console.print(f"perplexity  {model.perplexity(split(text) for text in _texts([str(cfg.heldout)])):.1f} on {cfg.heldout}", markup=False)
+        console.print(
+            f"perplexity  {model.perplexity(split(text) for text in _texts([str(cfg.heldout)])):.1f} on {cfg.heldout}", markup=False
+        )
     console.print(f"model       {out}", markup=False)
     return model
 
@@ -73,7 +78,7 @@ def _splitter(cfg: DictConfig) -> Callable[[str], list[str]]:
     if cfg.units == "words":
         return lambda text: normalize(text).split()
     tokenizer = build("tokenizer", stored.tokenizer, vocabulary=vocabulary)
-    names = [SPACE if token == " " else token for token in tokenizer.vocabulary]
+    names = names_of(tokenizer)
     return lambda text: [names[label] for label in tokenizer.encode(normalize(text))]
 
 

@@ -84,7 +84,8 @@ class Recording:
             while data := self._source.read(2 * count):
                 data = left + data
                 left = data[len(data) - len(data) % 2 :]
-                yield np.frombuffer(data[: len(data) - len(left)], dtype="<i2").astype(np.float32) / 32768
+                plain: Audio = np.frombuffer(data[: len(data) - len(left)], dtype="<i2").astype(np.float32) / np.float32(32768)
+                yield plain
             return
         with self._file as file:
             while True:
@@ -94,7 +95,8 @@ class Recording:
                     raise DataError(f"{self.name}: is damaged ({error})") from None
                 if not len(block):
                     return
-                yield block.mean(axis=1)
+                mono: Audio = block.mean(axis=1).astype(np.float32)
+                yield mono
 
 
 def transcribe_long(recognizer: Recognizer, blocks: Iterable[Audio], *, window: float = 30.0, nbest: int = 0) -> Iterator[Transcription]:
@@ -146,7 +148,9 @@ def _quiet_place(log_probs: npt.NDArray[np.float32], most: int, pause: int) -> i
     """Where to cut (T', V) before frame `most`: in the middle of the last long run of blanks, else where the blank is most probable."""
     blank = log_probs[:most, 0]
     bounds = np.flatnonzero(np.diff(np.concatenate([[False], log_probs[:most].argmax(-1) == 0, [False]]).astype(np.int8)))
-    runs = [(int(begin), int(end)) for begin, end in zip(bounds[::2], bounds[1::2], strict=True) if end - begin >= pause and end > most // 3]
+    runs = [
+        (int(begin), int(end)) for begin, end in zip(bounds[::2], bounds[1::2], strict=True) if end - begin >= pause and end > most // 3
+    ]
     if runs:
         begin, end = max(runs, key=lambda run: (min(run[1] - run[0], 3 * pause), run[1]))
         return max(1, (begin + end) // 2)

@@ -58,7 +58,7 @@ class Alignment:
 
     Attributes:
         duration: s, of the recording.
-        score: mean log-probability of a frame on the best path; far below that of other recordings where text and audio do not belong together.
+        score: mean log-probability of a frame on the best path; far below that of others where text and audio do not belong together.
     """
 
     words: tuple[Word, ...]
@@ -200,7 +200,9 @@ class Recognizer:
         duration = len(samples) / self.sample_rate
         if unknown := self.tokenizer.unknown(text):
             shown = ", ".join(map(repr, dict.fromkeys(unknown)))
-            raise DataError(f"the text {text[:60]!r} holds {shown}, which the model has no token for\n    -> write it as the model was trained")
+            raise DataError(
+                f"the text {text[:60]!r} holds {shown}, which the model has no token for\n    -> write it as the model was trained"
+            )
         labels = self.tokenizer.encode(text)
         spans = align(log_probs, labels)
         if spans is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from speechtrain.result import Result
     from speechtrain.tracking.reader import Reader
 
-_HERE = ("output_dir", "tracking", "resume", "rerun", "trust", "report", "samples")
+_HERE = ("output_dir", "tracking", "resume", "rerun", "trust", "report", "samples", "export")
 """Keys that are this run's own."""
 _MAY_DIFFER = ("best/epoch", "time/", "system/", "audio_s_per_s", "model/latency_ms")
 

@@ -5,8 +5,9 @@
     curl --data-binary @a.wav 'localhost:8080/transcribe?words=true'
     curl localhost:8080/health ; curl localhost:8080/metrics
 
-Requests wait in a queue for the one model; those that wait together are computed together. What MLflow serves (`mlflow models serve`) is the same
-model with MLflow's protocol; see docs/use.md. Keys are those of conf/serve.yaml, and `decoder` and `backend` as in training.
+Requests wait in a queue for the one model; those that wait together are computed together. What MLflow serves (`mlflow models
+serve`) is the same model with MLflow's protocol; see docs/use.md. Keys are those of conf/serve.yaml, and `decoder` and `backend` as
+in training.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class Service:
             f"{name}latency_seconds", "From a request's last byte to its answer", buckets=_BUCKETS, registry=self.registry
         )
         self._audio = Counter(f"{name}audio_seconds", "Audio that was transcribed", registry=self.registry)
-        self._busy = Counter(f"{name}model_seconds", "Time that the model worked; over audio_seconds it is the real-time factor", registry=self.registry)
+        self._busy = Counter(
+            f"{name}model_seconds", "Time that the model worked; over audio_seconds it is the real-time factor", registry=self.registry
+        )
         self._batch = Histogram(f"{name}batch_size", "Requests computed together", buckets=(1, 2, 4, 8, 16), registry=self.registry)
         Gauge(f"{name}queue_length", "Requests that wait", registry=self.registry).set_function(self._queue.qsize)
         self._started = time.monotonic()
@@ -239,11 +242,11 @@ def run(arguments: list[str]) -> int:
 
     import uvicorn
 
-    from speechtrain.transcribe import open_model
+    from speechtrain.source import load_for
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg, overrides = arguments_of("serve", arguments)
-    recognizer = open_model(cfg, overrides)
+    recognizer = load_for(cfg, overrides)
     recognizer.transcribe([0.0] * recognizer.sample_rate)  # what is made on first use is made now
     family = socket.AF_INET6 if ":" in cfg.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -251,7 +254,9 @@ def run(arguments: list[str]) -> int:
     try:
         listening.bind((cfg.host, cfg.port))
     except OSError as error:
-        raise UserError(f"port {cfg.port} of {cfg.host} cannot be had ({error.strerror})\n    -> set port to another, or to 0 for any") from error
+        raise UserError(
+            f"port {cfg.port} of {cfg.host} cannot be had ({error.strerror})\n    -> set port to another, or to 0 for any"
+        ) from error
     port = listening.getsockname()[1]
     console.print(f"serving     http://{cfg.host}:{port}   (POST /transcribe, GET /health, GET /metrics)", markup=False)
     config = uvicorn.Config(Service(recognizer, cfg).app(), log_level="warning", access_log=False, timeout_graceful_shutdown=5)

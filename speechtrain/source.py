@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from omegaconf import DictConfig
 
 from speechtrain.archive import SUFFIX
 from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.overlay import overlaid
+from speechtrain.recognizer import Recognizer, config_of
 from speechtrain.resume import CHECKPOINT_SUFFIXES, find_weights
 from speechtrain.tracking.reader import Reader
 
@@ -51,6 +56,33 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
             return find_weights(run.id, "from")
         except ConfigError:  # it ran elsewhere
             return _weights_in(reader.download(f"runs:/{run.id}/checkpoints"), wanted)
+
+
+def load(
+    name: str = "last", *overrides: str, trust: bool = False, tracking_uri: str | None = None, experiment: str = "speechtrain"
+) -> Recognizer:
+    """A trained model, ready to transcribe and align.
+
+    Args:
+        name: see `find_model`.
+        overrides: of its `decoder` and `backend`, as typed on the command line: `"decoder=beam", "decoder.lexicon=words.txt"`.
+        trust: whether its config may name classes of other packages, which are then run.
+        tracking_uri: see `find_model`.
+        experiment: see `find_model`.
+
+    Raises:
+        UserError: there is no such model, it cannot be used, or an override does not fit.
+    """
+    if wrong := [item for item in overrides if item.lstrip("+").startswith("data")]:
+        raise ConfigError([Problem(wrong[0].partition("=")[0], "is of no use here", "speechtrain.evaluate takes data=...")])
+    weights = find_model(name, tracking_uri=tracking_uri, experiment=experiment)
+    stored, _ = config_of(weights, trust=trust)
+    return Recognizer.load(weights, trust=trust, cfg=overlaid(stored, overrides))
+
+
+def load_for(cfg: DictConfig, overrides: Sequence[str]) -> Recognizer:
+    """The model that a command's own config names; see `load`."""
+    return load(str(cfg.source), *overrides, trust=cfg.trust, tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
 
 
 def run_folder(weights: Path) -> Path | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from speechtrain.backends.base import Stream
@@ -34,7 +35,7 @@ def check_streams(recognizer: Recognizer) -> Stream:
         name = str(recognizer.cfg.model._target_).rpartition(".")[2]
         fix = "train model=lstm, or model=conformer model.chunk_frames=16, with backend=torch"
         problems.append(Problem("streaming", f"{name} hears whole utterances", fix))
-    features = recognizer.features
+    features: object = recognizer.features
     if not isinstance(features, LogMel) or features.normalize != "none" or features.top_db is not None:
         fix = "train with features.normalize=none features.top_db=null"
         problems.append(Problem("streaming", "the model's features are normalised over whole utterances", fix))
@@ -84,8 +85,9 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
         blocks: samples (N,) at the model's rate, as they come.
     """
     stream = check_streams(recognizer)
-    assert isinstance(recognizer.features, LogMel)
-    live = LiveFeatures(recognizer.features)
+    features: object = recognizer.features
+    assert isinstance(features, LogMel)
+    live = LiveFeatures(features)
     step = recognizer.frame_seconds
     pause = max(1, round(_PAUSE / step))
     kept = np.zeros((0, len(recognizer.tokenizer.vocabulary)), dtype=np.float32)
@@ -93,7 +95,7 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
     heard = busy = 0.0
     late: list[float] = []
 
-    def follow(log_probs: np.ndarray, took: float) -> Iterator[Transcription]:
+    def follow(log_probs: npt.NDArray[np.float32], took: float) -> Iterator[Transcription]:
         nonlocal kept, done
         before = done + len(kept)
         kept = np.concatenate([kept, log_probs])

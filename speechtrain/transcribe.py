@@ -26,7 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from speechtrain.command import run_command
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, UserError
-from speechtrain.overlay import arguments_of, overlaid
+from speechtrain.overlay import arguments_of
 
 if TYPE_CHECKING:
     from speechtrain.data.corpus import Audio
@@ -38,22 +38,6 @@ log = logging.getLogger(__name__)
 _AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".m4a", ".sph")
 _BLOCK = 10.0  # s that are read at once
 _ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
-
-
-def open_model(cfg: DictConfig, overrides: Sequence[str]) -> Recognizer:
-    """The model that `from=` names, with what is changed of its config.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    from speechtrain.recognizer import Recognizer, config_of
-    from speechtrain.source import find_model
-
-    weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
-    stored, _ = config_of(weights, trust=cfg.trust)
-    if wrong := [item for item in overrides if item.lstrip("+").startswith("data")]:
-        raise ConfigError([Problem(wrong[0].partition("=")[0], "is of no use here", "name files; speechtrain.evaluate takes data=...")])
-    return Recognizer.load(weights, trust=cfg.trust, cfg=overlaid(stored, overrides))
 
 
 def files_of(names: Sequence[str]) -> list[Path | None]:
@@ -113,7 +97,13 @@ def as_json(name: str, texts: Iterable[Transcription]) -> Iterator[str]:
     pieces: list[Mapping[str, Any]] = []
     for each in found:
         start, end = (each.words[0].start, each.words[-1].end) if each.words else (None, None)
-        piece = {"text": each.text, "start": start, "end": end, "confidence": each.confidence, "words": [_rounded(asdict(w)) for w in each.words]}
+        piece = {
+            "text": each.text,
+            "start": start,
+            "end": end,
+            "confidence": each.confidence,
+            "words": [_rounded(asdict(w)) for w in each.words],
+        }
         if each.alternatives:
             piece["alternatives"] = [{"text": text, "score": score} for text, score in each.alternatives]
         pieces.append(_rounded(piece))
@@ -167,9 +157,10 @@ def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
         UserError: nothing can be transcribed at all.
     """
     from speechtrain.longform import Recording
+    from speechtrain.source import load_for
 
     files = files_of([str(name) for name in cfg.files])
-    recognizer = open_model(cfg, overrides)
+    recognizer = load_for(cfg, overrides)
     if cfg.streaming:
         from speechtrain.streaming import check_streams
 
@@ -179,7 +170,9 @@ def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
         for path in files:
             name = str(path) if path is not None else "-"
             try:
-                recording = Recording(path if path is not None else sys.stdin.buffer, recognizer.sample_rate, cfg.raw_rate if path is None else None)
+                recording = Recording(
+                    path if path is not None else sys.stdin.buffer, recognizer.sample_rate, cfg.raw_rate if path is None else None
+                )
                 blocks = progress.of(name, recording, cfg.chunk if cfg.streaming else _BLOCK)
                 write = FORMATS[cfg.format](name, texts_of(recognizer, blocks, cfg))
                 if cfg.out is None:

@@ -267,6 +267,20 @@ def save_bad_batch(batch: Batch, folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """A part of a model, for people.
+
+    Attributes:
+        kind: its class.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    megabytes: float
+
+
+@dataclass(frozen=True)
 class Conversion:
     """What a conversion needs to know.
 
@@ -310,6 +324,14 @@ class Backend(ABC):
     @abstractmethod
     def describe(self, model: Model) -> ModelInfo:
         """Size, subsampling and context of a model."""
+
+    def layers(self, model: Model) -> Sequence[Layer]:  # noqa: ARG002
+        """The parts of a model in order."""
+        return ()
+
+    def multiply_adds(self, model: Model, batch: Batch) -> int | None:  # noqa: ARG002
+        """Of a pass over a batch; None: not known."""
+        return None
 
     @abstractmethod
     def output_lengths(self, model: Model, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

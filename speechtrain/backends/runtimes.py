@@ -26,7 +26,9 @@ def open_exported(kind: str, path: Path) -> Runner:
     try:
         run = _OPEN[kind](path)
     except ImportError as error:
-        raise UserError(f"{path}: cannot be tried, for {error.name} is not installed\n    -> pip install 'speechtrain[onnx,litert]'") from error
+        raise UserError(
+            f"{path}: cannot be tried, for {error.name} is not installed\n    -> pip install 'speechtrain[onnx,litert]'"
+        ) from error
     except Exception as error:
         raise _failed(kind, error) from error
 

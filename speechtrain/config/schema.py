@@ -7,6 +7,7 @@ or a wrong type while composing. Ranges, and rules between the keys of one node 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,7 @@ from speechtrain.config.schemas.data import (
     YesNo,
 )
 from speechtrain.config.schemas.models import Conformer, Crdnn, EBranchformer, FastConformer, Lstm, Mlp, QuartzNet, Tdnn, Zipformer
-from speechtrain.config.schemas.node import Node, choice, number
+from speechtrain.config.schemas.node import Node, Rule, choice, number
 from speechtrain.config.schemas.optimisation import AdamLike, Exponential, Plateau, RmsProp, Schedule, Sgd, Step, WarmupCosine
 from speechtrain.config.schemas.sound import Augment, Bpe, Char, Label, LogMel, Phonemes, StoredFeatures, TokenList, Words
 from speechtrain.config.schemas.sweeps import OptunaSweeper, PoolLauncher, SshLauncher
@@ -67,6 +68,20 @@ class Report(Node):
     bootstrap: int = number(ge=1)
 
 
+FORMATS = ("torchscript", "pt2", "onnx", "keras", "tflite", "tflite_int8", "archive")
+
+
+@dataclass
+class Exports(Node):
+    on_train_end: list[str] = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        for name in node.on_train_end:
+            if name not in FORMATS:
+                yield "on_train_end", f"there is no format '{name}'", f"choose of {', '.join(FORMATS)}"
+
+
 @dataclass
 class Config(Node):
     """The root. Groups are typed by the schema of the chosen option, so their fields here stay open."""
@@ -93,6 +108,7 @@ class Config(Node):
     objective: Objective = field(default_factory=Objective)
     samples: int = number(ge=0)
     report: Report = field(default_factory=Report)
+    export: Exports = field(default_factory=Exports)
     output_dir: str = MISSING
 
 

@@ -174,7 +174,9 @@ def _limits(cfg: DictConfig) -> Limits:
     return Limits(cfg.data.batch_seconds, cfg.data.batch_size, cfg.data.num_buckets, cfg.data.num_workers)
 
 
-def _read_corpus(cfg: DictConfig, *, threads: int, reuse: bool, only: str | None = None) -> tuple[Corpus, SpectrumCache, Features, list[Skip]]:
+def _read_corpus(
+    cfg: DictConfig, *, threads: int, reuse: bool, only: str | None = None
+) -> tuple[Corpus, SpectrumCache, Features, list[Skip]]:
     parts = OmegaConf.create({"data": cfg.data, "features": cfg.features})
     parts.data.fold = None  # every fold is made of the same corpus
     key = OmegaConf.to_yaml(parts, resolve=True)

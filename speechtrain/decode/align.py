@@ -110,4 +110,3 @@ def words_of(spans: Sequence[Span], tokenizer: Tokenizer, frame_seconds: float, 
 
 def _span(log_probs: npt.NDArray[np.float32], label: int, start: int, end: int) -> Span:
     return Span(label, int(start), int(end), math.exp(float(log_probs[start:end, label].max())))
-

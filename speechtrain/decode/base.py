@@ -23,7 +23,7 @@ class Hypothesis:
 
     Attributes:
         labels: without blanks.
-        score: natural logarithm of what it is ranked by: the probability of the labels, times that of the language model to its weight, and so on.
+        score: natural logarithm of what it is ranked by: the probability of the labels, that of the language model to its weight, ...
     """
 
     labels: tuple[int, ...]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from speechtrain.decode.base import Hypothesis
 from speechtrain.decode.greedy import GreedyDecoder
@@ -33,6 +32,8 @@ except ImportError:
 
 log = logging.getLogger(__name__)
 
+_NEVER = -1e4  # a log-probability that no path takes
+_RANKED = 8  # times as many as are asked for are ranked by all their alignments
 SPACE = "<space>"
 """How a language model over characters writes the one between words."""
 _WORD_BEGIN = "▁"  # of sentencepiece
@@ -75,12 +76,17 @@ class BeamDecoder:
         hot_word_score: float = 5.0,
     ) -> None:
         if flashlight is None:
-            raise ConfigError([Problem("decoder", "beam search needs flashlight-text, which is not installed", "pip install flashlight-text")])
+            raise ConfigError(
+                [Problem("decoder", "beam search needs flashlight-text, which is not installed", "pip install flashlight-text")]
+            )
         if hot_words and (unknown := {word: tokenizer.unknown(word) for word in hot_words if tokenizer.unknown(word)}):
-            problems = [f"'{word}' needs {', '.join(map(repr, found))}, which the model has no token for" for word, found in unknown.items()]
+            problems = [
+                f"'{word}' needs {', '.join(map(repr, found))}, which the model has no token for" for word, found in unknown.items()
+            ]
             raise ConfigError([Problem("decoder.hot_words", problem, "spell it with tokens of the model") for problem in problems])
         self.tokenizer = tokenizer
         self._greedy = GreedyDecoder()
+        self._end: npt.NDArray[np.float32] | None = None
         self._plain = lexicon is None and lm is None and not hot_words
         size = len(tokenizer.vocabulary)
         space = tokenizer.vocabulary.index(" ") if " " in tokenizer.vocabulary else -1
@@ -101,17 +107,22 @@ class BeamDecoder:
                 alone = scorer.score(begin, index)[1]
                 for spelling in spellings[word]:
                     trie.insert(spelling, index, alone)
+                    if space > 0:  # with a space behind it there is room for a last label that is said in several frames
+                        trie.insert([*spelling, space], index, alone)
+            if space > 0:
+                self._end = np.full((1, size), _NEVER, dtype=np.float32)  # and so that the last word has one, a frame that says it
+                self._end[0, space] = 0.0
             trie.smear(flashlight.SmearingMode.MAX)
-            options = flashlight.LexiconDecoderOptions(*limits, 1.0, 0.0, -math.inf, 0.0, True, ctc)  # noqa: FBT003
-            self._search = flashlight.LexiconDecoder(options, trie, scorer, space, 0, -1, [], False)  # noqa: FBT003
+            options = flashlight.LexiconDecoderOptions(*limits, 1.0, 0.0, -math.inf, 0.0, True, ctc)
+            self._search = flashlight.LexiconDecoder(options, trie, scorer, space, 0, -1, [], False)
         else:
-            names = [SPACE if token == " " else token for token in tokenizer.vocabulary]
+            names = names_of(tokenizer)
             _check_known(model, names[1:], lm)
             trees = _tree([tokenizer.encode(word) for word in hot_words])
             starts = {label for label, token in enumerate(tokenizer.vocabulary) if token.startswith(_WORD_BEGIN)}
             plain = flashlight.ZeroLM()
             scorer = plain if self._plain else _Tokens(names, model, lm_weight, trees, hot_word_score, space, starts)
-            options = flashlight.LexiconFreeDecoderOptions(*limits, 1.0, 0.0, True, ctc)  # noqa: FBT003
+            options = flashlight.LexiconFreeDecoderOptions(*limits, 1.0, 0.0, True, ctc)
             self._search = flashlight.LexiconFreeDecoder(options, scorer, -1, 0, [])  # with a silence it wants texts to end in it
         self._scorer = scorer  # flashlight holds no reference to it
 
@@ -128,17 +139,19 @@ class BeamDecoder:
         frames = np.ascontiguousarray(log_probs, dtype=np.float32)
         if not len(frames):
             return [Hypothesis((), 0.0)]
-        results = self._search.decode(frames.ctypes.data, *frames.shape)
-        ranked: dict[tuple[int, ...], float] = {}
-        for result in results:
-            labels = self._labels(result)
-            ranked[labels] = max(result.score, ranked.get(labels, -math.inf))
+        searched = frames if self._end is None else np.concatenate([frames, self._end])
+        results = self._search.decode(searched.ctypes.data, *searched.shape)
+        found: dict[tuple[int, ...], float] = {}  # the score of the language model and of words
+        for result in results[: _RANKED * count]:
+            found.setdefault(self._labels(result), result.lmScore)
         if self._plain:
             (greedy,) = self._greedy(frames[None], np.array([len(frames)]))
-            first = [*sorted(ranked, key=lambda labels: -ranked[labels])[: max(count, 8)], tuple(greedy)]
-            ranked = dict(zip(first, total_log_probs(frames, first), strict=True))
-        order = sorted(ranked.items(), key=lambda item: -item[1])
-        return [Hypothesis(labels, score) for labels, score in order[:count]]
+            found.setdefault(tuple(greedy), 0.0)
+        # a beam has followed some of the alignments, and in a lexicon none that says a word's last label in several frames
+        labels = list(found)
+        totals = [total + found[each] for each, total in zip(labels, total_log_probs(frames, labels), strict=True)]
+        order = sorted(zip(totals, labels, strict=True), key=lambda item: -item[0])
+        return [Hypothesis(each, total) for total, each in order[:count] if total > -math.inf] or [Hypothesis((), -math.inf)]
 
     def _labels(self, result: Any) -> tuple[int, ...]:
         if isinstance(self._scorer, _Words):
@@ -150,6 +163,11 @@ class BeamDecoder:
         return tuple(tokens[first & (tokens > 0)].tolist())
 
 
+def names_of(tokenizer: Tokenizer) -> list[str]:
+    """How a language model over tokens writes each label."""
+    return [SPACE if each == " " else each for each in tokenizer.vocabulary]
+
+
 def total_log_probs(log_probs: npt.NDArray[np.float32], labels: Sequence[Sequence[int]]) -> list[float]:
     """Of each sequence of labels: the probability of all its alignments with log_probs (T', V)."""
     lengths = torch.tensor([len(each) for each in labels])
@@ -157,7 +175,7 @@ def total_log_probs(log_probs: npt.NDArray[np.float32], labels: Sequence[Sequenc
     for row, each in enumerate(labels):
         targets[row, : len(each)] = torch.tensor(list(each), dtype=torch.long)
     repeated = torch.from_numpy(np.ascontiguousarray(log_probs)).double()[:, None].expand(-1, len(labels), -1)
-    losses = F.ctc_loss(repeated, targets, torch.full((len(labels),), len(log_probs)), lengths, reduction="none")
+    losses = torch.nn.functional.ctc_loss(repeated, targets, torch.full((len(labels),), len(log_probs)), lengths, reduction="none")
     return (-losses).tolist()
 
 
@@ -234,7 +252,7 @@ class _Words(_Base):  # type: ignore[misc]
         self._bonus = {index: word_score + hot.get(index, 0.0) for index in range(len(words))}
         self._known: dict[Any, Gram] = {}
 
-    def start(self, start_with_nothing: bool) -> Any:  # noqa: ARG002, FBT001
+    def start(self, start_with_nothing: bool) -> Any:  # noqa: ARG002
         state = flashlight.LMState()
         self._known = {state: (BEGIN,)}
         return state
@@ -279,7 +297,7 @@ class _Tokens(_Base):  # type: ignore[misc]
         self._starts = starts
         self._known: dict[Any, tuple[Gram, Any, float]] = {}
 
-    def start(self, start_with_nothing: bool) -> Any:  # noqa: ARG002, FBT001
+    def start(self, start_with_nothing: bool) -> Any:  # noqa: ARG002
         state = flashlight.LMState()
         self._known = {state: ((BEGIN,), self._hot, 0.0)}  # history, place in the tree of hot words, score given for it
         return state

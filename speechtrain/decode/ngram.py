@@ -134,11 +134,10 @@ class NGram:
         """
         probabilities: dict[Gram, float] = {}
         backoffs: dict[Gram, float] = {}
-        size = order = 0
-        number = 0
+        size = order = line_number = 0
         try:
             with _opened(path) as file:
-                for number, line in enumerate(file, start=1):
+                for line_number, line in enumerate(file, start=1):  # noqa: B007 # for the message
                     text = line.strip()
                     if text.startswith("\\"):
                         size = int(text[1:].partition("-")[0]) if text.endswith("-grams:") else 0
@@ -156,7 +155,7 @@ class NGram:
         except (OSError, EOFError) as error:
             raise DataError(f"{path}: cannot be read ({error})\n    -> give an ARPA file; python -m speechtrain.lm makes one") from None
         except (ValueError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}:{number}: is no line of an ARPA file ({error})\n    -> give an ARPA file") from None
+            raise DataError(f"{path}:{line_number}: is no line of an ARPA file ({error})\n    -> give an ARPA file") from None
         if not order:
             raise DataError(f"{path}: holds no n-grams\n    -> give an ARPA file; python -m speechtrain.lm makes one")
         if (UNKNOWN,) not in probabilities:
@@ -168,7 +167,7 @@ class _KenLM:
     """A file that KenLM's own module reads."""
 
     def __init__(self, path: Path) -> None:
-        import kenlm  # type: ignore[import-not-found]
+        import kenlm
 
         self._model = kenlm.Model(str(path))
         self._new = kenlm.State

@@ -39,11 +39,10 @@ def search_in_process(
         study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
         for _ in range(n_trials):
             trial = study.ask()
-            point: dict[str, Scalar] = {}
+            values: dict[str, Scalar] = {}
             for parameter in space.all_parameters():
-                value = trial._suggest(parameter.name, distribution(parameter.domain))
-                point[parameter.name] = value
-            settings = space.overrides(point)
+                values[parameter.name] = trial._suggest(parameter.name, distribution(parameter.domain))
+            settings = space.overrides(values)
             found.append((value_of(settings), settings))
             study.tell(trial, found[-1][0])
     value, settings = min(found, key=lambda item: sign * item[0])

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from hydra.utils import instantiate
 
-from speechtrain.backends.base import Backend, Callback, Conversion, ModelInfo, Plan, TrainResult, default_threads
+from speechtrain.backends.base import Backend, Callback, Conversion, Layer, ModelInfo, Plan, TrainResult, default_threads
 from speechtrain.backends.keras import engine as engines
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem
@@ -99,6 +99,18 @@ class KerasBackend(Backend):
         encoder = model.encoder
         parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
         return ModelInfo(parameters, encoder.subsampling, getattr(encoder, "receptive_field", None), getattr(encoder, "causal", False))
+
+    def layers(self, model: SpeechModel) -> list[Layer]:
+        """The parts of the encoder and the head; see `Backend.layers`."""
+        found = []
+        for layer in [*model.encoder._flatten_layers(include_self=False, recursive=False), model.head]:
+            if count := layer.count_params():
+                size = sum(
+                    int(np.prod(weight.shape)) * np.dtype(self._keras.backend.standardize_dtype(weight.dtype)).itemsize
+                    for weight in layer.weights
+                )
+                found.append(Layer(layer.name, type(layer).__name__, count, size / 1e6))
+        return found
 
     def output_lengths(self, model: SpeechModel, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Encoder frames (B,) of input frames (B,)."""

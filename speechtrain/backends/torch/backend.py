@@ -20,8 +20,9 @@ from hydra.utils import instantiate
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch.utils.flop_counter import FlopCounterMode
 
-from speechtrain.backends.base import Backend, Callback, Conversion, ModelInfo, OutOfMemoryError, Plan, TrainResult, default_threads
+from speechtrain.backends.base import Backend, Callback, Conversion, Layer, ModelInfo, OutOfMemoryError, Plan, TrainResult, default_threads
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
 from speechtrain.backends.torch.module import LAST, Feed, ModelStream, SpeechModel, TrainingModule, to_outputs
@@ -69,6 +70,28 @@ class TorchBackend(Backend):
         encoder = model.encoder
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         return ModelInfo(parameters, encoder.subsampling, getattr(encoder, "receptive_field", None), getattr(encoder, "causal", False))
+
+    def layers(self, model: SpeechModel) -> list[Layer]:
+        """The parts of the encoder, layers that stand in a row one by one, and the head."""
+        parts: list[tuple[str, torch.nn.Module]] = []
+        for name, module in model.encoder.named_children():
+            inner = list(module.named_children()) if isinstance(module, torch.nn.ModuleList) else []
+            parts += [(f"{name}.{number}", layer) for number, layer in inner] or [(name, module)]
+        found = []
+        for name, module in [*parts, ("head", model.head)]:
+            weights = list(module.parameters())
+            size = sum(weight.numel() * weight.element_size() for weight in [*weights, *module.buffers()]) / 1e6
+            found.append(Layer(name, type(module).__name__, sum(weight.numel() for weight in weights), size))
+        return found
+
+    def multiply_adds(self, model: SpeechModel, batch: Batch) -> int:
+        """Of matrix products and convolutions; see `Backend.multiply_adds`."""
+        features, lengths = torch.from_numpy(batch.features), torch.from_numpy(batch.feature_lengths)
+        where = model.head.weight.device
+        counter = FlopCounterMode(display=False)
+        with torch.inference_mode(), counter:
+            model.eval()(features.to(where), lengths.to(where))
+        return int(counter.get_total_flops() // 2)
 
     def output_lengths(self, model: SpeechModel, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Encoder frames (B,) of input frames (B,)."""
@@ -180,7 +203,7 @@ class TorchBackend(Backend):
         if not hasattr(model.encoder, "stream") or model.spec.pool is not None or model.spec.per_input_frame:
             return None
         try:
-            return ModelStream(model, model.encoder.stream())
+            return ModelStream(model, model.encoder.stream())  # type: ignore[operator]
         except ValueError:
             return None
 
