@@ -11,8 +11,8 @@ from rich.markup import escape
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
 """Tables in a file or a pipe are not folded to 80 columns."""
-console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=_WIDTH)
-errors = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=_WIDTH)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 RATES = ("wer", "cer", "per", "exact", "accuracy", "precision", "recall", "f1")
 

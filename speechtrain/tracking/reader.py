@@ -152,7 +152,12 @@ class Reader:
         try:
             if uri.startswith("runs:/"):
                 run_id, _, name = uri.removeprefix("runs:/").partition("/")
-                return Path(self._client.download_artifacts(run_id, name, str(folder)))
+                run = self._client.get_run(run_id)
+                models = self._client.search_logged_models([run.info.experiment_id], f"source_run_id = '{_quoted(run_id)}'")
+                found = [model for model in models if model.name == name]
+                if not found:
+                    return Path(self._client.download_artifacts(run_id, name, str(folder)))
+                uri = f"models:/{found[0].model_id}"
             mlflow.set_tracking_uri(self.uri)
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
         except (MlflowException, OSError) as error:

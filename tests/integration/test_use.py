@@ -1,0 +1,564 @@
+"""From a trained run to something used: evaluate, transcribe, align, export, serve, from Python."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import REPOSITORY, TINY
+from rapidfuzz.distance import Levenshtein
+
+import speechtrain
+from speechtrain.errors import ConfigError, DataError, UserError
+from speechtrain.recognizer import Recognizer
+
+SETTINGS = [*TINY, "model=tdnn", "model.channels=48", "augment=none", "data.train_size=80", "data.batch_size=8", "trainer.epochs=12"]
+Use = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that knows the letters of the synthetic corpus."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "speechtrain", *SETTINGS, "tracking=[mlflow]", f"hydra.run.dir={folder}"],
+        cwd=folder.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spoken(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Recordings of the test split, and their texts."""
+    from speechtrain.config.compose import compose
+    from speechtrain.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("spoken")
+    data = prepare(compose(SETTINGS), threads=1)
+    texts = {}
+    for cut in data.corpus.splits["test"]:
+        path = folder / f"{cut.id}.wav"
+        soundfile.write(path, data.corpus.read(cut, 8000), 8000)
+        texts[str(path)] = cut.text
+    return texts
+
+
+@pytest.fixture
+def use(tmp_path: Path) -> Use:
+    """Run `python -m speechtrain.COMMAND ...` in an empty folder."""
+
+    def run(command: str, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", f"speechtrain.{command}", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=300,
+        )
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+def here(module: str, *arguments: str) -> int:
+    """The same in this process, which has imported everything."""
+    import importlib
+
+    code: int = importlib.import_module(f"speechtrain.{module}").run(list(arguments))
+    return code
+
+
+# evaluate
+
+
+def test_an_evaluation_finds_what_the_run_found_and_writes_it(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = json.loads((trained / "run.json").read_text())["metrics"]
+    assert here("evaluate", f"from={trained}") == 0
+    folder = trained / "evaluation-test"
+    found = json.loads((folder / "evaluation.json").read_text())
+    greedy = found["decoders"]["greedy"]
+    assert greedy["metrics"]["cer"] == pytest.approx(metrics["test/cer"])
+    assert greedy["metrics"]["loss"] == pytest.approx(metrics["test/loss"], rel=1e-4)
+    assert greedy["words"] == found["utterances"] == 8
+    lines = [line.split("\t") for line in (folder / "predictions.tsv").read_text().splitlines()]
+    wrong = sum(reference != hypothesis for reference, hypothesis, _ in lines)
+    assert greedy["substitutions"] + greedy["insertions"] + greedy["deletions"] == wrong
+    assert (folder / "error_report.html").is_file()
+    assert "greedy" in capsys.readouterr().out
+
+
+def test_several_decoders_are_counted_in_one_pass(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("abc\nhead\nbad\n")
+    words = ["decoder=[greedy,beam]", f"decoder.lexicon={tmp_path}/words.txt", "nbest=2", "report=false", "out=there", "split=val"]
+    with pytest.raises(ConfigError, match="the greedy decoder has one answer"):
+        here("evaluate", f"from={trained}", *words)
+    words[0] = "decoder=beam"
+    assert here("evaluate", f"from={trained}", *words) == 0
+    found = json.loads((tmp_path / "there/evaluation.json").read_text())
+    assert set(found["decoders"]) == {"beam"}
+    said = {line.split("\t")[1] for line in (tmp_path / "there/predictions.tsv").read_text().splitlines()}
+    assert all(re.fullmatch("(abc|head|bad)*", text) for text in said)  # the tokenizer of these letters has no space
+    both = ["decoder=[greedy,beam]", f"decoder.lexicon={tmp_path}/words.txt", "report=false", "out=both"]
+    assert here("evaluate", f"from={trained}", *both) == 0
+    assert set(json.loads((tmp_path / "both/evaluation.json").read_text())["decoders"]) == {"greedy", "beam"}
+    assert (tmp_path / "both/predictions-beam.tsv").is_file()
+
+
+def test_settings_of_the_decoder_are_searched(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert here("evaluate", "-m", f"from={trained}", "decoder=beam", "decoder.beam_size=1,4", "decoder.beam_threshold=5,10") == 0
+    out = capsys.readouterr().out
+    assert len(re.findall(r"^wer +\d", out, re.MULTILINE)) == 4
+    assert "best on val: wer" in out
+    command = out.split("on test: python -m speechtrain.evaluate ")[1].split()
+    assert here("evaluate", *command, "report=false", "out=best") == 0
+    assert here("evaluate", "-m", f"from={trained}", "decoder=beam", "decoder.beam_threshold=interval(1,9)", "n_trials=3") == 0
+    with pytest.raises(ConfigError, match="n_trials: must be said"):
+        here("evaluate", "-m", f"from={trained}", "decoder=beam", "decoder.beam_threshold=interval(1,9)")
+    with pytest.raises(ConfigError, match="there is nothing to search"):
+        here("evaluate", "-m", f"from={trained}", "decoder=beam")
+
+
+def manifest(folder: Path, spoken: dict[str, str], change: Callable[[str], str] = str) -> Path:
+    lines = [
+        json.dumps({"audio_filepath": path, "duration": soundfile.info(path).duration, "text": change(text)})
+        for path, text in spoken.items()
+    ]
+    folder.mkdir(exist_ok=True)
+    for path in spoken:
+        (folder / Path(path).name).write_bytes(Path(path).read_bytes())
+    text = "\n".join(lines).replace(str(Path(next(iter(spoken))).parent) + "/", "")
+    (folder / "all.jsonl").write_text(text + "\n")
+    return folder
+
+
+def test_other_data_are_evaluated_and_texts_that_the_model_cannot_say_are_refused(
+    trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = [f"data.root={manifest(tmp_path / 'mine', spoken)}", "data=manifest", "data.train=all.jsonl", "split=train"]
+    assert here("evaluate", f"from={trained}", *data, "report=false", "out=one") == 0
+    found = json.loads((tmp_path / "one/evaluation.json").read_text())
+    assert found["decoders"]["greedy"]["metrics"]["cer"] < 0.2
+    manifest(tmp_path / "mine", spoken, lambda text: text.upper() + "!")
+    with pytest.raises(DataError, match="the model has no token for") as error:
+        here("evaluate", f"from={trained}", *data, "report=false", "out=two")
+    assert "'!' (8x, first in" in str(error.value)
+    assert "data.normalize" in str(error.value)
+    assert not (tmp_path / "two").exists()
+    fixed = "data.normalize=[nfc,lowercase,punctuation]"
+    assert here("evaluate", f"from={trained}", *data, fixed, "report=false", "out=three") == 0
+    assert json.loads((tmp_path / "three/evaluation.json").read_text())["decoders"].keys() == {"greedy"}
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["from=nosuch"], "from: no run 'nosuch'"),
+        (["from=none.ckpt"], "from: there is no file none.ckpt"),
+        (["spilt=val"], "did you mean 'split'"),
+        (["from=RUN", "decoder=bem"], "did you mean 'beam'"),
+        (["from=RUN", "decoder=beam", "decoder.lexicn=a"], "did you mean 'decoder.lexicon'"),
+        (["from=RUN", "decoder=beam", "decoder.lexicon=none.txt"], "none.txt: cannot be read"),
+        (["from=RUN", "decoder=beam", "decoder.lm=none.arpa"], "none.arpa: there is no such language model"),
+        (["from=RUN", "data.rot=/x"], "data.rot"),
+        (["from=RUN", "data.test_size=0"], "data"),
+        (["RUN"], "write key=value"),
+    ],
+)
+def test_a_mistake_is_told_without_a_trace(words: list[str], told: str, trained: Path) -> None:
+    with pytest.raises(UserError) as error:
+        here("evaluate", *(word.replace("RUN", str(trained)) for word in words))
+    assert told in str(error.value)
+
+
+# transcribe
+
+
+def test_files_are_transcribed_to_the_standard_output(trained: Path, spoken: dict[str, str], use: Use) -> None:
+    path, text = next(iter(spoken.items()))
+    assert use("transcribe", f"from={trained}", path).stdout == f"{text}\n"
+    several = use("transcribe", f"from={trained}", str(Path(path).parent))
+    said = dict(line.split("\t") for line in several.stdout.splitlines())
+    assert said.keys() == spoken.keys()
+    assert sum(said[name] == text for name, text in spoken.items()) >= 7
+
+
+def test_the_standard_input_and_samples_without_a_header_are_transcribed(trained: Path, spoken: dict[str, str], use: Use) -> None:
+    path, text = next(iter(spoken.items()))
+    assert use("transcribe", f"from={trained}", "-", stdin=Path(path).read_bytes()).stdout == f"{text}\n"
+    samples, _ = soundfile.read(path, dtype="int16")
+    assert use("transcribe", f"from={trained}", "-", "raw_rate=8000", stdin=samples.tobytes()).stdout == f"{text}\n"
+
+
+def test_each_format_is_written_to_a_file_of_the_recordings_name(
+    trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, text = next(iter(spoken.items()))
+    endings = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
+    for kind, ending in endings.items():
+        assert here("transcribe", f"from={trained}", path, f"format={kind}", "out=texts") == 0
+        assert text in (tmp_path / "texts" / f"{Path(path).stem}{ending}").read_text()
+    assert sorted(each.suffix for each in (tmp_path / "texts").iterdir()) == sorted(endings.values())
+    capsys.readouterr()
+
+
+def test_a_long_recording_in_windows_has_the_text_of_its_parts(trained: Path, spoken: dict[str, str]) -> None:
+    from speechtrain.longform import transcribe_long
+
+    model = speechtrain.load(str(trained))
+    parts = [model.read(path, None) for path in spoken] * 6
+    noise = np.random.default_rng(0).normal(size=2400).astype(np.float32)
+    blocks = [np.concatenate([part, noise * part.std() / 10]) for part in parts]
+    wanted = "".join(model.transcribe(part).text for part in parts)
+    found = list(transcribe_long(model, iter(blocks), window=4.0))
+    assert len(found) > 5
+    said = "".join(piece.text for piece in found)  # the tokenizer of these letters has no space
+    assert Levenshtein.distance(said, wanted) <= 0.02 * len(wanted)
+    times = [(word.start, word.end) for piece in found for word in piece.words]
+    assert times == sorted(times)
+    assert times[-1][1] <= sum(map(len, blocks)) / 8000
+
+
+def test_other_rates_and_channels_are_heard(trained: Path, spoken: dict[str, str], tmp_path: Path) -> None:
+    import torch
+    import torchaudio
+
+    from speechtrain.longform import Recording
+
+    path, text = next(iter(spoken.items()))
+    samples, _ = soundfile.read(path, dtype="float32")
+    resampled = torchaudio.functional.resample(torch.from_numpy(samples), 8000, 44100).numpy()
+    soundfile.write(tmp_path / "cd.flac", np.stack([resampled, resampled], axis=1), 44100)
+    model = speechtrain.load(str(trained))
+    recording = Recording(tmp_path / "cd.flac", model.sample_rate)
+    heard = np.concatenate(list(recording.blocks(0.3)))
+    assert len(heard) == pytest.approx(len(samples), abs=8)
+    assert np.corrcoef(heard[: len(samples) - 8], samples[: len(heard[: len(samples) - 8])])[0, 1] > 0.95
+    assert model.transcribe(tmp_path / "cd.flac").text == text
+
+
+def test_what_cannot_be_heard_is_named_and_the_others_are_transcribed(
+    trained: Path, spoken: dict[str, str], tmp_path: Path, use: Use
+) -> None:
+    path, text = next(iter(spoken.items()))
+    (tmp_path / "bad.wav").write_text("no audio")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8000)
+    done = use("transcribe", f"from={trained}", "bad.wav", "empty.wav", path)
+    assert done.returncode == 2
+    assert done.stdout == f"{path}\t{text}\n"
+    assert "bad.wav: cannot be read as audio" in done.stderr
+    assert "empty.wav: holds no samples" in done.stderr
+    assert "2 of 3 could not be transcribed" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(ConfigError, match=r"there is no none\.wav"):
+        here("transcribe", f"from={trained}", "none.wav")
+    with pytest.raises(ConfigError, match="Tdnn hears whole utterances"):
+        here("transcribe", f"from={trained}", path, "streaming=true")
+
+
+@pytest.mark.parametrize("model", [["model=lstm"], ["model=conformer", "model.chunk_frames=8", "model.left_chunks=2"]])
+def test_a_live_signal_has_the_text_of_the_whole(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from speechtrain.streaming import LiveFeatures, check_streams
+
+    plain = ["features.normalize=none", "features.top_db=null"]
+    cfg = speechtrain.compose([*TINY, *model, *plain, "trainer.epochs=1", "data.batch_size=8"], output_dir=tmp_path / "live")
+    speechtrain.train(cfg)
+    loaded = speechtrain.load(str(tmp_path / "live"))
+    samples = np.random.default_rng(0).normal(size=24_000).astype(np.float32) * 0.1
+    whole = loaded.log_probs(samples)
+    stream, live = check_streams(loaded), LiveFeatures(loaded.features)  # type: ignore[arg-type]
+    pieces = [stream.push(live.push(samples[begin : begin + 1700])) for begin in range(0, len(samples), 1700)]
+    found = np.concatenate([*pieces, stream.push(live.finish()), stream.finish()])
+    np.testing.assert_allclose(found, whole, atol=2e-3)
+    soundfile.write("live.wav", samples, 8000)
+    assert here("transcribe", f"from={tmp_path / 'live'}", "live.wav", "streaming=true") == 0
+    capsys.readouterr()
+
+
+# align
+
+
+def test_words_are_aligned_and_written_in_each_format(
+    trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, text = next(iter(spoken.items()))
+    assert here("align", f"from={trained}", f"audio={path}", f"text={text}", "format=[textgrid,ctm,json]", "out=times") == 0
+    (found,) = (json.loads(line) for line in (tmp_path / "times/alignments.jsonl").read_text().splitlines())
+    assert [token["text"] for token in found["tokens"]] == list(text)
+    (word,) = found["words"]
+    assert word["text"] == text
+    assert 0 <= word["start"] < word["end"] <= found["duration"]
+    name, channel, start, duration, said, _ = (tmp_path / "times/words.ctm").read_text().split()
+    assert (name, channel, said) == (Path(path).stem, "1", text)
+    assert float(start) + float(duration) == pytest.approx(word["end"], abs=2e-3)
+    grid = (tmp_path / f"times/{Path(path).stem}.TextGrid").read_text()
+    edges = [float(number) for number in re.findall(r"^            xm(?:in|ax) = ([\d.]+)", grid, re.MULTILINE)]
+    tiers = re.findall(r"intervals: size = (\d+)", grid)
+    count = 2 * int(tiers[0])
+    assert edges[0] == 0
+    assert edges[1 : count - 1 : 2] == edges[2:count:2]  # each begins where the one before it ends
+    assert edges[count - 1] == pytest.approx(found["duration"], abs=1e-3)
+    assert here("align", f"from={trained}", "split=val", "format=json", "out=val") == 0
+    assert len((tmp_path / "val/alignments.jsonl").read_text().splitlines()) == 8
+    capsys.readouterr()
+
+
+def test_texts_that_do_not_belong_to_a_recording_are_refused(trained: Path, spoken: dict[str, str]) -> None:
+    path, text = next(iter(spoken.items()))
+    model = speechtrain.load(str(trained))
+    with pytest.raises(DataError, match="has 2000 tokens, and the recording"):
+        model.align(path, "ab" * 1000)
+    with pytest.raises(DataError, match="'x', which the model has no token for"):
+        model.align(path, "abx")
+    assert model.align(path, text).score > model.align(path, text[::-1] if text != text[::-1] else text + "h").score
+    with pytest.raises(ConfigError, match="audio and text go together"):
+        here("align", f"from={trained}", f"audio={path}")
+    with pytest.raises(ConfigError, match="there is no 'praat'"):
+        here("align", f"from={trained}", "format=praat")
+
+
+# export
+
+
+def test_every_format_of_torch_is_tried_in_its_own_runtime(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("export", f"from={trained}", "format=[torchscript,pt2,onnx,archive]", "out=files") == 0
+    out = capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "files").iterdir()}
+    assert {"model.ts", "model.pt2", "model.onnx", "run.zip"} <= names
+    for name in ("model.ts", "model.pt2", "model.onnx"):
+        facts = json.loads((tmp_path / f"files/{name}.json").read_text())
+        assert facts["difference"] < 1e-3
+        assert facts["vocabulary"][0] == ""
+        assert facts["features"]["sample_rate"] == 8000
+    assert re.search(r"^archive +[\d.]+ +[\d.]+", out, re.MULTILINE)
+
+
+def test_a_file_that_is_not_the_model_is_not_called_done(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from speechtrain.backends import runtimes
+
+    right = runtimes._OPEN["onnx"]
+
+    def wrong(path: Path) -> runtimes.Runner:
+        run = right(path)
+        return lambda features, lengths: (run(features, lengths)[0] + 0.1, run(features, lengths)[1])
+
+    monkeypatch.setitem(runtimes._OPEN, "onnx", wrong)
+    assert here("export", f"from={trained}", "format=onnx", "out=files") == 1
+    assert "its values are not those of the model" in capsys.readouterr().err
+    assert not (tmp_path / "files/model.onnx").exists()
+
+
+def test_a_converter_that_crashes_is_told(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from speechtrain.backends.base import Conversion
+    from speechtrain.convert import Job, convert
+
+    job = Job(next((trained / "checkpoints").glob("best-*")), None, "nonsense", tmp_path / "out/model.onnx", Conversion(80, 10), False)
+    with pytest.raises(UserError, match="nonsense: the converter failed"):
+        convert(job)
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(ConfigError, match="'tflite' is not to be had of a model of backend=torch"):
+        here("export", f"from={trained}", "format=[tflite]")
+
+
+def test_every_command_takes_an_archive(trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, text = next(iter(spoken.items()))
+    assert here("export", f"from={trained}", "out=.") == 0
+    capsys.readouterr()
+    assert here("transcribe", "from=run.zip", path) == 0
+    assert capsys.readouterr().out == f"{text}\n"
+    assert here("evaluate", "from=run.zip", "report=false") == 0
+    assert (tmp_path / "evaluation-test/evaluation.json").is_file()
+    assert here("align", "from=run.zip", f"audio={path}", f"text={text}") == 0
+    assert here("inspect", "from=run.zip") == 0
+    assert "multiply-adds" in capsys.readouterr().out
+    assert here("export", "from=run.zip", "format=onnx", "out=again") == 0
+    assert (tmp_path / "again/model.onnx").is_file()
+    assert here("lm", "from=run.zip", "units=tokens", f"text={_text(tmp_path, spoken)}", "out=c.arpa", "order=2") == 0
+    capsys.readouterr()
+
+
+def _text(folder: Path, spoken: dict[str, str]) -> Path:
+    (folder / "text.txt").write_text("".join(f"{text}\n" for text in spoken.values()))
+    return folder / "text.txt"
+
+
+def test_a_language_model_from_text_serves_the_decoder(
+    trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = _text(tmp_path, spoken)
+    assert here("lm", f"text={text}", "out=lm.arpa", "lexicon=words.txt", "order=2", f"heldout={text}") == 0
+    assert "perplexity" in capsys.readouterr().out
+    beam = ["decoder=beam", "decoder.lm=lm.arpa", "decoder.lexicon=words.txt"]
+    assert here("evaluate", f"from={trained}", *beam, "report=false", "out=e") == 0
+    assert json.loads((tmp_path / "e/evaluation.json").read_text())["decoders"]["beam"]["metrics"]["wer"] == 0
+    for words, told in [
+        ([], "names no file"),
+        (["text=none.txt"], "none.txt: cannot be read"),
+        ([f"text={text}", "units=tokens"], "name it: from=last"),
+        ([f"text={text}", "data.root=x"], "is no key of speechtrain.lm"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            here("lm", *words)
+    capsys.readouterr()
+
+
+def test_a_run_exports_when_it_is_done(command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    done = command(*TINY, "model=mlp", "trainer.epochs=1", "export.on_train_end=[archive]", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/exports/run.zip").is_file()
+    refused = command(*TINY, "model=mlp", "export.on_train_end=[onx]")
+    assert refused.returncode == 2
+    assert "there is no format 'onx'" in refused.stderr
+
+
+# where models come from
+
+
+def test_a_model_is_found_by_each_of_its_names(
+    trained: Path, spoken: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_id = json.loads((trained / "run.json").read_text())["mlflow_run_id"]
+    path, text = next(iter(spoken.items()))
+    uri = f"sqlite:///{trained.parent}/mlflow.db"
+    checkpoint = next((trained / "checkpoints").glob("best-*"))
+    for name in (str(trained), str(checkpoint), run_id, run_id[:7], f"runs:/{run_id}/model"):
+        assert speechtrain.load(name, tracking_uri=uri).transcribe(path).text == text
+    with pytest.raises(ConfigError, match="there is no runs:/0123/model"):
+        speechtrain.load("runs:/0123/model", tracking_uri=uri)
+    with pytest.raises(ConfigError, match="from: no run 'last'"):
+        speechtrain.load()
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ConfigError, match="neither a checkpoint nor an archive"):
+        speechtrain.load("notes.txt")
+    with pytest.raises(ConfigError, match=r"speechtrain\.evaluate takes data"):
+        speechtrain.load(str(trained), "data=digits")
+
+
+def test_a_model_that_names_foreign_classes_is_refused_unless_it_is_trusted(trained: Path, tmp_path: Path) -> None:
+    import torch
+
+    checkpoint = torch.load(next((trained / "checkpoints").glob("best-*")), weights_only=True)
+    checkpoint["extra"]["config"]["decoder"] = {"_target_": "os.system"}
+    torch.save(checkpoint, tmp_path / "evil.ckpt")
+    for call in (
+        lambda: speechtrain.load("evil.ckpt"),
+        lambda: here("evaluate", "from=evil.ckpt"),
+        lambda: here("export", "from=evil.ckpt"),
+    ):
+        with pytest.raises(ConfigError, match=r"os\.system, which is not of this package"):
+            call()
+
+
+# from Python
+
+
+def test_a_model_from_python_transcribes_aligns_and_gives_its_log_probabilities(trained: Path, spoken: dict[str, str]) -> None:
+    path, text = next(iter(spoken.items()))
+    model = speechtrain.load(str(trained), "decoder=beam", "backend.threads=1")
+    assert isinstance(model, Recognizer)
+    found = model.transcribe(path, nbest=3)
+    assert found.text == text
+    assert found.alternatives[0][0] == text
+    samples, rate = soundfile.read(path)
+    log_probs = model.log_probs(samples, rate)
+    assert log_probs.shape[1] == len(model.tokenizer.vocabulary)
+    np.testing.assert_allclose(np.exp(log_probs).sum(-1), 1, atol=1e-4)
+    assert len(log_probs) * model.frame_seconds == pytest.approx(len(samples) / rate, abs=0.05)
+    assert "".join(token.text for token in model.align(path, text).tokens) == text
+
+
+# serve
+
+
+def test_a_service_transcribes_counts_and_refuses(trained: Path, spoken: dict[str, str]) -> None:
+    from starlette.testclient import TestClient
+
+    from speechtrain.config.compose import compose_command
+    from speechtrain.serve import Service
+
+    cfg = compose_command("serve", ["max_megabytes=0.2", "max_seconds=5"])
+    with TestClient(Service(speechtrain.load(str(trained)), cfg).app()) as client:
+        for path, text in spoken.items():
+            answer = client.post("/transcribe", params={"words": "true"}, content=Path(path).read_bytes())
+            assert answer.status_code == 200
+            assert answer.json()["seconds"] == pytest.approx(soundfile.info(path).duration, abs=1e-3)
+            if answer.json()["text"] == text:
+                assert [word["text"] for word in answer.json()["words"]] == [text]
+        bad = client.post("/transcribe", content=b"no audio")
+        assert (bad.status_code, "cannot be read as audio" in bad.json()["error"]) == (400, True)
+        assert client.post("/transcribe").status_code == 400
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.zeros(8000 * 6), 8000, format="FLAC")
+        long = client.post("/transcribe", content=buffer.getvalue())
+        assert (long.status_code, "lasts 6 s; 5 s are allowed" in long.json()["error"]) == (400, True)
+        assert client.post("/transcribe", content=b"0" * 300_000).status_code == 413
+        assert client.post("/transcribe", content=iter([b"0" * 150_000] * 2)).status_code == 413
+        assert client.get("/transcribe").status_code == 405
+        health = client.get("/health").json()
+        assert (health["status"], health["sample_rate"], health["waiting"]) == ("ok", 8000, 0)
+        metrics = client.get("/metrics").text
+        assert 'speechtrain_requests_total{status="200"} 8.0' in metrics
+        assert 'speechtrain_requests_total{status="400"} 3.0' in metrics
+        assert "speechtrain_latency_seconds_bucket" in metrics
+
+
+def test_requests_that_wait_together_are_computed_together_and_too_many_are_sent_away(trained: Path, spoken: dict[str, str]) -> None:
+    import asyncio
+
+    import httpx
+
+    from speechtrain.config.compose import compose_command
+    from speechtrain.serve import Service
+
+    content = [Path(path).read_bytes() for path in spoken]
+
+    async def ask() -> tuple[list[httpx.Response], str]:
+        service = Service(speechtrain.load(str(trained)), compose_command("serve", ["queue=20"]))
+        transport = httpx.ASGITransport(service.app())
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            asking = [asyncio.create_task(client.post("/transcribe", content=content[n % 8])) for n in range(30)]
+            while service._queue.qsize() < 20:
+                await asyncio.sleep(0.01)
+            worker = asyncio.create_task(service.work())
+            answers = await asyncio.gather(*asking)
+            metrics = (await client.get("/metrics")).text
+            worker.cancel()
+        return answers, metrics
+
+    answers, metrics = asyncio.run(ask())
+    states = [answer.status_code for answer in answers]
+    assert states.count(200) >= 20
+    assert set(states) <= {200, 503}
+    texts = [answer.json()["text"] == list(spoken.values())[n % 8] for n, answer in enumerate(answers) if answer.status_code == 200]
+    assert np.mean(texts) > 0.8
+    assert 'speechtrain_batch_size_bucket{le="1.0"} 0.0' in metrics
+
+
+def test_the_notebook_runs_from_its_first_to_its_last_cell(trained: Path, spoken: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(REPOSITORY / "docs/use.ipynb", as_version=4)
+    monkeypatch.setenv("SPEECHTRAIN_MODEL", str(trained))
+    monkeypatch.setenv("SPEECHTRAIN_AUDIO", next(iter(spoken)))
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert spoken[next(iter(spoken))] in said

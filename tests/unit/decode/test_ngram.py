@@ -1,0 +1,78 @@
+"""N-gram language models: estimated, written, read."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+
+import pytest
+
+from speechtrain.decode.ngram import BEGIN, END, UNKNOWN, NGram, open_language_model, read_sentences
+from speechtrain.errors import DataError
+
+TEXT = ["the cat sat", "the cat ran", "a dog sat", "the dog ran home", "a cat ran home", "the cat sat", "dogs sat"]
+SENTENCES = [line.split() for line in TEXT]
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_probabilities_of_all_words_sum_to_one_behind_any_history(order: int) -> None:
+    model = NGram.estimate(SENTENCES, order)
+    words = {word for words in SENTENCES for word in words} | {END, UNKNOWN}
+    for history in [(BEGIN,), ("the",), ("the", "cat"), ("never", "seen"), (BEGIN, "a")]:
+        assert sum(math.exp(model.log_prob(history, word)) for word in words) == pytest.approx(1.0)
+
+
+def test_a_longer_history_makes_the_text_itself_more_probable() -> None:
+    perplexities = [NGram.estimate(SENTENCES, order).perplexity(SENTENCES) for order in (1, 2, 3)]
+    assert perplexities == sorted(perplexities, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz"])
+def test_an_arpa_file_gives_the_same_probabilities(name: str, tmp_path: Path) -> None:
+    model = NGram.estimate(SENTENCES, 3)
+    model.write(tmp_path / "lm.arpa")
+    if name.endswith(".gz"):
+        (tmp_path / name).write_bytes(gzip.compress((tmp_path / "lm.arpa").read_bytes()))
+    again = open_language_model(tmp_path / name)
+    for history in [(BEGIN,), ("the", "cat"), ("x", "dog")]:
+        for word in ("sat", "home", END, "unheard"):
+            assert again.log_prob(history, word) == pytest.approx(model.log_prob(history, word), abs=1e-5)
+    assert "cat" in again
+    assert "unheard" not in again
+
+
+def test_kenlm_reads_the_file_and_finds_the_same(tmp_path: Path) -> None:
+    kenlm = pytest.importorskip("kenlm")
+    model = NGram.estimate(SENTENCES, 3)
+    model.write(tmp_path / "lm.arpa")
+    theirs = kenlm.Model(str(tmp_path / "lm.arpa"))
+    for line in ["the cat sat", "a dog ran home", "dogs cat unheard"]:
+        history, total = (BEGIN,), 0.0
+        for word in (*line.split(), END):
+            total += model.log_prob(history, word)
+            history = (*history, word)
+        assert theirs.score(line) * math.log(10) == pytest.approx(total, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "holds no n-grams"),
+        ("\\data\\\nngram 1=1\n\n\\1-grams:\nminus a\n\\end\\\n", ":5: is no line of an ARPA file"),
+        ("\\data\\\n\n\\2-grams:\n-1.0 a\n\\end\\\n", ":4: is no line of an ARPA file"),
+    ],
+)
+def test_a_file_that_is_no_arpa_file_is_named_with_its_line(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "lm.arpa").write_text(content)
+    with pytest.raises(DataError, match=told):
+        NGram.read(tmp_path / "lm.arpa")
+
+
+def test_text_without_words_and_a_missing_file_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no words"):
+        NGram.estimate([[], []], 2)
+    with pytest.raises(DataError, match="no such language model"):
+        open_language_model(tmp_path / "none.arpa")
+    with pytest.raises(DataError, match="cannot be read as text"):
+        list(read_sentences(tmp_path / "none.txt"))
