@@ -256,7 +256,7 @@ class Recognizer:
         if samples is not None:
             words = between_pauses(words, samples, self.sample_rate, offset)
         confidence = float(np.mean([word.confidence for word in words])) if words else float(np.exp(log_probs.max(-1).sum()))
-        return Transcription(self.tokenizer.decode(labels), confidence, tuple(words), self._alternatives(task, log_probs, nbest))
+        return Transcription(self.tokenizer.decode(labels).strip(), confidence, tuple(words), self._alternatives(task, log_probs, nbest))
 
     def _alternatives(self, task: Ctc, log_probs: npt.NDArray[np.float32], nbest: int) -> tuple[tuple[str, float], ...]:
         if not nbest:
