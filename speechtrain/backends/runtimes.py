@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,7 @@ def _onnx(path: Path) -> Runner:
 
 
 def _keras(path: Path) -> Runner:
-    import keras
-
+    keras: Any = importlib.import_module("keras")  # not by an import statement, for this is read where Keras may be missing
     model = keras.saving.load_model(path, compile=False)
 
     def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
