@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
 from speechtrain.console import console, errors
-from speechtrain.errors import UserError
+from speechtrain.errors import RunError, UserError
 
 
 def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None:
@@ -17,6 +18,12 @@ def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None
         return
     try:
         sys.exit(call(arguments))
-    except UserError as error:
+    except (UserError, RunError) as error:
         errors.print(str(error), style="red", markup=False)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("interrupted", style="yellow")
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Job:
     Attributes:
         weights: checkpoint or archive.
         cfg: resolved config, to build the model with.
+        target_size: C of the signals that a model of signals gives.
     """
 
     weights: Path
@@ -33,6 +34,7 @@ class Job:
     path: Path
     options: Conversion
     trust: bool
+    target_size: int = 0
 
 
 def convert(job: Job) -> None:
@@ -45,7 +47,7 @@ def convert(job: Job) -> None:
     with tempfile.TemporaryDirectory(dir=job.path.parent, prefix=".export-") as folder:
         target = Path(folder) / job.path.name
         given = Path(folder) / "job"
-        given.write_bytes(pickle.dumps(Job(job.weights, job.cfg, job.kind, target, job.options, job.trust)))
+        given.write_bytes(pickle.dumps(replace(job, path=target)))
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, "-m", "speechtrain.convert", str(given)]
         try:
@@ -63,12 +65,17 @@ def convert(job: Job) -> None:
 
 def main() -> None:
     """Do what the first argument's file says."""
+    from speechtrain.config.build import build
     from speechtrain.recognizer import Recognizer
 
     with Path(sys.argv[1]).open("rb") as file:
         job: Job = pickle.load(file)  # noqa: S301 # from our own process
     try:
-        recognizer = Recognizer.load(job.weights, trust=job.trust, cfg=job.cfg)
+        features = build("features", job.cfg.features)
+        if not features.hears:
+            features.size = job.options.input_size  # which it would learn from what is read
+        sizes = {"features": features, "target_size": job.target_size}
+        recognizer = Recognizer.load(job.weights, trust=job.trust, cfg=job.cfg, **sizes)
         recognizer.backend.convert(recognizer.model, job.kind, job.path, job.options)
     except (UserError, NotImplementedError) as error:
         sys.stderr.write(f"{error}\n")

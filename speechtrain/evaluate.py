@@ -228,6 +228,8 @@ def _cell(text: str) -> str:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """As a table, a line for each decoder."""
+    from speechtrain.progress import shown
+
     facts = evaluation.data.facts(evaluation.split)
     console.print(f"model       {evaluation.weights}", markup=False)
     console.print(f"data        {evaluation.split}, {int(facts['utterances']):,} utterances, {facts['hours']:.2f} h\n", markup=False)
@@ -237,7 +239,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     for name in ("", *names, *edits.values(), "audio s/s"):
         table.add_column(name, justify="right" if name else "left")
     for each in evaluation.found:
-        values = [f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %" for name, value in each.metrics.items()]
+        values = [shown(name, value) for name, value in each.metrics.items()]
         seconds = evaluation.model_seconds + each.decode_seconds
         speed = f"{3600 * facts['hours'] / max(1e-9, seconds):,.0f}"
         table.add_row(each.name, *values, *(f"{each.edits[key]:,}" for key in edits), speed)
@@ -247,6 +249,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def tune(cfg: DictConfig, arguments: Sequence[str]) -> int:
     """`-m`: search settings of the decoder for the best metric on the validation data."""
     from speechtrain.config.targets import task_directions
+    from speechtrain.progress import shown
     from speechtrain.sweep.inprocess import search_in_process
     from speechtrain.sweep.space import parse_space
 
@@ -271,11 +274,11 @@ def tune(cfg: DictConfig, arguments: Sequence[str]) -> int:
     def value_of(settings: list[str]) -> float:
         node = overlaid(start.cfg, settings).decoder
         value = scored("", settings, start.with_decoder(node), base.passes).metrics[metric]
-        console.print(f"{metric} {100 * value:6.2f} %   {' '.join(settings)}", markup=False, highlight=False)
+        console.print(f"{metric} {shown(metric, value):>9}   {' '.join(settings)}", markup=False, highlight=False)
         return value
 
     best, value = search_in_process(space, value_of, direction=direction, n_trials=cfg.n_trials, seed=cfg.seed)
-    console.print(f"\nbest on {split}: {metric} {100 * value:.2f} %   {' '.join(best)}", markup=False)
+    console.print(f"\nbest on {split}: {metric} {shown(metric, value)}   {' '.join(best)}", markup=False)
     words = " ".join([f"from={cfg.source}", *fixed, *best])
     console.print(f"on test: python -m speechtrain.evaluate {words}", markup=False)
     return 0

@@ -88,7 +88,10 @@ class Export:
             with open_dict(stored):
                 stored.backend.engine = "tensorflow"  # the weights are the same on every engine
         self.settings = overlaid(stored, overrides)
-        self.recognizer = Recognizer.load(self.weights, trust=cfg.trust, cfg=self.settings)
+        self.data = self._read(cfg.split)
+        features = self.data.features if not self.data.features.hears else None
+        size = self.data.corpus.target_size
+        self.recognizer = Recognizer.load(self.weights, trust=cfg.trust, cfg=self.settings, features=features, target_size=size)
         known = [*self.recognizer.backend.formats, _ARCHIVE]
         if wrong := [kind for kind in kinds if kind not in known]:
             name = self.recognizer.backend.name
@@ -96,21 +99,25 @@ class Export:
             raise ConfigError([Problem("format", f"'{kind}' is not to be had of a model of backend={name}", fix) for kind in wrong])
         self.kinds = sorted(kinds, key=lambda kind: kind == _ARCHIVE)
         self.folder = Path(cfg.out).expanduser().absolute() if cfg.out else (self.run or Path.cwd()) / "exports"
-        self.data, self.batches = self._utterances(cfg.split, cfg.utterances)
+        self.batches = self._utterances(self.data, cfg.split, cfg.utterances)
         self.frames = cfg.frames or max(int(batch.feature_lengths.max()) for batch in self.batches)
         if cfg.frames is not None:
             self.batches = [batch for batch in self.batches if int(batch.feature_lengths.max()) <= cfg.frames] or self.batches
 
-    def _utterances(self, split: str, count: int) -> tuple[Data, list[Batch]]:
-        """One batch for each of some utterances, of many lengths."""
+    def _read(self, split: str) -> Data:
+        from speechtrain.config.build import build
         from speechtrain.data.prepare import prepare_split
 
-        data = prepare_split(self.settings, split, self.recognizer.tokenizer, threads=2)
+        tokenizer = build("tokenizer", self.settings.tokenizer, vocabulary=self.vocabulary)
+        return prepare_split(self.settings, split, tokenizer, threads=2)
+
+    def _utterances(self, data: Data, split: str, count: int) -> list[Batch]:
+        """One batch for each of some utterances, of many lengths."""
         data.target = self.recognizer.task.target
         cuts = sorted(data.corpus.splits[split], key=lambda cut: (cut.duration, cut.id))
         places = np.unique(np.linspace(0, len(cuts) - 1, min(count, len(cuts))).round().astype(int))
         data.limits = replace(data.limits, batch_size=1)
-        return data, list(data.only(split, [cuts[int(place)].id for place in places]))
+        return list(data.only(split, [cuts[int(place)].id for place in places]))
 
     def make(self) -> tuple[list[Tried], list[str]]:
         """Write and try each format; what came of it, and what is wrong with those that failed."""
@@ -128,7 +135,7 @@ class Export:
                     continue
                 path = self.folder / f"model{'_int8' if kind == 'tflite_int8' else ''}{self.recognizer.backend.formats[kind]}"
                 options = Conversion(self.recognizer.features.size, self.frames, ranges)
-                convert(Job(self.weights, self.settings, kind, path, options, bool(self.cfg.trust)))
+                convert(Job(self.weights, self.settings, kind, path, options, bool(self.cfg.trust), self.data.corpus.target_size))
                 tried = self._tried(kind, path, open_exported(kind, path), self._model)
                 self._facts(path, tried)
                 found.append(tried)
@@ -149,7 +156,7 @@ class Export:
     def _representative(self) -> list[npt.NDArray[np.float32]]:
         for split in ("val", "train"):
             try:
-                return [batch.features for batch in self._utterances(split, self.cfg.representative)[1]]
+                return [batch.features for batch in self._utterances(self._read(split), split, self.cfg.representative)]
             except ConfigError:
                 continue
         raise ConfigError([Problem("format", "tflite_int8 needs utterances that ranges are measured on", "give data.val")])
@@ -163,9 +170,13 @@ class Export:
             start = time.perf_counter()
             values, lengths = run(batch.features, batch.feature_lengths)
             took.append(time.perf_counter() - start)
-            scorer.update(batch, _outputs(values, lengths))
             if path is not None:
                 worst = max(worst, _difference(values, lengths, *model(batch.features, batch.feature_lengths)))
+                if worst == float("inf"):
+                    raise UserError(
+                        f"{kind}: gives other lengths than the model, or no numbers, on {batch.ids[0]}\n    -> choose another format"
+                    )
+            scorer.update(batch, _outputs(values, lengths))
         if path is not None:
             for features, lengths in _together(self.batches):
                 worst = max(worst, _difference(*run(features, lengths), *model(features, lengths)))
@@ -216,7 +227,8 @@ class Export:
                 kept = ["history.jsonl", "history.csv", "run.json", "transcripts.json", *_found(self.run, "evaluation-*/evaluation.json")]
                 files |= {each: self.run / each for each in kept if (self.run / each).is_file()}
             write_archive(path, files, {"weights": name, "backend": self.recognizer.backend.name})
-        again = Recognizer.load(path, trust=self.cfg.trust, cfg=self.settings)
+        features, size = self.recognizer.features, self.data.corpus.target_size
+        again = Recognizer.load(path, trust=self.cfg.trust, cfg=self.settings, features=features, target_size=size)
         tried = self._tried(_ARCHIVE, path, again.values, self._model)
         if (tried.difference or 0.0) > _TOLERANCE:
             raise UserError(f"{path}: its values differ by {tried.difference:.3g} from the model's; the archive is not good")
@@ -263,12 +275,14 @@ def _together(batches: Sequence[Batch]) -> Iterator[tuple[npt.NDArray[np.float32
 
 def print_tried(found: Sequence[Tried]) -> None:
     """As a table, the model first."""
+    from speechtrain.progress import shown
+
     table = Table(box=None, pad_edge=False)
     names = list(found[0].metrics)
     for name in ("", "MB", "latency ms", "real-time factor", "difference", *names, "file"):
         table.add_column(name, justify="left" if name in ("", "file") else "right")
     for each in found:
-        values = [f"{100 * each.metrics[name]:.2f} %" for name in names]
+        values = [shown(name, each.metrics[name]) for name in names]
         difference = "" if each.difference is None else f"{each.difference:.1e}"
         numbers = [f"{each.megabytes:.2f}", f"{each.latency_ms:.1f}", f"{each.real_time_factor:.4f}", difference]
         table.add_row(each.kind, *numbers, *values, str(each.path or ""))

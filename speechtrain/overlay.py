@@ -10,6 +10,7 @@ from omegaconf import DictConfig, open_dict
 
 from speechtrain.config.checks import find_problems
 from speechtrain.config.compose import compose, compose_command, set_values
+from speechtrain.config.targets import signature
 from speechtrain.errors import ConfigError, Problem
 
 _GROUPS = ("data", "decoder", "backend")
@@ -74,7 +75,9 @@ def decoders_of(stored: DictConfig, overrides: Sequence[str]) -> dict[str, list[
     mine = [item for item in overrides if item.lstrip("+~").startswith(("decoder=", "decoder."))]
     chosen = [item.partition("=")[2] for item in mine if item.startswith("decoder=")]
     if not chosen:
-        return {str(stored.decoder._target_).rpartition(".")[2].removesuffix("Decoder").lower(): mine}
+        decodes = "decoder" in getattr(signature(str(stored.task._target_)), "names", ("decoder",))
+        name = str(stored.decoder._target_).rpartition(".")[2].removesuffix("Decoder").lower()
+        return {name if decodes else "model": mine}
     try:
         value = OverridesParser.create().parse_override(f"decoder={chosen[-1]}").value()
     except HydraException:

@@ -126,6 +126,8 @@ class Recognizer:
         backend: Backend = build("backend", cfg.backend)
         tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=vocabulary)
         task = build_task(cfg, tokenizer=tokenizer, input_size=features.size, target_size=target_size)
+        if not task.head.size:
+            raise UserError(f"{path}: its task gives signals, which need recordings of them\n    -> use speechtrain.evaluate or export")
         model = backend.build(plain("model", cfg.model), task, input_size=features.size, seed=0)
         with weights_of(Path(path)) as weights:
             backend.load(model, weights)

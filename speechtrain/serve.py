@@ -15,8 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -261,9 +259,8 @@ def run(arguments: list[str]) -> int:
     console.print(f"serving     http://{cfg.host}:{port}   (POST /transcribe, GET /health, GET /metrics)", markup=False)
     config = uvicorn.Config(Service(recognizer, cfg).app(), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
-    server.run(sockets=[listening])
-    if server.force_exit:
-        os.kill(os.getpid(), signal.SIGTERM)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
     return 0
 
 

@@ -33,6 +33,7 @@ _NEEDED = (
     "lhotse",
     "soundfile",
     "jiwer",
+    "flashlight-text",
 )
 _OF_BACKEND = {".ckpt": ("lightning",), ".keras": ("keras", "tensorflow-cpu", "tensorflow", "jax")}
 

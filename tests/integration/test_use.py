@@ -19,7 +19,7 @@ from rapidfuzz.distance import Levenshtein
 
 import speechtrain
 from speechtrain.errors import ConfigError, DataError, UserError
-from speechtrain.recognizer import Recognizer
+from speechtrain.recognizer import Recognizer, config_of
 
 SETTINGS = [*TINY, "model=tdnn", "model.channels=48", "augment=none", "data.train_size=80", "data.batch_size=8", "trainer.epochs=12"]
 Use = Callable[..., subprocess.CompletedProcess[str]]
@@ -370,7 +370,8 @@ def test_a_converter_that_crashes_is_told(trained: Path, tmp_path: Path, monkeyp
     from speechtrain.backends.base import Conversion
     from speechtrain.convert import Job, convert
 
-    job = Job(next((trained / "checkpoints").glob("best-*")), None, "nonsense", tmp_path / "out/model.onnx", Conversion(80, 10), False)
+    checkpoint = next((trained / "checkpoints").glob("best-*"))
+    job = Job(checkpoint, config_of(checkpoint)[0], "nonsense", tmp_path / "out/model.onnx", Conversion(80, 10), trust=False)
     with pytest.raises(UserError, match="nonsense: the converter failed"):
         convert(job)
     assert list((tmp_path / "out").iterdir()) == []
@@ -427,6 +428,20 @@ def test_a_run_exports_when_it_is_done(command: Callable[..., subprocess.Complet
     refused = command(*TINY, "model=mlp", "export.on_train_end=[onx]")
     assert refused.returncode == 2
     assert "there is no format 'onx'" in refused.stderr
+
+
+def test_a_model_of_signals_is_evaluated_and_exported_and_has_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["data.train_size=12", "data.val_size=4", "data.test_size=4", "data.duration=1", "trainer.epochs=1", "tracking=[]"]
+    cfg = speechtrain.compose(["experiment=signal_extraction", *sizes, "backend.threads=1"], output_dir=tmp_path / "run")
+    metrics = speechtrain.train(cfg).metrics
+    assert here("evaluate", "from=run", "report=false", "out=e") == 0
+    found = json.loads((tmp_path / "e/evaluation.json").read_text())["decoders"]["model"]
+    assert found["metrics"]["mse"] == pytest.approx(metrics["test/mse"], rel=1e-4)
+    assert here("export", "from=run", "format=[onnx,archive]", "out=files") == 0
+    assert (tmp_path / "files/model.onnx").is_file()
+    with pytest.raises(UserError, match="cannot listen to audio"):
+        speechtrain.load("run")
+    capsys.readouterr()
 
 
 # where models come from

@@ -51,7 +51,7 @@ class SpeechModel(nn.Module):
             encoded, encoded_lengths = pooled(encoded, encoded_lengths, self.spec.pool)
         values = self._values(encoded)
         if self.spec.per_input_frame:
-            values = values.reshape(len(values), -1, self.spec.size)[:, : features.shape[1]]
+            values = values.reshape(values.shape[0], -1, self.spec.size)[:, : features.shape[1]]
             encoded_lengths = lengths
         return values, encoded_lengths
 
@@ -114,7 +114,7 @@ def pooled(x: torch.Tensor, lengths: torch.Tensor, how: str) -> tuple[torch.Tens
     """(B, T', D), (B,) -> (B, 1, D) over the frames inside each row (`mean`, `max`) or of its last one (`last`), and lengths of 1."""
     if how == "last":
         index = (lengths.clamp_min(1) - 1).long()
-        found = x[torch.arange(len(x), device=x.device), index]
+        found = x[torch.arange(x.shape[0], device=x.device), index]
     else:
         inside = frame_mask(lengths, x.shape[1])[:, :, None]
         if how == "max":
