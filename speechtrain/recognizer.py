@@ -232,7 +232,8 @@ class Recognizer:
             try:
                 samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
             except (OSError, soundfile.SoundFileError) as error:
-                raise DataError(f"{name}: cannot be read as audio ({error})\n    -> give a WAV, FLAC, OGG or MP3 file") from None
+                reason = str(error) if isinstance(audio, (str, Path)) else str(error).rpartition(": ")[2]
+                raise DataError(f"{name}: cannot be read as audio ({reason})\n    -> give a WAV, FLAC, OGG or MP3 file") from None
         else:
             try:
                 samples, rate = np.asarray(audio, dtype=np.float32), sample_rate or self.sample_rate

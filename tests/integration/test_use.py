@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -533,6 +534,37 @@ def test_a_service_transcribes_counts_and_refuses(trained: Path, spoken: dict[st
         assert 'speechtrain_requests_total{status="200"} 8.0' in metrics
         assert 'speechtrain_requests_total{status="400"} 3.0' in metrics
         assert "speechtrain_latency_seconds_bucket" in metrics
+
+
+def test_the_command_serves_from_the_moment_it_says_so_until_ctrl_c(trained: Path, spoken: dict[str, str]) -> None:
+    import httpx
+
+    path, text = next(iter(spoken.items()))
+    server = subprocess.Popen(
+        [sys.executable, "-m", "speechtrain.serve", f"from={trained}", "port=0"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[1]
+        assert httpx.post(f"{url}/transcribe", content=Path(path).read_bytes(), timeout=60).json()["text"] == text
+        refused = httpx.post(f"{url}/transcribe", content=b"no audio", timeout=60)
+        assert "BytesIO" not in refused.text
+        busy = subprocess.run(
+            [sys.executable, "-m", "speechtrain.serve", f"from={trained}", f"port={url.rpartition(':')[2]}"],
+            capture_output=True,
+            check=False,
+        )
+        assert (busy.returncode, b"cannot be had" in busy.stderr) == (2, True)
+        server.send_signal(signal.SIGINT)
+        left, _ = server.communicate(timeout=30)
+    finally:
+        server.kill()
+    assert server.returncode == 0
+    assert "Traceback" not in left
 
 
 def test_requests_that_wait_together_are_computed_together_and_too_many_are_sent_away(trained: Path, spoken: dict[str, str]) -> None:
