@@ -6,18 +6,23 @@
     python -m speechtrain.inspect data=synthetic model=conformer model.size=small profile=true       and what the model costs here
     python -m speechtrain.inspect from=last                                               layers and costs of a trained model, without data
 
+    python -m speechtrain.inspect files=a.wav,b.flac augment=specaugment out=look         recordings as waves, features, augmented features
+
 All keys are those of `python -m speechtrain`, so that the same words can be trained with afterwards; besides
 `out=DIR` (write data_report.html there) and `examples=N` (utterances that are drawn, 4).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +33,7 @@ from speechtrain.command import run_command
 from speechtrain.config.build import build, plain
 from speechtrain.config.compose import compose
 from speechtrain.console import console
-from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.errors import ConfigError, DataError, Problem, UserError
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import ModelInfo
@@ -171,9 +176,50 @@ def write_page(found: Inspection, folder: Path, examples: int, title: str) -> Pa
     return path
 
 
+def draw_files(files: Sequence[str], folder: Path, overrides: Sequence[str]) -> list[Path]:
+    """A picture of each recording: its wave, its features, and these augmented, as a config makes them.
+
+    Raises:
+        UserError: one cannot be read, or the folder cannot be written.
+    """
+    import soundfile
+
+    from speechtrain.data.prepare import prepare
+    from speechtrain.report.data import pictures
+    from speechtrain.report.figures import save_png
+    from speechtrain.tasks.build import task_for
+
+    found = []
+    with TemporaryDirectory() as root:
+        lines = []
+        for number, name in enumerate(files):
+            path = Path(name).expanduser()
+            try:
+                duration = soundfile.info(str(path)).duration
+                shutil.copyfile(path, Path(root) / f"{number}{path.suffix}")
+            except (OSError, soundfile.SoundFileError) as error:
+                raise DataError(f"{path}: cannot be read as audio ({error})\n    -> give a WAV, FLAC, OGG or MP3 file") from None
+            lines.append(json.dumps({"audio_filepath": f"{number}{path.suffix}", "duration": duration, "text": "a", "utt_id": str(number)}))
+        (Path(root) / "all.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        read = ["data=manifest", f"data.root='{root}'", "data.train=all.jsonl", "data.feature_cache=null", "data.on_shared.audio=allow"]
+        cfg = compose([*overrides, *read, "tracking=[]"])
+        data = prepare(cfg, threads=1)
+        task_for(cfg, data)
+        drawn = pictures(data, data.corpus.splits["train"])
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, name in enumerate(files):
+                target = folder / f"{Path(name).stem}.png"
+                save_png(drawn[str(number)], target)
+                found.append(target)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+    return found
+
+
 def run(arguments: list[str]) -> int:
     """Keys of the training's config, `out` and `examples`."""
-    own = {"out": "", "examples": "4", "from": "", "profile": "false"}
+    own = {"out": "", "examples": "4", "from": "", "profile": "false", "files": ""}
     given: list[str] = []
     for item in arguments:
         key, _, value = item.partition("=")
@@ -184,6 +230,11 @@ def run(arguments: list[str]) -> int:
     if not own["examples"].isdigit():
         raise ConfigError([Problem("examples", f"must be a whole number, received {own['examples']!r}", "for example examples=4")])
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if own["files"]:
+        names = own["files"].strip("[]").split(",")
+        for path in draw_files(names, Path(own["out"] or ".").expanduser().absolute(), given):
+            console.print(f"picture     {path}", markup=False)
+        return 0
     if own["from"]:
         from speechtrain.profiling import print_profile, profile
         from speechtrain.source import load

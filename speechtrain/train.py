@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from speechtrain.archive import weights_of
 from speechtrain.config.build import build, plain
 from speechtrain.config.names import did_you_mean
 from speechtrain.config.show import print_config
@@ -285,10 +286,11 @@ def start_folder(folder: Path, cfg: DictConfig) -> None:
 
 def warm_start(backend: Backend, model: Model, path: Path) -> None:
     """Begin with the weights of a checkpoint, as far as they fit, and say which do not."""
-    if path.suffix != backend.suffix:
-        fix = f"give a {backend.suffix} file, or another backend"
-        raise ConfigError([Problem("init_from", f"{path} is not of backend={backend.name}", fix)])
-    left = backend.warm_start(model, path)
+    with weights_of(path) as weights:
+        if weights.suffix != backend.suffix:
+            fix = f"give a {backend.suffix} file, or another backend"
+            raise ConfigError([Problem("init_from", f"{path} is not of backend={backend.name}", fix)])
+        left = backend.warm_start(model, weights)
     log.info("weights of %s%s", path, f"; not of {', '.join(left)}, which have another shape there" if left else "")
 
 

@@ -14,6 +14,7 @@ from speechtrain.report.page import render
 
 if TYPE_CHECKING:
     from speechtrain.data.checks import SplitFacts
+    from speechtrain.data.corpus import Cut
     from speechtrain.data.prepare import Data
 
 
@@ -29,9 +30,7 @@ def data_report(data: Data, facts: Mapping[str, SplitFacts], remarks: Sequence[s
     """
     cuts = list(data.corpus.splits["train"])
     chosen = [cuts[index * len(cuts) // examples] for index in range(min(examples, len(cuts)))] if examples else []
-    plain, augmented = data.only("train", {cut.id for cut in chosen}), data.only("train", {cut.id for cut in chosen}, augment=True)
-    seen = {id_: _features(batch, row) for batch in plain for row, id_ in enumerate(batch.ids)}
-    changed = {id_: _features(batch, row) for batch in augmented for row, id_ in enumerate(batch.ids)}
+    drawn = pictures(data, chosen)
     return render(
         "data.html.j2",
         title=title,
@@ -44,11 +43,18 @@ def data_report(data: Data, facts: Mapping[str, SplitFacts], remarks: Sequence[s
             svg(histograms({name: each.durations for name, each in facts.items()}, "duration, s")),
             svg(histograms({name: each.characters_per_s for name, each in facts.items()}, "characters a second")),
         ],
-        examples=[
-            (cut.id, cut.text, svg(utterance_figure(_samples(data, cut), data.features.sample_rate, seen[cut.id], changed[cut.id])))
-            for cut in chosen
-        ],
+        examples=[(cut.id, cut.text, svg(drawn[cut.id])) for cut in chosen],
     )
+
+
+def pictures(data: Data, cuts: Sequence[Cut]) -> dict[str, Figure]:
+    """Training utterances as wave, features and augmented features, by id."""
+    ids = {cut.id for cut in cuts}
+    plain, augmented = data.only("train", ids), data.only("train", ids, augment=True)
+    seen = {id_: _features(batch, row) for batch in plain for row, id_ in enumerate(batch.ids)}
+    changed = {id_: _features(batch, row) for batch in augmented for row, id_ in enumerate(batch.ids)}
+    rate = data.features.sample_rate
+    return {cut.id: utterance_figure(_samples(data, cut), rate, seen[cut.id], changed[cut.id]) for cut in cuts}
 
 
 def _features(batch: Any, row: int) -> npt.NDArray[np.float32]:

@@ -393,7 +393,18 @@ def test_every_command_takes_an_archive(trained: Path, spoken: dict[str, str], t
     assert "multiply-adds" in capsys.readouterr().out
     assert here("export", "from=run.zip", "format=onnx", "out=again") == 0
     assert (tmp_path / "again/model.onnx").is_file()
+    again = speechtrain.compose([*SETTINGS, "trainer.epochs=1", "optimizer.lr=1e-9", "init_from=run.zip"], output_dir=tmp_path / "warm")
+    assert speechtrain.train(again).metrics["test/cer"] < 0.1
     assert here("lm", "from=run.zip", "units=tokens", f"text={_text(tmp_path, spoken)}", "out=c.arpa", "order=2") == 0
+    capsys.readouterr()
+
+
+def test_recordings_are_drawn_as_the_model_sees_them(spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = list(spoken)[:2]
+    assert here("inspect", f"files={first},{second}", "augment=specaugment", "features=logmel_8k", "out=look") == 0
+    assert {path.name for path in (tmp_path / "look").iterdir()} == {f"{Path(path).stem}.png" for path in (first, second)}
+    with pytest.raises(DataError, match=r"none\.wav: cannot be read as audio"):
+        here("inspect", "files=none.wav", "out=look")
     capsys.readouterr()
 
 
