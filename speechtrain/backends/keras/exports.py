@@ -47,6 +47,7 @@ def to_tflite(model: SpeechModel, path: Path, options: Conversion, *, int8: bool
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.RNN):
             layer.unroll = True
+            layer.zero_output_for_mask = False  # of an unrolled backward layer it zeroes the wrong frames; our models mask what they give
     features = tf.TensorSpec((1, options.frames, options.input_size), tf.float32, name="features")
     lengths = tf.TensorSpec((1,), tf.int32, name="lengths")
 
