@@ -25,7 +25,7 @@ from rich.table import Table
 from speechtrain.command import run_command
 from speechtrain.config.names import did_you_mean
 from speechtrain.console import console
-from speechtrain.errors import ConfigError, DataError, Problem
+from speechtrain.errors import ConfigError, DataError, Problem, UserError
 from speechtrain.overlay import arguments_of, decoders_of, overlaid
 
 if TYPE_CHECKING:
@@ -315,8 +315,12 @@ def run(arguments: list[str]) -> int:
     evaluation = evaluate(cfg, overrides, split=split)
     print_evaluation(evaluation)
     folder = folder_for(evaluation.weights, split, cfg.out)
+    try:
+        files = write(evaluation, folder, cfg)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
     console.print()
-    for path in write(evaluation, folder, cfg):
+    for path in files:
         if path.suffix in (".json", ".tsv", ".html", ".jsonl"):
             console.print(f"{_LABELS.get(path.suffix, 'n best'):<12}{path}", markup=False)
     return 0

@@ -88,6 +88,11 @@ class Export:
             with open_dict(stored):
                 stored.backend.engine = "tensorflow"  # the weights are the same on every engine
         self.settings = overlaid(stored, overrides)
+        self.folder = Path(cfg.out).expanduser().absolute() if cfg.out else (self.run or Path.cwd()) / "exports"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
         self.data = self._read(cfg.split)
         features = self.data.features if not self.data.features.hears else None
         size = self.data.corpus.target_size
@@ -98,7 +103,6 @@ class Export:
             fix = f"with backend={name} there is {', '.join(known)}"
             raise ConfigError([Problem("format", f"'{kind}' is not to be had of a model of backend={name}", fix) for kind in wrong])
         self.kinds = sorted(kinds, key=lambda kind: kind == _ARCHIVE)
-        self.folder = Path(cfg.out).expanduser().absolute() if cfg.out else (self.run or Path.cwd()) / "exports"
         self.batches = self._utterances(self.data, cfg.split, cfg.utterances)
         self.frames = cfg.frames or max(int(batch.feature_lengths.max()) for batch in self.batches)
         if cfg.frames is not None:
@@ -211,7 +215,6 @@ class Export:
         from speechtrain.recognizer import Recognizer
 
         path = self.folder / f"{self.run.name if self.run is not None else self.weights.stem}{SUFFIX}"
-        self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory() as folder:
             name = f"weights{self.recognizer.backend.suffix}"
             weights = Path(folder) / name

@@ -38,6 +38,7 @@ def print_help() -> None:
         "[bold]Several[/]   -m model=tdnn,conformer seed=1,2\n"
         "[bold]Repeat[/]    rerun=RUN_ID: the same run from what MLflow holds, and what is different now\n"
         "[bold]Look[/]      make ui   python -m speechtrain.compare RUN RUN   python -m speechtrain.sync\n"
+        "[bold]Use[/]       python -m speechtrain.evaluate | transcribe | align | export | serve | inspect, from=last   (docs/use.md)\n"
         '[bold]Complete[/]  eval "$(speechtrain -sc install=bash)"   (zsh and fish too)\n'
         "[bold]Own files[/] --config-dir DIR adds groups and options; --hydra-help tells about Hydra's own flags"
     )

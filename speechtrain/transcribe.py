@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -240,7 +241,8 @@ def _to_file(pieces: Iterator[str], target: Path) -> None:
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def run(arguments: list[str]) -> int:

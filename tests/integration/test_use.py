@@ -188,6 +188,20 @@ def test_a_mistake_is_told_without_a_trace(words: list[str], told: str, trained:
     assert told in str(error.value)
 
 
+def test_a_folder_that_cannot_be_written_is_told(trained: Path, spoken: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = next(iter(spoken))
+    for module, words in {
+        "evaluate": ["report=false"],
+        "export": [],
+        "align": [f"audio={path}", f"text={spoken[path]}"],
+        "inspect": [f"files={path}", "features=logmel_8k"],
+    }.items():
+        source = [f"from={trained}"] if module != "inspect" else []
+        with pytest.raises(UserError, match=r"file/x: cannot be written"):
+            here(module, *source, *words, "out=file/x")
+
+
 # transcribe
 
 
