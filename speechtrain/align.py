@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +39,10 @@ def alignments(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[tuple[str,
     Raises:
         UserError: the model or the data cannot be used.
     """
-    from speechtrain.recognizer import Recognizer, config_of
-    from speechtrain.source import find_model
+    from speechtrain.recognizer import Recognizer
+    from speechtrain.source import stored_for
 
-    weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
-    stored, _ = config_of(weights, trust=cfg.trust)
+    weights, stored, _ = stored_for(cfg)
     settings = overlaid(stored, overrides)
     recognizer = Recognizer.load(weights, trust=cfg.trust, cfg=settings)
     if cfg.audio is not None:
@@ -134,6 +134,7 @@ def write(found: Iterator[tuple[str, str, Alignment | DataError]], folder: Path,
     bad: list[str] = []
     count = 0
     ctms, objects = [], []
+    names: Counter[str] = Counter()
     try:
         for utterance, text, alignment in found:
             if isinstance(alignment, DataError):
@@ -141,7 +142,9 @@ def write(found: Iterator[tuple[str, str, Alignment | DataError]], folder: Path,
                 continue
             count += 1
             if "textgrid" in formats:
-                write_file(folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', utterance)}.TextGrid", textgrid(alignment))
+                name = re.sub(r"[^A-Za-z0-9._-]", "_", utterance)
+                names[name] += 1  # ids that differ in other characters only stay apart
+                write_file(folder / f"{name}{f'_{names[name]}' if names[name] > 1 else ''}.TextGrid", textgrid(alignment))
             ctms.append(ctm(utterance, alignment))
             objects.append(json.dumps(as_object(utterance, text, alignment), ensure_ascii=False) + "\n")
         if "ctm" in formats:

@@ -89,11 +89,10 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str], *, split: str) -> Evalua
     """
     from speechtrain.config.build import build
     from speechtrain.data.prepare import prepare_split
-    from speechtrain.recognizer import Recognizer, config_of
-    from speechtrain.source import find_model
+    from speechtrain.recognizer import Recognizer
+    from speechtrain.source import stored_for
 
-    weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
-    stored, vocabulary = config_of(weights, trust=cfg.trust)
+    weights, stored, vocabulary = stored_for(cfg)
     decoders = decoders_of(stored, overrides)
     others = [item for item in overrides if not item.lstrip("+~").startswith(("decoder=", "decoder."))]
     settings = {name: overlaid(stored, [*others, *mine]) for name, mine in decoders.items()}
@@ -105,6 +104,8 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str], *, split: str) -> Evalua
     recognizer = Recognizer.load(weights, trust=cfg.trust, cfg=first, features=features, target_size=data.corpus.target_size)
     data.target = recognizer.task.target
     recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name].decoder) for name in settings}
+    if cfg.nbest and not any(each.ranks for each in recognizers.values()):
+        raise ConfigError([Problem("nbest", "the greedy decoder has one answer", "set decoder=beam")])
     loader = data.loader(split)
     assert loader is not None
     start = time.perf_counter()
@@ -169,7 +170,7 @@ def write(evaluation: Evaluation, folder: Path, cfg: DictConfig) -> list[Path]:
         name = f"-{each.name}" if several else ""
         lines = [f"{_cell(sample.reference)}\t{_cell(sample.hypothesis)}\t{sample.id}\n" for sample in each.samples]
         contents = {f"predictions{name}.tsv": "".join(lines)}
-        if cfg.nbest:
+        if cfg.nbest and each.recognizer.ranks:
             contents[f"nbest{name}.jsonl"] = "".join(_nbest(evaluation, each, cfg.nbest))
         for file, content in contents.items():
             write_file(folder / file, content)

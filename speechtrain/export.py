@@ -16,7 +16,9 @@ import logging
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -40,7 +42,6 @@ log = logging.getLogger(__name__)
 
 _TOLERANCE = 2e-3  # of a value, relative to 1 + its size
 _ARCHIVE = "archive"
-_LONGER, _SHORTER = 1.0, 0.6  # of utterances in a batch that is tried
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,12 @@ class Export:
     """
 
     def __init__(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
-        from speechtrain.recognizer import Recognizer, config_of
-        from speechtrain.source import find_model, run_folder
+        from speechtrain.recognizer import Recognizer
+        from speechtrain.source import run_folder, stored_for
 
         self.cfg = cfg
-        self.weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
+        self.weights, stored, self.vocabulary = stored_for(cfg)
         self.run = run_folder(self.weights)
-        stored, self.vocabulary = config_of(self.weights, trust=cfg.trust)
         kinds = [str(kind) for kind in cfg.format]
         if stored.backend.name == "keras" and set(kinds) - {_ARCHIVE, "keras"}:
             with open_dict(stored):
@@ -129,7 +129,7 @@ class Export:
         from speechtrain.backends.runtimes import open_exported
         from speechtrain.convert import Job, convert
 
-        found = [self._tried("model", None, self._model, self._model)]
+        found = [self._tried("model", None, self.recognizer.values)]
         bad = []
         ranges = self._representative() if "tflite_int8" in self.kinds else ()
         for kind in self.kinds:
@@ -140,22 +140,12 @@ class Export:
                 path = self.folder / f"model{'_int8' if kind == 'tflite_int8' else ''}{self.recognizer.backend.formats[kind]}"
                 options = Conversion(self.recognizer.features.size, self.frames, ranges)
                 convert(Job(self.weights, self.settings, kind, path, options, bool(self.cfg.trust), self.data.corpus.target_size))
-                tried = self._tried(kind, path, open_exported(kind, path), self._model)
-                self._facts(path, tried)
-                found.append(tried)
-                if kind != "tflite_int8" and (tried.difference or 0.0) > _TOLERANCE:
-                    path.rename(path.with_name(f"bad_{path.name}"))
-                    found.pop()
-                    message = f"its values are not those of the model: they differ by {tried.difference:.3g}, {_TOLERANCE:g} is allowed"
-                    raise UserError(f"{kind}: {message}\n    -> choose another format; the file is kept as bad_{path.name}")
+                with _only_if_good(path):
+                    found.append(self._tried(kind, path, open_exported(kind, path), tolerance=inf if kind == "tflite_int8" else _TOLERANCE))
+                self._facts(path, found[-1])
             except UserError as error:
                 bad.append(str(error))
         return found, bad
-
-    def _model(self, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> tuple[Any, Any]:
-        """The model itself, as the exported files are called."""
-        recognizer = self.recognizer
-        return recognizer.values(features, lengths)
 
     def _representative(self) -> list[npt.NDArray[np.float32]]:
         for split in ("val", "train"):
@@ -165,8 +155,13 @@ class Export:
                 continue
         raise ConfigError([Problem("format", "tflite_int8 needs utterances that ranges are measured on", "give data.val")])
 
-    def _tried(self, kind: str, path: Path | None, run: Runner, model: Runner) -> Tried:
-        """Compare a runtime with the model, utterance by utterance and in batches."""
+    def _tried(self, kind: str, path: Path | None, run: Runner, tolerance: float = _TOLERANCE) -> Tried:
+        """Compare a runtime with the model, utterance by utterance and in batches.
+
+        Raises:
+            UserError: its values are others, by more than the tolerance, or of other shapes.
+        """
+        model = self.recognizer.values
         scorer = self.recognizer.task.scorer()
         took, worst = [], 0.0
         run(self.batches[-1].features, self.batches[-1].feature_lengths)  # the first call of a runtime is slow
@@ -176,14 +171,15 @@ class Export:
             took.append(time.perf_counter() - start)
             if path is not None:
                 worst = max(worst, _difference(values, lengths, *model(batch.features, batch.feature_lengths)))
-                if worst == float("inf"):
-                    raise UserError(
-                        f"{kind}: gives other lengths than the model, or no numbers, on {batch.ids[0]}\n    -> choose another format"
-                    )
+                if worst == inf:  # which could not be scored
+                    break
             scorer.update(batch, _outputs(values, lengths))
         if path is not None:
             for features, lengths in _together(self.batches):
                 worst = max(worst, _difference(*run(features, lengths), *model(features, lengths)))
+        if worst == inf or worst > tolerance:
+            what = "are of other lengths, or no numbers" if worst == inf else f"differ by {worst:.3g}, {tolerance:g} is allowed"
+            raise UserError(f"{kind}: its values are not those of the model: they {what}\n    -> choose another format")
         metrics = {name: float(value) for name, value in scorer.compute().items() if name != "loss"}
         factors = [one / batch.seconds for one, batch in zip(took, self.batches, strict=True)]
         size = (path or self.weights).stat().st_size / 1e6
@@ -231,11 +227,20 @@ class Export:
                 files |= {each: self.run / each for each in kept if (self.run / each).is_file()}
             write_archive(path, files, {"weights": name, "backend": self.recognizer.backend.name})
         features, size = self.recognizer.features, self.data.corpus.target_size
-        again = Recognizer.load(path, trust=self.cfg.trust, cfg=self.settings, features=features, target_size=size)
-        tried = self._tried(_ARCHIVE, path, again.values, self._model)
-        if (tried.difference or 0.0) > _TOLERANCE:
-            raise UserError(f"{path}: its values differ by {tried.difference:.3g} from the model's; the archive is not good")
-        return tried
+        with _only_if_good(path):
+            again = Recognizer.load(path, trust=self.cfg.trust, cfg=self.settings, features=features, target_size=size)
+            return self._tried(_ARCHIVE, path, again.values)
+
+
+@contextmanager
+def _only_if_good(path: Path) -> Iterator[None]:
+    """A file that fails its trial does not keep its name."""
+    try:
+        yield
+    except UserError as error:
+        bad = path.with_name(f"bad_{path.name}")
+        path.replace(bad)
+        raise UserError(f"{error}; the file is kept as {bad}") from error
 
 
 def _found(folder: Path, pattern: str) -> Iterator[str]:
@@ -251,12 +256,12 @@ def _outputs(values: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) ->
 def _difference(values: Any, lengths: Any, wanted: Any, wanted_lengths: Any) -> float:
     """The greatest of two outputs inside of their lengths, relative to 1 + its size; infinite where the lengths are others."""
     if not np.array_equal(lengths, wanted_lengths):
-        return float("inf")
+        return inf
     worst = 0.0
     for row, length in enumerate(lengths):
         left, right = values[row, :length], wanted[row, :length]
         if left.shape != right.shape or not np.isfinite(left).all():
-            return float("inf")
+            return inf
         if left.size:
             worst = max(worst, float((np.abs(left - right) / (1 + np.abs(right))).max()))
     return worst

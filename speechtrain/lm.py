@@ -33,6 +33,8 @@ def make(cfg: DictConfig) -> NGram:
     Raises:
         UserError: the text cannot be read, or a file cannot be written.
     """
+    from speechtrain.report.page import write as write_file
+
     if not cfg.text:
         raise ConfigError([Problem("text", "names no file", "text=corpus.txt")])
     split = _splitter(cfg)
@@ -44,7 +46,7 @@ def make(cfg: DictConfig) -> NGram:
         model.write(out)
         if cfg.lexicon is not None:
             counts = Counter(itertools.chain.from_iterable(sentences))
-            Path(cfg.lexicon).expanduser().write_text("".join(f"{word}\n" for word in sorted(counts)), encoding="utf-8")
+            write_file(Path(cfg.lexicon).expanduser(), "".join(f"{word}\n" for word in sorted(counts)))
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
     words = sum(map(len, sentences))
@@ -69,11 +71,9 @@ def _splitter(cfg: DictConfig) -> Callable[[str], list[str]]:
             raise ConfigError([Problem("units", "is tokens, which are a model's", "name it: from=last")])
         return str.split
     from speechtrain.config.build import build
-    from speechtrain.recognizer import config_of
-    from speechtrain.source import find_model
+    from speechtrain.source import stored_for
 
-    weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
-    stored, vocabulary = config_of(weights, trust=cfg.trust)
+    _, stored, vocabulary = stored_for(cfg)
     normalize = normalizer(list(stored.data.normalize))
     if cfg.units == "words":
         return lambda text: normalize(text).split()

@@ -157,6 +157,11 @@ class Recognizer:
         """Between two encoder frames."""
         return self.backend.describe(self.model).subsampling / self.features.frame_rate
 
+    @property
+    def ranks(self) -> bool:
+        """Whether its decoder has several answers."""
+        return isinstance(self.task, Ctc) and isinstance(self.task.decoder, RankingDecoder)
+
     def transcribe(self, audio: str | Path | bytes | npt.ArrayLike, sample_rate: int | None = None, *, nbest: int = 0) -> Transcription:
         """Text of one recording, which is computed as a whole; `speechtrain.longform` takes recordings of any length.
 

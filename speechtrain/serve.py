@@ -193,7 +193,7 @@ class Service:
         from starlette.responses import JSONResponse
 
         cfg = self.recognizer.cfg
-        busy, audio = self._busy._value.get(), self._audio._value.get()
+        busy, audio = (self.registry.get_sample_value(f"speechtrain_{name}_seconds_total") or 0.0 for name in ("model", "audio"))
         return JSONResponse(
             {
                 "status": "ok",

@@ -80,6 +80,16 @@ def load(
     return Recognizer.load(weights, trust=trust, cfg=overlaid(stored, overrides))
 
 
+def stored_for(cfg: DictConfig) -> tuple[Path, DictConfig, list[str]]:
+    """The file of the model that a command's own config names, and the config and the vocabulary it was trained with.
+
+    Raises:
+        UserError: see `find_model` and `config_of`.
+    """
+    weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
+    return weights, *config_of(weights, trust=cfg.trust)
+
+
 def load_for(cfg: DictConfig, overrides: Sequence[str]) -> Recognizer:
     """The model that a command's own config names; see `load`."""
     return load(str(cfg.source), *overrides, trust=cfg.trust, tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)

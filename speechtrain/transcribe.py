@@ -166,6 +166,8 @@ def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
         from speechtrain.streaming import check_streams
 
         check_streams(recognizer)
+    if cfg.nbest and not recognizer.ranks:
+        raise ConfigError([Problem("nbest", "the greedy decoder has one answer", "set decoder=beam")])
     bad = 0
     with _Heard(shown=not cfg.streaming and sys.stderr.isatty()) as progress:
         for path in files:

@@ -130,8 +130,7 @@ class BeamDecoder:
         """Labels of each utterance of log_probs (B, T', V) with lengths (B,)."""
         found = []
         for row, length in zip(log_probs, lengths, strict=True):
-            best = self.best(row[:length], 1)
-            found.append(list(best[0].labels) if best else [])
+            found.append(list(self.best(row[:length], 1)[0].labels))
         return found
 
     def best(self, log_probs: npt.NDArray[np.float32], count: int) -> list[Hypothesis]:
@@ -226,13 +225,13 @@ def _check_known(model: LanguageModel | None, words: Sequence[str], path: str | 
 
 
 def _tree(spellings: Sequence[Sequence[int]]) -> dict[Any, Any]:
-    """A prefix tree of labels; `None` marks where a word ends, with its length."""
+    """A prefix tree of labels; `None` marks where a word ends."""
     root: dict[Any, Any] = {}
     for labels in spellings:
         node = root
         for label in labels:
             node = node.setdefault(label, {})
-        node[None] = len(labels)
+        node[None] = True
     return root
 
 

@@ -106,19 +106,20 @@ def test_an_evaluation_finds_what_the_run_found_and_writes_it(trained: Path, cap
 
 def test_several_decoders_are_counted_in_one_pass(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("abc\nhead\nbad\n")
-    words = ["decoder=[greedy,beam]", f"decoder.lexicon={tmp_path}/words.txt", "nbest=2", "report=false", "out=there", "split=val"]
+    words = ["decoder=greedy", "nbest=2", "report=false", "out=there", "split=val"]
     with pytest.raises(ConfigError, match="the greedy decoder has one answer"):
         here("evaluate", f"from={trained}", *words)
-    words[0] = "decoder=beam"
+    words[0:1] = ["decoder=beam", f"decoder.lexicon={tmp_path}/words.txt"]
     assert here("evaluate", f"from={trained}", *words) == 0
     found = json.loads((tmp_path / "there/evaluation.json").read_text())
     assert set(found["decoders"]) == {"beam"}
     said = {line.split("\t")[1] for line in (tmp_path / "there/predictions.tsv").read_text().splitlines()}
     assert all(re.fullmatch("(abc|head|bad)*", text) for text in said)  # the tokenizer of these letters has no space
-    both = ["decoder=[greedy,beam]", f"decoder.lexicon={tmp_path}/words.txt", "report=false", "out=both"]
+    both = ["decoder=[greedy,beam]", f"decoder.lexicon={tmp_path}/words.txt", "report=false", "out=both", "nbest=2"]
     assert here("evaluate", f"from={trained}", *both) == 0
     assert set(json.loads((tmp_path / "both/evaluation.json").read_text())["decoders"]) == {"greedy", "beam"}
     assert (tmp_path / "both/predictions-beam.tsv").is_file()
+    assert [path.name for path in (tmp_path / "both").glob("nbest*")] == ["nbest-beam.jsonl"]
 
 
 def test_settings_of_the_decoder_are_searched(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -375,10 +376,18 @@ def test_a_file_that_is_not_the_model_is_not_called_done(
         run = right(path)
         return lambda features, lengths: (run(features, lengths)[0] + 0.1, run(features, lengths)[1])
 
-    monkeypatch.setitem(runtimes._OPEN, "onnx", wrong)
-    assert here("export", f"from={trained}", "format=onnx", "out=files") == 1
-    assert "its values are not those of the model" in capsys.readouterr().err
-    assert not (tmp_path / "files/model.onnx").exists()
+    def shorter(path: Path) -> runtimes.Runner:
+        run = right(path)
+        return lambda features, lengths: (run(features, lengths)[0], run(features, lengths)[1] - 1)
+
+    def broken(path: Path) -> runtimes.Runner:
+        raise ValueError("no such operation")
+
+    for opened, told in ((wrong, "they differ by"), (shorter, "are of other lengths"), (broken, "no such operation")):
+        monkeypatch.setitem(runtimes._OPEN, "onnx", opened)
+        assert here("export", f"from={trained}", "format=onnx", "out=files") == 1
+        assert told in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "files").iterdir()] == ["bad_model.onnx"]
 
 
 def test_a_converter_that_crashes_is_told(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,6 +397,13 @@ def test_a_converter_that_crashes_is_told(trained: Path, tmp_path: Path, monkeyp
     checkpoint = next((trained / "checkpoints").glob("best-*"))
     job = Job(checkpoint, config_of(checkpoint)[0], "nonsense", tmp_path / "out/model.onnx", Conversion(80, 10), trust=False)
     with pytest.raises(UserError, match="nonsense: the converter failed"):
+        convert(job)
+    assert list((tmp_path / "out").iterdir()) == []
+    crashing = tmp_path / "python"
+    crashing.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    crashing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(crashing))
+    with pytest.raises(UserError, match="nonsense: the converter crashed with signal 11"):
         convert(job)
     assert list((tmp_path / "out").iterdir()) == []
     with pytest.raises(ConfigError, match="'tflite' is not to be had of a model of backend=torch"):

@@ -115,7 +115,6 @@ def test_a_language_model_decides_between_words_that_sound_alike(tmp_path: Path)
     tokenizer = CharTokenizer(["to two go home"])
     words = lexicon(tmp_path, "to", "two", "go", "home")
     NGram.estimate([["go", "to"]] * 5 + [["two", "home"]] * 5, 2).write(tmp_path / "lm.arpa")
-    log_probs = said("go to", tokenizer, sure=0.6)
     plain = said("go two", tokenizer, sure=0.6)
     heard = {
         weight: tokenizer.decode(
@@ -126,7 +125,6 @@ def test_a_language_model_decides_between_words_that_sound_alike(tmp_path: Path)
         for weight in (0.0, 6.0)
     }
     assert heard == {0.0: "go two", 6.0: "go to"}
-    assert len(log_probs)
 
 
 def test_a_model_over_tokens_serves_without_a_lexicon(tmp_path: Path) -> None:
