@@ -120,8 +120,10 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
         check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
 
         model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=cfg.seed)
-        if cfg.init_from is not None and cfg.resume is None:
-            warm_start(backend, model, Path(cfg.init_from))
+        if cfg.resume is None:
+            backend.load_pretrained(model)
+            if cfg.init_from is not None:
+                warm_start(backend, model, Path(cfg.init_from))
         info = backend.describe(model)
         report_model(cfg, info)
         if task.on_infeasible is not None:

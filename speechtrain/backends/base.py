@@ -321,6 +321,13 @@ class Backend(ABC):
     def build(self, model: Mapping[str, Any], task: Task, *, input_size: int, seed: int) -> Model:
         """An encoder from its config node (`_target_` and arguments) with the task's head, weights drawn from `seed`."""
 
+    def load_pretrained(self, model: Model) -> None:  # noqa: B027 # most models name none
+        """Take the weights of files that the model's own config names; called before a training that begins anew.
+
+        Raises:
+            ConfigError: they do not fit.
+        """
+
     @abstractmethod
     def describe(self, model: Model) -> ModelInfo:
         """Size, subsampling and context of a model."""

@@ -17,7 +17,7 @@ from speechtrain.config.names import did_you_mean
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, Mix, SignalData
 from speechtrain.config.schemas.node import Node
-from speechtrain.config.schemas.sound import StoredFeatures
+from speechtrain.config.schemas.sound import StoredFeatures, WaveformFeatures
 from speechtrain.config.targets import UnknownTargetError, signature
 from speechtrain.errors import Problem
 
@@ -207,6 +207,7 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem("augment.recombine_prob", "needs word times, which only data=manifest has", "set augment.recombine_prob=0")
     yield from _what_goes_together(cfg)
     yield from _of_stored_features(cfg)
+    yield from _of_waveforms(cfg)
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")
     if f_max is not None and rate is not None and f_max > rate / 2:
@@ -237,6 +238,20 @@ def _what_goes_together(cfg: DictConfig) -> Iterator[Problem]:
 
 def _options_of(group: str, names: Sequence[str]) -> list[str]:
     return [option for option, kind in SCHEMAS.get(group, {}).items() if kind.__name__ in names]
+
+
+def _of_waveforms(cfg: DictConfig) -> Iterator[Problem]:
+    """What works on bands has nothing to work on, and pretrained weights must be there when a run begins."""
+    if issubclass(OmegaConf.get_type(cfg.features) or dict, WaveformFeatures):
+        for key in ("tempo", "warp", "noise_prob", "eq_db", "freq_masks", "delay", "frame_dropout"):
+            if cfg.augment.get(key):
+                fix = f"set augment.{key}=0, or augment=none; speed, time masks and augmentation with folders of recordings are there"
+                yield Problem(f"augment.{key}", "works on spectra, and features=waveform has none", fix)
+    weights = cfg.model.get("weights")
+    if isinstance(weights, str) and cfg.resume is None and not Path(weights).expanduser().is_file():
+        yield Problem(
+            "model.weights", f"no such file: {Path(weights).expanduser().absolute()}", "give the file of the pretrained model, or null"
+        )
 
 
 def _of_stored_features(cfg: DictConfig) -> Iterator[Problem]:

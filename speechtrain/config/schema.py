@@ -34,10 +34,21 @@ from speechtrain.config.schemas.data import (
     Timit,
     YesNo,
 )
-from speechtrain.config.schemas.models import Conformer, Crdnn, EBranchformer, FastConformer, Lstm, Mlp, QuartzNet, Tdnn, Zipformer
+from speechtrain.config.schemas.models import (
+    Conformer,
+    Crdnn,
+    EBranchformer,
+    FastConformer,
+    Lstm,
+    Mlp,
+    QuartzNet,
+    Tdnn,
+    Wav2Vec2,
+    Zipformer,
+)
 from speechtrain.config.schemas.node import Node, Rule, choice, number
 from speechtrain.config.schemas.optimisation import AdamLike, Exponential, Plateau, RmsProp, Schedule, Sgd, Step, WarmupCosine
-from speechtrain.config.schemas.sound import Augment, Bpe, Char, Label, LogMel, Phonemes, StoredFeatures, TokenList, Words
+from speechtrain.config.schemas.sound import Augment, Bpe, Char, Label, LogMel, Phonemes, StoredFeatures, TokenList, WaveformFeatures, Words
 from speechtrain.config.schemas.sweeps import OptunaSweeper, PoolLauncher, SshLauncher
 from speechtrain.config.schemas.training import (
     BeamDecoder,
@@ -244,7 +255,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "huggingface": HuggingFace,
         "mix": Mix,
     },
-    "features": {"logmel": LogMel, "stored": StoredFeatures},
+    "features": {"logmel": LogMel, "stored": StoredFeatures, "waveform": WaveformFeatures},
     "tokenizer": {"char": Char, "list": TokenList, "label": Label, "bpe": Bpe, "word": Words, "phoneme": Phonemes},
     "augment": {"spectrum": Augment},
     "model": {
@@ -253,6 +264,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "fastconformer": FastConformer,
         "ebranchformer": EBranchformer,
         "zipformer": Zipformer,
+        "wav2vec2": Wav2Vec2,
         "crdnn": Crdnn,
         "quartznet": QuartzNet,
         "lstm": Lstm,

@@ -200,7 +200,7 @@ class Stored:
     """
 
     hears = False
-    identity = None
+    identity: str | None = None
 
     def __init__(self, sample_rate: int, normalize: str) -> None:
         self.sample_rate = sample_rate
@@ -249,6 +249,38 @@ class Stored:
     def finish(self, mel: torch.Tensor) -> torch.Tensor:
         """Normalised."""
         return normalized(mel, self.normalize)
+
+
+class Waveform(Stored):
+    """Samples of recordings, each of which is a frame; a spectrum is the samples themselves.
+
+    Args:
+        sample_rate: Hz.
+        normalize: `utterance` (mean 0 and deviation 1, as pretrained models want it), `none`.
+    """
+
+    hears = True
+
+    def __init__(self, sample_rate: int, normalize: str) -> None:
+        super().__init__(sample_rate, normalize)
+        self.size = 1
+        self.identity = f"samples 1, {sample_rate} Hz"
+
+    def spectrum(self, samples: Audio) -> torch.Tensor:
+        """Samples (N,) as (N, 1)."""
+        return torch.from_numpy(samples)[:, None]
+
+    def pack(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """16 bits a sample."""
+        return (spectrum * 32767).round_().clamp_(-32768, 32767).short()
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """The samples again."""
+        return packed.float().div_(32767)
+
+    def finish(self, mel: torch.Tensor) -> torch.Tensor:
+        """Normalised, with the small constant in the variance that torchaudio's pretrained models have."""
+        return mel if self.normalize == "none" or not len(mel) else torch.nn.functional.layer_norm(mel, mel.shape)
 
 
 def normalized(features: torch.Tensor, how: str) -> torch.Tensor:

@@ -65,6 +65,11 @@ class TorchBackend(Backend):
             raise ConfigError([Problem("model._target_", f"{wanted}, received {type(encoder).__name__}", "derive it from Encoder")])
         return SpeechModel(encoder, task.head)  # type: ignore[arg-type]
 
+    def load_pretrained(self, model: SpeechModel) -> None:
+        """See `Encoder.load_pretrained`."""
+        if isinstance(model.encoder, Encoder):
+            model.encoder.load_pretrained()
+
     def describe(self, model: SpeechModel) -> ModelInfo:
         """Size, subsampling and context of a model."""
         encoder = model.encoder

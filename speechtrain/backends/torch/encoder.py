@@ -38,12 +38,21 @@ class Encoder(nn.Module, ABC):
         subsampling: input frames an encoder frame.
         receptive_field: input frames that an encoder frame depends on; None: all of them.
         causal: whether no encoder frame depends on later input.
+        min_frames: input frames that make one encoder frame.
     """
 
     output_size: int
     subsampling: int
     receptive_field: int | None
     causal: bool = False
+    min_frames: int = 1
+
+    def load_pretrained(self) -> None:
+        """Take the weights of the file that the model's config names; called before a training that begins anew.
+
+        Raises:
+            ConfigError: it does not fit.
+        """
 
     @abstractmethod
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:

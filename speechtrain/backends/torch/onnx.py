@@ -44,7 +44,7 @@ def to_onnx(model: SpeechModel, path: Path, input_size: int) -> None:
                 axes["value_lengths"] = {0: "batch"}
                 torch.onnx.export(model, example, temporary, dynamo=False, dynamic_axes=axes, opset_version=17, **names)
             else:
-                batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
+                batch, time = torch.export.Dim("batch"), torch.export.Dim("time", min=model.encoder.min_frames)
                 shapes = ({0: batch, 1: time}, {0: batch})
                 torch.onnx.export(
                     model, example, temporary, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False, **names

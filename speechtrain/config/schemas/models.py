@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -121,6 +122,31 @@ class Zipformer(Sized):
             yield "head_size", f"is {node.head_size}; rotary positions need an even number", "add or take 1"
         if any(size % 2 == 0 for size in node.kernel_sizes):
             yield "kernel_sizes", f"must be odd so that frames stay centred, received {list(node.kernel_sizes)}", "add or take 1"
+
+
+@dataclass
+class Wav2Vec2(Sized):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {**_TORCH, "features": ("WaveformFeatures",)}
+    channels: int = number(ge=1)
+    d_model: int = number(ge=16)
+    n_layers: int = number(ge=1)
+    n_heads: int = number(ge=1)
+    ff_multiplier: float = number(gt=0)
+    position_kernel: int = number(ge=1)
+    layer_norm: bool = MISSING
+    dropout: float = number(ge=0, lt=1)
+    mask_prob: float = number(ge=0, lt=1)
+    mask_length: int = number(ge=1)
+    bundle: str | None = MISSING
+    weights: str | None = MISSING
+    freeze_extractor: bool = MISSING
+
+    @staticmethod
+    def rules(node: Any) -> Iterator[Rule]:
+        step = math.lcm(16, node.n_heads)  # positions are convolved in 16 groups
+        if node.d_model % step:
+            message = f"is {node.d_model}, no multiple of 16 and of n_heads={node.n_heads}"
+            yield "d_model", message, f"set model.d_model={step * max(1, round(node.d_model / step))}"
 
 
 @dataclass

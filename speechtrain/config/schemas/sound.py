@@ -37,6 +37,12 @@ class LogMel(Target):
 
 
 @dataclass
+class WaveformFeatures(Target):
+    sample_rate: int = number(ge=1000)
+    normalize: str = choice("utterance", "none")
+
+
+@dataclass
 class StoredFeatures(Target):
     sample_rate: int = number(ge=1)
     normalize: str = choice("utterance", "band", "none")

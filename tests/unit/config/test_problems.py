@@ -219,6 +219,10 @@ def test_a_size_chooses_what_the_models_file_has_for_it_and_a_key_given_besides_
         (["model=zipformer", "backend=keras"], ["backend: does not go with model=zipformer", "backend=torch"]),
         (["model=conformer", "model.left_chunks=2"], ["model.left_chunks: is 2, and there are no chunks"]),
         (["model=quartznet", "model.size=small", "model.kernel_sizes=[3,4,3,3,3]"], ["model.kernel_sizes: must be odd"]),
+        (["model=wav2vec2", "features=logmel"], ["features: does not go with model=wav2vec2", "set features=waveform"]),
+        (["model=wav2vec2", "augment=light"], ["augment.warp: works on spectra", "augment.tempo", "augment.freq_masks"]),
+        (["model=wav2vec2", "model.weights=gone.pth"], ["model.weights: no such file", "gone.pth"]),
+        (["model=wav2vec2", "model.d_model=100"], ["model.d_model: is 100, no multiple of 16 and of n_heads=4", "model.d_model=96"]),
     ],
 )
 def test_sizes_and_new_models_say_what_is_wrong(overrides: list[str], expected: list[str]) -> None:

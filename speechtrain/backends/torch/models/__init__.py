@@ -8,6 +8,7 @@ from speechtrain.backends.torch.models.lstm import Lstm
 from speechtrain.backends.torch.models.mlp import Mlp
 from speechtrain.backends.torch.models.quartznet import QuartzNet
 from speechtrain.backends.torch.models.tdnn import Tdnn
+from speechtrain.backends.torch.models.wav2vec2 import Wav2Vec2
 from speechtrain.backends.torch.models.zipformer import Zipformer
 
-__all__ = ["Conformer", "Crdnn", "EBranchformer", "FastConformer", "Lstm", "Mlp", "QuartzNet", "Tdnn", "Zipformer"]
+__all__ = ["Conformer", "Crdnn", "EBranchformer", "FastConformer", "Lstm", "Mlp", "QuartzNet", "Tdnn", "Wav2Vec2", "Zipformer"]
