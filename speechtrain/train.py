@@ -104,6 +104,7 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
 
     with notebook(cfg, folder, given) as notes:
         from speechtrain.backends.history import HISTORY, History
+        from speechtrain.batch_finder import find_batch_seconds
         from speechtrain.data.prepare import prepare, without_infeasible
         from speechtrain.progress import ConsoleProgress, choose_samples, print_results, print_samples
         from speechtrain.tasks.build import task_for
@@ -128,11 +129,15 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
         report_model(cfg, info)
         if task.on_infeasible is not None:
             without_infeasible(data, lambda lengths: backend.output_lengths(model, lengths), task.infeasible, task.on_infeasible)
+        if cfg.trainer.batch_seconds == "auto":
+            use_batch_seconds(cfg, folder, data, lambda: find_batch_seconds(backend, model, data, task, cfg.trainer))
         counts = {
             "data/skipped": float(data.skipped),
             "data/infeasible": float(data.infeasible),
             "model/parameters": float(info.parameters),
         }
+        if cfg.trainer.batch_seconds == "auto":
+            counts["data/batch_seconds"] = float(cfg.data.batch_seconds)
         if options.measure_latency:
             counts["model/latency_ms"] = latency_ms(backend, model, task, data.features)
         notes.metrics(counts, step=0)
@@ -284,6 +289,17 @@ def start_folder(folder: Path, cfg: DictConfig) -> None:
         raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set hydra.run.dir to a folder that can") from error
     if "started" not in read_run_file(folder):
         write_run_file(folder, {"started": time.time_ns()})
+
+
+def use_batch_seconds(cfg: DictConfig, folder: Path, data: Data, find: Callable[[], float]) -> None:
+    """Take the size of batches that is found, or that was found when the run began."""
+    found = read_run_file(folder).get("batch_seconds")
+    if found is None:
+        found = find()
+        write_run_file(folder, {"batch_seconds": found})
+    cfg.data.batch_seconds = found
+    data.limits = replace(data.limits, batch_seconds=found)
+    start_folder(folder, cfg)
 
 
 def warm_start(backend: Backend, model: Model, path: Path) -> None:

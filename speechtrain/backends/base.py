@@ -340,6 +340,16 @@ class Backend(ABC):
         """Of a pass over a batch; None: not known."""
         return None
 
+    def step_seconds(self, model: Model, batch: Batch, task: Task, trainer: Mapping[str, Any]) -> float:  # noqa: ARG002
+        """How long a batch's loss and gradient take; the model is left as it was.
+
+        Raises:
+            OutOfMemoryError: they do not fit into memory, beside what an optimizer keeps.
+            ConfigError: the backend cannot tell.
+        """
+        message = f"is auto; backend={self.name} cannot measure a step by itself"
+        raise ConfigError([Problem("trainer.batch_seconds", message, "set data.batch_seconds, or backend=torch")])
+
     @abstractmethod
     def output_lengths(self, model: Model, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Encoder frames (B,) of input frames (B,)."""

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import signal
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from speechtrain.backends.base import Backend, Callback, Conversion, Layer, ModelInfo, OutOfMemoryError, Plan, TrainResult, default_threads
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
-from speechtrain.backends.torch.module import LAST, Feed, ModelStream, SpeechModel, TrainingModule, to_outputs
+from speechtrain.backends.torch.module import LAST, Feed, ModelStream, SpeechModel, TrainingModule, left_as_it_was, to_outputs
 from speechtrain.backends.torch.processes import Companions, OwnProcesses, own_rank
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
@@ -107,11 +108,7 @@ class TorchBackend(Backend):
     ) -> TrainResult:
         """Train in place; see `Backend.train`."""
         plan.begin_schedule(len(train))
-        if task.intermediate:
-            model.tap()
-        for stack in stacks_of(model.encoder):
-            stack.layer_dropout = plan.trainer["layer_dropout"]
-            stack.checkpointing = plan.trainer["gradient_checkpointing"]
+        _set_up(model, task, plan.trainer)
         module = TrainingModule(model, task, plan, callbacks)
         module.loader = train
         keepers = _checkpoints(plan)
@@ -178,6 +175,32 @@ class TorchBackend(Backend):
         for callback in callbacks:
             callback.on_train_end(result)
         return result
+
+    def step_seconds(self, model: SpeechModel, batch: Batch, task: Task, trainer: Mapping[str, Any]) -> float:
+        """The shorter of two steps after a first one; see `Backend.step_seconds`."""
+        _set_up(model, task, trainer)
+        device = torch.device("cpu") if trainer["accelerator"] == "cpu" else self._device
+        module = TrainingModule(model, task, _NO_PLAN, ()).to(device).train()
+        kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(trainer["precision"])
+        took = []
+        try:
+            with left_as_it_was(model, device), torch.autocast(device.type, kind, enabled=kind is not None):
+                kept = [torch.empty_like(each) for each in model.parameters() for _ in range(2)]  # as Adam does
+                for _ in range(3):
+                    start = time.perf_counter()
+                    module.gradient_of(batch)
+                    if device.type == "cuda":
+                        torch.cuda.synchronize(device)
+                    took.append(time.perf_counter() - start)
+                del kept
+        except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise OutOfMemoryError(batch, first_line(error, most=120)) from error
+            raise
+        finally:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        return min(took[1:])
 
     def predict(self, model: SpeechModel, batches: Iterable[Batch], task: Task) -> Iterator[tuple[Batch, Outputs]]:
         """Outputs of each batch in evaluation mode, in order."""
@@ -248,6 +271,15 @@ _PARTS = (
     "extra",
 )
 """Of a checkpoint that a training can be gone on with."""
+
+
+def _set_up(model: SpeechModel, task: Task, trainer: Mapping[str, Any]) -> None:
+    """What a training asks of the model itself."""
+    if task.intermediate:
+        model.tap()
+    for stack in stacks_of(model.encoder):
+        stack.layer_dropout = trainer["layer_dropout"]
+        stack.checkpointing = trainer["gradient_checkpointing"]
 
 
 def _weights_file(weights: Mapping[str, torch.Tensor], extra: Mapping[str, Any]) -> dict[str, Any]:

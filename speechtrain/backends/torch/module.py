@@ -286,21 +286,21 @@ class TrainingModule(pl.LightningModule):
 
     @contextmanager
     def _trying(self) -> Iterator[None]:
-        """What is computed in here leaves weights, statistics and random numbers as they were."""
-        state = _random_state(self.device)
-        before = {name: value.clone() for name, value in self.model.state_dict().items()}
-        with torch.enable_grad(), self.trainer.precision_plugin.train_step_context():
+        """Compute as training does, and leave everything as it was."""
+        with left_as_it_was(self.model, self.device), self.trainer.precision_plugin.train_step_context():
             yield
-        self.model.load_state_dict(before)
-        _set_random_state(state, self.device)
 
     def _try(self, batch: Batch) -> None:
         """Compute a batch and its gradient, so that too large a one shows at once."""
         self.batch = batch
         with self._trying():
-            total = self.losses_of(batch)[0].sum()
-            # not backward(): several processes would wait for each other's gradients
-            torch.autograd.grad(total, [each for each in self.model.parameters() if each.requires_grad], allow_unused=True)
+            self.gradient_of(batch)
+
+    def gradient_of(self, batch: Batch) -> None:
+        """Compute the loss of a batch and its gradient, for nothing."""
+        total = self.losses_of(batch)[0].sum()
+        # not backward(): several processes would wait for each other's gradients
+        torch.autograd.grad(total, [each for each in self.model.parameters() if each.requires_grad], allow_unused=True)
 
     def _find_lr(self, loader: Loader) -> None:
         """Set the schedule's peak to what a range test says."""
@@ -446,6 +446,19 @@ def to_outputs(utterance_losses: torch.Tensor, values: torch.Tensor, lengths: to
         lengths=lengths.cpu().numpy().astype(np.int64),
         losses=utterance_losses.detach().float().cpu().numpy(),
     )
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """What is computed in here leaves weights, statistics and random numbers as they were."""
+    state = _random_state(device)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        model.load_state_dict(before)
+        _set_random_state(state, device)
 
 
 def _random_state(device: torch.device) -> list[torch.Tensor]:

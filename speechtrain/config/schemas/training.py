@@ -118,6 +118,7 @@ class Trainer(Node):
     gradient_checkpointing: bool = MISSING
     try_largest: bool | None = MISSING
     find_lr: bool = MISSING
+    batch_seconds: str | None = choice("auto")
     max_skipped_steps: int = number(ge=0)
     precision: str = choice("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
     accelerator: str = MISSING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conformance import Recorder, Setup
+from conftest import TINY
+from omegaconf import OmegaConf
 from torch import nn
 
+import speechtrain
 from speechtrain import compose
 from speechtrain.backends.base import Backend, NonFiniteLossError, OutOfMemoryError
 from speechtrain.backends.torch import losses, lr_finder, ops
@@ -19,7 +23,9 @@ from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.backend import TorchBackend
 from speechtrain.backends.torch.encoder import Stack, stacks_of
 from speechtrain.backends.torch.module import TrainingModule
+from speechtrain.batch_finder import find_batch_seconds
 from speechtrain.errors import ConfigError, RunError, UserError
+from speechtrain.resume import write_run_file
 
 
 @pytest.fixture
@@ -294,6 +300,55 @@ def test_trying_the_largest_batch_changes_no_number(backend: Backend, tmp_path: 
         setup.train(model, recorder)
         found.append((recorder.metrics, setup.measure(model, "val")["val/loss"]))
     assert found[0] == found[1]
+
+
+def test_batches_are_made_as_long_as_it_pays_and_fits_into_memory(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup = Setup(backend, tmp_path, "model=mlp", "data.train_size=400", "trainer.batch_seconds=auto")
+    model = setup.build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pays_up_to, fits_up_to = 60.0, 1e9
+
+    def step_seconds(model: Any, batch: Any, task: Any, trainer: Any) -> float:
+        TorchBackend.step_seconds(backend, model, batch, task, trainer)
+        if batch.seconds > fits_up_to:
+            raise OutOfMemoryError(batch, "out of memory")
+        return max(batch.seconds, pays_up_to) / 100
+
+    monkeypatch.setattr(backend, "step_seconds", step_seconds)
+    trainer = setup.plan().trainer
+
+    def found() -> float:
+        return find_batch_seconds(backend, model, setup.data, setup.task, trainer)
+
+    with caplog.at_level(logging.INFO):
+        assert found() == 60
+    assert "data.batch_seconds=60 found" in caplog.text
+    fits_up_to = 32
+    assert found() == 30
+    fits_up_to = 5
+    with pytest.raises(OutOfMemoryError):
+        found()
+    pays_up_to, fits_up_to = 1e9, 1e9
+    assert found() == 60  # each of the ten buckets is one batch, so that larger ones hold no more
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ConfigError, match=r"trainer.devices is 2"):
+        find_batch_seconds(backend, model, setup.data, setup.task, {**trainer, "devices": 2})
+
+
+def test_the_size_of_batches_that_was_found_stays_that_of_the_run(tmp_path: Path) -> None:
+    options = [*TINY, "model=mlp", "trainer.batch_seconds=auto", "data.batch_size=100"]
+    result = speechtrain.train(compose([*options, "trainer.epochs=1"]))
+    found = result.metrics["data/batch_seconds"]
+    assert found >= 15
+    assert OmegaConf.load(result.folder / "config.yaml").data.batch_seconds == found
+    assert speechtrain.load(str(result.folder)).cfg.data.batch_seconds == found
+    write_run_file(result.folder, {"batch_seconds": 7.0})
+    resumed = speechtrain.train(compose([*options, "trainer.epochs=2", f"resume={result.folder}"], output_dir=result.folder))
+    assert resumed.metrics["data/batch_seconds"] == 7
+    with pytest.raises(ConfigError, match=r"backend=keras cannot measure a step"):
+        speechtrain.train(compose([*options, "backend=keras"]))
 
 
 def test_a_learning_rate_is_found_before_training_and_nothing_else_is_changed(backend: Backend, tmp_path: Path) -> None:
