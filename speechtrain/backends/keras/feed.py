@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from speechtrain.backends.keras.engine import TENSORFLOW
+from speechtrain.backends.shapes import round_up
 from speechtrain.data.batches import Batch, Loader
 
 
@@ -48,14 +49,6 @@ class Shapes:
         """What a model says of such arrays, without the padding."""
         rows = len(batch.ids)
         return {name: value[:rows] for name, value in found.items()}
-
-
-def round_up(size: int, steps: int) -> int:
-    """The next of (steps, ..., 2 * steps - 1) x 2^n; smaller sizes stay as they are."""
-    unit = 1
-    while size > unit * (2 * steps - 1 if steps > 1 else 1):
-        unit *= 2
-    return -(-size // unit) * unit
 
 
 def _pad(array: Any, views: int, rows: int, columns: int | None) -> Any:

@@ -40,13 +40,15 @@ class TorchBackend(Backend):
 
     Args:
         threads: of one operation on the CPU; None: as OMP_NUM_THREADS says, else one a core, at most 4.
+        compile: whether `torch.compile` makes the training step for each shape.
     """
 
     name: ClassVar[str] = "torch"
     suffix: ClassVar[str] = ".ckpt"
     formats: ClassVar[Mapping[str, str]] = {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx"}
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, compile: bool = False) -> None:  # noqa: A002 # the key's name
+        self._compiled = compile
         self.threads = threads or default_threads()
         torch.set_num_threads(self.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -109,7 +111,7 @@ class TorchBackend(Backend):
         """Train in place; see `Backend.train`."""
         plan.begin_schedule(len(train))
         _set_up(model, task, plan.trainer)
-        module = TrainingModule(model, task, plan, callbacks)
+        module = TrainingModule(model, task, plan, callbacks, compiled=self._compiled)
         module.loader = train
         keepers = _checkpoints(plan)
         monitors: list[pl.Callback] = [*keepers.values()]
@@ -180,7 +182,7 @@ class TorchBackend(Backend):
         """The shorter of two steps after a first one; see `Backend.step_seconds`."""
         _set_up(model, task, trainer)
         device = torch.device("cpu") if trainer["accelerator"] == "cpu" else self._device
-        module = TrainingModule(model, task, _NO_PLAN, ()).to(device).train()
+        module = TrainingModule(model, task, _NO_PLAN, (), compiled=self._compiled).to(device).train()
         kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(trainer["precision"])
         took = []
         try:

@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
+from speechtrain.backends.shapes import round_up
 from speechtrain.backends.torch import losses, lr_finder, ops
 from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask, stacks_of
@@ -131,10 +132,12 @@ class TrainingModule(pl.LightningModule):
         model: trained in place.
         task: knows the loss and counts errors.
         callbacks: told of each epoch; may ask to stop.
+        compiled: whether training batches are rounded up to few shapes, for each of which `torch.compile` makes the model anew.
     """
 
-    def __init__(self, model: SpeechModel, task: Task, plan: Plan, callbacks: Sequence[Callback]) -> None:
+    def __init__(self, model: SpeechModel, task: Task, plan: Plan, callbacks: Sequence[Callback], *, compiled: bool = False) -> None:
         super().__init__()
+        self._compiled: Callable[..., Any] | None = _compiled(model) if compiled else None
         self.model = model
         self.task = task
         self.plan = plan
@@ -169,7 +172,11 @@ class TrainingModule(pl.LightningModule):
 
     def losses_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss of each utterance (B,), what the head gives (B, T', V), frames of it (B,)."""
-        values, lengths = self.model(self._there(batch.features), self._there(batch.feature_lengths))
+        if self._compiled is not None and self.training:
+            rows = len(batch.ids)
+            values, lengths = (each[:rows] for each in self._compiled(*(self._there(array) for array in _rounded_up(batch))))
+        else:
+            values, lengths = self.model(self._there(batch.features), self._there(batch.feature_lengths))
         return self._loss(values, lengths, batch), values, lengths
 
     def _loss(self, values: torch.Tensor, lengths: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -201,7 +208,7 @@ class TrainingModule(pl.LightningModule):
         self._step_started = start
         total = self.task.regularised(OPS, utterance_losses, values, lengths).sum()
         if share := self.task.intermediate:
-            total = (1 - share) * total + share * self._loss(self.model.halfway(), lengths, batch).sum()
+            total = (1 - share) * total + share * self._loss(self.model.halfway()[: len(lengths)], lengths, batch).sum()
         if self.task.consistency:
             # summed over both views like the CTC loss, of which it takes the share that the paper gives it
             total = total + 2 * self.task.consistency * losses.consistency(values, lengths).sum()
@@ -437,6 +444,23 @@ class TrainingModule(pl.LightningModule):
             return 0
         self.plan.check_inside(self._halfway["of"], batches)
         return int(self._halfway["batches"])
+
+
+def _compiled(model: SpeechModel) -> Callable[..., Any]:
+    dynamo: Any = torch._dynamo
+    dynamo.config.recompile_limit = max(_SHAPES, dynamo.config.recompile_limit)
+    found: Callable[..., Any] = torch.compile(model, dynamic=False)
+    return found
+
+
+_SHAPES = 64  # that are compiled at most; later ones are computed as without compiling
+
+
+def _rounded_up(batch: Batch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Features and lengths with rows of one frame and frames of zeros behind, so that there are few shapes."""
+    rows, frames = (round_up(size, 4) - size for size in batch.features.shape[:2])
+    features = np.pad(batch.features, ((0, rows), (0, frames), (0, 0)))
+    return features, np.pad(batch.feature_lengths, (0, rows), constant_values=1)
 
 
 def to_outputs(utterance_losses: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor) -> Outputs:

@@ -16,6 +16,7 @@ from speechtrain.config.schemas.node import Node, Rule, Target, choice, number
 class TorchBackend(Target):
     name: str = MISSING
     threads: int | None = number(ge=1)
+    compile: bool = MISSING
 
 
 @dataclass

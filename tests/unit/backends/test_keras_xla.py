@@ -15,7 +15,8 @@ if importlib.util.find_spec("keras") is None:  # importing it would choose its e
 from conformance import BackendConformance, ClassificationConformance, Recorder, RegressionConformance, Setup, alone
 
 from speechtrain.backends.keras.backend import KerasBackend
-from speechtrain.backends.keras.feed import Shapes, round_up
+from speechtrain.backends.keras.feed import Shapes
+from speechtrain.backends.shapes import round_up
 from speechtrain.data.batches import Batch
 
 SGD = ["optimizer=sgd", "optimizer.lr=1e-3", "model.dropout=0", "augment=none"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 import speechtrain
 from speechtrain import compose
 from speechtrain.backends.base import Backend, NonFiniteLossError, OutOfMemoryError
+from speechtrain.backends.shapes import round_up
 from speechtrain.backends.torch import losses, lr_finder, ops
 from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.backend import TorchBackend
@@ -300,6 +302,43 @@ def test_trying_the_largest_batch_changes_no_number(backend: Backend, tmp_path: 
         setup.train(model, recorder)
         found.append((recorder.metrics, setup.measure(model, "val")["val/loss"]))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("mlp", []),
+        ("lstm", ["model.dropout=0"]),
+        pytest.param("conformer", ["model.n_layers=2", "model.dropout=0", "task.intermediate=0.3"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_compiled_step_has_the_numbers_of_one_that_is_not_and_few_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, options: list[str]
+) -> None:
+    shapes: set[Any] = set()
+
+    def traced(graph: Any, inputs: Any) -> Any:
+        shapes.update(tuple(each.shape) for each in inputs if isinstance(each, torch.Tensor) and each.ndim == 3)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=traced))
+    torch.compiler.reset()
+    found = []
+    for wanted in (False, True):
+        backend = TorchBackend(threads=1, compile=wanted)
+        common = ["model.dropout=0", "trainer.epochs=2", "data.batch_size=6", f"model={model}", *options]
+        setup = Setup(backend, tmp_path / str(wanted), *common)
+        recorder, built = Recorder(), setup.build()
+        for norm in built.modules():
+            if isinstance(norm, nn.BatchNorm1d):
+                norm.eval()
+                norm.train = lambda *_: None  # its statistics see what is added
+        setup.train(built, recorder)
+        found.append([epoch["train/loss"] for epoch in recorder.metrics] + [setup.measure(built, "val")["val/loss"]])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    features = {shape for shape in shapes if shape[2] == 40}
+    assert features
+    assert all(rows == round_up(rows, 4) and frames == round_up(frames, 4) for rows, frames, _ in features)
 
 
 def test_batches_are_made_as_long_as_it_pays_and_fits_into_memory(
