@@ -1,5 +1,8 @@
 """Seconds of a training step, beside torchaudio's conformer of the same size run in turn: `python benchmarks/train_step.py`.
 
+`--others` measures the conformers of SpeechBrain, Transformers and NeMo besides, of those that are installed; each has as many layers of
+the same width as ours, its own attention with relative positions, and the masks that keep padding out.
+
 `--engine tensorflow|jax|torch` measures the same models on Keras instead, each beside ours on PyTorch; `--jit` with XLA. An engine is
 chosen once a process, so each has a run of its own. The first step, which traces or compiles, is told apart.
 
@@ -19,6 +22,7 @@ import torch
 from torchaudio.models import Conformer as TorchaudioConformer
 
 from speechtrain.backends.torch import losses, models
+from speechtrain.backends.torch.encoder import frame_mask
 from speechtrain.backends.torch.module import SpeechModel
 from speechtrain.data.tokenizer import ListTokenizer
 from speechtrain.decode.greedy import GreedyDecoder
@@ -26,12 +30,12 @@ from speechtrain.tasks.ctc import Ctc
 
 
 class Reference(torch.nn.Module):
-    """torchaudio's conformer behind the same stem and head as ours."""
+    """An encoder (B, T', D) -> (B, T', D) behind the same stem and head as ours."""
 
-    def __init__(self, ours: models.Conformer, heads: int, hidden: int, layers: int, kernel: int, classes: int) -> None:
+    def __init__(self, ours: models.Conformer, encoder: torch.nn.Module, classes: int) -> None:
         super().__init__()
         self.stem = ours.stem
-        self.encoder = TorchaudioConformer(ours.output_size, heads, hidden, layers, kernel, dropout=0.1)
+        self.encoder = encoder
         self.head = torch.nn.Linear(ours.output_size, classes)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,6 +43,77 @@ class Reference(torch.nn.Module):
         x, lengths = self.stem(features, lengths)
         x, lengths = self.encoder(x, lengths)
         return self.head(x).log_softmax(-1), lengths
+
+
+class SpeechBrain(torch.nn.Module):
+    """SpeechBrain's conformer with its positions."""
+
+    def __init__(self, width: int, heads: int, hidden: int, layers: int, kernel: int) -> None:
+        from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
+        from speechbrain.nnet.attention import RelPosEncXL
+
+        super().__init__()
+        self.positions = RelPosEncXL(width)
+        self.encoder = ConformerEncoder(layers, width, hidden, heads, kernel, dropout=0.1)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T', D) -> (B, T', D)."""
+        outside = ~frame_mask(lengths, x.shape[1])
+        return self.encoder(x, src_key_padding_mask=outside, pos_embs=self.positions(x))[0], lengths
+
+
+class Transformers(torch.nn.Module):
+    """The conformer of Transformers' Wav2Vec2Conformer."""
+
+    def __init__(self, width: int, heads: int, hidden: int, layers: int, kernel: int) -> None:
+        from transformers import Wav2Vec2ConformerConfig
+        from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
+
+        super().__init__()
+        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": hidden}
+        dropouts = dict.fromkeys(("hidden_dropout", "activation_dropout", "attention_dropout", "conformer_conv_dropout"), 0.1)
+        others = {"conv_depthwise_kernel_size": kernel, "position_embeddings_type": "relative", "layerdrop": 0.0, "hidden_act": "swish"}
+        self.encoder = Wav2Vec2ConformerEncoder(Wav2Vec2ConformerConfig(**sizes, **dropouts, **others))
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T', D) -> (B, T', D)."""
+        return self.encoder(x, attention_mask=frame_mask(lengths, x.shape[1])).last_hidden_state, lengths
+
+
+class NeMo(torch.nn.Module):
+    """NeMo's conformer, which has a stem of its own kind, with as many channels as ours."""
+
+    def __init__(self, mels: int, width: int, heads: int, layers: int, kernel: int, classes: int) -> None:
+        from nemo.collections.asr.modules import ConformerEncoder
+
+        super().__init__()
+        stem = {"subsampling": "striding", "subsampling_factor": 4, "subsampling_conv_channels": 32}
+        self.encoder = ConformerEncoder(mels, layers, width, **stem, n_heads=heads, conv_kernel_size=kernel)
+        self.head = torch.nn.Linear(width, classes)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, F) -> (B, T', V)."""
+        x, lengths = self.encoder(audio_signal=features.transpose(1, 2), length=lengths)
+        return self.head(x.transpose(1, 2)).log_softmax(-1), lengths
+
+
+def others(
+    ours: Callable[[], models.Conformer], mels: int, heads: int, hidden: int, layers: int, kernel: int, classes: int
+) -> dict[str, torch.nn.Module]:
+    """Other libraries' conformers, of those that can be imported."""
+    width = ours().output_size
+    kinds: dict[str, Callable[[], torch.nn.Module]] = {
+        "speechbrain": lambda: Reference(ours(), SpeechBrain(width, heads, hidden, layers, kernel), classes),
+        "transformers": lambda: Reference(ours(), Transformers(width, heads, hidden, layers, kernel), classes),
+        "nemo": lambda: NeMo(mels, width, heads, layers, kernel, classes),
+    }
+    found = {}
+    for name, make in kinds.items():
+        try:
+            found[f"{name} conformer"] = make()
+        except (ImportError, TypeError) as error:  # overrides of another Lightning's methods are a TypeError
+            print(f"{name} is left out: {error}")
+    return found
 
 
 def ctc(classes: int) -> Ctc:
@@ -129,6 +204,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", help="conformer, crdnn, ...; all if none is named")
     parser.add_argument("--engine", choices=["tensorflow", "jax", "torch"])
     parser.add_argument("--jit", action="store_true")
+    parser.add_argument("--others", action="store_true", help="SpeechBrain, Transformers and NeMo, where they are installed")
     parser.add_argument("--bf16", action="store_true", help="each model under bfloat16 autocast besides")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -149,8 +225,14 @@ def main() -> None:
         built = {
             name.lower(): SpeechModel(getattr(models, name)(mels, *arguments), ctc(classes).head) for name, arguments in chosen.items()
         }
-        reference = Reference(models.Conformer(mels, *ours["Conformer"]), heads, hidden, given.layers, kernel, classes)
-        everything: dict[str, torch.nn.Module] = {"torchaudio conformer": reference, **built}
+
+        def conformer() -> models.Conformer:
+            return models.Conformer(mels, *ours["Conformer"])
+
+        theirs = TorchaudioConformer(given.width, heads, hidden, given.layers, kernel, dropout=0.1)
+        everything: dict[str, torch.nn.Module] = {"torchaudio conformer": Reference(conformer(), theirs, classes), **built}
+        if given.others:
+            everything |= others(conformer, mels, heads, hidden, given.layers, kernel, classes)
         steps = {name: stepper(model, *size) for name, model in everything.items()}
         if given.bf16:
             steps |= {f"{name}, bfloat16": in_bfloat16(step) for name, step in list(steps.items())}
