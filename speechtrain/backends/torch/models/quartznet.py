@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from speechtrain.backends.torch.encoder import Encoder, Stack, frame_weights
+from speechtrain.backends.torch.layers import Dropout, contiguous_gradient
 
 
 class QuartzNet(Encoder):
@@ -33,7 +34,7 @@ class QuartzNet(Encoder):
         blocks = (Block(sizes[i], sizes[i + 1], kernel, repeats, dropout) for i, kernel in enumerate(kernel_sizes))
         self.blocks = Stack(blocks, channels_first=True)
         self.head = SeparableConv(sizes[-1], head_channels, head_kernel, dilation=head_dilation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output_size = head_channels
         self.subsampling = subsampling
         context = repeats * sum(kernel - 1 for kernel in kernel_sizes) + head_dilation * (head_kernel - 1)
@@ -50,7 +51,7 @@ class QuartzNet(Encoder):
         lengths = self.output_lengths(lengths)
         mask = frame_weights(lengths, x.shape[2], x.dtype)[:, None, :]
         x = self.blocks(x, mask)
-        return self.dropout(torch.relu(self.head(x, mask))).transpose(1, 2), lengths
+        return contiguous_gradient(self.dropout(torch.relu(self.head(x, mask)))).transpose(1, 2), lengths
 
 
 class Block(nn.Module):
@@ -61,7 +62,7 @@ class Block(nn.Module):
         self.convs = nn.ModuleList(SeparableConv(inputs if i == 0 else outputs, outputs, kernel_size) for i in range(repeats))
         self.shortcut = nn.Conv1d(inputs, outputs, 1, bias=False)
         self.shortcut_norm = nn.BatchNorm1d(outputs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, D, T') -> (B, D', T')."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_weights
+from speechtrain.backends.torch.layers import Dropout, contiguous_gradient
 
 
 class Tdnn(Encoder):
@@ -40,7 +41,7 @@ class Tdnn(Encoder):
         x, lengths = self.stem(features, lengths)
         mask = frame_weights(lengths, x.shape[1], x.dtype)[:, None, :]
         x = x.transpose(1, 2) * mask  # (B, D, T')
-        return self.blocks(x, mask).transpose(1, 2), lengths
+        return contiguous_gradient(self.blocks(x, mask)).transpose(1, 2), lengths
 
 
 class Block(nn.Module):
@@ -51,7 +52,7 @@ class Block(nn.Module):
         padding = dilation * (kernel_size - 1) // 2
         self.conv = nn.Conv1d(channels, channels, kernel_size, dilation=dilation, padding=padding, bias=False)
         self.norm = nn.BatchNorm1d(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, D, T') -> (B, D, T'), zero outside the mask (B, 1, T')."""
