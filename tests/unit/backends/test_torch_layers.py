@@ -141,3 +141,29 @@ def test_a_feed_forward_module_drops_values_at_a_probability_below_a_byte() -> N
     nn.init.zeros_(module[4].weight)
     nn.init.ones_(module[4].bias)
     assert (module(torch.zeros(1, 1000, 500)) == 0).double().mean().item() == pytest.approx(0.001, rel=0.2)
+
+
+def test_gradients_are_laid_out_as_their_values_are() -> None:
+    x = torch.randn(2, 3, 5, requires_grad=True)
+    y = x * 1
+    seen = []
+    y.register_hook(lambda gradient: seen.append((gradient.stride(), gradient.clone())))
+    weight = torch.randn(2, 5, 3)
+    (layers.contiguous_gradient(y).transpose(1, 2) * weight).sum().backward()
+    assert seen[0][0] == (15, 5, 1)
+    assert torch.equal(seen[0][1], weight.transpose(1, 2))
+    assert torch.equal(x.grad, weight.transpose(1, 2))  # type: ignore[arg-type]
+    plain = torch.randn(2, 3)
+    assert layers.contiguous_gradient(plain) is plain
+
+
+def test_a_masked_relu_has_its_gradient_also_when_that_comes_in_another_layout() -> None:
+    x = torch.randn(2, 4, 5, 3)
+    mask = (torch.arange(5) < 3).float()[None, None, :, None]
+    weight = torch.randn(2, 5, 3, 4)
+    grads = []
+    for relu in (masked_relu, lambda value, mask: torch.relu(value * mask)):
+        own = x.clone().requires_grad_()
+        (relu(own * 1, mask).permute(0, 2, 3, 1) * weight).sum().backward()
+        grads.append(own.grad)
+    assert torch.equal(grads[0], grads[1])
