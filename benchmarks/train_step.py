@@ -23,7 +23,7 @@ from torchaudio.models import Conformer as TorchaudioConformer
 
 from speechtrain.backends.torch import losses, models
 from speechtrain.backends.torch.encoder import frame_mask
-from speechtrain.backends.torch.module import SpeechModel
+from speechtrain.backends.torch.model import SpeechModel
 from speechtrain.data.tokenizer import ListTokenizer
 from speechtrain.decode.greedy import GreedyDecoder
 from speechtrain.tasks.ctc import Ctc

@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from speechtrain.backends.base import Backend, Callback, Conversion, Layer, ModelInfo, OutOfMemoryError, Plan, TrainResult, default_threads
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
-from speechtrain.backends.torch.module import LAST, Feed, ModelStream, SpeechModel, TrainingModule, left_as_it_was, to_outputs
+from speechtrain.backends.torch.model import ModelStream, SpeechModel
+from speechtrain.backends.torch.module import LAST, Feed, TrainingModule, left_as_it_was, to_outputs
 from speechtrain.backends.torch.processes import Companions, OwnProcesses, own_rank
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem, UserError, first_line

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from speechtrain.backends.torch.module import SpeechModel
+from speechtrain.backends.torch.model import SpeechModel
 from speechtrain.backends.torch.onnx import example_of
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from speechtrain.backends.torch.module import SpeechModel
+from speechtrain.backends.torch.model import SpeechModel
 
 
 def example_of(model: SpeechModel, input_size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_torch_models import encoder
 
-from speechtrain.backends.torch.module import SpeechModel
+from speechtrain.backends.torch.model import SpeechModel
 from speechtrain.backends.torch.onnx import to_onnx
 from speechtrain.tasks.base import Head
 

@@ -16,8 +16,8 @@ from torchaudio.models import wav2vec2_model
 
 import speechtrain
 from speechtrain import compose
+from speechtrain.backends.torch.model import SpeechModel
 from speechtrain.backends.torch.models.wav2vec2 import Wav2Vec2
-from speechtrain.backends.torch.module import SpeechModel
 from speechtrain.backends.torch.onnx import to_onnx
 from speechtrain.config.build import build
 from speechtrain.errors import ConfigError

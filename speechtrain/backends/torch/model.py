@@ -1,0 +1,107 @@
+"""An encoder with its head: on batches, and on live signals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask, stacks_of
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.tasks.base import Head
+
+
+class SpeechModel(nn.Module):
+    """An encoder with the head that a task asks for."""
+
+    def __init__(self, encoder: Encoder, head: Head) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.spec = head
+        self.head = nn.Linear(encoder.output_size, head.size * (encoder.subsampling if head.per_input_frame else 1))
+        self._tapped: list[Stack] = []  # in a list, so that it is no part of the model twice
+        if head.begins_even and getattr(encoder, "receptive_field", None) is not None:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, F), (B,) -> what the head gives (B, T', V) and its frames (B,)."""
+        encoded, encoded_lengths = self.encoder(features.to(self.head.weight.dtype), lengths)
+        if self.spec.pool is not None:
+            encoded, encoded_lengths = pooled(encoded, encoded_lengths, self.spec.pool)
+        values = self._values(encoded)
+        if self.spec.per_input_frame:
+            values = values.reshape(values.shape[0], -1, self.spec.size)[:, : features.shape[1]]
+            encoded_lengths = lengths
+        return values, encoded_lengths
+
+    def _values(self, encoded: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = self.head(encoded).float()
+        return values.log_softmax(-1) if self.spec.log_softmax else values
+
+    def tap(self) -> None:
+        """Keep what the middle of the encoder gives, for `halfway`.
+
+        Raises:
+            ConfigError: its layers are none of the same width as its output.
+        """
+        stacks = [each for each in stacks_of(self.encoder) if each.width == self.encoder.output_size and len(each) > 1]
+        if len(stacks) != 1:
+            name = type(self.encoder).__name__
+            message = f"needs a middle of the encoder that is like its end, and {name} has none"
+            fix = "set task.intermediate=0, or take a model with layers in a row of one width and rate, such as conformer"
+            raise ConfigError([Problem("task.intermediate", message, fix)])
+        stacks[0].taps = True
+        self._tapped = stacks
+
+    def halfway(self) -> torch.Tensor:
+        """What the head gives (B, T', V) on the middle of the encoder in the last pass."""
+        stack = self._tapped[0]
+        assert stack.tapped is not None
+        found, stack.tapped = self._values(stack.tapped), None
+        return found
+
+
+class ModelStream:
+    """A model on a live signal of one utterance.
+
+    Args:
+        model: in evaluation mode from here on.
+        encoder: what its encoder's `stream()` gave.
+    """
+
+    def __init__(self, model: SpeechModel, encoder: Any) -> None:
+        self._model = model.eval()
+        self._encoder = encoder
+
+    @torch.inference_mode()
+    def push(self, features: torch.Tensor) -> npt.NDArray[np.float32]:
+        """(t, F) -> (t', V)."""
+        weight = self._model.head.weight
+        return self._values(self._encoder.push(features[None].to(weight)))
+
+    @torch.inference_mode()
+    def finish(self) -> npt.NDArray[np.float32]:
+        """What is left (t', V)."""
+        return self._values(self._encoder.finish())
+
+    def _values(self, encoded: torch.Tensor) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = self._model._values(encoded)[0].cpu().numpy()
+        return found
+
+
+def pooled(x: torch.Tensor, lengths: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T', D), (B,) -> (B, 1, D) over the frames inside each row (`mean`, `max`) or of its last one (`last`), and lengths of 1."""
+    if how == "last":
+        index = (lengths.clamp_min(1) - 1).long()
+        found = x[torch.arange(x.shape[0], device=x.device), index]
+    else:
+        inside = frame_mask(lengths, x.shape[1])[:, :, None]
+        if how == "max":
+            found = x.masked_fill(~inside, torch.finfo(x.dtype).min).amax(1)
+        else:
+            found = (x * inside).sum(1) / lengths.clamp_min(1)[:, None]
+    return found[:, None], torch.ones_like(lengths)
