@@ -105,6 +105,8 @@ def test_every_option_of_every_group_composes(option: str) -> None:
         assert "data.root: has no value" in problems(f"data={name}")
     elif option == "augment/far_field":
         assert "augment.noise_folder: no such folder" in problems(f"augment={name}")
+    elif option == "features/waveform":
+        assert "augment.warp: works on spectra, and features=waveform has none" in problems(f"features={name}")
     elif option == "task/regression":
         assert "set data=signals or hdf5_signals" in problems("task=regression")
     elif option == "tokenizer/label":
