@@ -19,6 +19,7 @@ import logging
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from rich.table import Table
 
 from speechtrain.command import run_command
@@ -176,8 +177,14 @@ def write_page(found: Inspection, folder: Path, examples: int, title: str) -> Pa
     return path
 
 
-def draw_files(files: Sequence[str], folder: Path, overrides: Sequence[str]) -> list[Path]:
+def draw_files(files: Sequence[str], folder: Path, overrides: Sequence[str], model: str = "") -> list[Path]:
     """A picture of each recording: its wave, its features, and these augmented, as a config makes them.
+
+    Args:
+        files: of audio.
+        folder: where the pictures go.
+        overrides: of the training's config.
+        model: a trained one, whose features and augmentation are taken where the overrides choose no others.
 
     Raises:
         UserError: one cannot be read, or the folder cannot be written.
@@ -203,13 +210,23 @@ def draw_files(files: Sequence[str], folder: Path, overrides: Sequence[str]) -> 
         (Path(root) / "all.jsonl").write_text("\n".join(lines), encoding="utf-8")
         read = ["data=manifest", f"data.root='{root}'", "data.train=all.jsonl", "data.feature_cache=null", "data.on_shared.audio=allow"]
         cfg = compose([*overrides, *read, "tracking=[]"])
+        if model:
+            from speechtrain.source import load
+
+            stored = load(model).cfg
+            for group in ("features", "augment"):
+                if not any(item.startswith((f"{group}=", f"{group}.")) for item in overrides):
+                    with open_dict(cfg):
+                        cfg[group] = stored[group]
         data = prepare(cfg, threads=1)
         task_for(cfg, data)
         drawn = pictures(data, data.corpus.splits["train"])
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            names: Counter[str] = Counter()
             for number, name in enumerate(files):
-                target = folder / f"{Path(name).stem}.png"
+                names[stem := Path(name).stem] += 1
+                target = folder / f"{stem}{f'_{names[stem]}' if names[stem] > 1 else ''}.png"
                 save_png(drawn[str(number)], target)
                 found.append(target)
         except OSError as error:
@@ -232,7 +249,7 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if own["files"]:
         names = own["files"].strip("[]").split(",")
-        for path in draw_files(names, Path(own["out"] or ".").expanduser().absolute(), given):
+        for path in draw_files(names, Path(own["out"] or ".").expanduser().absolute(), given, own["from"]):
             console.print(f"picture     {path}", markup=False)
         return 0
     if own["from"]:

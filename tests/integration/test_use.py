@@ -6,11 +6,13 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from rapidfuzz.distance import Levenshtein
 import speechtrain
 from speechtrain.errors import ConfigError, DataError, UserError
 from speechtrain.recognizer import Recognizer, config_of
+from speechtrain.report import data as report
 
 SETTINGS = [*TINY, "model=tdnn", "model.channels=48", "augment=none", "data.train_size=80", "data.batch_size=8", "trainer.epochs=12"]
 Use = Callable[..., subprocess.CompletedProcess[str]]
@@ -429,8 +432,18 @@ def test_every_command_takes_an_archive(trained: Path, spoken: dict[str, str], t
     capsys.readouterr()
 
 
-def test_recordings_are_drawn_as_the_model_sees_them(spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recordings_are_drawn_as_the_model_sees_them(
+    trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = list(spoken)[:2]
+    asked: list[Any] = []
+    draw = report.pictures
+    monkeypatch.setattr(report, "pictures", lambda data, cuts: asked.append(data) or draw(data, cuts))
+    shutil.copyfile(first, tmp_path / Path(second).name)
+    assert here("inspect", f"from={trained}", f"files={second},{Path(second).name}", "out=same") == 0
+    assert {path.name for path in (tmp_path / "same").iterdir()} == {f"{Path(second).stem}.png", f"{Path(second).stem}_2.png"}
+    assert asked[0].features.sample_rate == speechtrain.load(str(trained)).sample_rate == 8000
+    assert asked[0].augment.changes_nothing
     assert here("inspect", f"files={first},{second}", "augment=specaugment", "features=logmel_8k", "out=look") == 0
     assert {path.name for path in (tmp_path / "look").iterdir()} == {f"{Path(path).stem}.png" for path in (first, second)}
     with pytest.raises(DataError, match=r"none\.wav: cannot be read as audio"):

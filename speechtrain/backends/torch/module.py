@@ -355,7 +355,11 @@ class TrainingModule(pl.LightningModule):
 def _compiled(model: SpeechModel) -> Callable[..., Any]:
     dynamo: Any = torch._dynamo
     dynamo.config.recompile_limit = max(_SHAPES, dynamo.config.recompile_limit)
-    found: Callable[..., Any] = torch.compile(model, dynamic=False)
+
+    def call(features: torch.Tensor, lengths: torch.Tensor) -> Any:  # what compiling makes of a module is a module, and would be saved
+        return model(features, lengths)
+
+    found: Callable[..., Any] = torch.compile(call, dynamic=False)
     return found
 
 

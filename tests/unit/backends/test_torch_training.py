@@ -335,6 +335,9 @@ def test_a_compiled_step_has_the_numbers_of_one_that_is_not_and_few_shapes(
                 norm.train = lambda *_: None  # its statistics see what is added
         setup.train(built, recorder)
         found.append([epoch["train/loss"] for epoch in recorder.metrics] + [setup.measure(built, "val")["val/loss"]])
+        again = setup.build()
+        backend.load(again, tmp_path / str(wanted) / "checkpoints" / "last.ckpt")
+        assert all(torch.equal(value, built.state_dict()[name]) for name, value in again.state_dict().items())
     assert found[1] == pytest.approx(found[0], rel=1e-4)
     features = {shape for shape in shapes if shape[2] == 40}
     assert features
