@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = ["data=manifest", f"data.root={folder / 'corpus'}", "data.train=train.jsonl", "data.test=test.jsonl", "data.val=val.jsonl"]
     kept = ["tracking.mlflow.registered_model=asr", "tracking.mlflow.system_metrics=0.5", "trainer.log_every_n_steps=3"]
     listeners = ["tracking=[mlflow,tensorboard,wandb]", "tracking.wandb.mode=offline"]
-    settings = ["features=logmel_8k", "model=tdnn", "model.channels=32", "trainer.epochs=10", "data.batch_seconds=6", "backend.threads=1"]
+    settings = ["features=logmel_8k", "model=tdnn", "model.channels=32", "trainer.epochs=14", "data.batch_seconds=6", "backend.threads=1"]
     done = run_command(folder, *data, *kept, *listeners, *settings)
     assert done.returncode == 0, done.stderr
     (folder / "output").write_text(done.stdout)
