@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,12 +128,13 @@ def write(found: Iterator[tuple[str, str, Alignment | DataError]], folder: Path,
     Raises:
         UserError: the folder cannot be written.
     """
+    from speechtrain.report.page import numbered
     from speechtrain.report.page import write as write_file
 
     bad: list[str] = []
     count = 0
     ctms, objects = [], []
-    names: Counter[str] = Counter()
+    names: set[str] = set()
     try:
         for utterance, text, alignment in found:
             if isinstance(alignment, DataError):
@@ -142,9 +142,8 @@ def write(found: Iterator[tuple[str, str, Alignment | DataError]], folder: Path,
                 continue
             count += 1
             if "textgrid" in formats:
-                name = re.sub(r"[^A-Za-z0-9._-]", "_", utterance)
-                names[name] += 1  # ids that differ in other characters only stay apart
-                write_file(folder / f"{name}{f'_{names[name]}' if names[name] > 1 else ''}.TextGrid", textgrid(alignment))
+                name = numbered(re.sub(r"[^A-Za-z0-9._-]", "_", utterance), names)
+                write_file(folder / f"{name}.TextGrid", textgrid(alignment))
             ctms.append(ctm(utterance, alignment))
             objects.append(json.dumps(as_object(utterance, text, alignment), ensure_ascii=False) + "\n")
         if "ctm" in formats:

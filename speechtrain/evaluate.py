@@ -89,7 +89,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str], *, split: str) -> Evalua
     """
     from speechtrain.config.build import build
     from speechtrain.data.prepare import prepare_split
-    from speechtrain.recognizer import Recognizer
+    from speechtrain.recognizer import Recognizer, one_answer
     from speechtrain.source import stored_for
 
     weights, stored, vocabulary = stored_for(cfg)
@@ -105,7 +105,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str], *, split: str) -> Evalua
     data.target = recognizer.task.target
     recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name].decoder) for name in settings}
     if cfg.nbest and not any(each.ranks for each in recognizers.values()):
-        raise ConfigError([Problem("nbest", "the greedy decoder has one answer", "set decoder=beam")])
+        raise one_answer()
     loader = data.loader(split)
     assert loader is not None
     start = time.perf_counter()

@@ -19,7 +19,6 @@ import logging
 import math
 import os
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +193,7 @@ def draw_files(files: Sequence[str], folder: Path, overrides: Sequence[str], mod
     from speechtrain.data.prepare import prepare
     from speechtrain.report.data import pictures
     from speechtrain.report.figures import save_png
+    from speechtrain.report.page import numbered
     from speechtrain.tasks.build import task_for
 
     found = []
@@ -223,10 +223,9 @@ def draw_files(files: Sequence[str], folder: Path, overrides: Sequence[str], mod
         drawn = pictures(data, data.corpus.splits["train"])
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            names: Counter[str] = Counter()
+            names: set[str] = set()
             for number, name in enumerate(files):
-                names[stem := Path(name).stem] += 1
-                target = folder / f"{stem}{f'_{names[stem]}' if names[stem] > 1 else ''}.png"
+                target = folder / f"{numbered(Path(name).stem, names)}.png"
                 save_png(drawn[str(number)], target)
                 found.append(target)
         except OSError as error:

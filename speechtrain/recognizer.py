@@ -82,6 +82,11 @@ def config_of(path: str | Path, *, trust: bool = False) -> tuple[DictConfig, lis
     return cfg, list(extra["vocabulary"])
 
 
+def one_answer() -> ConfigError:
+    """What is told where several answers are asked of a decoder that has one."""
+    return ConfigError([Problem("nbest", "the greedy decoder has one answer", "set decoder=beam")])
+
+
 class Recognizer:
     """A model that is ready to be used; see `load`."""
 
@@ -270,7 +275,7 @@ class Recognizer:
         if not nbest:
             return ()
         if not isinstance(task.decoder, RankingDecoder):
-            raise ConfigError([Problem("nbest", "the greedy decoder has one answer", "set decoder=beam")])
+            raise one_answer()
         return tuple((self.tokenizer.decode(each.labels), each.score) for each in task.decoder.best(log_probs, nbest))
 
     def _needs_text(self, what: str) -> Ctc:

@@ -158,6 +158,7 @@ def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
         UserError: nothing can be transcribed at all.
     """
     from speechtrain.longform import Recording
+    from speechtrain.recognizer import one_answer
     from speechtrain.source import load_for
 
     files = files_of([str(name) for name in cfg.files])
@@ -167,7 +168,7 @@ def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
 
         check_streams(recognizer)
     if cfg.nbest and not recognizer.ranks:
-        raise ConfigError([Problem("nbest", "the greedy decoder has one answer", "set decoder=beam")])
+        raise one_answer()
     bad = 0
     with _Heard(shown=not cfg.streaming and sys.stderr.isatty()) as progress:
         for path in files:

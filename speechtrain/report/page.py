@@ -146,6 +146,16 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
 
 
+def numbered(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it where it was taken before, so that no file is written over another."""
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}_{number}"
+    taken.add(found)
+    return found
+
+
 def write(path: Path, text: str) -> None:
     """A file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from conftest import TINY
+from test_torch_onnx import check_outputs
 from torchaudio import pipelines
 from torchaudio.models import wav2vec2_model
 
@@ -126,16 +126,7 @@ def test_a_bundle_is_known_by_the_name_of_its_file_and_others_are_refused(tmp_pa
 def test_it_gives_its_outputs_in_onnx_runtime(tmp_path: Path, options: list[str]) -> None:
     model = SpeechModel(encoder(*SMALL, *options), Head(7)).eval()
     to_onnx(model, tmp_path / "model.onnx", 1)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    for batch, frames in ((1, 5000), (3, 7777), (2, 16000)):
-        lengths = torch.tensor([frames - 700 * row for row in range(batch)])
-        samples = torch.randn(batch, frames, 1) * (torch.arange(frames)[None, :] < lengths[:, None])[:, :, None]
-        with torch.inference_mode():
-            values, value_lengths = model(samples, lengths)
-        found, found_lengths = session.run(None, {"features": samples.numpy(), "lengths": lengths.numpy()})
-        assert found_lengths.tolist() == value_lengths.tolist()
-        for row, length in enumerate(found_lengths):
-            np.testing.assert_allclose(found[row, :length], values[row, :length], rtol=1e-4, atol=2e-5)
+    check_outputs(tmp_path / "model.onnx", model, 1, [(1, 5000), (3, 7777), (2, 16000)], shorter=700)
 
 
 def test_a_run_begins_with_the_weights_and_its_model_does_not_need_their_file(

@@ -11,7 +11,7 @@ import pytest
 from speechtrain.decode.align import align, greedy_spans
 from speechtrain.report.errors import Utterance
 from speechtrain.report.figures import Posteriors, history_figure, save_png, svg
-from speechtrain.report.page import Example, choose_examples, error_report, fields_shown
+from speechtrain.report.page import Example, choose_examples, error_report, fields_shown, numbered
 
 
 def page(utterances: list[Utterance], **changes: object) -> str:
@@ -83,3 +83,8 @@ def test_spans_follow_the_best_path_and_the_alignment_the_text() -> None:
     assert found[0].probability == pytest.approx(0.9)
     assert align(log_probs[:2], [1, 1, 2]) is None
     assert align(log_probs, []) == []
+
+
+def test_no_name_is_given_twice() -> None:
+    taken: set[str] = set()
+    assert [numbered(name, taken) for name in ("a", "a", "a_2", "a", "b")] == ["a", "a_2", "a_2_2", "a_3", "b"]

@@ -114,7 +114,7 @@ class Wav2Vec2(Encoder):
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Encoder frames (B,) of samples (B,): none where there are fewer than a window of 400 (25 ms)."""
         for block in self.extractor:
-            lengths = (torch.div(lengths - block.kernel_size, block.stride, rounding_mode="floor") + 1).clamp_min(0)
+            lengths = _shorter(lengths, block)
         return lengths
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,7 +138,7 @@ class Wav2Vec2(Encoder):
         """Samples (B, 1, T) -> (B, C, T')."""
         for block in self.extractor:
             x = block.conv(x)
-            lengths = (torch.div(lengths - block.kernel_size, block.stride, rounding_mode="floor") + 1).clamp_min(0)
+            lengths = _shorter(lengths, block)
             if isinstance(block.layer_norm, nn.GroupNorm):
                 x = norm_over_time(x, lengths, block.layer_norm)
             elif block.layer_norm is not None:
@@ -164,6 +164,11 @@ class Layer(nn.Module):
         """(B, T', D) -> (B, T', D); each frame sees those that `attend` (B, 1, T', T') says."""
         found: torch.Tensor = self.layer(x, attend)[0]
         return found
+
+
+def _shorter(lengths: torch.Tensor, block: Any) -> torch.Tensor:
+    """Frames (B,) that are left of so many by a convolution without padding."""
+    return (torch.div(lengths - block.kernel_size, block.stride, rounding_mode="floor") + 1).clamp_min(0)
 
 
 def norm_over_time(x: torch.Tensor, lengths: torch.Tensor, norm: nn.GroupNorm) -> torch.Tensor:
