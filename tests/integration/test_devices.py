@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from conftest import TINY
 
 import speechtrain
+from speechtrain.errors import ConfigError
 
 MODEL = ["model=mlp", "model.dropout=0", "trainer.epochs=3", "data.batch_size=5"]
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_two_processes_have_the_loss_curve_of_one_with_the_same_batches(tmp_path: Path) -> None:
@@ -79,8 +81,57 @@ def test_ctrl_c_ends_all_processes(training: tuple[subprocess.Popen[bytes], psut
     assert gone
 
 
-def test_sharded_weights_are_refused_by_name(command: Command) -> None:
-    found = command(*TINY, "model=mlp", "trainer.strategy=fsdp", "trainer.accelerator=cpu", "trainer.devices=2")
-    assert found.returncode == 2
-    assert "trainer.strategy: is fsdp" in found.stderr
-    assert "Traceback" not in found.stderr
+SHARDED = ["trainer.strategy=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
+PARTS = ["model=conformer", "model.size=tiny", "model.dropout=0", "trainer.epochs=2", "data.batch_size=5"]
+EVERYTHING = ["trainer.ema_decay=0.9", "trainer.accumulate_grad_batches=2", "task.intermediate=0.3", "trainer.gradient_checkpointing=true"]
+
+
+def test_sharded_weights_are_trained_like_whole_ones(tmp_path: Path) -> None:
+    results, files = {}, {}
+    for strategy in ("ddp", "fsdp"):
+        cfg = speechtrain.compose([*TINY, *PARTS, *EVERYTHING, *SHARDED, f"trainer.strategy={strategy}"], output_dir=tmp_path / strategy)
+        results[strategy] = speechtrain.train(cfg)
+        files[strategy] = torch.load(tmp_path / strategy / "checkpoints/last.ckpt", weights_only=True)
+    for whole, sharded in zip(results["ddp"].history, results["fsdp"].history, strict=True):
+        for name in ("train/loss", "train/grad_norm", "val/loss", "val/cer"):
+            assert sharded[name] == pytest.approx(whole[name], rel=1e-3), name
+    assert results["fsdp"].metrics["test/loss"] == pytest.approx(results["ddp"].metrics["test/loss"], rel=1e-3)
+    for part in ("state_dict", "trained"):
+        assert {name: value.shape for name, value in files["fsdp"][part].items()} == {
+            name: value.shape for name, value in files["ddp"][part].items()
+        }
+    torch.testing.assert_close(files["fsdp"]["optimizer_states"], files["ddp"]["optimizer_states"], rtol=1e-2, atol=1e-4)
+
+
+def test_a_run_with_sharded_weights_and_one_with_whole_ones_go_on_with_each_other(tmp_path: Path) -> None:
+    options = [*TINY, *MODEL, "scheduler=constant"]
+    whole = speechtrain.train(speechtrain.compose(options, output_dir=tmp_path / "whole"))
+    for first, then in ((SHARDED, []), ([], SHARDED)):
+        folder = tmp_path / str(len(first))
+        speechtrain.train(speechtrain.compose([*options, *first, "trainer.limit_epochs=2"], output_dir=folder))
+        resumed = speechtrain.train(speechtrain.compose([*options, *then, f"resume={folder}"], output_dir=folder))
+        assert resumed.history[-1]["train/loss"] == pytest.approx(whole.history[-1]["train/loss"], rel=1e-4)
+
+
+def test_sharded_weights_begin_with_those_that_the_first_process_was_given(tmp_path: Path) -> None:
+    speechtrain.train(speechtrain.compose([*TINY, *MODEL], output_dir=tmp_path / "before"))
+    losses = []
+    for name, devices in (("one", []), ("two", SHARDED)):
+        options = [*TINY, *MODEL, *devices, "trainer.epochs=1", f"init_from={tmp_path / 'before'}"]
+        losses.append(speechtrain.train(speechtrain.compose(options, output_dir=tmp_path / name)).history[0]["train/loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["trainer.devices=1"], "trainer.strategy: is fsdp, and there is one device"),
+        (["trainer.precision=16-mixed"], "trainer.precision: is 16-mixed; losses of sharded weights are not scaled"),
+        (["trainer.find_lr=true"], "trainer.find_lr: is true; sharded weights cannot be tried out"),
+        (["backend.compile=true"], "backend.compile: is true; sharded weights are not compiled"),
+    ],
+)
+def test_what_sharded_weights_cannot_do_is_refused(tmp_path: Path, options: list[str], told: str) -> None:
+    cfg = speechtrain.compose([*TINY, "model=mlp", *SHARDED, *options], output_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        speechtrain.train(cfg)

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from speechtrain.backends.torch.sharding import own_part, part_of
+
 
 class MovingAverage:
     """An exponential moving average of a model's weights and running statistics (Polyak and Juditsky 1992).
@@ -31,7 +33,7 @@ class MovingAverage:
         decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
         now = self._model.state_dict()
         means = [name for name, value in now.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.weights[name] for name in means], [now[name] for name in means], 1 - decay)
+        torch._foreach_lerp_([own_part(self.weights[name]) for name in means], [own_part(now[name]) for name in means], 1 - decay)
         for name in now.keys() - set(means):
             self.weights[name].copy_(now[name])
 
@@ -42,6 +44,11 @@ class MovingAverage:
             kept = value.clone()
             value.copy_(self.weights[name])
             self.weights[name].copy_(kept)
+
+    def shard(self) -> None:
+        """The model was divided between processes; divide the average in the same way."""
+        models = self._model.state_dict()
+        self.weights = {name: part_of(value, models[name]) for name, value in self.weights.items()}
 
     def restore(self, steps: int, weights: Mapping[str, torch.Tensor]) -> None:
         """What a checkpoint has."""

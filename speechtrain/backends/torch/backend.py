@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
@@ -29,6 +30,7 @@ from speechtrain.backends.torch.encoder import Encoder, stacks_of
 from speechtrain.backends.torch.model import ModelStream, SpeechModel
 from speechtrain.backends.torch.module import LAST, Feed, TrainingModule, left_as_it_was, to_outputs
 from speechtrain.backends.torch.processes import Companions, OwnProcesses, own_rank
+from speechtrain.backends.torch.sharding import FullySharded
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.tasks.base import Outputs, Task
@@ -112,7 +114,10 @@ class TorchBackend(Backend):
         """Train in place; see `Backend.train`."""
         plan.begin_schedule(len(train))
         _set_up(model, task, plan.trainer)
-        module = TrainingModule(model, task, plan, callbacks, compiled=self._compiled)
+        sharded = plan.trainer["strategy"] == FullySharded.strategy_name
+        if sharded:
+            _check_sharded(plan.trainer, compiled=self._compiled)
+        module = TrainingModule(copy.deepcopy(model) if sharded else model, task, plan, callbacks, compiled=self._compiled)
         module.loader = train
         keepers = _checkpoints(plan)
         monitors: list[pl.Callback] = [*keepers.values()]
@@ -162,6 +167,8 @@ class TorchBackend(Backend):
                 for loader in (train, val):
                     if loader is not None:
                         loader.take_part(0, 1)
+        if sharded:
+            model.load_state_dict(module.weights)
         result = TrainResult(history=module.history, stop_reason=module.control.stop_reason, pruned=module.control.pruned)
         if stopper is not None and stopper.stopped_epoch and result.stop_reason is None:
             result.stop_reason = f"{stopper.monitor} has not improved for {stopper.patience} epochs"
@@ -285,6 +292,27 @@ def _set_up(model: SpeechModel, task: Task, trainer: Mapping[str, Any]) -> None:
         stack.checkpointing = trainer["gradient_checkpointing"]
 
 
+def _check_sharded(options: Mapping[str, Any], *, compiled: bool) -> None:
+    """Whether a training can divide its weights.
+
+    Raises:
+        ConfigError: not with all that is asked of it.
+    """
+    problems = []
+    if options["devices"] in (1, "1"):
+        problems.append(Problem("trainer.strategy", "is fsdp, and there is one device", "set trainer.devices, or trainer.strategy=auto"))
+    if "16-mixed" in str(options["precision"]) and "bf16" not in str(options["precision"]):
+        message = f"is {options['precision']}; losses of sharded weights are not scaled"
+        problems.append(Problem("trainer.precision", message, "set trainer.precision=bf16-mixed, or trainer.strategy=ddp"))
+    if options["find_lr"]:
+        message = "is true; sharded weights cannot be tried out"
+        problems.append(Problem("trainer.find_lr", message, "find the rate once with trainer.strategy=ddp"))
+    if compiled:
+        problems.append(Problem("backend.compile", "is true; sharded weights are not compiled", "set trainer.strategy=ddp"))
+    if problems:
+        raise ConfigError(problems)
+
+
 def _weights_file(weights: Mapping[str, torch.Tensor], extra: Mapping[str, Any]) -> dict[str, Any]:
     return {"state_dict": {f"model.{name}": value for name, value in weights.items()}, "extra": dict(extra)}
 
@@ -336,14 +364,11 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 def _trainer(plan: Plan, callbacks: list[pl.Callback], environment: OwnProcesses, *, has_val: bool) -> pl.Trainer:
     options = plan.trainer
-    if "fsdp" in str(options["strategy"]):
-        message = f"is {options['strategy']}; gradients of sharded weights cannot be clipped and averaged here yet"
-        raise ConfigError([Problem("trainer.strategy", message, "set trainer.strategy=ddp")])
     try:
         trainer = pl.Trainer(
             accelerator=options["accelerator"],
             devices=options["devices"],
-            strategy=options["strategy"],
+            strategy=FullySharded() if options["strategy"] == FullySharded.strategy_name else options["strategy"],
             precision=options["precision"],
             max_epochs=options["epochs"],
             max_steps=options["max_steps"] or -1,

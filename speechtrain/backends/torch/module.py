@@ -18,10 +18,10 @@ from torch import nn
 
 from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
 from speechtrain.backends.shapes import round_up
-from speechtrain.backends.torch import losses, lr_finder, ops
+from speechtrain.backends.torch import losses, lr_finder, ops, sharding
 from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.model import SpeechModel
-from speechtrain.backends.torch.processes import from_first, gathered, summed
+from speechtrain.backends.torch.processes import as_in_first, from_first, gathered, summed
 from speechtrain.data.batches import Batch, Loader
 from speechtrain.tasks.base import Ops, Outputs, Scorer, Task
 
@@ -57,6 +57,8 @@ class TrainingModule(pl.LightningModule):
         self._skipped_in_row = 0
         self.batch: Batch | None = None
         self.loader: Loader | None = None  # of training
+        self.sharded = False
+        self.weights: dict[str, torch.Tensor] = {}  # of a sharded training that has ended, whole
         self._kept: list[torch.Tensor] = []
         self._passes = ExitStack()
         self._halfway: dict[str, Any] | None = None
@@ -69,6 +71,13 @@ class TrainingModule(pl.LightningModule):
         self._norm_sum = torch.zeros((), dtype=torch.float64)
         self._norm_count = 0
         self._skipped = 0
+
+    def shard(self, device: torch.device, processes: int) -> None:
+        """Divide the model between processes, and what goes with it."""
+        sharding.shard(self.model, device, processes)
+        self.sharded = True
+        if self.average is not None:
+            self.average.shard()
 
     # --- the step ---------------------------------------------------------------------------------------------------------------------
 
@@ -132,7 +141,7 @@ class TrainingModule(pl.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val if by_norm and gradient_clip_val is not None else math.inf)
         if gradient_clip_val is not None and not by_norm:
             torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
-        norm = norm.detach().cpu()
+        norm = sharding.whole({"": norm.detach()})[""].cpu()
         if not torch.isfinite(norm):
             self._skip(parameters)
             return
@@ -212,6 +221,10 @@ class TrainingModule(pl.LightningModule):
     def gradient_of(self, batch: Batch) -> None:
         """Compute the loss of a batch and its gradient, for nothing."""
         total = self.losses_of(batch)[0].sum()
+        if self.sharded:  # all processes are here
+            torch.autograd.backward(total)
+            self.zero_grad()
+            return
         # not backward(): several processes would wait for each other's gradients
         torch.autograd.grad(total, [each for each in self.model.parameters() if each.requires_grad], allow_unused=True)
 
@@ -258,14 +271,18 @@ class TrainingModule(pl.LightningModule):
         if self.average is not None:
             self.average.swap()
             self._passes.callback(self.average.swap)
+        as_in_first(self.model.buffers())  # the running statistics of batch norm are each process's own in training
         self._scorer = self.task.scorer()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Count a batch."""
         assert self._scorer is not None
         self.batch = batch
+        if batch.stands_in and not self.sharded:  # weights that are gathered need all processes
+            return
+        outputs = to_outputs(*self.losses_of(batch))
         if not batch.stands_in:
-            self._scorer.update(batch, to_outputs(*self.losses_of(batch)))
+            self._scorer.update(batch, outputs)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the pass."""
@@ -308,6 +325,8 @@ class TrainingModule(pl.LightningModule):
         """The model keeps the average."""
         if self.average is not None:
             self.average.swap()
+        if self.sharded:
+            self.weights = sharding.whole(self.model.state_dict())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Everything needed to load the model alone, and the schedule's state."""
@@ -323,7 +342,7 @@ class TrainingModule(pl.LightningModule):
             }
         if self.average is not None:  # the file's weights are those to use; those that are trained stand beside them
             checkpoint["trained"] = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {f"model.{name}": value for name, value in self.average.weights.items()}
+            checkpoint["state_dict"] = {f"model.{name}": value for name, value in sharding.whole(self.average.weights).items()}
             checkpoint["average_steps"] = self.average.steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
