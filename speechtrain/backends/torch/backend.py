@@ -116,7 +116,7 @@ class TorchBackend(Backend):
         _set_up(model, task, plan.trainer)
         sharded = plan.trainer["strategy"] == FullySharded.strategy_name
         if sharded:
-            _check_sharded(plan.trainer, compiled=self._compiled)
+            _check_sharded(model, plan.trainer, compiled=self._compiled)
         module = TrainingModule(copy.deepcopy(model) if sharded else model, task, plan, callbacks, compiled=self._compiled)
         module.loader = train
         keepers = _checkpoints(plan)
@@ -292,8 +292,8 @@ def _set_up(model: SpeechModel, task: Task, trainer: Mapping[str, Any]) -> None:
         stack.checkpointing = trainer["gradient_checkpointing"]
 
 
-def _check_sharded(options: Mapping[str, Any], *, compiled: bool) -> None:
-    """Whether a training can divide its weights.
+def _check_sharded(model: SpeechModel, options: Mapping[str, Any], *, compiled: bool) -> None:
+    """Whether a training can divide a model's weights.
 
     Raises:
         ConfigError: not with all that is asked of it.
@@ -307,6 +307,9 @@ def _check_sharded(options: Mapping[str, Any], *, compiled: bool) -> None:
     if options["find_lr"]:
         message = "is true; sharded weights cannot be tried out"
         problems.append(Problem("trainer.find_lr", message, "find the rate once with trainer.strategy=ddp"))
+    for name in (name for name, parameter in model.named_parameters() if parameter.ndim == 0):
+        message = f"is fsdp, and {name} is a single number, which has no dimension to divide"
+        problems.append(Problem("trainer.strategy", message, "make it a tensor of one element, or set trainer.strategy=ddp"))
     if compiled:
         problems.append(Problem("backend.compile", "is true; sharded weights are not compiled", "set trainer.strategy=ddp"))
     if problems:

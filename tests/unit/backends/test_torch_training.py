@@ -247,6 +247,21 @@ def test_gradient_checkpointing_keeps_only_what_goes_into_a_layer() -> None:
     assert kept[True] < kept[False] / 4
 
 
+@pytest.mark.parametrize("model", ["crdnn", "ebranchformer", "fastconformer", "lstm", "quartznet", "tdnn", "wav2vec2", "zipformer"])
+def test_every_weight_has_a_dimension_that_can_be_divided_between_devices(backend: Backend, tmp_path: Path, model: str) -> None:
+    options = ["features=waveform"] if model == "wav2vec2" else []
+    built = Setup(backend, tmp_path, f"model={model}", *options).build()
+    assert not [name for name, parameter in built.named_parameters() if parameter.ndim == 0]
+
+
+def test_a_weight_that_cannot_be_divided_is_named(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(backend, tmp_path, "model=mlp", "trainer.strategy=fsdp", "trainer.devices=2")
+    model = setup.build()
+    model.encoder.scale = nn.Parameter(torch.ones(()))
+    with pytest.raises(ConfigError, match=r"trainer.strategy: is fsdp, and encoder.scale is a single number"):
+        setup.train(model)
+
+
 class Greedy(nn.Module):
     """Stands in front of a model and wants more memory than there is for long batches."""
 

@@ -152,7 +152,7 @@ class BiasNorm(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(width))
-        self.log_scale = nn.Parameter(torch.ones(()))
+        self.log_scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., D) -> (..., D)."""
