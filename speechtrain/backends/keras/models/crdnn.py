@@ -1,4 +1,7 @@
-"""Convolutions, a recurrent stack, a feed-forward layer (the CRDNN of SpeechBrain; Sainath et al. 2015 call it CLDNN)."""
+"""Convolutions, a recurrent stack, a feed-forward layer (the CRDNN of SpeechBrain; Sainath et al. 2015 call it CLDNN).
+
+Layer norms before and behind the recurrent stack: without the second one it stays with blanks for hundreds of steps.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from speechtrain.backends.keras.layers import PACKAGE, ConvStem, Encoder, frame_mask, linear, uniform
+from speechtrain.backends.keras.layers import PACKAGE, ConvStem, Encoder, frame_mask, layer_norm, linear, uniform
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -31,8 +34,10 @@ class Crdnn(Encoder):
     ) -> None:
         super().__init__(**kwargs)
         self.stem = ConvStem(input_size, conv_channels, conv_time_strides, rnn_size)
+        self.norm = layer_norm()
         self.rnns = [_recurrent(rnn, rnn_size, bidirectional) for _ in range(rnn_layers)]
         self.dropouts = [keras.layers.Dropout(dropout) for _ in range(rnn_layers - 1)]
+        self.rnn_norm = layer_norm()
         self.dnn = linear(rnn_size * (2 if bidirectional else 1), dnn_size)
         self.dropout = keras.layers.Dropout(dropout)
         self.output_size = dnn_size
@@ -47,11 +52,11 @@ class Crdnn(Encoder):
         """(B, T, F) -> (B, T', D), lengths'."""
         x, lengths = self.stem(features, lengths)
         inside = frame_mask(lengths, ops.shape(x)[1])
-        x = ops.relu(x)
+        x = ops.relu(self.norm(x))
         for index, rnn in enumerate(self.rnns):
             x = rnn(x if index == 0 else self.dropouts[index - 1](x, training=training), mask=inside, training=training)
             x = x * ops.cast(inside, x.dtype)[:, :, None]
-        return self.dropout(ops.relu(self.dnn(x)), training=training), lengths
+        return self.dropout(ops.relu(self.dnn(self.rnn_norm(x))), training=training), lengths
 
 
 def _recurrent(kind: str, size: int, bidirectional: bool) -> Any:

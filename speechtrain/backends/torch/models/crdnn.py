@@ -1,4 +1,7 @@
-"""Convolutions, a recurrent stack, a feed-forward layer (the CRDNN of SpeechBrain; Sainath et al. 2015 call it CLDNN)."""
+"""Convolutions, a recurrent stack, a feed-forward layer (the CRDNN of SpeechBrain; Sainath et al. 2015 call it CLDNN).
+
+Layer norms before and behind the recurrent stack: without the second one it stays with blanks for hundreds of steps.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ class Crdnn(Encoder):
     ) -> None:
         super().__init__()
         self.stem = ConvStem(input_size, list(conv_channels), list(conv_time_strides), rnn_size)
+        self.norm = nn.LayerNorm(rnn_size)
         kind = {"lstm": nn.LSTM, "gru": nn.GRU}[rnn]
         self.rnn = kind(
             rnn_size,
@@ -38,7 +42,9 @@ class Crdnn(Encoder):
             bidirectional=bidirectional,
             dropout=dropout if rnn_layers > 1 else 0.0,
         )
-        self.dnn = nn.Sequential(nn.Linear(rnn_size * (2 if bidirectional else 1), dnn_size), nn.ReLU(), nn.Dropout(dropout))
+        width = rnn_size * (2 if bidirectional else 1)
+        self.rnn_norm = nn.LayerNorm(width)
+        self.dnn = nn.Sequential(nn.Linear(width, dnn_size), nn.ReLU(), nn.Dropout(dropout))
         self.output_size = dnn_size
         self.subsampling = math.prod(conv_time_strides)
         self.receptive_field = None
@@ -51,6 +57,6 @@ class Crdnn(Encoder):
         """(B, T, F) -> (B, T', D)."""
         x, lengths = self.stem(features, lengths)
         # packed, so that the backward direction starts at each utterance's own end
-        packed = pack_padded_sequence(torch.relu(x), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(torch.relu(self.norm(x)), lengths.cpu(), batch_first=True, enforce_sorted=False)
         x, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
-        return self.dnn(x), lengths
+        return self.dnn(self.rnn_norm(x)), lengths
