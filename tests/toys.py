@@ -62,7 +62,7 @@ class Toy:
         lines = path.read_text().splitlines() if path.exists() else []
         return [line.split() for line in lines if line.startswith(word)]
 
-    def wait_for(self, what: Callable[[], bool], seconds: float = 30) -> None:
+    def wait_for(self, what: Callable[[], bool], seconds: float = 120) -> None:
         until = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < until, f"it did not come: {(self.folder / 'output.txt').read_text()}"

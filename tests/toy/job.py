@@ -37,6 +37,10 @@ def run(cfg: DictConfig) -> object:
         if cfg.fault == "hang":
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
             time.sleep(1000)
+        if cfg.fault == "wait":
+            until = time.monotonic() + 60
+            while Path(cfg.log).read_text().count("end ") < 3 and time.monotonic() < until:
+                time.sleep(0.05)
         if cfg.fault == "memory":
             block = bytearray(2_000_000_000)
             block[::4096] = b"x" * len(block[::4096])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import subprocess
 import sys
@@ -98,9 +97,8 @@ def test_without_a_name_the_same_sweep_finds_its_study_and_another_one_does_not(
 
 
 def test_a_finished_worker_gets_the_next_trial_at_once(toy):
-    """One long trial beside many short ones: with batches of two, each short one would wait for the long one's batch."""
-    lengths = [2.0, *[0.2] * 9]
-    done = toy.run("x=range(2,12)", f"lengths={json.dumps(lengths)}", "hydra.sweeper.n_jobs=2", "hydra/launcher=pool")
+    """One trial that waits for three others (a minute at most): with batches of two they would wait for its batch."""
+    done = toy.run("x=range(2,12)", "bad=[2]", "fault=wait", "hydra.sweeper.n_jobs=2", "hydra/launcher=pool")
 
     assert "10 done" in done.stdout, done.stderr
     ends = [int(line[1]) for line in toy.log("end")]
