@@ -113,6 +113,13 @@ def test_a_run_with_sharded_weights_and_one_with_whole_ones_go_on_with_each_othe
         assert resumed.history[-1]["train/loss"] == pytest.approx(whole.history[-1]["train/loss"], rel=1e-4)
 
 
+def test_a_finished_run_with_sharded_weights_is_measured_again_when_it_is_resumed(tmp_path: Path) -> None:
+    options = [*TINY, *MODEL, *SHARDED, "trainer.epochs=1"]
+    before = speechtrain.train(speechtrain.compose(options, output_dir=tmp_path))
+    after = speechtrain.train(speechtrain.compose([*options, f"resume={tmp_path}"], output_dir=tmp_path))
+    assert after.metrics["test/loss"] == pytest.approx(before.metrics["test/loss"], rel=1e-5)
+
+
 def test_sharded_weights_begin_with_those_that_the_first_process_was_given(tmp_path: Path) -> None:
     speechtrain.train(speechtrain.compose([*TINY, *MODEL], output_dir=tmp_path / "before"))
     losses = []

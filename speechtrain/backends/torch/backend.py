@@ -167,7 +167,7 @@ class TorchBackend(Backend):
                 for loader in (train, val):
                     if loader is not None:
                         loader.take_part(0, 1)
-        if sharded:
+        if module.weights:
             model.load_state_dict(module.weights)
         result = TrainResult(history=module.history, stop_reason=module.control.stop_reason, pruned=module.control.pruned)
         if stopper is not None and stopper.stopped_epoch and result.stop_reason is None:

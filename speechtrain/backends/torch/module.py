@@ -58,7 +58,7 @@ class TrainingModule(pl.LightningModule):
         self.batch: Batch | None = None
         self.loader: Loader | None = None  # of training
         self.sharded = False
-        self.weights: dict[str, torch.Tensor] = {}  # of a sharded training that has ended, whole
+        self.weights: dict[str, torch.Tensor] = {}  # of a sharded training that had something to do, and ended: whole
         self._kept: list[torch.Tensor] = []
         self._passes = ExitStack()
         self._halfway: dict[str, Any] | None = None
