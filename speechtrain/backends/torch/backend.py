@@ -367,6 +367,8 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 def _trainer(plan: Plan, callbacks: list[pl.Callback], environment: OwnProcesses, *, has_val: bool) -> pl.Trainer:
     options = plan.trainer
+    if "fsdp" in str(options["strategy"]) and options["strategy"] != FullySharded.strategy_name:
+        raise ConfigError([Problem("trainer.strategy", f"is {options['strategy']}, which is not one", "set trainer.strategy=fsdp")])
     try:
         trainer = pl.Trainer(
             accelerator=options["accelerator"],
