@@ -82,6 +82,7 @@ class Companions(pl.Callback):
         self._resume_from = resume_from
         self._running: list[subprocess.Popen[bytes]] = []
         self._ended = threading.Event()
+        self._interrupting = threading.Lock()  # no interrupt may come when the end is noticed already in another way
         self._failed: int | None = None
 
     def _log(self, rank: int) -> Path:
@@ -103,9 +104,12 @@ class Companions(pl.Callback):
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):
-            self._failed = self._dead()
-            if self._failed is not None:
-                _thread.interrupt_main()  # it waits for a message that will never come
+            dead = self._dead()
+            if dead is not None:
+                with self._interrupting:
+                    if not self._ended.is_set():
+                        self._failed = dead
+                        _thread.interrupt_main()  # it waits for a message that will never come
                 return
 
     def _dead(self) -> int | None:
@@ -118,7 +122,8 @@ class Companions(pl.Callback):
         self._end(seconds=0)
 
     def _end(self, seconds: float) -> None:
-        self._ended.set()
+        with self._interrupting:
+            self._ended.set()
         for process in self._running:
             assert process.stdin is not None
             process.stdin.close()  # those that still train end with it
