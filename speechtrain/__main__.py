@@ -6,11 +6,9 @@ Exit codes: 0 done, 1 the run failed, 2 the user can mend it (the message says h
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
@@ -18,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from speechtrain import interrupts
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import explain
 from speechtrain.console import errors
@@ -36,11 +35,6 @@ def run(cfg: DictConfig) -> Any:
     return run_job(cfg)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    """A scheduler's signal ends a run as Ctrl-C does."""
-    raise KeyboardInterrupt
-
-
 def _fail(error: UserError | RunError) -> NoReturn:
     errors.print(str(error), style="red", markup=False)
     sys.exit(error.exit_code)
@@ -55,7 +49,7 @@ def main() -> None:
     if _TRACES_WANTED:
         os.environ["SPEECHTRAIN_TRACES"] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that errors are shown in one way
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder, also when started as `speechtrain`
     try:
         sys.argv[1:] = resume_arguments(arguments)

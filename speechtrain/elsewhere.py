@@ -10,8 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import cloudpickle
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +18,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 
+from speechtrain import interrupts
 from speechtrain.errors import RunError, UserError
 
 _GRACE = 10.0
@@ -60,14 +60,10 @@ def run_elsewhere(job: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     return found["value"]
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Call what the first argument's file holds; the answer goes to the second's."""
     given, answer = (Path(item) for item in sys.argv[1:])
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen(signal.SIGTERM)
     with given.open("rb") as file:
         content = pickle.load(file)  # noqa: S301 # from our own process
     sys.path[:] = content["path"]

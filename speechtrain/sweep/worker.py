@@ -13,12 +13,12 @@ import sys
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import cloudpickle
 from hydra.core.singleton import Singleton
 
+from speechtrain import interrupts
 from speechtrain.sweep.outcome import Job, Outcome
 from speechtrain.sweep.runner import Program, Runner, run_to_outcome
 
@@ -72,15 +72,11 @@ def _write_to(path: Path) -> None:
     os.close(descriptor)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Serve the connection whose number is the argument."""
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen(signal.SIGTERM)
     assert threading.current_thread() is threading.main_thread()
     with contextlib.suppress(KeyboardInterrupt):
         serve(Connection(descriptor))

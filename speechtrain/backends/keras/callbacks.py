@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from speechtrain import interrupts
 from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
 from speechtrain.backends.keras import files, optimizers
 from speechtrain.backends.keras.engine import JAX, TORCH
@@ -128,6 +129,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self.done = batch + 1
         if self.plan.saves_inside(batch, self.steps, self._optimizer_steps):
             self._save()
+        interrupts.check()
         if self._optimizer_steps >= (self.plan.trainer["max_steps"] or math.inf):
             self.model.stop_training = True
 

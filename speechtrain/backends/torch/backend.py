@@ -141,6 +141,7 @@ class TorchBackend(Backend):
                 epoch = epochs_processed(trainer)
                 return epoch, module.batches_done(epoch, len(train))
 
+            on_interrupt = signal.getsignal(signal.SIGINT)
             try:
                 with others:
                     trainer.fit(
@@ -152,7 +153,7 @@ class TorchBackend(Backend):
                     )
             except SystemExit as error:
                 # Lightning leaves this way when interrupted, with Ctrl-C switched off
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGINT, on_interrupt)
                 raise KeyboardInterrupt from error
             except RuntimeError as error:
                 if module.batch is not None and _is_out_of_memory(error):

@@ -16,6 +16,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from speechtrain import interrupts
 from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
 from speechtrain.backends.shapes import round_up
 from speechtrain.backends.torch import losses, lr_finder, ops, sharding
@@ -260,6 +261,7 @@ class TrainingModule(pl.LightningModule):
             self._batches_done = batch_idx + 1
             self.trainer.save_checkpoint(self.plan.folder / "checkpoints" / LAST)
             self._batches_done = 0
+        interrupts.check()
 
     def on_train_epoch_start(self) -> None:
         """The clock runs."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +15,7 @@ import pytest
 from conftest import TINY
 from omegaconf import DictConfig, OmegaConf
 
-from speechtrain import compose
+from speechtrain import compose, interrupts
 from speechtrain.backends.base import Backend, Callback, Control, NonFiniteLossError, Plan, TrainResult
 from speechtrain.config.build import plain
 from speechtrain.data.batches import Batch, Utterances
@@ -249,6 +253,35 @@ class BackendConformance:
             found.append(recorder.metrics)
         assert found[0] == found[1]
         assert found[0] != found[2]
+
+    def test_an_interrupt_that_python_loses_in_a_finalizer_ends_the_training_all_the_same(
+        self, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Finalizer:
+            def __del__(self) -> None:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0)  # here Python looks for signals
+
+        class Loses(Recorder):
+            def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
+                super().on_batch_end(epoch, batch_index, batch_count, loss, lr)
+                if epoch == 1:
+                    Finalizer()
+                    self.events.append("lost")
+
+        setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=9")
+        recorder = Loses()
+        lost: list[BaseException | None] = []
+        monkeypatch.setattr(sys, "unraisablehook", lambda what: lost.append(what.exc_value))
+        before = signal.getsignal(signal.SIGTERM)
+        interrupts.listen(signal.SIGTERM)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                setup.train(setup.build(), recorder)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert [type(each) for each in lost] == [KeyboardInterrupt]
+        assert recorder.events[-1] == "lost"
 
     def test_a_callback_can_stop_the_training(self, backend: Backend, tmp_path: Path) -> None:
         setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=9")

@@ -1,0 +1,37 @@
+"""Ctrl-C, and a scheduler's SIGTERM, which ends a run as Ctrl-C does.
+
+Python raises an interrupt wherever the main thread happens to be. Inside a finalizer, a callback of the garbage collector or a generator that
+is being closed it is printed and lost, and the training would go on. So it is noted besides, and a training asks after each batch.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import NoReturn
+
+_noted = False
+
+
+def listen(*signals: signal.Signals) -> None:
+    """Let signals (SIGINT and SIGTERM if none is named) interrupt the main thread, which calls this."""
+    for number in signals or (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    global _noted  # noqa: PLW0603 # a process has one set of handlers
+    _noted = True
+    raise KeyboardInterrupt
+
+
+def check() -> None:
+    """Raise the interrupt that was lost, if one was.
+
+    Raises:
+        KeyboardInterrupt: a signal came since this was called last.
+    """
+    global _noted  # noqa: PLW0603
+    if _noted:
+        _noted = False
+        raise KeyboardInterrupt
