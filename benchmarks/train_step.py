@@ -6,6 +6,11 @@ the same width as ours, its own attention with relative positions, and the masks
 `--engine tensorflow|jax|torch` measures the same models on Keras instead, each beside ours on PyTorch; `--jit` with XLA. An engine is
 chosen once a process, so each has a run of its own. The first step, which traces or compiles, is told apart.
 
+`--device cuda` measures on a GPU, where the product of two matrices is timed beside; `--compile` measures ours as `backend.compile=true`
+makes it, besides. With both, or with `--bf16`, a last column says which share of the GPU's matrix units the step keeps busy: the
+multiplications and additions of its matrix products, convolutions and attention, the gradient counted as two passes, against what the maker
+promises for dense matrices.
+
 Forward, CTC, backward, clip and AdamW on made-up features; threads pinned; wall and CPU time, best of several rounds, in turn, so that
 a busy machine slows both alike. The figure to quote is the ratio.
 """
@@ -13,16 +18,18 @@ a busy machine slows both alike. The figure to quote is the ratio.
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from torchaudio.models import Conformer as TorchaudioConformer
 
 from speechtrain.backends.torch import losses, models
-from speechtrain.backends.torch.encoder import frame_mask
+from speechtrain.backends.torch.encoder import call_layer, frame_mask, stacks_of
 from speechtrain.backends.torch.model import SpeechModel
 from speechtrain.data.tokenizer import ListTokenizer
 from speechtrain.decode.greedy import GreedyDecoder
@@ -121,13 +128,15 @@ def ctc(classes: int) -> Ctc:
     return Ctc(ListTokenizer(vocabulary=["", *map(str, range(1, classes))]), GreedyDecoder())
 
 
-def stepper(model: torch.nn.Module, batch: int, frames: int, mels: int, classes: int) -> Callable[[], None]:
+def stepper(model: torch.nn.Module, batch: int, frames: int, mels: int, classes: int, device: str = "cpu") -> Callable[[], None]:
     """A function that does one training step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    lengths = torch.linspace(0.8 * frames, frames, batch).long()
-    features = torch.randn(batch, frames, mels)
+    model.to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    lengths = lengths_of(batch, frames).to(device)
+    features = torch.randn(batch, frames, mels, device=device)
     labels = frames // 12
-    targets, target_lengths = torch.randint(1, classes, (batch, labels)), torch.full((batch,), labels)
+    targets = torch.randint(1, classes, (batch, labels), device=device)
+    target_lengths = torch.full((batch,), labels, device=device)
 
     def step() -> None:
         log_probs, out_lengths = model(features, lengths)
@@ -136,18 +145,62 @@ def stepper(model: torch.nn.Module, batch: int, frames: int, mels: int, classes:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return step
 
 
-def in_bfloat16(step: Callable[[], None]) -> Callable[[], None]:
+def lengths_of(batch: int, frames: int) -> torch.Tensor:
+    """Input frames (B,): the shortest utterance is four fifths of the longest."""
+    return torch.linspace(0.8 * frames, frames, batch).long()
+
+
+def in_bfloat16(step: Callable[[], None], device: str) -> Callable[[], None]:
     """The same step under autocast."""
 
     def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             step()
 
     return run
+
+
+def compiled(model: SpeechModel) -> SpeechModel:
+    """A copy as `backend.compile=true` trains it."""
+    model = copy.deepcopy(model)
+    for stack in stacks_of(model.encoder):
+        stack.call = torch.compile(call_layer)
+    return model
+
+
+def operations(model: SpeechModel, batch: int, frames: int, mels: int) -> float:
+    """Floating-point operations of a step on matrix units; padding is multiplied too, but seen by no attention."""
+    model = copy.deepcopy(model).cpu().eval()
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        model(torch.zeros(1, frames, mels), torch.tensor([frames]))
+    counts = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
+    attention = sum(count for name, count in counts.items() if "attention" in name)
+    seen = float((lengths_of(batch, frames) / frames).square().sum())
+    return 3 * (batch * (sum(counts.values()) - attention) + seen * attention)
+
+
+PROMISED = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Operations a second in bfloat16, dense, of the SXM cards (NVIDIA's data sheets)."""
+
+
+def ceiling(size: int = 8192) -> float:
+    """Operations a second of the product of two matrices of this size in bfloat16, on the GPU."""
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(8):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        left @ right
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
 
 
 def keras_stepper(engine: str, jit: bool, name: str, arguments: tuple[object, ...], size: tuple[int, int, int, int]) -> Callable[[], None]:
@@ -201,6 +254,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--width", type=int, default=144)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--stem", type=int, default=32, help="channels of the conformers' stem")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true", help="ours compiled besides")
     parser.add_argument("--models", nargs="*", help="conformer, crdnn, ...; all if none is named")
     parser.add_argument("--engine", choices=["tensorflow", "jax", "torch"])
     parser.add_argument("--jit", action="store_true")
@@ -209,11 +266,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    mels, classes, heads, kernel, frames = 80, 32, 4, 31, round(100 * given.seconds)
+    mels, classes, heads, kernel, frames = 80, 32, given.heads, 31, round(100 * given.seconds)
     size = (given.batch, frames, mels, classes)
     hidden = 4 * given.width
     ours: dict[str, tuple[object, ...]] = {
-        "Conformer": (given.width, given.layers, heads, 4, kernel, 4, 32, 0.1),
+        "Conformer": (given.width, given.layers, heads, 4, kernel, 4, given.stem, 0.1),
         "Crdnn": ([16, 32], [2, 2], "gru", 128, 2, True, 128, 0.1),
         "Tdnn": ([16, 32], [2, 1], 96, 5, [1, 1, 2, 2], 0.1),
         "QuartzNet": (96, 11, 2, [96, 96, 128], [11, 15, 19], 2, 160, 15, 2, 0.1),
@@ -233,14 +290,25 @@ def main() -> None:
         everything: dict[str, torch.nn.Module] = {"torchaudio conformer": Reference(conformer(), theirs, classes), **built}
         if given.others:
             everything |= others(conformer, mels, heads, hidden, given.layers, kernel, classes)
-        steps = {name: stepper(model, *size) for name, model in everything.items()}
+        if given.compile:
+            everything |= {f"{name} compiled": compiled(model) for name, model in built.items()}
+        steps = {name: stepper(model, *size, given.device) for name, model in everything.items()}
         if given.bf16:
-            steps |= {f"{name}, bfloat16": in_bfloat16(step) for name, step in list(steps.items())}
-        _, best = measure(steps, given.rounds)
+            steps |= {f"{name}, bfloat16": in_bfloat16(step, given.device) for name, step in list(steps.items())}
+        first, best = measure(steps, given.rounds)
+        busy = {name: operations(model, given.batch, frames, mels) for name, model in built.items()}
+        if given.device == "cuda":
+            promised = next((count for name, count in PROMISED.items() if name in torch.cuda.get_device_name()), None)
+            print(f"{torch.cuda.get_device_name()}: matrix product {ceiling() / 1e12:.0f} TFLOP/s in bfloat16")
         for name, (wall, cpu) in best.items():
             millions = sum(parameter.numel() for parameter in everything[name.partition(",")[0]].parameters()) / 1e6
             ratio = best["torchaudio conformer"][0] / wall
-            print(f"{name:32s} {millions:6.2f} M  {wall:7.3f} s wall  {cpu:7.3f} s CPU  {ratio:5.2f} x torchaudio")
+            line = f"{name:32s} {millions:6.2f} M  {wall:7.4f} s wall  {cpu:7.4f} s CPU  {ratio:5.2f} x torchaudio"
+            kind = name.split(",")[0].split()[0]
+            if given.device == "cuda" and kind in busy:
+                line += f"  {busy[kind] / wall / 1e12:5.0f} TFLOP/s"
+                line += f", {busy[kind] / wall / promised:.1%}" if promised else ""
+            print(f"{line}  first {first[name]:.1f} s")
         return
     for name, arguments in chosen.items():
         steps = {

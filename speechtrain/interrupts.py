@@ -1,7 +1,7 @@
 """Ctrl-C, and a scheduler's SIGTERM, which ends a run as Ctrl-C does.
 
-Python raises an interrupt wherever the main thread happens to be. Inside a finalizer, a callback of the garbage collector or a generator that
-is being closed it is printed and lost, and the training would go on. So it is noted besides, and a training asks after each batch.
+Python raises an interrupt wherever the main thread happens to be. Inside a finalizer, a callback of the garbage collector or a generator
+that is being closed it is printed and lost, and the training would go on. So it is noted besides, and a training asks after each batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def listen(*signals: signal.Signals) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    global _noted  # noqa: PLW0603 # a process has one set of handlers
+    global _noted  # a process has one set of handlers
     _noted = True
     raise KeyboardInterrupt
 
@@ -31,7 +31,7 @@ def check() -> None:
     Raises:
         KeyboardInterrupt: a signal came since this was called last.
     """
-    global _noted  # noqa: PLW0603
+    global _noted
     if _noted:
         _noted = False
         raise KeyboardInterrupt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -75,6 +75,7 @@ class Stack(nn.ModuleList):
         layer_dropout: probability that an utterance passes by a layer in training (stochastic depth, Huang et al. 2016; for speech Pham
             et al. 2019): all layers have it alike, and none is scaled, as in LayerDrop (Fan et al. 2020).
         checkpointing: whether a layer's inner values are computed again for its gradient instead of kept (Chen et al. 2016).
+        call: how a layer is called in training, as `torch.compile` makes it; None: as it is.
         taps: whether what the layer in the middle gives in training is kept in `tapped`.
         tapped: (B, T', D) of the last pass.
     """
@@ -85,16 +86,18 @@ class Stack(nn.ModuleList):
         self.channels_first = channels_first
         self.layer_dropout = 0.0
         self.checkpointing = False
+        self.call: Callable[..., torch.Tensor] | None = None
         self.taps = False
         self.tapped: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, *context: Any) -> torch.Tensor:
         """Through all layers."""
         for index, layer in enumerate(self):
+            call = self.call if self.call is not None and self.training else call_layer
             if self.checkpointing and self.training and torch.is_grad_enabled():
-                y = checkpoint(layer, x, *context, use_reentrant=False)
+                y = checkpoint(call, layer, x, *context, use_reentrant=False)
             else:
-                y = layer(x, *context)
+                y = call(layer, x, *context)
             if self.layer_dropout and self.training and y.shape == x.shape:
                 passes_by = torch.rand(len(x), 1, 1, device=x.device) < self.layer_dropout
                 y = torch.where(passes_by, x, y)
@@ -102,6 +105,12 @@ class Stack(nn.ModuleList):
             if self.taps and self.training and index == (len(self) - 1) // 2:
                 self.tapped = x.transpose(1, 2) if self.channels_first else x
         return x
+
+
+def call_layer(layer: nn.Module, x: torch.Tensor, *context: Any) -> torch.Tensor:
+    """What a layer of a `Stack` gives."""
+    found: torch.Tensor = layer(x, *context)
+    return found
 
 
 def stacks_of(encoder: nn.Module) -> list[Stack]:

@@ -21,6 +21,7 @@ from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLo
 from speechtrain.backends.shapes import round_up
 from speechtrain.backends.torch import losses, lr_finder, ops, sharding
 from speechtrain.backends.torch.averaging import MovingAverage
+from speechtrain.backends.torch.encoder import call_layer, stacks_of
 from speechtrain.backends.torch.model import SpeechModel
 from speechtrain.backends.torch.processes import as_in_first, from_first, gathered, summed
 from speechtrain.data.batches import Batch, Loader
@@ -374,13 +375,21 @@ class TrainingModule(pl.LightningModule):
 
 
 def _compiled(model: SpeechModel) -> Callable[..., Any]:
+    """The model as `torch.compile` makes it.
+
+    Layers that stand in a row are compiled one for all, and once more for all shapes; a model without such is compiled as a whole, for
+    each shape.
+    """
     dynamo: Any = torch._dynamo
     dynamo.config.recompile_limit = max(_SHAPES, dynamo.config.recompile_limit)
 
     def call(features: torch.Tensor, lengths: torch.Tensor) -> Any:  # what compiling makes of a module is a module, and would be saved
         return model(features, lengths)
 
-    found: Callable[..., Any] = torch.compile(call, dynamic=False)
+    stacks = stacks_of(model.encoder)
+    for stack in stacks:
+        stack.call = torch.compile(call_layer)
+    found: Callable[..., Any] = call if stacks else torch.compile(call, dynamic=False)
     return found
 
 
