@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: help install run test test-slow ui screenshots lint format lock clean
+.PHONY: help install run test test-slow test-gpu ui screenshots lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,6 +27,9 @@ test: $(INSTALLED) ## the fast tests
 
 test-slow: $(INSTALLED) ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: $(INSTALLED) ## the tests that need an NVIDIA GPU
+	SPEECHTRAIN_TEST_GPU=1 $(BIN)/python -m pytest tests/unit/backends/test_cuda.py $(ARGS)
 
 ui: $(INSTALLED) ## MLflow on the runs of this folder
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 
+if not os.environ.get("SPEECHTRAIN_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # numbers are compared bit for bit, which a GPU's are not
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 

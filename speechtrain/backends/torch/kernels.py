@@ -13,18 +13,18 @@ import triton.language as tl
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _convolve(
-    x: Any,
-    weight: Any,
-    out: Any,
-    frames: Any,
-    channels: Any,
-    left: Any,
+def _convolve(  # type: ignore[no-untyped-def]
+    x,
+    weight,
+    out,
+    frames,
+    channels,
+    left,
     KERNEL: tl.constexpr,  # noqa: N803
     FLIP: tl.constexpr,  # noqa: N803
     BT: tl.constexpr,  # noqa: N803
     BC: tl.constexpr,  # noqa: N803
-) -> None:
+):
     """out[b, t, c] = sum over j of weight[j, c] * x[b, t + j - left, c]; with FLIP the kernel is read backwards."""
     blocks = tl.cdiv(frames, BT)
     row = (tl.program_id(0) // blocks).to(tl.int64)
@@ -44,17 +44,17 @@ def _convolve(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _correlate(
-    x: Any,
-    grad: Any,
-    out: Any,
-    frames: Any,
-    channels: Any,
-    left: Any,
+def _correlate(  # type: ignore[no-untyped-def]
+    x,
+    grad,
+    out,
+    frames,
+    channels,
+    left,
     KERNEL: tl.constexpr,  # noqa: N803
     BT: tl.constexpr,  # noqa: N803
     BC: tl.constexpr,  # noqa: N803
-) -> None:
+):
     """out[block, j, c] = sum over t of the block of grad[b, t, c] * x[b, t + j - left, c]."""
     blocks = tl.cdiv(frames, BT)
     row = (tl.program_id(0) // blocks).to(tl.int64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention.varlen import varlen_attn
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class Dropout(nn.Module):
@@ -95,7 +95,7 @@ class DepthwiseConv(nn.Conv1d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, D) -> (B, T', D)."""
-        if x.device.type == "cuda" and x.dtype != torch.float64 and self._is_plain and _has_triton():
+        if x.device.type == "cuda" and x.dtype != torch.float64 and self._is_plain and _HAS_TRITON:
             from speechtrain.backends.torch import kernels  # importing Triton takes a second
 
             out: torch.Tensor = kernels.depthwise(x.contiguous(), self.weight[:, 0].t().contiguous(), self.before or self.beside)
@@ -112,11 +112,6 @@ class DepthwiseConv(nn.Conv1d):
             groups=self.groups,
         )
         return out.squeeze(2).transpose(1, 2)
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 class FeedForward(nn.Sequential):
@@ -296,52 +291,6 @@ class _ContiguousGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
         return grads[0].contiguous()
-
-
-def visible(lengths: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
-    """What `attention` is told, so that the frames inside each utterance see each other and nothing else.
-
-    Args:
-        lengths: (B,) of the utterances.
-        x: (B, T, D) that attention is about.
-
-    Returns:
-        None if all frames see all others; a mask (B, 1, 1, T) of keys, true inside; or, for the kernels that half precision has on a GPU,
-        where the utterances and the padding behind each begin and end (2 B + 1,), in a row of all B T frames: padding then sees itself.
-    """
-    batch, frames, _ = x.shape
-    if x.device.type == "cuda" and x.dtype in (torch.float16, torch.bfloat16) and _has_flash_attention(x.device):
-        begins = torch.arange(batch, device=x.device) * frames
-        bounds = torch.stack([begins, begins + lengths], dim=1).flatten()
-        return torch.cat([bounds, bounds.new_full((1,), batch * frames)]).to(torch.int32)
-    mask = torch.arange(frames, device=x.device)[None, :] < lengths[:, None]
-    # without padding no mask is needed, and attention takes its fastest path
-    exported = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-    return None if not exported and bool(mask.all()) else mask[:, None, None, :]
-
-
-@functools.cache
-def _has_flash_attention(device: torch.device) -> bool:
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attend: torch.Tensor | None) -> torch.Tensor:
-    """Scaled dot products (Vaswani et al. 2017) of (B, H, T, d): (B, T, H d).
-
-    Args:
-        q: queries.
-        k: keys.
-        v: values.
-        attend: what `visible` gives, or a mask that can be broadcast to (B, H, T, T), true where a key is seen.
-    """
-    batch, heads, frames, size = q.shape
-    if attend is None or attend.dtype != torch.int32:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=attend).transpose(1, 2).reshape(batch, frames, heads * size)
-    # the kernel takes sizes of heads that are multiples of 8
-    q, k, v = (F.pad(each, (0, -size % 8)).transpose(1, 2).reshape(batch * frames, heads, -1) for each in (q, k, v))
-    found: Any = varlen_attn(q, k, v, attend, attend, frames, frames, scale=size**-0.5)
-    out: torch.Tensor = found[..., :size].reshape(batch, frames, heads * size)
-    return out
 
 
 @contextmanager

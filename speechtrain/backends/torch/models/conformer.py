@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask, halvings
-from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward, attention, attention_precision, rotate, visible
+from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward, attention_precision, rotate
 
 
 class RotaryEncoder(Encoder):
@@ -61,7 +61,7 @@ class RotaryEncoder(Encoder):
         """(B, T, F) -> (B, T', D)."""
         x, lengths = self.stem(features, lengths)
         mask = frame_mask(lengths, x.shape[1])
-        attend = visible(lengths, x) if self.chunk_frames is None else self._chunks_seen(mask, self.chunk_frames)
+        attend = self._attend(mask)
         return self.layers(self.dropout(x), mask[:, :, None].to(x.dtype), attend, self.rotation(0, x.shape[1], x.dtype)), lengths
 
     def rotation(self, first: int, frames: int, dtype: torch.dtype) -> torch.Tensor:
@@ -69,8 +69,12 @@ class RotaryEncoder(Encoder):
         angles = torch.arange(first, first + frames, device=self.frequencies.device)[:, None] * self.frequencies
         return torch.stack([angles.cos(), angles.sin()]).to(dtype)
 
-    def _chunks_seen(self, mask: torch.Tensor, chunk_frames: int) -> torch.Tensor:
-        chunks = torch.arange(mask.shape[1], device=mask.device) // chunk_frames
+    def _attend(self, mask: torch.Tensor) -> torch.Tensor | None:
+        if self.chunk_frames is None:
+            # without padding no mask is needed, and attention takes its fastest path
+            exported = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+            return None if not exported and bool(mask.all()) else mask[:, None, None, :]
+        chunks = torch.arange(mask.shape[1], device=mask.device) // self.chunk_frames
         back = chunks[:, None] - chunks[None, :]
         seen = (back >= 0) if self.left_chunks is None else (back >= 0) & (back <= self.left_chunks)
         # a frame behind the end sees itself, so that nothing is divided by 0
@@ -143,7 +147,8 @@ class ConformerLayer(nn.Module):
         x = x + self.attention(x, attend, rotation, cache)
         x = x + self.conv(x, mask, cache)
         x = self.ff2(x)
-        return self.norm(x)  # type: ignore[no-any-return]
+        # under autocast a GPU's norm gives float32, and all that follows would be read and written in it
+        return self.norm(x).to(x.dtype)  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -160,7 +165,7 @@ class Attention(nn.Module):
     def forward(
         self, x: torch.Tensor, attend: torch.Tensor | None, rotation: torch.Tensor, cache: dict[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """(B, T', D) -> (B, T', D); `attend` says which keys are looked at, as `layers.attention` takes it."""
+        """(B, T', D) -> (B, T', D); `attend` (B, 1, 1 or T', T') is true where a key may be looked at."""
         batch, frames, width = x.shape
         q, k, v = self.qkv(self.norm(x)).view(batch, frames, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
         with attention_precision(x.device) as wide:
@@ -170,8 +175,8 @@ class Attention(nn.Module):
             if cache is not None:
                 k, v = (torch.cat([cache[name], new], dim=2) if name in cache else new for name, new in (("k", k), ("v", v)))
                 cache.update(k=k, v=v)
-            x = attention(q, k, v, attend)
-        out: torch.Tensor = self.dropout(self.out(x))
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)  # (B, H, T', d)
+        out: torch.Tensor = self.dropout(self.out(x.transpose(1, 2).reshape(batch, frames, width)))
         return out
 
 
