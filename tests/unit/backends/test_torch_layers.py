@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,6 +98,21 @@ def test_a_feed_forward_module_drops_hidden_values_and_outputs() -> None:
     nn.init.ones_(module[1].bias)
     kept = (module(torch.zeros(1, 500, 200)).amax(-1) / (2 * 2 * F.silu(torch.ones(())))).round()
     assert set(kept.flatten().tolist()) >= {2, 3, 4, 5, 6}  # of eight hidden values, half on the average
+
+
+@pytest.mark.parametrize("make", [lambda: FeedForward(16, 32, 0.3), lambda: Dropout(0.3)])
+def test_what_is_dropped_in_half_precision_is_dropped_in_single(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = make()
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(1)
+        x = torch.linspace(-2, 2, 288).view(2, 9, 16).to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = module(x)
+        found.append([out.float(), *(grad.float() for grad in torch.autograd.grad(out.float().square().sum(), [x, *module.parameters()]))])
+    for single, half in zip(*found, strict=True):
+        assert (single - half).norm() < 0.05 * single.norm()
 
 
 def test_under_autocast_a_feed_forward_module_multiplies_in_half_precision() -> None:
