@@ -4,6 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
+# Where this is set, each of the many processes below would compile all that it imports: ten seconds of CPU time
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install run test test-slow test-gpu ui screenshots lint format lock clean
 .DEFAULT_GOAL := help
 
