@@ -14,9 +14,10 @@ _noted = False
 
 
 def listen(*signals: signal.Signals) -> None:
-    """Let signals (SIGINT and SIGTERM if none is named) interrupt the main thread, which calls this."""
+    """Let signals (SIGINT and SIGTERM if none is named) interrupt the main thread, which calls this; one that is ignored stays so."""
     for number in signals or (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup, or a shell that starts something in the background, leaves it
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

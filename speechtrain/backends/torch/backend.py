@@ -141,7 +141,7 @@ class TorchBackend(Backend):
                 epoch = epochs_processed(trainer)
                 return epoch, module.batches_done(epoch, len(train))
 
-            on_interrupt = signal.getsignal(signal.SIGINT)
+            on_interrupt = signal.getsignal(signal.SIGINT) or signal.default_int_handler
             try:
                 with others:
                     trainer.fit(
