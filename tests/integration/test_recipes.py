@@ -27,7 +27,7 @@ def test_the_conformer_does_so_too_in_the_same_time() -> None:
 def test_fsdd() -> None:
     found = [run("experiment=fsdd", f"data.root={SHARED_DATA / 'fsdd'}", f"seed={seed}", "backend.threads=1") for seed in (1, 2, 3)]
     assert sum(each["test/cer"] for each in found) / 3 <= 0.009
-    assert sum(each["test/exact"] for each in found) / 3 >= 0.987
+    assert sum(each["test/exact"] for each in found) / 3 >= 0.988
 
 
 @recorded
