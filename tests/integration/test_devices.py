@@ -110,7 +110,7 @@ def test_a_run_with_sharded_weights_and_one_with_whole_ones_go_on_with_each_othe
         folder = tmp_path / str(len(first))
         speechtrain.train(speechtrain.compose([*options, *first, "trainer.limit_epochs=2"], output_dir=folder))
         resumed = speechtrain.train(speechtrain.compose([*options, *then, f"resume={folder}"], output_dir=folder))
-        assert resumed.history[-1]["train/loss"] == pytest.approx(whole.history[-1]["train/loss"], rel=1e-4)
+        assert resumed.history[-1]["train/loss"] == pytest.approx(whole.history[-1]["train/loss"], rel=1e-3)
 
 
 def test_a_finished_run_with_sharded_weights_is_measured_again_when_it_is_resumed(tmp_path: Path) -> None:
