@@ -177,7 +177,15 @@ def test_a_few_recorded_utterances_can_be_learnt_by_heart() -> None:
         "data.test=train_full.jsonl",
         "data.train=test.jsonl",
     ]
-    given += ["augment=none", "model.dropout=0", "task.label_smoothing=0", "trainer.epochs=40", "data.batch_size=6", "tracking=[]", "backend.threads=1"]
+    given += [
+        "augment=none",
+        "model.dropout=0",
+        "task.label_smoothing=0",
+        "trainer.epochs=40",
+        "data.batch_size=6",
+        "tracking=[]",
+        "backend.threads=1",
+    ]
     cfg = speechtrain.compose(given)
     cfg.data.test = None
     cfg.data.val = None

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -112,13 +113,23 @@ class Companions(pl.Callback):
                         _thread.interrupt_main()  # it waits for a message that will never come
                 return
 
-    def _dead(self) -> int | None:
-        return next((rank for rank, process in enumerate(self._running, start=1) if process.poll() not in (None, 0)), None)
+    def _dead(self, seconds: float = 0) -> int | None:
+        """The first of them that has failed, or does so in so many seconds."""
+        until = time.monotonic() + seconds
+        while self._running:
+            for rank, process in enumerate(self._running, start=1):
+                if process.poll() not in (None, 0):
+                    return rank
+            if time.monotonic() >= until:
+                break
+            time.sleep(0.05)
+        return None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """End the others before Lightning waits for them."""
         if self._failed is None and not self._ended.is_set():
-            self._failed = self._dead()
+            # its connection may be gone before the system says that it has ended
+            self._failed = self._dead(seconds=2 if isinstance(exception, RuntimeError) else 0)
         self._end(seconds=0)
 
     def _end(self, seconds: float) -> None:
