@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchaudio.models import Conformer as TorchaudioConformer
 
 from speechtrain.backends.torch import losses, models
-from speechtrain.backends.torch.encoder import call_layer, frame_mask, stacks_of
+from speechtrain.backends.torch.encoder import compile_layers, frame_mask
 from speechtrain.backends.torch.model import SpeechModel
 from speechtrain.data.tokenizer import ListTokenizer
 from speechtrain.decode.greedy import GreedyDecoder
@@ -169,8 +169,7 @@ def in_bfloat16(step: Callable[[], None], device: str) -> Callable[[], None]:
 def compiled(model: SpeechModel) -> SpeechModel:
     """A copy as `backend.compile=true` trains it."""
     model = copy.deepcopy(model)
-    for stack in stacks_of(model.encoder):
-        stack.call = torch.compile(call_layer)
+    compile_layers(model.encoder)
     return model
 
 

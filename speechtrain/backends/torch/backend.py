@@ -43,7 +43,7 @@ class TorchBackend(Backend):
 
     Args:
         threads: of one operation on the CPU; None: as OMP_NUM_THREADS says, else one a core, at most 4.
-        compile: whether `torch.compile` makes the training step for each shape.
+        compile: whether `torch.compile` makes the model of the training step.
     """
 
     name: ClassVar[str] = "torch"

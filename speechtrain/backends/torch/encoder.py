@@ -118,6 +118,14 @@ def stacks_of(encoder: nn.Module) -> list[Stack]:
     return [module for module in encoder.modules() if isinstance(module, Stack)]
 
 
+def compile_layers(encoder: nn.Module) -> bool:
+    """Let `torch.compile` make the layers that stand in a row, one for all; whether there are such."""
+    stacks = stacks_of(encoder)
+    for stack in stacks:
+        stack.call = torch.compile(call_layer)
+    return bool(stacks)
+
+
 def halvings(subsampling: int) -> list[int]:
     """Time strides of a stem: a halving for each factor of two, and at least two layers, so that mels are reduced to a quarter."""
     count = subsampling.bit_length() - 1

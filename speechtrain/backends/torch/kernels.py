@@ -12,6 +12,13 @@ import triton
 import triton.language as tl
 
 
+@triton.jit
+def _values(x, row, at, c, frames, channels):  # type: ignore[no-untyped-def]
+    """x[row, at, c] in float32; 0 outside the utterance."""
+    seen = ((at >= 0) & (at < frames))[:, None] & (c < channels)[None, :]
+    return tl.load(x + (row * frames + at)[:, None] * channels + c[None, :], mask=seen, other=0.0).to(tl.float32)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _convolve(  # type: ignore[no-untyped-def]
     x,
@@ -35,10 +42,7 @@ def _convolve(  # type: ignore[no-untyped-def]
     for j in range(KERNEL):
         taken = KERNEL - 1 - j if FLIP else j
         factor = tl.load(weight + taken * channels + c, mask=inside, other=0.0).to(tl.float32)
-        at = t + j - left
-        seen = ((at >= 0) & (at < frames))[:, None] & inside[None, :]
-        value = tl.load(x + (row * frames + at)[:, None] * channels + c[None, :], mask=seen, other=0.0)
-        total += value.to(tl.float32) * factor[None, :]
+        total += _values(x, row, t + j - left, c, frames, channels) * factor[None, :]
     wanted = (t < frames)[:, None] & inside[None, :]
     tl.store(out + (row * frames + t)[:, None] * channels + c[None, :], total.to(out.dtype.element_ty), mask=wanted)
 
@@ -61,12 +65,9 @@ def _correlate(  # type: ignore[no-untyped-def]
     t = (tl.program_id(0) % blocks) * BT + tl.arange(0, BT)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     inside = c < channels
-    wanted = (t < frames)[:, None] & inside[None, :]
-    back = tl.load(grad + (row * frames + t)[:, None] * channels + c[None, :], mask=wanted, other=0.0).to(tl.float32)
+    back = _values(grad, row, t, c, frames, channels)
     for j in range(KERNEL):
-        at = t + j - left
-        seen = ((at >= 0) & (at < frames))[:, None] & inside[None, :]
-        value = tl.load(x + (row * frames + at)[:, None] * channels + c[None, :], mask=seen, other=0.0).to(tl.float32)
+        value = _values(x, row, t + j - left, c, frames, channels)
         place = (tl.program_id(0).to(tl.int64) * KERNEL + j) * channels
         tl.store(out + place + c, tl.sum(value * back, axis=0), mask=inside)
 

@@ -21,7 +21,7 @@ from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLo
 from speechtrain.backends.shapes import round_up
 from speechtrain.backends.torch import losses, lr_finder, ops, sharding
 from speechtrain.backends.torch.averaging import MovingAverage
-from speechtrain.backends.torch.encoder import call_layer, stacks_of
+from speechtrain.backends.torch.encoder import compile_layers
 from speechtrain.backends.torch.model import SpeechModel
 from speechtrain.backends.torch.processes import as_in_first, from_first, gathered, summed
 from speechtrain.data.batches import Batch, Loader
@@ -40,7 +40,7 @@ class TrainingModule(pl.LightningModule):
         model: trained in place.
         task: knows the loss and counts errors.
         callbacks: told of each epoch; may ask to stop.
-        compiled: whether training batches are rounded up to few shapes, for each of which `torch.compile` makes the model anew.
+        compiled: whether `torch.compile` makes the model, and training batches are rounded up to few shapes for it.
     """
 
     def __init__(self, model: SpeechModel, task: Task, plan: Plan, callbacks: Sequence[Callback], *, compiled: bool = False) -> None:
@@ -386,10 +386,7 @@ def _compiled(model: SpeechModel) -> Callable[..., Any]:
     def call(features: torch.Tensor, lengths: torch.Tensor) -> Any:  # what compiling makes of a module is a module, and would be saved
         return model(features, lengths)
 
-    stacks = stacks_of(model.encoder)
-    for stack in stacks:
-        stack.call = torch.compile(call_layer)
-    found: Callable[..., Any] = call if stacks else torch.compile(call, dynamic=False)
+    found: Callable[..., Any] = call if compile_layers(model.encoder) else torch.compile(call, dynamic=False)
     return found
 
 
