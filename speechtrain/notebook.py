@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain import provenance
 from speechtrain.config.build import build
 from speechtrain.console import console
-from speechtrain.errors import RunPruned, UserError
+from speechtrain.errors import RunError, RunPruned, UserError
 from speechtrain.resume import read_run_file, write_run_file
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo
 
@@ -164,8 +164,11 @@ class Notebook:
 
 
 def _hides_interrupt(error: BaseException) -> bool:
-    """Whether Ctrl-C struck a library while it put something in order, which then failed with an error of its own (OmegaConf does)."""
-    seen: BaseException | None = error
+    """Whether Ctrl-C struck a library while it put something in order, which then failed with an error of its own (OmegaConf does).
+
+    An error of this package tells the truth itself: a process that died, for example, interrupts the one that waits for it.
+    """
+    seen: BaseException | None = error if not isinstance(error, (RunError, UserError)) else None
     while seen is not None and not isinstance(seen, KeyboardInterrupt):
         seen = seen.__cause__ or seen.__context__
     return seen is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -17,7 +18,8 @@ import torch
 from conftest import TINY
 
 import speechtrain
-from speechtrain.errors import ConfigError
+from speechtrain.backends.base import Callback
+from speechtrain.errors import ConfigError, RunError
 
 MODEL = ["model=mlp", "model.dropout=0", "trainer.epochs=3", "data.batch_size=5"]
 
@@ -70,6 +72,25 @@ def test_a_process_that_dies_ends_the_run_with_what_it_wrote(training: tuple[sub
     assert run.returncode == 1
     assert b"process 1 of the training ended early" in errors
     assert b"Traceback" not in errors
+
+
+class Kill(Callback):
+    """Kills the second process after a batch, while this one does something else than to wait for it."""
+
+    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
+        (second,) = (each for each in psutil.Process().children(recursive=True) if "speechtrain.follow" in each.cmdline())
+        second.kill()
+        for _ in range(600):
+            time.sleep(0.05)  # it is interrupted
+
+
+def test_a_process_that_dies_while_another_is_at_work_is_not_taken_for_ctrl_c(tmp_path: Path) -> None:
+    cfg = speechtrain.compose([*TINY, *MODEL, "trainer.accelerator=cpu", "trainer.devices=2"], output_dir=tmp_path)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(RunError, match="process 1 of the training ended early"):
+        speechtrain.train(cfg, callbacks=[Kill()])
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "FAILED"
+    assert signal.getsignal(signal.SIGINT) == handler
 
 
 def test_ctrl_c_ends_all_processes(training: tuple[subprocess.Popen[bytes], psutil.Process]) -> None:

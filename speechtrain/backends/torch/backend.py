@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -152,9 +153,7 @@ class TorchBackend(Backend):
                         weights_only=True if plan.resume_from is not None else None,
                     )
             except SystemExit as error:
-                # Lightning leaves this way when interrupted, with Ctrl-C switched off
-                signal.signal(signal.SIGINT, on_interrupt)
-                raise KeyboardInterrupt from error
+                raise KeyboardInterrupt from error  # Lightning leaves this way when interrupted
             except RuntimeError as error:
                 if module.batch is not None and _is_out_of_memory(error):
                     raise OutOfMemoryError(module.batch, first_line(error, most=120)) from error
@@ -165,6 +164,8 @@ class TorchBackend(Backend):
                     raise
                 raise _damaged(plan.resume_from, error) from error
             finally:
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGINT, on_interrupt)  # Lightning switches Ctrl-C off when interrupted
                 for loader in (train, val):
                     if loader is not None:
                         loader.take_part(0, 1)
