@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -239,44 +237,6 @@ def _part(drawn: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
     return None if drawn is None else drawn[rows]
 
 
-def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-    """Rotary positions (Su et al. 2021): turn the pairs (i, i + d/2) of (B, H, T', d) by their frame's angles.
-
-    Args:
-        x: queries or keys.
-        rotation: cosines and sines (2, T', d/2).
-    """
-    if x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
-        out: torch.Tensor = _Rotate.apply(x, rotation)  # type: ignore[no-untyped-call]
-        return out
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = rotation[0], rotation[1]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-class _Rotate(torch.autograd.Function):
-    """The gradient turns back; both write where the result is wanted, in half the time."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(rotation)
-        return _turned(x, rotation[0], rotation[1])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (rotation,) = ctx.saved_tensors
-        return _turned(grads[0], rotation[0], -rotation[1]), None
-
-
-def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    out = torch.empty(x.shape, dtype=x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    left, right = out.chunk(2, dim=-1)
-    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=right).addcmul_(first, sin)
-    return out
-
-
 def masked_relu(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """relu(x * mask), in place of x; the mask is 0 or 1."""
     if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
@@ -322,11 +282,3 @@ class _ContiguousGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
         return grads[0].contiguous()
-
-
-@contextmanager
-def attention_precision(device: torch.device) -> Iterator[bool]:
-    """Whether attention is to be computed in float32 under autocast: the gradient of the CPU's kernel for bfloat16 is slower."""
-    wide = device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    with torch.autocast("cpu", enabled=False) if wide else nullcontext():
-        yield wide

@@ -9,8 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechtrain.backends.torch import layers
-from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward, masked_relu, rotate
+from speechtrain.backends.torch import attention as attention_module
+from speechtrain.backends.torch import layers, models
+from speechtrain.backends.torch.attention import attend_in_bfloat16, rotate
+from speechtrain.backends.torch.encoder import frame_mask
+from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward, masked_relu
+from speechtrain.backends.torch.models.conformer import Attention
 
 
 def test_dropout_keeps_the_mean_and_its_gradient_passes_where_values_did() -> None:
@@ -141,6 +145,41 @@ def test_rotation_keeps_lengths_and_depends_on_distances_only() -> None:
     needs = x.double().clone().requires_grad_()
     torch.testing.assert_close(rotate(needs, rotation.double()).float(), turned)
     assert torch.autograd.gradcheck(lambda given: rotate(given, rotation.double()), (needs,))
+
+
+@pytest.mark.parametrize("lengths", [None, [70, 31, 1]])
+def test_attention_by_matrix_units_is_attention(monkeypatch: pytest.MonkeyPatch, lengths: list[int] | None) -> None:
+    monkeypatch.setattr(attention_module, "has_matrix_units", lambda: True)
+    torch.manual_seed(0)
+    encoder = models.Conformer(20, 24, 1, 4, 2, 5, 4, 8, 0.0)
+    attention = Attention(24, 4, 0.0)
+    x = torch.randn(3, 70, 24)
+    attend = None if lengths is None else frame_mask(torch.tensor(lengths), 70)[:, None, None, :]
+    rotation = encoder.rotation(0, 70, torch.float32)
+    found = {}
+    for way in ("exact", "fast"):
+        given = x.clone().requires_grad_()
+        attention.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=way == "fast"):
+            assert (attend_in_bfloat16(given, attention.qkv, 4, attend, rotation) is not None) == (way == "fast")
+            out = attention(given, attend, rotation)
+        (out.float() * torch.linspace(-1, 1, 24)).sum().backward()
+        found[way] = [out.float(), given.grad, *(each.grad for each in attention.parameters())]
+    for exact, fast in zip(found["exact"], found["fast"], strict=True):
+        assert (fast - exact).norm() <= 0.02 * exact.norm()
+
+
+def test_attention_whose_scores_are_large_is_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_module, "has_matrix_units", lambda: True)
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(16, 48)
+    x = torch.randn(1, 9, 16)
+    rotation = torch.ones(2, 9, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attend_in_bfloat16(x, linear, 2, None, rotation) is not None
+        assert attend_in_bfloat16(20 * x, linear, 2, None, rotation) is None
+        assert attend_in_bfloat16(torch.randn(1, 513, 16), linear, 2, None, torch.ones(2, 513, 4)) is None
+        assert attend_in_bfloat16(x, linear, 2, torch.ones(1, 1, 9, 9).bool(), rotation) is None
 
 
 def test_what_is_masked_before_a_relu_is_0_and_has_no_gradient() -> None:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechtrain.backends.torch.attention import attend_in_bfloat16, attention_precision, rotate
 from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask, halvings
-from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward, attention_precision, rotate
+from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward
 
 
 class RotaryEncoder(Encoder):
@@ -62,7 +63,8 @@ class RotaryEncoder(Encoder):
         x, lengths = self.stem(features, lengths)
         mask = frame_mask(lengths, x.shape[1])
         attend = self._attend(mask)
-        return self.layers(self.dropout(x), mask[:, :, None].to(x.dtype), attend, self.rotation(0, x.shape[1], x.dtype)), lengths
+        angles = torch.float32 if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") else x.dtype  # as attention there
+        return self.layers(self.dropout(x), mask[:, :, None].to(x.dtype), attend, self.rotation(0, x.shape[1], angles)), lengths
 
     def rotation(self, first: int, frames: int, dtype: torch.dtype) -> torch.Tensor:
         """Cosines and sines (2, T', d/2) of the frames from `first`."""
@@ -166,8 +168,18 @@ class Attention(nn.Module):
         self, x: torch.Tensor, attend: torch.Tensor | None, rotation: torch.Tensor, cache: dict[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """(B, T', D) -> (B, T', D); `attend` (B, 1, 1 or T', T') is true where a key may be looked at."""
+        x = self.norm(x)
+        attended = attend_in_bfloat16(x, self.qkv, self.n_heads, attend, rotation) if cache is None else None
+        if attended is None:
+            attended = self._attended(x, attend, rotation, cache)
+        out: torch.Tensor = self.dropout(self.out(attended))
+        return out
+
+    def _attended(
+        self, x: torch.Tensor, attend: torch.Tensor | None, rotation: torch.Tensor, cache: dict[str, torch.Tensor] | None
+    ) -> torch.Tensor:
         batch, frames, width = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(batch, frames, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).view(batch, frames, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
         with attention_precision(x.device) as wide:
             if wide:
                 q, k, v = q.float(), k.float(), v.float()
@@ -176,8 +188,7 @@ class Attention(nn.Module):
                 k, v = (torch.cat([cache[name], new], dim=2) if name in cache else new for name, new in (("k", k), ("v", v)))
                 cache.update(k=k, v=v)
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)  # (B, H, T', d)
-        out: torch.Tensor = self.dropout(self.out(x.transpose(1, 2).reshape(batch, frames, width)))
-        return out
+        return x.transpose(1, 2).reshape(batch, frames, width)
 
 
 class ConvModule(nn.Module):

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechtrain.backends.torch.attention import rotate
 from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask
-from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, rotate
+from speechtrain.backends.torch.layers import DepthwiseConv, Dropout
 
 
 class Zipformer(Encoder):
