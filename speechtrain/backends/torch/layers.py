@@ -97,7 +97,8 @@ class DepthwiseConv(nn.Conv1d):
     """A convolution over time, of each channel alone: (B, T, D) -> (B, T', D).
 
     On a CPU it is computed as one over a picture one pixel high with channels last, where oneDNN has kernels that are twenty times as fast
-    forth and four times with the gradient; on an NVIDIA GPU by kernels of our own.
+    forth and four times with the gradient, and in training the gradient to long kernels by matrix products, which take half of that
+    again; on an NVIDIA GPU by kernels of our own.
 
     Args:
         channels: D.
@@ -123,18 +124,71 @@ class DepthwiseConv(nn.Conv1d):
 
             out: torch.Tensor = kernels.depthwise(x.contiguous(), self.weight[:, 0].t().contiguous(), self.before or self.beside)
             return out if self.bias is None else out + self.bias.to(out.dtype)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._convolved(x, self.weight, self.bias)
+        if self._is_plain and self.kernel_size[0] >= _LONG and torch.is_grad_enabled() and self.training:
+            found: torch.Tensor = _Depthwise.apply(x, self.weight, self.before or self.beside)  # type: ignore[no-untyped-call]
+            return found if self.bias is None else found + self.bias.to(found.dtype)
+        # in bfloat16 oneDNN takes twice as long, and hangs with kernels of 15 and more for 16 channels (PyTorch 2.11)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            return self._convolved(x.to(wide), self.weight.to(wide), None if self.bias is None else self.bias.to(wide)).to(x.dtype)
+
+    def _convolved(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self.before:
             x = F.pad(x, (0, 0, self.before, 0))
         out = F.conv2d(
             x.transpose(1, 2).unsqueeze(2),
-            self.weight.unsqueeze(2),
-            self.bias,
+            weight.unsqueeze(2),
+            bias,
             stride=(1, *self.stride),
             padding=(0, self.beside),
             dilation=(1, *self.dilation),
             groups=self.groups,
         )
         return out.squeeze(2).transpose(1, 2)
+
+
+_LONG = 15  # frames of a kernel from which on matrix products are faster
+_BLOCK = 16  # frames of a gradient in one product
+
+
+class _Depthwise(torch.autograd.Function):
+    """A convolution of (B, T, D), each channel alone, by (D, 1, K), in float32; the kernel begins `before` frames before its frame."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, before: int) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.before = before
+        return _depthwise(x, weight, before)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        x, weight = ctx.saved_tensors
+        size = weight.shape[-1]
+        to_x = _depthwise(grads[0], weight.flip(-1), size - 1 - ctx.before)
+        # products of each block of the gradient with the frames around it, all shifts at once, of which K diagonals are needed
+        batch, frames, channels = x.shape
+        blocks = -(-frames // _BLOCK)
+        around = _BLOCK + size - 1
+        late = x.new_zeros(channels, batch, blocks * _BLOCK)
+        late[..., :frames] = grads[0].permute(2, 0, 1)
+        wide = x.new_zeros(channels, batch, blocks * _BLOCK + size - 1)
+        wide[..., ctx.before : ctx.before + frames] = x.permute(2, 0, 1)
+        windows = wide.unfold(2, around, _BLOCK).reshape(channels, -1, around)
+        products = torch.bmm(late.view(channels, -1, _BLOCK).transpose(1, 2), windows)
+        diagonals = products.as_strided((channels, _BLOCK, size), (_BLOCK * around, around + 1, 1))
+        to_weight = diagonals.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
+        return to_x, to_weight.unsqueeze(1).to(weight.dtype), None
+
+
+def _depthwise(x: torch.Tensor, weight: torch.Tensor, before: int) -> torch.Tensor:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    size, beside = weight.shape[-1], min(before, weight.shape[-1] - 1 - before)
+    padded = F.pad(x.to(wide), (0, 0, before - beside, size - 1 - before - beside))
+    with torch.autocast("cpu", enabled=False):
+        out = F.conv2d(padded.transpose(1, 2).unsqueeze(2), weight.to(wide).unsqueeze(2), padding=(0, beside), groups=len(weight))
+    return out.squeeze(2).transpose(1, 2).to(x.dtype)
 
 
 class FeedForward(nn.Sequential):
@@ -226,7 +280,7 @@ class _FeedForward(torch.autograd.Function):
             back = torch.ops.aten.silu_backward.grad_input(back, inner[rows], grad_input=hidden[rows])
             torch.mm(back, weight1, out=to_normed[rows])
         to_weight2 = (outer.t() @ active).mul_(share * kept)
-        return grad, to_normed, hidden.t() @ normed, hidden.sum(0), to_weight2, outer.sum(0).mul_(share), None, None
+        return grad, to_normed, (normed.t() @ hidden).t(), hidden.sum(0), to_weight2, outer.sum(0).mul_(share), None, None
 
 
 def _blocks(count: int) -> list[slice]:

@@ -62,6 +62,16 @@ def test_a_depthwise_convolution_is_that_of_pytorch(options: dict[str, int]) -> 
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("before", [0, 3, 8, 16])
+def test_the_gradient_of_a_long_kernel_by_products_is_its_gradient(before: int) -> None:
+    torch.manual_seed(0)
+    conv = DepthwiseConv(3, 17, causal=before == 16).double()
+    x = torch.randn(2, 37, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *given: layers._Depthwise.apply(*given, before), (x, conv.weight))
+    if before in (8, 16):
+        torch.testing.assert_close(conv(x), conv.eval()(x))
+
+
 def test_a_feed_forward_module_in_blocks_is_the_one_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "_ROWS", 4)
     torch.manual_seed(0)

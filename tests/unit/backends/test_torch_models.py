@@ -202,3 +202,23 @@ def test_memory_of_a_stream_does_not_grow_where_its_context_is_limited() -> None
 def test_a_conformer_of_whole_utterances_cannot_stream() -> None:
     with pytest.raises(ValueError, match=r"model\.chunk_frames"):
         encoder("conformer", []).stream()
+
+
+@pytest.mark.parametrize("model", [*SIZES, "wav2vec2"])
+@pytest.mark.parametrize("training", [True, False])
+def test_in_bfloat16_a_model_gives_nearly_what_it_gives_in_float32(model: str, training: bool) -> None:
+    options = ["model.dropout=0", *(["model.mask_prob=0"] if model == "wav2vec2" else [])]
+    size, frames = (1, 12000) if model == "wav2vec2" else (40, 61)
+    net = encoder(model, options, size).train(training)
+    lengths = torch.tensor([frames, frames // 2])
+    features = torch.randn(2, frames, size)
+    found = []
+    for half in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out, _ = net(features, lengths)
+        (out.float() * torch.linspace(-1, 1, net.output_size)).square().sum().backward()
+        found.append((out.detach().float(), torch.cat([each.grad.flatten() for each in net.parameters() if each.grad is not None])))
+    (exact, exact_gradient), (near, near_gradient) = found
+    assert (near - exact).norm() <= 0.05 * exact.norm()
+    assert torch.cosine_similarity(near_gradient, exact_gradient, dim=0) >= 0.95

@@ -20,6 +20,7 @@ from speechtrain.errors import ConfigError, Problem, first_line
 log = logging.getLogger(__name__)
 
 _KERNELS, _STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # of all models of this kind
+_WRONG_UP_TO = 8  # channels of a group: oneDNN of PyTorch 2.11 convolves them wrongly in bfloat16 where kernels have an even length
 _EXAMPLE = "for example model.bundle=WAV2VEC2_BASE; python -c 'import torchaudio.pipelines as p; print(dir(p))' lists them"
 
 
@@ -128,7 +129,7 @@ class Wav2Vec2(Encoder):
         if self.training and self.mask_prob:
             x = torch.where(self._masked(x)[:, :, None], self.mask.to(x.dtype), x)
         x = torch.where(inside[:, :, None], x, 0.0)
-        x = x + self.positions(x)
+        x = x + self._positions(x)
         if self.norm_first:
             x = self.norm(x)
         x = self.layers(self.dropout(x), inside[:, None, None, :].expand(-1, 1, x.shape[1], -1))
@@ -145,6 +146,18 @@ class Wav2Vec2(Encoder):
                 x = block.layer_norm(x)
             x = F.gelu(x)
         return x, lengths
+
+    def _positions(self, x: torch.Tensor) -> torch.Tensor:
+        """What a frame hears of its neighbours, (B, T', D)."""
+        conv: Any = self.positions.conv
+        half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+        if x.device.type != "cpu" or not half or conv.in_channels // conv.groups > _WRONG_UP_TO or torch.compiler.is_compiling():
+            found: torch.Tensor = self.positions(x)
+            return found
+        with torch.autocast("cpu", enabled=False):
+            weight, bias = conv.weight.float(), conv.bias.float()
+            heard = F.conv1d(x.float().transpose(1, 2), weight, bias, padding=conv.padding, groups=conv.groups)
+            return F.gelu(heard[:, :, : x.shape[1]]).transpose(1, 2).to(x.dtype)
 
     def _masked(self, x: torch.Tensor) -> torch.Tensor:
         """Spans of frames (B, T') of `mask_length`, which may overlap, so many that about a share of `mask_prob` lies in them."""
