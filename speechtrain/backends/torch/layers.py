@@ -79,8 +79,8 @@ def _mask(like: torch.Tensor, drawn: torch.Tensor | None, threshold: int) -> tor
     if like.dtype != torch.bfloat16:
         # compared into floats at once: by way of booleans it takes ten times as long
         return torch.ge(drawn, threshold, out=torch.empty_like(like))
-    # all bits of a value or none: a quarter of the time that multiplying takes
-    return drawn.to(torch.int16).neg_().add_(threshold - 1).bitwise_right_shift_(15)
+    # all bits of a value or none: a fifth of the time that multiplying takes; the sign widens them
+    return torch.ge(drawn, threshold, out=torch.empty_like(drawn)).view(torch.int8).neg_().to(torch.int16)
 
 
 def _masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
