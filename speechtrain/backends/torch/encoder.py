@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from speechtrain.backends.torch.layers import masked_relu
+from speechtrain.backends.torch.layers import convolve_one_channel, masked_relu
 
 
 def frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
@@ -176,8 +176,10 @@ class ConvStem(nn.Module):
         """(B, T, F) -> (B, T', D)."""
         # channels last: small convolutions run a fifth faster so, and flattening to (F', C) is then free
         x = features.unsqueeze(1).contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
-        for conv, stride in zip(self.convs, self.time_strides, strict=True):
+        convs: Iterable[Any] = self.convs
+        for conv, stride in zip(convs, self.time_strides, strict=True):
             lengths = (lengths + stride - 1) // stride
-            x = conv(F.pad(x, (0, 0, 2, 0)) if self.causal else x)
+            x = F.pad(x, (0, 0, 2, 0)) if self.causal else x
+            x = convolve_one_channel(x, conv) if conv.in_channels == 1 else conv(x)
             x = masked_relu(x, frame_weights(lengths, x.shape[2], x.dtype)[:, None, :, None])
         return self.linear(x.permute(0, 2, 3, 1).flatten(2)), lengths

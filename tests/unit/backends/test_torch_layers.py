@@ -13,7 +13,7 @@ from speechtrain.backends.torch import attention as attention_module
 from speechtrain.backends.torch import layers, models
 from speechtrain.backends.torch.attention import attend_in_bfloat16, rotate
 from speechtrain.backends.torch.encoder import frame_mask
-from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward, masked_relu
+from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward, convolve_one_channel, masked_relu
 from speechtrain.backends.torch.models.conformer import Attention
 
 
@@ -70,6 +70,26 @@ def test_the_gradient_of_a_long_kernel_by_products_is_its_gradient(before: int) 
     assert torch.autograd.gradcheck(lambda *given: layers._Depthwise.apply(*given, before), (x, conv.weight))
     if before in (8, 16):
         torch.testing.assert_close(conv(x), conv.eval()(x))
+
+
+@pytest.mark.parametrize(("stride", "padding"), [((2, 2), (1, 1)), ((1, 2), (0, 1))])
+def test_a_convolution_of_one_channel_by_patches_is_one(stride: tuple[int, int], padding: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(1, 4, 3, stride=stride, padding=padding).double()
+    x = torch.randn(2, 1, 9, 8, dtype=torch.float64)
+    found, wanted = convolve_one_channel(x, conv), conv(x)
+    torch.testing.assert_close(found, wanted)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    weights = torch.randn_like(wanted)
+    parameters = [conv.weight, conv.bias]
+    for gradient, own in zip(
+        torch.autograd.grad((found * weights).sum(), parameters), torch.autograd.grad((wanted * weights).sum(), parameters), strict=True
+    ):
+        torch.testing.assert_close(gradient, own)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = convolve_one_channel(x.float(), conv.float())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.double(), wanted, atol=0.03, rtol=0.03)
 
 
 def test_a_feed_forward_module_in_blocks_is_the_one_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
