@@ -26,8 +26,8 @@ def test_the_conformer_does_so_too_in_the_same_time() -> None:
 @recorded
 def test_fsdd() -> None:
     found = [run("experiment=fsdd", f"data.root={SHARED_DATA / 'fsdd'}", f"seed={seed}", "backend.threads=1") for seed in (1, 2, 3)]
-    assert sum(each["test/cer"] for each in found) / 3 <= 0.005
-    assert sum(each["test/exact"] for each in found) / 3 >= 0.994
+    assert sum(each["test/cer"] for each in found) / 3 <= 0.008
+    assert sum(each["test/exact"] for each in found) / 3 >= 0.993
 
 
 @recorded
