@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechtrain.backends.torch.layers import blocks
+
 
 def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Rotary positions (Su et al. 2021): turn the pairs (i, i + d/2) of (B, H, T', d) by their frame's angles.
@@ -49,10 +51,15 @@ def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return out
 
 
+def attends_in_float32(device: torch.device) -> bool:
+    """Whether attention is to be computed in float32 under autocast: the gradient of the CPU's kernel for bfloat16 is slower."""
+    return device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
 @contextmanager
 def attention_precision(device: torch.device) -> Iterator[bool]:
-    """Whether attention is to be computed in float32 under autocast: the gradient of the CPU's kernel for bfloat16 is slower."""
-    wide = device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    """A block of attention, in which autocast is off where it is to be computed in float32; whether it is."""
+    wide = attends_in_float32(device)
     with torch.autocast("cpu", enabled=False) if wide else nullcontext():
         yield wide
 
@@ -141,7 +148,7 @@ class _Attention(torch.autograd.Function):
         k[:, :, :frames, size] = 0 if attend is None else torch.where(attend[:, 0], 0, _MASKED)
         q, k, v = (each.view(-1, padded, size + 1) for each in (q, k, v))
         weights, sums = q.new_empty(len(q), padded, padded), torch.empty_like(v)
-        for part in _parts(len(q)):
+        for part in blocks(len(q), _HEADS_AT_ONCE):
             block = weights[part]
             torch.baddbmm(block, q[part], k[part].transpose(1, 2), beta=0, alpha=size**-0.5, out=block)
             torch.bmm(block.exp_(), v[part], out=sums[part])
@@ -165,7 +172,7 @@ class _Attention(torch.autograd.Function):
         back = wide.view(v.shape).mul_(inverse).to(v.dtype)
         to_qk, to_v = out.new_empty(2, len(q), padded, size), out.new_empty(len(q), padded, size)
         to_scores = out.new_empty(min(_HEADS_AT_ONCE, len(q)), padded, padded)
-        for part in _parts(len(q)):
+        for part in blocks(len(q), _HEADS_AT_ONCE):
             block = to_scores[: len(q[part])]
             torch.bmm(weights[part].transpose(1, 2), back[part][..., :size], out=to_v[part])
             torch.bmm(back[part], v[part].transpose(1, 2), out=block)
@@ -177,7 +184,3 @@ class _Attention(torch.autograd.Function):
         found[:, :, :2].copy_(_turned_pairs(rotated, turns.conj() * size**-0.5))
         found[:, :, 2].copy_(to_v.view(batch, heads, padded, size)[:, :, :frames].transpose(1, 2))
         return found, None, None, None
-
-
-def _parts(count: int) -> list[slice]:
-    return [slice(begin, begin + _HEADS_AT_ONCE) for begin in range(0, count, _HEADS_AT_ONCE)]

@@ -124,29 +124,32 @@ class DepthwiseConv(nn.Conv1d):
 
             out: torch.Tensor = kernels.depthwise(x.contiguous(), self.weight[:, 0].t().contiguous(), self.before or self.beside)
             return out if self.bias is None else out + self.bias.to(out.dtype)
+        shape = {"before": self.before or self.beside, "after": self.beside, "stride": self.stride[0], "dilation": self.dilation[0]}
         if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return self._convolved(x, self.weight, self.bias)
+            return _depthwise(x, self.weight, self.bias, **shape)
         if self._is_plain and self.kernel_size[0] >= _LONG and torch.is_grad_enabled() and self.training:
-            found: torch.Tensor = _Depthwise.apply(x, self.weight, self.before or self.beside)  # type: ignore[no-untyped-call]
+            found: torch.Tensor = _Depthwise.apply(x, self.weight, shape["before"])  # type: ignore[no-untyped-call]
             return found if self.bias is None else found + self.bias.to(found.dtype)
-        # in bfloat16 oneDNN takes twice as long, and hangs with kernels of 15 and more for 16 channels (PyTorch 2.11)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast("cpu", enabled=False):
-            return self._convolved(x.to(wide), self.weight.to(wide), None if self.bias is None else self.bias.to(wide)).to(x.dtype)
+        return _depthwise_in_float32(x, self.weight, self.bias, **shape)
 
-    def _convolved(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if self.before:
-            x = F.pad(x, (0, 0, self.before, 0))
-        out = F.conv2d(
-            x.transpose(1, 2).unsqueeze(2),
-            weight.unsqueeze(2),
-            bias,
-            stride=(1, *self.stride),
-            padding=(0, self.beside),
-            dilation=(1, *self.dilation),
-            groups=self.groups,
-        )
-        return out.squeeze(2).transpose(1, 2)
+
+def _depthwise(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, before: int, after: int, stride: int = 1, dilation: int = 1
+) -> torch.Tensor:
+    """(B, T, D) by (D, 1, K), with so many frames of zeros before and after it."""
+    both = min(before, after)
+    if before != after:
+        x = F.pad(x, (0, 0, before - both, after - both))
+    picture, kernels = x.transpose(1, 2).unsqueeze(2), weight.unsqueeze(2)
+    out = F.conv2d(picture, kernels, bias, stride=(1, stride), padding=(0, both), dilation=(1, dilation), groups=len(weight))
+    return out.squeeze(2).transpose(1, 2)
+
+
+def _depthwise_in_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, **shape: int) -> torch.Tensor:
+    # in bfloat16 oneDNN takes twice as long, and hangs with kernels of 15 and more for 16 channels (PyTorch 2.11)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        return _depthwise(x.to(wide), weight.to(wide), None if bias is None else bias.to(wide), **shape).to(x.dtype)
 
 
 _LONG = 15  # frames of a kernel from which on matrix products are faster
@@ -160,35 +163,27 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, before: int) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.before = before
-        return _depthwise(x, weight, before)
+        return _depthwise_in_float32(x, weight, before=before, after=weight.shape[-1] - 1 - before)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, None]:
         x, weight = ctx.saved_tensors
         size = weight.shape[-1]
-        to_x = _depthwise(grads[0], weight.flip(-1), size - 1 - ctx.before)
+        after = size - 1 - ctx.before
+        to_x = _depthwise_in_float32(grads[0], weight.flip(-1), before=after, after=ctx.before) if ctx.needs_input_grad[0] else None
         # products of each block of the gradient with the frames around it, all shifts at once, of which K diagonals are needed
         batch, frames, channels = x.shape
-        blocks = -(-frames // _BLOCK)
+        length = -(-frames // _BLOCK) * _BLOCK
         around = _BLOCK + size - 1
-        late = x.new_zeros(channels, batch, blocks * _BLOCK)
+        late = x.new_zeros(channels, batch, length)
         late[..., :frames] = grads[0].permute(2, 0, 1)
-        wide = x.new_zeros(channels, batch, blocks * _BLOCK + size - 1)
+        wide = x.new_zeros(channels, batch, length + size - 1)
         wide[..., ctx.before : ctx.before + frames] = x.permute(2, 0, 1)
         windows = wide.unfold(2, around, _BLOCK).reshape(channels, -1, around)
         products = torch.bmm(late.view(channels, -1, _BLOCK).transpose(1, 2), windows)
         diagonals = products.as_strided((channels, _BLOCK, size), (_BLOCK * around, around + 1, 1))
         to_weight = diagonals.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
         return to_x, to_weight.unsqueeze(1).to(weight.dtype), None
-
-
-def _depthwise(x: torch.Tensor, weight: torch.Tensor, before: int) -> torch.Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    size, beside = weight.shape[-1], min(before, weight.shape[-1] - 1 - before)
-    padded = F.pad(x.to(wide), (0, 0, before - beside, size - 1 - before - beside))
-    with torch.autocast("cpu", enabled=False):
-        out = F.conv2d(padded.transpose(1, 2).unsqueeze(2), weight.to(wide).unsqueeze(2), padding=(0, beside), groups=len(weight))
-    return out.squeeze(2).transpose(1, 2).to(x.dtype)
 
 
 class FeedForward(nn.Sequential):
@@ -252,7 +247,7 @@ class _FeedForward(torch.autograd.Function):
         out = torch.empty_like(x)
         drawn = [_draw(torch.Size([len(x), len(weight)])) if threshold else None for weight in (weight1, weight2)]
         kept = _scale(threshold)
-        for rows in _blocks(len(x)):
+        for rows in blocks(len(x), _ROWS):
             block = torch.addmm(bias1, normed[rows], weight1.t(), out=inner[rows])
             block = F.silu(block) if active is None else torch.ops.aten.silu.out(block, out=active[rows])
             block = _zero(block, _part(drawn[0], rows), threshold)
@@ -271,7 +266,7 @@ class _FeedForward(torch.autograd.Function):
         kept = _scale(ctx.threshold)
         share = ctx.factor * kept
         scaled = weight2 * (share * kept)  # so that no mask has to be multiplied by what dropout scales with
-        for rows in _blocks(len(grad)):
+        for rows in blocks(len(grad), _ROWS):
             back = _zero(outer[rows].copy_(grad[rows]), _part(drawn2, rows), ctx.threshold)
             mask = _mask(active[rows], _part(drawn1, rows), ctx.threshold)
             if kept_active is None:
@@ -283,8 +278,9 @@ class _FeedForward(torch.autograd.Function):
         return grad, to_normed, (normed.t() @ hidden).t(), hidden.sum(0), to_weight2, outer.sum(0).mul_(share), None, None
 
 
-def _blocks(count: int) -> list[slice]:
-    return [slice(begin, begin + _ROWS) for begin in range(0, count, _ROWS)]
+def blocks(count: int, size: int) -> list[slice]:
+    """So many rows, `size` at a time."""
+    return [slice(begin, begin + size) for begin in range(0, count, size)]
 
 
 def _part(drawn: torch.Tensor | None, rows: slice) -> torch.Tensor | None:

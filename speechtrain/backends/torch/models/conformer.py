@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechtrain.backends.torch.attention import attend_in_bfloat16, attention_precision, rotate
+from speechtrain.backends.torch.attention import attend_in_bfloat16, attends_in_float32, attention_precision, rotate
 from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask, halvings
 from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward
 
@@ -63,7 +63,7 @@ class RotaryEncoder(Encoder):
         x, lengths = self.stem(features, lengths)
         mask = frame_mask(lengths, x.shape[1])
         attend = self._attend(mask)
-        angles = torch.float32 if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") else x.dtype  # as attention there
+        angles = torch.float32 if attends_in_float32(x.device) else x.dtype
         return self.layers(self.dropout(x), mask[:, :, None].to(x.dtype), attend, self.rotation(0, x.shape[1], angles)), lengths
 
     def rotation(self, first: int, frames: int, dtype: torch.dtype) -> torch.Tensor:
