@@ -94,7 +94,7 @@ def said(cut: Cut) -> MonoCut:
 
 def lhotse_batches(root: Path) -> Callable[[], Iterable[object]]:
     """Lhotse's data set with features on the fly and its SpecAugment."""
-    from speechtrain.data.manifest import Manifest
+    from speechtrain.data.corpora.manifest import Manifest
 
     split = {"by": "utterance", "val": 0, "test": 0, "seed": 0}
     cuts = CutSet.from_cuts(said(cut) for cut in Manifest(str(root), "train.jsonl", None, None, split).load(None).splits["train"])

@@ -23,7 +23,7 @@ from hydra.utils import instantiate
 
 import speechtrain
 from speechtrain import compose
-from speechtrain.backends.base import Callback, Control
+from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.backends.torch import losses
 from speechtrain.config.build import build, plain
 from speechtrain.data.batches import Batch

@@ -156,7 +156,7 @@ def timed(owner, name):
         finally:
             acc['core'] = acc.get('core', 0.0) + time.process_time() - start
     setattr(owner, name, wrapped)
-import speechtrain.__main__ as program, speechtrain.sweep.executors as executors
+import speechtrain.__main__ as program, speechtrain.sweep.workers.executors as executors
 training = importlib.import_module('speechtrain.train')
 import lightning.pytorch.loops.fit_loop as loop
 timed(training, 'evaluate'); timed(loop._FitLoop, 'advance')

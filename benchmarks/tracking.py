@@ -64,7 +64,7 @@ def one_process(kind: str, folder: Path, epochs: int, work: float) -> None:
     logger: Any = False
     if kind == "speechtrain":
         from speechtrain.tracking.base import RunInfo
-        from speechtrain.tracking.mlflow import MlflowTracker
+        from speechtrain.tracking.mlflow.tracker import MlflowTracker
 
         run = folder / f"run-{os.getpid()}"
         run.mkdir()
@@ -101,7 +101,7 @@ def wait(arguments: argparse.Namespace) -> None:
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            prepare = "from speechtrain.tracking.sender import open_client, experiment_id; import sys; "
+            prepare = "from speechtrain.tracking.mlflow.sender import open_client, experiment_id; import sys; "
             prepare += "experiment_id(open_client(sys.argv[1]), sys.argv[1], 'bench')"
             subprocess.run([sys.executable, "-c", prepare, f"sqlite:///{folder / 'mlflow.db'}"], check=True, capture_output=True)
             command = [sys.executable, __file__, "one", "--kind", kind, "--folder", name, "--epochs", str(arguments.epochs)]

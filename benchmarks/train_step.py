@@ -30,8 +30,8 @@ from torchaudio.models import Conformer as TorchaudioConformer
 
 from speechtrain.backends.torch import losses, models
 from speechtrain.backends.torch.encoder import compile_layers, frame_mask
-from speechtrain.backends.torch.model import SpeechModel
-from speechtrain.data.tokenizer import ListTokenizer
+from speechtrain.backends.torch.speech_model import SpeechModel
+from speechtrain.data.text.tokenizers import ListTokenizer
 from speechtrain.decode.greedy import GreedyDecoder
 from speechtrain.tasks.ctc import Ctc
 
@@ -208,7 +208,7 @@ def keras_stepper(engine: str, jit: bool, name: str, arguments: tuple[object, ..
 
     keras = engines.start(engine, torch.get_num_threads())
     from speechtrain.backends.keras import models, optimizers
-    from speechtrain.backends.keras.model import SpeechModel
+    from speechtrain.backends.keras.speech_model import SpeechModel
 
     batch, frames, mels, classes = size
     task = ctc(classes)

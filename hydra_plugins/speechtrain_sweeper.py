@@ -30,7 +30,7 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> float | None:
         """Run it; returns the best objective."""
-        from speechtrain.sweep.start import start
+        from speechtrain.sweep.plugin import start
 
         return start(self.options, arguments, self.hydra_context, self.task_function, self.config)
 
@@ -64,13 +64,13 @@ class PoolLauncher(Launcher):
     @property
     def pool_options(self) -> Any:
         """How workers are set up; the Optuna sweeper then drives them itself."""
-        from speechtrain.sweep.start import pool_options
+        from speechtrain.sweep.plugin import pool_options
 
         return pool_options(self.options)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """A batch, for sweepers that know no other way."""
-        from speechtrain.sweep.start import launch_batch
+        from speechtrain.sweep.plugin import launch_batch
 
         return launch_batch(self.options, job_overrides, initial_job_idx, self.hydra_context, self.task_function, self.config)
 
@@ -87,12 +87,12 @@ class SshLauncher(Launcher):
 
     def check(self) -> None:
         """Refuse a machine that cannot be reached, before anything starts."""
-        from speechtrain.sweep.start import check_remote
+        from speechtrain.sweep.plugin import check_remote
 
         check_remote(self.options)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run them there."""
-        from speechtrain.sweep.start import launch_remote
+        from speechtrain.sweep.plugin import launch_remote
 
         return launch_remote(self.options, job_overrides, initial_job_idx, self.config)

@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from speechtrain.config import compose
-from speechtrain.result import Result
 from speechtrain.train import train
+from speechtrain.training.result import Result
 
 if TYPE_CHECKING:
-    from speechtrain.recognizer import Recognizer
+    from speechtrain.inference.recognizer import Recognizer
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,6 @@ def load(
     Raises:
         UserError: there is no such model, it cannot be used, or an override does not fit.
     """
-    from speechtrain import source
+    from speechtrain.inference import find as source
 
     return source.load(name, *overrides, trust=trust, tracking_uri=tracking_uri, experiment=experiment)

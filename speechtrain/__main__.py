@@ -16,13 +16,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from speechtrain import interrupts
+from speechtrain.app.help import print_help
+from speechtrain.app.resume import resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import explain
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
-from speechtrain.help import print_help
-from speechtrain.resume import resume_arguments
+from speechtrain.processes import interrupts
 
 _TRACES_WANTED = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
@@ -30,7 +30,7 @@ _TRACES_WANTED = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def run(cfg: DictConfig) -> Any:
     """One run from a composed config; the objective's value, for a sweeper."""
-    from speechtrain.app import run_job  # pickled by value for other processes, so it holds no more than this
+    from speechtrain.app.job import run_job  # pickled by value for other processes, so it holds no more than this
 
     return run_job(cfg)
 

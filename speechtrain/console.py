@@ -34,3 +34,13 @@ class ConsoleHandler(logging.Handler):
         style = _STYLES.get(record.levelno)
         where = errors if record.levelno >= logging.WARNING else console
         where.print(f"{record.levelname.lower()}: {text}" if style else text, style=style)
+
+
+def shown(name: str, value: float) -> str:
+    """A metric for people: rates as per cent."""
+    short = name.rpartition("/")[2]
+    if is_rate(name):
+        return f"{100 * value:.2f} %"
+    if short == "audio_s_per_s":
+        return f"{value:,.0f}"
+    return f"{value:.2e}" if short == "lr" else f"{value:.4f}"

@@ -6,6 +6,8 @@ with code 1. Neither shows a stack trace. Anything else is a defect of speechtra
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -69,3 +71,21 @@ class ConfigError(UserError):
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
         return ConfigError, (self.problems,)
+
+
+_PASSWORD = re.compile(r"(://[^/\s:@'\"]+:)[^@/\s'\"]+@")
+
+
+def without_passwords(text: str) -> str:
+    """A text in which the passwords of addresses are masked."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
+def did_you_mean(name: str, allowed: Iterable[str], prefix: str = "") -> str:
+    """What to tell someone who wrote `name` where only `allowed` names exist."""
+    names = sorted(set(allowed))
+    dotted = f"{prefix}." if prefix else ""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean '{dotted}{near[0]}'?  (there is: {', '.join(names)})"
+    return f"there is: {', '.join(names)}" if names else ""

@@ -19,12 +19,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from speechtrain.command import run_command
+from speechtrain.app.arguments import arguments_of
+from speechtrain.app.command import run_command
 from speechtrain.console import console
 from speechtrain.decode.beam import names_of
 from speechtrain.decode.ngram import NGram, read_sentences
 from speechtrain.errors import ConfigError, DataError, Problem, UserError
-from speechtrain.overlay import arguments_of
 
 
 def make(cfg: DictConfig) -> NGram:
@@ -33,7 +33,7 @@ def make(cfg: DictConfig) -> NGram:
     Raises:
         UserError: the text cannot be read, or a file cannot be written.
     """
-    from speechtrain.report.page import write as write_file
+    from speechtrain.files import write as write_file
 
     if not cfg.text:
         raise ConfigError([Problem("text", "names no file", "text=corpus.txt")])
@@ -64,14 +64,14 @@ def make(cfg: DictConfig) -> NGram:
 
 def _splitter(cfg: DictConfig) -> Callable[[str], list[str]]:
     """How a line becomes units."""
-    from speechtrain.data.text import normalizer
+    from speechtrain.data.text.normalize import normalizer
 
     if cfg.source is None:
         if cfg.units == "tokens":
             raise ConfigError([Problem("units", "is tokens, which are a model's", "name it: from=last")])
         return str.split
     from speechtrain.config.build import build
-    from speechtrain.source import stored_for
+    from speechtrain.inference.find import stored_for
 
     _, stored, vocabulary = stored_for(cfg)
     normalize = normalizer(list(stored.data.normalize))

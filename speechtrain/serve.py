@@ -12,226 +12,20 @@ in training.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
-from speechtrain.command import run_command
+from speechtrain.app.arguments import arguments_of
+from speechtrain.app.command import run_command
 from speechtrain.console import console
-from speechtrain.errors import DataError, UserError
-from speechtrain.overlay import arguments_of
+from speechtrain.errors import UserError
+from speechtrain.inference.service import Service
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
-
-    from speechtrain.recognizer import Recognizer, Transcription
+    pass
 
 log = logging.getLogger(__name__)
-
-_TOGETHER = 16  # requests that are computed in one batch at most
-_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # s
-
-
-@dataclass
-class _Waiting:
-    samples: npt.NDArray[np.float32]
-    answer: asyncio.Future[Transcription]
-
-
-class Service:
-    """A model behind a queue.
-
-    Args:
-        recognizer: ready.
-        cfg: of `conf/serve.yaml`.
-    """
-
-    def __init__(self, recognizer: Recognizer, cfg: DictConfig) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-        self.recognizer = recognizer
-        self._most_bytes = int(cfg.max_megabytes * 1e6)
-        self._most_seconds = float(cfg.max_seconds)
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(cfg.queue)
-        self._readers = ThreadPoolExecutor(2, "read")
-        self._model = ThreadPoolExecutor(1, "model")  # one batch at a time: the model itself has the cores
-        self.registry = CollectorRegistry()
-        name = "speechtrain_"
-        self._requests = Counter(f"{name}requests", "Requests by their status", ["status"], registry=self.registry)
-        self._latency = Histogram(
-            f"{name}latency_seconds", "From a request's last byte to its answer", buckets=_BUCKETS, registry=self.registry
-        )
-        self._audio = Counter(f"{name}audio_seconds", "Audio that was transcribed", registry=self.registry)
-        self._busy = Counter(
-            f"{name}model_seconds", "Time that the model worked; over audio_seconds it is the real-time factor", registry=self.registry
-        )
-        self._batch = Histogram(f"{name}batch_size", "Requests computed together", buckets=(1, 2, 4, 8, 16), registry=self.registry)
-        Gauge(f"{name}queue_length", "Requests that wait", registry=self.registry).set_function(self._queue.qsize)
-        self._started = time.monotonic()
-
-    async def work(self) -> None:
-        """Compute what waits, until it is cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            some = [await self._queue.get()]
-            while len(some) < _TOGETHER and not self._queue.empty():
-                some.append(self._queue.get_nowait())
-            some = [each for each in some if not each.answer.done()]  # of clients that have gone
-            if not some:
-                continue
-            start = time.perf_counter()
-            try:
-                found = await loop.run_in_executor(self._model, self._compute, [each.samples for each in some])
-            except Exception as error:  # noqa: BLE001 # one bad request must not end the service
-                for each in some:
-                    if not each.answer.done():
-                        each.answer.set_exception(error)
-                continue
-            self._busy.inc(time.perf_counter() - start)
-            self._batch.observe(len(some))
-            for each, answer in zip(some, found, strict=True):
-                self._audio.inc(len(each.samples) / self.recognizer.sample_rate)
-                if not each.answer.done():
-                    each.answer.set_result(answer)
-
-    def _compute(self, audios: Sequence[npt.NDArray[np.float32]]) -> list[Transcription]:
-        """Short ones together, long ones in windows."""
-        from speechtrain.longform import transcribe_long
-        from speechtrain.recognizer import joined
-        from speechtrain.tasks.ctc import Ctc
-
-        recognizer = self.recognizer
-        found: dict[int, Transcription] = {}
-        short = [index for index, samples in enumerate(audios) if len(samples) <= 30 * recognizer.sample_rate]
-        if not isinstance(recognizer.task, Ctc):
-            short = list(range(len(audios)))
-        order = sorted(short, key=lambda index: len(audios[index]))  # little padding
-        found.update(zip(order, recognizer.transcribe_all([audios[index] for index in order]), strict=True))
-        for index in set(range(len(audios))) - set(short):
-            found[index] = joined(list(transcribe_long(recognizer, iter([audios[index]]))))
-        return [found[index] for index in range(len(audios))]
-
-    async def transcribe(self, request: Request) -> Response:
-        """POST /transcribe: an audio file as the body."""
-        from starlette.responses import JSONResponse
-
-        body = await self._body(request)
-        if isinstance(body, str):
-            return self._refused(413, body)
-        start = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        try:
-            samples = await loop.run_in_executor(self._readers, self._read, body)
-        except DataError as error:
-            return self._refused(400, str(error))
-        waiting = _Waiting(samples, loop.create_future())
-        try:
-            self._queue.put_nowait(waiting)
-        except asyncio.QueueFull:
-            return self._refused(503, "too many requests wait; try again", {"Retry-After": "1"})
-        try:
-            found = await waiting.answer
-        except UserError as error:
-            return self._refused(400, str(error))
-        took = time.perf_counter() - start
-        self._latency.observe(took)
-        self._requests.labels("200").inc()
-        seconds = len(samples) / self.recognizer.sample_rate
-        answer: dict[str, Any] = {"text": found.text, "confidence": round(found.confidence, 4), "seconds": round(seconds, 3)}
-        answer["latency"] = round(took, 4)
-        if request.query_params.get("words", "").lower() in ("1", "true", "yes"):
-            answer["words"] = [
-                {"text": w.text, "start": round(w.start, 3), "end": round(w.end, 3), "confidence": round(w.confidence, 4)}
-                for w in found.words
-            ]
-        return JSONResponse(answer)
-
-    async def _body(self, request: Request) -> bytes | str:
-        """What was sent; a text says why it is refused."""
-        refused = f"a request may have {self._most_bytes / 1e6:g} MB; this one has more"
-        if int(request.headers.get("content-length") or 0) > self._most_bytes:
-            return refused
-        parts = bytearray()
-        async for part in request.stream():
-            parts += part
-            if len(parts) > self._most_bytes:
-                return refused
-        return bytes(parts)
-
-    def _read(self, body: bytes) -> npt.NDArray[np.float32]:
-        import io
-
-        import soundfile
-
-        if not body:
-            raise DataError("the request has no body; send an audio file as it")
-        with contextlib.suppress(soundfile.SoundFileError, OSError):
-            info = soundfile.info(io.BytesIO(body))
-            if info.duration > self._most_seconds:
-                raise DataError(f"the audio lasts {info.duration:.0f} s; {self._most_seconds:g} s are allowed")
-        return self.recognizer.read(body, None)
-
-    def _refused(self, status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
-        from starlette.responses import JSONResponse
-
-        self._requests.labels(str(status)).inc()
-        return JSONResponse({"error": reason}, status, headers)
-
-    async def health(self, request: Request) -> Response:  # noqa: ARG002
-        """GET /health: what is served."""
-        from starlette.responses import JSONResponse
-
-        cfg = self.recognizer.cfg
-        busy, audio = (self.registry.get_sample_value(f"speechtrain_{name}_seconds_total") or 0.0 for name in ("model", "audio"))
-        return JSONResponse(
-            {
-                "status": "ok",
-                "model": str(cfg.model._target_).rpartition(".")[2],
-                "backend": cfg.backend.name,
-                "sample_rate": self.recognizer.sample_rate,
-                "uptime": round(time.monotonic() - self._started, 1),
-                "waiting": self._queue.qsize(),
-                "real_time_factor": round(busy / audio, 5) if audio else None,
-            }
-        )
-
-    async def metrics(self, request: Request) -> Response:  # noqa: ARG002
-        """GET /metrics: in Prometheus' text form."""
-        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-        from starlette.responses import Response
-
-        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
-
-    def app(self) -> Starlette:
-        """What an ASGI server runs."""
-        from starlette.applications import Starlette
-        from starlette.routing import Route
-
-        @contextlib.asynccontextmanager
-        async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            worker = asyncio.create_task(self.work())
-            yield
-            worker.cancel()
-            self._readers.shutdown(wait=False, cancel_futures=True)
-            self._model.shutdown(wait=False, cancel_futures=True)
-
-        routes = [
-            Route("/transcribe", self.transcribe, methods=["POST"]),
-            Route("/health", self.health),
-            Route("/metrics", self.metrics),
-        ]
-        return Starlette(routes=routes, lifespan=lifespan)
 
 
 def run(arguments: list[str]) -> int:
@@ -240,7 +34,7 @@ def run(arguments: list[str]) -> int:
 
     import uvicorn
 
-    from speechtrain.source import load_for
+    from speechtrain.inference.find import load_for
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg, overrides = arguments_of("serve", arguments)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechtrain.command import run_command
+from speechtrain.app.command import run_command
 from speechtrain.console import console
 from speechtrain.errors import UserError
 
@@ -22,8 +22,8 @@ def sync(folders: Sequence[Path]) -> int:
     Raises:
         UserError: one of the folders is not there.
     """
-    from speechtrain.tracking.sender import is_in_use, send_spool
-    from speechtrain.tracking.spool import spools_below
+    from speechtrain.tracking.mlflow.sender import is_in_use, send_spool
+    from speechtrain.tracking.mlflow.spool import spools_below
 
     for folder in folders:
         if not folder.is_dir():

@@ -11,28 +11,26 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from speechtrain.command import run_command
+from speechtrain.app.arguments import arguments_of
+from speechtrain.app.command import run_command
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, UserError
-from speechtrain.overlay import arguments_of
+from speechtrain.inference.formats import FORMATS
 
 if TYPE_CHECKING:
     from speechtrain.data.corpus import Audio
-    from speechtrain.longform import Recording
-    from speechtrain.recognizer import Recognizer, Transcription
+    from speechtrain.inference.long_audio import Recording
+    from speechtrain.inference.recognizer import Recognizer, Transcription
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +69,11 @@ def files_of(names: Sequence[str]) -> list[Path | None]:
 
 def texts_of(recognizer: Recognizer, blocks: Iterator[Audio], cfg: DictConfig) -> Iterator[Transcription]:
     """One after the other, as they become certain."""
-    from speechtrain.longform import transcribe_long
+    from speechtrain.inference.long_audio import transcribe_long
     from speechtrain.tasks.ctc import Ctc
 
     if cfg.streaming:
-        from speechtrain.streaming import transcribe_live
+        from speechtrain.inference.streaming import transcribe_live
 
         yield from transcribe_live(recognizer, blocks)
     elif isinstance(recognizer.task, Ctc):
@@ -86,85 +84,20 @@ def texts_of(recognizer: Recognizer, blocks: Iterator[Audio], cfg: DictConfig) -
         yield recognizer.transcribe(np.concatenate(list(blocks)))
 
 
-def as_text(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa: ARG001
-    """The words, a line for each piece."""
-    for text in texts:
-        yield f"{text.text}\n"
-
-
-def as_json(name: str, texts: Iterable[Transcription]) -> Iterator[str]:
-    """One object: the text, and its pieces with their words."""
-    found = list(texts)
-    pieces: list[Mapping[str, Any]] = []
-    for each in found:
-        start, end = (each.words[0].start, each.words[-1].end) if each.words else (None, None)
-        piece = {
-            "text": each.text,
-            "start": start,
-            "end": end,
-            "confidence": each.confidence,
-            "words": [_rounded(asdict(w)) for w in each.words],
-        }
-        if each.alternatives:
-            piece["alternatives"] = [{"text": text, "score": score} for text, score in each.alternatives]
-        pieces.append(_rounded(piece))
-    text = " ".join(each.text for each in found if each.text)
-    yield json.dumps({"file": name, "text": text, "segments": pieces}, ensure_ascii=False) + "\n"
-
-
-def as_srt(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa: ARG001
-    """SubRip."""
-    for number, (start, end, text) in enumerate(_cues(texts), start=1):
-        yield f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n\n"
-
-
-def as_vtt(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa: ARG001
-    """WebVTT."""
-    yield "WEBVTT\n\n"
-    for start, end, text in _cues(texts):
-        safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        yield f"{_clock(start, '.')} --> {_clock(end, '.')}\n{safe}\n\n"
-
-
-FORMATS: dict[str, Callable[[str, Iterable[Transcription]], Iterator[str]]] = {
-    "text": as_text,
-    "json": as_json,
-    "srt": as_srt,
-    "vtt": as_vtt,
-}
-
-
-def _cues(texts: Iterable[Transcription]) -> Iterator[tuple[float, float, str]]:
-    from speechtrain.longform import lines
-
-    for text in texts:
-        for line in lines(text.words):
-            yield line[0].start, max(line[-1].end, line[0].start + 0.001), " ".join(word.text for word in line)
-
-
-def _clock(seconds: float, mark: str) -> str:
-    whole = round(1000 * seconds)
-    return f"{whole // 3_600_000:02d}:{whole // 60_000 % 60:02d}:{whole // 1000 % 60:02d}{mark}{whole % 1000:03d}"
-
-
-def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: round(value, 4) if isinstance(value, float) and math.isfinite(value) else value for key, value in values.items()}
-
-
 def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Transcribe all files; how many could not be.
 
     Raises:
         UserError: nothing can be transcribed at all.
     """
-    from speechtrain.longform import Recording
-    from speechtrain.recognizer import one_answer
-    from speechtrain.source import load_for
+    from speechtrain.inference.find import load_for
+    from speechtrain.inference.long_audio import Recording
+    from speechtrain.inference.recognizer import one_answer
 
     files = files_of([str(name) for name in cfg.files])
     recognizer = load_for(cfg, overrides)
     if cfg.streaming:
-        from speechtrain.streaming import check_streams
+        from speechtrain.inference.streaming import check_streams
 
         check_streams(recognizer)
     if cfg.nbest and not recognizer.ranks:

@@ -14,7 +14,7 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial
 
-from speechtrain.sweep.storage import open_storage
+from speechtrain.sweep.study.storage import open_storage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOY = REPOSITORY / "tests" / "toy"
@@ -52,7 +52,7 @@ class Toy:
         return f"journal:///{self.folder / 'multirun' / 'toy' / 'study.journal'}"
 
     def trials(self, url: str | None = None) -> list[FrozenTrial]:
-        import speechtrain.sweep.storage as storage
+        import speechtrain.sweep.study.storage as storage
 
         storage._opened.clear()
         return optuna.load_study(study_name="toy", storage=open_storage(url or self.url())).trials

@@ -13,13 +13,12 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from speechtrain.config.names import did_you_mean
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, Mix, SignalData
 from speechtrain.config.schemas.node import Node
 from speechtrain.config.schemas.sound import StoredFeatures, WaveformFeatures
 from speechtrain.config.targets import UnknownTargetError, signature
-from speechtrain.errors import Problem
+from speechtrain.errors import Problem, did_you_mean
 
 GIVEN_AT_RUN_TIME = {
     "model": ("input_size",),

@@ -18,8 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config import schema
 from speechtrain.config.checks import find_node_problems, find_problems
-from speechtrain.config.names import did_you_mean
-from speechtrain.errors import ConfigError, Problem
+from speechtrain.errors import ConfigError, Problem, did_you_mean
 
 _PACKAGED = Path(__file__).resolve().parents[1] / "conf"
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"

@@ -14,6 +14,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.data import (
     An4,
     CommonVoice,
@@ -122,117 +123,6 @@ class Config(Node):
     export: Exports = field(default_factory=Exports)
     output_dir: str = MISSING
 
-
-@dataclass
-class CompareConfig(Node):
-    """Of `python -m speechtrain.compare`."""
-
-    runs: list[str] = MISSING
-    study: list[str] = MISSING
-    tags: dict[str, Any] = MISSING
-    experiment: str = MISSING
-    tracking_uri: str | None = MISSING
-    metrics: list[str] | None = MISSING
-    sort: str | None = MISSING
-    top: int | None = number(ge=1)
-    out: str | None = MISSING
-    bootstrap: int = number(ge=1)
-
-
-@dataclass
-class OfModel(Node):
-    """Keys of all commands that take a trained model; Python has no field called `from`, as which `source` is written."""
-
-    source: str | None = MISSING
-    trust: bool = MISSING
-    experiment: str = MISSING
-    tracking_uri: str | None = MISSING
-
-
-@dataclass
-class EvaluateConfig(OfModel):
-    """Of `python -m speechtrain.evaluate`."""
-
-    split: str | None = choice("train", "val", "test")
-    out: str | None = MISSING
-    nbest: int = number(ge=0)
-    on_unknown: str = choice("error", "warn")
-    report: bool = MISSING
-    n_trials: int | None = number(ge=1)
-    metric: str | None = MISSING
-    seed: int = number(ge=0, lt=2**32)
-
-
-@dataclass
-class TranscribeConfig(OfModel):
-    """Of `python -m speechtrain.transcribe`."""
-
-    files: list[str] = MISSING
-    format: str = choice("text", "json", "srt", "vtt")
-    out: str | None = MISSING
-    window: float = number(ge=2)
-    streaming: bool = MISSING
-    chunk: float = number(gt=0)
-    raw_rate: int | None = number(ge=1000)
-    nbest: int = number(ge=0)
-
-
-@dataclass
-class AlignConfig(OfModel):
-    """Of `python -m speechtrain.align`."""
-
-    audio: str | None = MISSING
-    text: str | None = MISSING
-    split: str = choice("train", "val", "test")
-    format: list[str] = MISSING
-    out: str = MISSING
-
-
-@dataclass
-class ExportConfig(OfModel):
-    """Of `python -m speechtrain.export`."""
-
-    format: list[str] = MISSING
-    out: str | None = MISSING
-    utterances: int = number(ge=1)
-    representative: int = number(ge=1)
-    split: str = choice("train", "val", "test")
-    frames: int | None = number(ge=1)
-
-
-@dataclass
-class ServeConfig(OfModel):
-    """Of `python -m speechtrain.serve`."""
-
-    host: str = MISSING
-    port: int = number(ge=0, le=65535)
-    max_megabytes: float = number(gt=0)
-    max_seconds: float = number(gt=0)
-    queue: int = number(ge=1)
-
-
-@dataclass
-class LmConfig(OfModel):
-    """Of `python -m speechtrain.lm`."""
-
-    text: list[str] = MISSING
-    out: str = MISSING
-    order: int = number(ge=1, le=10)
-    units: str = choice("words", "tokens")
-    lexicon: str | None = MISSING
-    heldout: str | None = MISSING
-
-
-COMMANDS: dict[str, type[Node]] = {
-    "compare": CompareConfig,
-    "evaluate": EvaluateConfig,
-    "transcribe": TranscribeConfig,
-    "align": AlignConfig,
-    "export": ExportConfig,
-    "serve": ServeConfig,
-    "lm": LmConfig,
-}
-"""The other commands, by the names of their files in `conf/`."""
 
 SCHEMAS: dict[str, dict[str, type[Node]]] = {
     "data": {

@@ -17,15 +17,18 @@ import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.build import build
-from speechtrain.data.augment import Augment
-from speechtrain.data.batches import Loader, Reference, SpectrumCache, Target, Utterances, keep, read_all
+from speechtrain.data.batches import Reference, Target
+from speechtrain.data.batching import Limits
 from speechtrain.data.checks import report_shared
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, CorpusSource, Cut, Skip, report_skips, seconds, split_fold
-from speechtrain.data.features import Features
-from speechtrain.data.plan import Limits
-from speechtrain.data.store import SpectrumStore
-from speechtrain.data.text import normalizer
-from speechtrain.data.tokenizer import Tokenizer, count_repeats
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, CorpusSource, Cut, Skip, keep, report_skips, seconds
+from speechtrain.data.features.augment import Augment
+from speechtrain.data.features.cache import SpectrumCache, read_all
+from speechtrain.data.features.features import Features
+from speechtrain.data.features.store import SpectrumStore
+from speechtrain.data.loader import Loader, Utterances
+from speechtrain.data.splits import split_fold
+from speechtrain.data.text.normalize import normalizer
+from speechtrain.data.text.tokenizers import Tokenizer, count_repeats
 from speechtrain.errors import ConfigError, DataError, EmptyDataError, Problem
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import torch
 from torchaudio.functional import forced_align, merge_tokens
 
 if TYPE_CHECKING:
-    from speechtrain.data.tokenizer import Tokenizer
+    from speechtrain.data.text.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from speechtrain.decode.ngram import BEGIN, END, Gram, LanguageModel, open_langu
 from speechtrain.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
-    from speechtrain.data.tokenizer import Tokenizer
+    from speechtrain.data.text.tokenizers import Tokenizer
 
 try:
     import flashlight.lib.text.decoder as flashlight

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from speechtrain.report.figures import svg
-from speechtrain.report.page import render
+from speechtrain.report.pages import render
 
 if TYPE_CHECKING:
     from speechtrain.data.checks import SplitFacts

@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import json
 import logging
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
-from speechtrain.config.checks import find_node_problems
-from speechtrain.config.compose import explain
-from speechtrain.config.targets import task_directions
 from speechtrain.errors import ConfigError, Problem, RunError
-from speechtrain.sweep.compose import Composer
-from speechtrain.sweep.objectives import Constraint, Direction, directions_of, full_name
-from speechtrain.sweep.outcome import VARIABLE, Job
-from speechtrain.sweep.precheck import check_space, first_value, label_of, own_point, settled_values, types_of
-from speechtrain.sweep.runner import Program
-from speechtrain.sweep.space import MANY, Assignment, Parameter, Space, parse_space, typed
-from speechtrain.sweep.text import override_text
+from speechtrain.sweep.plan import Options, Plan, Planner
+from speechtrain.sweep.space.compose import Composer
+from speechtrain.sweep.trial.outcome import VARIABLE, Job
+from speechtrain.sweep.trial.runner import Program
 
 if TYPE_CHECKING:
-    from speechtrain.sweep.executors import Executor
-    from speechtrain.sweep.ledger import Ledger
-    from speechtrain.sweep.notebook import SweepNotebook
-    from speechtrain.sweep.report import Reporter
-    from speechtrain.sweep.study import Study, Taken
-    from speechtrain.sweep.trial import TrialContext
+    from speechtrain.sweep.report.console import Reporter
+    from speechtrain.sweep.report.recorder import SweepNotebook
+    from speechtrain.sweep.study.ledger import Ledger
+    from speechtrain.sweep.study.study import Study, Taken
+    from speechtrain.sweep.trial.context import TrialContext
+    from speechtrain.sweep.workers.executors import Executor
     from speechtrain.tracking.base import Status
 
 log = logging.getLogger(__name__)
 
-_OWN_CHOICES = ("sweep=", "experiment=rerun_best")
-"""A preset concerns the sweeper alone; a job that named it would start a sweep when it is resumed."""
 _FOREIGN_POLL = 1.0
 """Seconds between looks at trials that others run."""
 _MOURNING = 5.0
@@ -52,56 +39,8 @@ _FEWEST = 5
 """Settled trials before the share of failures can end a sweep."""
 
 
-@dataclass
-class Options:
-    """`hydra.sweeper` as plain values; described in `conf/hydra/sweeper/optuna.yaml`."""
-
-    sampler: Any = None
-    pruner: Any = None
-    study_name: str | None = None
-    storage: str | None = None
-    direction: Any = None
-    objectives: Sequence[str] | None = None
-    constraints: Sequence[str] = ()
-    n_trials: int | None = None
-    n_jobs: int = 1
-    params: Mapping[str, Any] | None = None
-    when: Sequence[Mapping[str, Any]] = ()
-    enqueue: Sequence[Mapping[str, Any]] = ()
-    own_values_first: bool = True
-    report: str | None = None
-    seeds_per_trial: int = 1
-    seeds_startup_trials: int = 4
-    retries: int = 1
-    timeout: float | None = None
-    stop_after: float | None = None
-    max_failure_rate: float = 0.5
-    keep_pruned_checkpoints: bool = False
-    show_output: bool = False
-    heartbeat: float = 60.0
-    repeat_best_of: str | None = None
-    check: str | None = None
-
-
-@dataclass
-class Plan:
-    """What is known before the storage is opened.
-
-    Attributes:
-        first: assignments of the first slots; all of them for a grid.
-        grid: whether each point is run once.
-    """
-
-    space: Space
-    first: list[Assignment]
-    n_trials: int
-    grid: bool
-    objectives: list[str]
-    directions: list[Direction]
-
-
 class Sweep:
-    """One command's sweep. `prepare` may refuse it, `run` does it."""
+    """Runs the sweep of one command: `prepare` checks and plans it, `run` carries it out."""
 
     def __init__(self, options: Options, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.options = options
@@ -111,157 +50,14 @@ class Sweep:
         self.composer = Composer(hydra_context.config_loader, config)
         self._notebook: SweepNotebook | None = None
 
-    # --- before anything starts -------------------------------------------------------------------------------------------------------
-
     def prepare(self, arguments: Sequence[str]) -> Plan:
-        """Read the space, check all of it, say how many trials there will be.
+        """Read the space, check all of it, and count the trials.
 
         Raises:
             ConfigError: with every problem.
         """
-        options = self.options
         self._typed = list(arguments)
-        self._check_options()
-        arguments = [*self._repeated(), *arguments]
-        space = parse_space([item for item in arguments if not item.startswith(_OWN_CHOICES)], options.params or {}, options.when)
-        options.study_name = options.study_name or default_name(space, options, str(self.config.hydra.job.name))
-        self._settle_folder(options.study_name)
-        self._check_count(space)
-        cfg = self._compose_defaults(space)
-        space = Space(space.parameters, space.fixed, space.branches, settled_values(self.composer, space, cfg))
-        space = typed(space, types_of(self.composer, space, cfg))
-        check_space(self.composer, space, self._check(), self._explain)
-        own = own_point(self.composer, space, cfg) if options.own_values_first else {}
-        first, n_trials, grid = self._first(space, own)
-        objectives, directions = self._objectives(cfg)
-        return Plan(space, first, n_trials, grid, objectives, directions)
-
-    def _settle_folder(self, study_name: str) -> None:
-        """A sweep's folder is named after its study, unless the config names another, so that the same command finds it again."""
-        if "${now:" not in str(self.config.hydra.sweep._get_node("dir")):
-            return
-        folder = f"multirun/{study_name}"
-        with read_write(self.config), open_dict(self.config):
-            self.config.hydra.sweep.dir = folder
-            self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={override_text(folder)}")
-
-    def _check_options(self) -> None:
-        hydra = self.config.hydra
-        problems = [*find_node_problems(hydra.sweeper, "hydra.sweeper"), *find_node_problems(hydra.launcher, "hydra.launcher")]
-        for text in self.options.constraints:
-            try:
-                Constraint.parse(text)
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(problems)
-
-    def _repeated(self) -> list[str]:
-        """The overrides of the best trial of an earlier sweep, where it is to be repeated."""
-        if self.options.repeat_best_of is None:
-            return []
-        from speechtrain.sweep.report import read_best
-
-        return read_best(self.options.repeat_best_of)
-
-    def _compose_defaults(self, space: Space) -> DictConfig:
-        """The config with what is fixed, and the swept keys as they are without a sweep; keys of a group only exist once it is chosen."""
-        try:
-            return self.composer.compose(space.fixed)
-        except Exception as error:  # shown as what is wrong with the command line
-            raise self._explain(space.fixed, error) from error
-
-    def _check(self) -> Callable[[DictConfig], list[Problem]]:
-        if self.options.check is None:
-            return lambda _cfg: []
-        module, _, name = self.options.check.rpartition(".")
-        found: Callable[[DictConfig], list[Problem]] = getattr(importlib.import_module(module), name)
-        return found
-
-    def _explain(self, overrides: Sequence[str], error: Exception) -> ConfigError:
-        if isinstance(error, ConfigError):
-            return error
-        if self.options.check is None:
-            line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
-            return ConfigError([Problem("command line", line, "")])
-        return explain([*overrides], error)
-
-    def _first(self, space: Space, own: Assignment) -> tuple[list[Assignment], int, bool]:
-        """(assignments of the first slots, number of slots, whether it is a grid)."""
-        from speechtrain.sweep.search import is_grid, node_of
-
-        size = space.size()
-        wanted = self.options.n_trials
-        node = node_of(self.options.sampler, "sampler")
-        if is_grid(node) and size is None:
-            raise ConfigError(
-                [Problem("hydra.sweeper.sampler", f"a grid needs lists of values, at most {MANY:,} points", "use choice() and range()")]
-            )
-        enqueued = [self._enqueued(space, index, entry) for index, entry in enumerate(self.options.enqueue)]
-        if size is not None and (wanted is None or is_grid(node) or wanted >= size):
-            points = list(space.points())
-            leading = [point for point in [own, *enqueued] if point in points]
-            ordered = _distinct([*leading, *points])
-            count = min(size, wanted or size)
-            if wanted is not None and wanted > size:
-                log.info("the space has %d points: each is run once", size)
-            return ordered[:count], count, True
-        assert wanted is not None
-        return _distinct([*([own] if own else []), *enqueued])[:wanted], wanted, False
-
-    def _check_count(self, space: Space) -> None:
-        """Refuse to search without end."""
-        if self.options.n_trials is None and space.size() is None:
-            shown = ", ".join(parameter.path for parameter in space.all_parameters())
-            why = "has infinitely many points" if not space.is_finite() else f"has more than {MANY:,} points"
-            raise ConfigError([Problem("hydra.sweeper.n_trials", f"the space of {shown} {why}", "say how many: hydra.sweeper.n_trials=30")])
-
-    def _enqueued(self, space: Space, index: int, entry: Mapping[str, Any]) -> Assignment:
-        """An entry of `enqueue` as an assignment, whole or in part.
-
-        Raises:
-            ConfigError: a key is not swept, or a value not among those that are.
-        """
-        left = {str(key): value for key, value in entry.items()}
-        assignment: Assignment = {}
-        problems = []
-        drawn: Assignment = {}
-        for parameter in space.active(drawn):
-            if parameter.path in left:
-                known, label = label_of(parameter, left.pop(parameter.path))
-                if known:
-                    assignment[parameter.name] = label
-                else:
-                    problems.append(self._not_offered(parameter, index, entry))
-            drawn[parameter.name] = assignment.get(parameter.name, first_value(parameter))
-        for key in left:
-            swept = ", ".join(p.path for p in space.all_parameters())
-            problems.append(Problem(f"hydra.sweeper.enqueue[{index}].{key}", "is not swept (there)", f"swept are {swept}"))
-        if problems:
-            raise ConfigError(problems)
-        return assignment
-
-    @staticmethod
-    def _not_offered(parameter: Parameter, index: int, entry: Mapping[str, Any]) -> Problem:
-        from speechtrain.sweep.study import describe
-
-        offered = next(iter(describe(Space((parameter,))).values()))
-        path = f"hydra.sweeper.enqueue[{index}].{parameter.path}"
-        return Problem(path, f"{entry[parameter.path]!r} is not among {offered}", "give a value of the space, or widen it")
-
-    def _objectives(self, cfg: DictConfig) -> tuple[list[str], list[Direction]]:
-        """Metrics and their directions; no metric for a program that just returns its value."""
-        given = self.options.objectives
-        metric = OmegaConf.select(cfg, "objective.metric", default=None)
-        metrics = [full_name(name) for name in given] if given else [str(metric)] if metric is not None else []
-        if not metrics:
-            listed = [self.options.direction] if isinstance(self.options.direction, str) else list(self.options.direction or ["minimize"])
-            return [], directions_of(listed, listed, {})
-        return metrics, directions_of(
-            metrics, self.options.direction, task_directions(str(OmegaConf.select(cfg, "task._target_", default="")))
-        )
-
-    # --- the sweep --------------------------------------------------------------------------------------------------------------------
+        return Planner(self.options, self.composer, self.config).prepare(arguments)
 
     def run(self, plan: Plan) -> float | None:
         """Run until the study has its trials; returns the best objective.
@@ -269,10 +65,10 @@ class Sweep:
         Raises:
             RunError: no trial, or too few, came to an end.
         """
-        from speechtrain.sweep.report import Reporter
-        from speechtrain.sweep.search import make_pruner, node_of, sampler_factory
-        from speechtrain.sweep.storage import open_storage, storage_url
-        from speechtrain.sweep.study import Study
+        from speechtrain.sweep.report.console import Reporter
+        from speechtrain.sweep.study.samplers import make_pruner, node_of, sampler_factory
+        from speechtrain.sweep.study.storage import open_storage, storage_url
+        from speechtrain.sweep.study.study import Study
 
         options = self.options
         folder = Path(str(self.config.hydra.sweep.dir))
@@ -333,8 +129,8 @@ class Sweep:
 
     def _open_notebook(self, study: Study, plan: Plan, folder: Path) -> None:
         """The sweep's own run, for programs that have trackers in their config."""
-        from speechtrain.sweep.notebook import SweepNotebook, settings_of
-        from speechtrain.sweep.study import describe
+        from speechtrain.sweep.report.recorder import SweepNotebook, settings_of
+        from speechtrain.sweep.study.study import describe
 
         if self.options.check is None:
             return
@@ -345,8 +141,8 @@ class Sweep:
         self._notebook = notebook
 
     def _loop(self, study: Study, plan: Plan, executor: Executor, reporter: Reporter) -> None:
-        from speechtrain.sweep.aftermath import close_runs
-        from speechtrain.sweep.trial import Attached
+        from speechtrain.sweep.trial.close_runs import close_runs
+        from speechtrain.sweep.trial.context import Attached
 
         options, folder = self.options, Path(str(self.config.hydra.sweep.dir))
         started = time.monotonic()
@@ -385,8 +181,8 @@ class Sweep:
                 time.sleep(_FOREIGN_POLL / 4)  # the rest is in the hands of others
 
     def _trial_context(self, study: Study, plan: Plan, taken: Taken) -> TrialContext:
-        from speechtrain.sweep.report import short
-        from speechtrain.sweep.trial import TrialContext
+        from speechtrain.sweep.study.results import short
+        from speechtrain.sweep.trial.context import TrialContext
 
         options = self.options
         return TrialContext(
@@ -433,8 +229,8 @@ class Sweep:
             )
 
     def _executor(self, folder: Path) -> Executor:
-        from speechtrain.sweep.executors import InProcess, ThroughLauncher
-        from speechtrain.sweep.pool import Pool, PoolOptions
+        from speechtrain.sweep.workers.executors import InProcess, ThroughLauncher
+        from speechtrain.sweep.workers.pool import Pool, PoolOptions
 
         program = Program(self.context, self.config, self.task_function)
         size = self.options.n_jobs
@@ -455,32 +251,3 @@ class Sweep:
             hydra_context=self.context, task_function=self.task_function, config=self.config
         )
         return found
-
-
-def default_name(space: Space, options: Options, program: str) -> str:
-    """A study's name that follows from what is swept, so that the same command finds its study again."""
-    content = {
-        "program": program,
-        "fixed": sorted(space.fixed),
-        "parameters": [repr(item) for item in space.parameters],
-        "branches": [repr(item) for item in space.branches],
-        "objectives": list(options.objectives or []),
-        "direction": options.direction,
-        "constraints": list(options.constraints),
-        "enqueue": [dict(item) for item in options.enqueue],
-        "seeds": options.seeds_per_trial,
-    }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:6]
-    keys = [re.sub(r"\W+", "_", parameter.path.rpartition(".")[2]) for parameter in space.all_parameters()]
-    return f"{'-'.join(dict.fromkeys(keys))[:40].strip('-') or 'one'}-{digest}"
-
-
-def _distinct(points: Sequence[Assignment]) -> list[Assignment]:
-    found: list[Assignment] = []
-    seen = set()
-    for point in points:
-        key = tuple(sorted((name, type(value).__name__, value) for name, value in point.items()))
-        if point and str(key) not in seen:
-            seen.add(str(key))
-            found.append(point)
-    return found

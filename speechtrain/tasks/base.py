@@ -149,7 +149,7 @@ class Task(ABC):
     """Metrics in the line of an epoch, by their names without the stage."""
 
     report: ClassVar[str | None] = None
-    """What draws a finished run: a function of `speechtrain.report.run` by name, or a dotted path; None: nothing but the history."""
+    """What draws a finished run: a function of `speechtrain.report.reports` by name, or a dotted path; None: nothing but the history."""
 
     consistency: float = 0.0
     """Weight of the divergence between the outputs of two augmented views of an utterance; 0: one view."""

@@ -12,7 +12,7 @@ from speechtrain.config.targets import UnknownTargetError, signature
 
 if TYPE_CHECKING:
     from speechtrain.data.prepare import Data
-    from speechtrain.data.tokenizer import Tokenizer
+    from speechtrain.data.text.tokenizers import Tokenizer
     from speechtrain.decode.base import Decoder
     from speechtrain.tasks.base import Task
 

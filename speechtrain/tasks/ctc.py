@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechtrain.data.batches import Batch, Reference
-from speechtrain.data.tokenizer import Tokenizer
+from speechtrain.data.text.tokenizers import Tokenizer
 from speechtrain.decode.align import spans_of, words_of
 from speechtrain.decode.base import Decoder
 from speechtrain.tasks.base import Array, Direction, Head, Ops, Outputs, Sample, Scorer, Task

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from speechtrain.provenance import without_passwords
+from speechtrain.errors import without_passwords
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 """finished; stopped or pruned; crashed."""

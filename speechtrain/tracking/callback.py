@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from speechtrain.backends.base import Callback, Control
+from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.tracking.base import Tracker
 
 

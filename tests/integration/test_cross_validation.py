@@ -60,7 +60,7 @@ def test_a_killed_cross_validation_goes_on_in_the_fold_it_was_in(command: Comman
     (tmp_path / "killer.py").write_text(
         "import os, signal, sys\n"
         "from speechtrain.backends.base import Callback\n"
-        "import speechtrain.progress as p\n"
+        "import speechtrain.training.console as p\n"
         "class Killer(p.ConsoleProgress):\n"
         "    started = 0\n"
         "    def on_train_start(self, *rest):\n"
@@ -152,7 +152,7 @@ def test_a_sweep_judges_trials_by_their_mean_and_ends_hopeless_ones_after_their_
 
 
 def _journal(folder: Path):  # type: ignore[no-untyped-def]
-    from speechtrain.sweep.storage import open_storage
+    from speechtrain.sweep.study.storage import open_storage
 
     path = next((folder / "multirun").rglob("*.journal"))
     return open_storage(f"journal:///{path}")

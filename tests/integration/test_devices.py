@@ -18,7 +18,7 @@ import torch
 from conftest import TINY
 
 import speechtrain
-from speechtrain.backends.base import Callback
+from speechtrain.backends.callbacks import Callback
 from speechtrain.errors import ConfigError, RunError
 
 MODEL = ["model=mlp", "model.dropout=0", "trainer.epochs=3", "data.batch_size=5"]
@@ -35,7 +35,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_same_batches(tmp_path
         for name in ("train/loss", "train/grad_norm", "train/lr", "val/loss", "val/cer", "val/wer", "val/exact"):
             assert two[name] == pytest.approx(one[name], rel=1e-3), name
     assert results[2].metrics["test/loss"] == pytest.approx(results[1].metrics["test/loss"], rel=1e-3)
-    assert not [process for process in psutil.Process().children(recursive=True) if "speechtrain.follow" in process.cmdline()]
+    assert not [process for process in psutil.Process().children(recursive=True) if "speechtrain.training.rank" in process.cmdline()]
 
 
 def test_a_run_on_two_devices_is_resumed_by_another_pair(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def training(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.P
             assert run.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        (second,) = (each for each in psutil.Process(run.pid).children(recursive=True) if "speechtrain.follow" in each.cmdline())
+        (second,) = (each for each in psutil.Process(run.pid).children(recursive=True) if "speechtrain.training.rank" in each.cmdline())
         yield run, second
     finally:
         run.kill()
@@ -78,7 +78,7 @@ class Kill(Callback):
     """Kills the second process after a batch, while this one does something else than to wait for it."""
 
     def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
-        (second,) = (each for each in psutil.Process().children(recursive=True) if "speechtrain.follow" in each.cmdline())
+        (second,) = (each for each in psutil.Process().children(recursive=True) if "speechtrain.training.rank" in each.cmdline())
         second.kill()
         for _ in range(600):
             time.sleep(0.05)  # it is interrupted

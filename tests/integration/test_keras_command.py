@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, 
 
 READ = """
 import json, sys, numpy as np, keras
-import speechtrain.backends.keras.model, speechtrain.backends.keras.models
+import speechtrain.backends.keras.speech_model, speechtrain.backends.keras.models
 model = keras.models.load_model(sys.argv[1])
 vocabulary = open(sys.argv[2]).read().split()
 found = {}

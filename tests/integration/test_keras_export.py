@@ -10,9 +10,9 @@ import pytest
 from conftest import TINY
 
 import speechtrain
-from speechtrain.backends.runtimes import open_exported
 from speechtrain.errors import UserError
 from speechtrain.export import run
+from speechtrain.inference.runtimes import open_exported
 
 
 @pytest.mark.parametrize(

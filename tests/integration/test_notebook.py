@@ -135,7 +135,7 @@ def test_the_model_says_what_the_run_said_of_files_bytes_and_samples(place: Path
 
 def test_a_model_refuses_what_is_no_audio(place: Path, tmp_path: Path) -> None:
     from speechtrain.errors import DataError, UserError
-    from speechtrain.recognizer import Recognizer
+    from speechtrain.inference.recognizer import Recognizer
 
     weights = next(place.glob("outputs/*/*/recognizer.ckpt"))
     recognizer = Recognizer.load(weights)

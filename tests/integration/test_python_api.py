@@ -11,7 +11,7 @@ import pytest
 from conftest import SHARED_DATA, TINY
 
 import speechtrain
-from speechtrain.backends.base import Callback
+from speechtrain.backends.callbacks import Callback
 from speechtrain.errors import ConfigError, DataError
 
 
@@ -98,8 +98,8 @@ def test_utterances_too_short_for_their_text_are_counted_and_left_out_of_trainin
 OWN = """
 import torch
 from speechtrain.backends.torch.encoder import Encoder
-from speechtrain.data.synthetic import Synthetic
-from speechtrain.data.tokenizer import CharTokenizer
+from speechtrain.data.corpora.synthetic import Synthetic
+from speechtrain.data.text.tokenizers import CharTokenizer
 
 class MyEncoder(Encoder):
     def __init__(self, input_size, width=8):

@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 
 import speechtrain
 from speechtrain.config.build import build, plain
-from speechtrain.data.synthetic import Synthetic
-from speechtrain.recognizer import Recognizer
+from speechtrain.data.corpora.synthetic import Synthetic
+from speechtrain.inference.recognizer import Recognizer
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -144,7 +144,7 @@ def test_recorded_digits_are_told_apart(tmp_path: Path) -> None:
 def test_the_keyword_model_fits_a_microcontroller(command: Command) -> None:
     cfg = speechtrain.compose(["experiment=keywords"])
     from speechtrain.backends.torch.backend import TorchBackend
-    from speechtrain.data.tokenizer import LabelTokenizer
+    from speechtrain.data.text.tokenizers import LabelTokenizer
     from speechtrain.tasks.classification import Classification
 
     task = Classification(LabelTokenizer(vocabulary=[*map(str, range(10)), "_unknown_", "_silence_"]))

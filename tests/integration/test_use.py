@@ -22,7 +22,7 @@ from rapidfuzz.distance import Levenshtein
 
 import speechtrain
 from speechtrain.errors import ConfigError, DataError, UserError
-from speechtrain.recognizer import Recognizer, config_of
+from speechtrain.inference.recognizer import Recognizer, config_of
 from speechtrain.report import data as report
 
 SETTINGS = [*TINY, "model=tdnn", "model.channels=48", "augment=none", "data.train_size=80", "data.batch_size=8", "trainer.epochs=12"]
@@ -238,7 +238,7 @@ def test_each_format_is_written_to_a_file_of_the_recordings_name(
 
 
 def test_a_long_recording_in_windows_has_the_text_of_its_parts(trained: Path, spoken: dict[str, str]) -> None:
-    from speechtrain.longform import transcribe_long
+    from speechtrain.inference.long_audio import transcribe_long
 
     model = speechtrain.load(str(trained))
     parts = [model.read(path, None) for path in spoken] * 6
@@ -258,7 +258,7 @@ def test_other_rates_and_channels_are_heard(trained: Path, spoken: dict[str, str
     import torch
     import torchaudio
 
-    from speechtrain.longform import Recording
+    from speechtrain.inference.long_audio import Recording
 
     path, text = next(iter(spoken.items()))
     samples, _ = soundfile.read(path, dtype="float32")
@@ -293,7 +293,7 @@ def test_what_cannot_be_heard_is_named_and_the_others_are_transcribed(
 
 @pytest.mark.parametrize("model", [["model=lstm"], ["model=conformer", "model.chunk_frames=8", "model.left_chunks=2"]])
 def test_a_live_signal_has_the_text_of_the_whole(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from speechtrain.streaming import LiveFeatures, check_streams
+    from speechtrain.inference.streaming import LiveFeatures, check_streams
 
     plain = ["features.normalize=none", "features.top_db=null"]
     cfg = speechtrain.compose([*TINY, *model, *plain, "trainer.epochs=1", "data.batch_size=8"], output_dir=tmp_path / "live")
@@ -371,7 +371,7 @@ def test_every_format_of_torch_is_tried_in_its_own_runtime(trained: Path, tmp_pa
 def test_a_file_that_is_not_the_model_is_not_called_done(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from speechtrain.backends import runtimes
+    from speechtrain.inference import runtimes
 
     right = runtimes._OPEN["onnx"]
 
@@ -395,7 +395,7 @@ def test_a_file_that_is_not_the_model_is_not_called_done(
 
 def test_a_converter_that_crashes_is_told(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from speechtrain.backends.base import Conversion
-    from speechtrain.convert import Job, convert
+    from speechtrain.inference.convert import Job, convert
 
     checkpoint = next((trained / "checkpoints").glob("best-*"))
     job = Job(checkpoint, config_of(checkpoint)[0], "nonsense", tmp_path / "out/model.onnx", Conversion(80, 10), trust=False)
@@ -562,7 +562,7 @@ def test_a_service_transcribes_counts_and_refuses(trained: Path, spoken: dict[st
     from starlette.testclient import TestClient
 
     from speechtrain.config.compose import compose_command
-    from speechtrain.serve import Service
+    from speechtrain.inference.service import Service
 
     cfg = compose_command("serve", ["max_megabytes=0.2", "max_seconds=5"])
     with TestClient(Service(speechtrain.load(str(trained)), cfg).app()) as client:
@@ -627,7 +627,7 @@ def test_requests_that_wait_together_are_computed_together_and_too_many_are_sent
     import httpx
 
     from speechtrain.config.compose import compose_command
-    from speechtrain.serve import Service
+    from speechtrain.inference.service import Service
 
     content = [Path(path).read_bytes() for path in spoken]
 

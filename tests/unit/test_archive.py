@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from speechtrain.archive import extract, read_index, weights_of, write_archive
 from speechtrain.errors import UserError
+from speechtrain.inference.archive import extract, read_index, weights_of, write_archive
 
 
 @pytest.fixture

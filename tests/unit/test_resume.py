@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from speechtrain.app.resume import resume_arguments
 from speechtrain.errors import ConfigError
-from speechtrain.resume import find_run, read_run_file, resume_arguments, write_run_file
+from speechtrain.tracking.run_folder import find_run, read_run_file, write_run_file
 
 
 def run(folder: Path, started: int, run_id: str, *, checkpoint: bool = True) -> Path:

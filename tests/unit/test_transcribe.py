@@ -11,9 +11,10 @@ import pytest
 from speechtrain.config.compose import compose_command
 from speechtrain.decode.align import Word
 from speechtrain.errors import ConfigError
-from speechtrain.longform import _quiet_place, lines
-from speechtrain.recognizer import Transcription
-from speechtrain.transcribe import FORMATS, _target, files_of
+from speechtrain.inference.formats import FORMATS, lines
+from speechtrain.inference.long_audio import _quiet_place
+from speechtrain.inference.recognizer import Transcription
+from speechtrain.transcribe import _target, files_of
 
 SAID = [
     Transcription("a & b", 0.9, (Word("a", 0.5, 1.0, 0.8), Word("&", 1.0, 1.2, 1.0), Word("b", 1.25, 2.0, 0.9)), (("a b", -1.5),)),

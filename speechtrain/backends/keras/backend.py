@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from hydra.utils import instantiate
 
-from speechtrain.backends.base import Backend, Callback, Conversion, Layer, ModelInfo, Plan, TrainResult, default_threads
+from speechtrain.backends.base import Backend, Conversion, Layer, ModelInfo, Plan, default_threads
+from speechtrain.backends.callbacks import Callback, TrainResult
 from speechtrain.backends.keras import engine as engines
-from speechtrain.data.batches import Batch, Loader
+from speechtrain.data.batches import Batch
+from speechtrain.data.loader import Loader
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Outputs, Task
 
 if TYPE_CHECKING:
-    from speechtrain.backends.keras.model import SpeechModel, Step
+    from speechtrain.backends.keras.speech_model import SpeechModel, Step
 
 _POLICIES = {
     "32-true": "float32",
@@ -76,7 +78,7 @@ class KerasBackend(Backend):
             ConfigError: the target made something else than an encoder.
         """
         from speechtrain.backends.keras.layers import Encoder
-        from speechtrain.backends.keras.model import SpeechModel
+        from speechtrain.backends.keras.speech_model import SpeechModel
 
         self._keras.utils.set_random_seed(seed)
         before = self._keras.config.dtype_policy()

@@ -13,11 +13,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from speechtrain import interrupts
-from speechtrain.backends.base import Callback, Control, EpochClock, NonFiniteLossError, Plan, save_bad_batch
+from speechtrain.backends.base import Plan
+from speechtrain.backends.callbacks import Callback, Control, EpochClock
+from speechtrain.backends.failures import NonFiniteLossError, save_bad_batch
 from speechtrain.backends.keras import files, optimizers
 from speechtrain.backends.keras.engine import JAX, TORCH
 from speechtrain.backends.keras.feed import Feed
+from speechtrain.processes import interrupts
 
 Metrics = dict[str, float]
 Write = Callable[[Path, int, dict[str, Any], Mapping[str, Any] | None], None]

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from speechtrain.backends.base import Conversion
-from speechtrain.backends.keras.model import SpeechModel
+from speechtrain.backends.keras.speech_model import SpeechModel
 
 _OPSET = 17
 

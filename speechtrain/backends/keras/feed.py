@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from speechtrain.backends.keras.engine import TENSORFLOW
-from speechtrain.backends.shapes import round_up
-from speechtrain.data.batches import Batch, Loader
+from speechtrain.backends.schedules import round_up
+from speechtrain.data.batches import Batch
+from speechtrain.data.loader import Loader
 
 
 def arrays_of(batch: Batch) -> dict[str, Any]:

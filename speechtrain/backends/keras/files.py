@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from speechtrain.backends.files import STATE
+from speechtrain.backends.checkpoint_files import STATE
 from speechtrain.errors import UserError, first_line
 
 _OPTIMIZER = "optimizer.npz"

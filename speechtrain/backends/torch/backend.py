@@ -25,14 +25,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from speechtrain.backends.base import Backend, Callback, Conversion, Layer, ModelInfo, OutOfMemoryError, Plan, TrainResult, default_threads
+from speechtrain.backends.base import Backend, Conversion, Layer, ModelInfo, Plan, default_threads
+from speechtrain.backends.callbacks import Callback, TrainResult
+from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.backends.torch.averaging import mean_of
+from speechtrain.backends.torch.devices import Companions, OwnProcesses, own_rank
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
-from speechtrain.backends.torch.model import ModelStream, SpeechModel
-from speechtrain.backends.torch.module import LAST, Feed, TrainingModule, left_as_it_was, to_outputs
-from speechtrain.backends.torch.processes import Companions, OwnProcesses, own_rank
+from speechtrain.backends.torch.lightning_module import LAST, Feed, TrainingModule, left_as_it_was, to_outputs
 from speechtrain.backends.torch.sharding import FullySharded
-from speechtrain.data.batches import Batch, Loader
+from speechtrain.backends.torch.speech_model import ModelStream, SpeechModel
+from speechtrain.data.batches import Batch
+from speechtrain.data.loader import Loader
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.tasks.base import Outputs, Task
 
@@ -249,8 +252,7 @@ class TorchBackend(Backend):
 
     def convert(self, model: SpeechModel, kind: str, path: Path, options: Conversion) -> None:
         """TorchScript, `torch.export` or ONNX; see `Backend.convert`."""
-        from speechtrain.backends.torch.exports import to_pt2, to_torchscript
-        from speechtrain.backends.torch.onnx import to_onnx
+        from speechtrain.backends.torch.exports import to_onnx, to_pt2, to_torchscript
 
         write = {"torchscript": to_torchscript, "pt2": to_pt2, "onnx": to_onnx}[kind]
         write(model.cpu().eval(), path, options.input_size)

@@ -12,9 +12,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from speechtrain.backends.torch.devices import as_in_first
 from speechtrain.backends.torch.encoder import stacks_of
-from speechtrain.backends.torch.model import SpeechModel
-from speechtrain.backends.torch.processes import as_in_first
+from speechtrain.backends.torch.speech_model import SpeechModel
 
 
 class FullySharded(DDPStrategy):

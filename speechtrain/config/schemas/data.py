@@ -387,4 +387,8 @@ class Featurised(Loading):
         for key in ("split_dir", "spectrogram_manifest_dir", "token_manifest_dir", "vocab_dir", "spectrogram_dir", "token_dir"):
             folder = Path(node[key]).expanduser()
             if not folder.is_dir():
-                yield key, f"no such folder: {folder.absolute()}", f"set data.{key} to a folder; see speechtrain/data/featurised.py"
+                yield (
+                    key,
+                    f"no such folder: {folder.absolute()}",
+                    f"set data.{key} to a folder; see speechtrain/data/corpora/spectrograms.py",
+                )

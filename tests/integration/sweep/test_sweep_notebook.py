@@ -10,7 +10,7 @@ import yaml
 from conftest import TINY
 from mlflow import MlflowClient
 
-from speechtrain.tracking.sender import open_client
+from speechtrain.tracking.mlflow.sender import open_client
 
 TRIALS = [
     *(item for item in TINY if not item.startswith(("tracking", "report"))),

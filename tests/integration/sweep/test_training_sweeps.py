@@ -15,7 +15,7 @@ import yaml
 from conftest import TINY
 from mlflow import MlflowClient
 
-from speechtrain.sweep.storage import open_storage
+from speechtrain.sweep.study.storage import open_storage
 
 TRIALS = [*(item for item in TINY if item != "tracking=[]"), "model=mlp", "trainer.epochs=3", "hydra.sweeper.study_name=study"]
 HOPELESS = ["optimizer.lr=0.003,1e-12", "hydra.sweeper.report=val/loss"]
@@ -181,7 +181,7 @@ def test_the_mlflow_run_of_a_killed_worker_is_failed_with_the_reason(command, tm
     until = time.monotonic() + 60
     while not checkpoint.is_file() and time.monotonic() < until:
         time.sleep(0.1)
-    worker = next(child for child in psutil.Process(sweeper.pid).children() if "speechtrain.sweep.worker" in child.cmdline())
+    worker = next(child for child in psutil.Process(sweeper.pid).children() if "speechtrain.sweep.workers.worker" in child.cmdline())
 
     worker.kill()
     while "SIGKILL" not in runs_of(tmp_path)["0"].data.tags.get("error", "") and time.monotonic() < until:

@@ -14,15 +14,19 @@ import pytest
 from conftest import TINY
 from omegaconf import DictConfig, OmegaConf
 
-from speechtrain import compose, interrupts
-from speechtrain.backends.base import Backend, Callback, Control, NonFiniteLossError, Plan, TrainResult
+from speechtrain import compose
+from speechtrain.backends.base import Backend, Plan
+from speechtrain.backends.callbacks import Callback, Control, TrainResult
+from speechtrain.backends.failures import NonFiniteLossError
 from speechtrain.config.build import plain
-from speechtrain.data.batches import Batch, Utterances
+from speechtrain.data.batches import Batch
+from speechtrain.data.loader import Utterances
 from speechtrain.data.prepare import Data, prepare
 from speechtrain.errors import ConfigError, UserError
+from speechtrain.processes import interrupts
 from speechtrain.tasks.base import Task
 from speechtrain.tasks.build import task_for
-from speechtrain.train import checkpoint_to_resume, evaluate, make_plan
+from speechtrain.training.steps import checkpoint_to_resume, evaluate, make_plan
 
 STOP = ["trainer.early_stopping.patience=1", "trainer.early_stopping.monitor=val/loss", "trainer.early_stopping.min_delta=1"]
 QUIET = ["tracking=[]", "report.enabled=false", "backend.threads=1"]

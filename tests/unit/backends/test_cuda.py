@@ -12,11 +12,11 @@ import pytest
 import torch
 from conformance import Recorder, Setup, alone
 
-from speechtrain.backends.base import OutOfMemoryError
+from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.backends.torch.backend import TorchBackend
 from speechtrain.backends.torch.encoder import stacks_of
 from speechtrain.backends.torch.layers import DepthwiseConv, FeedForward
-from speechtrain.batch_finder import find_batch_seconds
+from speechtrain.training.batch_size import find_batch_seconds
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

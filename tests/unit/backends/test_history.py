@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from speechtrain.backends.base import Control
-from speechtrain.backends.history import History, read_history
+from speechtrain.backends.callbacks import Control
+from speechtrain.training.history import History, read_history
 
 
 def direction(metric: str) -> str:

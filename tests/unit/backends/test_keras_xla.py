@@ -16,7 +16,7 @@ from conformance import BackendConformance, ClassificationConformance, Recorder,
 
 from speechtrain.backends.keras.backend import KerasBackend
 from speechtrain.backends.keras.feed import Shapes
-from speechtrain.backends.shapes import round_up
+from speechtrain.backends.schedules import round_up
 from speechtrain.data.batches import Batch
 
 SGD = ["optimizer=sgd", "optimizer.lr=1e-3", "model.dropout=0", "augment=none"]

@@ -11,8 +11,8 @@ import pytest
 import torch
 from test_torch_models import encoder
 
-from speechtrain.backends.torch.model import SpeechModel
-from speechtrain.backends.torch.onnx import to_onnx
+from speechtrain.backends.torch.exports import to_onnx
+from speechtrain.backends.torch.speech_model import SpeechModel
 from speechtrain.tasks.base import Head
 
 ONE = ["model.n_layers=1"]

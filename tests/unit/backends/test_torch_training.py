@@ -18,16 +18,17 @@ from torch import nn
 
 import speechtrain
 from speechtrain import compose
-from speechtrain.backends.base import Backend, NonFiniteLossError, OutOfMemoryError
-from speechtrain.backends.shapes import round_up
+from speechtrain.backends.base import Backend
+from speechtrain.backends.failures import NonFiniteLossError, OutOfMemoryError
+from speechtrain.backends.schedules import round_up
 from speechtrain.backends.torch import losses, lr_finder, ops
 from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.backend import TorchBackend
 from speechtrain.backends.torch.encoder import Stack, stacks_of
-from speechtrain.backends.torch.module import TrainingModule
-from speechtrain.batch_finder import find_batch_seconds
+from speechtrain.backends.torch.lightning_module import TrainingModule
 from speechtrain.errors import ConfigError, RunError, UserError
-from speechtrain.resume import write_run_file
+from speechtrain.tracking.run_folder import write_run_file
+from speechtrain.training.batch_size import find_batch_seconds
 
 
 @pytest.fixture

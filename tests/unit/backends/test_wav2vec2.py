@@ -16,9 +16,9 @@ from torchaudio.models import wav2vec2_model
 
 import speechtrain
 from speechtrain import compose
-from speechtrain.backends.torch.model import SpeechModel
+from speechtrain.backends.torch.exports import to_onnx
 from speechtrain.backends.torch.models.wav2vec2 import Wav2Vec2
-from speechtrain.backends.torch.onnx import to_onnx
+from speechtrain.backends.torch.speech_model import SpeechModel
 from speechtrain.config.build import build
 from speechtrain.errors import ConfigError
 from speechtrain.tasks.base import Head

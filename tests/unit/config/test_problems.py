@@ -122,7 +122,7 @@ def test_every_option_of_every_group_composes(option: str) -> None:
 
 
 def test_every_option_tells_in_its_first_line_what_it_is() -> None:
-    from speechtrain.help import describe
+    from speechtrain.app.help import describe
 
     for path in CONF_DIR.glob("*/*.yaml"):
         assert len(describe(path.read_text())) > 10, path

@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import TINY, prepared
 
-from speechtrain.data.batches import Batch, Loader
+from speechtrain.data.batches import Batch
+from speechtrain.data.loader import Loader
 from speechtrain.data.prepare import Data
 
 

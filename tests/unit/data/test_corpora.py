@@ -16,7 +16,7 @@ import pytest
 from conftest import prepared
 
 from speechtrain import compose
-from speechtrain.data.corpora import An4, LibriSpeech, MiniLibriSpeech, Timit
+from speechtrain.data.corpora.published import An4, LibriSpeech, MiniLibriSpeech, Timit
 from speechtrain.data.corpus import read_audio
 from speechtrain.data.prepare import Data
 from speechtrain.errors import ConfigError, DataError

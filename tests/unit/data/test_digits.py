@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from speechtrain.data.digits import VOICES, Digits
+from speechtrain.data.corpora.digits import VOICES, Digits
 from speechtrain.errors import DataError
 
 
@@ -87,7 +87,7 @@ def test_no_voice_is_in_two_splits_and_every_voice_exists() -> None:
 
 
 def test_a_voice_that_does_not_exist_is_refused() -> None:
-    from speechtrain.data.espeak import speak
+    from speechtrain.data.corpora.espeak import speak
 
     with pytest.raises(ValueError, match="no voice variant 'nobody'"):
         speak("one", "en-us+nobody", 150, 50, 50)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from speechtrain.data.augment import Augment, words_of
-from speechtrain.data.features import LogMel
-from speechtrain.data.tokenizer import CharTokenizer, count_repeats
+from speechtrain.data.features.augment import Augment, words_of
+from speechtrain.data.features.features import LogMel
+from speechtrain.data.text.tokenizers import CharTokenizer, count_repeats
 from speechtrain.errors import ConfigError
 
 

@@ -10,8 +10,8 @@ import soundfile
 from conftest import prepared
 
 from speechtrain import compose
+from speechtrain.data.corpora.folder import SILENCE
 from speechtrain.data.corpus import SPLITS
-from speechtrain.data.folder import SILENCE
 from speechtrain.data.prepare import Data
 from speechtrain.errors import ConfigError, DataError
 

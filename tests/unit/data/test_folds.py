@@ -9,7 +9,8 @@ from conftest import prepared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechtrain.data.corpus import make_cut, split_fold
+from speechtrain.data.corpus import make_cut
+from speechtrain.data.splits import split_fold
 from speechtrain.errors import DataError
 
 

@@ -15,8 +15,9 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from speechtrain import compose
 from speechtrain.data import batches as batching
-from speechtrain.data.batches import Batch, Loader
-from speechtrain.data.plan import Limits, divided
+from speechtrain.data.batches import Batch
+from speechtrain.data.batching import Limits, divided
+from speechtrain.data.loader import Loader
 from speechtrain.data.prepare import Data
 from speechtrain.errors import ConfigError, DataError
 

@@ -14,8 +14,8 @@ import soundfile
 from conftest import SHARED_DATA
 
 from speechtrain import compose
+from speechtrain.data.corpora.manifest import Manifest
 from speechtrain.data.corpus import Cut
-from speechtrain.data.manifest import Manifest
 from speechtrain.data.prepare import prepare
 from speechtrain.errors import DataError
 

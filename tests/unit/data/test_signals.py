@@ -14,8 +14,8 @@ import pytest
 from conftest import prepared
 
 from speechtrain import compose
+from speechtrain.data.corpora.signals import Hdf5Signals, Signals
 from speechtrain.data.corpus import Cut
-from speechtrain.data.signals import Hdf5Signals, Signals
 from speechtrain.errors import ConfigError, DataError
 
 QUIET = ["tracking=[]", "report.enabled=false"]

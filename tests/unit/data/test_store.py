@@ -16,8 +16,8 @@ import pytest
 import torch
 from conftest import prepared
 
+from speechtrain.data.features.store import SpectrumStore
 from speechtrain.data.prepare import Data
-from speechtrain.data.store import SpectrumStore
 
 QUIET = ["tracking=[]", "report.enabled=false", "features=logmel_8k", "backend.threads=1", "augment=none"]
 
@@ -103,7 +103,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_is_believed(tmp_pa
     program = f"""
 import os, torch
 from pathlib import Path
-from speechtrain.data.store import SpectrumStore
+from speechtrain.data.features.store import SpectrumStore
 store = SpectrumStore(Path({str(tmp_path / "cache")!r}), "x", 1)
 with store.filling() as writer:
     writer.add("whole", torch.ones(3, 4).half(), 7)

@@ -11,10 +11,10 @@ from conftest import TINY, prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechtrain.data.phonemes import PhonemeTokenizer, pronounced, read_lexicon
-from speechtrain.data.subwords import BpeTokenizer
-from speechtrain.data.text import normalizer
-from speechtrain.data.tokenizer import CharTokenizer, WordTokenizer
+from speechtrain.data.text.normalize import normalizer
+from speechtrain.data.text.phonemes import PhonemeTokenizer, pronounced, read_lexicon
+from speechtrain.data.text.subwords import BpeTokenizer
+from speechtrain.data.text.tokenizers import CharTokenizer, WordTokenizer
 from speechtrain.errors import ConfigError, DataError
 
 SCRIPTS = (

@@ -10,7 +10,7 @@ import soundfile
 from conftest import TINY, prepared
 
 from speechtrain import compose
-from speechtrain.data.wave import WaveAugment, part_of, scaled, telephone
+from speechtrain.data.features.wave_augment import WaveAugment, part_of, scaled, telephone
 from speechtrain.errors import ConfigError, DataError
 
 RATE = 8000

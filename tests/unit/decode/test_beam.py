@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechtrain.data.tokenizer import CharTokenizer
+from speechtrain.data.text.tokenizers import CharTokenizer
 from speechtrain.decode.base import RankingDecoder
 from speechtrain.decode.beam import BeamDecoder, read_lexicon, total_log_probs
 from speechtrain.decode.greedy import GreedyDecoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from speechtrain.data.tokenizer import CharTokenizer
+from speechtrain.data.text.tokenizers import CharTokenizer
 from speechtrain.decode.align import Span, Word, words_of
 from speechtrain.decode.pauses import between_pauses
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from speechtrain.decode.align import align, greedy_spans
+from speechtrain.files import numbered
 from speechtrain.report.errors import Utterance
 from speechtrain.report.figures import Posteriors, history_figure, save_png, svg
-from speechtrain.report.page import Example, choose_examples, error_report, fields_shown, numbered
+from speechtrain.report.pages import Example, choose_examples, error_report, fields_shown
 
 
 def page(utterances: list[Utterance], **changes: object) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechtrain.sweep.ledger import State, read_ledger
+from speechtrain.sweep.study.ledger import State, read_ledger
 
 
 @dataclass(frozen=True)

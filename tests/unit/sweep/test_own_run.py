@@ -12,18 +12,21 @@ from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from speechtrain.sweep import notebook
-from speechtrain.sweep.cost import COST, costs, table
-from speechtrain.sweep.notebook import REPORT, SweepNotebook
-from speechtrain.sweep.page import sweep_page
-from speechtrain.sweep.search import sampler_factory
-from speechtrain.sweep.space import parse_space
-from speechtrain.sweep.storage import open_storage
-from speechtrain.sweep.study import Study, complete
+from speechtrain.sweep.report import recorder as notebook
+from speechtrain.sweep.report.page import sweep_page
+from speechtrain.sweep.report.recorder import REPORT, SweepNotebook
+from speechtrain.sweep.space.space import parse_space
+from speechtrain.sweep.study.attributes import complete
+from speechtrain.sweep.study.cost import COST, costs, table
+from speechtrain.sweep.study.samplers import sampler_factory
+from speechtrain.sweep.study.storage import open_storage
+from speechtrain.sweep.study.study import Study
 
 CFG = OmegaConf.create(
     {
-        "tracking": {"mlflow": {"_target_": "speechtrain.tracking.mlflow.MlflowTracker", "experiment": "test", "system_metrics": None}},
+        "tracking": {
+            "mlflow": {"_target_": "speechtrain.tracking.mlflow.tracker.MlflowTracker", "experiment": "test", "system_metrics": None}
+        },
         "trainer": {"fast_dev_run": False},
         "dry_run": False,
         "test_run": None,

@@ -12,13 +12,12 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from speechtrain.alive import Process, Watch
-from speechtrain.errors import ConfigError
-from speechtrain.provenance import without_passwords
-from speechtrain.sweep.job import violations
-from speechtrain.sweep.objectives import Constraint, directions_of
-from speechtrain.sweep.search import make_pruner, node_of, sampler_factory
-from speechtrain.sweep.storage import storage_url
+from speechtrain.errors import ConfigError, without_passwords
+from speechtrain.processes.identity import Process, Watch
+from speechtrain.sweep.study.objectives import Constraint, directions_of
+from speechtrain.sweep.study.samplers import make_pruner, node_of, sampler_factory
+from speechtrain.sweep.study.storage import storage_url
+from speechtrain.sweep.trial.job import violations
 from speechtrain.train import Result
 
 

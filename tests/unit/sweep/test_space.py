@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from speechtrain.errors import ConfigError
-from speechtrain.sweep.space import Choice, Range, choice_of, parse_space, typed
-from speechtrain.sweep.study import distribution
-from speechtrain.sweep.text import override_text
+from speechtrain.sweep.space.overrides import override_text
+from speechtrain.sweep.space.space import Choice, Range, choice_of, parse_space, typed
+from speechtrain.sweep.study.study import distribution
 
 parser = OverridesParser.create()
 

@@ -7,11 +7,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from speechtrain.alive import Process
-from speechtrain.sweep.search import sampler_factory
-from speechtrain.sweep.space import parse_space
-from speechtrain.sweep.storage import open_storage
-from speechtrain.sweep.study import BEAT, JOB, OWNER, Study, complete
+from speechtrain.processes.identity import Process
+from speechtrain.sweep.space.space import parse_space
+from speechtrain.sweep.study.attributes import complete
+from speechtrain.sweep.study.samplers import sampler_factory
+from speechtrain.sweep.study.storage import open_storage
+from speechtrain.sweep.study.study import BEAT, JOB, OWNER, Study
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics
 
 from speechtrain.data.batches import Batch, Reference
-from speechtrain.data.tokenizer import LabelTokenizer
+from speechtrain.data.text.tokenizers import LabelTokenizer
 from speechtrain.errors import ConfigError, DataError
 from speechtrain.report.classes import class_results, scores_csv
 from speechtrain.tasks.base import Outputs

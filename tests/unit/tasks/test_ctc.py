@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from speechtrain.data.batches import Batch
-from speechtrain.data.tokenizer import CharTokenizer
+from speechtrain.data.text.tokenizers import CharTokenizer
 from speechtrain.decode.greedy import GreedyDecoder
-from speechtrain.progress import choose_samples, marked
 from speechtrain.tasks.base import Outputs, Sample
 from speechtrain.tasks.ctc import Ctc
+from speechtrain.training.console import choose_samples, marked
 
 
 def task() -> Ctc:

@@ -13,11 +13,11 @@ import pytest
 from mlflow import MlflowClient
 
 from speechtrain.errors import UserError
-from speechtrain.provenance import run_tags
 from speechtrain.tracking.base import RunInfo, flat
-from speechtrain.tracking.mlflow import MlflowTracker, local_uri
-from speechtrain.tracking.sender import open_client
-from speechtrain.tracking.spool import spools_in
+from speechtrain.tracking.mlflow.sender import open_client
+from speechtrain.tracking.mlflow.spool import spools_in
+from speechtrain.tracking.mlflow.tracker import MlflowTracker, local_uri
+from speechtrain.tracking.provenance import run_tags
 
 
 def tracker(**changes: Any) -> MlflowTracker:
@@ -58,7 +58,7 @@ def test_the_local_database_is_in_write_ahead_mode_and_here(tmp_path: Path) -> N
 
 def test_a_fresh_database_may_be_opened_by_many_processes_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from speechtrain.tracking.mlflow import *; "
+        "import sys; from pathlib import Path; from speechtrain.tracking.mlflow.tracker import *; "
         "t = MlflowTracker(None, 'e'); p = Path(sys.argv[1]); p.mkdir(); t.start(RunInfo('r', p, {})); t.opened(); t.finish('FINISHED')"
     )
     workers = [

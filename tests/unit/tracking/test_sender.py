@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from speechtrain.alive import Process
-from speechtrain.tracking.mlflow import local_uri
-from speechtrain.tracking.sender import Sender, find_run, send_spool
-from speechtrain.tracking.spool import Spool
+from speechtrain.processes.identity import Process
+from speechtrain.tracking.mlflow.sender import Sender, find_run, send_spool
+from speechtrain.tracking.mlflow.spool import Spool
+from speechtrain.tracking.mlflow.tracker import local_uri
 
 WEIGHTS = b"no weights"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from speechtrain.tracking.spool import Spool, spools_below, spools_in
+from speechtrain.tracking.mlflow.spool import Spool, spools_below, spools_in
 
 
 def test_events_are_read_back_in_order_and_from_where_one_left_off(tmp_path: Path) -> None:

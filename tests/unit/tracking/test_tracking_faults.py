@@ -25,10 +25,10 @@ from mlflow.entities import Run
 
 from speechtrain.sync import sync
 from speechtrain.tracking.base import RunInfo
-from speechtrain.tracking.mlflow import MlflowTracker, local_uri
-from speechtrain.tracking.sender import open_client
-from speechtrain.tracking.spool import spools_in
-from speechtrain.tracking.writer import writer
+from speechtrain.tracking.mlflow.sender import open_client
+from speechtrain.tracking.mlflow.spool import spools_in
+from speechtrain.tracking.mlflow.tracker import MlflowTracker, local_uri
+from speechtrain.tracking.mlflow.writer import writer
 
 EPOCHS = 6
 
@@ -268,8 +268,8 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 from speechtrain.tracking.base import RunInfo
-from speechtrain.tracking.mlflow import MlflowTracker
-from speechtrain.tracking.writer import writer
+from speechtrain.tracking.mlflow.tracker import MlflowTracker
+from speechtrain.tracking.mlflow.writer import writer
 one = MlflowTracker(None, "test", system_metrics=None)
 Path("run").mkdir()
 one.start(RunInfo("run", Path("run").absolute(), {}))
@@ -340,7 +340,7 @@ def test_a_writer_that_cannot_start_is_a_mistake_that_is_named(tmp_path: Path) -
     (tmp_path / "broken" / "mlflow" / "__init__.py").write_text("raise ImportError('mlflow is broken here')")
     code = (
         "import sys; from pathlib import Path; from speechtrain.tracking.base import RunInfo\n"
-        "from speechtrain.tracking.mlflow import MlflowTracker\n"
+        "from speechtrain.tracking.mlflow.tracker import MlflowTracker\n"
         "one = MlflowTracker(); one.start(RunInfo('run', Path.cwd(), {}))\n"
         "try:\n    one.opened()\nexcept Exception as error:\n    print(type(error).__name__, error)"
     )

@@ -1,0 +1,98 @@
+"""What one job does with its composed config: trained alone, or as a trial of a sweep."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from speechtrain.app.arguments import arguments_of
+from speechtrain.config.checks import without_foreign_defaults
+from speechtrain.config.compose import check
+from speechtrain.console import console, errors
+from speechtrain.errors import RunError, UserError
+from speechtrain.processes.fresh import run_elsewhere
+from speechtrain.sweep.trial.outcome import VARIABLE
+from speechtrain.train import train
+
+if TYPE_CHECKING:
+    from speechtrain.training.rerun import Rerun
+    from speechtrain.training.result import Result
+
+T = TypeVar("T")
+
+log = logging.getLogger("speechtrain")
+
+
+def run_job(cfg: DictConfig) -> Any:
+    """Check and train; the objective's value.
+
+    Raises:
+        UserError, RunError: in a sweep; a run alone prints them and ends the process with their exit code.
+    """
+    hydra_cfg = HydraConfig.get()
+    overrides = list(hydra_cfg.overrides.task)
+    for path in without_foreign_defaults(cfg, overrides):
+        log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
+    rerun = None
+    if cfg.rerun is not None:
+        from speechtrain.training.rerun import Rerun
+
+        rerun = _or_exit(lambda: Rerun(cfg, overrides))
+        given, cfg = cfg, rerun.cfg
+    if needs_own_process(cfg):
+        return run_elsewhere(run_job, cfg if rerun is None else given)
+    if os.environ.get(VARIABLE):
+        from speechtrain.sweep.trial.context import TrialContext
+        from speechtrain.sweep.trial.job import run_trial
+
+        return run_trial(TrialContext.from_text(os.environ[VARIABLE]), cfg, overrides)
+    return _or_exit(lambda: _train(cfg, overrides, rerun))
+
+
+def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float | None:
+    check(cfg)
+    if rerun is None:
+        result = train(cfg, overrides=overrides)
+        _export(cfg, result)
+        return result.objective
+    rerun.print_differences()
+    result = train(cfg, overrides=overrides, tags=rerun.tags)
+    rerun.print_outcome(result)
+    return result.objective
+
+
+def _export(cfg: DictConfig, result: Result) -> None:
+    """What `export.on_train_end` asks for; the run is over and kept, whatever comes of it."""
+    kinds = list(cfg.export.on_train_end)
+    if not kinds or result.checkpoint is None:
+        return
+    from speechtrain.inference.export import write_exports
+
+    words = [f"from='{result.checkpoint}'", f"format=[{','.join(kinds)}]", f"trust={str(cfg.trust).lower()}"]
+    console.print()
+    if write_exports(*arguments_of("export", words)):
+        raise RunError("the run is finished and kept; what could not be exported is named above")
+
+
+def _or_exit(call: Callable[[], T]) -> T:
+    """What it gives; a user's mistake, or a failed run, ends a run alone with a message."""
+    try:
+        return call()
+    except (UserError, RunError) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN or os.environ.get("SPEECHTRAIN_TRACES"):
+            raise
+        errors.print(str(error), style="red", markup=False)
+        sys.exit(error.exit_code)
+
+
+def needs_own_process(cfg: DictConfig) -> bool:
+    """Whether this process runs Keras on another engine than the config asks for."""
+    keras = sys.modules.get("keras")
+    return keras is not None and cfg.backend.get("name") == "keras" and keras.config.backend() != cfg.backend.get("engine")

@@ -1,0 +1,29 @@
+"""`resume=` on the command line: the overrides and the folder of the run that is continued."""
+
+from __future__ import annotations
+
+import yaml
+
+from speechtrain.tracking.run_folder import find_run, read_run_file
+
+
+def resume_arguments(arguments: list[str]) -> list[str]:
+    """The command line with `resume=X` replaced by the run's own overrides, folder and checkpoint.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    wanted = [item.partition("=")[2] for item in arguments if item.startswith("resume=")]
+    if not wanted or wanted[-1] in ("", "null"):
+        return arguments
+    folder, checkpoint = find_run(wanted[-1])
+    if "folds" in read_run_file(folder.parent):  # one fold is named, or was the last to begin: the cross-validation goes on
+        folder, checkpoint = folder.parent, None
+    if not (folder / ".hydra").is_dir():  # a checkpoint that was moved away from its run: a new run goes on from it
+        return [*(item for item in arguments if not item.startswith("resume=")), f"resume='{checkpoint or folder}'"]
+    earlier = folder / ".hydra" / "overrides.yaml"
+    before = yaml.safe_load(earlier.read_text(encoding="utf-8")) if earlier.is_file() else []
+    flags = [item for item in arguments if item.startswith("-")]
+    now = [item for item in arguments if not item.startswith(("resume=", "-"))]
+    kept = [str(item) for item in before if not str(item).startswith("resume=")]
+    return [*flags, *kept, *now, f"resume='{checkpoint or folder}'", f"hydra.run.dir='{folder}'"]

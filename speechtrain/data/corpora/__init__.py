@@ -1,0 +1,1 @@
+"""One file a source of recordings; each gives a `Corpus`."""

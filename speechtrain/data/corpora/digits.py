@@ -1,0 +1,170 @@
+"""`data=digits`: strings of spoken digits, made with eSpeak NG and kept in a cache.
+
+An utterance is a function of (seed, split, index) and the keys that say how to speak; its file's name holds a hash of them, so a
+cache can be shared by runs of any size. Voices are split before anything is made: those of val and test are never in train.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import soundfile
+from rich.progress import Progress
+
+from speechtrain.console import console
+from speechtrain.data.corpus import SPLITS, Corpus, make_cut
+from speechtrain.errors import DataError, RunError
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
+VOICES = {
+    "train": (
+        "Alex Alicia Andrea Andy Denis Diogo Gene Henrique Jacky Lee Marco Michael Nguyen Reed RicishayMax Storm Tweaky adam anika "
+        "announcer antonio belinda boris caleb david ed edward f1 f2 f4 f5 grandma grandpa iven iven2 iven4 john kaukovalta klatt klatt3 "
+        "klatt4 linda m1 m2 m4 m5 m6 m8 max miguel norbert pablo pedro quincy robert steph steph3 travis victor zac"
+    ).split(),
+    "val": "Annie Mario RicishayMax3 benjamin gustave klatt5 m7 shelby".split(),
+    "test": "Gene2 Hugo Mike aunty edward2 f3 ian iven3 klatt2 m3 marcelo michel paul rob sandro steph2".split(),
+}
+"""eSpeak variants; whispers, robots and other novelties are left out."""
+
+_VERSION = 1  # of the recipe below; a change of it makes new files
+
+
+class Digits:
+    """Spoken digit strings.
+
+    Args:
+        cache_dir: where the audio is kept.
+        seed: of the corpus.
+        train_size, val_size, test_size: utterances.
+        min_words, max_words: digits an utterance.
+        sample_rate: Hz.
+        processes: that speak at a time; None: one a core.
+    """
+
+    def __init__(
+        self,
+        cache_dir: str,
+        seed: int,
+        train_size: int,
+        val_size: int,
+        test_size: int,
+        min_words: int,
+        max_words: int,
+        sample_rate: int,
+        processes: int | None,
+    ) -> None:
+        self.cache_dir = Path(cache_dir).expanduser().absolute()
+        self.seed = seed
+        self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
+        self.words = (min_words, max_words)
+        self.sample_rate = sample_rate
+        self.processes = processes or os.cpu_count() or 1
+
+    def load(self, limit: int | None) -> Corpus:
+        """Make what the cache lacks, and list the rest.
+
+        Raises:
+            DataError: the extra `synth` is not installed, or the cache cannot be written.
+        """
+        jobs = {name: [self.job(name, index) for index in range(min(size, limit or size))] for name, size in self.sizes.items()}
+        self._make([job for name in SPLITS for job in jobs[name]])
+        splits = {}
+        for name in SPLITS:
+            cuts = []
+            for index, job in enumerate(jobs[name]):
+                samples = soundfile.info(job["path"]).frames
+                cuts.append(
+                    make_cut(
+                        f"{name}-{index:05d}",
+                        Path(job["path"]),
+                        num_samples=samples,
+                        sample_rate=self.sample_rate,
+                        text=job["text"],
+                        speaker=job["voice"].partition("+")[2],
+                    )
+                )
+            splits[name] = cuts
+        return Corpus(splits)
+
+    def job(self, split: str, index: int) -> dict[str, Any]:
+        """What is said in an utterance, by whom, how, and the file it is kept in."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
+        digits = rng.integers(10, size=rng.integers(self.words[0], self.words[1] + 1))
+        job = {
+            "text": " ".join(WORDS[digit] for digit in digits),
+            "voice": f"{rng.choice(ACCENTS)}+{rng.choice(VOICES[split])}",
+            "rate": int(rng.integers(120, 230)),
+            "pitch": int(rng.integers(15, 86)),
+            "pitch_range": int(rng.integers(20, 81)),
+            "sample_rate": self.sample_rate,
+        }
+        name = hashlib.sha256(json.dumps([_VERSION, job], sort_keys=True).encode()).hexdigest()[:24]
+        return {**job, "path": str(self.cache_dir / "digits" / name[:2] / f"{name}.flac")}
+
+    def _make(self, jobs: list[dict[str, Any]]) -> None:
+        missing = {job["path"]: job for job in jobs if not Path(job["path"]).is_file()}
+        if not missing:
+            return
+        if importlib.util.find_spec("espeakng_loader") is None:
+            raise DataError(
+                "data=digits speaks with eSpeak NG, which is not installed\n    -> pip install 'speechtrain[synth]', or use data=synthetic"
+            )
+        try:
+            for path in missing:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(self.cache_dir / "digits" / ".lock"):
+                wanted = [job for path, job in missing.items() if not Path(path).is_file()]
+                if wanted:
+                    for unfinished in self.cache_dir.glob("digits/*/.*.flac.*"):  # of a run that was killed; the lock is ours
+                        unfinished.unlink(missing_ok=True)
+                    self._speak(wanted)
+        except OSError as error:
+            raise DataError(
+                f"{self.cache_dir}: cannot be written ({error})\n    -> set data.cache_dir, or the variable SPEECHTRAIN_CACHE"
+            ) from None
+
+    def _speak(self, jobs: list[dict[str, Any]]) -> None:
+        count = min(self.processes, len(jobs))
+        with (
+            Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            bar = progress.add_task(f"speaking {len(jobs)} utterances in {count} processes", total=len(jobs))
+            workers = []
+            for number in range(count):
+                orders = Path(folder) / str(number)
+                orders.write_text("".join(json.dumps(job) + "\n" for job in jobs[number::count]), encoding="utf-8")
+                with orders.open() as stdin, (Path(folder) / f"{number}.err").open("w") as stderr:
+                    command = [sys.executable, "-m", "speechtrain.data.corpora.espeak"]
+                    workers.append(subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, text=True))
+            try:
+                readers = [threading.Thread(target=_count_lines, args=(worker, lambda: progress.advance(bar))) for worker in workers]
+                for reader in readers:
+                    reader.start()
+                for number, worker in enumerate(workers):
+                    readers[number].join()
+                    if worker.wait() != 0:
+                        lines = (Path(folder) / f"{number}.err").read_text().strip().splitlines()
+                        raise RunError(f"eSpeak NG failed: {lines[-1] if lines else f'exit code {worker.returncode}'}")
+            finally:
+                for worker in workers:
+                    worker.kill()
+
+
+def _count_lines(worker: subprocess.Popen[str], tick: Callable[[], None]) -> None:
+    for _ in worker.stdout or ():
+        tick()

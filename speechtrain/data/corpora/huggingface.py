@@ -1,0 +1,136 @@
+"""`data=huggingface`: a folder that `datasets.save_to_disk` wrote."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, Skip, clean_text, make_cut, read_header, resampled
+from speechtrain.data.splits import fill_splits, refuse_repeated_ids, spread
+from speechtrain.errors import DataError, first_line
+
+
+class HuggingFace:
+    """A corpus in Arrow files; audio is decoded row by row when it is needed.
+
+    Args:
+        root: folder of the data set, or of the dictionary of its splits.
+        train: name of the split; not looked at where the folder is a single data set.
+        val, test: likewise; None takes them from `train` as `split` says.
+        audio, text, speaker, id: columns; None for the last two: there is none.
+        split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train: str,
+        val: str | None,
+        test: str | None,
+        audio: str,
+        text: str,
+        speaker: str | None,
+        id: str | None,  # noqa: A002
+        split: dict[str, Any],
+    ) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.parts = {"train": train, "val": val, "test": test}
+        self.columns = {"audio": audio, "text": text, "speaker": speaker, "id": id}
+        self.split = split
+        self._tables: dict[str, Any] = {}
+
+    def load(self, limit: int | None) -> Corpus:
+        """List the rows and read the header of each one's audio.
+
+        Raises:
+            DataError: the folder, a split or a column is not there, or the extra `huggingface` is not installed.
+        """
+        skipped: list[Skip] = []
+        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
+        for split, part in self.parts.items():
+            if part is None:
+                continue
+            table = self._tables[split] = self._table(part)
+            for row in range(len(table)):
+                try:
+                    cuts[split].append(self._cut(split, row))
+                except DataError as error:
+                    skipped.append(Skip(split, f"{self.root}, {part} row {row}", str(error)))
+            if not cuts[split]:
+                raise DataError(
+                    f"{self.root}: no row of '{part}' can be used; the first: {skipped[0].reason if skipped else 'there is none'}"
+                )
+        cuts = fill_splits(cuts, [name for name in ("val", "test") if self.parts[name] is None], self.split)
+        refuse_repeated_ids(cuts)
+        return Corpus({name: spread(cuts[name], limit) for name in SPLITS}, skipped, read=self.read)
+
+    def read(self, cut: Cut, rate: int) -> Audio:
+        """Samples (N,) of a row at `rate` Hz.
+
+        Raises:
+            DataError: they cannot be decoded.
+        """
+        split, row = cut.custom["row"]
+        try:
+            samples, found = soundfile.read(self._file(split, row), dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise DataError(f"{self.root}, row {row}: cannot be decoded ({first_line(error, most=100)})") from error
+        if not np.isfinite(samples).all():
+            raise DataError(f"{self.root}, row {row}: holds samples that are NaN or infinite")
+        return resampled(np.ascontiguousarray(samples[:, 0]), found, rate)
+
+    def _table(self, part: str) -> Any:
+        try:
+            import datasets
+        except ImportError:
+            raise DataError("data=huggingface needs the package datasets\n    -> pip install 'speechtrain[huggingface]'") from None
+        try:
+            loaded = datasets.load_from_disk(str(self.root))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.root}: is no data set on disk ({first_line(error, most=120)})\n    -> give a folder that save_to_disk wrote"
+            ) from error
+        if isinstance(loaded, datasets.DatasetDict):
+            if part not in loaded:
+                raise DataError(
+                    f"{self.root}: has no split '{part}'; there is: {', '.join(loaded)}\n    -> set data.train, data.val, data.test"
+                )
+            loaded = loaded[part]
+        wanted = {name: column for name, column in self.columns.items() if column is not None}
+        for name, column in wanted.items():
+            if column not in loaded.column_names:
+                there = ", ".join(loaded.column_names)
+                raise DataError(f"{self.root}: has no column '{column}'; there is: {there}\n    -> set data.{name}")
+        loaded = loaded.select_columns(list(dict.fromkeys(wanted.values())))
+        if isinstance(loaded.features[wanted["audio"]], datasets.Audio):
+            return loaded.cast_column(wanted["audio"], datasets.Audio(decode=False))
+        kind = loaded.features[wanted["audio"]]
+        raise DataError(f"{self.root}: column '{wanted['audio']}' holds {kind}, not audio\n    -> set data.audio to a column of audio")
+
+    def _cut(self, split: str, row: int) -> Cut:
+        values = self._tables[split][row]
+        text = clean_text(values[self.columns["text"]] or "")
+        if not text:
+            raise DataError("its text is empty")
+        rate, samples = read_header(self._file(split, row), None)
+        speaker = values[self.columns["speaker"]] if self.columns["speaker"] is not None else None
+        name = str(values[self.columns["id"]]) if self.columns["id"] is not None else f"{self.parts[split]}-{row:06d}"
+        return make_cut(
+            name,
+            None,
+            num_samples=samples,
+            sample_rate=rate,
+            text=text,
+            speaker=None if speaker is None else str(speaker),
+            custom={"row": (split, row)},
+        )
+
+    def _file(self, split: str, row: int) -> io.BytesIO | Path:
+        audio = self._tables[split][row][self.columns["audio"]]
+        if audio is None:
+            raise DataError("holds no audio")
+        return io.BytesIO(audio["bytes"]) if audio["bytes"] is not None else Path(audio["path"])

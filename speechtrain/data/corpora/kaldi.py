@@ -1,0 +1,90 @@
+"""`data=kaldi`: Kaldi's data folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speechtrain.data.corpora.listed import Entry, Listed, lines_of
+from speechtrain.errors import DataError
+
+
+class Kaldi(Listed):
+    """Kaldi's data folders: `wav.scp`, `text`, and if they are there `utt2spk` and `segments`.
+
+    Args:
+        root: folder above the data folders, or one of them; relative paths in `wav.scp` are relative to it.
+        train, val, test: data folders in `root`; None takes them from `train` as `split` says.
+        split: see `Listed`.
+    """
+
+    title = "Kaldi data"
+
+    def __init__(self, root: str, train: str, val: str | None, test: str | None, split: dict[str, Any]) -> None:
+        super().__init__(root, split=split)
+        self._parts = {name: [part] if part is not None else [] for name, part in (("train", train), ("val", val), ("test", test))}
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        """As given."""
+        return self._parts
+
+    def folder(self, part: str) -> Path | None:
+        """The data folder."""
+        return self.root / part if (self.root / part / "wav.scp").is_file() else None
+
+    def entries(self, part: str, folder: Path) -> Iterator[Entry]:  # noqa: ARG002
+        """The lines of `segments`, or of `wav.scp` where there is none, with their texts."""
+        recordings = _table(folder / "wav.scp")
+        texts = _table(folder / "text")
+        speakers = _table(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
+        if (folder / "segments").is_file():
+            for name, (where, line) in _table(folder / "segments").items():
+                yield self._entry(name, where, line.split(), recordings, texts, speakers)
+        else:
+            for name, (where, _) in recordings.items():
+                yield self._entry(name, where, [name], recordings, texts, speakers)
+
+    def _entry(
+        self,
+        name: str,
+        where: str,
+        fields: list[str],
+        recordings: Mapping[str, tuple[str, str]],
+        texts: Mapping[str, tuple[str, str]],
+        speakers: Mapping[str, tuple[str, str]],
+    ) -> Entry:
+        problem, start, end = None, 0.0, None
+        source = recordings.get(fields[0] if fields else "", ("", ""))[1]
+        if len(fields) == 3:
+            try:
+                start, end = float(fields[1]), float(fields[2])
+            except ValueError:
+                problem = f"must be 'utterance recording start end' with times in seconds, received {' '.join([name, *fields])[:60]!r}"
+            end = None if end is not None and end < 0 else end  # -1: to the end of the recording
+        elif len(fields) != 1:
+            problem = f"must be 'utterance recording start end', received {' '.join([name, *fields])[:60]!r}"
+        if problem is None and not source:
+            problem = f"recording '{fields[0]}' is not in wav.scp"
+        elif problem is None and source.endswith("|"):
+            problem = f"wav.scp gives a command, which is not run: {source[:60]!r}; write its output to a file and name that"
+        elif problem is None and name not in texts:
+            problem = f"'{name}' is not in text"
+        speaker = speakers.get(name, ("", ""))[1] or None
+        return Entry(name, self.root / source, texts.get(name, ("", ""))[1], speaker, start, end, where, problem=problem)
+
+
+def _table(path: Path) -> dict[str, tuple[str, str]]:
+    """By its first word, where each line stands and the rest of it.
+
+    Raises:
+        DataError: the file cannot be read, or a first word stands twice.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for where, line in lines_of(path):
+        name, _, rest = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
+        if name in found:
+            raise DataError(f"{where}: '{name}' stands already in {found[name][0]}\n    -> each once")
+        found[name] = (where, rest.strip())
+    return found

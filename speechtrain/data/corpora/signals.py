@@ -1,0 +1,256 @@
+"""`data=signals` and `data=hdf5_signals`: a signal to be found in a mixture, and a vector that says which.
+
+An utterance's features are the samples themselves, (T, 1 + C): the mixture and, the same in every frame, the condition vector. What is
+wanted is a signal of as many samples, (T, 1).
+
+    mixed_signals (N, T)    target_signals (N, T)    condition_vectors (N, C)        one file a split
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, make_cut
+from speechtrain.data.splits import fill_splits, spread
+from speechtrain.errors import DataError, first_line
+
+MIXED, TARGETS, CONDITIONS = "mixed_signals", "target_signals", "condition_vectors"
+
+
+class Signals:
+    """Noisy mixtures of sines; wanted is the clean sine that a one-hot condition points at. A function of (seed, split, index) alone.
+
+    Args:
+        frequencies: of the sines, Hz; each has an amplitude and a phase of its own in every utterance.
+        amplitudes: [lowest, highest].
+        snr_db: [lowest, highest] of the mixture in white noise.
+        duration: s.
+        sample_rate: Hz.
+        seed: of the data.
+        train_size, val_size, test_size: utterances.
+        save_to: folder to write them to as HDF5 files, one a split; None: they are made when they are read.
+    """
+
+    def __init__(
+        self,
+        frequencies: list[float],
+        amplitudes: list[float],
+        snr_db: list[float],
+        duration: float,
+        sample_rate: int,
+        seed: int,
+        train_size: int,
+        val_size: int,
+        test_size: int,
+        save_to: str | None = None,
+    ) -> None:
+        self.frequencies = np.array(frequencies, dtype=np.float64)
+        self.amplitudes = (amplitudes[0], amplitudes[1])
+        self.snr_db = (snr_db[0], snr_db[1])
+        self.samples = max(1, round(duration * sample_rate))
+        self.sample_rate = sample_rate
+        self.seed = seed
+        self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
+        self.save_to = Path(save_to).expanduser().absolute() if save_to is not None else None
+
+    def load(self, limit: int | None) -> Corpus:
+        """Plan every utterance; they are made when they are read."""
+        if self.save_to is not None:
+            self.save(self.save_to)
+        splits = {
+            name: [_cut(f"{name}-{index:06d}", self.samples, self.sample_rate) for index in range(min(size, limit or size))]
+            for name, size in self.sizes.items()
+        }
+        return Corpus(splits, read=self.read, target=self.target, target_size=1)
+
+    def make(self, split: str, index: int) -> tuple[Audio, Audio, Audio]:
+        """Mixture (T,), wanted signal (T,) and condition (C,) of an utterance."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
+        count = len(self.frequencies)
+        chosen = int(rng.integers(count))
+        phases, amplitudes = rng.uniform(0, 2 * np.pi, count), rng.uniform(*self.amplitudes, count)
+        times = np.arange(self.samples) / self.sample_rate
+        sines = amplitudes[:, None] * np.sin(2 * np.pi * self.frequencies[:, None] * times + phases[:, None])
+        clean = sines.sum(0)
+        level = np.sqrt(np.mean(clean**2) * 10 ** (-rng.uniform(*self.snr_db) / 10))
+        mixture = clean + rng.normal(0, level, self.samples)
+        condition = np.eye(count)[chosen]
+        return mixture.astype(np.float32), sines[chosen].astype(np.float32), condition.astype(np.float32)
+
+    def read(self, cut: Cut, rate: int) -> Audio:  # noqa: ARG002
+        """Features (T, 1 + C) of an utterance."""
+        mixture, _, condition = self._of(cut)
+        return joined(mixture, condition)
+
+    def target(self, cut: Cut) -> Audio:
+        """The wanted signal (T, 1) of an utterance."""
+        return self._of(cut)[1][:, None]
+
+    def _of(self, cut: Cut) -> tuple[Audio, Audio, Audio]:
+        split, _, index = cut.id.partition("-")
+        return self.make(split, int(index))
+
+    def save(self, folder: Path) -> None:
+        """Write `train.h5`, `val.h5`, `test.h5`, each whole or not at all; those that are there from the same settings stay.
+
+        Raises:
+            DataError: one is there from other settings, or cannot be written.
+        """
+        settings = {
+            "frequencies": self.frequencies.tolist(),
+            "amplitudes": self.amplitudes,
+            "snr_db": self.snr_db,
+            "samples": self.samples,
+            "sample_rate": self.sample_rate,
+            "seed": self.seed,
+        }
+        for split, size in self.sizes.items():
+            path = folder / f"{split}.h5"
+            made_from = json.dumps({**settings, "split": split, "size": size}, sort_keys=True)
+            if path.exists():
+                if _settings_of(path) != made_from:
+                    raise DataError(f"{path}: is there already, from other settings\n    -> give another data.save_to, or remove it")
+                continue
+            temporary = folder / f".{split}.h5.tmp"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with h5py.File(temporary, "w") as file:
+                    self._fill(file, split, size)
+                    file.attrs["settings"] = made_from
+                    file.attrs["sample_rate"] = self.sample_rate
+                temporary.replace(path)
+            except OSError as error:
+                raise DataError(f"{path}: cannot be written ({first_line(error)})\n    -> set data.save_to to a folder that can") from error
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _fill(self, file: h5py.File, split: str, size: int) -> None:
+        shapes = {MIXED: (size, self.samples), TARGETS: (size, self.samples), CONDITIONS: (size, len(self.frequencies))}
+        made = {name: file.create_dataset(name, shape, dtype="f4") for name, shape in shapes.items()}
+        for index in range(size):
+            for dataset, values in zip(made.values(), self.make(split, index), strict=True):
+                dataset[index] = values
+
+
+class Hdf5Signals:
+    """Signals of HDF5 files, read row by row when they are needed.
+
+    Args:
+        root: folder of the files.
+        train, val, test: files inside it; None: taken from train as `split` says.
+        split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
+        sample_rate: Hz; a file whose attribute `sample_rate` says otherwise is refused.
+    """
+
+    def __init__(self, root: str, train: str, val: str | None, test: str | None, split: dict[str, Any], sample_rate: int) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.files = {"train": train, "val": val, "test": test}
+        self.split = split
+        self.sample_rate = sample_rate
+        self._open: dict[tuple[int, str], h5py.File] = {}
+        self._conditions = 0
+
+    def load(self, limit: int | None) -> Corpus:
+        """Look at the shapes in the files; no row is read.
+
+        Raises:
+            DataError: a file cannot be read, lacks an array, or its arrays do not fit together.
+        """
+        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
+        for name, file in self.files.items():
+            if file is not None:
+                cuts[name] = self._rows(self.root / file)
+        cuts = fill_splits(cuts, [part for part in ("val", "test") if self.files[part] is None], self.split)
+        splits = {name: spread(cuts[name], limit) for name in SPLITS}
+        return Corpus(splits, read=self.read, target=self.target, target_size=1)
+
+    def _rows(self, path: Path) -> list[Cut]:
+        file = self._file(path)
+        missing = [name for name in (MIXED, TARGETS, CONDITIONS) if not isinstance(file.get(name), h5py.Dataset)]
+        if missing:
+            raise DataError(f"{path}: has no array {', '.join(missing)}; there is: {', '.join(file) or 'nothing'}")
+        mixed, wanted, conditions = (file[name] for name in (MIXED, TARGETS, CONDITIONS))
+        shapes = f"{MIXED} {mixed.shape}, {TARGETS} {wanted.shape}, {CONDITIONS} {conditions.shape}"
+        fits = mixed.ndim == conditions.ndim == 2 and mixed.shape == wanted.shape and len(conditions) == len(mixed)
+        if not fits:
+            raise DataError(f"{path}: the shapes do not fit together: {shapes}\n    -> (N, T), (N, T) and (N, C) are needed")
+        if not all(np.issubdtype(each.dtype, np.floating) or np.issubdtype(each.dtype, np.integer) for each in (mixed, wanted, conditions)):
+            raise DataError(f"{path}: holds arrays that are no numbers: {mixed.dtype}, {wanted.dtype}, {conditions.dtype}")
+        if 0 in mixed.shape:
+            raise DataError(f"{path}: holds no signal: {shapes}")
+        if self._conditions and conditions.shape[1] != self._conditions:
+            raise DataError(f"{path}: has condition vectors of {conditions.shape[1]} values, the file before of {self._conditions}")
+        self._conditions = conditions.shape[1]
+        stated = int(file.attrs.get("sample_rate", self.sample_rate))
+        if stated != self.sample_rate:
+            raise DataError(f"{path}: is at {stated} Hz, but data.sample_rate is {self.sample_rate}\n    -> set data.sample_rate={stated}")
+        return [
+            _cut(f"{path.stem}-{row:06d}", mixed.shape[1], self.sample_rate, {"file": str(path), "row": row}) for row in range(len(mixed))
+        ]
+
+    def _file(self, path: Path) -> h5py.File:
+        key = (os.getpid(), str(path))  # a handle is good for the process that opened it
+        if key not in self._open:
+            try:
+                self._open[key] = h5py.File(path, "r")
+            except OSError as error:
+                reason = "no such file" if not path.exists() else f"is no HDF5 file that can be read ({first_line(error)})"
+                raise DataError(f"{path}: {reason}\n    -> give an HDF5 file with {MIXED}, {TARGETS} and {CONDITIONS}") from None
+        return self._open[key]
+
+    def read(self, cut: Cut, rate: int) -> Audio:  # noqa: ARG002
+        """Features (T, 1 + C) of a row.
+
+        Raises:
+            DataError: the row cannot be read, or holds what is no number.
+        """
+        return joined(self._row(cut, MIXED), self._row(cut, CONDITIONS))
+
+    def target(self, cut: Cut) -> Audio:
+        """The wanted signal (T, 1) of a row.
+
+        Raises:
+            DataError: as for `read`.
+        """
+        return self._row(cut, TARGETS)[:, None]
+
+    def _row(self, cut: Cut, name: str) -> Audio:
+        assert cut.custom is not None
+        path, row = Path(cut.custom["file"]), int(cut.custom["row"])
+        try:
+            values = np.asarray(self._file(path)[name][row], dtype=np.float32)
+        except (OSError, KeyError) as error:
+            raise DataError(f"{path}: row {row} of {name} cannot be read ({first_line(error)})") from None
+        if not np.isfinite(values).all():
+            raise DataError(f"{path}: row {row} of {name} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite")
+        return values
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+
+def joined(mixture: Audio, condition: Audio) -> Audio:
+    """(T,) and (C,) -> (T, 1 + C)."""
+    found: npt.NDArray[np.float32] = np.empty((len(mixture), 1 + len(condition)), dtype=np.float32)
+    found[:, 0] = mixture
+    found[:, 1:] = condition
+    return found
+
+
+def _cut(name: str, samples: int, rate: int, custom: dict[str, Any] | None = None) -> Cut:
+    return make_cut(name, None, num_samples=samples, sample_rate=rate, text="", speaker=None, custom=custom)
+
+
+def _settings_of(path: Path) -> str | None:
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("settings"))
+    except OSError:
+        return None

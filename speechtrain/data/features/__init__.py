@@ -1,0 +1,1 @@
+"""From samples to features: spectra, their cache and store, augmentation."""

@@ -1,0 +1,222 @@
+"""Evaluation of a trained model on a data set with one or several decoders."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from speechtrain.config.overlay import decoders_of, overlaid
+from speechtrain.errors import DataError
+
+if TYPE_CHECKING:
+    from speechtrain.data.batches import Batch
+    from speechtrain.data.prepare import Data
+    from speechtrain.inference.recognizer import Recognizer
+    from speechtrain.tasks.base import Outputs, Sample
+
+log = logging.getLogger(__name__)
+
+
+_SHOWN_UNKNOWN = 10
+
+
+@dataclass
+class Evaluated:
+    """What was found with one decoder.
+
+    Attributes:
+        metrics: as the task computes them, without a stage.
+        edits: `words substitutions insertions deletions utterances wrong`; empty where a task has no texts.
+        decode_seconds: that decoding and counting took.
+    """
+
+    name: str
+    overrides: Sequence[str]
+    metrics: dict[str, float]
+    edits: dict[str, int]
+    samples: list[Sample]
+    recognizer: Recognizer
+    decode_seconds: float
+
+
+@dataclass
+class Evaluation:
+    """Of one model on one split.
+
+    Attributes:
+        model_seconds: that the model took.
+    """
+
+    weights: Path
+    split: str
+    data: Data
+    found: list[Evaluated]
+    model_seconds: float
+    passes: list[tuple[Batch, Outputs]]
+
+
+def evaluate(cfg: DictConfig, overrides: Sequence[str], *, split: str) -> Evaluation:
+    """Run a model over a split and count with each decoder.
+
+    Args:
+        cfg: of `conf/evaluate.yaml`.
+        overrides: of the model's config.
+        split: which.
+
+    Raises:
+        UserError: the model, the data or a decoder cannot be used, or the data have tokens that the model lacks.
+    """
+    from speechtrain.config.build import build
+    from speechtrain.data.prepare import prepare_split
+    from speechtrain.inference.find import stored_for
+    from speechtrain.inference.recognizer import Recognizer, one_answer
+
+    weights, stored, vocabulary = stored_for(cfg)
+    decoders = decoders_of(stored, overrides)
+    others = [item for item in overrides if not item.lstrip("+~").startswith(("decoder=", "decoder."))]
+    settings = {name: overlaid(stored, [*others, *mine]) for name, mine in decoders.items()}
+    first = next(iter(settings.values()))
+    tokenizer = build("tokenizer", first.tokenizer, vocabulary=vocabulary)
+    data = prepare_split(first, split, tokenizer, threads=2)
+    check_vocabulary(data, split, strict=cfg.on_unknown == "error")
+    features = data.features if not data.features.hears else None
+    recognizer = Recognizer.load(weights, trust=cfg.trust, cfg=first, features=features, target_size=data.corpus.target_size)
+    data.target = recognizer.task.target
+    recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name].decoder) for name in settings}
+    if cfg.nbest and not any(each.ranks for each in recognizers.values()):
+        raise one_answer()
+    loader = data.loader(split)
+    assert loader is not None
+    start = time.perf_counter()
+    passes = list(recognizer.backend.predict(recognizer.model, loader, recognizer.task))
+    took = time.perf_counter() - start
+    if loader.left_out:
+        log.warning("%d utterances could not be read, and were left out", len(loader.left_out))
+    found = [scored(name, decoders[name], each, passes) for name, each in recognizers.items()]
+    return Evaluation(weights, split, data, found, took, passes)
+
+
+def scored(name: str, overrides: Sequence[str], recognizer: Recognizer, passes: Iterable[tuple[Batch, Outputs]]) -> Evaluated:
+    """Count what a model has said, with its decoder."""
+    from speechtrain.report.errors import Utterance, total
+
+    start = time.perf_counter()
+    scorer = recognizer.task.scorer(detailed=True)
+    for batch, outputs in passes:
+        scorer.update(batch, outputs)
+    samples = sorted(scorer.samples, key=lambda sample: sample.id)
+    metrics = {key: float(value) for key, value in scorer.compute().items()}
+    took = time.perf_counter() - start
+    edits: dict[str, int] = {}
+    if any(sample.reference for sample in samples):
+        counts = total(Utterance(sample.id, sample.reference, sample.hypothesis, 0.0) for sample in samples)
+        edits = {key: getattr(counts, key) for key in ("words", "substitutions", "insertions", "deletions", "utterances", "wrong")}
+    return Evaluated(name, overrides, metrics, edits, samples, recognizer, took)
+
+
+def check_vocabulary(data: Data, split: str, *, strict: bool) -> None:
+    """Whether a model's tokens can say the texts of a split.
+
+    Raises:
+        DataError: they cannot, and it is strict.
+    """
+    found: dict[str, list[str]] = {}
+    for cut in data.corpus.splits[split]:
+        for token in data.tokenizer.unknown(cut.text) if cut.text else ():
+            found.setdefault(token, []).append(str(cut.id))
+    if not found:
+        return
+    ranked = sorted(found.items(), key=lambda item: -len(item[1]))
+    shown = ", ".join(f"{token!r} ({len(ids)}x, first in {ids[0]})" for token, ids in ranked[:_SHOWN_UNKNOWN])
+    more = f" and {len(found) - _SHOWN_UNKNOWN} more" if len(found) > _SHOWN_UNKNOWN else ""
+    has = "".join(token if len(token) == 1 else f" {token}" for token in data.tokenizer.vocabulary[:60])
+    message = f"the model has no token for {len(found)} that stand in the texts of {split}: {shown}{more}; it has {has!r}"
+    if strict:
+        raise DataError(
+            f"{message}\n    -> set data.normalize (for example [nfc,lowercase,punctuation]), or on_unknown=warn to count them as errors"
+        )
+    log.warning("%s; they count as errors", message)
+
+
+def write(evaluation: Evaluation, folder: Path, cfg: DictConfig) -> list[Path]:
+    """`evaluation.json`, the predictions of each decoder, its n best and the error report; the files."""
+    from speechtrain.files import write as write_file
+    from speechtrain.report.reports import Finished, write_report
+
+    several = len(evaluation.found) > 1
+    files = []
+    for each in evaluation.found:
+        name = f"-{each.name}" if several else ""
+        lines = [f"{_cell(sample.reference)}\t{_cell(sample.hypothesis)}\t{sample.id}\n" for sample in each.samples]
+        contents = {f"predictions{name}.tsv": "".join(lines)}
+        if cfg.nbest and each.recognizer.ranks:
+            contents[f"nbest{name}.jsonl"] = "".join(_nbest(evaluation, each, cfg.nbest))
+        for file, content in contents.items():
+            write_file(folder / file, content)
+            files.append(folder / file)
+    write_file(folder / "evaluation.json", json.dumps(summary(evaluation), indent=2, ensure_ascii=False))
+    files.append(folder / "evaluation.json")
+    if cfg.report:
+        for each in evaluation.found:
+            parts = {
+                "backend": each.recognizer.backend,
+                "model": each.recognizer.model,
+                "task": each.recognizer.task,
+                "data": evaluation.data,
+            }
+            options = OmegaConf.to_container(each.recognizer.cfg.report)
+            where = folder / each.name if several else folder
+            title = f"{evaluation.weights.parent.parent.name} with {each.name}"
+            files += write_report(Finished(where, each.samples, evaluation.split, title, **parts, options=options))  # type: ignore[arg-type]
+    return files
+
+
+def summary(evaluation: Evaluation) -> dict[str, Any]:
+    """As `evaluation.json` has it."""
+    facts = evaluation.data.facts(evaluation.split)
+    return {
+        "model": str(evaluation.weights),
+        "split": evaluation.split,
+        "fingerprint": evaluation.data.fingerprint(evaluation.split),
+        "utterances": int(facts["utterances"]),
+        "hours": facts["hours"],
+        "skipped": evaluation.data.skipped,
+        "audio_s_per_s": 3600 * facts["hours"] / max(1e-9, evaluation.model_seconds),
+        "decoders": {
+            each.name: {
+                "overrides": list(each.overrides),
+                "metrics": each.metrics,
+                **each.edits,
+                "audio_s_per_s": 3600 * facts["hours"] / max(1e-9, each.decode_seconds),
+            }
+            for each in evaluation.found
+        },
+    }
+
+
+def _nbest(evaluation: Evaluation, found: Evaluated, count: int) -> Iterable[str]:
+    for batch, outputs in evaluation.passes:
+        for row, (utterance, reference) in enumerate(zip(batch.ids, batch.texts, strict=True)):
+            best = found.recognizer.decoded(outputs.values[row, : outputs.lengths[row]], nbest=count).alternatives
+            texts = [{"text": text, "score": score} for text, score in best]
+            yield json.dumps({"id": utterance, "reference": reference, "hypotheses": texts}, ensure_ascii=False) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("\t", " ").replace("\n", " ")
+
+
+def folder_for(weights: Path, split: str, out: str | None) -> Path:
+    """Where results go: as said, else `evaluation-SPLIT` in the run's folder or, for a model that lies elsewhere, in the current one."""
+    from speechtrain.inference.find import run_folder
+
+    if out is not None:
+        return Path(out).expanduser().absolute()
+    return (run_folder(weights) or Path.cwd()) / f"evaluation-{split}"

@@ -1,0 +1,309 @@
+"""Export of a trained model to other runtimes, each file tried in its own runtime before it counts."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.table import Table
+
+from speechtrain.config.overlay import overlaid
+from speechtrain.console import console, errors
+from speechtrain.errors import ConfigError, Problem, UserError
+
+if TYPE_CHECKING:
+    from speechtrain.data.batches import Batch
+    from speechtrain.data.prepare import Data
+    from speechtrain.inference.runtimes import Runner
+
+
+_TOLERANCE = 2e-3  # of a value, relative to 1 + its size
+
+
+_ARCHIVE = "archive"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a file was found to be like.
+
+    Attributes:
+        megabytes: of the file.
+        latency_ms: of an utterance alone, the median.
+        real_time_factor: seconds it takes for a second of audio, the median.
+        difference: the greatest from the model's values, relative to 1 + their size; None: the model itself.
+        metrics: as the task computes them, of the utterances that were tried.
+    """
+
+    kind: str
+    path: Path | None
+    megabytes: float
+    latency_ms: float
+    real_time_factor: float
+    difference: float | None
+    metrics: dict[str, float]
+
+
+class Export:
+    """A model, and the utterances that its files are tried on.
+
+    Args:
+        cfg: of `conf/export.yaml`.
+        overrides: of the model's config.
+
+    Raises:
+        UserError: the model or the data cannot be used, or a format is not to be had.
+    """
+
+    def __init__(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
+        from speechtrain.inference.find import run_folder, stored_for
+        from speechtrain.inference.recognizer import Recognizer
+
+        self.cfg = cfg
+        self.weights, stored, self.vocabulary = stored_for(cfg)
+        self.run = run_folder(self.weights)
+        kinds = [str(kind) for kind in cfg.format]
+        if stored.backend.name == "keras" and set(kinds) - {_ARCHIVE, "keras"}:
+            with open_dict(stored):
+                stored.backend.engine = "tensorflow"  # the weights are the same on every engine
+        self.settings = overlaid(stored, overrides)
+        self.folder = Path(cfg.out).expanduser().absolute() if cfg.out else (self.run or Path.cwd()) / "exports"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+        self.data = self._read(cfg.split)
+        features = self.data.features if not self.data.features.hears else None
+        size = self.data.corpus.target_size
+        self.recognizer = Recognizer.load(self.weights, trust=cfg.trust, cfg=self.settings, features=features, target_size=size)
+        known = [*self.recognizer.backend.formats, _ARCHIVE]
+        if wrong := [kind for kind in kinds if kind not in known]:
+            name = self.recognizer.backend.name
+            fix = f"with backend={name} there is {', '.join(known)}"
+            raise ConfigError([Problem("format", f"'{kind}' is not to be had of a model of backend={name}", fix) for kind in wrong])
+        self.kinds = sorted(kinds, key=lambda kind: kind == _ARCHIVE)
+        self.batches = self._utterances(self.data, cfg.split, cfg.utterances)
+        self.frames = cfg.frames or max(int(batch.feature_lengths.max()) for batch in self.batches)
+        if cfg.frames is not None:
+            self.batches = [batch for batch in self.batches if int(batch.feature_lengths.max()) <= cfg.frames] or self.batches
+
+    def _read(self, split: str) -> Data:
+        from speechtrain.config.build import build
+        from speechtrain.data.prepare import prepare_split
+
+        tokenizer = build("tokenizer", self.settings.tokenizer, vocabulary=self.vocabulary)
+        return prepare_split(self.settings, split, tokenizer, threads=2)
+
+    def _utterances(self, data: Data, split: str, count: int) -> list[Batch]:
+        """One batch for each of some utterances, of many lengths."""
+        data.target = self.recognizer.task.target
+        cuts = sorted(data.corpus.splits[split], key=lambda cut: (cut.duration, cut.id))
+        places = np.unique(np.linspace(0, len(cuts) - 1, min(count, len(cuts))).round().astype(int))
+        data.limits = replace(data.limits, batch_size=1)
+        return list(data.only(split, [cuts[int(place)].id for place in places]))
+
+    def make(self) -> tuple[list[Tried], list[str]]:
+        """Write and try each format; what came of it, and what is wrong with those that failed."""
+        from speechtrain.backends.base import Conversion
+        from speechtrain.inference.convert import Job, convert
+        from speechtrain.inference.runtimes import open_exported
+
+        found = [self._tried("model", None, self.recognizer.values)]
+        bad = []
+        ranges = self._representative() if "tflite_int8" in self.kinds else ()
+        for kind in self.kinds:
+            try:
+                if kind == _ARCHIVE:
+                    found.append(self._archive([each.path for each in found if each.path is not None]))
+                    continue
+                path = self.folder / f"model{'_int8' if kind == 'tflite_int8' else ''}{self.recognizer.backend.formats[kind]}"
+                options = Conversion(self.recognizer.features.size, self.frames, ranges)
+                convert(Job(self.weights, self.settings, kind, path, options, bool(self.cfg.trust), self.data.corpus.target_size))
+                with _only_if_good(path):
+                    found.append(self._tried(kind, path, open_exported(kind, path), tolerance=inf if kind == "tflite_int8" else _TOLERANCE))
+                self._facts(path, found[-1])
+            except UserError as error:
+                bad.append(str(error))
+        return found, bad
+
+    def _representative(self) -> list[npt.NDArray[np.float32]]:
+        for split in ("val", "train"):
+            try:
+                return [batch.features for batch in self._utterances(self._read(split), split, self.cfg.representative)]
+            except ConfigError:
+                continue
+        raise ConfigError([Problem("format", "tflite_int8 needs utterances that ranges are measured on", "give data.val")])
+
+    def _tried(self, kind: str, path: Path | None, run: Runner, tolerance: float = _TOLERANCE) -> Tried:
+        """Compare a runtime with the model, utterance by utterance and in batches.
+
+        Raises:
+            UserError: its values are others, by more than the tolerance, or of other shapes.
+        """
+        model = self.recognizer.values
+        scorer = self.recognizer.task.scorer()
+        took, worst = [], 0.0
+        run(self.batches[-1].features, self.batches[-1].feature_lengths)  # the first call of a runtime is slow
+        for batch in self.batches:
+            start = time.perf_counter()
+            values, lengths = run(batch.features, batch.feature_lengths)
+            took.append(time.perf_counter() - start)
+            if path is not None:
+                worst = max(worst, _difference(values, lengths, *model(batch.features, batch.feature_lengths)))
+                if worst == inf:  # which could not be scored
+                    break
+            scorer.update(batch, _outputs(values, lengths))
+        if path is not None:
+            for features, lengths in _together(self.batches):
+                worst = max(worst, _difference(*run(features, lengths), *model(features, lengths)))
+        if worst == inf or worst > tolerance:
+            what = "are of other lengths, or no numbers" if worst == inf else f"differ by {worst:.3g}, {tolerance:g} is allowed"
+            raise UserError(f"{kind}: its values are not those of the model: they {what}\n    -> choose another format")
+        metrics = {name: float(value) for name, value in scorer.compute().items() if name != "loss"}
+        factors = [one / batch.seconds for one, batch in zip(took, self.batches, strict=True)]
+        size = (path or self.weights).stat().st_size / 1e6
+        return Tried(
+            kind, path, size, 1000 * statistics.median(took), statistics.median(factors), worst if path is not None else None, metrics
+        )
+
+    def _facts(self, path: Path, tried: Tried) -> None:
+        """What a program needs that uses the file, beside it."""
+        from speechtrain.files import write
+
+        facts = {
+            "format": tried.kind,
+            "inputs": {"features": "(B, T, F) float32", "lengths": "(B,) frames of each"},
+            "outputs": {"values": "(B, T', V)", "value_lengths": "(B,)"},
+            "vocabulary": self.vocabulary,
+            "subsampling": self.recognizer.backend.describe(self.recognizer.model).subsampling,
+            "features": OmegaConf.to_container(self.settings.features, resolve=True),
+            "megabytes": tried.megabytes,
+            "latency_ms": tried.latency_ms,
+            "difference": tried.difference,
+            "metrics": tried.metrics,
+        }
+        write(path.with_suffix(f"{path.suffix}.json"), json.dumps(facts, indent=2, ensure_ascii=False))
+
+    def _archive(self, exports: Sequence[Path]) -> Tried:
+        """One file with everything, opened again."""
+        from speechtrain.inference.archive import SUFFIX, write_archive
+        from speechtrain.inference.recognizer import Recognizer
+
+        path = self.folder / f"{self.run.name if self.run is not None else self.weights.stem}{SUFFIX}"
+        with TemporaryDirectory() as folder:
+            name = f"weights{self.recognizer.backend.suffix}"
+            weights = Path(folder) / name
+            config = OmegaConf.to_container(self.settings, resolve=True)
+            self.recognizer.backend.save(self.recognizer.model, weights, {"config": config, "vocabulary": self.vocabulary})
+            files: dict[str, Path | str] = {
+                name: weights,
+                "config.yaml": OmegaConf.to_yaml(self.settings, resolve=True),
+                "vocabulary.json": json.dumps(self.vocabulary, ensure_ascii=False),
+                **{f"exports/{each.name}": each for export in exports for each in (export, export.with_suffix(f"{export.suffix}.json"))},
+            }
+            if self.run is not None:
+                kept = ["history.jsonl", "history.csv", "run.json", "transcripts.json", *_found(self.run, "evaluation-*/evaluation.json")]
+                files |= {each: self.run / each for each in kept if (self.run / each).is_file()}
+            write_archive(path, files, {"weights": name, "backend": self.recognizer.backend.name})
+        features, size = self.recognizer.features, self.data.corpus.target_size
+        with _only_if_good(path):
+            again = Recognizer.load(path, trust=self.cfg.trust, cfg=self.settings, features=features, target_size=size)
+            return self._tried(_ARCHIVE, path, again.values)
+
+
+@contextmanager
+def _only_if_good(path: Path) -> Iterator[None]:
+    """A file that fails its trial does not keep its name."""
+    try:
+        yield
+    except UserError as error:
+        bad = path.with_name(f"bad_{path.name}")
+        path.replace(bad)
+        raise UserError(f"{error}; the file is kept as {bad}") from error
+
+
+def _found(folder: Path, pattern: str) -> Iterator[str]:
+    yield from (str(path.relative_to(folder)) for path in sorted(folder.glob(pattern)))
+
+
+def _outputs(values: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Any:
+    from speechtrain.tasks.base import Outputs
+
+    return Outputs(values, lengths, np.zeros(len(values), dtype=np.float32))
+
+
+def _difference(values: Any, lengths: Any, wanted: Any, wanted_lengths: Any) -> float:
+    """The greatest of two outputs inside of their lengths, relative to 1 + its size; infinite where the lengths are others."""
+    if not np.array_equal(lengths, wanted_lengths):
+        return inf
+    worst = 0.0
+    for row, length in enumerate(lengths):
+        left, right = values[row, :length], wanted[row, :length]
+        if left.shape != right.shape or not np.isfinite(left).all():
+            return inf
+        if left.size:
+            worst = max(worst, float((np.abs(left - right) / (1 + np.abs(right))).max()))
+    return worst
+
+
+def _together(batches: Sequence[Batch]) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
+    """Some utterances in batches of two and of four, of different lengths."""
+    for size in (2, 4):
+        step = max(1, len(batches) // size)
+        some = batches[::step][:size]
+        if len(some) < size:
+            continue
+        lengths = np.array([int(batch.feature_lengths[0]) for batch in some], dtype=np.int64)
+        features = np.zeros((size, int(lengths.max()), some[0].features.shape[2]), dtype=np.float32)
+        for row, batch in enumerate(some):
+            features[row, : lengths[row]] = batch.features[0, : lengths[row]]
+        yield features, lengths
+
+
+def print_tried(found: Sequence[Tried]) -> None:
+    """As a table, the model first."""
+    from speechtrain.console import shown
+
+    table = Table(box=None, pad_edge=False)
+    names = list(found[0].metrics)
+    for name in ("", "MB", "latency ms", "real-time factor", "difference", *names, "file"):
+        table.add_column(name, justify="left" if name in ("", "file") else "right")
+    for each in found:
+        values = [shown(name, each.metrics[name]) for name in names]
+        difference = "" if each.difference is None else f"{each.difference:.1e}"
+        numbers = [f"{each.megabytes:.2f}", f"{each.latency_ms:.1f}", f"{each.real_time_factor:.4f}", difference]
+        table.add_row(each.kind, *numbers, *values, str(each.path or ""))
+    console.print(table)
+
+
+def write_exports(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Write a model in the formats that are asked for, and print how each file does beside the model itself.
+
+    Args:
+        cfg: of `conf/export.yaml`.
+        overrides: of the model's config.
+
+    Returns:
+        A message for each file that is not good; empty where all are.
+
+    Raises:
+        UserError: the model or the data cannot be used, or a format is not available.
+    """
+    export = Export(cfg, overrides)
+    console.print(f"model       {export.weights}\ntried on    {len(export.batches)} utterances of {cfg.split}\n", markup=False)
+    found, bad = export.make()
+    print_tried(found)
+    for line in bad:
+        errors.print(line, style="red", markup=False)
+    return bad

@@ -1,0 +1,109 @@
+"""`from=`: which trained model is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from speechtrain.config.overlay import overlaid
+from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.inference.archive import SUFFIX
+from speechtrain.inference.recognizer import Recognizer, config_of
+from speechtrain.tracking.mlflow.reader import Reader
+from speechtrain.tracking.run_folder import CHECKPOINT_SUFFIXES, find_weights
+
+_FIX = "give last, a run's folder, a checkpoint, an archive, an MLflow run id, or a model URI such as models:/NAME/1"
+
+
+def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = "speechtrain") -> Path:
+    """The file that a model is loaded from.
+
+    Args:
+        name: `last`, a run's folder, a checkpoint, an archive, a folder of MLflow's, an MLflow run id (or its first letters, or the run's
+            name), or a model URI (`models:/NAME/1`, `runs:/ID/model`).
+        tracking_uri: of MLflow; None: `mlflow.db` in the current folder.
+        experiment: that run ids and names are looked for in.
+
+    Raises:
+        ConfigError: there is no such model.
+        UserError: it cannot be had.
+    """
+    wanted = name.strip("'\"")
+    if wanted.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
+        return _weights_in(Reader(tracking_uri, experiment).download(wanted), wanted)
+    path = Path(wanted).expanduser()
+    if path.is_file():
+        if path.suffix not in (*CHECKPOINT_SUFFIXES, SUFFIX):
+            raise ConfigError([Problem("from", f"{path} is neither a checkpoint nor an archive", _FIX)])
+        return path.absolute()
+    if path.is_dir() and (path / "MLmodel").is_file():
+        return _weights_in(path, wanted)
+    if path.suffix in (*CHECKPOINT_SUFFIXES, SUFFIX) or (len(path.parts) > 1 and not path.exists()):
+        raise ConfigError([Problem("from", f"there is no file {path}", _FIX)])
+    try:
+        return find_weights(wanted, "from")
+    except ConfigError as local:
+        if wanted == "last" or path.is_dir():
+            raise
+        try:
+            reader = Reader(tracking_uri, experiment)
+            run = reader.run(wanted, key="from")
+        except UserError:
+            raise local from None
+        try:
+            return find_weights(run.id, "from")
+        except ConfigError:  # it ran elsewhere
+            return _weights_in(reader.download(f"runs:/{run.id}/checkpoints"), wanted)
+
+
+def load(
+    name: str = "last", *overrides: str, trust: bool = False, tracking_uri: str | None = None, experiment: str = "speechtrain"
+) -> Recognizer:
+    """A trained model, ready to transcribe and align.
+
+    Args:
+        name: see `find_model`.
+        overrides: of its `decoder` and `backend`, as typed on the command line: `"decoder=beam", "decoder.lexicon=words.txt"`.
+        trust: whether its config may name classes of other packages, which are then run.
+        tracking_uri: see `find_model`.
+        experiment: see `find_model`.
+
+    Raises:
+        UserError: there is no such model, it cannot be used, or an override does not fit.
+    """
+    if wrong := [item for item in overrides if item.lstrip("+").startswith("data")]:
+        raise ConfigError([Problem(wrong[0].partition("=")[0], "is of no use here", "speechtrain.evaluate takes data=...")])
+    weights = find_model(name, tracking_uri=tracking_uri, experiment=experiment)
+    stored, _ = config_of(weights, trust=trust)
+    return Recognizer.load(weights, trust=trust, cfg=overlaid(stored, overrides))
+
+
+def stored_for(cfg: DictConfig) -> tuple[Path, DictConfig, list[str]]:
+    """The file of the model that a command's own config names, and the config and the vocabulary it was trained with.
+
+    Raises:
+        UserError: see `find_model` and `config_of`.
+    """
+    weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
+    return weights, *config_of(weights, trust=cfg.trust)
+
+
+def load_for(cfg: DictConfig, overrides: Sequence[str]) -> Recognizer:
+    """The model that a command's own config names; see `load`."""
+    return load(str(cfg.source), *overrides, trust=cfg.trust, tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
+
+
+def run_folder(weights: Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in; None: it lies elsewhere."""
+    folder = weights.parent.parent if weights.parent.name == "checkpoints" else weights.parent
+    return folder if (folder / "run.json").is_file() else None
+
+
+def _weights_in(folder: Path, name: str) -> Path:
+    found = sorted(path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES and path.is_file())
+    best = [path for path in found if path.name.startswith(("best-", "recognizer"))]
+    if not found:
+        raise ConfigError([Problem("from", f"{name} holds no weights of speechtrain", _FIX)])
+    return (best or found)[-1]

@@ -1,0 +1,50 @@
+"""What MLflow runs to serve a model; it goes into the model's folder as it is."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+_URI = "base64,"
+
+
+class TranscribingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
+    """Audio in, text and confidence out.
+
+    The input has a column `audio`: a path, the content of an audio file (bytes; in JSON a text that ends in `base64,...`), or samples.
+    The parameter `sample_rate` is that of samples, in Hz.
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Load the weights."""
+        from speechtrain.inference.recognizer import Recognizer
+
+        self._recognizer = Recognizer.load(context.artifacts["weights"], trust=True)  # whoever loads an MLflow model runs its code
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None):  # type: ignore[no-untyped-def]  # noqa: ARG002
+        """A row of `text` and `confidence` for each row of audio.
+
+        Raises:
+            DataError: audio that cannot be read.
+        """
+        audios = list(model_input["audio"]) if isinstance(model_input, pd.DataFrame) else list(model_input)
+        rate = int((params or {}).get("sample_rate") or 0) or None
+        found = list(self._recognizer.transcribe_all([_content(audio) for audio in audios], rate))
+        return pd.DataFrame({"text": [item.text for item in found], "confidence": [item.confidence for item in found]})
+
+
+def _content(audio: Any) -> Any:
+    """Bytes of what is written in base 64; anything else as it is."""
+    if isinstance(audio, str) and _URI in audio[:100]:
+        try:
+            return base64.b64decode(audio.partition(_URI)[2], validate=True)
+        except binascii.Error:
+            return b""
+    return audio
+
+
+mlflow.models.set_model(TranscribingModel())

@@ -1,0 +1,1 @@
+"""What has to do with operating-system processes: who is alive, fresh ones, Ctrl-C."""

@@ -1,0 +1,271 @@
+"""Comparison of runs: metrics, differences of their configs, and paired bootstrap tests of their error rates."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from speechtrain.config.targets import task_directions
+from speechtrain.console import is_rate
+from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from speechtrain.report.errors import Comparison
+    from speechtrain.tracking.mlflow.reader import Reader, Record
+
+
+_NOT_COMPARED = ("output_dir", "resume", "rerun", "trust", "report.", "samples", "tracking.")
+
+
+_CURVES = ("train/loss", "val/loss", "val/wer", "val/cer", "val/exact", "train/lr", "train/grad_norm", "train/audio_s_per_s")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The word error rate of a run beside the first one's, on the utterances that both were tested on."""
+
+    run: Record
+    utterances: int
+    first_wer: float
+    wer: float
+    test: Comparison
+
+
+@dataclass
+class Report:
+    """What is shown, however it is shown.
+
+    Attributes:
+        runs: as rows.
+        metrics: columns.
+        config: keys whose values are not the same in all runs, with the value of each run.
+        differences: of error rates, held against the first run.
+    """
+
+    runs: list[Record]
+    metrics: list[str]
+    config: dict[str, list[str]]
+    differences: list[Difference]
+
+
+def compare(cfg: DictConfig, runs: Sequence[str]) -> tuple[Report, Reader]:
+    """Read runs and hold them against each other.
+
+    Args:
+        cfg: of `conf/compare.yaml`.
+        runs: besides those of the config.
+
+    Raises:
+        ConfigError: nothing to compare, no such run or metric.
+    """
+    from speechtrain.tracking.mlflow.reader import Reader
+
+    reader = Reader(cfg.tracking_uri, cfg.experiment)
+    found: list[Record] = []
+    for name in [*runs, *cfg.runs]:
+        run = reader.run(str(name))
+        found += reader.trials(run.tags["speechtrain.study"]) if run.is_sweep else [run]
+    for study in cfg.study:
+        found += reader.trials(str(study))
+    if cfg.tags:
+        found += reader.tagged({str(key): str(value) for key, value in _flat(cfg.tags).items()})
+    found = list({run.id: run for run in found}.values())
+    if not found:
+        raise ConfigError([Problem("runs", "there is nothing to compare", "name runs: python -m speechtrain.compare RUN RUN")])
+    metrics = _metrics(found, cfg.metrics)
+    found = _ordered(found, cfg.sort)[: cfg.top]
+    differences = _differences(reader, found, cfg.bootstrap) if 1 < len(found) <= 20 else []
+    return Report(found, metrics, differing(found), differences), reader
+
+
+def _flat(tags: Any, prefix: str = "") -> dict[str, Any]:
+    """`tags.data.fingerprint.test=...` is one tag with dots in its name."""
+    out: dict[str, Any] = {}
+    for key, value in tags.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else {f"{prefix}{key}": value}
+    return out
+
+
+def _metrics(runs: Sequence[Record], asked: Sequence[str] | None) -> list[str]:
+    known = sorted({name for run in runs for name in run.metrics if not name.startswith("system/")})
+    if asked is None:
+        chosen = [name for name in known if name.startswith(("test/", "best/")) and not name.endswith(("audio_s_per_s", "best/epoch"))]
+        return chosen or [name for name in known if name.startswith("val/")]
+    if unknown := [name for name in asked if name not in known]:
+        raise ConfigError([Problem("metrics", f"no run has '{name}'", did_you_mean(name, known)) for name in unknown])
+    return list(asked)
+
+
+def _ordered(runs: list[Record], metric: str | None) -> list[Record]:
+    if metric is None:
+        return runs
+    known = sorted({name for run in runs for name in run.metrics})
+    if metric not in known:
+        raise ConfigError([Problem("sort", f"no run has '{metric}'", did_you_mean(metric, known))])
+    sign = 1 if is_lower_better(metric, runs) else -1
+    return sorted(runs, key=lambda run: (metric not in run.metrics, sign * run.metrics.get(metric, 0.0)))
+
+
+def is_lower_better(metric: str, runs: Sequence[Record]) -> bool:
+    """As the tasks of the runs say; what they say nothing of, such as seconds, is better when it is less."""
+    directions: dict[str, str] = {}
+    for target in {run.params.get("task._target_", "") for run in runs}:
+        directions |= task_directions(target)
+    return directions.get(metric.rpartition("/")[2], "minimize") == "minimize"
+
+
+def differing(runs: Sequence[Record]) -> dict[str, list[str]]:
+    """Keys of the config that are not the same in all runs; a key that a run lacks is shown as `-`."""
+    keys = sorted({key for run in runs for key in run.params})
+    found = {}
+    for key in keys:
+        values = [run.params.get(key, "-") for run in runs]
+        if len(set(values)) > 1 and not key.startswith(_NOT_COMPARED):
+            found[key] = values
+    return found
+
+
+def _differences(reader: Reader, runs: Sequence[Record], draws: int) -> list[Difference]:
+    from speechtrain.report.errors import Utterance, paired_bootstrap
+
+    texts = [reader.transcripts(run) for run in runs]
+    found = []
+    for run, other in zip(runs[1:], texts[1:], strict=True):
+        shared = [key for key, (reference, _) in other.items() if key in texts[0] and texts[0][key][0] == reference]
+        if not shared:
+            continue
+        first = [Utterance(key, *texts[0][key]).counts for key in shared]
+        second = [Utterance(key, *other[key]).counts for key in shared]
+        words = [counts.words for counts in first]
+        test = paired_bootstrap([each.errors for each in first], [each.errors for each in second], words, count=draws)
+        size = max(1, sum(words))
+        rates = [sum(each.errors for each in side) / size for side in (first, second)]
+        found.append(Difference(run, len(shared), rates[0], rates[1], test))
+    return found
+
+
+def shown(metric: str, value: float | None) -> str:
+    """A metric for people: rates as per cent."""
+    if value is None:
+        return ""
+    return f"{100 * value:.2f} %" if is_rate(metric) else f"{value:.4g}"
+
+
+def rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, as text."""
+    header = ["run", "name", "status", "seconds", *report.metrics, *report.config]
+    body = []
+    for index, run in enumerate(report.runs):
+        took = f"{run.seconds:.0f}" if run.seconds is not None else ""
+        metrics = [shown(name, run.metrics.get(name)) for name in report.metrics]
+        body.append([run.id[:8], run.name, run.status.lower(), took, *metrics, *(values[index] for values in report.config.values())])
+    return header, body
+
+
+def _short(value: str) -> str:
+    """A number with as many digits as people read."""
+    try:
+        return f"{float(value):.6g}" if "." in value else value
+    except ValueError:
+        return value
+
+
+def sentence(report: Report, item: Difference) -> str:
+    """What the test says, in words."""
+    gap, test = item.test.difference, item.test
+    verdict = "no difference that chance would not give" if test.p_value > 0.05 else ("better" if gap.value < 0 else "worse")
+    rates = f"WER of {item.run.id[:8]} {100 * item.wer:.2f} %, of {report.runs[0].id[:8]} {100 * item.first_wer:.2f} %"
+    interval = f"{100 * gap.value:+.2f} points (95 % from {100 * gap.low:+.2f} to {100 * gap.high:+.2f})"
+    return f"{rates} on the same {item.utterances} utterances: {interval}, p = {test.p_value:.3g}; {verdict}"
+
+
+def as_csv(report: Report) -> str:
+    """All numbers, unrounded."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["run", "name", "status", "seconds", *report.metrics, *report.config])
+    for index, run in enumerate(report.runs):
+        metrics = [run.metrics.get(name) for name in report.metrics]
+        writer.writerow([run.id, run.name, run.status, run.seconds, *metrics, *(values[index] for values in report.config.values())])
+    return buffer.getvalue()
+
+
+def as_markdown(report: Report) -> str:
+    """For a page or a pull request."""
+    header, body = rows(report)
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in body]
+    return "\n".join([*lines, "", *(f"- {sentence(report, item)}" for item in report.differences)]) + "\n"
+
+
+def as_page(report: Report, reader: Reader) -> str:
+    """With the curves of all runs over each other."""
+    from plotly.offline import get_plotlyjs
+
+    from speechtrain.report.pages import render
+
+    header, body = rows(report)
+    return render(
+        "compare.html.j2",
+        title="Comparison of " + (f"{len(report.runs)} runs" if len(report.runs) > 1 else report.runs[0].name),
+        header=header[: 4 + len(report.metrics)],
+        body=[row[: 4 + len(report.metrics)] for row in body],
+        runs=report.runs,
+        config=report.config,
+        sentences=[sentence(report, item) for item in report.differences],
+        plots=_curves(report.runs, reader),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _curves(runs: Sequence[Record], reader: Reader) -> list[tuple[str, str]]:
+    from plotly.graph_objects import Figure, Scatter
+
+    found = []
+    for metric in _CURVES:
+        histories = [(run, reader.history(run, metric)) for run in runs]
+        lines = [
+            Scatter(x=[step for step, _ in points], y=[value for _, value in points], name=f"{run.name} {run.id[:6]}", mode="lines+markers")
+            for run, points in histories
+            if points
+        ]
+        if lines:
+            figure = Figure(lines)
+            figure.update_layout(height=380, margin={"t": 20, "l": 60, "r": 20, "b": 40}, xaxis_title="epoch", template="simple_white")
+            figure.update_layout(showlegend=True)
+            found.append((metric, figure.to_html(full_html=False, include_plotlyjs=False, default_width="100%")))
+    return found
+
+
+def best_run(report: Report) -> Record:
+    """By the first metric, and the first run where nothing was measured."""
+    metric = next(iter(report.metrics), None)
+    measured = [run for run in report.runs if metric is not None and metric in run.metrics]
+    if metric is None or not measured:
+        return report.runs[0]
+    return (min if is_lower_better(metric, report.runs) else max)(measured, key=lambda run: run.metrics[metric])
+
+
+def write_files(report: Report, reader: Reader, folder: Path) -> list[Path]:
+    """`compare.csv`, `compare.md`, `compare.html`, and the config of the best run.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    from speechtrain.files import write
+
+    contents = {"compare.csv": as_csv(report), "compare.md": as_markdown(report), "compare.html": as_page(report, reader)}
+    if (config := reader.text(best_run(report), "config.yaml")) is not None:
+        contents["best.yaml"] = f"# The config of run {best_run(report).id}: python -m speechtrain rerun={best_run(report).id}\n{config}"
+    try:
+        for name, content in contents.items():
+            write(folder / name, content)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+    return [folder / name for name in contents]

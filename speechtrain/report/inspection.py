@@ -1,0 +1,128 @@
+"""What the data of a config are like: durations, speakers, characters, duplicates, and utterances that cannot be aligned."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from speechtrain.config.build import build, plain
+from speechtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from speechtrain.backends.base import ModelInfo
+    from speechtrain.data.checks import SplitFacts
+    from speechtrain.data.prepare import Data
+    from speechtrain.report.profile import Profile
+
+
+_MOST = 10
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        data: as it would be trained on.
+        facts: of each split that is there.
+        shared: see `shared_between_splits`.
+        duplicates: groups of ids with the same samples, in all splits.
+        infeasible: of each split, the utterances that the chosen model cannot align.
+        model: the chosen one.
+        profile: what it costs here, if that was asked for.
+    """
+
+    data: Data
+    facts: Mapping[str, SplitFacts]
+    shared: Mapping[str, Mapping[str, Sequence[str]]]
+    duplicates: Sequence[Sequence[str]]
+    infeasible: Mapping[str, Sequence[str]]
+    model: ModelInfo
+    profile: Profile | None = None
+
+
+def inspect(cfg: DictConfig, *, with_profile: bool = False) -> Inspection:
+    """Read and check the data of a config, for its model, which is measured as well `with_profile`.
+
+    Raises:
+        DataError: as training would.
+    """
+    from speechtrain.data.checks import duplicates, facts_of, shared_between_splits
+    from speechtrain.data.prepare import find_infeasible, prepare
+    from speechtrain.report.profile import profile
+    from speechtrain.tasks.build import task_for
+
+    backend = build("backend", cfg.backend)
+    cfg = cfg.copy()
+    cfg.data.check_hours = math.inf  # what this is for
+    data = prepare(cfg, threads=os.cpu_count() or 1)
+    task = task_for(cfg, data)
+    model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=cfg.seed)
+    splits = {name: list(cuts) for name, cuts in data.corpus.splits.items() if len(cuts)}
+    infeasible: dict[str, Sequence[str]] = {}
+    if task.on_infeasible is not None:
+        for name, cuts in splits.items():
+            found = find_infeasible(data, cuts, lambda lengths: backend.output_lengths(model, lengths), task.infeasible)
+            infeasible[name] = [utterance for utterance, _, _ in found]
+    return Inspection(
+        data=data,
+        facts={name: facts_of(cuts, data.tokenizer) for name, cuts in splits.items()},
+        shared=shared_between_splits(data.corpus, data.cache.checksums),
+        duplicates=duplicates([cut for cuts in splits.values() for cut in cuts], data.cache.checksums),
+        infeasible=infeasible,
+        model=backend.describe(model),
+        profile=profile(backend, model, task, data.features) if with_profile and data.features.hears else None,
+    )
+
+
+def remarks(found: Inspection) -> list[str]:
+    """What someone should look at, a sentence each."""
+    from speechtrain.data.checks import in_words
+
+    lines = []
+    for split, facts in found.facts.items():
+        if facts.outliers:
+            shown = _shown([f"{name} ({speed:.1f}/s)" for name, speed, _ in facts.outliers])
+            lines.append(f"{split}: {len(facts.outliers)} utterances with far more or fewer characters a second than the others: {shown}")
+        if facts.unknown:
+            shown = _shown([f"{token!r} ({count}x)" for token, count in sorted(facts.unknown.items(), key=lambda item: -item[1])])
+            lines.append(f"{split}: tokens that the training text lacks: {shown}")
+        if ids := found.infeasible.get(split):
+            ratio = f"at the model's subsampling of {found.model.subsampling}"
+            lines.append(f"{split}: {len(ids)} utterances are too short for their text {ratio}: {_shown(ids)}")
+    if found.duplicates:
+        groups = [" = ".join(ids[:3]) for ids in found.duplicates]
+        lines.append(f"{len(groups)} recordings stand more than once: {_shown(groups)}")
+    for kind, names in found.shared.items():
+        if names:
+            lines.append(in_words(kind, names))
+    if found.data.skipped:
+        lines.append(f"{found.data.skipped} utterances were left out; they are named above")
+    return lines
+
+
+def _shown(items: Sequence[str], most: int = _MOST) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def write_page(found: Inspection, folder: Path, examples: int, title: str) -> Path:
+    """`data_report.html` with histograms, and some training utterances as wave, features and augmented features.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    from speechtrain.files import write
+    from speechtrain.report.data import data_report
+
+    path = folder / "data_report.html"
+    try:
+        write(path, data_report(found.data, found.facts, remarks(found), examples=examples, title=title))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+    return path

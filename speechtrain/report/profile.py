@@ -1,0 +1,110 @@
+"""What a model costs on this machine: layers, parameters, multiply-adds, latency and memory."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from speechtrain.backends.base import Backend, Layer, ModelInfo
+from speechtrain.console import console
+
+if TYPE_CHECKING:
+    from speechtrain.data.features.features import Features
+    from speechtrain.tasks.base import Task
+
+LENGTHS = (1.0, 3.0, 10.0, 30.0)
+"""s of the signals that a model is measured with."""
+_LEAST, _MOST = 3, 10  # passes of each
+_ENOUGH = 2.0  # s
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one signal alone in a batch.
+
+    Attributes:
+        seconds: of the signal.
+        latency_ms: median of several passes, without features.
+        multiply_adds: of the pass; None: not known.
+    """
+
+    seconds: float
+    latency_ms: float
+    multiply_adds: int | None
+
+    @property
+    def real_time_factor(self) -> float:
+        """Time of the pass over that of the signal."""
+        return self.latency_ms / 1000 / self.seconds
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was found; see the fields' classes.
+
+    Attributes:
+        megabytes: of the weights in memory.
+        peak_megabytes: that this process has used at most, libraries and all.
+        frame_seconds: between two encoder frames.
+    """
+
+    info: ModelInfo
+    layers: Sequence[Layer]
+    costs: Sequence[Cost]
+    megabytes: float
+    peak_megabytes: float
+    frame_seconds: float
+    threads: int
+
+
+def profile(backend: Backend, model: Any, task: Task, features: Features, lengths: Sequence[float] = LENGTHS) -> Profile:
+    """Measure a model with silence of some lengths."""
+    from speechtrain.data.batches import silence
+
+    costs = []
+    for seconds in lengths:
+        batch = silence(features, task.placeholder, seconds=seconds)
+        took: list[float] = []
+        list(backend.predict(model, [batch], task))
+        while len(took) < _LEAST or (len(took) < _MOST and sum(took) < _ENOUGH):
+            start = time.perf_counter()
+            list(backend.predict(model, [batch], task))
+            took.append(time.perf_counter() - start)
+        costs.append(Cost(seconds, 1000 * statistics.median(took), backend.multiply_adds(model, batch)))
+    layers = backend.layers(model)
+    info = backend.describe(model)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    step = info.subsampling / features.frame_rate
+    return Profile(info, layers, costs, sum(layer.megabytes for layer in layers), peak, step, getattr(backend, "threads", 0))
+
+
+def print_profile(found: Profile, name: str) -> None:
+    """As two tables and some lines."""
+    info = found.info
+    field = f"{info.receptive_field} frames" if info.receptive_field else "the whole utterance"
+    console.print(f"model       {name}: {info.parameters:,} parameters, {found.megabytes:.2f} MB", markup=False)
+    console.print(f"context     {field}{', none of what comes later' if info.causal else ''}", markup=False)
+    console.print(f"subsampling {info.subsampling}: a frame each {1000 * found.frame_seconds:.0f} ms\n", markup=False)
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("layer", "left"), ("kind", "left"), ("parameters", "right"), ("share", "right")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    total = max(1, sum(layer.parameters for layer in found.layers))
+    for layer in found.layers:
+        table.add_row(layer.name, layer.kind, f"{layer.parameters:,}", f"{100 * layer.parameters / total:.1f} %")
+    console.print(table)
+    console.print()
+    table = Table(box=None, pad_edge=False)
+    for title in ("audio", "latency", "real-time factor", "multiply-adds"):
+        table.add_column(title, justify="right")
+    for cost in found.costs:
+        sums = f"{cost.multiply_adds / 1e6:,.1f} M" if cost.multiply_adds is not None else "?"
+        table.add_row(f"{cost.seconds:g} s", f"{cost.latency_ms:.1f} ms", f"{cost.real_time_factor:.4f}", sums)
+    console.print(table)
+    console.print(f"\non the CPU with {found.threads} threads; the process used {found.peak_megabytes:,.0f} MB at most", markup=False)

@@ -1,0 +1,229 @@
+"""What a person sees of a sweep: one line a trial, and at the end the best config as a file that can be run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shlex
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+from rich.markup import escape
+
+from speechtrain.console import console, is_rate
+from speechtrain.errors import RunError, without_passwords
+from speechtrain.files import write
+from speechtrain.sweep.space.compose import Composer
+from speechtrain.sweep.space.space import Assignment
+from speechtrain.sweep.study.attributes import RETRY_OF
+from speechtrain.sweep.study.ledger import Ledger
+from speechtrain.sweep.study.results import RESULTS, experiment_yaml, short
+from speechtrain.sweep.study.study import Study
+
+if TYPE_CHECKING:
+    from speechtrain.sweep.plan import Options, Plan
+
+
+_STYLES = {"COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
+_WORDS = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
+
+
+class Reporter:
+    """Lines while a sweep runs, files at its end."""
+
+    def __init__(self, study: Study, plan: Plan, composer: Composer, folder: Path, *, workers: int, options: Options) -> None:
+        self.study = study
+        self.plan = plan
+        self.composer = composer
+        self.folder = folder
+        self.workers = workers
+        self.options = options
+        self._shown: set[int] = set()
+        self._started = time.monotonic()
+        self._finished_here = 0
+
+    # --- while it runs ----------------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Name the study and say what is done of it."""
+        goal = ", ".join(f"{d} {m}" for m, d in zip(self.plan.objectives or ["the result"], self.plan.directions, strict=False))
+        count = self.plan.n_trials
+        kind = f"a grid of {count}, each point once" if self.plan.grid else f"{count} trials"
+        console.print(f"study {self.study.name}: {kind}, {goal}, {self.workers} at a time", markup=False)
+        console.print(f"      {without_passwords(self.study.url)}", style="dim", markup=False)
+        done = [trial for trial in self.study.trials() if trial.state.is_finished()]
+        self._shown = {trial.number for trial in done}
+        if done:
+            settled = len(self.study.ledger().done)
+            console.print(f"      {settled} of {self.plan.n_trials} were done before; going on", markup=False)
+
+    def show(self, ledger: Ledger, *, busy: int) -> None:
+        """A line for each trial that ended since."""
+        ended = [trial for trial in self.study.trials(fresh=False) if trial.state.is_finished() and trial.number not in self._shown]
+        for trial in sorted(ended, key=lambda item: item.datetime_complete.timestamp() if item.datetime_complete else 0):
+            self._shown.add(trial.number)
+            self._finished_here += 1
+            console.print(self._line(trial, ledger, busy), markup=True)
+
+    def _line(self, trial: FrozenTrial, ledger: Ledger, busy: int) -> str:
+        state = trial.state.name
+        values = "  ".join(self._values(trial)) or "-"
+        parts = [f"[bold]#{trial.number:<3d}[/] [{_STYLES[state]}]{_WORDS[state]:6s}[/]", values]
+        if state == "COMPLETE" and (deviation := trial.user_attrs.get("deviation")) is not None and isinstance(deviation, float):
+            parts[-1] += f" ± {self._value(0, deviation)}"
+        best = self.best()
+        if best and len(self.plan.directions) == 1:
+            parts.append(f"best {self._value(0, best[0].values[0])} #{best[0].number}")
+        elif best:
+            parts.append(f"{len(best)} on the front")
+        parts.append(escape(short(trial.params)))
+        if state == "FAIL":
+            parts.append(f"[red]{escape(str(trial.user_attrs.get('reason', 'unknown')).splitlines()[0][:160])}[/]")
+        if (retried := trial.system_attrs.get(RETRY_OF)) is not None:
+            parts.append(f"retry of #{retried}")
+        parts.append(f"[dim]{len(ledger.done)}/{self.plan.n_trials}, {busy}/{self.workers} busy{self._time_left(ledger)}[/]")
+        return "  ".join(parts)
+
+    def _values(self, trial: FrozenTrial) -> list[str]:
+        """A trial's values for people; what a pruned one reported last is a metric of its own."""
+        if trial.state is TrialState.PRUNED and self.options.report is not None:
+            return [f"{self.options.report} {value:.4g}" for value in trial.values or []]
+        return [self._value(index, value) for index, value in enumerate(trial.values or [])]
+
+    def _value(self, index: int, value: float) -> str:
+        """A value of an objective: rates as per cent."""
+        metric = self.plan.objectives[index] if self.plan.objectives else ""
+        return f"{100 * value:.2f} %" if is_rate(metric) else f"{value:.5g}"
+
+    def _time_left(self, ledger: Ledger) -> str:
+        left = self.plan.n_trials - len(ledger.done)
+        if not self._finished_here or not left:
+            return ""
+        seconds = (time.monotonic() - self._started) / self._finished_here * left
+        return f", {_duration(seconds)} left"
+
+    def interrupted(self) -> None:
+        """Say that nothing is lost."""
+        console.print("interrupted; what ran goes back in the queue, and the same command goes on", style="yellow")
+
+    # --- at the end -------------------------------------------------------------------------------------------------------------------
+
+    def best(self) -> list[FrozenTrial]:
+        """The best trial, or the front of several objectives; only such as break no constraint."""
+        fine = [
+            trial
+            for trial in self.study.trials(fresh=False)
+            if trial.state is TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
+        ]
+        signs = [1 if direction == "minimize" else -1 for direction in self.plan.directions]
+        if len(signs) == 1:
+            finite = [trial for trial in fine if trial.values and math.isfinite(trial.values[0])]
+            return [min(finite, key=lambda trial: signs[0] * trial.values[0])] if finite else []
+        costs = {trial.number: [sign * value for sign, value in zip(signs, trial.values, strict=True)] for trial in fine}
+        return [trial for trial in fine if not any(_dominates(costs[other.number], costs[trial.number]) for other in fine)]
+
+    def end(self) -> float | None:
+        """Write and show the results; returns the best objective.
+
+        Raises:
+            RunError: no trial was completed.
+        """
+        ledger = self.study.ledger()
+        self.show(ledger, busy=0)
+        trials = self.study.trials()
+        best = self.best()
+        self._write_table(trials)
+        counts = {word: sum(slot.latest.state.name == state for slot in ledger.slots) for state, word in _WORDS.items()}
+        console.print(f"\n{', '.join(f'{count} {word}' for word, count in counts.items() if count)}", markup=False)
+        if not best:
+            left = len(ledger.slots) - len(ledger.done)
+            if left:
+                return None
+            reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state is TrialState.FAIL]
+            what = f"the last reason: {reasons[-1]}" if reasons else "all were pruned, or broke a constraint"
+            raise RunError(f"no trial of the study '{self.study.name}' came to an end with a result\n    {what}")
+        self._write_results(best)
+        for trial in best:
+            values = ", ".join(
+                f"{metric} {value}" for metric, value in zip(self.plan.objectives or ["result"], self._values(trial), strict=False)
+            )
+            console.print(f"best  #{trial.number}  {values}  {short(trial.params)}", markup=False)
+        for line in self._by_seed(trials):
+            console.print(line, markup=False)
+        self._write_best_config(best[0])
+        if len(ledger.done) >= self.plan.n_trials and not self._finished_here:
+            console.print("nothing was left to do; for more give a higher hydra.sweeper.n_trials or another hydra.sweeper.study_name")
+        return float(best[0].values[0])
+
+    def _write_results(self, best: Sequence[FrozenTrial]) -> None:
+        found: dict[str, Any] = {"name": "optuna", "study_name": self.study.name}
+        if len(self.plan.directions) == 1:
+            found |= {"best_params": dict(best[0].params), "best_value": best[0].values[0]}
+        else:
+            found["solutions"] = [{"params": dict(trial.params), "values": list(trial.values)} for trial in best]
+        found["best_trial"] = best[0].number
+        found["best_overrides"] = self._overrides(best[0])
+        write(self.folder / RESULTS, yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
+
+    def _overrides(self, trial: FrozenTrial) -> list[str]:
+        assignment: Assignment = dict(trial.params)
+        return self.plan.space.overrides(assignment)
+
+    def _write_table(self, trials: Sequence[FrozenTrial]) -> None:
+        names = [parameter.name for parameter in self.plan.space.all_parameters()]
+        metrics = self.plan.objectives or ["value"]
+        buffer = io.StringIO()
+        writer = csv.writer(buffer)
+        writer.writerow(["trial", "state", *metrics, "seconds", *names, "reason"])
+        for trial in trials:
+            values = list(trial.values or [None] * len(metrics))
+            took = trial.duration.total_seconds() if trial.duration is not None else None
+            params = [trial.params.get(name) for name in names]
+            writer.writerow([trial.number, trial.state.name, *values, took, *params, trial.user_attrs.get("reason", "")])
+        write(self.folder / "trials.csv", buffer.getvalue())
+
+    def _by_seed(self, trials: Sequence[FrozenTrial]) -> list[str]:
+        """Mean and deviation of each config whose seed was swept."""
+        if "seed" not in {parameter.path for parameter in self.plan.space.all_parameters()} or len(self.plan.directions) > 1:
+            return []
+        groups: dict[str, list[float]] = {}
+        for trial in trials:
+            if trial.state is TrialState.COMPLETE and trial.values:
+                rest = {name: value for name, value in trial.params.items() if name != "seed"}
+                groups.setdefault(short(rest), []).append(trial.values[0])
+        metric = (self.plan.objectives or ["result"])[0]
+        lines = []
+        for name, values in sorted(groups.items(), key=lambda item: statistics.fmean(item[1])):
+            if len(values) > 1:
+                mean, deviation = (self._value(0, number) for number in (statistics.fmean(values), statistics.stdev(values)))
+                lines.append(f"{metric} {mean} ± {deviation} over {len(values)} seeds  {name}".rstrip())
+        return lines
+
+    def _write_best_config(self, trial: FrozenTrial) -> None:
+        """The best config as an experiment file, and the command that runs it."""
+        if self.options.check is None:  # another program, whose config has no experiments
+            return
+        cfg = self.composer.compose(self._overrides(trial))
+        path = self.folder / "experiment" / "best.yaml"
+        shown = self.folder if self.folder.is_absolute() else Path(shlex.quote(str(self.folder)))
+        command = f"python -m speechtrain --config-dir {shown} experiment=best"
+        values = ", ".join(self._values(trial))
+        head = f"# @package _global_\n# Trial {trial.number} of {self.study.name}: {values}  {short(trial.params)}\n#\n#   {command}\n"
+        write(path, head + experiment_yaml(cfg))
+        console.print(f"      {path}\n      {command}", style="bold", markup=False)
+
+
+def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

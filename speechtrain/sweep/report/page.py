@@ -1,0 +1,99 @@
+"""The report of a sweep as a page: Optuna's plots, a table of all trials, what it cost. Made by a process of its own.
+
+What it is to make is told on its standard input, as JSON: `storage`, `study`, `page` (the file), `objectives`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from speechtrain.files import write
+from speechtrain.report.pages import render
+from speechtrain.sweep.study.cost import costs, table
+from speechtrain.sweep.study.storage import open_storage
+
+_MOST_SLICES = 12
+
+
+def sweep_page(study: optuna.Study, objectives: Sequence[str]) -> str:
+    """The page; a plot that cannot be drawn from these trials is left out."""
+    from plotly.offline import get_plotlyjs
+
+    trials = study.get_trials(deepcopy=False)
+    best = study.best_trials if any(trial.state is TrialState.COMPLETE for trial in trials) else []
+    return render(
+        "sweep.html.j2",
+        title=f"Sweep {study.study_name}",
+        goal=", ".join(f"{direction.name.lower()} {name}" for name, direction in zip(objectives, study.directions, strict=False)),
+        cost=costs(trials),
+        running=sum(not trial.state.is_finished() for trial in trials),
+        best=[{"number": trial.number, "values": list(trial.values), "params": dict(trial.params)} for trial in best[:10]],
+        objectives=list(objectives),
+        table=table(trials, objectives),
+        plots=list(_plots(study, objectives)),
+        plotly=get_plotlyjs(),
+        made=f"{datetime.now(tz=UTC):%Y-%m-%d %H:%M} UTC",
+    )
+
+
+def _plots(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(title, element) of each plot that can be drawn."""
+    import optuna.visualization as draw
+
+    single = len(study.directions) == 1
+    name = objectives[0] if objectives else "value"
+    makers: list[tuple[str, Callable[[], Any]]] = []
+    if single:
+        makers += [
+            ("History", lambda: draw.plot_optimization_history(study, target_name=name)),
+            ("Intermediate values", lambda: draw.plot_intermediate_values(study)),
+            ("Importance", lambda: draw.plot_param_importances(study, target_name=name)),
+            ("Parallel coordinates", lambda: draw.plot_parallel_coordinate(study, target_name=name)),
+            ("Slices", lambda: draw.plot_slice(study, params=_swept(study)[:_MOST_SLICES], target_name=name)),
+            ("Rank", lambda: draw.plot_rank(study, params=_swept(study)[:4], target_name=name)),
+        ]
+    elif len(study.directions) <= 3:
+        makers.append(("Pareto front", lambda: draw.plot_pareto_front(study, target_names=list(objectives))))
+        for index, objective in enumerate(objectives):
+            makers.append(
+                (
+                    f"Importance for {objective}",
+                    lambda index=index, objective=objective: draw.plot_param_importances(  # type: ignore[misc]
+                        study, target=lambda trial: trial.values[index], target_name=objective
+                    ),
+                )
+            )
+    makers.append(("Timeline", lambda: draw.plot_timeline(study)))
+    for title, make in makers:
+        try:
+            figure = make()
+        except Exception:  # too few trials, one value only: each plot has its own conditions
+            continue
+        if figure.data:
+            figure.update_layout(title=None, margin={"t": 30, "l": 60, "r": 30, "b": 50}, height=None if title == "Rank" else 430)
+            yield title, figure.to_html(full_html=False, include_plotlyjs=False, default_width="100%")
+
+
+def _swept(study: optuna.Study) -> list[str]:
+    return list(dict.fromkeys(name for trial in study.get_trials(deepcopy=False) for name in trial.params))
+
+
+def main() -> None:
+    """Write the page."""
+    wanted = json.load(sys.stdin)
+    warnings.simplefilter("ignore")
+    study = optuna.load_study(study_name=wanted["study"], storage=open_storage(wanted["storage"]))
+    write(Path(wanted["page"]), sweep_page(study, wanted["objectives"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,408 @@
+"""What is searched: parameters read from override text, conditional branches, and how an assignment becomes overrides again.
+
+Nothing here imports Optuna, so that a mistake is told before it is loaded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString, RangeSweep, Transformer
+from hydra.errors import HydraException
+
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.sweep.space.overrides import override_text, parser
+
+Scalar = None | bool | int | float | str
+Assignment = dict[str, Scalar]
+"""Label or number of each active parameter, by name."""
+
+MANY = 100_000
+"""Points of a finite space above which it is searched, not enumerated."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A list of values.
+
+    Attributes:
+        texts: each value as override text.
+        labels: what the study stores for each, all different: the value itself where it is a scalar, else its text.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[Scalar, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def text(self, label: Scalar) -> str:
+        """Override text of a label."""
+        return self.texts[self.labels.index(label)]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between two bounds, both included.
+
+    Attributes:
+        step: distance of neighbours; None: any number between, or 1 for whole numbers of an interval.
+        whole: whether only whole numbers are meant.
+        enumerable: whether it was written as a list of numbers (`range`) and not as an interval to search.
+    """
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+    whole: bool = False
+    enumerable: bool = False
+
+    def text(self, value: Scalar) -> str:
+        """Override text of a number in it."""
+        assert isinstance(value, (int, float))
+        return override_text(self.number(value))
+
+    def number(self, value: float) -> int | float:
+        """A number in it, as whole as the range."""
+        return round(value) if self.whole else float(value)
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
+            return False
+        if self.whole and value != round(value):
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-6
+
+    def __len__(self) -> int:
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
+
+    def values(self) -> list[Scalar]:
+        """Every number of a range with a step."""
+        step = self.step or 1
+        exact = [Decimal(repr(self.low)) + index * Decimal(repr(step)) for index in range(len(self))]
+        return [int(number) if self.whole else float(number) for number in exact]
+
+
+Domain = Choice | Range
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A swept key.
+
+    Attributes:
+        key: as in an override, with the `+` or `++` it may start with.
+        condition: tells apart parameters of the same key in several branches that have other values in each.
+    """
+
+    key: str
+    domain: Domain
+    condition: str = ""
+
+    @property
+    def path(self) -> str:
+        """Dotted path or group."""
+        return self.key.lstrip("+")
+
+    @property
+    def name(self) -> str:
+        """What the study calls it."""
+        return f"{self.path} [{self.condition}]" if self.condition else self.path
+
+    def text(self, value: Scalar) -> str:
+        """The override that sets it."""
+        return f"{self.key}={self.domain.text(value)}"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Parameters that exist only where each key of `conditions` has one of the values (as override text) named for it."""
+
+    conditions: Mapping[str, tuple[str, ...]]
+    parameters: tuple[Parameter, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything a sweep varies, and the overrides that all its jobs share.
+
+    Attributes:
+        settled: values as override text of keys that a branch asks about and no parameter sets.
+    """
+
+    parameters: tuple[Parameter, ...]
+    fixed: tuple[str, ...] = ()
+    branches: tuple[Branch, ...] = ()
+    settled: Mapping[str, str] = field(default_factory=dict)
+
+    def all_parameters(self) -> list[Parameter]:
+        """Of the trunk and of every branch."""
+        return [*self.parameters, *(parameter for branch in self.branches for parameter in branch.parameters)]
+
+    def active(self, assignment: Mapping[str, Scalar]) -> Iterator[Parameter]:
+        """The parameters that exist; each is asked for before its value is needed, so `assignment` may be filled meanwhile."""
+        texts = dict(self.settled)
+        for parameter in self.parameters:
+            yield parameter
+            texts[parameter.path] = parameter.domain.text(assignment[parameter.name])
+        for branch in self.branches:
+            if all(texts.get(key) in allowed for key, allowed in branch.conditions.items()):
+                for parameter in branch.parameters:
+                    yield parameter
+                    texts[parameter.path] = parameter.domain.text(assignment[parameter.name])
+
+    def overrides(self, assignment: Mapping[str, Scalar]) -> list[str]:
+        """The command line of an assignment."""
+        own = [parameter.text(assignment[parameter.name]) for parameter in self.active(assignment)]
+        return [*self.fixed, *own]
+
+    def is_finite(self) -> bool:
+        """Whether every parameter is a list of values."""
+        return all(isinstance(p.domain, Choice) or p.domain.enumerable for p in self.all_parameters())
+
+    def points(self) -> Iterator[Assignment]:
+        """Every assignment of a finite space once; the first key varies slowest, as in Hydra's own sweeps."""
+        yield from self._grow({})
+
+    def _grow(self, assignment: Assignment) -> Iterator[Assignment]:
+        """Give values to the first active parameter that has none, and so on."""
+        missing = next((parameter for parameter in self.active(assignment) if parameter.name not in assignment), None)
+        if missing is None:
+            yield assignment
+            return
+        for value in _values(missing.domain):
+            yield from self._grow(assignment | {missing.name: value})
+
+    def size(self, limit: int = MANY) -> int | None:
+        """How many points a finite space has; None: infinitely many, or more than `limit`."""
+        if not self.is_finite() or math.prod(len(parameter.domain) for parameter in self.parameters) > limit:
+            return None
+        if any(len(parameter.domain) > limit for parameter in self.all_parameters()):
+            return None
+        count = sum(1 for _ in itertools.islice(self.points(), limit + 1))
+        return count if count <= limit else None
+
+
+def _values(domain: Domain) -> Sequence[Scalar]:
+    return domain.labels if isinstance(domain, Choice) else domain.values()
+
+
+def parse_parameter(override: Override) -> Parameter | None:
+    """The parameter that an override sweeps; None if it sets one value.
+
+    Raises:
+        ConfigError: it sweeps in a way that cannot be searched.
+    """
+    if not override.is_sweep_override():
+        return None
+    key = _key(override)
+    value = override.value()
+    try:
+        if isinstance(value, IntervalSweep):
+            return Parameter(key, _interval(value))
+        if isinstance(value, RangeSweep) and not value.shuffle and not getattr(value, "transformers", None):
+            return Parameter(key, _range(value))
+        return Parameter(key, choice_of(list(override.sweep_iterator(transformer=Transformer.identity))))
+    except ValueError as error:
+        raise ConfigError([Problem(key.lstrip("+"), f"{override.input_line}: {error}", _EXAMPLE)]) from error
+
+
+_EXAMPLE = "write choice(a,b), range(start,stop,step), interval(low,high) or tag(log,interval(low,high))"
+
+
+def _key(override: Override) -> str:
+    return str(override.get_key_element())
+
+
+def _interval(sweep: IntervalSweep) -> Range:
+    low, high = sweep.start, sweep.end
+    assert low is not None
+    assert high is not None
+    if not math.isfinite(low) or not math.isfinite(high) or low > high:
+        raise ValueError("an interval goes from a finite number to one that is not smaller")
+    log = "log" in sweep.tags
+    if log and low <= 0:
+        raise ValueError("a logarithmic interval must start above 0")
+    return Range(low, high, log=log, whole=(isinstance(low, int) and isinstance(high, int)) or "int" in sweep.tags)
+
+
+def _range(sweep: RangeSweep) -> Range:
+    assert sweep.start is not None
+    assert sweep.stop is not None
+    if not sweep.step:
+        raise ValueError("the step of a range must not be 0")
+    start, stop, step = (Decimal(repr(number)) for number in (sweep.start, sweep.stop, sweep.step))
+    count = math.ceil((stop - start) / step)
+    if count <= 0:
+        raise ValueError("the range is empty: its stop is not reached from its start")
+    last = start + (count - 1) * step  # Hydra's stop is excluded, both ends of ours belong to it
+    low, high = sorted((start, last))
+    whole = all(isinstance(number, int) for number in (sweep.start, sweep.stop, sweep.step))
+    return Range(
+        int(low) if whole else float(low),
+        int(high) if whole else float(high),
+        step=int(abs(step)) if whole else float(abs(step)),
+        log="log" in sweep.tags,
+        whole=whole,
+        enumerable=True,
+    )
+
+
+def choice_of(values: Sequence[Any]) -> Choice:
+    """A choice of values as Hydra's parser, or YAML, gives them; repeated ones count once.
+
+    Raises:
+        ValueError: there is none, or one that cannot be written on a command line.
+    """
+    texts: dict[str, Any] = {}
+    for value in values:
+        if isinstance(value, QuotedString):
+            texts.setdefault(override_text(value.text), value.text)
+        else:
+            plain = _unquoted(value)
+            texts.setdefault(override_text(plain), plain)
+    if not texts:
+        raise ValueError("there is nothing to choose from")
+    labels = [value if value is None or isinstance(value, (bool, int, float, str)) else text for text, value in texts.items()]
+    if any(a == b for a, b in itertools.combinations(labels, 2)) or any(isinstance(item, float) and math.isnan(item) for item in labels):
+        labels = list(texts)  # true and 1, or a list beside the same text: told apart by how they are written
+    return Choice(tuple(texts), tuple(labels))
+
+
+def _unquoted(value: Any) -> Any:
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, Mapping):
+        return {_unquoted(key): _unquoted(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_unquoted(item) for item in value]
+    return value
+
+
+def parse_space(arguments: Sequence[str], params: Mapping[str, Any], when: Sequence[Mapping[str, Any]] = ()) -> Space:
+    """A space from the command line and from `hydra.sweeper.params` and `when`; the command line wins.
+
+    Args:
+        arguments: overrides as typed, swept or not.
+        params: key to override text (`choice(1,2)`), to a YAML list (a choice), or to a single value.
+        when: entries of `if:` (key to value or values) and `params:` (as above).
+
+    Raises:
+        ConfigError: with every entry that cannot be read.
+    """
+    problems: list[Problem] = []
+    swept: dict[str, Parameter] = {}
+    fixed: dict[str, str] = {}
+    readers = [partial(_read, str(key), value) for key, value in params.items()]
+    for read in [*readers, *(partial(_read_text, text) for text in arguments)]:
+        try:
+            name, found = read()
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        swept.pop(name, None)
+        fixed.pop(name, None)
+        if isinstance(found, Parameter):
+            swept[name] = found
+        else:
+            fixed[name] = found
+    branches = []
+    for entry in when:
+        try:
+            branches.append(_branch(entry, set(swept) | set(fixed)))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return Space(tuple(swept.values()), tuple(fixed.values()), _told_apart(branches))
+
+
+def _told_apart(branches: Sequence[Branch]) -> tuple[Branch, ...]:
+    """Parameters of one key that differ between branches get the branch's condition into their names."""
+    domains: dict[str, set[Domain]] = {}
+    for parameter in (item for branch in branches for item in branch.parameters):
+        domains.setdefault(parameter.path, set()).add(parameter.domain)
+
+    def named(branch: Branch, parameter: Parameter) -> Parameter:
+        if len(domains[parameter.path]) == 1:
+            return parameter
+        condition = ",".join(f"{key}={'|'.join(allowed)}" for key, allowed in branch.conditions.items())
+        return replace(parameter, condition=condition)
+
+    return tuple(replace(branch, parameters=tuple(named(branch, item) for item in branch.parameters)) for branch in branches)
+
+
+def _branch(entry: Mapping[str, Any], taken: set[str]) -> Branch:
+    if set(entry) != {"if", "params"} or not entry["if"] or not entry["params"]:
+        example = "for example - {if: {model: conformer}, params: {model.kernel_size: 'choice(7,15,31)'}}"
+        raise ConfigError([Problem("hydra.sweeper.when", f"each entry has `if` and `params`, received {sorted(map(str, entry))}", example)])
+    conditions = {
+        str(key): tuple(override_text(item) for item in (value if isinstance(value, (list, tuple)) else [value]))
+        for key, value in entry["if"].items()
+    }
+    inner = parse_space([], {key: value for key, value in entry["params"].items() if str(key).lstrip("+") not in taken})
+    if inner.fixed:
+        key = inner.fixed[0].partition("=")[0]
+        raise ConfigError([Problem(f"hydra.sweeper.when.{key}", f"'{inner.fixed[0]}' is a single value", _EXAMPLE)])
+    return Branch(conditions, inner.parameters)
+
+
+def _read(key: str, value: Any) -> tuple[str, Parameter | str]:
+    """(name, parameter or override) of an entry in YAML."""
+    if isinstance(value, str):
+        return _read_text(f"{key}={value}")
+    try:
+        if isinstance(value, (list, tuple)):
+            return key.lstrip("+"), Parameter(key, choice_of(value))
+        return key.lstrip("+"), f"{key}={override_text(value)}"
+    except ValueError as error:
+        raise ConfigError([Problem(key.lstrip("+"), str(error), _EXAMPLE)]) from error
+
+
+def _read_text(text: str) -> tuple[str, Parameter | str]:
+    """(name, parameter or override) of an override as typed."""
+    try:
+        override = parser.parse_override(text)
+    except HydraException:
+        raise ConfigError([Problem(text.partition("=")[0].lstrip("+"), f"'{text}' cannot be read", _EXAMPLE)]) from None
+    name = text if override.is_delete() else _key(override).lstrip("+")
+    return name, parse_parameter(override) or text
+
+
+def typed(space: Space, is_whole: Mapping[str, bool]) -> Space:
+    """Intervals over keys that hold whole numbers become whole, however they were written: `interval(1,256)` of an int key.
+
+    Args:
+        space: as written.
+        is_whole: of the keys whose type is known, whether it is a whole number.
+
+    Raises:
+        ConfigError: a bound of such an interval is not whole.
+    """
+    problems = []
+
+    def turn(parameter: Parameter) -> Parameter:
+        domain = parameter.domain
+        if not isinstance(domain, Range) or domain.whole or not is_whole.get(parameter.path, False):
+            return parameter
+        numbers = [domain.low, domain.high, *([domain.step] if domain.step else [])]
+        if any(number != round(number) for number in numbers):
+            shown = ", ".join(f"{number:g}" for number in numbers)
+            problems.append(Problem(parameter.path, f"takes whole numbers, the range has {shown}", "write whole bounds"))
+            return parameter
+        step = int(domain.step) if domain.step else None
+        return replace(parameter, domain=replace(domain, low=int(domain.low), high=int(domain.high), step=step, whole=True))
+
+    parameters = tuple(map(turn, space.parameters))
+    branches = tuple(replace(branch, parameters=tuple(map(turn, branch.parameters))) for branch in space.branches)
+    if problems:
+        raise ConfigError(problems)
+    return replace(space, parameters=parameters, branches=branches)

@@ -1,0 +1,1 @@
+"""What a study has stored: trials, their attributes, results and cost."""

@@ -1,0 +1,1 @@
+"""One trial inside its job: claim, report, prune, record the end."""

@@ -1,0 +1,24 @@
+"""What a killed job could not do itself: its trackers learn that its run failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from speechtrain.config.build import build
+from speechtrain.tracking.run_folder import RUN_FILE, read_run_file, write_run_file
+
+
+def close_runs(folder: Path, reason: str) -> None:
+    """Close the runs in a trial's folder that still say they run."""
+    for file in folder.glob(f"**/{RUN_FILE}"):
+        known = read_run_file(file.parent)
+        if known.get("status") != "RUNNING" or not (file.parent / "config.yaml").is_file():
+            continue
+        cfg = OmegaConf.load(file.parent / "config.yaml")
+        assert isinstance(cfg, DictConfig)
+        for name, run_id in known.get("run_ids", {}).items():
+            if name in cfg.tracking:
+                build("tracking", cfg.tracking[name]).abandon(run_id, reason)
+        write_run_file(file.parent, {"status": "FAILED"})

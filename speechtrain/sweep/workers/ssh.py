@@ -1,0 +1,246 @@
+"""Runs on another machine over ssh: copied there, detached, followed, brought back, resumed.
+
+Everything goes through the user's own `ssh` and `rsync`. A run has a folder there whose name follows from its sweep and its command line,
+so the same command finds it again: still going, ended, or dead with a checkpoint to go on from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import shlex
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+
+from speechtrain.console import console
+from speechtrain.errors import RunError, UserError
+from speechtrain.sweep.space.overrides import parser
+from speechtrain.sweep.trial.outcome import VARIABLE
+from speechtrain.tracking.run_folder import read_run_file, write_run_file
+
+if TYPE_CHECKING:
+    from speechtrain.sweep.trial.context import TrialContext
+
+log = logging.getLogger(__name__)
+
+_NO_CONNECTION = 255
+"""Exit code of ssh itself."""
+
+
+@dataclass
+class RemoteOptions:
+    """`hydra.launcher` as plain values; described in `conf/hydra/launcher/ssh.yaml`."""
+
+    host: str
+    folder: str
+    project: str | None
+    exclude: Sequence[str]
+    setup: str
+    python: str
+    ssh_options: Sequence[str]
+    poll: float
+    patience: float
+
+
+class Remote:
+    """One machine, through ssh."""
+
+    def __init__(self, options: RemoteOptions) -> None:
+        self.options = options
+        self._ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", *options.ssh_options]
+
+    def call(self, command: str, *, patience: float = 0.0) -> str:
+        """Run a shell command there; tries again for `patience` seconds while there is no connection.
+
+        Raises:
+            UserError: there is no connection, or the command fails.
+        """
+        until = time.monotonic() + patience
+        while True:
+            done = subprocess.run([*self._ssh, self.options.host, command], capture_output=True, text=True, errors="replace", check=False)
+            if done.returncode == 0:
+                return done.stdout
+            reason = (done.stderr.strip() or done.stdout.strip() or f"code {done.returncode}").splitlines()[-1]
+            if done.returncode != _NO_CONNECTION:
+                raise UserError(f"{self.options.host}: `{command[:200]}` failed: {reason}\n    -> try it with ssh {self.options.host}")
+            if time.monotonic() > until:
+                raise UserError(
+                    f"{self.options.host} cannot be reached: {reason}\n"
+                    f"    -> `ssh {self.options.host}` must work without a password; look at hydra.launcher.host and ~/.ssh/config"
+                )
+            time.sleep(min(self.options.poll, 5.0))
+
+    def push(self, source: Path, target: str) -> None:
+        """Copy a folder there; what is gone here goes there too."""
+        excluded = [f"--exclude={pattern}" for pattern in self.options.exclude]
+        self._rsync([*excluded, "--delete", f"{source}/", f"{self.options.host}:{target}/"])
+
+    def pull(self, source: str, target: Path) -> None:
+        """Bring a folder back."""
+        target.mkdir(parents=True, exist_ok=True)
+        self._rsync([f"{self.options.host}:{source}/", f"{target}/"])
+
+    def _rsync(self, arguments: Sequence[str]) -> None:
+        command = ["rsync", "-az", "-e", shlex.join(self._ssh), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        except FileNotFoundError:
+            raise UserError("rsync is not installed here\n    -> install it, for example apt install rsync") from None
+        if done.returncode != 0:
+            reason = (done.stderr.strip() or "no message").splitlines()[0]
+            raise UserError(f"rsync with {self.options.host} failed: {reason}\n    -> rsync must be installed on both machines")
+
+
+class RemoteRuns:
+    """Runs of one sweep on one machine."""
+
+    def __init__(self, options: RemoteOptions, config: DictConfig) -> None:
+        self.options = options
+        self.config = config
+        self.remote = Remote(options)
+        self._ready = False
+
+    def run(self, overrides: Sequence[str], number: int) -> JobReturn:
+        """One run, from wherever it stands there to its end; its folder is then here as `<sweep>/<number>`.
+
+        Raises:
+            UserError: the machine cannot be used.
+        """
+        own = [item for item in overrides if not item.startswith(("hydra.", "+hydra.", "++hydra."))]
+        local = Path(str(self.config.hydra.sweep.dir)) / str(number)
+        local.mkdir(parents=True, exist_ok=True)
+        self._prepare()
+        key = hashlib.sha256("\n".join([_token(local.parent), *own]).encode()).hexdigest()[:12]
+        folder = f"{self._root}/runs/{key}"
+        self._start(own, folder)
+        code = self._follow(folder, local / "output.log")
+        self.remote.pull(folder, local)
+        self._bring_back_tracking(local, _trial_of(overrides))
+        returned = JobReturn(overrides=own)
+        if code == 0:
+            returned.status = JobStatus.COMPLETED
+            returned.return_value = read_run_file(local).get("objective")
+        else:
+            lines = (local / "output.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            returned.status = JobStatus.FAILED
+            last = lines[-1] if lines else "it printed nothing"
+            returned.return_value = RunError(
+                f"the run on {self.options.host} ended with code {code}: {last}\n    -> see {local / 'output.log'}"
+            )
+            self.remote.call(f"rm -f {shlex.quote(folder)}/rc")  # the next attempt goes on from its checkpoint
+        return returned
+
+    def _prepare(self) -> None:
+        """Copy the project, and set it up if what it needs has changed."""
+        if self._ready:
+            return
+        options = self.options
+        home = self.remote.call("pwd").strip()
+        self._root = options.folder if options.folder.startswith("/") else f"{home}/{options.folder}"
+        self._project = f"{self._root}/project"
+        source = Path(options.project) if options.project else Path(__file__).resolve().parents[3]
+        if not (source / "pyproject.toml").is_file():
+            raise UserError(f"{source} holds no pyproject.toml\n    -> set hydra.launcher.project to a checkout of the project")
+        self.remote.call(f"mkdir -p {shlex.quote(self._project)} {shlex.quote(self._root)}/runs")
+        self.remote.push(source, self._project)
+        needs = b"".join((source / name).read_bytes() for name in ("pyproject.toml", "requirements.lock") if (source / name).is_file())
+        wanted = hashlib.sha256(needs + options.setup.encode()).hexdigest()
+        marker = f"{self._root}/setup"
+        if self.remote.call(f"cat {shlex.quote(marker)} 2>/dev/null || true").strip() != wanted:
+            console.print(f"setting the project up on {options.host} (once)", markup=False)
+            self.remote.call(f"cd {shlex.quote(self._project)} && {{ {options.setup}; }} && echo {wanted} > {shlex.quote(marker)}")
+        self._ready = True
+
+    def _start(self, overrides: Sequence[str], folder: str) -> None:
+        """Start the run, unless it runs or has ended; one that died goes on from its checkpoint."""
+        tracking = [] if any(item.startswith(("tracking", "~tracking")) for item in overrides) else [f"{_URI}=sqlite:///{folder}/mlflow.db"]
+        arguments = [*overrides, *tracking, f"hydra.run.dir={folder}"]
+        python = self.options.python if self.options.python.startswith("/") else f"{self._project}/{self.options.python}"
+        quoted, command = shlex.quote(folder), shlex.join([python, "-m", "speechtrain", *arguments])
+        resumed = shlex.join([python, "-m", "speechtrain", f"resume={folder}"])
+        script = (
+            f"cd {shlex.quote(self._project)}; mkdir -p {quoted}; cd {quoted}\n"
+            "if [ -f rc ]; then exit 0; fi\n"
+            'if [ -f pid ] && kill -0 "$(cat pid)" 2>/dev/null; then exit 0; fi\n'
+            f"if [ -f checkpoints/last.ckpt ]; then run={shlex.quote(resumed)}; else run={shlex.quote(command)}; fi\n"
+            f"PYTHONPATH={shlex.quote(self._project)} setsid nohup sh -c "
+            '"$run; echo \\$? > rc.tmp; mv rc.tmp rc" >> output.log 2>&1 < /dev/null &\n'
+            "echo $! > pid\n"
+        )
+        self.remote.call(script, patience=self.options.patience)
+
+    def _follow(self, folder: str, log_file: Path) -> int:
+        """Copy the run's output until it ends; returns its exit code. A broken connection is waited for."""
+        quoted = shlex.quote(folder)
+        offset = 0
+        log_file.write_bytes(b"")
+        while True:
+            ask = f"cd {quoted}; if [ -f rc ]; then cat rc; elif kill -0 $(cat pid) 2>/dev/null; then echo -; else echo dead; fi"
+            state, _, text = self.remote.call(f"{ask}; tail -c +{offset + 1} output.log", patience=self.options.patience).partition("\n")
+            if text:
+                with log_file.open("ab") as file:
+                    file.write(text.encode())
+                offset += len(text.encode())
+            if state not in ("-", "dead"):
+                return int(state)
+            if state == "dead":
+                return 137
+            time.sleep(self.options.poll)
+
+    def _bring_back_tracking(self, local: Path, trial: TrialContext | None) -> None:
+        """Put the run into this machine's MLflow, under its sweep."""
+        database = local / "mlflow.db"
+        run_id = read_run_file(local).get("mlflow_run_id")
+        target = self.config.get("tracking", {}).get("mlflow")
+        if not database.is_file() or run_id is None or target is None:
+            return
+        from speechtrain.tracking.mlflow.sender import import_run
+        from speechtrain.tracking.mlflow.tracker import PARENT, local_uri
+
+        uri = target.get("tracking_uri") or local_uri(Path.cwd())
+        known = read_run_file(local.parent / "imported").get(str(run_id))
+        tags = trial.tags | ({PARENT: trial.parents["mlflow"]} if "mlflow" in trial.parents else {}) if trial is not None else {}
+        imported = import_run(database, str(run_id), uri, known=known, tags=tags, name=trial.name if trial is not None else "")
+        (local.parent / "imported").mkdir(exist_ok=True)
+        write_run_file(local.parent / "imported", {str(run_id): imported})
+        write_run_file(local, {"mlflow_run_id": imported, "run_ids": {"mlflow": imported}})
+
+
+def _trial_of(overrides: Sequence[str]) -> TrialContext | None:
+    """The trial that a job belongs to, which only this machine knows of."""
+    from speechtrain.sweep.trial.context import TrialContext
+
+    for item in map(parser.parse_override, overrides):
+        if item.key_or_group == f"hydra.job.env_set.{VARIABLE}":
+            return TrialContext.from_text(str(item.value()))
+    return None
+
+
+def _token(sweep: Path) -> str:
+    """A word that belongs to this sweep alone: a sweep that is begun anew does not meet the runs of an earlier one."""
+    path = sweep / ".remote"
+    if not path.is_file():
+        temporary = sweep / f".remote.{uuid.uuid4().hex}"
+        temporary.write_text(uuid.uuid4().hex, encoding="ascii")
+        with contextlib.suppress(FileExistsError):  # another thread was first
+            path.hardlink_to(temporary)
+        temporary.unlink()
+    return path.read_text(encoding="ascii")
+
+
+_URI = "tracking.mlflow.tracking_uri"
+
+
+def launch(options: dict[str, Any], job_overrides: Sequence[Sequence[str]], first: int, config: DictConfig) -> list[JobReturn]:
+    """Run jobs on the machine, one after the other; the sweeper asks for several at a time from threads of its own."""
+    runs = RemoteRuns(RemoteOptions(**options), config)
+    return [runs.run(overrides, first + index) for index, overrides in enumerate(job_overrides)]

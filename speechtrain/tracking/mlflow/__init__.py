@@ -1,0 +1,1 @@
+"""The MLflow tracker: a spool, a writer process, a reader."""

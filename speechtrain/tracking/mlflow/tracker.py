@@ -1,0 +1,211 @@
+"""MLflow: parameters, tags, metrics, data sets, artifacts, models, a truthful status.
+
+The training only writes down what is to be sent, in order, in a file of the run; a process beside it sends (`writer.py`). If the server
+goes away, training goes on: what could not be sent stays in the file, and goes with the next call that gets through, with `resume=`, with
+the next run on this machine, or with `python -m speechtrain.sync`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+from speechtrain.errors import UserError, without_passwords
+from speechtrain.processes.identity import Process
+from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
+from speechtrain.tracking.mlflow.spool import Spool
+from speechtrain.tracking.mlflow.writer import writer
+
+log = logging.getLogger(__name__)
+
+PARENT = "mlflow.parentRunId"
+
+_OPENING = 120.0
+"""Seconds that a run may take to be opened, with a database that has to be made."""
+_SENDING = 300.0
+"""Seconds that the end of a run waits for a server that does answer, to send what is left."""
+_TRIES = 3
+"""Failures in a row after which a server counts as not there when a run starts."""
+
+
+def local_uri(folder: Path) -> str:
+    """The absolute address of the database in a folder."""
+    return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
+
+
+class MlflowTracker(Tracker):
+    """One MLflow run.
+
+    Args:
+        tracking_uri: of a server or database; None: `mlflow.db` in the current folder.
+        experiment: its name; made if it is not there.
+        run_name: None: as the program proposes.
+        log_checkpoint: keep the best checkpoint as an artifact.
+        log_model: keep the model as one that MLflow can load and serve.
+        registered_model: also as a new version of this one in the registry; None: not.
+        system_metrics: seconds between samples of the machine; None: none.
+        patience: seconds that the end of a run waits for a server that does not answer.
+    """
+
+    nests: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment: str = "speechtrain",
+        run_name: str | None = None,
+        log_checkpoint: bool = True,
+        log_model: bool = True,
+        registered_model: str | None = None,
+        system_metrics: float | None = 10.0,
+        patience: float = 10.0,
+    ) -> None:
+        self.uri = tracking_uri or local_uri(Path.cwd())
+        self.experiment = experiment
+        self.run_name = run_name
+        self.keeps_checkpoint = log_checkpoint
+        self.keeps_models = log_model
+        self.registered_model = registered_model
+        self.system_metrics = system_metrics
+        self.patience = patience
+        self._spool: Spool
+        self._run_id: str | None = None
+        self._warned_of_disk = False
+        self._warned_of_server = False
+
+    def start(self, info: RunInfo) -> None:
+        """Begin to open a run, or to go on with the one of a resumed training."""
+        self._spool = Spool.new(info.folder)
+        tags = {"host": Process.current().host, **info.tags, **({PARENT: info.parent} if info.parent is not None else {})}
+        self._add(
+            "open",
+            uri=self.uri,
+            experiment=self.experiment,
+            name=self.run_name or info.name,
+            uid=info.uid,
+            run_id=info.run_id,
+            folder=str(info.folder.absolute()),
+            tags=tags,
+            process=Process.current().to_dict(),
+            system_metrics=self.system_metrics,
+        )
+        self._add("params", params=flat(info.config))
+        for name, text in info.texts.items():
+            self._add("text", text=text, name=name)
+
+    def opened(self) -> str | None:
+        """Wait until the run is open; its id.
+
+        Raises:
+            UserError: there is no server or database at `tracking_uri`, or it refuses.
+        """
+        if self._run_id is None:
+            state = self._answer()
+            if "run_id" not in state:
+                writer().forget(self._spool.path)
+                self._spool.remove()
+                reason = state.get("refused") or state.get("away") or state.get("died") or f"no answer in {_OPENING:.0f} s"
+                raise UserError(
+                    f"MLflow cannot be reached at {without_passwords(self.uri)}: {without_passwords(reason)}\n"
+                    "    -> set tracking.mlflow.tracking_uri, or tracking=[] to go without"
+                )
+            self._run_id = str(state["run_id"])
+        return self._run_id
+
+    def _answer(self) -> dict[str, Any]:
+        """What the process beside this one says to a run that is to be opened."""
+        path, started = self._spool.path, time.monotonic()
+        deaths = writer().deaths
+        while time.monotonic() - started < _OPENING:
+            state = writer().wait(path, lambda said: "run_id" in said or "refused" in said or said.get("failures", 0) >= _TRIES, 1.0)
+            if "run_id" in state or "refused" in state or state.get("failures", 0) >= _TRIES:
+                return state
+            if writer().deaths - deaths >= _TRIES:
+                return {"died": f"the process that is to write there dies ({writer().last_words})"}
+            if writer().deaths > deaths:
+                writer().attend(path)
+        return {}
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Metrics of an epoch, or of a step, in one go; one that the run has already for this step is not written again."""
+        if metrics:
+            self._add("metrics", metrics={name: float(value) for name, value in metrics.items()}, step=step)
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """A table, shown in MLflow's artifact view."""
+        self._add("table", name=f"{name}.json", columns={key: list(values) for key, values in columns.items()})
+
+    def log_file(self, path: Path, folder: str = "") -> None:
+        """A file as an artifact."""
+        self._add("file", path=str(path), folder=folder)
+
+    def log_checkpoint(self, path: Path) -> None:
+        """The checkpoint as an artifact, if the config wants it."""
+        if self.keeps_checkpoint:
+            self.log_file(path, "checkpoints")
+
+    def log_dataset(self, info: DatasetInfo) -> None:
+        """A split as an MLflow data set."""
+        self._add("datasets", datasets=[asdict(info)])
+
+    def log_model(self, files: ModelFiles) -> None:
+        """The model as one that MLflow can load and serve, if the config wants it."""
+        if self.keeps_models:
+            self._add("model", **{**asdict(files), "weights": str(files.weights)}, registered_model=self.registered_model)
+
+    def how_to_look(self) -> str:
+        """The command that opens the UI."""
+        if self.uri == local_uri(Path.cwd()):
+            return f"MLflow      make ui, or: mlflow ui --backend-store-uri {self.uri}"
+        return f"MLflow      {without_passwords(self.uri)}"
+
+    def set_tag(self, name: str, value: str) -> None:
+        """A word about the run."""
+        self._add("tags", tags={name: value})
+
+    def finish(self, status: Status) -> None:
+        """Close the run, truthfully; wait until everything is sent, but not for a server that does not answer."""
+        self._add("close", status=status)
+        path = self._spool.path
+        if self._spool.held:
+            writer().tell({"attend": str(path), "events": self._spool.take_held()})
+        started = time.monotonic()
+
+        def is_over(said: Mapping[str, Any]) -> bool:
+            waited = time.monotonic() - started
+            return "closed" in said or "refused" in said or (bool(said.get("failures")) and waited > self.patience)
+
+        while not is_over(state := writer().wait(path, is_over, 1.0)) and time.monotonic() - started < _SENDING:
+            continue
+        if "closed" not in state:
+            log.warning(
+                "MLflow at %s did not take everything (%s); the rest is in %s, and `python -m speechtrain.sync` sends it",
+                without_passwords(self.uri),
+                state.get("refused") or state.get("away") or "no answer yet",
+                path,
+            )
+        writer().forget(path)
+
+    def abandon(self, run_id: str, reason: str) -> None:
+        """Close a run as failed whose process died before it could."""
+        writer().tell({"abandon": run_id, "uri": self.uri, "reason": reason})
+
+    def _add(self, call: str, **arguments: Any) -> None:
+        """Write an event down, and wake who sends it."""
+        try:
+            self._spool.append({"call": call, "timestamp": int(time.time() * 1000), **arguments})
+        except OSError as error:
+            if not self._warned_of_disk:
+                log.warning("%s cannot be written (%s); training goes on and tries again", self._spool.path, error.strerror)
+            self._warned_of_disk = True
+        with contextlib.suppress(OSError):
+            writer().attend(self._spool.path)
+        away = writer().state(self._spool.path).get("away")
+        if away and not self._warned_of_server and self._run_id is not None:
+            log.warning("MLflow at %s does not answer (%s); training goes on and it is sent later", without_passwords(self.uri), away)
+        self._warned_of_server = bool(away)

@@ -1,0 +1,92 @@
+"""`resume=`: which run it means, and the command line that goes on with it.
+
+A run is continued in its own folder, with the overrides it was started with; what is given besides comes on top.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from speechtrain.errors import ConfigError, Problem
+
+RUN_FILE = "run.json"
+"""Beside every run: what is needed to find it again (MLflow's run id, the status)."""
+
+CHECKPOINT_SUFFIXES = (".ckpt", ".keras")
+"""Of the Torch and the Keras backend."""
+
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """What is known of the run in a folder; empty if there is nothing to read."""
+    try:
+        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_run_file(folder: Path, values: dict[str, Any]) -> None:
+    """Add to what is known of a run, atomically."""
+    known = {**read_run_file(folder), **values}
+    temporary = folder / f".{RUN_FILE}.tmp"
+    temporary.write_text(json.dumps(known, indent=2), encoding="utf-8")
+    temporary.replace(folder / RUN_FILE)
+
+
+def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
+    """The folder of a run, and the checkpoint to go on from (None: the run has none yet and starts again).
+
+    Args:
+        name: `last`, a folder, a checkpoint file, or an MLflow run id.
+        key: of the config that says so, for messages.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    path = Path(name.strip("'\"")).expanduser()
+    if path.is_file():
+        return path.absolute().parent.parent, path.absolute()
+    if path.is_dir():
+        return path.absolute(), last_checkpoint(path.absolute())
+    runs = sorted((file.parent for base in ("outputs", "multirun") for file in Path(base).glob(f"**/{RUN_FILE}")), key=_started)
+    matches = runs if name == "last" else [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
+    if not matches:
+        where = f"{Path('outputs').absolute()} or {Path('multirun').absolute()}"
+        raise ConfigError([Problem(key, f"no run '{name}' under {where}", "give last, a run's folder, a checkpoint or an MLflow run id")])
+    return matches[-1].absolute(), last_checkpoint(matches[-1].absolute())
+
+
+def find_weights(name: str, key: str) -> Path:
+    """The checkpoint that a name means, see `find_run`: of a run the best that was kept, else the last.
+
+    Raises:
+        ConfigError: there is no such run, or it has no checkpoint.
+    """
+    folder, checkpoint = find_run(name, key)
+    if Path(name.strip("'\"")).expanduser().is_file() and checkpoint is not None:
+        return checkpoint
+    best = sorted((folder / "checkpoints").glob("best-*"), key=lambda path: path.stat().st_mtime)
+    found = best[-1] if best else checkpoint
+    if found is None:
+        raise ConfigError([Problem(key, f"{folder} has no checkpoint", "give a run that has finished an epoch, or a checkpoint")])
+    return found
+
+
+def other_checkpoints(checkpoint: Path) -> list[Path]:
+    """Those of the same run, the newest first."""
+    found = [
+        path for path in checkpoint.parent.glob(f"*{checkpoint.suffix}") if path != checkpoint and not path.name.startswith((".", "mean"))
+    ]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _started(folder: Path) -> str:
+    return str(read_run_file(folder).get("started", ""))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of the run in a folder; None: it has none."""
+    found = [folder / "checkpoints" / f"last{suffix}" for suffix in CHECKPOINT_SUFFIXES]
+    return next((path for path in found if path.is_file()), None)

@@ -1,0 +1,68 @@
+"""How much audio a batch is best made of on this machine: `trainer.batch_seconds=auto`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from speechtrain.backends.base import Backend, Model
+from speechtrain.backends.failures import OutOfMemoryError
+from speechtrain.data.prepare import Data
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.tasks.base import Task
+
+log = logging.getLogger(__name__)
+
+_LEAST = 15.0  # s that are tried first
+_NEAR = 0.95  # of the best speed, which is as good
+_GAIN = 1.05  # by a batch of twice the size, below which larger ones are not tried
+
+
+def find_batch_seconds(backend: Backend, model: Model, data: Data, task: Task, trainer: Mapping[str, Any]) -> float:
+    """The shortest batch, padding included, that is trained on nearly as fast as any that fits into memory.
+
+    Batches of 15 s, 30 s, 60 s, ... are tried with their largest of an epoch, until one does not fit, is no faster by the second of audio,
+    or holds no more: `data.batch_size` or the corpus is the limit then. A longer one than that found would make fewer steps of the same
+    epoch and gain no time.
+
+    Args:
+        backend: computes the batches.
+        model: is left as it was.
+        data: has its task's targets.
+        task: knows the loss.
+        trainer: the keys of `conf/trainer`.
+
+    Raises:
+        OutOfMemoryError: not even the shortest fits.
+        ConfigError: the backend cannot tell, or there are several devices.
+    """
+    if trainer["devices"] not in (1, "1"):
+        message = f"is auto, and trainer.devices is {trainer['devices']}"
+        fix = "find it with trainer.devices=1, then set data.batch_seconds to its multiple"
+        raise ConfigError([Problem("trainer.batch_seconds", message, fix)])
+    speeds: dict[float, float] = {}
+    seconds, before = _LEAST, 0.0
+    while True:
+        sized = replace(data, limits=replace(data.limits, batch_seconds=seconds))
+        loader = sized.loader("train", shuffle=True, augment=True, views=2 if task.consistency else 1)
+        assert loader is not None
+        batch = loader.largest()
+        if batch.seconds <= before:
+            break
+        try:
+            speeds[seconds] = batch.seconds / backend.step_seconds(model, batch, task, trainer)
+        except OutOfMemoryError:
+            if not speeds:
+                raise
+            break
+        log.debug("batches of %g s: %.0f s of audio a second", seconds, speeds[seconds])
+        if len(speeds) > 1 and speeds[seconds] < _GAIN * speeds[seconds / 2]:
+            break
+        seconds, before = 2 * seconds, batch.seconds
+    best = max(speeds.values())
+    found = min(size for size, speed in speeds.items() if speed >= _NEAR * best)
+    tried = ", ".join(f"{size:g} s: {speed:.0f}" for size, speed in speeds.items())
+    log.info("data.batch_seconds=%g found (seconds of audio a second by batches of %s)", found, tried)
+    return found

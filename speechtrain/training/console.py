@@ -1,0 +1,177 @@
+"""What a person sees of a training: a bar inside each epoch, a line after it, and a report at the end."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jiwer
+from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.tree import Tree
+
+from speechtrain.backends.callbacks import Callback, Control
+from speechtrain.console import console, shown
+from speechtrain.tasks.base import Sample
+from speechtrain.tracking.recorder import Notebook
+
+if TYPE_CHECKING:
+    from speechtrain.backends.callbacks import Callback, TrainResult
+    from speechtrain.tasks.base import Sample
+    from speechtrain.training.history import History
+
+
+_HEADINGS = {"cer": "CER", "wer": "WER", "mse": "MSE", "rmse": "RMSE", "mae": "MAE", "pearson_r": "r", "r2": "R²"}
+_HEADINGS |= {"snr_db": "SNR dB", "snr_gain_db": "gain dB", "f1": "F1", "audio_s_per_s": "audio s/s"}
+
+
+class ConsoleProgress(Callback):
+    """A bar on a terminal, and one line an epoch anywhere.
+
+    Args:
+        history: of the run, told before this.
+        metric: whose best value is marked.
+        names: metrics of the validation in the line, without the stage.
+    """
+
+    def __init__(self, history: History | None = None, metric: str | None = None, names: Sequence[str] = ("loss",)) -> None:
+        self._history = history
+        self._metric = metric
+        self._names = names
+        self._progress: Progress | None = None
+        self._bar: TaskID | None = None
+        self._epochs = 0
+        self._started = 0.0
+
+    def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
+        """Open the bar."""
+        self._epochs = total_epochs
+        self._started = time.perf_counter()
+        if first_epoch:
+            console.print(f"going on with epoch {first_epoch + 1} of {total_epochs}")
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=console, transient=True)
+            self._progress.start()
+            self._bar = self._progress.add_task("")
+
+    def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:  # noqa: ARG002
+        """Move the bar."""
+        if self._progress is not None and self._bar is not None:
+            text = f"epoch {epoch + 1}/{self._epochs} loss {loss:.3f}"
+            self._progress.update(self._bar, description=text, completed=batch_index + 1, total=batch_count)
+
+    def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
+        """Print the line."""
+        names = ("train/loss", *(f"val/{name}" for name in self._names), "train/lr")
+        parts = [f"{name} {shown(name, metrics[name])}" for name in names if name in metrics]
+        took = time.perf_counter() - self._started
+        self._started = time.perf_counter()
+        metric = self._metric
+        if self._history is not None and metric is not None and metric in metrics and self._history.improved_within(metric, 1):
+            parts.append("best so far")
+        console.print(f"epoch {epoch + 1:3d}/{self._epochs}  {'  '.join(parts)}  {took:.1f} s")
+
+    def on_train_end(self, result: TrainResult) -> None:
+        """Close the bar."""
+        self.close()
+        if result.stop_reason:
+            console.print(f"stopped early: {result.stop_reason}")
+
+    def close(self) -> None:
+        """Leave the terminal clean, also after an interruption."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def print_results(metrics: Mapping[str, float], wanted: Iterable[str]) -> None:
+    """A row a split, a column a metric.
+
+    Args:
+        metrics: of all splits.
+        wanted: names without the stage, as far as they were measured.
+    """
+    names = [name for name in (*wanted, "audio_s_per_s") if any(key.endswith(f"/{name}") for key in metrics)]
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title="results", title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(_HEADINGS.get(name, name), justify="right")
+    for split in ("train", "val", "test"):
+        values = [metrics.get(f"{split}/{name}") for name in names]
+        if any(value is not None for value in values):
+            table.add_row(split, *("" if value is None else shown(name, value) for name, value in zip(names, values, strict=True)))
+    console.print()
+    console.print(table)
+
+
+def print_samples(samples: Sequence[Sample]) -> None:
+    """References above their hypotheses, the words that differ in brackets; the measures of those that have any."""
+    for sample in samples:
+        console.print(f"\n[dim]{escape(sample.id)}[/]")
+        if sample.reference or sample.hypothesis:
+            reference, hypothesis = marked(sample.reference, sample.hypothesis)
+            console.print(f"  ref  {reference}\n  hyp  {hypothesis}")
+        if sample.measures:
+            console.print("  " + "  ".join(f"{name} {shown(name, value)}" for name, value in sample.measures.items()))
+
+
+def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """A few to look at, the same for the same seed: up to half of them with errors, those first."""
+    order = list(samples)
+    random.Random(seed).shuffle(order)  # noqa: S311
+    wrong = [sample for sample in order if sample.reference != sample.hypothesis][: (count + 1) // 2]
+    right = [sample for sample in order if sample.reference == sample.hypothesis]
+    rest = [sample for sample in order if sample not in wrong and sample not in right]
+    return [*wrong, *right, *rest][:count]
+
+
+def marked(reference: str, hypothesis: str) -> tuple[str, str]:
+    """Both texts in Rich markup: substituted and deleted words of the one, substituted and inserted of the other in brackets."""
+    words = jiwer.process_words(reference, hypothesis)
+    ref: list[str] = []
+    hyp: list[str] = []
+    for chunk in words.alignments[0]:
+        left = " ".join(words.references[0][chunk.ref_start_idx : chunk.ref_end_idx])
+        right = " ".join(words.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx])
+        same = chunk.type == "equal"
+        ref += [escape(left) if same else f"[red]{escape(f'[{left}]')}[/]"] if left else []
+        hyp += [escape(right) if same else f"[red]{escape(f'[{right}]')}[/]"] if right else []
+    return " ".join(ref), " ".join(hyp)
+
+
+_LABELS = {"error_report.html": "errors", "class_report.html": "classes", "signal_report.html": "signals", "history.png": "history"}
+
+
+def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Path], notes: Notebook) -> None:
+    """Where things are, and how to look at them."""
+    console.print(f"\nrun         {folder}")
+    if checkpoint is not None:
+        console.print(f"checkpoint  {checkpoint}")
+    for path in files:
+        label = _LABELS.get(path.name, {".html": "report", ".keras": "model"}.get(path.suffix))
+        if label is not None:
+            console.print(f"{label:<12}{path}")
+    notes.print_whereabouts()
+
+
+def print_config(cfg: DictConfig) -> None:
+    """Print every group as a branch; short lists stay on one line."""
+    tree = Tree("[bold]config[/]", guide_style="dim")
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    _grow(tree, values)
+    console.print(tree)
+
+
+def _grow(tree: Tree, values: dict[Any, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _grow(tree.add(f"[bold cyan]{key}[/]"), value)
+        else:
+            tree.add(f"[cyan]{key}[/]: {escape('null' if value is None else str(value))}")

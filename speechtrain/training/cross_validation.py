@@ -1,0 +1,125 @@
+"""Cross-validation: a run for each fold under a run of their own, whose result is their mean."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.table import Table
+
+from speechtrain.console import console, is_rate
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.tracking.recorder import Given, notebook
+from speechtrain.tracking.run_folder import last_checkpoint, read_run_file, write_run_file
+from speechtrain.training.result import Result
+
+DEVIATION = "_std"
+"""Behind the name of a metric: its deviation between the folds."""
+
+
+def is_cross_validation(cfg: DictConfig) -> bool:
+    """Whether a config asks for all its folds."""
+    return cfg.data.folds is not None and cfg.data.fold is None
+
+
+def cross_validate(
+    cfg: DictConfig,
+    train_fold: Callable[[DictConfig, Given], Result],
+    given: Given,
+    after_fold: Callable[[Sequence[Result]], None] | None = None,
+) -> Result:
+    """Train every fold, in `fold_0`, `fold_1`, ... of the run's folder; those that a resumed run has finished are not trained again.
+
+    Args:
+        cfg: of the run, with `data.folds`.
+        train_fold: trains one fold.
+        given: of the whole; the folds stand under it in the trackers.
+        after_fold: called with the results so far after each fold that was trained.
+
+    Returns:
+        The means of the folds' metrics, each with its deviation under `NAME_std`; the objective is the mean of theirs.
+
+    Raises:
+        RunPruned: `after_fold` asked for it, or a fold was ended on purpose.
+    """
+    folder = Path(cfg.output_dir).absolute()
+    count = int(cfg.data.folds)
+    write_run_file(folder, {"folds": count})
+    results: list[Result] = []
+    with notebook(cfg, folder, given) as notes:
+        notes.open()
+        for fold in range(count):
+            one = _config_of(cfg, fold, folder / f"fold_{fold}")
+            found = _finished(Path(one.output_dir)) if cfg.resume is not None else None
+            console.print(f"\nfold {fold + 1} of {count}{' (finished before)' if found is not None else ''}", style="bold")
+            if found is None:
+                tags = {**given.tags, "speechtrain.fold": f"{fold + 1}/{count}"}
+                name = f"{given.name or 'fold'} {fold + 1}/{count}"
+                found = train_fold(one, Given(given.overrides, given.test, tags, name, notes.run_ids))
+                if not found.metrics:  # there was nothing to train on, and data.on_empty=warn
+                    return Result({}, None, folder, None, [], [], notes.run_ids)
+                if found.objective is None:
+                    fix = "name a metric that is, or lower trainer.val_every_n_epochs"
+                    raise ConfigError([Problem("objective.metric", f"{cfg.objective.metric} was never measured", fix)])
+            results.append(replace(found, samples=[], model=None))
+            assert found.objective is not None
+            notes.metrics({f"fold/{cfg.objective.metric}": found.objective}, step=fold + 1)
+            if after_fold is not None:
+                after_fold(results)
+        metrics = summary(results, str(cfg.objective.metric))
+        notes.metrics(metrics, step=cfg.trainer.epochs)
+        write_run_file(folder, {"objective": metrics[cfg.objective.metric], "metrics": metrics})
+        print_folds(results, metrics)
+        console.print(f"\nrun         {folder}")
+        notes.print_whereabouts()
+        return Result(metrics, metrics[cfg.objective.metric], folder, None, [], [], notes.run_ids)
+
+
+def summary(results: Sequence[Result], objective: str) -> dict[str, float]:
+    """Mean and deviation of every metric that all folds have; of the objective, that of their best epochs."""
+    values: dict[str, list[float]] = {}
+    for name in results[0].metrics:
+        if all(name in each.metrics for each in results) and not name.startswith(("train/", "time/")):
+            values[name] = [each.metrics[name] for each in results]
+    values[objective] = [math.nan if each.objective is None else each.objective for each in results]
+    means = {name: statistics.fmean(found) for name, found in values.items()}
+    return means | {f"{name}{DEVIATION}": statistics.stdev(found) for name, found in values.items()}
+
+
+def print_folds(results: Sequence[Result], metrics: Mapping[str, float]) -> None:
+    """A row a metric: mean and deviation, and the folds."""
+    names = [name for name in metrics if name.startswith(("val/", "test/")) and not name.endswith(("_per_s", DEVIATION))]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="folds", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for heading in ("mean", "deviation", *(str(fold + 1) for fold in range(len(results)))):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in names:
+        values = [metrics[name], metrics[f"{name}{DEVIATION}"], *(result.metrics[name] for result in results)]
+        table.add_row(name, *(_shown(name, value) for value in values))
+    console.print()
+    console.print(table)
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if is_rate(name) else f"{value:.4f}"
+
+
+def _config_of(cfg: DictConfig, fold: int, folder: Path) -> DictConfig:
+    one = cfg.copy()
+    one.data.fold = fold
+    one.output_dir = str(folder)
+    one.resume = str(folder) if cfg.resume is not None and last_checkpoint(folder) is not None else None
+    return one
+
+
+def _finished(folder: Path) -> Result | None:
+    """What a fold has left, if it is over."""
+    known = read_run_file(folder)
+    if known.get("status") != "FINISHED" or known.get("objective") is None or "metrics" not in known:
+        return None
+    metrics = {str(name): float(value) for name, value in known["metrics"].items()}
+    return Result(metrics, float(known["objective"]), folder, None, [], [], dict(known.get("run_ids", {})))

@@ -1,0 +1,116 @@
+"""`rerun=RUN_ID`: a run again from what MLflow holds of it, and what is different now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from speechtrain.config.checks import foreign_targets
+from speechtrain.config.compose import set_values
+from speechtrain.console import console
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.tracking import provenance
+from speechtrain.tracking.run_folder import read_run_file
+
+if TYPE_CHECKING:
+    from speechtrain.tracking.mlflow.reader import Reader
+    from speechtrain.training.result import Result
+
+_HERE = ("output_dir", "tracking", "resume", "rerun", "trust", "report", "samples", "export")
+"""Keys that are this run's own."""
+_MAY_DIFFER = ("best/epoch", "time/", "system/", "audio_s_per_s", "model/latency_ms")
+
+
+class Rerun:
+    """The run that is to be repeated.
+
+    Args:
+        cfg: as composed, with `rerun` and the trackers.
+        overrides: as typed.
+
+    Raises:
+        ConfigError: there is no such run, it cannot be repeated, or an override does not fit it.
+    """
+
+    def __init__(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
+        self.reader = _reader(cfg)
+        self.before = self.reader.run(str(cfg.rerun), key="rerun")
+        if self.before.is_sweep:
+            raise ConfigError([Problem("rerun", f"{cfg.rerun} is a sweep", "give one of its trials, or repeat it with the same command")])
+        text = self.reader.text(self.before, "config.yaml")
+        if text is None:
+            raise ConfigError([Problem("rerun", f"the run {self.before.id} kept no config.yaml", "give a run of speechtrain")])
+        stored = OmegaConf.create(text)
+        assert isinstance(stored, DictConfig)
+        if not cfg.trust and (foreign := foreign_targets(stored)):
+            message = f"in run {self.before.id} is"
+            raise ConfigError([Problem(path, f"{message} {name}, not of this package", "trust=true runs it") for path, name in foreign])
+        with open_dict(stored):
+            for key in _HERE:
+                if key in cfg:
+                    stored[key] = cfg[key]
+        self.changes = [item for item in overrides if not item.startswith((*(f"{key}=" for key in _HERE), "tracking.", "report."))]
+        set_values(stored, self.changes)
+        self.cfg = stored
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """For the trackers."""
+        return {"speechtrain.rerun_of": self.before.id}
+
+    def print_differences(self) -> None:
+        """What is not as it was: code, versions, machine, config."""
+        found = differences(self.before.tags, provenance.run_tags(()))
+        if self.reader.text(self.before, "git.diff") != (provenance.git_diff() or None):
+            found["uncommitted changes"] = ("those in git.diff", "others")
+        console.print(f"rerun of {self.before.name} {self.before.id}", markup=False)
+        for name, (was, now) in found.items():
+            console.print(f"  {name}: was {was}, is {now}", style="yellow", markup=False)
+        for item in self.changes:
+            console.print(f"  changed on purpose: {item}", markup=False)
+        if not found and not self.changes:
+            console.print("  code, versions and machine are as they were", markup=False)
+
+    def print_outcome(self, result: Result) -> None:
+        """Whether the data was the same, and which metrics are not."""
+        now = read_run_file(result.folder).get("data", {})
+        for split, fingerprint in now.items():
+            was = self.before.tags.get(f"data.fingerprint.{split}")
+            if was != fingerprint:
+                console.print(f"  the {split} data is not what it was (fingerprint {was}, now {fingerprint})", style="yellow", markup=False)
+        after = _final(result)
+        shared = [name for name in after if name in self.before.metrics and not any(word in name for word in _MAY_DIFFER)]
+        other = [name for name in shared if after[name] != self.before.metrics[name]]
+        if shared and not other:
+            console.print(f"all {len(shared)} metrics are identical to those of {self.before.id}", style="green", markup=False)
+        for name in other:
+            console.print(f"  {name}: was {self.before.metrics[name]:.6g}, is {after[name]:.6g}", style="yellow", markup=False)
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """What a run depends on and is not as it was: name -> (was, is)."""
+    watched = ("mlflow.source.git.commit", "git.dirty", "python", "platform", "host", "cpu_count", "OMP_NUM_THREADS")
+    names = [*watched, *sorted({name for name in (*before, *now) if name.startswith("version.")})]
+    shown = {"mlflow.source.git.commit": "commit", "git.dirty": "uncommitted changes"}
+    return {
+        shown.get(name, name.removeprefix("version.")): (before.get(name, "nothing"), now.get(name, "nothing"))
+        for name in names
+        if before.get(name) != now.get(name)
+    }
+
+
+def _final(result: Result) -> dict[str, float]:
+    """The last value of each metric, as the trackers have it."""
+    last = {name: value for epoch in result.history for name, value in epoch.items()}
+    return {**last, **{name: value for name, value in result.metrics.items() if name.startswith(("test/", "data/", "model/"))}}
+
+
+def _reader(cfg: DictConfig) -> Reader:
+    from speechtrain.tracking.mlflow.reader import Reader
+
+    node = (cfg.get("tracking") or {}).get("mlflow")
+    if node is None:
+        raise ConfigError([Problem("rerun", "needs MLflow, and the trackers are without it", "leave tracking=[mlflow] in")])
+    return Reader(node.tracking_uri, node.experiment, key="tracking.mlflow.tracking_uri")
