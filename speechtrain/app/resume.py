@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import yaml
 
+from speechtrain.config.moved import with_present_name
 from speechtrain.tracking.run_folder import find_run, read_run_file
 
 
@@ -25,5 +26,5 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     before = yaml.safe_load(earlier.read_text(encoding="utf-8")) if earlier.is_file() else []
     flags = [item for item in arguments if item.startswith("-")]
     now = [item for item in arguments if not item.startswith(("resume=", "-"))]
-    kept = [str(item) for item in before if not str(item).startswith("resume=")]
+    kept = [with_present_name(str(item)) for item in before if not str(item).startswith("resume=")]
     return [*flags, *kept, *now, f"resume='{checkpoint or folder}'", f"hydra.run.dir='{folder}'"]

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from speechtrain.config.moved import present_name
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, Mix, SignalData
 from speechtrain.config.schemas.node import Node
@@ -171,6 +172,9 @@ def _target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
     try:
         takes = signature(target)
     except UnknownTargetError as error:
+        if present_name(target) != target:
+            yield Problem(f"{path}._target_", f"{target} has moved", f"write {present_name(target)}")
+            return
         yield Problem(f"{path}._target_", str(error), did_you_mean(target, error.nearest) if error.nearest else "")
         return
     except SyntaxError as error:

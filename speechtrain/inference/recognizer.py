@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain.backends.checkpoint_files import read_extra
 from speechtrain.config.build import build, plain
 from speechtrain.config.checks import foreign_targets
+from speechtrain.config.moved import with_present_names
 from speechtrain.data.batches import without_references
 from speechtrain.decode.align import Word, align, path_score, spans_of, words_of
 from speechtrain.decode.base import RankingDecoder
@@ -75,7 +76,7 @@ def config_of(path: str | Path, *, trust: bool = False) -> tuple[DictConfig, lis
     """
     with weights_of(Path(path)) as weights:
         extra = read_extra(weights)
-    cfg = OmegaConf.create(dict(extra["config"]))
+    cfg = with_present_names(OmegaConf.create(dict(extra["config"])))
     if not trust and (foreign := foreign_targets(cfg)):
         fix = "trust=true runs it, if you trust the file"
         raise ConfigError([Problem(key, f"in {path} is {target}, which is not of this package", fix) for key, target in foreign])

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speechtrain.config.checks import foreign_targets
 from speechtrain.config.compose import set_values
+from speechtrain.config.moved import with_present_names
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tracking import provenance
@@ -44,6 +45,7 @@ class Rerun:
             raise ConfigError([Problem("rerun", f"the run {self.before.id} kept no config.yaml", "give a run of speechtrain")])
         stored = OmegaConf.create(text)
         assert isinstance(stored, DictConfig)
+        stored = with_present_names(stored)
         if not cfg.trust and (foreign := foreign_targets(stored)):
             message = f"in run {self.before.id} is"
             raise ConfigError([Problem(path, f"{message} {name}, not of this package", "trust=true runs it") for path, name in foreign])

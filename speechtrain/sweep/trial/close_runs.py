@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.build import build
+from speechtrain.config.moved import with_present_names
 from speechtrain.tracking.run_folder import RUN_FILE, read_run_file, write_run_file
 
 
@@ -18,6 +19,7 @@ def close_runs(folder: Path, reason: str) -> None:
             continue
         cfg = OmegaConf.load(file.parent / "config.yaml")
         assert isinstance(cfg, DictConfig)
+        cfg = with_present_names(cfg)
         for name, run_id in known.get("run_ids", {}).items():
             if name in cfg.tracking:
                 build("tracking", cfg.tracking[name]).abandon(run_id, reason)
