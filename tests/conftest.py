@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,15 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import soundfile
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of everything that is started; numbers are compared bit for bit
 if not os.environ.get("SPEECHTRAIN_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # numbers are compared bit for bit, which a GPU's are not
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # tests in the background of a shell: what they start would not hear Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+forked.install()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -56,6 +61,12 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
+
+
+@pytest.fixture(autouse=True)
+def _started_cold(request: pytest.FixtureRequest) -> Iterator[None]:
+    with forked.cold() if request.node.get_closest_marker("cold") else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture

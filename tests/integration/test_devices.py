@@ -93,6 +93,7 @@ def test_a_process_that_dies_while_another_is_at_work_is_not_taken_for_ctrl_c(tm
     assert signal.getsignal(signal.SIGINT) == handler
 
 
+@pytest.mark.cold
 def test_ctrl_c_ends_all_processes(training: tuple[subprocess.Popen[bytes], psutil.Process]) -> None:
     run, second = training
     run.send_signal(signal.SIGTERM)

@@ -62,6 +62,7 @@ def interrupt_when(arguments: list[str], folder: Path, said: str, with_signal: s
     return process.wait(timeout=120), output
 
 
+@pytest.mark.cold
 def test_a_run_reports_keeps_and_tracks_what_it_did(command: Command, tmp_path: Path) -> None:
     done = command(*SMALL, "trainer.epochs=2", "samples=3")
     assert done.returncode == 0, done.stderr
@@ -193,6 +194,7 @@ def test_what_is_not_there_is_named_and_the_exit_code_is_2(command: Command, arg
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.cold
 def test_the_wheel_works_in_an_empty_folder_as_the_checkout_does(tmp_path: Path, command: Command) -> None:
     from conftest import REPOSITORY
 

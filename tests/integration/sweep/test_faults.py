@@ -16,7 +16,7 @@ POOL = ("hydra/launcher=pool", "hydra.sweeper.n_jobs=2")
     [
         ("kill", "SIGKILL"),
         ("hang", "took longer than hydra.sweeper.timeout=1 s"),
-        ("memory", "hydra.launcher.memory_gb is 0.5"),
+        pytest.param("memory", "hydra.launcher.memory_gb is 0.5", marks=pytest.mark.cold),  # a forked one shares its memory
         ("raise", "RuntimeError: went wrong"),
         ("exit", "SystemExit: 3"),
         ("unpicklable", "UnpicklableError: cannot be pickled"),

@@ -55,6 +55,7 @@ def test_a_mistake_in_a_sweep_is_told_before_anything_starts(command, tmp_path, 
     assert not list(tmp_path.glob("multirun/*/[0-9]*"))
 
 
+@pytest.mark.cold
 def test_a_mistake_in_a_swept_key_is_told_without_importing_a_framework(command):
     program = (
         "import sys, runpy; sys.argv = ['speechtrain', '-m', 'optimizer.lrr=1,2'];\n"

@@ -32,7 +32,7 @@ def trials_of(folder, name="study"):
     return optuna.load_study(study_name=name, storage=open_storage(f"journal:///{folder}/multirun/study/study.journal")).trials
 
 
-@pytest.mark.parametrize("launcher", ["in_process", "pool", "joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["in_process", pytest.param("pool", marks=pytest.mark.cold), "joblib", "submitit_local"])
 def test_a_hopeless_trial_is_pruned_inside_its_job_under_any_launcher(command, tmp_path, launcher):
     chosen = [] if launcher == "in_process" else [f"hydra/launcher={launcher}"]
     pruner = ["hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=4.0", "hydra.sweeper.pruner.n_warmup_steps=1"]

@@ -154,6 +154,7 @@ def test_keys_of_the_option_that_a_foreign_target_does_not_take_are_left_out_unl
     assert "takes no argument 'channels'" in str(find_problems(cfg)[0])
 
 
+@pytest.mark.cold
 @pytest.mark.parametrize("arguments", [["--help"], ["model.chanels=3"], ["--cfg", "job"], ["model.channels=-1"]])
 def test_help_and_errors_import_no_framework(arguments: list[str]) -> None:
     code = f"""
@@ -171,6 +172,7 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.cold
 def test_the_exit_code_of_a_users_mistake_is_2_and_there_is_no_trace(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = command("model.channels=-1", "optimizer.lr=0")
     assert done.returncode == 2

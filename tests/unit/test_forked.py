@@ -1,0 +1,116 @@
+"""A forked process cannot be told from one that started cold."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import forked
+import psutil
+import pytest
+
+TELL = """
+import json, os, signal, sys
+signals = [number for number in signal.valid_signals() if isinstance(number, signal.Signals)]
+print(json.dumps({
+    "argv": sys.argv, "orig_argv": sys.orig_argv, "path": sys.path, "folder": os.getcwd(), "environment": dict(os.environ),
+    "name": __name__, "parent": os.getppid(), "session": os.getsid(0) == os.getpid(), "stdin": sys.stdin.read(),
+    "signals": {number.name: str(signal.getsignal(number)) for number in signals}, "mask": len(signal.pthread_sigmask(0, [])),
+    "modules": [name for name in ("torch", "speechtrain") if name in sys.modules],
+}))
+"""
+
+
+def told(arguments: list[str], **options: Any) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, **options)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("kind", ["code", "script", "module"])
+def test_it_has_the_arguments_the_folder_the_environment_and_the_files_that_it_is_given(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "tell.py").write_text(TELL)
+    arguments = {"code": ["-c", TELL], "script": ["tell.py"], "module": ["-m", "tell"]}[kind]
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"} | {"ONE": "1", "PYTHONPATH": str(tmp_path / "more")}
+    options = {"cwd": tmp_path, "env": environment, "input": "words", "start_new_session": True}
+    fork = told([*arguments, "a", "b c"], **options)
+    with forked.cold():
+        cold = told([*arguments, "a", "b c"], **options)
+    assert fork.pop("modules")[:1] == ["torch"]
+    assert cold.pop("modules") == []
+    assert fork == cold
+
+
+def test_it_imports_the_package_itself() -> None:
+    assert "speechtrain" not in told(["-c", TELL], input="")["modules"]
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("pass", 0),
+        ("raise SystemExit", 0),
+        ("raise SystemExit(300)", 300 % 256),
+        ("import sys; sys.exit('a text')", 1),
+        ("1 / 0", 1),
+        ("import os; os._exit(9)", 9),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -9),
+        ("import atexit; atexit.register(print, 'at the end')", 0),
+        ("import threading, time; threading.Thread(target=lambda: (time.sleep(0.2), print('later'))).start()", 0),
+    ],
+)
+def test_it_ends_alike(code: str, wanted: int) -> None:
+    def ended() -> tuple[int, str, str]:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    fork = ended()
+    with forked.cold():
+        assert ended() == fork
+    assert fork[0] == wanted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_it(number: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-u", "-c", "import time; print('there'); time.sleep(60)"], stdout=-1, stderr=-3, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    process.send_signal(number)
+    assert process.wait(20) == -number
+
+
+def test_it_is_a_child_with_its_own_command_line_and_children_of_its_own(tmp_path: Path) -> None:
+    inner = "import os, sys; print(os.getppid(), 'torch' in sys.modules)"
+    (tmp_path / "outer.py").write_text(
+        f"import os, subprocess, sys; print(os.getpid(), flush=True); subprocess.run([sys.executable, '-c', {inner!r}]); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "outer.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert int(process.stdout.readline()) == process.pid
+        assert process.stdout.readline() == f"{process.pid} True\n"
+        found = psutil.Process(process.pid)
+        assert found.ppid() == os.getpid()
+        assert [word for word in found.cmdline() if word] == [sys.executable, "outer.py"]
+
+
+def test_it_has_the_open_files_that_are_passed_to_it() -> None:
+    end, begin = os.pipe()
+    subprocess.run([sys.executable, "-c", f"import os; os.write({begin}, b'word')"], pass_fds=[begin], check=True)
+    assert os.read(end, 4) == b"word"
+
+
+@pytest.mark.parametrize("different", [{"OMP_NUM_THREADS": "3"}, {"PYTHONHASHSEED": "1"}, {"PYTHONPATH": "hiding"}])
+def test_what_libraries_read_while_they_are_imported_starts_it_cold(tmp_path: Path, different: dict[str, str]) -> None:
+    (tmp_path / "hiding/torch").mkdir(parents=True)
+    (tmp_path / "hiding/torch/__init__.py").touch()
+    assert told(["-c", TELL], input="", env={**os.environ, **different})["modules"] == []
+
+
+@pytest.mark.cold
+def test_what_is_marked_cold_starts_cold() -> None:
+    assert told(["-c", TELL], input="")["modules"] == []
