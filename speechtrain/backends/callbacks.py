@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechtrain.data.batches import Batch
-
 if TYPE_CHECKING:
-    pass
+    from speechtrain.data.batches import Batch
 
 
 @dataclass

@@ -17,12 +17,11 @@ from rich.tree import Tree
 
 from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.console import console, shown
-from speechtrain.tasks.base import Sample
-from speechtrain.tracking.recorder import Notebook
 
 if TYPE_CHECKING:
-    from speechtrain.backends.callbacks import Callback, TrainResult
+    from speechtrain.backends.callbacks import TrainResult
     from speechtrain.tasks.base import Sample
+    from speechtrain.tracking.recorder import Notebook
     from speechtrain.training.history import History
 
 
