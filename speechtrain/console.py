@@ -36,11 +36,13 @@ class ConsoleHandler(logging.Handler):
         where.print(f"{record.levelname.lower()}: {text}" if style else text, style=style)
 
 
-def shown(name: str, value: float) -> str:
-    """A metric for people: rates as per cent."""
+def format_metric(name: str, value: float) -> str:
+    """Return the value of a metric as people read it: rates in per cent, four decimals unless the number is very small or large."""
     short = name.rpartition("/")[2]
     if is_rate(name):
         return f"{100 * value:.2f} %"
     if short == "audio_s_per_s":
         return f"{value:,.0f}"
-    return f"{value:.2e}" if short == "lr" else f"{value:.4f}"
+    if short == "lr":
+        return f"{value:.2e}"
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -29,6 +30,18 @@ class EmptyDataError(DataError):
 def first_line(error: BaseException, *, most: int = 300) -> str:
     """What an error says, for a message of one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
+def unwritable(path: Path, error: OSError, key: str, kind: type[UserError] = UserError) -> UserError:
+    """Return the error to raise where a file or folder of the user's cannot be written.
+
+    Args:
+        path: the file or folder.
+        error: why it cannot be written.
+        key: the key of the config that names the folder.
+        kind: the class of the error that is returned.
+    """
+    return kind(f"{path}: cannot be written ({error.strerror or first_line(error)})\n    -> set {key} to a folder that can be written")
 
 
 class RunError(Exception):

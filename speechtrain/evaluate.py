@@ -22,7 +22,7 @@ from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.overlay import overlaid
 from speechtrain.console import console
-from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
+from speechtrain.errors import ConfigError, Problem, did_you_mean, unwritable
 from speechtrain.inference.evaluation import Evaluation, evaluate, folder_for, scored, write
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _LABELS = {".html": "report", ".json": "results", ".tsv": "predictions"}
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """As a table, a line for each decoder."""
-    from speechtrain.console import shown
+    from speechtrain.console import format_metric
 
     facts = evaluation.data.facts(evaluation.split)
     console.print(f"model       {evaluation.weights}", markup=False)
@@ -46,7 +46,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     for name in ("", *names, *edits.values(), "audio s/s"):
         table.add_column(name, justify="right" if name else "left")
     for each in evaluation.found:
-        values = [shown(name, value) for name, value in each.metrics.items()]
+        values = [format_metric(name, value) for name, value in each.metrics.items()]
         seconds = evaluation.model_seconds + each.decode_seconds
         speed = f"{3600 * facts['hours'] / max(1e-9, seconds):,.0f}"
         table.add_row(each.name, *values, *(f"{each.edits[key]:,}" for key in edits), speed)
@@ -56,7 +56,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def tune(cfg: DictConfig, arguments: Sequence[str]) -> int:
     """`-m`: search settings of the decoder for the best metric on the validation data."""
     from speechtrain.config.targets import task_directions
-    from speechtrain.console import shown
+    from speechtrain.console import format_metric
     from speechtrain.sweep.space.space import parse_space
     from speechtrain.sweep.tune import search_in_process
 
@@ -81,11 +81,11 @@ def tune(cfg: DictConfig, arguments: Sequence[str]) -> int:
     def value_of(settings: list[str]) -> float:
         node = overlaid(start.cfg, settings).decoder
         value = scored("", settings, start.with_decoder(node), base.passes).metrics[metric]
-        console.print(f"{metric} {shown(metric, value):>9}   {' '.join(settings)}", markup=False, highlight=False)
+        console.print(f"{metric} {format_metric(metric, value):>9}   {' '.join(settings)}", markup=False, highlight=False)
         return value
 
     best, value = search_in_process(space, value_of, direction=direction, n_trials=cfg.n_trials, seed=cfg.seed)
-    console.print(f"\nbest on {split}: {metric} {shown(metric, value)}   {' '.join(best)}", markup=False)
+    console.print(f"\nbest on {split}: {metric} {format_metric(metric, value)}   {' '.join(best)}", markup=False)
     words = " ".join([f"from={cfg.source}", *fixed, *best])
     console.print(f"on test: python -m speechtrain.evaluate {words}", markup=False)
     return 0
@@ -116,7 +116,7 @@ def run(arguments: list[str]) -> int:
     try:
         files = write(evaluation, folder, cfg)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+        raise unwritable(folder, error, "out") from error
     console.print()
     for path in files:
         if path.suffix in (".json", ".tsv", ".html", ".jsonl"):

@@ -29,7 +29,7 @@ from rich.table import Table
 from speechtrain.app.command import run_command
 from speechtrain.config.compose import compose
 from speechtrain.console import console
-from speechtrain.errors import ConfigError, DataError, Problem, UserError
+from speechtrain.errors import ConfigError, DataError, Problem, unwritable
 from speechtrain.report.inspection import Inspection, _shown, inspect, remarks, write_page
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def draw_files(files: Sequence[str], folder: Path, overrides: Sequence[str], mod
                 save_png(drawn[str(number)], target)
                 found.append(target)
         except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+            raise unwritable(folder, error, "out") from error
     return found
 
 

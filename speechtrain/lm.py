@@ -24,7 +24,7 @@ from speechtrain.app.command import run_command
 from speechtrain.console import console
 from speechtrain.decode.beam import names_of
 from speechtrain.decode.ngram import NGram, read_sentences
-from speechtrain.errors import ConfigError, DataError, Problem, UserError
+from speechtrain.errors import ConfigError, DataError, Problem, unwritable
 
 
 def make(cfg: DictConfig) -> NGram:
@@ -33,7 +33,7 @@ def make(cfg: DictConfig) -> NGram:
     Raises:
         UserError: the text cannot be read, or a file cannot be written.
     """
-    from speechtrain.files import write as write_file
+    from speechtrain.files import write_text
 
     if not cfg.text:
         raise ConfigError([Problem("text", "names no file", "text=corpus.txt")])
@@ -46,9 +46,9 @@ def make(cfg: DictConfig) -> NGram:
         model.write(out)
         if cfg.lexicon is not None:
             counts = Counter(itertools.chain.from_iterable(sentences))
-            write_file(Path(cfg.lexicon).expanduser(), "".join(f"{word}\n" for word in sorted(counts)))
+            write_text(Path(cfg.lexicon).expanduser(), "".join(f"{word}\n" for word in sorted(counts)))
     except OSError as error:
-        raise UserError(f"{error.filename or out}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+        raise unwritable(Path(error.filename or out), error, "out") from error
     words = sum(map(len, sentences))
     console.print(
         f"text        {len(sentences):,} sentences, {words:,} {cfg.units}, {len(set(itertools.chain(*sentences))):,} different",

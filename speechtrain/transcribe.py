@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.console import errors
-from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.errors import ConfigError, Problem, UserError, unwritable
+from speechtrain.files import atomically
 from speechtrain.inference.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".sph")
 _BLOCK = 10.0  # s that are read at once
 _ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
@@ -45,6 +44,8 @@ def files_of(names: Sequence[str]) -> list[Path | None]:
     Raises:
         ConfigError: there is no such file, or a folder holds no audio.
     """
+    from speechtrain.data.corpus import AUDIO_SUFFIXES
+
     found: list[Path | None] = []
     problems = []
     for name in names:
@@ -54,9 +55,9 @@ def files_of(names: Sequence[str]) -> list[Path | None]:
         elif path.is_file():
             found.append(path)
         elif path.is_dir():
-            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in _AUDIO and each.is_file())
+            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in AUDIO_SUFFIXES and each.is_file())
             if not inside:
-                problems.append(Problem("files", f"{path} holds no audio", f"files that end in {' '.join(_AUDIO)} are looked for"))
+                problems.append(Problem("files", f"{path} holds no audio", f"files that end in {' '.join(AUDIO_SUFFIXES)} are looked for"))
             found += inside
         else:
             problems.append(Problem("files", f"there is no {path}", "give files, folders, or - for the standard input"))
@@ -167,18 +168,12 @@ def _target(out: Path, path: Path | None, files: Sequence[Path | None], ending: 
 
 
 def _to_file(pieces: Iterator[str], target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            for piece in pieces:
-                file.write(piece)
-        temporary.replace(target)
+        with atomically(target) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(pieces)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        raise unwritable(target, error, "out") from error
 
 
 def run(arguments: list[str]) -> int:

@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from speechtrain.backends.callbacks import Callback, TrainResult
 from speechtrain.backends.schedules import Schedule
+from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch
 from speechtrain.data.loader import Loader
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.tasks.base import Direction, Outputs, Task
+from speechtrain.tasks.base import Outputs, Task
 
 if TYPE_CHECKING:
     import torch

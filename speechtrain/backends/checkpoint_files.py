@@ -1,4 +1,4 @@
-"""What a file of weights says of its model, before there is any: both backends' files, read without executing code."""
+"""Where the checkpoints of both backends lie, and the config and vocabulary in one, read without executing code or building a model."""
 
 from __future__ import annotations
 
@@ -9,20 +9,53 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from speechtrain.errors import UserError, first_line
 
+FOLDER = "checkpoints"
+"""In the folder of a run."""
+
+SUFFIXES = (".ckpt", ".keras")
+"""Endings of the checkpoints of the Torch and of the Keras backend."""
+
+LAST = "last"
+"""Name, without its ending, of the checkpoint that is written over after each epoch."""
+
+BEST = "best-"
+"""Beginning of the names of those with the best values of the objective."""
+
+MEAN = "mean"
+"""Name, without its ending, of the mean of the last ones (`trainer.average_last`)."""
+
 STATE = "speechtrain.json"
-"""In a `.keras` archive."""
+"""In a `.keras` archive: what training needs to go on, as JSON."""
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint of the last epoch of the run in a folder, or None if it has none."""
+    paths = (folder / FOLDER / f"{LAST}{suffix}" for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """Return the newest of the best checkpoints of the run in a folder, or None if it has none."""
+    return max((folder / FOLDER).glob(f"{BEST}*"), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def other_checkpoints(checkpoint: Path) -> list[Path]:
+    """Return the checkpoints that training can go on from in the folder of one, without that one, the newest first."""
+    paths = checkpoint.parent.glob(f"*{checkpoint.suffix}")
+    others = [path for path in paths if path != checkpoint and not path.name.startswith((".", MEAN))]
+    return sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def read_extra(path: Path) -> Mapping[str, Any]:
-    """The `extra` that a model or checkpoint was written with: its `config` and its `vocabulary`.
+    """Return the `extra` that a model or checkpoint was written with: its `config` and its `vocabulary`.
 
     Raises:
-        UserError: the file is none of ours, or damaged.
+        UserError: the file is not of speechtrain, or damaged.
     """
+    import torch  # a command that only looks for a run does not need it
+
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:

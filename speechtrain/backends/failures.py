@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from speechtrain.data.batches import Batch
 from speechtrain.errors import RunError
-
-if TYPE_CHECKING:
-    pass
+from speechtrain.files import atomically
 
 
 class NonFiniteLossError(RunError):
@@ -47,14 +44,13 @@ class OutOfMemoryError(RunError):
 def save_bad_batch(batch: Batch, folder: Path) -> Path:
     """Keep a batch for inspection as `bad_batch.npz`."""
     path = folder / "bad_batch.npz"
-    temporary = folder / ".bad_batch.tmp.npz"
-    np.savez(
-        temporary,
-        features=batch.features,
-        feature_lengths=batch.feature_lengths,
-        targets=batch.targets,
-        target_lengths=batch.target_lengths,
-        ids=np.array(batch.ids),
-    )
-    temporary.replace(path)
+    with atomically(path) as temporary:
+        np.savez(
+            temporary,
+            features=batch.features,
+            feature_lengths=batch.feature_lengths,
+            targets=batch.targets,
+            target_lengths=batch.target_lengths,
+            ids=np.array(batch.ids),
+        )
     return path

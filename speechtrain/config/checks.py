@@ -221,7 +221,7 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
         )
     for key in ("resume", "init_from"):
         name = cfg.get(key)
-        if name is not None and ("/" in name or name.endswith((".ckpt", ".keras"))) and not Path(name).expanduser().exists():
+        if name is not None and ("/" in name or Path(name).suffix) and not Path(name).expanduser().exists():
             fix = "give last, a run's folder, a checkpoint or an MLflow run id"
             yield Problem(key, f"no such run or checkpoint: {Path(name).absolute()}", fix)
 

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+Direction = Literal["minimize", "maximize"]
+"""Which way a metric is better."""
 
 
 class UnknownTargetError(Exception):

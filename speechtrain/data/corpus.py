@@ -251,7 +251,8 @@ def seconds(cuts: list[Cut]) -> float:
     return math.fsum(cut.duration for cut in cuts)
 
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".sph")
+"""Endings of the files in a folder that count as recordings; libsndfile reads more, when a file is named."""
 
 
 def audio_files(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from speechtrain.errors import DataError
+from speechtrain.files import atomically
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 Gram = tuple[str, ...]
@@ -113,9 +114,8 @@ class NGram:
 
     def write(self, path: Path) -> None:
         """An ARPA file, which appears whole or not at all."""
-        temporary = path.with_name(f".{path.name}.tmp")
         by_order = [sorted(gram for gram in self._probabilities if len(gram) == size) for size in range(1, self.order + 1)]
-        with temporary.open("w", encoding="utf-8") as file:
+        with atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write("\\data\\\n" + "".join(f"ngram {size}={len(grams)}\n" for size, grams in enumerate(by_order, start=1)))
             for size, grams in enumerate(by_order, start=1):
                 file.write(f"\n\\{size}-grams:\n")
@@ -123,7 +123,6 @@ class NGram:
                     weight = f"\t{self._backoffs[gram]:.6f}" if gram in self._backoffs else ""
                     file.write(f"{self._probabilities[gram]:.6f}\t{' '.join(gram)}{weight}\n")
             file.write("\n\\end\\\n")
-        temporary.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> NGram:

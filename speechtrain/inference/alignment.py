@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from speechtrain.config.overlay import overlaid
-from speechtrain.errors import ConfigError, DataError, Problem, UserError
+from speechtrain.errors import ConfigError, DataError, Problem, unwritable
 from speechtrain.inference.formats import as_object, ctm, textgrid
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def write(found: Iterator[tuple[str, str, Alignment | DataError]], folder: Path,
     Raises:
         UserError: the folder cannot be written.
     """
-    from speechtrain.files import numbered
-    from speechtrain.files import write as write_file
+    from speechtrain.files import numbered, write_text
 
     bad: list[str] = []
     count = 0
@@ -78,13 +77,13 @@ def write(found: Iterator[tuple[str, str, Alignment | DataError]], folder: Path,
             count += 1
             if "textgrid" in formats:
                 name = numbered(re.sub(r"[^A-Za-z0-9._-]", "_", utterance), names)
-                write_file(folder / f"{name}.TextGrid", textgrid(alignment))
+                write_text(folder / f"{name}.TextGrid", textgrid(alignment))
             ctms.append(ctm(utterance, alignment))
             objects.append(json.dumps(as_object(utterance, text, alignment), ensure_ascii=False) + "\n")
         if "ctm" in formats:
-            write_file(folder / "words.ctm", "".join(sorted(ctms)))
+            write_text(folder / "words.ctm", "".join(sorted(ctms)))
         if "json" in formats:
-            write_file(folder / "alignments.jsonl", "".join(sorted(objects)))
+            write_text(folder / "alignments.jsonl", "".join(sorted(objects)))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+        raise unwritable(folder, error, "out") from error
     return count, bad

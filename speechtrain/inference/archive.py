@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from speechtrain.errors import UserError, first_line
+from speechtrain.files import atomically
 
 SUFFIX = ".zip"
 INDEX = "archive.json"
@@ -33,22 +34,17 @@ def write_archive(path: Path, files: Mapping[str, Path | str], facts: Mapping[st
         files: by their names in it: a file, or a text.
         facts: for the index; `weights` names the file that a model is loaded from.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            sums = {}
-            for name, content in files.items():
-                if isinstance(content, Path):
-                    archive.write(content, name)
-                    with content.open("rb") as file:
-                        sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
-                else:
-                    archive.writestr(name, content)
-                    sums[name] = hashlib.sha256(content.encode()).hexdigest()
-            archive.writestr(INDEX, json.dumps({"kind": _KIND, "version": _VERSION, **facts, "files": sums}, indent=2))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomically(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        sums = {}
+        for name, content in files.items():
+            if isinstance(content, Path):
+                archive.write(content, name)
+                with content.open("rb") as file:
+                    sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            else:
+                archive.writestr(name, content)
+                sums[name] = hashlib.sha256(content.encode()).hexdigest()
+        archive.writestr(INDEX, json.dumps({"kind": _KIND, "version": _VERSION, **facts, "files": sums}, indent=2))
 
 
 def read_index(path: Path) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def check_vocabulary(data: Data, split: str, *, strict: bool) -> None:
 
 def write(evaluation: Evaluation, folder: Path, cfg: DictConfig) -> list[Path]:
     """`evaluation.json`, the predictions of each decoder, its n best and the error report; the files."""
-    from speechtrain.files import write as write_file
+    from speechtrain.files import write_json, write_text
     from speechtrain.report.reports import Finished, write_report
 
     several = len(evaluation.found) > 1
@@ -159,9 +159,9 @@ def write(evaluation: Evaluation, folder: Path, cfg: DictConfig) -> list[Path]:
         if cfg.nbest and each.recognizer.ranks:
             contents[f"nbest{name}.jsonl"] = "".join(_nbest(evaluation, each, cfg.nbest))
         for file, content in contents.items():
-            write_file(folder / file, content)
+            write_text(folder / file, content)
             files.append(folder / file)
-    write_file(folder / "evaluation.json", json.dumps(summary(evaluation), indent=2, ensure_ascii=False))
+    write_json(folder / "evaluation.json", summary(evaluation))
     files.append(folder / "evaluation.json")
     if cfg.report:
         for each in evaluation.found:

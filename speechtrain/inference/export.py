@@ -20,7 +20,7 @@ from rich.table import Table
 
 from speechtrain.config.overlay import overlaid
 from speechtrain.console import console, errors
-from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.errors import ConfigError, Problem, UserError, unwritable
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
@@ -82,7 +82,7 @@ class Export:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+            raise unwritable(self.folder, error, "out") from error
         self.data = self._read(cfg.split)
         features = self.data.features if not self.data.features.hears else None
         size = self.data.corpus.target_size
@@ -179,7 +179,7 @@ class Export:
 
     def _facts(self, path: Path, tried: Tried) -> None:
         """What a program needs that uses the file, beside it."""
-        from speechtrain.files import write
+        from speechtrain.files import write_json
 
         facts = {
             "format": tried.kind,
@@ -193,7 +193,7 @@ class Export:
             "difference": tried.difference,
             "metrics": tried.metrics,
         }
-        write(path.with_suffix(f"{path.suffix}.json"), json.dumps(facts, indent=2, ensure_ascii=False))
+        write_json(path.with_suffix(f"{path.suffix}.json"), facts)
 
     def _archive(self, exports: Sequence[Path]) -> Tried:
         """One file with everything, opened again."""
@@ -273,14 +273,14 @@ def _together(batches: Sequence[Batch]) -> Iterator[tuple[npt.NDArray[np.float32
 
 def print_tried(found: Sequence[Tried]) -> None:
     """As a table, the model first."""
-    from speechtrain.console import shown
+    from speechtrain.console import format_metric
 
     table = Table(box=None, pad_edge=False)
     names = list(found[0].metrics)
     for name in ("", "MB", "latency ms", "real-time factor", "difference", *names, "file"):
         table.add_column(name, justify="left" if name in ("", "file") else "right")
     for each in found:
-        values = [shown(name, each.metrics[name]) for name in names]
+        values = [format_metric(name, each.metrics[name]) for name in names]
         difference = "" if each.difference is None else f"{each.difference:.1e}"
         numbers = [f"{each.megabytes:.2f}", f"{each.latency_ms:.1f}", f"{each.real_time_factor:.4f}", difference]
         table.add_row(each.kind, *numbers, *values, str(each.path or ""))

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from speechtrain.backends import checkpoint_files
 from speechtrain.config.overlay import overlaid
 from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.inference.archive import SUFFIX
 from speechtrain.inference.recognizer import Recognizer, config_of
 from speechtrain.tracking.mlflow.reader import Reader
-from speechtrain.tracking.run_folder import CHECKPOINT_SUFFIXES, find_weights
+from speechtrain.tracking.run_folder import find_weights
 
 _FIX = "give last, a run's folder, a checkpoint, an archive, an MLflow run id, or a model URI such as models:/NAME/1"
 
@@ -35,12 +36,12 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
         return _weights_in(Reader(tracking_uri, experiment).download(wanted), wanted)
     path = Path(wanted).expanduser()
     if path.is_file():
-        if path.suffix not in (*CHECKPOINT_SUFFIXES, SUFFIX):
+        if path.suffix not in (*checkpoint_files.SUFFIXES, SUFFIX):
             raise ConfigError([Problem("from", f"{path} is neither a checkpoint nor an archive", _FIX)])
         return path.absolute()
     if path.is_dir() and (path / "MLmodel").is_file():
         return _weights_in(path, wanted)
-    if path.suffix in (*CHECKPOINT_SUFFIXES, SUFFIX) or (len(path.parts) > 1 and not path.exists()):
+    if path.suffix in (*checkpoint_files.SUFFIXES, SUFFIX) or (len(path.parts) > 1 and not path.exists()):
         raise ConfigError([Problem("from", f"there is no file {path}", _FIX)])
     try:
         return find_weights(wanted, "from")
@@ -55,7 +56,7 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
         try:
             return find_weights(run.id, "from")
         except ConfigError:  # it ran elsewhere
-            return _weights_in(reader.download(f"runs:/{run.id}/checkpoints"), wanted)
+            return _weights_in(reader.download(f"runs:/{run.id}/{checkpoint_files.FOLDER}"), wanted)
 
 
 def load(
@@ -97,13 +98,13 @@ def load_for(cfg: DictConfig, overrides: Sequence[str]) -> Recognizer:
 
 def run_folder(weights: Path) -> Path | None:
     """The folder of the run that a checkpoint lies in; None: it lies elsewhere."""
-    folder = weights.parent.parent if weights.parent.name == "checkpoints" else weights.parent
+    folder = weights.parent.parent if weights.parent.name == checkpoint_files.FOLDER else weights.parent
     return folder if (folder / "run.json").is_file() else None
 
 
 def _weights_in(folder: Path, name: str) -> Path:
-    found = sorted(path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES and path.is_file())
-    best = [path for path in found if path.name.startswith(("best-", "recognizer"))]
+    found = sorted(path for path in folder.rglob("*") if path.suffix in checkpoint_files.SUFFIXES and path.is_file())
+    best = [path for path in found if path.name.startswith((checkpoint_files.BEST, "recognizer"))]
     if not found:
         raise ConfigError([Problem("from", f"{name} holds no weights of speechtrain", _FIX)])
     return (best or found)[-1]

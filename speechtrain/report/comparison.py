@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from speechtrain.config.targets import task_directions
-from speechtrain.console import is_rate
-from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
+from speechtrain.console import format_metric
+from speechtrain.errors import ConfigError, Problem, did_you_mean, unwritable
 
 if TYPE_CHECKING:
     from speechtrain.report.errors import Comparison
@@ -150,20 +150,13 @@ def _differences(reader: Reader, runs: Sequence[Record], draws: int) -> list[Dif
     return found
 
 
-def shown(metric: str, value: float | None) -> str:
-    """A metric for people: rates as per cent."""
-    if value is None:
-        return ""
-    return f"{100 * value:.2f} %" if is_rate(metric) else f"{value:.4g}"
-
-
 def rows(report: Report) -> tuple[list[str], list[list[str]]]:
     """Header and rows, as text."""
     header = ["run", "name", "status", "seconds", *report.metrics, *report.config]
     body = []
     for index, run in enumerate(report.runs):
         took = f"{run.seconds:.0f}" if run.seconds is not None else ""
-        metrics = [shown(name, run.metrics.get(name)) for name in report.metrics]
+        metrics = [format_metric(name, run.metrics[name]) if name in run.metrics else "" for name in report.metrics]
         body.append([run.id[:8], run.name, run.status.lower(), took, *metrics, *(values[index] for values in report.config.values())])
     return header, body
 
@@ -258,14 +251,14 @@ def write_files(report: Report, reader: Reader, folder: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
-    from speechtrain.files import write
+    from speechtrain.files import write_text
 
     contents = {"compare.csv": as_csv(report), "compare.md": as_markdown(report), "compare.html": as_page(report, reader)}
     if (config := reader.text(best_run(report), "config.yaml")) is not None:
         contents["best.yaml"] = f"# The config of run {best_run(report).id}: python -m speechtrain rerun={best_run(report).id}\n{config}"
     try:
         for name, content in contents.items():
-            write(folder / name, content)
+            write_text(folder / name, content)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+        raise unwritable(folder, error, "out") from error
     return [folder / name for name in contents]

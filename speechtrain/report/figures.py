@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from speechtrain.console import is_rate
+from speechtrain.files import atomically
 from speechtrain.report.classes import Curve
 from speechtrain.report.errors import Calibration
 
@@ -45,10 +46,8 @@ def svg(figure: Figure) -> str:
 def save_png(figure: Figure, path: Path) -> None:
     """A figure as a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with rc_context(_STYLE):
+    with atomically(path) as temporary, rc_context(_STYLE):
         figure.savefig(temporary, format="png", bbox_inches="tight", dpi=110)
-    temporary.replace(path)
 
 
 def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, float] | None) -> Figure:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from speechtrain.config.build import build, plain
-from speechtrain.errors import UserError
+from speechtrain.errors import unwritable
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import ModelInfo
@@ -117,12 +117,12 @@ def write_page(found: Inspection, folder: Path, examples: int, title: str) -> Pa
     Raises:
         UserError: the folder cannot be written.
     """
-    from speechtrain.files import write
+    from speechtrain.files import write_text
     from speechtrain.report.data import data_report
 
     path = folder / "data_report.html"
     try:
-        write(path, data_report(found.data, found.facts, remarks(found), examples=examples, title=title))
+        write_text(path, data_report(found.data, found.facts, remarks(found), examples=examples, title=title))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set out to a folder that can") from error
+        raise unwritable(folder, error, "out") from error
     return path

@@ -15,7 +15,7 @@ from hydra.utils import get_method
 
 from speechtrain.data.batches import Batch
 from speechtrain.decode.align import align
-from speechtrain.files import write
+from speechtrain.files import write_text
 from speechtrain.report import pages
 from speechtrain.report.classes import class_results, scores_csv
 from speechtrain.report.errors import Utterance, bootstrap, trn
@@ -111,7 +111,7 @@ def write_error_report(run: Finished) -> list[Path]:
         "transcripts/hyp.trn": trn((each.id, each.hypothesis) for each in utterances),
     }
     for name, content in contents.items():
-        write(folder / name, content)
+        write_text(folder / name, content)
     return [folder / name for name in contents]
 
 
@@ -169,8 +169,8 @@ def write_class_report(run: Finished) -> list[Path]:
         figures=[svg(figure) for figure in figures.values()],
         worst=[{"sample": each, "audio": pages.data_uri(sound, "audio/mpeg") if (sound := heard.get(each.id)) else None} for each in worst],
     )
-    write(run.folder / CLASSES, text)
-    write(run.folder / "classes" / "per_class.csv", scores_csv(results.scores))
+    write_text(run.folder / CLASSES, text)
+    write_text(run.folder / "classes" / "per_class.csv", scores_csv(results.scores))
     for name, figure in figures.items():
         save_png(figure, run.folder / "classes" / f"{name}.png")
     return [run.folder / CLASSES, run.folder / "classes" / "per_class.csv", *(run.folder / "classes" / f"{name}.png" for name in figures)]
@@ -196,7 +196,7 @@ def write_signal_report(run: Finished) -> list[Path]:
         figures=[svg(figure) for figure in figures.values()],
         examples=[svg(figure) for figure in examples.values()],
     )
-    write(run.folder / SIGNALS, text)
+    write_text(run.folder / SIGNALS, text)
     files = {run.folder / "signals" / f"{name}.png": figure for name, figure in (figures | examples).items()}
     for path, figure in files.items():
         save_png(figure, path)

@@ -15,13 +15,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from speechtrain.config.checks import find_node_problems
 from speechtrain.config.compose import explain
-from speechtrain.config.targets import task_directions
+from speechtrain.config.targets import Direction, task_directions
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.overrides import override_text
 from speechtrain.sweep.space.precheck import check_space, first_value, label_of, own_point, settled_values, types_of
 from speechtrain.sweep.space.space import MANY, Assignment, Parameter, Space, parse_space, typed
-from speechtrain.sweep.study.objectives import Constraint, Direction, directions_of, full_name
+from speechtrain.sweep.study.objectives import Constraint, directions_of, full_name
 
 log = logging.getLogger(__name__)
 

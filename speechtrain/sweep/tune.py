@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import optuna
 
+from speechtrain.config.targets import Direction
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.sweep.space.space import Scalar, Space
-from speechtrain.sweep.study.study import Direction, distribution
+from speechtrain.sweep.study.study import distribution
 
 
 def search_in_process(

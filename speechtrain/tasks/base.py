@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch, Reference, Target
 
-Direction = Literal["minimize", "maximize"]
 Array = Any
 """Of the framework that computes the loss."""
 

@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch, Reference
 from speechtrain.data.text.tokenizers import Tokenizer
 from speechtrain.errors import ConfigError, Problem, did_you_mean
-from speechtrain.tasks.base import Array, Direction, Head, Ops, Outputs, Sample, Scorer, Task
+from speechtrain.tasks.base import Array, Head, Ops, Outputs, Sample, Scorer, Task
 
 Weights = Literal["balanced"] | Mapping[str, float] | None
 

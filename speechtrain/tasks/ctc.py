@@ -9,11 +9,12 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch, Reference
 from speechtrain.data.text.tokenizers import Tokenizer
 from speechtrain.decode.align import spans_of, words_of
 from speechtrain.decode.base import Decoder
-from speechtrain.tasks.base import Array, Direction, Head, Ops, Outputs, Sample, Scorer, Task
+from speechtrain.tasks.base import Array, Head, Ops, Outputs, Sample, Scorer, Task
 
 
 class Ctc(Task):

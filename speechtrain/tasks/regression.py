@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch, Reference
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.tasks.base import Array, Direction, Head, Ops, Outputs, Sample, Scorer, Task
+from speechtrain.tasks.base import Array, Head, Ops, Outputs, Sample, Scorer, Task
 
 LIMIT_DB = 100.0
 """Signal-to-noise ratios beyond this are given as this: that of a perfect output is infinite."""

@@ -9,13 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from speechtrain.backends.checkpoint_files import best_checkpoint, last_checkpoint
 from speechtrain.errors import ConfigError, Problem
+from speechtrain.files import atomically
 
 RUN_FILE = "run.json"
 """Beside every run: what is needed to find it again (MLflow's run id, the status)."""
-
-CHECKPOINT_SUFFIXES = (".ckpt", ".keras")
-"""Of the Torch and the Keras backend."""
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:
@@ -30,9 +29,8 @@ def read_run_file(folder: Path) -> dict[str, Any]:
 def write_run_file(folder: Path, values: dict[str, Any]) -> None:
     """Add to what is known of a run, atomically."""
     known = {**read_run_file(folder), **values}
-    temporary = folder / f".{RUN_FILE}.tmp"
-    temporary.write_text(json.dumps(known, indent=2), encoding="utf-8")
-    temporary.replace(folder / RUN_FILE)
+    with atomically(folder / RUN_FILE) as temporary:
+        temporary.write_text(json.dumps(known, indent=2), encoding="utf-8")
 
 
 def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
@@ -67,26 +65,11 @@ def find_weights(name: str, key: str) -> Path:
     folder, checkpoint = find_run(name, key)
     if Path(name.strip("'\"")).expanduser().is_file() and checkpoint is not None:
         return checkpoint
-    best = sorted((folder / "checkpoints").glob("best-*"), key=lambda path: path.stat().st_mtime)
-    found = best[-1] if best else checkpoint
-    if found is None:
+    weights = best_checkpoint(folder) or checkpoint
+    if weights is None:
         raise ConfigError([Problem(key, f"{folder} has no checkpoint", "give a run that has finished an epoch, or a checkpoint")])
-    return found
-
-
-def other_checkpoints(checkpoint: Path) -> list[Path]:
-    """Those of the same run, the newest first."""
-    found = [
-        path for path in checkpoint.parent.glob(f"*{checkpoint.suffix}") if path != checkpoint and not path.name.startswith((".", "mean"))
-    ]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    return weights
 
 
 def _started(folder: Path) -> str:
     return str(read_run_file(folder).get("started", ""))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of the run in a folder; None: it has none."""
-    found = [folder / "checkpoints" / f"last{suffix}" for suffix in CHECKPOINT_SUFFIXES]
-    return next((path for path in found if path.is_file()), None)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from speechtrain.backends.callbacks import Callback, Control
-from speechtrain.console import console, shown
+from speechtrain.console import console, format_metric
 
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import TrainResult
@@ -68,7 +68,7 @@ class ConsoleProgress(Callback):
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
         """Print the line."""
         names = ("train/loss", *(f"val/{name}" for name in self._names), "train/lr")
-        parts = [f"{name} {shown(name, metrics[name])}" for name in names if name in metrics]
+        parts = [f"{name} {format_metric(name, metrics[name])}" for name in names if name in metrics]
         took = time.perf_counter() - self._started
         self._started = time.perf_counter()
         metric = self._metric
@@ -104,7 +104,7 @@ def print_results(metrics: Mapping[str, float], wanted: Iterable[str]) -> None:
     for split in ("train", "val", "test"):
         values = [metrics.get(f"{split}/{name}") for name in names]
         if any(value is not None for value in values):
-            table.add_row(split, *("" if value is None else shown(name, value) for name, value in zip(names, values, strict=True)))
+            table.add_row(split, *("" if value is None else format_metric(name, value) for name, value in zip(names, values, strict=True)))
     console.print()
     console.print(table)
 
@@ -117,7 +117,7 @@ def print_samples(samples: Sequence[Sample]) -> None:
             reference, hypothesis = marked(sample.reference, sample.hypothesis)
             console.print(f"  ref  {reference}\n  hyp  {hypothesis}")
         if sample.measures:
-            console.print("  " + "  ".join(f"{name} {shown(name, value)}" for name, value in sample.measures.items()))
+            console.print("  " + "  ".join(f"{name} {format_metric(name, value)}" for name, value in sample.measures.items()))
 
 
 def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.table import Table
 
-from speechtrain.console import console, is_rate
+from speechtrain.backends.checkpoint_files import last_checkpoint
+from speechtrain.console import console, format_metric
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tracking.recorder import Given, notebook
-from speechtrain.tracking.run_folder import last_checkpoint, read_run_file, write_run_file
+from speechtrain.tracking.run_folder import read_run_file, write_run_file
 from speechtrain.training.result import Result
 
 DEVIATION = "_std"
@@ -99,13 +100,9 @@ def print_folds(results: Sequence[Result], metrics: Mapping[str, float]) -> None
         table.add_column(heading, justify="right", no_wrap=True)
     for name in names:
         values = [metrics[name], metrics[f"{name}{DEVIATION}"], *(result.metrics[name] for result in results)]
-        table.add_row(name, *(_shown(name, value) for value in values))
+        table.add_row(name, *(format_metric(name, value) for value in values))
     console.print()
     console.print(table)
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if is_rate(name) else f"{value:.4f}"
 
 
 def _config_of(cfg: DictConfig, fold: int, folder: Path) -> DictConfig:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from speechtrain.backends.callbacks import Callback, Control
-from speechtrain.tasks.base import Direction
+from speechtrain.config.targets import Direction
+from speechtrain.files import write_text
 
 HISTORY = "history.jsonl"
 """In a run's folder: one line an epoch."""
@@ -34,9 +35,7 @@ class History(Callback):
             return
         before = read_history(self._path)[:first_epoch] if first_epoch else []
         self.epochs = [{}] * (first_epoch - len(before)) + before
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text("".join(json.dumps(each) + "\n" for each in self.epochs), encoding="utf-8")
-        temporary.replace(self._path)
+        write_text(self._path, "".join(json.dumps(each) + "\n" for each in self.epochs))
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
         """Add an epoch."""

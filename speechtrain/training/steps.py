@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from speechtrain.backends.checkpoint_files import LAST, other_checkpoints
 from speechtrain.config.build import build, plain
-from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
+from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean, unwritable
 from speechtrain.inference.archive import weights_of
-from speechtrain.tracking.run_folder import find_run, other_checkpoints, read_run_file, write_run_file
+from speechtrain.tracking.run_folder import find_run, read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Model, ModelInfo, Plan
@@ -80,7 +81,7 @@ def start_folder(folder: Path, cfg: DictConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})\n    -> set hydra.run.dir to a folder that can") from error
+        raise unwritable(folder, error, "hydra.run.dir") from error
     if "started" not in read_run_file(folder):
         write_run_file(folder, {"started": time.time_ns()})
 
@@ -152,7 +153,7 @@ def checkpoint_to_resume(cfg: DictConfig, backend: Backend) -> Path | None:
         backend.check_file(found)
     except UserError as error:
         # the command line has put the run's last checkpoint in place of `last`, a folder or a run id
-        if Path(str(cfg.resume).strip("'\"")).expanduser().is_file() and found.stem != "last":
+        if Path(str(cfg.resume).strip("'\"")).expanduser().is_file() and found.stem != LAST:
             raise
         for other in other_checkpoints(found):
             with suppress(UserError):

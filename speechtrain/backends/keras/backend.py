@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 
 from speechtrain.backends.base import Backend, Conversion, Layer, ModelInfo, Plan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
+from speechtrain.backends.checkpoint_files import LAST
 from speechtrain.backends.keras import engine as engines
 from speechtrain.data.batches import Batch
 from speechtrain.data.loader import Loader
@@ -123,7 +124,7 @@ class KerasBackend(Backend):
     ) -> TrainResult:
         """Train in place; see `Backend.train`."""
         from speechtrain.backends.keras import files, optimizers
-        from speechtrain.backends.keras.callbacks import LAST, Checkpoints, EarlyStopping, Epochs
+        from speechtrain.backends.keras.callbacks import Checkpoints, EarlyStopping, Epochs
         from speechtrain.backends.keras.feed import Feed, Shapes
 
         options = plan.trainer
@@ -196,7 +197,7 @@ class KerasBackend(Backend):
         if keeper.best:
             name, result.best_value = keeper.best[0]
             result.best_checkpoint = keeper.folder / name
-        kept = keeper.folder / LAST
+        kept = keeper.folder / f"{LAST}{self.suffix}"
         result.last_checkpoint = kept if options["checkpoint"]["save_last"] and kept.is_file() else None
         for callback in callbacks:
             callback.on_train_end(result)

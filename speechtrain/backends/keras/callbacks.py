@@ -15,6 +15,7 @@ import numpy as np
 
 from speechtrain.backends.base import Plan
 from speechtrain.backends.callbacks import Callback, Control, EpochClock
+from speechtrain.backends.checkpoint_files import BEST, FOLDER, LAST
 from speechtrain.backends.failures import NonFiniteLossError, save_bad_batch
 from speechtrain.backends.keras import files, optimizers
 from speechtrain.backends.keras.engine import JAX, TORCH
@@ -23,7 +24,6 @@ from speechtrain.processes import interrupts
 
 Metrics = dict[str, float]
 Write = Callable[[Path, int, dict[str, Any], Mapping[str, Any] | None], None]
-LAST = "last.keras"
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
@@ -221,13 +221,13 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, plan: Plan, write: Write, state: Mapping[str, Any] | None) -> None:
         super().__init__()
         self.options = plan.trainer["checkpoint"]
-        self.folder = plan.folder / "checkpoints"
+        self.folder = plan.folder / FOLDER
         self._write = write
         self.best: list[tuple[str, float]] = [(name, value) for name, value in (state or {}).get("best", [])]
 
     def write_last(self, epoch: int, inside: Mapping[str, Any]) -> None:
         """Write the state of an epoch that is not over."""
-        self._write(self.folder / LAST, epoch, {"best": self.best}, inside)
+        self._write(self.folder / f"{LAST}.keras", epoch, {"best": self.best}, inside)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Write what is to be kept of this epoch."""
@@ -238,7 +238,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         gone = []
         if self.options["save_top_k"] and value is not None and math.isfinite(value):
             sign = 1 if self.options["mode"] == "min" else -1
-            ranked = sorted([*self.best, (f"best-{name}.keras", value)], key=lambda item: sign * item[1])
+            ranked = sorted([*self.best, (f"{BEST}{name}.keras", value)], key=lambda item: sign * item[1])
             kept = ranked[: self.options["save_top_k"]]
             targets += [each for each, _ in kept if each not in dict(self.best)]
             gone = [each for each, _ in self.best if each not in dict(kept)]
@@ -246,7 +246,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         if self.options["every_n_epochs"] and (epoch + 1) % self.options["every_n_epochs"] == 0:
             targets.append(f"{name}.keras")
         if self.options["save_last"]:
-            targets.append(LAST)
+            targets.append(f"{LAST}.keras")
         if targets:
             self._write(self.folder / targets[0], epoch, {"best": self.best}, None)
         for target in targets[1:]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -18,6 +17,7 @@ import numpy as np
 
 from speechtrain.backends.checkpoint_files import STATE
 from speechtrain.errors import UserError, first_line
+from speechtrain.files import atomically
 
 _OPTIMIZER = "optimizer.npz"
 
@@ -25,8 +25,7 @@ _OPTIMIZER = "optimizer.npz"
 def write(model: Any, path: Path, state: Mapping[str, Any], optimizer: Any = None) -> None:
     """Write a model, `state` (JSON) and the optimizer's variables; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.keras")
-    try:
+    with atomically(path, durable=True) as temporary:
         keras.saving.save_model(model, temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(STATE, json.dumps(state))
@@ -34,18 +33,12 @@ def write(model: Any, path: Path, state: Mapping[str, Any], optimizer: Any = Non
                 buffer = io.BytesIO()
                 np.savez(buffer, *[np.asarray(keras.ops.convert_to_numpy(variable)) for variable in optimizer.variables])
                 archive.writestr(_OPTIMIZER, buffer.getvalue())
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def copy(source: Path, target: Path) -> None:
     """The same file under another name, whole or not at all."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    with atomically(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def read_state(path: Path) -> dict[str, Any]:

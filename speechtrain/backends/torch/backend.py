@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import logging
-import os
 import pickle
 import signal
 import threading
@@ -27,16 +26,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speechtrain.backends.base import Backend, Conversion, Layer, ModelInfo, Plan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
+from speechtrain.backends.checkpoint_files import BEST, FOLDER, LAST, MEAN
 from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.devices import Companions, OwnProcesses, own_rank
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
-from speechtrain.backends.torch.lightning_module import LAST, Feed, TrainingModule, left_as_it_was, to_outputs
+from speechtrain.backends.torch.lightning_module import Feed, TrainingModule, left_as_it_was, to_outputs
 from speechtrain.backends.torch.sharding import FullySharded
 from speechtrain.backends.torch.speech_model import ModelStream, SpeechModel
 from speechtrain.data.batches import Batch
 from speechtrain.data.loader import Loader
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
+from speechtrain.files import atomically
 from speechtrain.tasks.base import Outputs, Task
 
 log = logging.getLogger(__name__)
@@ -181,10 +182,10 @@ class TorchBackend(Backend):
             result.best_checkpoint = Path(keepers["best"].best_model_path)
             score = keepers["best"].best_model_score
             result.best_value = float(score) if score is not None else None
-        last = plan.folder / "checkpoints" / LAST
+        last = plan.folder / FOLDER / f"{LAST}{self.suffix}"
         result.last_checkpoint = last if "last" in keepers and last.is_file() else None
         if "recent" in keepers and keepers["recent"].best_k_models:
-            result.mean_checkpoint = plan.folder / "checkpoints" / "mean.ckpt"
+            result.mean_checkpoint = plan.folder / FOLDER / f"{MEAN}{self.suffix}"
             weights = mean_of(sorted(Path(path) for path in keepers["recent"].best_k_models))
             AtomicCheckpointIO().save_checkpoint(_weights_file(weights, plan.extra), result.mean_checkpoint)
         for callback in callbacks:
@@ -346,12 +347,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        temporary = target.with_name(f".{target.name}.tmp")
-        with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        with atomically(target, durable=True) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
 
 
 def epochs_processed(trainer: pl.Trainer) -> int:
@@ -420,7 +417,7 @@ class Keeper(ModelCheckpoint):
 def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
     options = plan.trainer["checkpoint"]
     common: dict[str, Any] = {
-        "dirpath": plan.folder / "checkpoints",
+        "dirpath": plan.folder / FOLDER,
         "auto_insert_metric_name": False,
         "save_on_train_epoch_end": True,
         "enable_version_counter": False,
@@ -432,7 +429,7 @@ def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
             monitor=options["monitor"],
             mode=options["mode"],
             save_top_k=options["save_top_k"],
-            filename=f"best-{options['filename']}",
+            filename=f"{BEST}{options['filename']}",
             **common,
         )
     if options["every_n_epochs"]:
@@ -442,7 +439,7 @@ def _checkpoints(plan: Plan) -> dict[str, ModelCheckpoint]:
             "recent", monitor="epoch", mode="max", save_top_k=plan.trainer["average_last"], filename="recent-epoch={epoch:03d}", **common
         )
     if options["save_last"]:
-        keepers["last"] = Keeper("last", save_top_k=1, monitor=None, filename=Path(LAST).stem, **common)
+        keepers["last"] = Keeper("last", save_top_k=1, monitor=None, filename=LAST, **common)
     return keepers
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from speechtrain.backends.torch.speech_model import SpeechModel
+from speechtrain.files import atomically
 
 
 def to_torchscript(model: SpeechModel, path: Path, input_size: int) -> None:
@@ -62,11 +63,10 @@ def to_onnx(model: SpeechModel, path: Path, input_size: int) -> None:
     model.eval()
     example = example_of(model, input_size)
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    temporary = path.with_name(f".{path.name}.tmp")
     names: Any = {"input_names": ["features", "lengths"], "output_names": ["values", "value_lengths"]}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with atomically(path) as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if recurrent:
                 axes = {"features": {0: "batch", 1: "time"}, "lengths": {0: "batch"}, "values": {0: "batch", 1: "frames"}}
@@ -78,7 +78,5 @@ def to_onnx(model: SpeechModel, path: Path, input_size: int) -> None:
                 torch.onnx.export(
                     model, example, temporary, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False, **names
                 )
-        temporary.replace(path)
     finally:
         model.train(was_training)
-        temporary.unlink(missing_ok=True)

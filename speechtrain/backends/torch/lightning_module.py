@@ -18,6 +18,7 @@ from torch import nn
 
 from speechtrain.backends.base import Plan
 from speechtrain.backends.callbacks import Callback, Control, EpochClock
+from speechtrain.backends.checkpoint_files import FOLDER, LAST
 from speechtrain.backends.failures import NonFiniteLossError, save_bad_batch
 from speechtrain.backends.schedules import round_up
 from speechtrain.backends.torch import losses, lr_finder, ops, sharding
@@ -33,7 +34,6 @@ from speechtrain.tasks.base import Ops, Outputs, Scorer, Task
 log = logging.getLogger(__name__)
 
 OPS: Ops = ops
-LAST = "last.ckpt"
 
 
 class TrainingModule(pl.LightningModule):
@@ -263,7 +263,7 @@ class TrainingModule(pl.LightningModule):
             listener.on_batch_end(self.current_epoch, batch_idx, batches, loss, rate)
         if self.plan.saves_inside(batch_idx, batches, self.global_step):
             self._batches_done = batch_idx + 1
-            self.trainer.save_checkpoint(self.plan.folder / "checkpoints" / LAST)
+            self.trainer.save_checkpoint(self.plan.folder / FOLDER / f"{LAST}.ckpt")
             self._batches_done = 0
         interrupts.check()
 

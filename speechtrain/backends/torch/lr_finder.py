@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from itertools import chain, count
@@ -12,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from speechtrain.errors import RunError
+from speechtrain.files import write_json
 
 T = TypeVar("T")
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
@@ -73,9 +73,7 @@ def steepest(curve: list[tuple[float, float]]) -> float:
 
 def write(curve: list[tuple[float, float]], folder: Path) -> None:
     """Keep the curve as `lr_finder.json`."""
-    temporary = folder / ".lr_finder.json.tmp"
-    temporary.write_text(json.dumps([{"lr": rate, "loss": loss} for rate, loss in curve]), encoding="utf-8")
-    temporary.replace(folder / "lr_finder.json")
+    write_json(folder / "lr_finder.json", [{"lr": rate, "loss": loss} for rate, loss in curve])
 
 
 def endless(epoch: Callable[[int], Iterable[T]]) -> Iterable[T]:

@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from speechtrain.console import console
 from speechtrain.data.corpus import SPLITS, Corpus, make_cut
-from speechtrain.errors import DataError, RunError
+from speechtrain.errors import DataError, RunError, unwritable
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
@@ -129,13 +129,11 @@ class Digits:
             with filelock.FileLock(self.cache_dir / "digits" / ".lock"):
                 wanted = [job for path, job in missing.items() if not Path(path).is_file()]
                 if wanted:
-                    for unfinished in self.cache_dir.glob("digits/*/.*.flac.*"):  # of a run that was killed; the lock is ours
+                    for unfinished in self.cache_dir.glob("digits/*/.*.tmp.flac"):  # of a run that was killed; the lock is ours
                         unfinished.unlink(missing_ok=True)
                     self._speak(wanted)
         except OSError as error:
-            raise DataError(
-                f"{self.cache_dir}: cannot be written ({error})\n    -> set data.cache_dir, or the variable SPEECHTRAIN_CACHE"
-            ) from None
+            raise unwritable(self.cache_dir, error, "data.cache_dir, or the variable SPEECHTRAIN_CACHE,", DataError) from None
 
     def _speak(self, jobs: list[dict[str, Any]]) -> None:
         count = min(self.processes, len(jobs))

@@ -13,7 +13,6 @@ import _ctypes
 import ctypes
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 from scipy.signal import resample_poly
+
+from speechtrain.files import atomically
 
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS in speak_lib.h
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER in speak_lib.h
@@ -81,11 +82,10 @@ def make(job: dict[str, Any]) -> None:
     divisor = math.gcd(rate, job["sample_rate"])
     resampled = resample_poly(samples.astype(np.float64), job["sample_rate"] // divisor, rate // divisor)
     path = Path(job["path"])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    soundfile.write(
-        temporary, np.clip(np.rint(resampled), -32768, 32767).astype(np.int16), job["sample_rate"], format="FLAC", subtype="PCM_16"
-    )
-    temporary.replace(path)
+    with atomically(path) as temporary:
+        soundfile.write(
+            temporary, np.clip(np.rint(resampled), -32768, 32767).astype(np.int16), job["sample_rate"], format="FLAC", subtype="PCM_16"
+        )
 
 
 def pronounce(words: list[str], language: str) -> list[str]:

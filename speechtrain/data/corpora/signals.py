@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, make_cut
 from speechtrain.data.splits import fill_splits, spread
-from speechtrain.errors import DataError, first_line
+from speechtrain.errors import DataError, first_line, unwritable
+from speechtrain.files import atomically
 
 MIXED, TARGETS, CONDITIONS = "mixed_signals", "target_signals", "condition_vectors"
 
@@ -118,18 +119,14 @@ class Signals:
                 if _settings_of(path) != made_from:
                     raise DataError(f"{path}: is there already, from other settings\n    -> give another data.save_to, or remove it")
                 continue
-            temporary = folder / f".{split}.h5.tmp"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                with h5py.File(temporary, "w") as file:
+                with atomically(path) as temporary, h5py.File(temporary, "w") as file:
                     self._fill(file, split, size)
                     file.attrs["settings"] = made_from
                     file.attrs["sample_rate"] = self.sample_rate
-                temporary.replace(path)
             except OSError as error:
-                raise DataError(f"{path}: cannot be written ({first_line(error)})\n    -> set data.save_to to a folder that can") from error
-            finally:
-                temporary.unlink(missing_ok=True)
+                raise unwritable(path, error, "data.save_to", DataError) from error
 
     def _fill(self, file: h5py.File, split: str, size: int) -> None:
         shapes = {MIXED: (size, self.samples), TARGETS: (size, self.samples), CONDITIONS: (size, len(self.frequencies))}

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from speechtrain.errors import first_line
+from speechtrain.files import atomically
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class SpectrumStore:
             lock.release()
 
     def _read(self) -> None:
-        for index in self._folder.glob("*.json"):
+        for index in self._folder.glob("[!.]*.json"):
             path = index.with_suffix(".bin")
             try:
                 content = json.loads(index.read_text(encoding="utf-8"))
@@ -121,11 +122,11 @@ class SpectrumStore:
     def _sweep(self) -> None:
         """Remove what killed processes left; the lock is ours."""
         for path in self._root.glob("*/*"):
-            if path.suffix == ".tmp" or (path.suffix == ".bin" and not path.with_suffix(".json").is_file()):
+            if ".tmp" in path.suffixes or (path.suffix == ".bin" and not path.with_suffix(".json").is_file()):
                 path.unlink(missing_ok=True)
 
     def _make_room(self) -> None:
-        packs = sorted((path for path in self._root.glob("*/*.json")), key=lambda path: path.stat().st_mtime)
+        packs = sorted((path for path in self._root.glob("*/[!.]*.json")), key=lambda path: path.stat().st_mtime)
         sizes = {path: path.with_suffix(".bin").stat().st_size for path in packs if path.with_suffix(".bin").is_file()}
         total = sum(sizes.values())
         for path in packs:
@@ -172,9 +173,8 @@ class _Writer:
         file.close()
         place = self._folder / f"{self._name}.bin"
         Path(file.name).replace(place)
-        index = self._folder / f"{self._name}.json.tmp"
-        index.write_text(json.dumps({"bytes": self._offset, "entries": self._entries}), encoding="utf-8")
-        index.replace(place.with_suffix(".json"))
+        with atomically(place.with_suffix(".json")) as index:
+            index.write_text(json.dumps({"bytes": self._offset, "entries": self._entries}), encoding="utf-8")
 
 
 def key_of(path: Path, channel: int, start: float, duration: float) -> str:

@@ -16,9 +16,9 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 
-from speechtrain.console import console, is_rate
+from speechtrain.console import console, format_metric
 from speechtrain.errors import RunError, without_passwords
-from speechtrain.files import write
+from speechtrain.files import write_text
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import Assignment
 from speechtrain.sweep.study.attributes import RETRY_OF
@@ -93,13 +93,13 @@ class Reporter:
     def _values(self, trial: FrozenTrial) -> list[str]:
         """A trial's values for people; what a pruned one reported last is a metric of its own."""
         if trial.state is TrialState.PRUNED and self.options.report is not None:
-            return [f"{self.options.report} {value:.4g}" for value in trial.values or []]
+            return [f"{self.options.report} {format_metric(self.options.report, value)}" for value in trial.values or []]
         return [self._value(index, value) for index, value in enumerate(trial.values or [])]
 
     def _value(self, index: int, value: float) -> str:
         """A value of an objective: rates as per cent."""
         metric = self.plan.objectives[index] if self.plan.objectives else ""
-        return f"{100 * value:.2f} %" if is_rate(metric) else f"{value:.5g}"
+        return format_metric(metric, value)
 
     def _time_left(self, ledger: Ledger) -> str:
         left = self.plan.n_trials - len(ledger.done)
@@ -169,7 +169,7 @@ class Reporter:
             found["solutions"] = [{"params": dict(trial.params), "values": list(trial.values)} for trial in best]
         found["best_trial"] = best[0].number
         found["best_overrides"] = self._overrides(best[0])
-        write(self.folder / RESULTS, yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
+        write_text(self.folder / RESULTS, yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
 
     def _overrides(self, trial: FrozenTrial) -> list[str]:
         assignment: Assignment = dict(trial.params)
@@ -186,7 +186,7 @@ class Reporter:
             took = trial.duration.total_seconds() if trial.duration is not None else None
             params = [trial.params.get(name) for name in names]
             writer.writerow([trial.number, trial.state.name, *values, took, *params, trial.user_attrs.get("reason", "")])
-        write(self.folder / "trials.csv", buffer.getvalue())
+        write_text(self.folder / "trials.csv", buffer.getvalue())
 
     def _by_seed(self, trials: Sequence[FrozenTrial]) -> list[str]:
         """Mean and deviation of each config whose seed was swept."""
@@ -215,7 +215,7 @@ class Reporter:
         command = f"python -m speechtrain --config-dir {shown} experiment=best"
         values = ", ".join(self._values(trial))
         head = f"# @package _global_\n# Trial {trial.number} of {self.study.name}: {values}  {short(trial.params)}\n#\n#   {command}\n"
-        write(path, head + experiment_yaml(cfg))
+        write_text(path, head + experiment_yaml(cfg))
         console.print(f"      {path}\n      {command}", style="bold", markup=False)
 
 

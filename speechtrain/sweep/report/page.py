@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from speechtrain.files import write
+from speechtrain.files import write_text
 from speechtrain.report.pages import render
 from speechtrain.sweep.study.cost import costs, table
 from speechtrain.sweep.study.storage import open_storage
@@ -92,7 +92,7 @@ def main() -> None:
     wanted = json.load(sys.stdin)
     warnings.simplefilter("ignore")
     study = optuna.load_study(study_name=wanted["study"], storage=open_storage(wanted["storage"]))
-    write(Path(wanted["page"]), sweep_page(study, wanted["objectives"]))
+    write_text(Path(wanted["page"]), sweep_page(study, wanted["objectives"]))
 
 
 if __name__ == "__main__":

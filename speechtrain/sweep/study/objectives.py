@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from speechtrain.config.targets import Direction
 from speechtrain.errors import ConfigError, Problem
-
-Direction = Literal["minimize", "maximize"]
 
 ALIASES = {"params": "model/parameters", "parameters": "model/parameters", "latency_ms": "model/latency_ms"}
 """Short names of metrics that are known before training."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -17,6 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from speechtrain.config.targets import Direction
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.space.space import Assignment, Choice, Domain, Scalar, Space
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 
 _UNCLAIMED = 10.0
 """Seconds after which a trial that was taken by nobody known counts as lost; to write the name down takes milliseconds."""
-
-Direction = Literal["minimize", "maximize"]
 
 
 def distribution(domain: Domain) -> BaseDistribution:

@@ -17,9 +17,9 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from speechtrain.config.targets import Direction
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, complete, fail
-from speechtrain.sweep.study.objectives import Direction
 from speechtrain.sweep.study.samplers import make_pruner
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.trial.outcome import VARIABLE, Job, Outcome

@@ -19,12 +19,14 @@ from omegaconf import DictConfig, open_dict
 from optuna.trial import TrialState
 
 from speechtrain.backends.callbacks import Callback, Control
+from speechtrain.backends.checkpoint_files import FOLDER
 from speechtrain.config.compose import check
+from speechtrain.config.targets import Direction
 from speechtrain.console import console, errors
 from speechtrain.errors import RunPruned, UserError
 from speechtrain.sweep.study.attributes import complete, fail, prune
 from speechtrain.sweep.study.cost import COST
-from speechtrain.sweep.study.objectives import Constraint, Direction
+from speechtrain.sweep.study.objectives import Constraint
 from speechtrain.sweep.trial.context import Attached, TrialContext, time_limit
 from speechtrain.training.cross_validation import is_cross_validation
 
@@ -104,7 +106,7 @@ def run_trial(context: TrialContext, cfg: DictConfig, overrides: Sequence[str]) 
             values = _values(attached, cfg, overrides)
         except RunPruned as pruned:
             if not context.keep_pruned:
-                for checkpoints in folder.glob("**/checkpoints"):
+                for checkpoints in folder.glob(f"**/{FOLDER}"):
                     shutil.rmtree(checkpoints, ignore_errors=True)
             prune(attached.storage, context.id, str(pruned))
             return None

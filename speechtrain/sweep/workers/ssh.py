@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from speechtrain.backends.checkpoint_files import FOLDER, LAST, SUFFIXES
 from speechtrain.console import console
 from speechtrain.errors import RunError, UserError
 from speechtrain.sweep.space.overrides import parser
@@ -167,11 +168,12 @@ class RemoteRuns:
         python = self.options.python if self.options.python.startswith("/") else f"{self._project}/{self.options.python}"
         quoted, command = shlex.quote(folder), shlex.join([python, "-m", "speechtrain", *arguments])
         resumed = shlex.join([python, "-m", "speechtrain", f"resume={folder}"])
+        has_checkpoint = " || ".join(f"[ -f {FOLDER}/{LAST}{suffix} ]" for suffix in SUFFIXES)
         script = (
             f"cd {shlex.quote(self._project)}; mkdir -p {quoted}; cd {quoted}\n"
             "if [ -f rc ]; then exit 0; fi\n"
             'if [ -f pid ] && kill -0 "$(cat pid)" 2>/dev/null; then exit 0; fi\n'
-            f"if [ -f checkpoints/last.ckpt ]; then run={shlex.quote(resumed)}; else run={shlex.quote(command)}; fi\n"
+            f"if {has_checkpoint}; then run={shlex.quote(resumed)}; else run={shlex.quote(command)}; fi\n"
             f"PYTHONPATH={shlex.quote(self._project)} setsid nohup sh -c "
             '"$run; echo \\$? > rc.tmp; mv rc.tmp rc" >> output.log 2>&1 < /dev/null &\n'
             "echo $! > pid\n"

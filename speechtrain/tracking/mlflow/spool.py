@@ -16,6 +16,8 @@ from typing import Any
 
 import filelock
 
+from speechtrain.files import atomically
+
 FOLDER = "unsent"
 """In a run's folder."""
 
@@ -83,10 +85,8 @@ class Spool:
 
     def commit(self, state: Mapping[str, Any]) -> None:
         """Note how far the sender has come; events sent again by a later sender change nothing, so a failure is no harm."""
-        temporary = self._sent.with_suffix(".tmp")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), atomically(self._sent) as temporary:
             temporary.write_text(json.dumps(state), encoding="utf-8")
-            temporary.replace(self._sent)
 
     def read(self, offset: int) -> Iterator[tuple[Event, int]]:
         """Whole events from a byte on, each with the byte behind it; a line that is no JSON, or not yet, is passed over."""

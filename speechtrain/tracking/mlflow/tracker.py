@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+from speechtrain.backends.checkpoint_files import FOLDER
 from speechtrain.errors import UserError, without_passwords
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
@@ -147,7 +148,7 @@ class MlflowTracker(Tracker):
     def log_checkpoint(self, path: Path) -> None:
         """The checkpoint as an artifact, if the config wants it."""
         if self.keeps_checkpoint:
-            self.log_file(path, "checkpoints")
+            self.log_file(path, FOLDER)
 
     def log_dataset(self, info: DatasetInfo) -> None:
         """A split as an MLflow data set."""

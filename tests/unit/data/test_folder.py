@@ -86,7 +86,7 @@ def test_mistakes_in_the_config_are_told_at_once(tmp_path: Path, overrides: list
 
 def test_folders_without_use_are_refused_and_bad_files_named(tmp_path: Path) -> None:
     given = ["data=folder", f"data.root={tmp_path}", "data.split.val=0", "data.split.test=0", *QUIET]
-    with pytest.raises(DataError, match=r"holds no audio \(.wav, .flac, .mp3, .ogg\)"):
+    with pytest.raises(DataError, match=r"holds no audio \(.wav, .flac, .ogg, "):
         prepared(given)
     tone(tmp_path / "alone.wav")
     with pytest.raises(DataError, match=r"none of its 1 files can be used[\s\S]*no folder says what it is"):
