@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import configure_log
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -17,7 +19,7 @@ from speechtrain.config.checks import without_foreign_defaults
 from speechtrain.config.compose import check
 from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
-from speechtrain.processes.fresh import run_elsewhere
+from speechtrain.processes import fresh
 from speechtrain.sweep.trial.outcome import VARIABLE
 from speechtrain.train import train
 
@@ -47,13 +49,20 @@ def run_job(cfg: DictConfig) -> Any:
         rerun = _or_exit(lambda: Rerun(cfg, overrides))
         given, cfg = cfg, rerun.cfg
     if needs_own_process(cfg):
-        return run_elsewhere(run_job, cfg if rerun is None else given)
+        return fresh.call(_run_with_hydra, Singleton.get_state(), cfg if rerun is None else given)
     if os.environ.get(VARIABLE):
         from speechtrain.sweep.trial.context import TrialContext
         from speechtrain.sweep.trial.job import run_trial
 
         return run_trial(TrialContext.from_text(os.environ[VARIABLE]), cfg, overrides)
     return _or_exit(lambda: _train(cfg, overrides, rerun))
+
+
+def _run_with_hydra(state: Any, cfg: DictConfig) -> Any:
+    """Run a job in a process that did not compose its config, with Hydra's state and logging as in the one that did."""
+    Singleton.set_state(state)
+    configure_log(HydraConfig.get().job_logging, HydraConfig.get().verbose)  # type: ignore[arg-type]
+    return run_job(cfg)
 
 
 def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float | None:

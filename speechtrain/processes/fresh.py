@@ -1,86 +1,144 @@
-"""A job in a process of its own, where this one cannot do it: Keras keeps the engine that it was first imported with."""
+"""One call of a function in a fresh process: where a library keeps what it was first imported with, may crash, or is not thread-safe.
+
+What needs another protocol has its own: the workers of a sweep and the sender to MLflow serve many requests, the ranks of a training live
+as long as it does, and eSpeak NG reports each file while it speaks the next.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import cloudpickle
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
-from hydra.core.utils import configure_log
-from omegaconf import DictConfig
 
 from speechtrain.errors import RunError, UserError
 from speechtrain.processes import interrupts
 
+T = TypeVar("T")
+
 _GRACE = 10.0
-"""Seconds that a job has to end by itself when it is interrupted."""
+"""Seconds that the process has to end by itself when this one is interrupted."""
+_QUOTED_LINES = 3
+"""Lines of its output that the error quotes when it died."""
 
 
-def run_elsewhere(job: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """What a function of the config returns, or raises, when a fresh process calls it; environment and output are this one's.
+class ProcessDiedError(RunError):
+    """The process ended without a result; the message says how, and quotes the end of its output if that was kept back."""
 
-    Raises:
-        RunError: the process died.
-        KeyboardInterrupt: this process was interrupted; the other one has ended by then.
+
+class FreshCall(Generic[T]):
+    """A function call that runs in a fresh process, which starts when this is made.
+
+    Args:
+        function: a function of a module, which the process imports.
+        args: its arguments, anything that can be pickled.
+        environment: variables to set besides those of this process.
+        quiet: whether the output of the process is kept back, and quoted only if it dies.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        given, answer = Path(folder) / "job", Path(folder) / "answer"
-        given.write_bytes(cloudpickle.dumps({"path": sys.path, "state": Singleton.get_state(), "job": job, "cfg": cfg}))
+
+    def __init__(self, function: Callable[..., T], *args: Any, environment: Mapping[str, str] | None = None, quiet: bool = False) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="speechtrain-call-")
+        request, self._answer, self._output = (Path(self._folder.name) / name for name in ("request", "answer", "output"))
+        # the path comes first: what is behind it may need modules that only this path leads to
+        request.write_bytes(pickle.dumps(sys.path) + cloudpickle.dumps((function, args)))
         sys.stdout.flush()
         sys.stderr.flush()
-        process = subprocess.Popen([sys.executable, "-m", "speechtrain.processes.fresh", str(given), str(answer)], stdin=subprocess.DEVNULL)
-        try:
-            code = process.wait()
-        except BaseException:
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
-            process.kill()
-            raise
-        if not answer.is_file():
-            raise RunError(f"the process of this job ended with {code} and said nothing")
-        found = pickle.loads(answer.read_bytes())  # noqa: S301 # from our own process
-    if isinstance(found["error"], BaseException):
-        raise found["error"]
-    return found["value"]
+        with self._output.open("wb") as file:
+            streams: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT} if quiet else {}
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "speechtrain.processes.fresh", str(request), str(self._answer)],
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                **streams,
+            )
+
+    def is_running(self) -> bool:
+        """Return whether the process has not ended yet."""
+        return self._process.poll() is None
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the process and return what the function returned; may be called once.
+
+        Args:
+            timeout: seconds to wait; None waits for as long as it takes.
+
+        Raises:
+            Exception: what the function raised, with its stack trace as a note if it is neither a `UserError` nor a `RunError`.
+            ProcessDiedError: the process crashed or was killed.
+            TimeoutError: it took longer, and was ended.
+            KeyboardInterrupt: this process was interrupted; the other one has ended by then.
+        """
+        with self._folder:
+            try:
+                code = self._process.wait(timeout)
+            except BaseException as error:
+                self._end()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise TimeoutError(f"it took more than {timeout:g} s") from None
+                raise
+            if not self._answer.is_file():
+                how = f"crashed with signal {-code}" if code < 0 else f"exited with code {code}"
+                lines = self._output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_QUOTED_LINES:]
+                raise ProcessDiedError("\n    ".join([f"{how} and gave no result", *lines]))
+            answer: tuple[T, BaseException | None] = pickle.loads(self._answer.read_bytes())  # noqa: S301 # from our own process
+        value, raised = answer
+        if raised is not None:
+            raise raised
+        return value
+
+    def _end(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE)
+        self._process.kill()
+        self._process.wait()
+
+
+def call(
+    function: Callable[..., T], *args: Any, environment: Mapping[str, str] | None = None, quiet: bool = False, timeout: float | None = None
+) -> T:
+    """Return what a function returns, or raise what it raises, when a fresh process calls it; see `FreshCall`."""
+    return FreshCall(function, *args, environment=environment, quiet=quiet).result(timeout)
 
 
 def main() -> None:
-    """Call what the first argument's file holds; the answer goes to the second's."""
-    given, answer = (Path(item) for item in sys.argv[1:])
+    """Call the function that the first argument's file holds, and write its value or its error to the second argument's."""
+    request, answer = (Path(item) for item in sys.argv[1:])
     interrupts.listen(signal.SIGTERM)
-    with given.open("rb") as file:
-        content = pickle.load(file)  # noqa: S301 # from our own process
-    sys.path[:] = content["path"]
-    Singleton.set_state(content["state"])
-    configure_log(HydraConfig.get().job_logging, HydraConfig.get().verbose)  # type: ignore[arg-type]
-    found: dict[str, Any] = {"value": None, "error": None}
+    value: Any = None
+    error: BaseException | None = None
     try:
-        found["value"] = content["job"](content["cfg"])
-    except BaseException as error:  # noqa: BLE001 # whatever it is, it is raised again at the other side
-        found["error"] = error
-    answer.write_bytes(_packed(found))
+        with request.open("rb") as file:
+            sys.path[:] = pickle.load(file)  # noqa: S301 # from our own process
+            function, args = pickle.load(file)  # noqa: S301
+        value = function(*args)
+    except BaseException as raised:  # noqa: BLE001 # whatever it is, it is raised again on the other side
+        error = raised
+        if not isinstance(error, (UserError, RunError, KeyboardInterrupt, SystemExit)):
+            error.add_note("".join(traceback.format_exception(error)))
+    answer.write_bytes(_packed(value, error))
 
 
-def _packed(found: dict[str, Any]) -> bytes:
-    """Bytes that can be unpickled again; an error that cannot is told by its text."""
+def _packed(value: Any, error: BaseException | None) -> bytes:
+    """Pickle a value and an error; of an error that cannot be unpickled again only its text is kept."""
     try:
-        packed = bytes(cloudpickle.dumps(found))
+        packed = bytes(cloudpickle.dumps((value, error)))
         pickle.loads(packed)  # noqa: S301 # just packed
-    except Exception:  # noqa: BLE001 # objects fail to pickle in many ways
-        error = found["error"]
+    except Exception as problem:  # noqa: BLE001 # objects fail to pickle in many ways
+        if error is None:
+            return pickle.dumps((None, RunError(f"its result cannot be sent to another process ({problem})")))
         kind = UserError if isinstance(error, UserError) else RunError
-        text = str(error) if isinstance(error, (UserError, RunError)) else f"{type(error).__name__}: {error}"
-        return pickle.dumps({"value": None, "error": kind(text) if error is not None else RunError("gave a result that cannot be sent")})
+        text = str(error) if isinstance(error, (UserError, RunError)) else "".join(traceback.format_exception(error)).strip()
+        return pickle.dumps((None, kind(text)))
     return packed
 
 

@@ -1,7 +1,5 @@
 """A worker that speaks with eSpeak NG: `python -m speechtrain.data.corpora.espeak`, one JSON job a line in, one line a finished file out.
 
-With `pronounce` it takes one JSON object, `{"language": ..., "words": [...]}`, and gives the list of their phonemes.
-
 eSpeak NG is GPL-3 and not thread-safe, so it lives in processes of its own. Its output depends on what the process spoke before;
 the library is therefore loaded anew for every utterance. Breath is noise, from a generator that `espeak_Initialize` seeds with
 the process' number and from C's own; both are seeded after that. The audio is then a function of the job alone.
@@ -88,37 +86,8 @@ def make(job: dict[str, Any]) -> None:
         )
 
 
-def pronounce(words: list[str], language: str) -> list[str]:
-    """Phonemes of words in the IPA, those of a word with spaces in between.
-
-    Raises:
-        ValueError: there is no such language.
-    """
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-    library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
-    if library.espeak_SetVoiceByName(language.encode()) != 0:
-        raise ValueError(f"eSpeak NG has no language '{language}'")
-    found = []
-    for word in words:
-        text = ctypes.c_char_p(word.encode())
-        parts = []
-        while text.value:
-            parts.append(library.espeak_TextToPhonemes(ctypes.byref(text), _UTF8, _IPA_APART).decode())
-        found.append(" ".join(" ".join(parts).replace("_", " ").split()))
-    library.espeak_Terminate()
-    return found
-
-
-_IPA_APART = 2 | (ord("_") << 8)  # espeakPHONEMES_IPA with a separator, in speak_lib.h
-
-
 def main() -> None:
-    """Work until there is no more input."""
-    if sys.argv[1:] == ["pronounce"]:
-        orders = json.load(sys.stdin)
-        print(json.dumps(pronounce(orders["words"], orders["language"])))
-        return
+    """Speak the jobs of the standard input, and report each finished file, until the input ends."""
     for line in sys.stdin:
         make(json.loads(line))
         print("done", flush=True)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from speechtrain.data.text.tokenizers import BLANK
-from speechtrain.errors import DataError, RunError
+from speechtrain.errors import DataError
+from speechtrain.processes import fresh
 
 _VARIANT = re.compile(r"\(\d+\)$")
 _STRESS = re.compile(r"[012]$")
@@ -134,13 +132,34 @@ def pronounced(words: Sequence[str], language: str) -> list[str]:
             "tokenizer=phoneme without a lexicon asks eSpeak NG, which is not installed\n"
             "    -> pip install 'speechtrain[synth]', or give tokenizer.lexicon"
         )
-    orders = json.dumps({"language": language, "words": list(words)})
-    command = [sys.executable, "-m", "speechtrain.data.corpora.espeak", "pronounce"]
-    done = subprocess.run(command, input=orders, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["?"])[-1]
-        if "no language" in last:
-            raise DataError(f"tokenizer.language={language}: eSpeak NG has no such language\n    -> for example en-us, en-gb, de, cy")
-        raise RunError(f"eSpeak NG failed: {last}")
-    found: list[str] = json.loads(done.stdout)
-    return found
+    try:
+        return fresh.call(_pronounced_here, list(words), language, quiet=True)
+    except ValueError:
+        raise DataError(f"tokenizer.language={language}: eSpeak NG has no such language\n    -> for example en-us, en-gb, de, cy") from None
+
+
+def _pronounced_here(words: list[str], language: str) -> list[str]:
+    """Ask the library of eSpeak NG, which stays in this process: `pronounced` calls it in a fresh one, as it is under GPL-3.
+
+    Raises:
+        ValueError: there is no such language.
+    """
+    import ctypes
+
+    import espeakng_loader
+
+    synchronous, utf8, ipa_with_underscores = 2, 1, 2 | (ord("_") << 8)  # from speak_lib.h
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+    library.espeak_Initialize(synchronous, 0, espeakng_loader.get_data_path().encode(), 0)
+    if library.espeak_SetVoiceByName(language.encode()) != 0:
+        raise ValueError(f"eSpeak NG has no language '{language}'")
+    pronunciations = []
+    for word in words:
+        text = ctypes.c_char_p(word.encode())
+        parts = []
+        while text.value:
+            parts.append(library.espeak_TextToPhonemes(ctypes.byref(text), utf8, ipa_with_underscores).decode())
+        pronunciations.append(" ".join(" ".join(parts).replace("_", " ").split()))
+    library.espeak_Terminate()
+    return pronunciations

@@ -1,12 +1,7 @@
-"""The report of a sweep as a page: Optuna's plots, a table of all trials, what it cost. Made by a process of its own.
-
-What it is to make is told on its standard input, as JSON: `storage`, `study`, `page` (the file), `objectives`.
-"""
+"""The report of a sweep as a page: Optuna's plots, a table of all trials, what it cost."""
 
 from __future__ import annotations
 
-import json
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -87,13 +82,8 @@ def _swept(study: optuna.Study) -> list[str]:
     return list(dict.fromkeys(name for trial in study.get_trials(deepcopy=False) for name in trial.params))
 
 
-def main() -> None:
-    """Write the page."""
-    wanted = json.load(sys.stdin)
+def write_page(path: Path, storage: str, study_name: str, objectives: Sequence[str]) -> None:
+    """Write the page of a study, which is read from its storage."""
     warnings.simplefilter("ignore")
-    study = optuna.load_study(study_name=wanted["study"], storage=open_storage(wanted["storage"]))
-    write_text(Path(wanted["page"]), sweep_page(study, wanted["objectives"]))
-
-
-if __name__ == "__main__":
-    main()
+    study = optuna.load_study(study_name=study_name, storage=open_storage(storage))
+    write_text(path, sweep_page(study, objectives))

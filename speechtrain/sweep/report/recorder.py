@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.build import build
 from speechtrain.errors import RunError, UserError, without_passwords
+from speechtrain.processes.fresh import FreshCall
 from speechtrain.sweep.study.cost import costs, table
 from speechtrain.sweep.study.storage import exclusively
 from speechtrain.sweep.study.study import describe
@@ -33,7 +32,6 @@ log = logging.getLogger(__name__)
 RUN = "speechtrain:run"
 """User attribute of a study: the name by which its run is found."""
 REPORT = "sweep_report.html"
-_LOG = "sweep_report.log"
 _EVERY = 60.0
 """Seconds between reports while a sweep runs; longer where a report takes long to make."""
 
@@ -63,7 +61,7 @@ class SweepNotebook:
         self._wants_page = cfg.report.enabled is not False
         self._kinds = dict((cfg.get("tracking") or {}).items())
         self._trackers: dict[str, Tracker] = {}
-        self._page: subprocess.Popen[bytes] | None = None
+        self._page: FreshCall[None] | None = None
         self._page_began = 0.0
         self._next_page = 0.0
         self._reported = -1
@@ -114,10 +112,10 @@ class SweepNotebook:
             self._told = done
             self._log_metrics(trials, best, done)
         now = time.monotonic()
-        if self._page is not None and self._page.poll() is not None:
+        if self._page is not None and not self._page.is_running():
             self._next_page = now + max(_EVERY, 20 * (now - self._page_began))
+            self._finish_page(self._page)
             self._page = None
-            self._log_files([self.folder / REPORT])
         if self._wants_page and self._page is None and done != self._reported and now >= self._next_page:
             self._reported, self._page_began = done, now
             self._page = self._start_page()
@@ -131,22 +129,17 @@ class SweepNotebook:
         for tracker in self._trackers.values():
             tracker.log_metrics(metrics, done)
 
-    def _start_page(self) -> subprocess.Popen[bytes]:
-        wanted = {"storage": self.study.url, "study": self.study.name, "page": str(self.folder / REPORT), "objectives": self.objectives}
-        with (self.folder / _LOG).open("wb") as file:
-            command = [sys.executable, "-m", "speechtrain.sweep.report.page"]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
-        assert process.stdin is not None
-        with process.stdin as told:  # not on the command line: a storage's address may hold a password
-            told.write(json.dumps(wanted).encode())
-        return process
+    def _start_page(self) -> FreshCall[None]:
+        return FreshCall(_write_page, self.folder / REPORT, self.study.url, self.study.name, self.objectives, quiet=True)
 
-    def _last_page(self) -> None:
-        if self._start_page().wait(300) == 0:
-            self._log_files([self.folder / REPORT])
-            (self.folder / _LOG).unlink(missing_ok=True)
+    def _finish_page(self, page: FreshCall[None], timeout: float | None = None) -> None:
+        """Wait for a page and hand it to the trackers; a sweep does not fail because its page cannot be made."""
+        try:
+            page.result(timeout)
+        except Exception as error:  # noqa: BLE001 # whatever a storage or a plot raises
+            log.warning("the sweep's report could not be made: %s", error)
         else:
-            log.warning("the sweep's report could not be made: %s says why", self.folder / _LOG)
+            self._log_files([self.folder / REPORT])
 
     def _log_files(self, paths: Sequence[Path]) -> None:
         for tracker in self._trackers.values():
@@ -161,24 +154,30 @@ class SweepNotebook:
             return
         try:
             if self._page is not None:
-                self._page.wait(120)
+                self._finish_page(self._page, timeout=120)
             if any(trial.state.is_finished() for trial in trials):
-                self._told = -1
-                self.update(trials, best)
+                self._log_metrics(trials, best, sum(trial.state.is_finished() for trial in trials))
                 for tracker in self._trackers.values():
                     tracker.log_table("trials", table(trials, self.objectives))
                     if best:
                         tracker.set_tag("best_trial", str(best[0].number))
                 if self._wants_page:
-                    self._last_page()
+                    self._finish_page(self._start_page(), timeout=300)
                 self._log_files([self.folder / name for name in ("trials.csv", "optimization_results.yaml", "experiment/best.yaml")])
-        except (OSError, subprocess.SubprocessError) as problem:
+        except OSError as problem:
             log.warning("the sweep's report could not be written: %s", problem)
         finally:
             for tracker in self._trackers.values():
                 if error is not None and isinstance(error, (UserError, RunError)):
                     tracker.set_tag("error", str(error))
                 tracker.finish(status)
+
+
+def _write_page(path: Path, *study: Any) -> None:
+    """Write the page in a fresh process: this one would keep the 4 seconds of imports and the memory."""
+    from speechtrain.sweep.report.page import write_page
+
+    write_page(path, *study)
 
 
 def settings_of(options: Any, space: Mapping[str, Any]) -> dict[str, Any]:
