@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
-"""Tables in a file or a pipe are not folded to 80 columns."""
+"""In a file or a pipe, tables are not folded to the 80 columns that rich assumes there."""
 console = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -18,7 +18,7 @@ RATES = ("wer", "cer", "per", "exact", "accuracy", "precision", "recall", "f1")
 
 
 def is_rate(metric: str) -> bool:
-    """Whether people read `stage/metric` as per cent."""
+    """Return whether people read `stage/metric` as per cent."""
     return metric.rpartition("/")[2].removesuffix("_std") in RATES
 
 
@@ -26,10 +26,10 @@ _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "r
 
 
 class ConsoleHandler(logging.Handler):
-    """Log records as plain lines, warnings and errors in colour."""
+    """Prints log records as plain lines, warnings and errors in colour and to the standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print it."""
+        """Print the message of a record, behind its level if it is a warning or an error."""
         text = escape(self.format(record))
         style = _STYLES.get(record.levelno)
         where = errors if record.levelno >= logging.WARNING else console

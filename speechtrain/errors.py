@@ -1,4 +1,4 @@
-"""What can go wrong in a way that a user should read, and the exit code it ends with.
+"""Errors that a user should read, and the exit code that each ends the process with.
 
 A mistake of the user's (config, data, paths) is a `UserError` and ends with code 2; a run that fails on its own is a `RunError` and ends
 with code 1. Neither shows a stack trace. Anything else is a defect of speechtrain and keeps its trace.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what was wrong, what was received and what to do."""
+    """Says what the user can mend: the message says what was wrong, what was received and what to do."""
 
     exit_code = 2
 
@@ -28,7 +28,7 @@ class EmptyDataError(DataError):
 
 
 def first_line(error: BaseException, *, most: int = 300) -> str:
-    """What an error says, for a message of one line."""
+    """Return the first line of an error's text, or its class if it has none, cut at `most` characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 
@@ -56,7 +56,7 @@ class RunPruned(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a config.
+    """Describes one thing that is wrong with a config.
 
     Attributes:
         path: dotted path of the key, for example `model.d_model`.
@@ -74,7 +74,7 @@ class Problem:
 
 
 class ConfigError(UserError):
-    """One or more problems of the config, all of them found in one go."""
+    """Lists all problems of the config, which are found in one go."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
@@ -90,12 +90,12 @@ _PASSWORD = re.compile(r"(://[^/\s:@'\"]+:)[^@/\s'\"]+@")
 
 
 def without_passwords(text: str) -> str:
-    """A text in which the passwords of addresses are masked."""
+    """Return a text in which the passwords of addresses are masked."""
     return _PASSWORD.sub(r"\1***@", text)
 
 
 def did_you_mean(name: str, allowed: Iterable[str], prefix: str = "") -> str:
-    """What to tell someone who wrote `name` where only `allowed` names exist."""
+    """Return the hint for someone who wrote `name` where only `allowed` names exist: the nearest one, and all of them."""
     names = sorted(set(allowed))
     dotted = f"{prefix}." if prefix else ""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
