@@ -23,13 +23,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.console import errors
+from speechtrain.data.audio import AUDIO_SUFFIXES, RecordingReader
 from speechtrain.errors import ConfigError, Problem, UserError, unwritable
 from speechtrain.files import atomically
 from speechtrain.inference.formats import FORMATS
 
 if TYPE_CHECKING:
-    from speechtrain.data.corpus import Audio
-    from speechtrain.inference.long_audio import Recording
+    from speechtrain.data.audio import Audio
     from speechtrain.inference.recognizer import Recognizer, Transcription
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,6 @@ def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
         UserError: nothing can be transcribed at all.
     """
     from speechtrain.inference.find import load_for
-    from speechtrain.inference.long_audio import Recording
     from speechtrain.inference.recognizer import one_answer
 
     files = files_of([str(name) for name in cfg.files])
@@ -108,7 +107,7 @@ def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
         for path in files:
             name = str(path) if path is not None else "-"
             try:
-                recording = Recording(
+                recording = RecordingReader(
                     path if path is not None else sys.stdin.buffer, recognizer.sample_rate, cfg.raw_rate if path is None else None
                 )
                 blocks = progress.of(name, recording, cfg.chunk if cfg.streaming else _BLOCK)
@@ -139,7 +138,7 @@ class _Heard:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def of(self, name: str, recording: Recording, seconds: float) -> Iterator[Audio]:
+    def of(self, name: str, recording: RecordingReader, seconds: float) -> Iterator[Audio]:
         """The blocks of a recording."""
         bar = self._bars.add_task(escape(Path(name).name), total=recording.duration)
         try:

@@ -11,15 +11,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import soundfile
-import torch
 from lhotse import MonoCut, Recording
 from lhotse.audio import AudioSource
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
-from lhotse.augmentation import get_or_create_resampler
 
+from speechtrain.data.audio import AUDIO_SUFFIXES, Audio, from_samples, read_recording, samples_in
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -27,8 +24,6 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 
 set_current_audio_backend(LibsndfileBackend())  # reads WAV, FLAC, MP3 and OGG; torchaudio's own would need torchcodec
-
-Audio = npt.NDArray[np.float32]
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -44,7 +39,7 @@ class Cut:
         sample_rate: of the recording, Hz.
         path: file of the recording; None: the corpus' own `read` makes the samples.
         start: s in the recording.
-        channel: of the recording.
+        channel: of the recording, counted from 0; None: the mean of all.
         recorded: samples of the whole recording; None: as many as the utterance has.
         recording: Lhotse's, where there is more to reading it than a file.
         custom: what else is known; `parent`, `words`, and what divides the error report.
@@ -57,7 +52,7 @@ class Cut:
     speaker: str | None = None
     path: str | None = None
     start: float = 0.0
-    channel: int = 0
+    channel: int | None = None
     recorded: int | None = None
     recording: Recording | None = None
     custom: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
@@ -69,7 +64,7 @@ class Cut:
 
     def samples_at(self, rate: int) -> int:
         """How many samples it has at a rate in Hz, the half one rounded up."""
-        return math.floor(round(self.duration * rate, 8) + 0.5)
+        return samples_in(self.duration, rate)
 
     def as_lhotse(self) -> MonoCut:
         """As Lhotse reads it."""
@@ -78,15 +73,7 @@ class Cut:
             samples = self.num_samples if self.recorded is None else self.recorded
             sources = [AudioSource("file", [0], self.path)]
             recording = Recording(self.id, sources, self.sample_rate, samples, samples / self.sample_rate)
-        return MonoCut(self.id, self.start, self.duration, self.channel, recording=recording)
-
-
-def resampled(samples: Audio, rate: int, wanted: int) -> Audio:
-    """Samples (N,) at `rate` Hz as samples at `wanted` Hz."""
-    if rate == wanted:
-        return samples
-    found: Audio = get_or_create_resampler(rate, wanted)(torch.from_numpy(samples)).numpy()
-    return found
+        return MonoCut(self.id, self.start, self.duration, self.channel or 0, recording=recording)
 
 
 def read_audio(cut: Cut, rate: int, name: str | None = None) -> Audio:
@@ -100,20 +87,18 @@ def read_audio(cut: Cut, rate: int, name: str | None = None) -> Audio:
     Raises:
         DataError: the file cannot be decoded, is empty, or holds NaN or infinite samples.
     """
-    path = name or cut.path or cut.as_lhotse().recording.sources[0].source
+    if cut.recording is None:
+        assert cut.path is not None
+        return read_recording(cut.path, rate, start=cut.start, duration=cut.duration, channel=cut.channel, name=name)
+    name = name or cut.path or cut.recording.sources[0].source
     try:
-        whole = cut.as_lhotse()
-        samples = (whole if cut.sample_rate == rate else whole.resample(rate)).load_audio()[0]
+        samples = cut.as_lhotse().load_audio()[0]
     except Exception as error:  # the decoder's exceptions have no common type
         if cut.path is not None and not Path(cut.path).is_file():
             raise DataError(f"no such file: {cut.path}") from None
         reason = str(error).strip().splitlines()
-        raise DataError(f"{path}: cannot be decoded ({reason[-1] if reason else type(error).__name__})") from error
-    if samples.size == 0:
-        raise DataError(f"{path}: holds no samples")
-    if not np.isfinite(samples).all():
-        raise DataError(f"{path}: holds {int((~np.isfinite(samples)).sum())} samples that are NaN or infinite")
-    return np.asarray(samples, dtype=np.float32)
+        raise DataError(f"{name}: cannot be read as audio ({reason[-1] if reason else type(error).__name__})") from error
+    return from_samples(samples, cut.sample_rate, rate, name=name)
 
 
 @dataclass(frozen=True)
@@ -249,10 +234,6 @@ def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:
 def seconds(cuts: list[Cut]) -> float:
     """Total duration."""
     return math.fsum(cut.duration for cut in cuts)
-
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".sph")
-"""Endings of the files in a folder that count as recordings; libsndfile reads more, when a file is named."""
 
 
 def audio_files(folder: Path) -> list[Path]:

@@ -17,10 +17,11 @@ import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.build import build
+from speechtrain.data.audio import Audio
 from speechtrain.data.batches import Reference, Target
 from speechtrain.data.batching import Limits
 from speechtrain.data.checks import report_shared
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, CorpusSource, Cut, Skip, keep, report_skips, seconds
+from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Cut, Skip, keep, report_skips, seconds
 from speechtrain.data.features.augment import Augment
 from speechtrain.data.features.cache import SpectrumCache, read_all
 from speechtrain.data.features.features import Features

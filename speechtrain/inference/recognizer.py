@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import torch
-import torchaudio
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.backends.checkpoint_files import read_extra
 from speechtrain.config.build import build, plain
 from speechtrain.config.checks import foreign_targets
 from speechtrain.config.moved import with_present_names
+from speechtrain.data.audio import from_samples, read_recording
 from speechtrain.data.batches import without_references
 from speechtrain.decode.align import Word, align, path_score, spans_of, words_of
 from speechtrain.decode.base import RankingDecoder
@@ -30,8 +28,8 @@ from speechtrain.tasks.ctc import Ctc
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend
+    from speechtrain.data.audio import Audio
     from speechtrain.data.batches import Batch
-    from speechtrain.data.corpus import Audio
     from speechtrain.data.features.features import Features
     from speechtrain.data.text.tokenizers import Tokenizer
     from speechtrain.tasks.base import Sample, Task
@@ -237,28 +235,9 @@ class Recognizer:
         Raises:
             DataError: it cannot be read, is empty, or holds samples that are no numbers.
         """
-        name = str(audio) if isinstance(audio, (str, Path)) else "the audio"
         if isinstance(audio, (str, Path, bytes, bytearray)):
-            source = io.BytesIO(audio) if isinstance(audio, (bytes, bytearray)) else str(audio)
-            try:
-                samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
-            except (OSError, soundfile.SoundFileError) as error:
-                reason = str(error) if isinstance(audio, (str, Path)) else str(error).rpartition(": ")[2]
-                raise DataError(f"{name}: cannot be read as audio ({reason})\n    -> give a WAV, FLAC, OGG or MP3 file") from None
-        else:
-            try:
-                samples, rate = np.asarray(audio, dtype=np.float32), sample_rate or self.sample_rate
-            except (ValueError, TypeError) as error:
-                raise DataError(f"the samples are no array of numbers ({error})") from None
-        if samples.ndim == 2:
-            samples = samples.mean(axis=1)
-        if samples.ndim != 1 or samples.size == 0:
-            raise DataError(f"{name}: holds no samples, or has the shape {samples.shape}\n    -> give (samples,) or (samples, channels)")
-        if not np.isfinite(samples).all():
-            raise DataError(f"{name}: holds samples that are NaN or infinite")
-        if rate != self.sample_rate:
-            samples = torchaudio.functional.resample(torch.from_numpy(samples), int(rate), self.sample_rate).numpy()
-        return np.ascontiguousarray(samples, dtype=np.float32)
+            return read_recording(audio, self.sample_rate)
+        return from_samples(audio, sample_rate or self.sample_rate, self.sample_rate)
 
     def decoded(
         self, log_probs: npt.NDArray[np.float32], samples: Audio | None = None, *, offset: float = 0.0, nbest: int = 0

@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig
 
+from speechtrain.data.audio import RecordingReader
 from speechtrain.errors import DataError, UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from starlette.applications import Starlette
     from starlette.requests import Request
@@ -157,17 +158,12 @@ class Service:
         return bytes(parts)
 
     def _read(self, body: bytes) -> npt.NDArray[np.float32]:
-        import io
-
-        import soundfile
-
         if not body:
             raise DataError("the request has no body; send an audio file as it")
-        with contextlib.suppress(soundfile.SoundFileError, OSError):
-            info = soundfile.info(io.BytesIO(body))
-            if info.duration > self._most_seconds:
-                raise DataError(f"the audio lasts {info.duration:.0f} s; {self._most_seconds:g} s are allowed")
-        return self.recognizer.read(body, None)
+        reader = RecordingReader(body, self.recognizer.sample_rate)
+        if reader.duration is not None and reader.duration > self._most_seconds:
+            raise DataError(f"the audio lasts {reader.duration:.0f} s; {self._most_seconds:g} s are allowed")
+        return np.concatenate(list(reader.blocks()))
 
     def _refused(self, status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
         from starlette.responses import JSONResponse

@@ -17,7 +17,7 @@ from speechtrain.errors import ConfigError, Problem
 from speechtrain.inference.recognizer import Recognizer, Transcription
 
 if TYPE_CHECKING:
-    from speechtrain.data.corpus import Audio
+    from speechtrain.data.audio import Audio
 
 _PAUSE = 0.5  # s without a label, at which a text ends
 _LONGEST = 30.0  # s of a text

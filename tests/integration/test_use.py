@@ -259,14 +259,14 @@ def test_other_rates_and_channels_are_heard(trained: Path, spoken: dict[str, str
     import torch
     import torchaudio
 
-    from speechtrain.inference.long_audio import Recording
+    from speechtrain.data.audio import RecordingReader
 
     path, text = next(iter(spoken.items()))
     samples, _ = soundfile.read(path, dtype="float32")
     resampled = torchaudio.functional.resample(torch.from_numpy(samples), 8000, 44100).numpy()
     soundfile.write(tmp_path / "cd.flac", np.stack([resampled, resampled], axis=1), 44100)
     model = speechtrain.load(str(trained))
-    recording = Recording(tmp_path / "cd.flac", model.sample_rate)
+    recording = RecordingReader(tmp_path / "cd.flac", model.sample_rate)
     heard = np.concatenate(list(recording.blocks(0.3)))
     assert len(heard) == pytest.approx(len(samples), abs=8)
     assert np.corrcoef(heard[: len(samples) - 8], samples[: len(heard[: len(samples) - 8])])[0, 1] > 0.95

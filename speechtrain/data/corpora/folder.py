@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from speechtrain.data.corpus import AUDIO_SUFFIXES, SPLITS, Corpus, Cut, Skip, audio_files, clean_text, make_cut, read_header
+from speechtrain.data.audio import AUDIO_SUFFIXES
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, audio_files, clean_text, make_cut, read_header
 from speechtrain.data.splits import fill_splits, spread
 from speechtrain.errors import DataError
 

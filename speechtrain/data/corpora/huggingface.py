@@ -6,10 +6,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, Skip, clean_text, make_cut, read_header, resampled
+from speechtrain.data.audio import Audio, read_recording
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, make_cut, read_header
 from speechtrain.data.splits import fill_splits, refuse_repeated_ids, spread
 from speechtrain.errors import DataError, first_line
 
@@ -75,13 +73,7 @@ class HuggingFace:
             DataError: they cannot be decoded.
         """
         split, row = cut.custom["row"]
-        try:
-            samples, found = soundfile.read(self._file(split, row), dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise DataError(f"{self.root}, row {row}: cannot be decoded ({first_line(error, most=100)})") from error
-        if not np.isfinite(samples).all():
-            raise DataError(f"{self.root}, row {row}: holds samples that are NaN or infinite")
-        return resampled(np.ascontiguousarray(samples[:, 0]), found, rate)
+        return read_recording(self._file(split, row), rate, name=f"{self.root}, row {row}")
 
     def _table(self, part: str) -> Any:
         try:

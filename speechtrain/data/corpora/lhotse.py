@@ -16,7 +16,8 @@ from lhotse.audio import AudioSource
 from lhotse.serialization import deserialize_item, load_jsonl
 from lhotse.utils import fastcopy
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, Skip, clean_text, read_audio
+from speechtrain.data.audio import Audio
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, read_audio
 from speechtrain.data.splits import fill_splits, refuse_repeated_ids, spread
 from speechtrain.errors import DataError, first_line
 
@@ -126,6 +127,7 @@ class LhotseCuts:
                 None if speaker is None else sys.intern(str(speaker)),
                 self._place(source["source"]),
                 item["start"],
+                channel=0,
                 recorded=recording["num_samples"],
                 **({"custom": custom} if custom else {}),
             )

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, CorpusSource, Cut, Skip, read_audio
+from speechtrain.data.audio import Audio
+from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Cut, Skip, read_audio
 from speechtrain.errors import DataError
 
 

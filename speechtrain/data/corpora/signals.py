@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, make_cut
+from speechtrain.data.audio import Audio
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, make_cut
 from speechtrain.data.splits import fill_splits, spread
 from speechtrain.errors import DataError, first_line, unwritable
 from speechtrain.files import atomically

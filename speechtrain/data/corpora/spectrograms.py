@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, Skip, make_cut
+from speechtrain.data.audio import Audio
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, make_cut
 from speechtrain.data.text.tokenizers import read_vocabulary
 from speechtrain.errors import DataError
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from speechtrain.data.corpus import SPLITS, Audio, Corpus, Cut, make_cut
+from speechtrain.data.audio import Audio
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, make_cut
 from speechtrain.errors import DataError
 
 

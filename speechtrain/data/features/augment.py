@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from speechtrain.data.corpus import Audio
+from speechtrain.data.audio import Audio
 from speechtrain.data.features.features import Features
 from speechtrain.data.features.wave_augment import WaveAugment
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from speechtrain.data.corpus import Audio
+from speechtrain.data.audio import Audio
 from speechtrain.errors import ConfigError, DataError, Problem
 
 _FLOOR = 1e-10  # of a mel energy: 100 dB below a full-scale sine is about 1e-7 with these windows

@@ -177,7 +177,10 @@ class _Writer:
             index.write_text(json.dumps({"bytes": self._offset, "entries": self._entries}), encoding="utf-8")
 
 
-def key_of(path: Path, channel: int, start: float, duration: float) -> str:
+_READING = 2  # raised whenever recordings are read in another way, so that spectra of the former one are not used
+
+
+def key_of(path: Path, channel: int | None, start: float, duration: float) -> str:
     """Of a part of an audio file, by its content.
 
     Raises:
@@ -187,5 +190,5 @@ def key_of(path: Path, channel: int, start: float, duration: float) -> str:
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    digest.update(f"{channel}:{start:.6f}+{duration:.6f}".encode())
+    digest.update(f"{_READING}:{channel}:{start:.6f}+{duration:.6f}".encode())
     return digest.hexdigest()

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import soundfile
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from speechtrain.data.corpus import Audio, audio_files, resampled
+from speechtrain.data.audio import Audio, resample
+from speechtrain.data.corpus import audio_files
 from speechtrain.errors import DataError
 
 _MU = 255.0  # of ITU-T G.711
@@ -106,12 +107,12 @@ class WaveAugment:
 
 def telephone(samples: Audio, rate: int) -> Audio:
     """Samples (N,) as they come out of a line of 8 kHz and 8 bit mu-law (ITU-T G.711's curve)."""
-    narrow = resampled(samples, rate, _TELEPHONE)
+    narrow = resample(samples, rate, _TELEPHONE)
     loudest = float(np.abs(narrow).max(initial=0)) or 1.0
     pressed = np.sign(narrow) * np.log1p(_MU * np.abs(narrow) / loudest) / np.log1p(_MU)
     steps = np.round(pressed * 127) / 127
     opened = np.sign(steps) * (np.expm1(np.abs(steps) * np.log1p(_MU)) / _MU) * loudest
-    found = resampled(opened.astype(np.float32), _TELEPHONE, rate)[: len(samples)]
+    found = resample(opened.astype(np.float32), _TELEPHONE, rate)[: len(samples)]
     return np.pad(found, (0, len(samples) - len(found)))
 
 
@@ -133,7 +134,7 @@ def part_of(path: Path, rate: int, count: int, where: float) -> Audio:
             start = int(where * max(1, file.frames - needed + 1)) if file.frames > needed else 0
             file.seek(start)
             found = file.read(needed, dtype="float32", always_2d=True)[:, 0]
-            found = resampled(np.ascontiguousarray(found), file.samplerate, rate)
+            found = resample(np.ascontiguousarray(found), file.samplerate, rate)
     except (soundfile.SoundFileError, OSError) as error:
         raise DataError(f"{path}: noise that cannot be decoded ({str(error).splitlines()[0]})") from error
     if len(found) == 0:
@@ -148,7 +149,7 @@ def _response(path: Path, rate: int) -> npt.NDArray[np.float32]:
         samples, found = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise DataError(f"{path}: an impulse response that cannot be decoded ({str(error).splitlines()[0]})") from error
-    response = resampled(np.ascontiguousarray(samples[:, 0]), found, rate)
+    response = resample(np.ascontiguousarray(samples[:, 0]), found, rate)
     if len(response) == 0 or not np.any(response):
         raise DataError(f"{path}: an impulse response that is silent")
     return response[int(np.argmax(np.abs(response))) :][: round(_LONGEST_ROOM * rate)]

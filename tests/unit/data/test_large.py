@@ -86,7 +86,7 @@ def test_a_file_found_to_be_bad_while_training_is_left_out_of_every_view_and_nam
             assert len(batch.features) == len(batch.targets) == 6
     assert list(batches.left_out) == ["train-2"]
     (record,) = [record for record in caplog.records if "train-2" in record.getMessage()]
-    assert f"{damaged}: cannot be decoded" in record.getMessage()
+    assert f"{damaged}: ends at 0.001 s, before 1.000 s" in record.getMessage()
 
 
 def test_a_batch_of_which_nothing_can_be_read_holds_another_utterance_in_training_and_is_left_out_in_evaluation(corpus: Write) -> None:

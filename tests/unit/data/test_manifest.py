@@ -173,7 +173,7 @@ def test_samples_of_nan_and_a_truncated_file_are_found_when_they_are_read(corpus
     assert ids(data.corpus.splits["train"]) == ["train-0", "train-3", "train-4", "train-5"]
     assert "train-1" in caplog.text
     assert "1 samples that are NaN" in caplog.text
-    assert "train-2.flac: cannot be decoded" in caplog.text
+    assert "train-2.flac: cannot be read as audio" in caplog.text
     with pytest.raises(DataError, match=r"(?s)2 bad utterances, and data.on_bad=error.*train-1"):
         prepare(compose([*overrides, "data.on_bad=error"]), threads=2)
 

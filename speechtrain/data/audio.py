@@ -1,0 +1,236 @@
+"""Recordings as samples: the one place where audio is decoded, mixed to one channel and brought to another rate.
+
+Training, evaluation, alignment, transcription, the HTTP service and Python all read here, so that they compute on the same samples.
+The resampler is soxr at its quality "HQ": what it gives does not depend on the size of the blocks that it is fed with.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from speechtrain.errors import DataError
+
+Audio = npt.NDArray[np.float32]
+
+Source = str | Path | bytes | bytearray | IO[bytes]
+"""A file's name, the content of a file, or an open one."""
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".sph")
+"""Endings of the files in a folder that count as recordings; libsndfile reads more, when a file is named."""
+
+_RATES = (1_000, 1_000_000)  # Hz that can be resampled: a damaged header may ask for any amount of memory
+_MISSING_SECONDS = 0.025  # that a recording may end before the part of it that a corpus lists, as rounded times let it
+
+
+def samples_in(seconds: float, rate: int) -> int:
+    """How many samples a time has at a rate in Hz, the half one rounded up."""
+    return math.floor(round(seconds * rate, 8) + 0.5)
+
+
+def read_recording(
+    source: Source,
+    rate: int,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    channel: int | None = None,
+    name: str | None = None,
+) -> Audio:
+    """Samples (N,) of a recording, or of a part of it, at `rate` Hz.
+
+    Args:
+        source: a file's name, the content of one, or an open one.
+        rate: Hz of the result.
+        start: s, of the part, which is cut before it is resampled.
+        duration: s, of the part; None: to the end.
+        channel: counted from 0; None: the mean of all channels.
+        name: of the source, for messages; None: the file's.
+
+    Raises:
+        DataError: the source cannot be decoded, is empty, ends before the part does, or holds NaN or infinite samples.
+    """
+    name = name or name_of(source)
+    with open_recording(source, name) as file:
+        native = file.samplerate
+        wanted = None if duration is None else samples_in(duration, native)
+        try:
+            file.seek(samples_in(start, native)) if start else None
+            block = file.read(-1 if wanted is None else wanted, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, ValueError) as error:
+            raise _unreadable(name, error) from error
+    samples = _one_channel(block, channel, name)
+    _check_finite(samples, native, name)
+    if wanted is not None and len(samples) < wanted:
+        missing = wanted - len(samples)
+        if missing > math.ceil(_MISSING_SECONDS * native):
+            raise DataError(f"{name}: ends at {start + len(samples) / native:.3f} s, before {start + wanted / native:.3f} s")
+        samples = np.pad(samples, (0, missing), mode="reflect")
+    return resample(samples, native, rate)
+
+
+def from_samples(values: npt.ArrayLike, native: int, rate: int, *, name: str = "the audio") -> Audio:
+    """Samples (N,) at `rate` Hz of samples (N,) or (N, channels) at `native` Hz, by the rules of `read_recording`.
+
+    Raises:
+        DataError: the values are no numbers, have another shape, are none, or are NaN or infinite.
+    """
+    try:
+        block = np.asarray(values, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{name}: is no array of numbers ({error})\n    -> give samples between -1 and 1") from None
+    if block.ndim not in (1, 2):
+        raise DataError(f"{name}: has the shape {block.shape}\n    -> give (samples,) or (samples, channels)")
+    samples = _one_channel(block if block.ndim == 2 else block[:, None], None, name)
+    _check_finite(samples, native, name)
+    return resample(samples, native, rate)
+
+
+def resample(samples: Audio, native: int, rate: int) -> Audio:
+    """Samples (N,) at `native` Hz as samples at `rate` Hz.
+
+    Raises:
+        DataError: one of the rates is out of reason.
+    """
+    if native == rate:
+        return np.ascontiguousarray(samples)
+    _check_rates(native, rate)
+    resampled: Audio = soxr.resample(np.ascontiguousarray(samples), native, rate)
+    return resampled
+
+
+class RecordingReader:
+    """Reads a recording or a stream in blocks, in constant memory; all blocks together are what `read_recording` gives.
+
+    Args:
+        source: a file's name, the content of one, or a stream of one.
+        rate: Hz of the blocks.
+        raw_rate: Hz of a stream of 16-bit samples of one channel without a header, little-endian; None: the source has a header.
+
+    Attributes:
+        name: of the source, for messages.
+        duration: s; None: unknown before the end.
+
+    Raises:
+        DataError: the source cannot be decoded.
+    """
+
+    def __init__(self, source: Source, rate: int, raw_rate: int | None = None) -> None:
+        self.name = name_of(source)
+        self.rate = rate
+        self.duration: float | None = None
+        self._stream: IO[bytes] | None = None
+        self._file: soundfile.SoundFile | None = None
+        if raw_rate is not None:
+            self._native = raw_rate
+            assert not isinstance(source, (str, Path, bytes, bytearray))
+            self._stream = source
+        else:
+            # pipes are read whole, for libsndfile seeks
+            whole = source if isinstance(source, (str, Path, bytes, bytearray)) else source.read()
+            self._file = open_recording(whole, self.name)
+            self._native = self._file.samplerate
+            self.duration = self._file.frames / self._native if self._file.frames > 0 else None
+
+    def blocks(self, seconds: float = 10.0) -> Iterator[Audio]:
+        """Samples (N,) of about so many seconds each.
+
+        Raises:
+            DataError: the source is damaged, empty, or holds NaN or infinite samples.
+        """
+        resampler = None
+        if self._native != self.rate:
+            _check_rates(self._native, self.rate)
+            resampler = soxr.ResampleStream(self._native, self.rate, 1, dtype="float32")
+        total = 0
+        for block in self._native_blocks(max(1, round(seconds * self._native))):
+            _check_finite(block, self._native, self.name, begin=total / self._native)
+            total += len(block)
+            resampled = resampler.resample_chunk(block) if resampler is not None else block
+            if len(resampled):
+                yield resampled
+        if not total:
+            raise DataError(f"{self.name}: holds no samples")
+        if resampler is not None and len(rest := resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)):
+            yield rest
+
+    def _native_blocks(self, count: int) -> Iterator[Audio]:
+        """Blocks (N,) of at most `count` samples at the source's own rate."""
+        if self._file is None:
+            assert self._stream is not None
+            odd = b""
+            while data := self._stream.read(2 * count):
+                data = odd + data
+                odd = data[len(data) - len(data) % 2 :]
+                yield np.frombuffer(data[: len(data) - len(odd)], dtype="<i2").astype(np.float32) / np.float32(32768)
+            return
+        with self._file as file:
+            while True:
+                try:
+                    block = file.read(count, dtype="float32", always_2d=True)
+                except soundfile.SoundFileError as error:
+                    raise _unreadable(self.name, error) from error
+                if not len(block):
+                    return
+                yield _one_channel(block, None, self.name)
+
+
+def name_of(source: Source) -> str:
+    """What messages call a source of audio."""
+    if isinstance(source, (str, Path)):
+        return str(source)
+    return "the standard input" if getattr(source, "name", None) == "<stdin>" else "the audio"
+
+
+def open_recording(source: Source, name: str) -> soundfile.SoundFile:
+    """A file of audio, or the content of one, opened for reading.
+
+    Raises:
+        DataError: there is no such file, or it is no audio.
+    """
+    if isinstance(source, (str, Path)) and not Path(source).is_file():
+        raise DataError(f"no such file: {source}")
+    opened = str(source) if isinstance(source, Path) else io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
+    try:
+        return soundfile.SoundFile(opened)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return DataError(f"{name}: cannot be read as audio ({reason.rstrip('.')}); WAV, FLAC, OGG, Opus, MP3, AIFF and SPH can")
+
+
+def _one_channel(block: Audio, channel: int | None, name: str) -> Audio:
+    """Samples (N,) of a block (N, channels)."""
+    if not block.size:
+        raise DataError(f"{name}: holds no samples")
+    channels = block.shape[1]
+    if channel is not None and not 0 <= channel < channels:
+        raise DataError(f"{name}: has {channels} channels, and channel {channel}, counted from 0, is asked for")
+    if channel is None and channels > 1:
+        mean: Audio = block.mean(axis=1)
+        return mean
+    return np.ascontiguousarray(block[:, channel or 0])
+
+
+def _check_finite(samples: Audio, rate: int, name: str, *, begin: float = 0.0) -> None:
+    finite = np.isfinite(samples)
+    if not finite.all():
+        first = begin + int(np.argmin(finite)) / rate
+        raise DataError(f"{name}: holds {int((~finite).sum())} samples that are NaN or infinite, the first at {first:.3f} s")
+
+
+def _check_rates(native: int, rate: int) -> None:
+    for each in (native, rate):
+        if not _RATES[0] <= each <= _RATES[1]:
+            raise DataError(f"audio at {each} Hz cannot be resampled; rates from {_RATES[0]} to {_RATES[1]} Hz can")
