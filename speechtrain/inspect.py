@@ -145,7 +145,7 @@ def run(arguments: list[str]) -> int:
 
         model = load(own["from"], *given)
         name = str(model.cfg.model._target_).rpartition(".")[2]
-        print_profile(profile(model.backend, model.model, model.task, model.features), name)
+        print_profile(profile(model.backend, model.model, model.features), name)
         return 0
     cfg: Any = compose([*given, "tracking=[]"])
     found = inspect(cfg, with_profile=own["profile"].lower() == "true")

@@ -144,7 +144,7 @@ def _train(cfg: DictConfig, given: Given, options: _Options) -> Result:
         if cfg.trainer.batch_seconds == "auto":
             counts["data/batch_seconds"] = float(cfg.data.batch_seconds)
         if options.measure_latency:
-            counts["model/latency_ms"] = latency_ms(backend, model, task, data.features)
+            counts["model/latency_ms"] = latency_ms(backend, model, data.features)
         notes.metrics(counts, step=0)
         for callback in options.callbacks:
             callback.on_model_ready(counts)

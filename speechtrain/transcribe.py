@@ -24,13 +24,15 @@ from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.console import errors
 from speechtrain.data.audio import AUDIO_SUFFIXES, RecordingReader
+from speechtrain.decode.base import ranking
 from speechtrain.errors import ConfigError, Problem, UserError, unwritable
 from speechtrain.files import atomically
 from speechtrain.inference.formats import FORMATS
 
 if TYPE_CHECKING:
     from speechtrain.data.audio import Audio
-    from speechtrain.inference.recognizer import Recognizer, Transcription
+    from speechtrain.inference.recognizer import Recognizer
+    from speechtrain.tasks.base import Transcription
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +73,12 @@ def files_of(names: Sequence[str]) -> list[Path | None]:
 def texts_of(recognizer: Recognizer, blocks: Iterator[Audio], cfg: DictConfig) -> Iterator[Transcription]:
     """One after the other, as they become certain."""
     from speechtrain.inference.long_audio import transcribe_long
-    from speechtrain.tasks.ctc import Ctc
 
     if cfg.streaming:
         from speechtrain.inference.streaming import transcribe_live
 
         yield from transcribe_live(recognizer, blocks)
-    elif isinstance(recognizer.task, Ctc):
+    elif recognizer.task.timed:
         yield from transcribe_long(recognizer, blocks, window=cfg.window, nbest=cfg.nbest)
     else:  # one class for the whole
         import numpy as np
@@ -92,7 +93,6 @@ def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
         UserError: nothing can be transcribed at all.
     """
     from speechtrain.inference.find import load_for
-    from speechtrain.inference.recognizer import one_answer
 
     files = files_of([str(name) for name in cfg.files])
     recognizer = load_for(cfg, overrides)
@@ -100,8 +100,8 @@ def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
         from speechtrain.inference.streaming import check_streams
 
         check_streams(recognizer)
-    if cfg.nbest and not recognizer.ranks:
-        raise one_answer()
+    if cfg.nbest:
+        ranking(recognizer.task.decoder)
     bad = 0
     with _Heard(shown=not cfg.streaming and sys.stderr.isatty()) as progress:
         for path in files:

@@ -178,8 +178,13 @@ class Backend(ABC):
         """The parts of a model in order."""
         return ()
 
-    def multiply_adds(self, model: Model, batch: Batch) -> int | None:  # noqa: ARG002
-        """Of a pass over a batch; None: not known."""
+    def multiply_adds(
+        self,
+        model: Model,  # noqa: ARG002
+        features: npt.NDArray[np.float32],  # noqa: ARG002
+        lengths: npt.NDArray[np.int64],  # noqa: ARG002
+    ) -> int | None:
+        """Count the multiply-adds of a pass over features (B, T, F) of lengths (B,); None: unknown."""
         return None
 
     def step_seconds(self, model: Model, batch: Batch, task: Task, trainer: Mapping[str, Any]) -> float:  # noqa: ARG002
@@ -206,8 +211,23 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def infer(
+        self, model: Model, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Compute a model's outputs in evaluation mode, without a loss.
+
+        Args:
+            model: with its weights.
+            features: (B, T, F), zero behind each utterance's end.
+            lengths: (B,) frames of each.
+
+        Returns:
+            Outputs (B, T', V) as the head gives them, and their lengths (B,).
+        """
+
+    @abstractmethod
     def predict(self, model: Model, batches: Iterable[Batch], task: Task) -> Iterator[tuple[Batch, Outputs]]:
-        """Outputs of each batch in evaluation mode, in order."""
+        """Yield outputs and losses of each batch in evaluation mode, in order: for validation and test, where targets are known."""
 
     @abstractmethod
     def save(self, model: Model, path: Path, extra: Mapping[str, Any]) -> None:

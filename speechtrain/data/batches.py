@@ -62,28 +62,13 @@ class Reference(NamedTuple):
     signal: Callable[[], npt.NDArray[np.float32]] | None = None
 
 
-def without_references(items: Sequence[torch.Tensor], frame_rate: float, placeholder: Callable[[int], Target]) -> Batch:
-    """Utterances of features (T, F) of which it is not known what is wanted.
-
-    Args:
-        items: at least one.
-        frame_rate: of the features, frames a second.
-        placeholder: the task's, so that a loss can be computed.
-    """
-    lengths = np.array([len(item) for item in items], dtype=np.int64)
-    features = np.zeros((len(items), int(lengths.max()), items[0].shape[1]), dtype=np.float32)
-    for row, item in enumerate(items):
-        features[row, : lengths[row]] = item.numpy()
-    targets, target_lengths = stacked([placeholder(int(length)) for length in lengths])
-    return Batch(
-        features=features,
-        feature_lengths=lengths,
-        targets=targets,
-        target_lengths=target_lengths,
-        ids=tuple(str(row) for row in range(len(items))),
-        texts=("",) * len(items),
-        seconds=float(lengths.sum()) / frame_rate,
-    )
+def stack_features(utterances: Sequence[torch.Tensor]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Pad features (T, F) of several utterances with zeros to one array (B, T, F), and return it with their lengths (B,) in frames."""
+    lengths = np.array([len(features) for features in utterances], dtype=np.int64)
+    padded = np.zeros((len(utterances), int(lengths.max()), utterances[0].shape[1]), dtype=np.float32)
+    for row, features in enumerate(utterances):
+        padded[row, : lengths[row]] = features.numpy()
+    return padded, lengths
 
 
 def stacked(wanted: Sequence[Target]) -> tuple[Target, npt.NDArray[np.int64]]:
@@ -95,7 +80,7 @@ def stacked(wanted: Sequence[Target]) -> tuple[Target, npt.NDArray[np.int64]]:
     return targets, lengths
 
 
-def silence(features: Features, placeholder: Callable[[int], Target], *, seconds: float) -> Batch:
-    """One utterance of features at rest, to measure a model with."""
+def silence(features: Features, *, seconds: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Features (1, T, F) of zeros and their length (1,), to measure a model with."""
     frames = features.num_frames(round(seconds * features.sample_rate))
-    return without_references([torch.zeros(frames, features.size, dtype=torch.float32)], features.frame_rate, placeholder)
+    return np.zeros((1, frames, features.size), dtype=np.float32), np.array([frames], dtype=np.int64)

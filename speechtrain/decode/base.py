@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.errors import ConfigError, Problem
+
 
 class Decoder(Protocol):
     """What `decoder._target_` names; given the `tokenizer`, if it takes that."""
@@ -37,3 +39,14 @@ class RankingDecoder(Decoder, Protocol):
     def best(self, log_probs: npt.NDArray[np.float32], count: int) -> list[Hypothesis]:
         """At most so many answers to log_probs (T', V), the best first."""
         ...
+
+
+def ranking(decoder: Decoder | None) -> RankingDecoder:
+    """The same decoder, if it ranks several answers.
+
+    Raises:
+        ConfigError: it gives one answer only.
+    """
+    if isinstance(decoder, RankingDecoder):
+        return decoder
+    raise ConfigError([Problem("nbest", "the greedy decoder has one answer", "set decoder=beam")])

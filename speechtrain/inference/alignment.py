@@ -5,17 +5,79 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 from omegaconf import DictConfig
 
 from speechtrain.config.overlay import overlaid
+from speechtrain.decode.align import Word, align, path_score, words_of
+from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import ConfigError, DataError, Problem, unwritable
 from speechtrain.inference.formats import as_object, ctm, textgrid
 
 if TYPE_CHECKING:
-    from speechtrain.inference.recognizer import Alignment, Recognizer
+    from speechtrain.data.audio import Audio
+    from speechtrain.data.text.tokenizers import Tokenizer
+    from speechtrain.inference.recognizer import Recognizer
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """When the words and tokens of a given text were said.
+
+    Attributes:
+        duration: s, of the recording.
+        score: mean log-probability of a frame on the best path; far below that of others where text and audio do not belong together.
+    """
+
+    words: tuple[Word, ...]
+    tokens: tuple[Word, ...]
+    duration: float
+    score: float
+
+
+def align_text(
+    log_probs: npt.NDArray[np.float32], text: str, tokenizer: Tokenizer, samples: Audio, sample_rate: int, frame_seconds: float
+) -> Alignment:
+    """Align a text with a model's outputs for a recording.
+
+    Args:
+        log_probs: (T', V) of the blank and the tokenizer's labels.
+        text: that was said.
+        tokenizer: of the model.
+        samples: (N,) that the outputs were computed from; words reach up to the pauses in them.
+        sample_rate: Hz of the samples.
+        frame_seconds: between two encoder frames.
+
+    Raises:
+        DataError: the text has tokens that the model lacks, or needs more frames than the recording has.
+    """
+    duration = len(samples) / sample_rate
+    if unknown := tokenizer.unknown(text):
+        tokens = ", ".join(map(repr, dict.fromkeys(unknown)))
+        raise DataError(
+            f"the text {text[:60]!r} holds {tokens}, which the model has no token for\n    -> write it as the model was trained"
+        )
+    labels = tokenizer.encode(text)
+    spans = align(log_probs, labels)
+    if spans is None:
+        raise DataError(
+            f"the text {text[:60]!r} has {len(labels)} tokens, and the recording of {duration:.2f} s only {len(log_probs)} frames"
+            "\n    -> give the recording that it belongs to"
+        )
+    names = tokenizer.vocabulary
+    times = [(frame_seconds * span.start, min(frame_seconds * span.end, duration)) for span in spans]
+    words = between_pauses(words_of(spans, tokenizer, frame_seconds), samples, sample_rate)
+    return Alignment(
+        tuple(words),
+        tuple(Word(names[span.label], *time, span.probability) for span, time in zip(spans, times, strict=True) if span.label),
+        duration,
+        path_score(log_probs, spans),
+    )
 
 
 def alignments(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[tuple[str, str, Alignment | DataError]]:
@@ -52,7 +114,7 @@ def _of_data(recognizer: Recognizer, settings: DictConfig, split: str) -> Iterat
             cut = cuts[utterance]
             try:
                 samples = data.corpus.read(cut, recognizer.sample_rate)
-                yield utterance, cut.text, recognizer.aligned(outputs.values[row, : outputs.lengths[row]], cut.text, samples)
+                yield utterance, cut.text, recognizer.align_outputs(outputs.values[row, : outputs.lengths[row]], cut.text, samples)
             except DataError as error:
                 yield utterance, cut.text, error
 

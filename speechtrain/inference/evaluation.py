@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.overlay import decoders_of, overlaid
+from speechtrain.decode.base import ranking
 from speechtrain.errors import DataError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str], *, split: str) -> Evalua
     from speechtrain.config.build import build
     from speechtrain.data.prepare import prepare_split
     from speechtrain.inference.find import stored_for
-    from speechtrain.inference.recognizer import Recognizer, one_answer
+    from speechtrain.inference.recognizer import Recognizer
 
     weights, stored, vocabulary = stored_for(cfg)
     decoders = decoders_of(stored, overrides)
@@ -91,7 +92,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str], *, split: str) -> Evalua
     data.target = recognizer.task.target
     recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name].decoder) for name in settings}
     if cfg.nbest and not any(each.ranks for each in recognizers.values()):
-        raise one_answer()
+        ranking(recognizer.task.decoder)  # says that it does not
     loader = data.loader(split)
     assert loader is not None
     start = time.perf_counter()
@@ -204,7 +205,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
 def _nbest(evaluation: Evaluation, found: Evaluated, count: int) -> Iterable[str]:
     for batch, outputs in evaluation.passes:
         for row, (utterance, reference) in enumerate(zip(batch.ids, batch.texts, strict=True)):
-            best = found.recognizer.decoded(outputs.values[row, : outputs.lengths[row]], nbest=count).alternatives
+            best = found.recognizer.decode(outputs.values[row, : outputs.lengths[row]], nbest=count).alternatives
             texts = [{"text": text, "score": score} for text, score in best]
             yield json.dumps({"id": utterance, "reference": reference, "hypotheses": texts}, ensure_ascii=False) + "\n"
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -98,6 +99,12 @@ class Export:
         if cfg.frames is not None:
             self.batches = [batch for batch in self.batches if int(batch.feature_lengths.max()) <= cfg.frames] or self.batches
 
+    def _model(
+        self, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Compute the outputs of the model itself, as a file's runtime does."""
+        return self.recognizer.backend.infer(self.recognizer.model, features, lengths)
+
     def _read(self, split: str) -> Data:
         from speechtrain.config.build import build
         from speechtrain.data.prepare import prepare_split
@@ -119,7 +126,7 @@ class Export:
         from speechtrain.inference.convert import Job, convert
         from speechtrain.inference.runtimes import open_exported
 
-        found = [self._tried("model", None, self.recognizer.values)]
+        found = [self._tried("model", None, self._model)]
         bad = []
         ranges = self._representative() if "tflite_int8" in self.kinds else ()
         for kind in self.kinds:
@@ -151,7 +158,6 @@ class Export:
         Raises:
             UserError: its values are others, by more than the tolerance, or of other shapes.
         """
-        model = self.recognizer.values
         scorer = self.recognizer.task.scorer()
         took, worst = [], 0.0
         run(self.batches[-1].features, self.batches[-1].feature_lengths)  # the first call of a runtime is slow
@@ -160,13 +166,13 @@ class Export:
             values, lengths = run(batch.features, batch.feature_lengths)
             took.append(time.perf_counter() - start)
             if path is not None:
-                worst = max(worst, _difference(values, lengths, *model(batch.features, batch.feature_lengths)))
+                worst = max(worst, _difference(values, lengths, *self._model(batch.features, batch.feature_lengths)))
                 if worst == inf:  # which could not be scored
                     break
             scorer.update(batch, _outputs(values, lengths))
         if path is not None:
             for features, lengths in _together(self.batches):
-                worst = max(worst, _difference(*run(features, lengths), *model(features, lengths)))
+                worst = max(worst, _difference(*run(features, lengths), *self._model(features, lengths)))
         if worst == inf or worst > tolerance:
             what = "are of other lengths, or no numbers" if worst == inf else f"differ by {worst:.3g}, {tolerance:g} is allowed"
             raise UserError(f"{kind}: its values are not those of the model: they {what}\n    -> choose another format")
@@ -219,7 +225,7 @@ class Export:
         features, size = self.recognizer.features, self.data.corpus.target_size
         with _only_if_good(path):
             again = Recognizer.load(path, trust=self.cfg.trust, cfg=self.settings, features=features, target_size=size)
-            return self._tried(_ARCHIVE, path, again.values)
+            return self._tried(_ARCHIVE, path, partial(again.backend.infer, again.model))
 
 
 @contextmanager

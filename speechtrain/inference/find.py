@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from speechtrain.backends import checkpoint_files
 from speechtrain.config.overlay import overlaid
 from speechtrain.errors import ConfigError, Problem, UserError
-from speechtrain.inference.archive import SUFFIX
-from speechtrain.inference.recognizer import Recognizer, config_of
+from speechtrain.inference.archive import SUFFIX, stored_config
+from speechtrain.inference.recognizer import Recognizer
 from speechtrain.tracking.mlflow.reader import Reader
 from speechtrain.tracking.run_folder import find_weights
 
@@ -77,7 +77,7 @@ def load(
     if wrong := [item for item in overrides if item.lstrip("+").startswith("data")]:
         raise ConfigError([Problem(wrong[0].partition("=")[0], "is of no use here", "speechtrain.evaluate takes data=...")])
     weights = find_model(name, tracking_uri=tracking_uri, experiment=experiment)
-    stored, _ = config_of(weights, trust=trust)
+    stored, _ = stored_config(weights, trust=trust)
     return Recognizer.load(weights, trust=trust, cfg=overlaid(stored, overrides))
 
 
@@ -85,10 +85,10 @@ def stored_for(cfg: DictConfig) -> tuple[Path, DictConfig, list[str]]:
     """The file of the model that a command's own config names, and the config and the vocabulary it was trained with.
 
     Raises:
-        UserError: see `find_model` and `config_of`.
+        UserError: see `find_model` and `stored_config`.
     """
     weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
-    return weights, *config_of(weights, trust=cfg.trust)
+    return weights, *stored_config(weights, trust=cfg.trust)
 
 
 def load_for(cfg: DictConfig, overrides: Sequence[str]) -> Recognizer:

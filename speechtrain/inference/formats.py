@@ -9,13 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from speechtrain.decode.align import Word
-from speechtrain.inference.recognizer import Transcription
-
 if TYPE_CHECKING:
     from speechtrain.decode.align import Word
-    from speechtrain.inference.recognizer import Alignment, Transcription
-
+    from speechtrain.inference.alignment import Alignment
+    from speechtrain.tasks.base import Transcription
 
 _LINE_PAUSE_SECONDS, _LINE_SECONDS = 0.5, 7.0
 """A line of subtitles ends at a pause this long, or before it lasts longer than this."""

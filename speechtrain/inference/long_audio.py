@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from speechtrain.inference.recognizer import Recognizer, Transcription
+from speechtrain.tasks.base import Transcription
 
 if TYPE_CHECKING:
     from speechtrain.data.audio import Audio
+    from speechtrain.inference.recognizer import Recognizer
 
 _MARGIN = 0.1  # of a window, on each side, where what the model says is not believed
 _PAUSE = 0.2  # s without a label, at which a text may be cut
@@ -37,10 +38,10 @@ def transcribe_long(recognizer: Recognizer, blocks: Iterable[Audio], *, window: 
         while len(kept) * step > window:
             cut = _quiet_place(kept, round(window / step), max(1, round(_PAUSE / step)))
             at = round(cut * step * rate)
-            yield recognizer.decoded(kept[:cut], sound[:at], offset=done * step, nbest=nbest)
+            yield recognizer.decode(kept[:cut], sound[:at], offset=done * step, nbest=nbest)
             kept, sound, done = kept[cut:], sound[at:], done + cut
     if len(kept):
-        yield recognizer.decoded(kept, sound, offset=done * step, nbest=nbest)
+        yield recognizer.decode(kept, sound, offset=done * step, nbest=nbest)
 
 
 def _windows(recognizer: Recognizer, blocks: Iterable[Audio], window: float) -> Iterator[tuple[npt.NDArray[np.float32], Audio]]:
@@ -73,3 +74,11 @@ def _quiet_place(log_probs: npt.NDArray[np.float32], most: int, pause: int) -> i
         begin, end = max(runs, key=lambda run: (min(run[1] - run[0], 3 * pause), run[1]))
         return max(1, (begin + end) // 2)
     return max(1, most // 2 + int(blank[most // 2 :].argmax()))
+
+
+def joined(pieces: Sequence[Transcription]) -> Transcription:
+    """Join the texts of the pieces of a long recording; the confidence is the mean over its words."""
+    words = tuple(word for piece in pieces for word in piece.words)
+    text = " ".join(piece.text for piece in pieces if piece.text)
+    confidence = float(np.mean([word.confidence for word in words])) if words else min((piece.confidence for piece in pieces), default=1.0)
+    return Transcription(text, confidence, words)

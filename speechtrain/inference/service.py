@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from speechtrain.inference.recognizer import Recognizer, Transcription
+    from speechtrain.inference.recognizer import Recognizer
+    from speechtrain.tasks.base import Transcription
 
 
 _TOGETHER = 16  # requests that are computed in one batch at most
@@ -95,14 +96,12 @@ class Service:
 
     def _compute(self, audios: Sequence[npt.NDArray[np.float32]]) -> list[Transcription]:
         """Short ones together, long ones in windows."""
-        from speechtrain.inference.long_audio import transcribe_long
-        from speechtrain.inference.recognizer import joined
-        from speechtrain.tasks.ctc import Ctc
+        from speechtrain.inference.long_audio import joined, transcribe_long
 
         recognizer = self.recognizer
         found: dict[int, Transcription] = {}
         short = [index for index, samples in enumerate(audios) if len(samples) <= 30 * recognizer.sample_rate]
-        if not isinstance(recognizer.task, Ctc):
+        if not recognizer.task.timed:
             short = list(range(len(audios)))
         order = sorted(short, key=lambda index: len(audios[index]))  # little padding
         found.update(zip(order, recognizer.transcribe_all([audios[index] for index in order]), strict=True))

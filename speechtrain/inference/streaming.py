@@ -14,10 +14,11 @@ from speechtrain.backends.base import Stream
 from speechtrain.console import errors
 from speechtrain.data.features.features import LogMel
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.inference.recognizer import Recognizer, Transcription
 
 if TYPE_CHECKING:
     from speechtrain.data.audio import Audio
+    from speechtrain.inference.recognizer import Recognizer
+    from speechtrain.tasks.base import Transcription
 
 _PAUSE = 0.5  # s without a label, at which a text ends
 _LONGEST = 30.0  # s of a text
@@ -103,7 +104,7 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
         quiet = kept.argmax(-1) == 0
         spoken = np.flatnonzero(~quiet)
         if (len(spoken) and len(kept) - spoken[-1] > pause) or len(kept) * step > _LONGEST:
-            yield recognizer.decoded(kept, offset=done * step)
+            yield recognizer.decode(kept, offset=done * step)
             done, kept = done + len(kept), kept[:0]
         elif not len(spoken) and len(kept) > pause:
             done, kept = done + len(kept) - pause, kept[-pause:]
@@ -120,7 +121,7 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
     took = time.perf_counter() - start
     yield from follow(np.concatenate(last), took)
     if len(kept) and kept.argmax(-1).any():
-        yield recognizer.decoded(kept, offset=done * step)
+        yield recognizer.decode(kept, offset=done * step)
     if late:
         middle, most = np.quantile(late, [0.5, 0.95])
         factor = (busy + took) / max(heard, 1e-9)

@@ -77,7 +77,7 @@ def inspect(cfg: DictConfig, *, with_profile: bool = False) -> Inspection:
         duplicates=duplicates([cut for cuts in splits.values() for cut in cuts], data.cache.checksums),
         infeasible=infeasible,
         model=backend.describe(model),
-        profile=profile(backend, model, task, data.features) if with_profile and data.features.hears else None,
+        profile=profile(backend, model, data.features) if with_profile and data.features.hears else None,
     )
 
 

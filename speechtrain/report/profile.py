@@ -17,7 +17,6 @@ from speechtrain.console import console
 
 if TYPE_CHECKING:
     from speechtrain.data.features.features import Features
-    from speechtrain.tasks.base import Task
 
 LENGTHS = (1.0, 3.0, 10.0, 30.0)
 """s of the signals that a model is measured with."""
@@ -64,20 +63,20 @@ class Profile:
     threads: int
 
 
-def profile(backend: Backend, model: Any, task: Task, features: Features, lengths: Sequence[float] = LENGTHS) -> Profile:
+def profile(backend: Backend, model: Any, features: Features, lengths: Sequence[float] = LENGTHS) -> Profile:
     """Measure a model with silence of some lengths."""
     from speechtrain.data.batches import silence
 
     costs = []
     for seconds in lengths:
-        batch = silence(features, task.placeholder, seconds=seconds)
+        silent, frames = silence(features, seconds=seconds)
         took: list[float] = []
-        list(backend.predict(model, [batch], task))
+        backend.infer(model, silent, frames)
         while len(took) < _LEAST or (len(took) < _MOST and sum(took) < _ENOUGH):
             start = time.perf_counter()
-            list(backend.predict(model, [batch], task))
+            backend.infer(model, silent, frames)
             took.append(time.perf_counter() - start)
-        costs.append(Cost(seconds, 1000 * statistics.median(took), backend.multiply_adds(model, batch)))
+        costs.append(Cost(seconds, 1000 * statistics.median(took), backend.multiply_adds(model, silent, frames)))
     layers = backend.layers(model)
     info = backend.describe(model)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -8,13 +8,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch, Reference, Target
+from speechtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from speechtrain.decode.align import Word
+    from speechtrain.decode.base import Decoder
 
 Array = Any
 """Of the framework that computes the loss."""
@@ -116,6 +121,23 @@ class Sample:
     arrays: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
 
+@dataclass(frozen=True)
+class Transcription:
+    """The text that was recognised in a recording, or in a piece of one.
+
+    Attributes:
+        confidence: probability that the text is right, 0 to 1.
+        words: each with its own confidence, and its times in s.
+        alternatives: other texts with their scores (natural logarithms), the best first, where the decoder ranks several and they were
+            asked for.
+    """
+
+    text: str
+    confidence: float
+    words: tuple[Word, ...] = ()
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
 class Scorer(ABC):
     """Adds up one pass over a split; rates are corpus totals, not means of batches."""
 
@@ -160,18 +182,42 @@ class Task(ABC):
     on_infeasible: str | None = None
     """What happens to training utterances that `infeasible` finds: `skip`, `error` or `keep`; None: there are none to look for."""
 
+    decoder: Decoder | None = None
+    """Turns outputs into labels; None: the task has nothing to decode."""
+
+    timed: ClassVar[bool] = False
+    """Whether outputs are log-probabilities of the blank and the tokenizer's labels in each frame (T', V). Words then have times, texts can
+    be aligned with recordings, and long recordings are computed in windows."""
+
     @property
     @abstractmethod
     def head(self) -> Head:
         """What stands on the encoder."""
 
+    def transcription(
+        self,
+        values: npt.NDArray[np.float32],  # noqa: ARG002
+        *,
+        frame_seconds: float,  # noqa: ARG002
+        offset: float = 0.0,  # noqa: ARG002
+        nbest: int = 0,  # noqa: ARG002
+    ) -> Transcription:
+        """Turn the outputs of one utterance into text.
+
+        Args:
+            values: (T', V), as the head gives them.
+            frame_seconds: between two encoder frames.
+            offset: s, added to the times of words.
+            nbest: how many alternatives to give.
+
+        Raises:
+            UserError: the task has no texts, or its decoder gives one text only and alternatives are asked for.
+        """
+        raise UserError(f"a model of the task {type(self).__name__} gives no text\n    -> take a model of task=ctc")
+
     @abstractmethod
     def target(self, reference: Reference) -> Target:
         """What an utterance is to give: labels (L,) of whole numbers, or frames (L, C) of float32."""
-
-    def placeholder(self, frames: int) -> Target:  # noqa: ARG002
-        """A target for so many frames of which it is not known what is wanted, so that they can be computed all the same."""
-        return np.ones(1, dtype=np.int64)
 
     @abstractmethod
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch, Reference
 from speechtrain.data.text.tokenizers import Tokenizer
+from speechtrain.decode.base import ranking
 from speechtrain.errors import ConfigError, Problem, did_you_mean
-from speechtrain.tasks.base import Array, Head, Ops, Outputs, Sample, Scorer, Task
+from speechtrain.tasks.base import Array, Head, Ops, Outputs, Sample, Scorer, Task, Transcription
 
 Weights = Literal["balanced"] | Mapping[str, float] | None
 
@@ -80,16 +81,31 @@ class Classification(Task):
         """The class (1,); nothing for a text that is none of them."""
         return np.array(self.tokenizer.encode(reference.text)[:1], dtype=np.int64)
 
-    def placeholder(self, frames: int) -> npt.NDArray[np.int64]:  # noqa: ARG002
-        """The first class."""
-        return np.zeros(1, dtype=np.int64)
-
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:  # noqa: ARG002
         """In nats, weighted; with label smoothing each class by its own weight, as PyTorch does."""
         share = self.label_smoothing / len(self.classes)
         wanted = (1 - self.label_smoothing) * ops.one_hot(targets[:, 0], len(self.classes)) + share
         losses = -ops.sum(wanted * ops.constant(self.weights, like=values) * values[:, 0], axis=1)
         return losses * ops.mask(target_lengths, targets)[:, 0]
+
+    def transcription(
+        self,
+        values: npt.NDArray[np.float32],
+        *,
+        frame_seconds: float,  # noqa: ARG002
+        offset: float = 0.0,  # noqa: ARG002
+        nbest: int = 0,
+    ) -> Transcription:
+        """Give the most probable class as text, with its probability as confidence; see `Task.transcription`.
+
+        Raises:
+            ConfigError: alternatives are asked for.
+        """
+        if nbest:
+            ranking(self.decoder)
+        probabilities = np.exp(values[0])
+        best = int(probabilities.argmax())
+        return Transcription(self.classes[best], float(probabilities[best]))
 
     def scorer(self, *, detailed: bool = False) -> Scorer:
         """A fresh count; with the probabilities of all classes if it is detailed."""

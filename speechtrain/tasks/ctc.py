@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import jiwer
 import numpy as np
 import numpy.typing as npt
 
@@ -13,8 +12,8 @@ from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch, Reference
 from speechtrain.data.text.tokenizers import Tokenizer
 from speechtrain.decode.align import spans_of, words_of
-from speechtrain.decode.base import Decoder
-from speechtrain.tasks.base import Array, Head, Ops, Outputs, Sample, Scorer, Task
+from speechtrain.decode.base import Decoder, ranking
+from speechtrain.tasks.base import Array, Head, Ops, Outputs, Sample, Scorer, Task, Transcription
 
 
 class Ctc(Task):
@@ -32,6 +31,8 @@ class Ctc(Task):
     directions: Mapping[str, Direction] = {"loss": "minimize", "per": "minimize", "cer": "minimize", "wer": "minimize", "exact": "maximize"}
     shown = ("loss", "cer", "wer")
     report = "errors"
+    timed = True
+    decoder: Decoder
 
     def __init__(
         self,
@@ -77,6 +78,19 @@ class Ctc(Task):
     ) -> npt.NDArray[np.bool_]:
         """Which utterances (B,) have fewer frames than labels plus the blanks that part equal neighbours."""
         return lengths < target_lengths + repeats
+
+    def transcription(self, values: npt.NDArray[np.float32], *, frame_seconds: float, offset: float = 0.0, nbest: int = 0) -> Transcription:
+        """Decode log-probabilities (T', V) of one utterance; see `Task.transcription`.
+
+        Raises:
+            ConfigError: alternatives are asked for, and the decoder gives one text only.
+        """
+        (labels,) = self.decoder(values[None], np.array([len(values)]))
+        words = words_of(spans_of(values, labels), self.tokenizer, frame_seconds, offset)
+        confidence = overall_confidence([(word.text, word.confidence) for word in words], values)
+        ranked = ranking(self.decoder).best(values, nbest) if nbest else []
+        alternatives = tuple((self.tokenizer.decode(each.labels), each.score) for each in ranked)
+        return Transcription(self.tokenizer.decode(labels).strip(), confidence, tuple(words), alternatives)
 
     def scorer(self, *, detailed: bool = False) -> Scorer:
         """A fresh count; with confidences if it is detailed."""
@@ -126,6 +140,8 @@ class CtcScorer(Scorer):
             return {}
         references = [sample.reference for sample in self.samples]
         hypotheses = [sample.hypothesis for sample in self.samples]
+        import jiwer  # not for inference, which counts no errors
+
         tokens = jiwer.wer(references, hypotheses)
         phonemes = getattr(self._tokenizer, "counts_phonemes", False)
         return {

@@ -80,10 +80,6 @@ class Regression(Task):
         assert reference.signal is not None
         return reference.signal()
 
-    def placeholder(self, frames: int) -> npt.NDArray[np.float32]:
-        """Silence."""
-        return np.zeros((frames, self.target_size), dtype=np.float32)
-
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:  # noqa: ARG002
         """Mean over channels, summed over frames."""
         error = ops.absolute(values - targets)

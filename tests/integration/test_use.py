@@ -22,7 +22,8 @@ from rapidfuzz.distance import Levenshtein
 
 import speechtrain
 from speechtrain.errors import ConfigError, DataError, UserError
-from speechtrain.inference.recognizer import Recognizer, config_of
+from speechtrain.inference.archive import stored_config
+from speechtrain.inference.recognizer import Recognizer
 from speechtrain.report import data as report
 
 SETTINGS = [*TINY, "model=tdnn", "model.channels=48", "augment=none", "data.train_size=80", "data.batch_size=8", "trainer.epochs=12"]
@@ -399,7 +400,7 @@ def test_a_converter_that_crashes_is_told(trained: Path, tmp_path: Path, monkeyp
     from speechtrain.inference.convert import Job, convert
 
     checkpoint = next((trained / "checkpoints").glob("best-*"))
-    job = Job(checkpoint, config_of(checkpoint)[0], "nonsense", tmp_path / "out/model.onnx", Conversion(80, 10), trust=False)
+    job = Job(checkpoint, stored_config(checkpoint)[0], "nonsense", tmp_path / "out/model.onnx", Conversion(80, 10), trust=False)
     with pytest.raises(UserError, match="nonsense: the converter failed"):
         convert(job)
     assert list((tmp_path / "out").iterdir()) == []

@@ -13,7 +13,7 @@ from speechtrain.decode.align import Word
 from speechtrain.errors import ConfigError
 from speechtrain.inference.formats import FORMATS, lines
 from speechtrain.inference.long_audio import _quiet_place
-from speechtrain.inference.recognizer import Transcription
+from speechtrain.tasks.base import Transcription
 from speechtrain.transcribe import _target, files_of
 
 SAID = [

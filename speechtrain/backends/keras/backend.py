@@ -203,6 +203,17 @@ class KerasBackend(Backend):
             callback.on_train_end(result)
         return result
 
+    def infer(
+        self, model: SpeechModel, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Compute a model's outputs without a loss; see `Backend.infer`."""
+        from speechtrain.backends.keras.feed import Shapes
+
+        inputs = Shapes(active=self._compiled).features(features, lengths)
+        values, value_lengths = model.inference(compiled=self._compiled).predict_on_batch(inputs)
+        value_lengths = np.asarray(value_lengths, dtype=np.int64)[: len(lengths)]
+        return np.asarray(values, dtype=np.float32)[: len(lengths), : int(value_lengths.max())], value_lengths
+
     def predict(self, model: SpeechModel, batches: Iterable[Batch], task: Task) -> Iterator[tuple[Batch, Outputs]]:
         """Outputs of each batch in evaluation mode, in order."""
         from speechtrain.backends.keras.feed import Shapes

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from speechtrain.backends.keras.engine import TENSORFLOW
 from speechtrain.backends.schedules import round_up
@@ -45,6 +46,14 @@ class Shapes:
             labels = frames
         wanted = {"features": frames, "targets": labels}
         return {name: _pad(array, views, rows, wanted.get(name)) for name, array in arrays.items()}
+
+    def features(self, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """Return features (B, T, F) and lengths (B,) as a model takes them, padded to one of the few shapes."""
+        arrays: dict[str, Any] = {"features": features.astype(np.float32, copy=False), "feature_lengths": lengths.astype(np.int32)}
+        if not self._active:
+            return arrays
+        rows, frames = round_up(len(features), 4), round_up(features.shape[1], 4)
+        return {name: _pad(array, 1, rows, frames if name == "features" else None) for name, array in arrays.items()}
 
     def outputs(self, found: dict[str, Any], batch: Batch) -> dict[str, Any]:
         """What a model says of such arrays, without the padding."""

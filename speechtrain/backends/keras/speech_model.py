@@ -69,6 +69,12 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
             self._around.made[key] = Step(self, task, compiled=compiled)
         return self._around.made[key]
 
+    def inference(self, *, compiled: bool) -> Inference:
+        """Return the model as one that takes a dictionary of arrays; the same one each time, so that what it has compiled is used again."""
+        if compiled not in self._around.inference:
+            self._around.inference[compiled] = Inference(self, compiled=compiled)
+        return self._around.inference[compiled]
+
     def get_config(self) -> dict[str, Any]:
         """For `keras.saving`."""
         return {
@@ -114,6 +120,27 @@ class _Steps:
 
     def __init__(self) -> None:
         self.made: dict[Any, Step] = {}
+        self.inference: dict[bool, Inference] = {}
+
+
+class Inference(keras.Model):  # type: ignore[misc]
+    """A model whose one argument is a dictionary, as `predict_on_batch` wants it; it computes no loss.
+
+    Args:
+        model: with weights.
+        compiled: whether XLA compiles it.
+    """
+
+    def __init__(self, model: SpeechModel, *, compiled: bool) -> None:
+        super().__init__(dtype=model.dtype_policy)
+        self.model = model
+        self.compile(jit_compile=compiled)
+        self.built = True
+
+    def call(self, inputs: dict[str, Any], training: bool | None = None) -> tuple[Any, Any]:
+        """Compute outputs (B, T', V) and their lengths (B,) of `features` (B, T, F) and `feature_lengths` (B,)."""
+        outputs: tuple[Any, Any] = self.model(inputs["features"], inputs["feature_lengths"], training=training)
+        return outputs
 
 
 class Step(keras.Model):  # type: ignore[misc]

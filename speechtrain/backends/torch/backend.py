@@ -100,13 +100,12 @@ class TorchBackend(Backend):
             found.append(Layer(name, type(module).__name__, sum(weight.numel() for weight in weights), size))
         return found
 
-    def multiply_adds(self, model: SpeechModel, batch: Batch) -> int:
-        """Of matrix products and convolutions; see `Backend.multiply_adds`."""
-        features, lengths = torch.from_numpy(batch.features), torch.from_numpy(batch.feature_lengths)
-        where = model.head.weight.device
+    def multiply_adds(self, model: SpeechModel, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> int:
+        """Count those of matrix products and convolutions; see `Backend.multiply_adds`."""
+        device = model.head.weight.device
         counter = FlopCounterMode(display=False)
         with torch.inference_mode(), counter:
-            model.eval()(features.to(where), lengths.to(where))
+            model.eval()(torch.from_numpy(features).to(device), torch.from_numpy(lengths).to(device))
         return int(counter.get_total_flops() // 2)
 
     def output_lengths(self, model: SpeechModel, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -217,6 +216,15 @@ class TorchBackend(Backend):
             if device.type == "cuda":
                 torch.cuda.empty_cache()
         return min(took[1:])
+
+    def infer(
+        self, model: SpeechModel, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Compute a model's outputs without a loss; see `Backend.infer`."""
+        model.to(self._device).eval()
+        with torch.inference_mode():
+            values, value_lengths = model(torch.from_numpy(features).to(self._device), torch.from_numpy(lengths).to(self._device))
+        return values.float().cpu().numpy(), value_lengths.cpu().numpy().astype(np.int64)
 
     def predict(self, model: SpeechModel, batches: Iterable[Batch], task: Task) -> Iterator[tuple[Batch, Outputs]]:
         """Outputs of each batch in evaluation mode, in order."""

@@ -32,6 +32,7 @@ _NEEDED = (
     "torchaudio",
     "lhotse",
     "soundfile",
+    "soxr",
     "jiwer",
     "flashlight-text",
 )
