@@ -12,7 +12,6 @@ from speechtrain.config.overlay import overlaid
 from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.inference.archive import SUFFIX, stored_config
 from speechtrain.inference.recognizer import Recognizer
-from speechtrain.tracking.mlflow.reader import Reader
 from speechtrain.tracking.run_folder import find_weights
 
 _FIX = "give last, a run's folder, a checkpoint, an archive, an MLflow run id, or a model URI such as models:/NAME/1"
@@ -33,6 +32,8 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
     """
     wanted = name.strip("'\"")
     if wanted.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
+        from speechtrain.tracking.mlflow.reader import Reader
+
         return _weights_in(Reader(tracking_uri, experiment).download(wanted), wanted)
     path = Path(wanted).expanduser()
     if path.is_file():
@@ -48,6 +49,8 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
     except ConfigError as local:
         if wanted == "last" or path.is_dir():
             raise
+        from speechtrain.tracking.mlflow.reader import Reader
+
         try:
             reader = Reader(tracking_uri, experiment)
             run = reader.run(wanted, key="from")
