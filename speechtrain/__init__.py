@@ -39,6 +39,6 @@ def load(
     Raises:
         UserError: there is no such model, it cannot be used, or an override does not fit.
     """
-    from speechtrain.inference import find as source
+    from speechtrain.inference import find
 
-    return source.load(name, *overrides, trust=trust, tracking_uri=tracking_uri, experiment=experiment)
+    return find.load(name, *overrides, trust=trust, tracking_uri=tracking_uri, experiment=experiment)

@@ -60,6 +60,8 @@ def read_extra(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
                 return dict(json.loads(archive.read(STATE))["extra"])
+        import torch
+
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["extra"])
     except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, ValueError, EOFError, TypeError) as error:
         reason = first_line(error, most=120)
