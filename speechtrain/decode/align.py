@@ -1,4 +1,4 @@
-"""When each label was said: the best path of a text through the posteriors (forced alignment)."""
+"""Forced alignment: the best path of labels through log-probabilities, and the times of words on it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Span:
-    """A label and the encoder frames `start` to `end` (the first behind it) that say it.
+    """A label and its encoder frames, from `start` up to and without `end`.
 
     Attributes:
-        probability: of the label: the highest of its frames.
+        probability: of the label in its most probable frame.
     """
 
     label: int
@@ -32,14 +32,14 @@ class Span:
 
 
 def greedy_spans(log_probs: npt.NDArray[np.float32]) -> list[Span]:
-    """Spans of the labels that the best path of log_probs (T', V) says."""
+    """Find the spans of the labels on the best path of log_probs (T', V)."""
     best = log_probs.argmax(-1)
     bounds = np.flatnonzero(np.diff(best, prepend=-1, append=-1))
     return [_span(log_probs, int(best[start]), start, end) for start, end in pairwise(bounds.tolist()) if best[start]]
 
 
 def align(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> list[Span] | None:
-    """Spans of given labels on their best path through log_probs (T', V); None if there are too few frames for them."""
+    """Find the spans of given labels on their best path through log_probs (T', V); None if there are too few frames for them."""
     if not labels:
         return []
     targets = torch.tensor([list(labels)], dtype=torch.int32)
@@ -51,13 +51,13 @@ def align(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> list[Spa
 
 
 def spans_of(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> list[Span]:
-    """Spans of labels that were decoded from log_probs (T', V); empty if they cannot be aligned."""
+    """Find the spans of labels that were decoded from log_probs (T', V); there are none if the labels cannot be aligned."""
     spans = greedy_spans(log_probs)
     return spans if [span.label for span in spans] == list(labels) else align(log_probs, labels) or []
 
 
 def path_score(log_probs: npt.NDArray[np.float32], spans: Sequence[Span]) -> float:
-    """Mean log-probability of a frame of log_probs (T', V) on a path: labels in their spans, blanks between them."""
+    """Compute the mean log-probability of a frame of log_probs (T', V) on a path: labels in their spans, blanks between them."""
     path = np.zeros(len(log_probs), dtype=np.int64)
     for span in spans:
         path[span.start : span.end] = span.label
@@ -66,11 +66,12 @@ def path_score(log_probs: npt.NDArray[np.float32], spans: Sequence[Span]) -> flo
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a text, and when it was said.
+    """A word of a text with its times.
 
     Attributes:
-        start, end: s from the beginning of the recording.
-        confidence: that it is right, 0 to 1.
+        start: s from the beginning of the recording.
+        end: s from the beginning of the recording.
+        confidence: probability that the word is right, 0 to 1.
     """
 
     text: str
@@ -80,11 +81,11 @@ class Word:
 
 
 def words_of(spans: Sequence[Span], tokenizer: Tokenizer, frame_seconds: float, offset: float = 0.0) -> list[Word]:
-    """Words that labels spell, from where their first label begins to where their last one ends.
+    """Group labels into the words that they spell, each from the beginning of its first label to the end of its last one.
 
     Args:
         spans: of the labels, in order.
-        tokenizer: spells them.
+        tokenizer: that spells them.
         frame_seconds: between two encoder frames.
         offset: s, added to all times.
     """

@@ -1,4 +1,4 @@
-"""What a decoder is."""
+"""The contract of decoders, which turn log-probabilities into labels."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from speechtrain.errors import ConfigError, Problem
 
 
 class Decoder(Protocol):
-    """What `decoder._target_` names; given the `tokenizer`, if it takes that."""
+    """A callable that `decoder._target_` names; its constructor gets the `tokenizer`, if it takes that argument."""
 
     def __call__(self, log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> list[list[int]]:
-        """Labels of each utterance of log_probs (B, T', V) with lengths (B,)."""
+        """Decode log_probs (B, T', V) of lengths (B,) into the labels of each utterance, without blanks."""
         ...
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One of several answers.
+    """One of several sequences of labels that a decoder found.
 
     Attributes:
         labels: without blanks.
@@ -34,18 +34,18 @@ class Hypothesis:
 
 @runtime_checkable
 class RankingDecoder(Decoder, Protocol):
-    """A decoder that has more than one answer."""
+    """A decoder that ranks more than one hypothesis."""
 
     def best(self, log_probs: npt.NDArray[np.float32], count: int) -> list[Hypothesis]:
-        """At most so many answers to log_probs (T', V), the best first."""
+        """Return at most `count` hypotheses for log_probs (T', V), the best first."""
         ...
 
 
 def ranking(decoder: Decoder | None) -> RankingDecoder:
-    """The same decoder, if it ranks several answers.
+    """Return the same decoder, if it ranks several hypotheses.
 
     Raises:
-        ConfigError: it gives one answer only.
+        ConfigError: the decoder gives one answer only.
     """
     if isinstance(decoder, RankingDecoder):
         return decoder

@@ -75,85 +75,67 @@ class BeamDecoder:
         hot_words: Sequence[str] = (),
         hot_word_score: float = 5.0,
     ) -> None:
-        if flashlight is None:
-            raise ConfigError(
-                [Problem("decoder", "beam search needs flashlight-text, which is not installed", "pip install flashlight-text")]
-            )
-        if hot_words and (unknown := {word: tokenizer.unknown(word) for word in hot_words if tokenizer.unknown(word)}):
-            problems = [
-                f"'{word}' needs {', '.join(map(repr, found))}, which the model has no token for" for word, found in unknown.items()
-            ]
-            raise ConfigError([Problem("decoder.hot_words", problem, "spell it with tokens of the model") for problem in problems])
+        _check_installed()
+        _check_hot_words(hot_words, tokenizer)
         self.tokenizer = tokenizer
         self._greedy = GreedyDecoder()
-        self._end: npt.NDArray[np.float32] | None = None
-        self._plain = lexicon is None and lm is None and not hot_words
-        size = len(tokenizer.vocabulary)
-        space = tokenizer.vocabulary.index(" ") if " " in tokenizer.vocabulary else -1
+        self._unweighted = lexicon is None and lm is None and not hot_words
+        vocabulary = tokenizer.vocabulary
+        limits = beam_size, beam_size_token or len(vocabulary), beam_threshold
         model = open_language_model(Path(lm).expanduser()) if lm is not None else None
-        limits = beam_size, beam_size_token or size, beam_threshold
-        ctc = flashlight.CriterionType.CTC
-        scorer: Any
+        space = vocabulary.index(" ") if " " in vocabulary else -1
+        self._words: list[str] | None = None  # of the lexicon
+        self._end: npt.NDArray[np.float32] | None = None  # a frame that follows the last one
         if lexicon is not None:
             spellings = read_lexicon(Path(lexicon).expanduser(), tokenizer)
             spellings |= {word: [tokenizer.encode(word)] for word in hot_words if word not in spellings}
             self._words = list(spellings)
             _check_known(model, self._words, lm)
             hot = {self._words.index(word): hot_word_score for word in hot_words}
-            scorer = _Words(self._words, model, lm_weight, word_score, hot)
-            trie = flashlight.Trie(size, space)
-            begin = scorer.start(start_with_nothing=False)
-            for index, word in enumerate(self._words):
-                alone = scorer.score(begin, index)[1]
-                for spelling in spellings[word]:
-                    trie.insert(spelling, index, alone)
-                    if space > 0:  # with a space behind it there is room for a last label that is said in several frames
-                        trie.insert([*spelling, space], index, alone)
+            # flashlight holds no reference to the scorer
+            self._scorer: Any = _WordScorer(self._words, model, lm_weight, word_score, hot)
+            trie = _trie_of(spellings, self._scorer, len(vocabulary), space)
             if space > 0:
-                self._end = np.full((1, size), _NEVER, dtype=np.float32)  # and so that the last word has one, a frame that says it
+                self._end = np.full((1, len(vocabulary)), _NEVER, dtype=np.float32)  # gives the last word a space behind it
                 self._end[0, space] = 0.0
-            trie.smear(flashlight.SmearingMode.MAX)
-            options = flashlight.LexiconDecoderOptions(*limits, 1.0, 0.0, -math.inf, 0.0, True, ctc)
-            self._search = flashlight.LexiconDecoder(options, trie, scorer, space, 0, -1, [], False)
+            options = flashlight.LexiconDecoderOptions(*limits, 1.0, 0.0, -math.inf, 0.0, True, flashlight.CriterionType.CTC)
+            self._search = flashlight.LexiconDecoder(options, trie, self._scorer, space, 0, -1, [], False)
         else:
             names = names_of(tokenizer)
             _check_known(model, names[1:], lm)
             trees = _tree([tokenizer.encode(word) for word in hot_words])
-            starts = {label for label, token in enumerate(tokenizer.vocabulary) if token.startswith(_WORD_BEGIN)}
-            plain = flashlight.ZeroLM()
-            scorer = plain if self._plain else _Tokens(names, model, lm_weight, trees, hot_word_score, space, starts)
-            options = flashlight.LexiconFreeDecoderOptions(*limits, 1.0, 0.0, True, ctc)
-            self._search = flashlight.LexiconFreeDecoder(options, scorer, -1, 0, [])  # with a silence it wants texts to end in it
-        self._scorer = scorer  # flashlight holds no reference to it
+            starts = {label for label, token in enumerate(vocabulary) if token.startswith(_WORD_BEGIN)}
+            self._scorer = (
+                flashlight.ZeroLM() if self._unweighted else _TokenScorer(names, model, lm_weight, trees, hot_word_score, space, starts)
+            )
+            options = flashlight.LexiconFreeDecoderOptions(*limits, 1.0, 0.0, True, flashlight.CriterionType.CTC)
+            # with a silence given, the search wants texts to end in it
+            self._search = flashlight.LexiconFreeDecoder(options, self._scorer, -1, 0, [])
 
     def __call__(self, log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> list[list[int]]:
-        """Labels of each utterance of log_probs (B, T', V) with lengths (B,)."""
-        found = []
-        for row, length in zip(log_probs, lengths, strict=True):
-            found.append(list(self.best(row[:length], 1)[0].labels))
-        return found
+        """Decode log_probs (B, T', V) of lengths (B,) into the labels of each utterance, without blanks."""
+        return [list(self.best(row[:length], 1)[0].labels) for row, length in zip(log_probs, lengths, strict=True)]
 
     def best(self, log_probs: npt.NDArray[np.float32], count: int) -> list[Hypothesis]:
-        """At most so many answers to log_probs (T', V), the best first; several alignments of the same labels are one answer."""
+        """Return at most `count` hypotheses for log_probs (T', V), the best first; alignments of the same labels are one hypothesis."""
         frames = np.ascontiguousarray(log_probs, dtype=np.float32)
         if not len(frames):
             return [Hypothesis((), 0.0)]
         searched = frames if self._end is None else np.concatenate([frames, self._end])
         results = self._search.decode(searched.ctypes.data, *searched.shape)
-        found: dict[tuple[int, ...], float] = {}  # the score of the language model and of words
+        scores: dict[tuple[int, ...], float] = {}  # of the language model and of words
         for result in results[: _RANKED * count]:
-            found.setdefault(self._labels(result), result.lmScore)
-        if self._plain:
+            scores.setdefault(self._labels(result), result.lmScore)
+        if self._unweighted:
             (greedy,) = self._greedy(frames[None], np.array([len(frames)]))
-            found.setdefault(tuple(greedy), 0.0)
-        # a beam has followed some of the alignments, and in a lexicon none that says a word's last label in several frames
-        labels = list(found)
-        totals = [total + found[each] for each, total in zip(labels, total_log_probs(frames, labels), strict=True)]
-        order = sorted(zip(totals, labels, strict=True), key=lambda item: -item[0])
-        return [Hypothesis(each, total) for total, each in order[:count] if total > -math.inf] or [Hypothesis((), -math.inf)]
+            scores.setdefault(tuple(greedy), 0.0)
+        # a beam has followed some of the alignments, and in a lexicon none that gives a word's last label several frames
+        totals = [total + score for total, score in zip(total_log_probs(frames, list(scores)), scores.values(), strict=True)]
+        ranked = sorted(zip(totals, scores, strict=True), key=lambda item: -item[0])
+        return [Hypothesis(labels, total) for total, labels in ranked[:count] if total > -math.inf] or [Hypothesis((), -math.inf)]
 
     def _labels(self, result: Any) -> tuple[int, ...]:
-        if isinstance(self._scorer, _Words):
+        if self._words is not None:
             text = " ".join(self._words[word] for word in result.words if word >= 0)
             return tuple(self.tokenizer.encode(text))
         tokens = np.asarray(result.tokens)
@@ -162,13 +144,55 @@ class BeamDecoder:
         return tuple(tokens[first & (tokens > 0)].tolist())
 
 
+def _check_installed() -> None:
+    """Raise a ConfigError where flashlight-text is not installed."""
+    if flashlight is None:
+        raise ConfigError([Problem("decoder", "beam search needs flashlight-text, which is not installed", "pip install flashlight-text")])
+
+
+def _check_hot_words(words: Sequence[str], tokenizer: Tokenizer) -> None:
+    """Raise a ConfigError where the model lacks tokens of hot words."""
+    problems = [
+        Problem(
+            "decoder.hot_words",
+            f"'{word}' needs {', '.join(map(repr, unknown))}, which the model has no token for",
+            "spell it with tokens of the model",
+        )
+        for word in words
+        if (unknown := tokenizer.unknown(word))
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _trie_of(spellings: Mapping[str, Sequence[Sequence[int]]], scorer: _WordScorer, size: int, space: int) -> Any:
+    """Build flashlight's prefix tree of words.
+
+    Args:
+        spellings: labels of each word.
+        scorer: of the words, in the same order.
+        size: V.
+        space: label of the space between words; -1: there is none.
+    """
+    trie = flashlight.Trie(size, space)
+    begin = scorer.start(start_with_nothing=False)
+    for index, word in enumerate(spellings):
+        score = scorer.score(begin, index)[1]
+        for spelling in spellings[word]:
+            trie.insert(spelling, index, score)
+            if space > 0:  # with a space behind it there is room for a last label in several frames
+                trie.insert([*spelling, space], index, score)
+    trie.smear(flashlight.SmearingMode.MAX)
+    return trie
+
+
 def names_of(tokenizer: Tokenizer) -> list[str]:
-    """How a language model over tokens writes each label."""
+    """Return how a language model over tokens writes each label."""
     return [SPACE if each == " " else each for each in tokenizer.vocabulary]
 
 
 def total_log_probs(log_probs: npt.NDArray[np.float32], labels: Sequence[Sequence[int]]) -> list[float]:
-    """Of each sequence of labels: the probability of all its alignments with log_probs (T', V)."""
+    """Compute for each sequence of labels the log-probability of all its alignments with log_probs (T', V) together."""
     lengths = torch.tensor([len(each) for each in labels])
     targets = torch.zeros(len(labels), max(1, int(lengths.max())), dtype=torch.long)
     for row, each in enumerate(labels):
@@ -179,16 +203,16 @@ def total_log_probs(log_probs: npt.NDArray[np.float32], labels: Sequence[Sequenc
 
 
 def read_lexicon(path: Path, tokenizer: Tokenizer) -> dict[str, list[list[int]]]:
-    """Words of a file with their spellings as labels: the file's own behind a tab, else the tokenizer's.
+    """Read the words of a file with their spellings as labels: the file's own behind a tab, else the tokenizer's.
 
     Raises:
-        DataError: it cannot be read, is empty, or holds words that the model has no tokens for.
+        DataError: the file cannot be read, is empty, or holds words that the model has no tokens for.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})\n    -> give a lexicon with one word a line") from None
-    found: dict[str, list[list[int]]] = {}
+    spellings: dict[str, list[list[int]]] = {}
     labels = {token: label for label, token in enumerate(tokenizer.vocabulary) if label}
     for number, line in enumerate(lines, start=1):
         word, _, spelled = line.strip().partition("\t")
@@ -198,20 +222,20 @@ def read_lexicon(path: Path, tokenizer: Tokenizer) -> dict[str, list[list[int]]]
         tokens = spelled.split()
         missing = [token for token in tokens if token not in labels] if tokens else tokenizer.unknown(word)
         if missing:
-            shown = ", ".join(map(repr, missing[:5]))
+            needed = ", ".join(map(repr, missing[:5]))
             fix = "leave the word out, or spell it behind a tab with tokens of the model"
-            raise DataError(f"{path}:{number}: '{word}' needs {shown}, which the model has no token for\n    -> {fix}")
-        found.setdefault(word, []).append([labels[token] for token in tokens] if tokens else tokenizer.encode(word))
-    if not found:
+            raise DataError(f"{path}:{number}: '{word}' needs {needed}, which the model has no token for\n    -> {fix}")
+        spellings.setdefault(word, []).append([labels[token] for token in tokens] if tokens else tokenizer.encode(word))
+    if not spellings:
         raise DataError(f"{path}: holds no words\n    -> give a lexicon with one word a line")
-    return found
+    return spellings
 
 
 def _check_known(model: LanguageModel | None, words: Sequence[str], path: str | None) -> None:
-    """Whether a language model is about these words.
+    """Check that a language model knows the words that can be recognised, and warn of those that it lacks.
 
     Raises:
-        ConfigError: it knows none of them.
+        ConfigError: the model knows none of them.
     """
     if model is None:
         return
@@ -225,7 +249,7 @@ def _check_known(model: LanguageModel | None, words: Sequence[str], path: str | 
 
 
 def _tree(spellings: Sequence[Sequence[int]]) -> dict[Any, Any]:
-    """A prefix tree of labels; `None` marks where a word ends."""
+    """Build a prefix tree of labels, in which the key `None` marks the end of a word."""
     root: dict[Any, Any] = {}
     for labels in spellings:
         node = root
@@ -238,8 +262,8 @@ def _tree(spellings: Sequence[Sequence[int]]) -> dict[Any, Any]:
 _Base: Any = flashlight.LM if flashlight is not None else object
 
 
-class _Words(_Base):  # type: ignore[misc]
-    """Scores of words for flashlight: language model, word score and hot words, weighted."""
+class _WordScorer(_Base):  # type: ignore[misc]
+    """Scores words for flashlight by language model, word score and hot words."""
 
     def __init__(
         self, words: Sequence[str], model: LanguageModel | None, weight: float, word_score: float, hot: Mapping[int, float]
@@ -273,8 +297,8 @@ class _Words(_Base):  # type: ignore[misc]
         return ended, self._weight * self._model.log_prob(self._known[state], END)
 
 
-class _Tokens(_Base):  # type: ignore[misc]
-    """Scores of tokens for flashlight: language model over tokens, and hot words, whose score is given label by label and taken back."""
+class _TokenScorer(_Base):  # type: ignore[misc]
+    """Scores tokens for flashlight by a language model, and by hot words, whose score is given label by label and taken back."""
 
     def __init__(
         self,
@@ -298,46 +322,47 @@ class _Tokens(_Base):  # type: ignore[misc]
 
     def start(self, start_with_nothing: bool) -> Any:  # noqa: ARG002
         state = flashlight.LMState()
-        self._known = {state: ((BEGIN,), self._hot, 0.0)}  # history, place in the tree of hot words, score given for it
+        self._known = {state: ((BEGIN,), self._hot, 0.0)}  # history, node in the tree of hot words, score given for it
         return state
 
     def score(self, state: Any, label: int) -> tuple[Any, float]:
         following = state.child(label)
-        history, place, given = self._known[state]
+        history, node, given = self._known[state]
         score = 0.0
         if self._hot:
-            place, given, score = self._heat(place, given, label)
+            node, given, score = self._hot_change(node, given, label)
         if self._model is not None:
             score += self._weight * self._model.log_prob(history, self._names[label])
             history = (*history, self._names[label])[-self._model.order :]
-        self._known[following] = history, place, given
+        self._known[following] = history, node, given
         return following, score
 
     def finish(self, state: Any) -> tuple[Any, float]:
         ended = state.child(len(self._names))
-        history, place, given = self._known[state]
-        score = self._ended(place, given)
+        history, node, given = self._known[state]
+        score = self._hot_end(node, given)
         if self._model is not None:
             score += self._weight * self._model.log_prob(history, END)
         self._known[ended] = history, None, 0.0
         return ended, score
 
-    def _ended(self, place: Any, given: float) -> float:
-        """A word is over: what is left of its score, or what must be taken back."""
-        if place is None or not given:
+    def _hot_end(self, node: Any, given: float) -> float:
+        """Return the rest of a hot word's score at the end of the word, or what must be taken back of it."""
+        if node is None or not given:
             return 0.0
-        return (self._hot_score if None in place else 0.0) - given
+        return (self._hot_score if None in node else 0.0) - given
 
-    def _heat(self, place: Any, given: float, label: int) -> tuple[Any, float, float]:
+    def _hot_change(self, node: Any, given: float, label: int) -> tuple[Any, float, float]:
+        """Return the next node in the tree of hot words, the score given so far, and the change of it, for one more label."""
         change = 0.0
         if label == self._space or label in self._starts:
-            change, place, given = self._ended(place, given), self._hot, 0.0
+            change, node, given = self._hot_end(node, given), self._hot, 0.0
             if label == self._space:
-                return place, given, change
-        if place is None or label not in place:
+                return node, given, change
+        if node is None or label not in node:
             return None, 0.0, change - given
         step = self._hot_score * _STEP
-        return place[label], given + step, change + step
+        return node[label], given + step, change + step
 
 
 _STEP = 0.1  # of a hot word's score, for each label of it before it is complete

@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 
 class GreedyDecoder:
-    """The best token of each frame; repeats are joined, then blanks (label 0) removed."""
+    """Takes the most probable label of each frame, joins repeats, then removes blanks (label 0)."""
 
     def __call__(self, log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> list[list[int]]:
-        """Labels of each utterance of log_probs (B, T', V) with lengths (B,)."""
+        """Decode log_probs (B, T', V) of lengths (B,) into the labels of each utterance, without blanks."""
         best = log_probs.argmax(-1)
         first = np.ones(best.shape, dtype=bool)
         first[:, 1:] = best[:, 1:] != best[:, :-1]

@@ -1,4 +1,4 @@
-"""N-gram language models in ARPA files: estimated from text, read and asked for probabilities.
+"""N-gram language models in ARPA files: estimated from text, written, read and queried.
 
     python -m speechtrain.lm text=corpus.txt out=lm.arpa order=3
 
@@ -23,23 +23,23 @@ _NEVER = -99.0  # log10, as ARPA files have it for what is never asked for
 
 
 class LanguageModel(Protocol):
-    """What beam search asks: how likely a word is behind others. Probabilities are natural logarithms."""
+    """Gives beam search the probability of a word behind others, as a natural logarithm."""
 
     order: int
     """Words that one probability depends on, itself included."""
 
     def log_prob(self, history: Gram, word: str) -> float:
-        """Of a word behind the words of `history` (`<s>` first, where the sentence has just begun)."""
+        """Return the log-probability of a word behind those of `history`, which begins with `<s>` at the start of a sentence."""
         ...
 
     def __contains__(self, word: str) -> bool: ...
 
 
 class NGram:
-    """Probabilities with back-off (Katz 1987), as an ARPA file has them.
+    """An n-gram model with back-off (Katz 1987), as an ARPA file has it.
 
     Args:
-        order: the longest n-gram's.
+        order: length of the longest n-grams.
         probabilities: log10 of each n-gram's last word behind the others.
         backoffs: log10 of the weight of the shorter history, where it is not 1.
     """
@@ -53,7 +53,7 @@ class NGram:
         return (word,) in self._probabilities
 
     def log_prob(self, history: Gram, word: str) -> float:
-        """Natural logarithm of the probability of a word; one that is not known counts as `<unk>`."""
+        """Return the natural logarithm of the probability of a word; an unknown one counts as `<unk>`."""
         if (word,) not in self._probabilities:
             word = UNKNOWN
         gram: Gram = (*history[max(0, len(history) - self.order + 1) :], word)
@@ -64,7 +64,7 @@ class NGram:
         return (weight + self._probabilities.get(gram, _NEVER)) * math.log(10)
 
     def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
-        """Of texts, their ends included."""
+        """Compute the perplexity of texts, the ends of sentences included."""
         total, count = 0.0, 0
         for words in sentences:
             history: Gram = (BEGIN,)
@@ -76,10 +76,10 @@ class NGram:
 
     @classmethod
     def estimate(cls, sentences: Iterable[Sequence[str]], order: int) -> NGram:
-        """Interpolated Kneser-Ney with three discounts an order (Chen and Goodman 1999, section 3).
+        """Estimate a model by interpolated Kneser-Ney with three discounts an order (Chen and Goodman 1999, section 3).
 
         Raises:
-            DataError: there is no text.
+            DataError: the sentences hold no words.
         """
         raw = _counted(sentences, order)
         if not raw[0]:
@@ -92,28 +92,28 @@ class NGram:
         for size, grams in enumerate(counts, start=1):
             discounts = _discounts(grams)
             total: defaultdict[Gram, float] = defaultdict(float)
-            left: defaultdict[Gram, float] = defaultdict(float)
+            discounted: defaultdict[Gram, float] = defaultdict(float)
             for gram, count in grams.items():
                 if gram[-1] != BEGIN:
                     total[gram[:-1]] += count
-                    left[gram[:-1]] += discounts[min(count, 3) - 1]
-            weights = {history: left[history] / total[history] for history in total}
-            found = {
+                    discounted[gram[:-1]] += discounts[min(count, 3) - 1]
+            weights = {history: discounted[history] / total[history] for history in total}
+            interpolated = {
                 gram: (count - discounts[min(count, 3) - 1]) / total[gram[:-1]] + weights[gram[:-1]] * values[gram[1:] if size > 1 else ()]
                 for gram, count in grams.items()
                 if gram[-1] != BEGIN
             }
             if size == 1:
-                found[(UNKNOWN,)] = weights[()] * values[()]
+                interpolated[(UNKNOWN,)] = weights[()] * values[()]
             else:
                 backoffs |= {history: math.log10(weight) for history, weight in weights.items()}
-            probabilities |= {gram: math.log10(value) for gram, value in found.items()}
-            values = found
+            probabilities |= {gram: math.log10(value) for gram, value in interpolated.items()}
+            values = interpolated
         probabilities[(BEGIN,)] = _NEVER
         return cls(order, probabilities, backoffs)
 
     def write(self, path: Path) -> None:
-        """An ARPA file, which appears whole or not at all."""
+        """Write an ARPA file, which appears whole or not at all."""
         by_order = [sorted(gram for gram in self._probabilities if len(gram) == size) for size in range(1, self.order + 1)]
         with atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write("\\data\\\n" + "".join(f"ngram {size}={len(grams)}\n" for size, grams in enumerate(by_order, start=1)))
@@ -126,31 +126,22 @@ class NGram:
 
     @classmethod
     def read(cls, path: Path) -> NGram:
-        """An ARPA file, which may be compressed (`.gz`).
+        """Read an ARPA file, which may be compressed (`.gz`).
 
         Raises:
-            DataError: it cannot be read, or a line is none of an ARPA file.
+            DataError: the file cannot be read, or has a line that no ARPA file has.
         """
         probabilities: dict[Gram, float] = {}
         backoffs: dict[Gram, float] = {}
-        size = order = line_number = 0
+        order = line_number = 0
         try:
             with _opened(path) as file:
-                for line_number, line in enumerate(file, start=1):  # noqa: B007 # for the message
-                    text = line.strip()
-                    if text.startswith("\\"):
-                        size = int(text[1:].partition("-")[0]) if text.endswith("-grams:") else 0
-                        order = max(order, size)
-                        if text == "\\end\\":
-                            break
-                    elif size and text:
-                        value, *words = text.split()
-                        gram = tuple(words[:size])
-                        if len(gram) < size or len(words) > size + 1:
-                            raise ValueError(f"an n-gram of {size} words is expected")
-                        probabilities[gram] = float(value)
-                        if len(words) > size:
-                            backoffs[gram] = float(words[size])
+                for line_number, size, line in _arpa_entries(file):  # noqa: B007 # for the message
+                    order = max(order, size)
+                    gram, probability, backoff = _arpa_entry(line, size)
+                    probabilities[gram] = probability
+                    if backoff is not None:
+                        backoffs[gram] = backoff
         except (OSError, EOFError) as error:
             raise DataError(f"{path}: cannot be read ({error})\n    -> give an ARPA file; python -m speechtrain.lm makes one") from None
         except (ValueError, UnicodeDecodeError) as error:
@@ -162,8 +153,33 @@ class NGram:
         return cls(order, probabilities, backoffs)
 
 
+def _arpa_entries(lines: Iterable[str]) -> Iterator[tuple[int, int, str]]:
+    r"""Yield the number of each line of an ARPA file that holds an n-gram, the n, and the line, up to `\end\`."""
+    size = 0
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if text == "\\end\\":
+            return
+        if text.startswith("\\"):
+            size = int(text[1:].partition("-")[0]) if text.endswith("-grams:") else 0
+        elif size and text:
+            yield number, size, text
+
+
+def _arpa_entry(line: str, size: int) -> tuple[Gram, float, float | None]:
+    """Split a line of an ARPA file into its n-gram, log10 of its probability and that of its back-off weight.
+
+    Raises:
+        ValueError: it is none.
+    """
+    probability, *words = line.split()
+    if not size <= len(words) <= size + 1:
+        raise ValueError(f"an n-gram of {size} words is expected")
+    return tuple(words[:size]), float(probability), float(words[size]) if len(words) > size else None
+
+
 class _KenLM:
-    """A file that KenLM's own module reads."""
+    """A model in a file that KenLM's own Python module reads."""
 
     def __init__(self, path: Path) -> None:
         import kenlm
@@ -189,10 +205,10 @@ class _KenLM:
 
 
 def open_language_model(path: Path) -> LanguageModel:
-    """Of a file: ARPA, or KenLM's binary format.
+    """Open a file in ARPA format, or in KenLM's binary format.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such language model\n    -> python -m speechtrain.lm text=FILE out={path.name} makes one")
@@ -212,7 +228,7 @@ def _opened(path: Path) -> IO[str]:
 
 
 def _counted(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Gram]]:
-    """How often each n-gram occurs, by its order."""
+    """Count how often each n-gram occurs, in one counter an order."""
     counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
     for sentence in sentences:
         words = (BEGIN, *sentence, END) if sentence else ()
@@ -222,28 +238,28 @@ def _counted(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Gra
 
 
 def _continuations(raw: Sequence[Counter[Gram]], size: int) -> Counter[Gram]:
-    """How many words each n-gram of a size follows; those at the beginning of a sentence follow none, and keep their count."""
-    found: Counter[Gram] = Counter(gram[1:] for gram in raw[size])
-    found.update({gram: count for gram, count in raw[size - 1].items() if gram[0] == BEGIN})
-    return found
+    """Count the words that each n-gram of a size follows; one at the beginning of a sentence follows none, and keeps its own count."""
+    counts: Counter[Gram] = Counter(gram[1:] for gram in raw[size])
+    counts.update({gram: count for gram, count in raw[size - 1].items() if gram[0] == BEGIN})
+    return counts
 
 
 def _discounts(grams: Counter[Gram]) -> tuple[float, float, float]:
-    """What is taken from counts of 1, 2, and 3 or more (Chen and Goodman 1999, equation 26)."""
+    """Estimate the discounts of counts of 1, 2, and 3 or more (Chen and Goodman 1999, equation 26)."""
     seen = Counter(min(count, 5) for gram, count in grams.items() if gram[-1] != BEGIN)
     one, two, three, four = (seen[count] for count in range(1, 5))
     if not (one and two and three):
         return 0.5, 0.75, 0.9  # too little text to estimate them
     share = one / (one + 2 * two)
-    found = (1 - 2 * share * two / one, 2 - 3 * share * three / two, 3 - 4 * share * four / three)
-    return found if all(0 < value < most for value, most in zip(found, (1, 2, 3), strict=True)) else (0.5, 0.75, 0.9)
+    discounts = (1 - 2 * share * two / one, 2 - 3 * share * three / two, 3 - 4 * share * four / three)
+    return discounts if all(0 < value < most for value, most in zip(discounts, (1, 2, 3), strict=True)) else (0.5, 0.75, 0.9)
 
 
 def read_sentences(path: Path) -> Iterator[list[str]]:
-    """Words of each line.
+    """Yield the words of each line of a text file.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     try:
         with _opened(path) as file:

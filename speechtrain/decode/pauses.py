@@ -1,4 +1,4 @@
-"""Where words begin and end: CTC says a label in a frame or two, somewhere inside the word; the pauses beside it say how far it goes."""
+"""Times of words: CTC gives a label a frame or two somewhere inside its word, and the pauses beside it show how far that reaches."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _QUIET, _LOUD = 5, 95  # percentiles
 
 
 def between_pauses(words: Sequence[Word], samples: npt.NDArray[np.float32], sample_rate: int, offset: float = 0.0) -> list[Word]:
-    """The words with times that reach up to the pauses around them, or to the quietest moment where there is none.
+    """Extend the times of words up to the pauses around them, or to the quietest moment where there is none.
 
     On strings of recorded digits whose cuts are known, 96.8 % of the words so begin and end within 50 ms of them; by CTC's frames alone
     2.6 % (docs/decisions/0018).
 
     Args:
         words: in order, as `words_of` gives them.
-        samples: (N,) of the recording that they are in.
+        samples: (N,) of the recording.
         sample_rate: Hz.
         offset: s, at which the samples begin.
     """
@@ -56,16 +56,16 @@ def between_pauses(words: Sequence[Word], samples: npt.NDArray[np.float32], samp
 
 
 def loudness(samples: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.float64]:
-    """Power in dB of 20 ms around each 5 ms of samples (N,)."""
+    """Compute the power in dB of 20 ms around each 5 ms of samples (N,)."""
     hop, window = max(1, round(_HOP * sample_rate)), max(2, round(_WINDOW * sample_rate))
     power = np.concatenate([[0.0], np.cumsum(np.pad(samples.astype(np.float64) ** 2, (window // 2, window // 2 + hop)))])
     at = np.arange(len(samples) // hop + 1) * hop
-    found: npt.NDArray[np.float64] = 10 * np.log10((power[at + window] - power[at]).clip(0) / window + 1e-10)
-    return found
+    decibels: npt.NDArray[np.float64] = 10 * np.log10((power[at + window] - power[at]).clip(0) / window + 1e-10)
+    return decibels
 
 
 def _longest(low: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
-    """The longest run of true values: its first place, and the one behind it."""
+    """Find the longest run of true values: its first index, and the one behind its last; None if all are false."""
     bounds = np.flatnonzero(np.diff(np.concatenate([[False], low, [False]]).astype(np.int8)))
     if not len(bounds):
         return None
