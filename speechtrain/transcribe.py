@@ -46,8 +46,6 @@ def files_of(names: Sequence[str]) -> list[Path | None]:
     Raises:
         ConfigError: there is no such file, or a folder holds no audio.
     """
-    from speechtrain.data.corpus import AUDIO_SUFFIXES
-
     found: list[Path | None] = []
     problems = []
     for name in names:
