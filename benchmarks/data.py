@@ -31,6 +31,7 @@ from lhotse.utils import fastcopy
 from torch.utils.data import DataLoader, Dataset
 
 from speechtrain import compose
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.corpus import Cut
 from speechtrain.data.prepare import Data, prepare
 from speechtrain.tasks.build import task_for
@@ -41,7 +42,7 @@ BATCH_SECONDS = 200
 def ours(root: Path, *more: str) -> Data:
     """Our data room on the manifest, read once."""
     options = ["data=manifest", f"data.root={root}", "data.train=train.jsonl", f"data.batch_seconds={BATCH_SECONDS}", "data.num_buckets=30"]
-    cfg = compose([*options, "backend.threads=1", "data.on_shared.speaker=allow", *more])
+    cfg = ExperimentConfig.of(compose([*options, "backend.threads=1", "data.on_shared.speaker=allow", *more]))
     data = prepare(cfg, threads=1)
     task_for(cfg, data)
     return data

@@ -26,6 +26,7 @@ from speechtrain import compose
 from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.backends.torch import losses
 from speechtrain.config.build import build, plain
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.batches import Batch
 from speechtrain.data.prepare import prepare
 from speechtrain.tasks.build import task_for
@@ -64,8 +65,9 @@ def main() -> None:
     rounds, overrides = int(sys.argv[1]), sys.argv[2:]
     fixed = ["tracking=[]", "report.enabled=false", "backend.threads=1", "trainer.epochs=3", "data.val=null", "data.test=null"]
     cfg = compose([*overrides, *fixed, "objective.metric=train/loss", "trainer.test_checkpoint=last"])
-    data = prepare(cfg, threads=1)
-    task = task_for(cfg, data)
+    config = ExperimentConfig.of(cfg)
+    data = prepare(config, threads=1)
+    task = task_for(config, data)
     backend = build("backend", cfg.backend)
     loader = data.loader("train", shuffle=True, augment=True)
     assert loader is not None

@@ -52,12 +52,13 @@ def ours(*options: str) -> Callable[[Path], None]:
     import numpy as np
 
     from speechtrain import compose
+    from speechtrain.config.experiment import ExperimentConfig
     from speechtrain.data.prepare import prepare, without_infeasible
     from speechtrain.tasks.build import task_for
 
     def run(folder: Path) -> None:
         given = [f"data.root={folder}", "data.split.val=0", f"data.batch_seconds={SECONDS}", "data.num_buckets=30", "augment=specaugment"]
-        cfg = compose([*given, *options])
+        cfg = ExperimentConfig.of(compose([*given, *options]))
         data = prepare(cfg, threads=1)
         task = task_for(cfg, data)
         assert task.on_infeasible is not None

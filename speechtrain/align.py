@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
+from speechtrain.config.schemas.commands import AlignConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.inference.alignment import alignments, write
@@ -30,7 +31,7 @@ FORMATS = ("textgrid", "ctm", "json")
 def run(arguments: list[str]) -> int:
     """Keys of conf/align.yaml."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    cfg, overrides = arguments_of("align", arguments)
+    cfg, overrides = arguments_of(AlignConfig, arguments)
     formats = [str(name) for name in cfg.format]
     problems = [Problem("format", f"there is no '{name}'", f"choose of {', '.join(FORMATS)}") for name in formats if name not in FORMATS]
     if (cfg.audio is None) != (cfg.text is None):

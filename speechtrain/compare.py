@@ -17,6 +17,7 @@ from rich.table import Table
 
 from speechtrain.app.command import run_command
 from speechtrain.config.compose import compose_command
+from speechtrain.config.schemas.commands import CompareConfig
 from speechtrain.console import console
 from speechtrain.report.comparison import Report, _short, compare, rows, sentence, write_files
 
@@ -54,7 +55,7 @@ def print_report(report: Report) -> None:
 
 def run(arguments: list[str]) -> int:
     """Words with `=` are keys, the others runs."""
-    cfg = compose_command("compare", [item for item in arguments if "=" in item])
+    cfg = compose_command(CompareConfig, [item for item in arguments if "=" in item])
     report, reader = compare(cfg, [item for item in arguments if "=" not in item])
     print_report(report)
     if cfg.out is not None:

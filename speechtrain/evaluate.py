@@ -15,12 +15,12 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
 from rich.table import Table
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.overlay import overlaid
+from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem, did_you_mean, unwritable
 from speechtrain.inference.evaluation import Evaluation, evaluate, folder_for, scored, write
@@ -53,7 +53,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     console.print(table)
 
 
-def tune(cfg: DictConfig, arguments: Sequence[str]) -> int:
+def tune(cfg: EvaluateConfig, arguments: Sequence[str]) -> int:
     """`-m`: search settings of the decoder for the best metric on the validation data."""
     from speechtrain.config.targets import task_directions
     from speechtrain.console import format_metric
@@ -73,14 +73,13 @@ def tune(cfg: DictConfig, arguments: Sequence[str]) -> int:
         raise ConfigError([Problem("decoder", "several cannot be searched at once", "choose one of them")])
     start = base.found[0].recognizer
     known = list(base.found[0].metrics)
-    metric = cfg.metric or ("wer" if "wer" in known else str(start.cfg.objective.metric).rpartition("/")[2])
+    metric = cfg.metric or ("wer" if "wer" in known else start.cfg.objective.metric.rpartition("/")[2])
     if metric not in known:
         raise ConfigError([Problem("metric", f"there is no metric '{metric}'", did_you_mean(metric, known))])
-    direction = task_directions(str(start.cfg.task._target_)).get(metric, "minimize")
+    direction = task_directions(str(start.cfg.task["_target_"])).get(metric, "minimize")
 
     def value_of(settings: list[str]) -> float:
-        node = overlaid(start.cfg, settings).decoder
-        value = scored("", settings, start.with_decoder(node), base.passes).metrics[metric]
+        value = scored("", settings, start.with_decoder(overlaid(start.cfg, settings)), base.passes).metrics[metric]
         console.print(f"{metric} {format_metric(metric, value):>9}   {' '.join(settings)}", markup=False, highlight=False)
         return value
 
@@ -106,7 +105,7 @@ def run(arguments: list[str]) -> int:
     """Keys of conf/evaluate.yaml and overrides of the model's config; `-m` searches."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     searching = any(item in ("-m", "--multirun") for item in arguments)
-    cfg, overrides = arguments_of("evaluate", [item for item in arguments if item not in ("-m", "--multirun")])
+    cfg, overrides = arguments_of(EvaluateConfig, [item for item in arguments if item not in ("-m", "--multirun")])
     if searching:
         return tune(cfg, overrides)
     split = cfg.split or "test"

@@ -15,13 +15,14 @@ import logging
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
+from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.inference.export import write_exports
 
 
 def run(arguments: list[str]) -> int:
     """Keys of conf/export.yaml."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    return 1 if write_exports(*arguments_of("export", arguments)) else 0
+    return 1 if write_exports(*arguments_of(ExportConfig, arguments)) else 0
 
 
 if __name__ == "__main__":

@@ -18,16 +18,17 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from omegaconf import open_dict
 from rich.table import Table
 
 from speechtrain.app.command import run_command
 from speechtrain.config.compose import compose
+from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, DataError, Problem, unwritable
 from speechtrain.report.inspection import Inspection, _shown, inspect, remarks, write_page
@@ -97,15 +98,14 @@ def draw_files(files: Sequence[str], folder: Path, overrides: Sequence[str], mod
             lines.append(json.dumps({"audio_filepath": f"{number}{path.suffix}", "duration": duration, "text": "a", "utt_id": str(number)}))
         (Path(root) / "all.jsonl").write_text("\n".join(lines), encoding="utf-8")
         read = ["data=manifest", f"data.root='{root}'", "data.train=all.jsonl", "data.feature_cache=null", "data.on_shared.audio=allow"]
-        cfg = compose([*overrides, *read, "tracking=[]"])
+        cfg = ExperimentConfig.of(compose([*overrides, *read, "tracking=[]"]))
         if model:
             from speechtrain.inference.find import load
 
             stored = load(model).cfg
             for group in ("features", "augment"):
                 if not any(item.startswith((f"{group}=", f"{group}.")) for item in overrides):
-                    with open_dict(cfg):
-                        cfg[group] = stored[group]
+                    cfg = replace(cfg, **{group: getattr(stored, group)})
         data = prepare(cfg, threads=1)
         task_for(cfg, data)
         drawn = pictures(data, data.corpus.splits["train"])
@@ -144,17 +144,17 @@ def run(arguments: list[str]) -> int:
         from speechtrain.report.profile import print_profile, profile
 
         model = load(own["from"], *given)
-        name = str(model.cfg.model._target_).rpartition(".")[2]
+        name = class_name(model.cfg.model)
         print_profile(profile(model.backend, model.model, model.features), name)
         return 0
-    cfg: Any = compose([*given, "tracking=[]"])
+    cfg = ExperimentConfig.of(compose([*given, "tracking=[]"]))
     found = inspect(cfg, with_profile=own["profile"].lower() == "true")
     print_inspection(found)
     if found.profile is not None:
         from speechtrain.report.profile import print_profile
 
         console.print()
-        print_profile(found.profile, str(cfg.model._target_).rpartition(".")[2])
+        print_profile(found.profile, class_name(cfg.model))
     if own["out"]:
         console.print(f"\npage        {write_page(found, Path(own['out']).expanduser().absolute(), int(own['examples']), ' '.join(given))}")
     return 0

@@ -17,17 +17,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
+from speechtrain.config.schemas.commands import LmConfig
 from speechtrain.console import console
 from speechtrain.decode.beam import names_of
 from speechtrain.decode.ngram import NGram, read_sentences
 from speechtrain.errors import ConfigError, DataError, Problem, unwritable
 
 
-def make(cfg: DictConfig) -> NGram:
+def make(cfg: LmConfig) -> NGram:
     """Estimate a model and write it, and the lexicon if one is asked for.
 
     Raises:
@@ -62,7 +61,7 @@ def make(cfg: DictConfig) -> NGram:
     return model
 
 
-def _splitter(cfg: DictConfig) -> Callable[[str], list[str]]:
+def _splitter(cfg: LmConfig) -> Callable[[str], list[str]]:
     """How a line becomes units."""
     from speechtrain.data.text.normalize import normalizer
 
@@ -74,7 +73,7 @@ def _splitter(cfg: DictConfig) -> Callable[[str], list[str]]:
     from speechtrain.inference.find import stored_for
 
     _, stored, vocabulary = stored_for(cfg)
-    normalize = normalizer(list(stored.data.normalize))
+    normalize = normalizer(stored.data.normalize)
     if cfg.units == "words":
         return lambda text: normalize(text).split()
     tokenizer = build("tokenizer", stored.tokenizer, vocabulary=vocabulary)
@@ -115,7 +114,7 @@ def _by_kenlm(sentences: Sequence[Sequence[str]], out: Path, order: int) -> NGra
 
 def run(arguments: list[str]) -> int:
     """Keys of conf/lm.yaml."""
-    cfg, rest = arguments_of("lm", arguments)
+    cfg, rest = arguments_of(LmConfig, arguments)
     if rest:
         raise ConfigError([Problem(rest[0].partition("=")[0], "is no key of speechtrain.lm", "look at conf/lm.yaml")])
     make(cfg)

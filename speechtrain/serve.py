@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
+from speechtrain.config.schemas.commands import ServeConfig
 from speechtrain.console import console
 from speechtrain.errors import UserError
 from speechtrain.inference.service import Service
@@ -37,7 +38,7 @@ def run(arguments: list[str]) -> int:
     from speechtrain.inference.find import load_for
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    cfg, overrides = arguments_of("serve", arguments)
+    cfg, overrides = arguments_of(ServeConfig, arguments)
     recognizer = load_for(cfg, overrides)
     recognizer.transcribe([0.0] * recognizer.sample_rate)  # what is made on first use is made now
     family = socket.AF_INET6 if ":" in cfg.host else socket.AF_INET

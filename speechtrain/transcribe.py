@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
+from speechtrain.config.schemas.commands import TranscribeConfig
 from speechtrain.console import errors
 from speechtrain.data.audio import AUDIO_SUFFIXES, RecordingReader
 from speechtrain.decode.base import ranking
@@ -68,7 +68,7 @@ def files_of(names: Sequence[str]) -> list[Path | None]:
     return found
 
 
-def texts_of(recognizer: Recognizer, blocks: Iterator[Audio], cfg: DictConfig) -> Iterator[Transcription]:
+def texts_of(recognizer: Recognizer, blocks: Iterator[Audio], cfg: TranscribeConfig) -> Iterator[Transcription]:
     """One after the other, as they become certain."""
     from speechtrain.inference.long_audio import transcribe_long
 
@@ -84,7 +84,7 @@ def texts_of(recognizer: Recognizer, blocks: Iterator[Audio], cfg: DictConfig) -
         yield recognizer.transcribe(np.concatenate(list(blocks)))
 
 
-def transcribe(cfg: DictConfig, overrides: Sequence[str]) -> int:
+def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
     """Transcribe all files; how many could not be.
 
     Raises:
@@ -176,7 +176,7 @@ def _to_file(pieces: Iterator[str], target: Path) -> None:
 def run(arguments: list[str]) -> int:
     """Keys of conf/transcribe.yaml; words without `=` are files."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    cfg, overrides = arguments_of("transcribe", arguments, words="files")
+    cfg, overrides = arguments_of(TranscribeConfig, arguments, words="files")
     return 2 if transcribe(cfg, overrides) else 0
 
 

@@ -45,10 +45,11 @@ TINY = [
 def prepared(overrides: Sequence[str], threads: int = 1) -> Any:
     """The data of a config, with its task's targets."""
     from speechtrain import compose
+    from speechtrain.config.experiment import ExperimentConfig
     from speechtrain.data.prepare import prepare
     from speechtrain.tasks.build import task_for
 
-    cfg = compose(overrides)
+    cfg = ExperimentConfig.of(compose(overrides))
     data = prepare(cfg, threads=threads)
     task_for(cfg, data)
     return data

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from omegaconf import DictConfig
+from typing import TypeVar
 
 from speechtrain.config.compose import compose_command
-from speechtrain.config.overlay import _GROUPS
+from speechtrain.config.overlay import OVERLAID_GROUPS
+from speechtrain.config.schemas.node import Node
 from speechtrain.errors import ConfigError, Problem
 
+C = TypeVar("C", bound=Node)
 
-def arguments_of(name: str, arguments: Sequence[str], *, words: str | None = None) -> tuple[DictConfig, list[str]]:
-    """A command's own keys, as `conf/NAME.yaml` has them, and the overrides of the model's config.
+
+def arguments_of(schema: type[C], arguments: Sequence[str], *, words: str | None = None) -> tuple[C, list[str]]:
+    """Return a command's own keys, as `conf/COMMAND.yaml` has them, and the overrides of the model's config.
 
     Args:
-        name: of the command.
+        schema: of the command.
         arguments: as typed.
         words: the list key that arguments without `=` belong to; None: there are none.
 
@@ -29,13 +31,13 @@ def arguments_of(name: str, arguments: Sequence[str], *, words: str | None = Non
         key = item.partition("=")[0].lstrip("+~")
         if "=" not in item:
             plain.append(item)
-        elif key.partition(".")[0].partition("@")[0] in _GROUPS:
+        elif key.partition(".")[0].partition("@")[0] in OVERLAID_GROUPS:
             rest.append(item)
         else:
             own.append(f"source={item.removeprefix('from=')}" if item.startswith("from=") else item)
     if plain and words is None:
         raise ConfigError([Problem("command line", f"'{plain[0]}' cannot be read", "write key=value")])
-    cfg = compose_command(name, own)
+    cfg = compose_command(schema, own)
     if words is not None:
-        cfg[words] = [*cfg[words], *plain]
+        setattr(cfg, words, [*getattr(cfg, words), *plain])
     return cfg, rest

@@ -15,8 +15,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from speechtrain.app.arguments import arguments_of
-from speechtrain.config.checks import without_foreign_defaults
+from speechtrain.config.checks import drop_unaccepted_defaults
 from speechtrain.config.compose import check
+from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
 from speechtrain.processes import fresh
@@ -40,7 +41,7 @@ def run_job(cfg: DictConfig) -> Any:
     """
     hydra_cfg = HydraConfig.get()
     overrides = list(hydra_cfg.overrides.task)
-    for path in without_foreign_defaults(cfg, overrides):
+    for path in drop_unaccepted_defaults(cfg, overrides):
         log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
     rerun = None
     if cfg.rerun is not None:
@@ -86,7 +87,7 @@ def _export(cfg: DictConfig, result: Result) -> None:
 
     words = [f"from='{result.checkpoint}'", f"format=[{','.join(kinds)}]", f"trust={str(cfg.trust).lower()}"]
     console.print()
-    if write_exports(*arguments_of("export", words)):
+    if write_exports(*arguments_of(ExportConfig, words)):
         raise RunError("the run is finished and kept; what could not be exported is named above")
 
 

@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from speechtrain.backends.callbacks import Callback, TrainResult
 from speechtrain.backends.schedules import Schedule
+from speechtrain.config.schemas.training import Trainer
 from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch
 from speechtrain.data.loader import Loader
@@ -27,17 +28,17 @@ if TYPE_CHECKING:
     import torch
 
 Model = Any
-"""A backend's own model: an encoder and the task's head."""
+"""The model of a backend: an encoder with the head of the task."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model says of itself.
+    """The size of a model, and how its frames depend on its input.
 
     Attributes:
-        parameters: trainable ones.
-        subsampling: input frames an encoder frame.
-        receptive_field: input frames that an encoder frame depends on; None: all of them.
+        parameters: how many of them are trained.
+        subsampling: input frames for each encoder frame.
+        receptive_field: how many input frames an encoder frame depends on; None: all of them.
         causal: whether no encoder frame depends on later input.
     """
 
@@ -48,21 +49,38 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to train; the fields are those of `conf/trainer`, resolved.
+class Monitor:
+    """A metric that decides something, and which way it is better."""
+
+    metric: str
+    direction: Direction
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """The direction as Lightning and Keras write it."""
+        return "min" if self.direction == "minimize" else "max"
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a backend trains one run.
 
     Attributes:
         optimizer: node with `_target_`, to be called with the parameters.
-        monitor: metric that `best` and early stopping go by, and which way is better.
+        trainer: the keys of `conf/trainer`.
+        objective: what the schedule goes by.
+        checkpoint_monitor: what the best checkpoints are chosen by.
+        stopping_monitor: what early stopping goes by.
         folder: of the run; checkpoints go to `checkpoints` in it.
-        extra: put into each checkpoint, so that it can be loaded alone.
+        extra: written into each checkpoint, so that it can be loaded alone.
     """
 
     optimizer: Mapping[str, Any]
     schedule: Schedule
-    trainer: Mapping[str, Any]
-    monitor: str
-    direction: Direction
+    trainer: Trainer
+    objective: Monitor
+    checkpoint_monitor: Monitor
+    stopping_monitor: Monitor
     folder: Path
     seed: int
     resume_from: Path | None = None
@@ -70,24 +88,24 @@ class Plan:
 
     def begin_schedule(self, batches: int) -> None:
         """Tell the schedule how many optimizer steps come, from the batches an epoch."""
-        epoch_steps = -(-batches // self.trainer["accumulate_grad_batches"])
-        total = epoch_steps * self.trainer["epochs"]
-        self.schedule.begin(min(total, self.trainer["max_steps"] or total), epoch_steps)
+        epoch_steps = -(-batches // self.trainer.accumulate_grad_batches)
+        total = epoch_steps * self.trainer.epochs
+        self.schedule.begin(min(total, self.trainer.max_steps or total), epoch_steps)
 
     def saves_inside(self, batch_index: int, batches: int, steps: int) -> bool:
-        """Whether the state is to be kept after a batch, so that a run can be resumed inside an epoch.
+        """Whether the state is written after a batch, so that a run can be resumed inside an epoch.
 
         Args:
             batch_index: of the batch that was trained on.
-            batches: of the epoch; the last one's state is kept when the epoch is over.
+            batches: of the epoch; the state after the last one is written when the epoch is over.
             steps: of the optimizer so far.
         """
-        every = self.trainer["checkpoint"]["every_n_steps"]
-        stepped = (batch_index + 1) % self.trainer["accumulate_grad_batches"] == 0
+        every = self.trainer.checkpoint.every_n_steps
+        stepped = (batch_index + 1) % self.trainer.accumulate_grad_batches == 0
         return every is not None and stepped and batch_index + 1 < batches and steps % every == 0
 
-    def check_inside(self, written: int, batches: int) -> None:
-        """Refuse to go on inside an epoch that is divided otherwise than the one that was stopped.
+    def check_epoch_length(self, written: int, batches: int) -> None:
+        """Refuse to resume inside an epoch that has another number of batches than the one that was stopped.
 
         Args:
             written: batches of the epoch when the checkpoint was written.
@@ -103,17 +121,19 @@ class Plan:
 
 
 def default_threads() -> int:
-    """Of one operation on the CPU: as OMP_NUM_THREADS says, else one a core, at most 4."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdigit() and int(told) else min(4, os.cpu_count() or 1)
+    """Return the threads of one operation on the CPU: OMP_NUM_THREADS, else one a core and at most 4."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdigit() and int(threads) else min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A part of a model, for people.
+class LayerSize:
+    """The size of one part of a model, for a report.
 
     Attributes:
-        kind: its class.
+        name: its path in the model.
+        kind: the name of its class.
+        megabytes: of its weights and running statistics.
     """
 
     name: str
@@ -124,12 +144,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion needs to know.
+    """The sizes that an exported model is made for, and the data that it is quantised on.
 
     Attributes:
-        input_size: F.
-        frames: T of files with a fixed length.
-        representative: features (1, T, F) that ranges of values are measured on, for quantisation.
+        input_size: F, features of a frame.
+        frames: T, frames of an utterance in formats of fixed length.
+        representative: features (1, T, F) on which the ranges of values are measured for quantisation.
     """
 
     input_size: int
@@ -138,44 +158,44 @@ class Conversion:
 
 
 class Stream(Protocol):
-    """A model on a live signal."""
+    """Runs a model on a live signal, piece by piece."""
 
     def push(self, features: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Values (t', V) that features (t, F) complete."""
+        """Return the values (t', V) that are complete with these features (t, F)."""
         ...
 
     def finish(self) -> npt.NDArray[np.float32]:
-        """Values (t', V) of what is left."""
+        """Return the values (t', V) of the frames that are left at the end."""
         ...
 
 
 class Backend(ABC):
-    """A framework."""
+    """What the program asks of a framework."""
 
     name: ClassVar[str]
     suffix: ClassVar[str]
-    """Of its files of weights."""
+    """The ending of its files of weights."""
 
     formats: ClassVar[Mapping[str, str]] = {}
-    """What `convert` can write, with the endings of the files."""
+    """The formats that `convert` can write, with the endings of their files."""
 
     @abstractmethod
     def build(self, model: Mapping[str, Any], task: Task, *, input_size: int, seed: int) -> Model:
-        """An encoder from its config node (`_target_` and arguments) with the task's head, weights drawn from `seed`."""
+        """Build an encoder from its config node (`_target_` and arguments), with the task's head and weights drawn from `seed`."""
 
     def load_pretrained(self, model: Model) -> None:  # noqa: B027 # most models name none
-        """Take the weights of files that the model's own config names; called before a training that begins anew.
+        """Load the weights of files that the model's own config names; called before a training that is not resumed.
 
         Raises:
-            ConfigError: they do not fit.
+            ConfigError: the weights do not fit the model.
         """
 
     @abstractmethod
     def describe(self, model: Model) -> ModelInfo:
-        """Size, subsampling and context of a model."""
+        """Return the size, subsampling and context of a model."""
 
-    def layers(self, model: Model) -> Sequence[Layer]:  # noqa: ARG002
-        """The parts of a model in order."""
+    def layers(self, model: Model) -> Sequence[LayerSize]:  # noqa: ARG002
+        """Return the sizes of the parts of a model, in order."""
         return ()
 
     def multiply_adds(
@@ -187,27 +207,29 @@ class Backend(ABC):
         """Count the multiply-adds of a pass over features (B, T, F) of lengths (B,); None: unknown."""
         return None
 
-    def step_seconds(self, model: Model, batch: Batch, task: Task, trainer: Mapping[str, Any]) -> float:  # noqa: ARG002
-        """How long a batch's loss and gradient take; the model is left as it was.
+    def step_seconds(self, model: Model, batch: Batch, task: Task, trainer: Trainer) -> float:  # noqa: ARG002
+        """Measure the seconds that the loss and the gradient of a batch take; the model is restored afterwards.
 
         Raises:
-            OutOfMemoryError: they do not fit into memory, beside what an optimizer keeps.
-            ConfigError: the backend cannot tell.
+            OutOfMemoryError: they do not fit into memory beside the state of an optimizer.
+            ConfigError: the backend cannot measure a step by itself.
         """
         message = f"is auto; backend={self.name} cannot measure a step by itself"
         raise ConfigError([Problem("trainer.batch_seconds", message, "set data.batch_seconds, or backend=torch")])
 
     @abstractmethod
     def output_lengths(self, model: Model, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Return the encoder frames (B,) of input frames (B,)."""
 
     @abstractmethod
-    def train(self, model: Model, train: Loader, val: Loader | None, task: Task, plan: Plan, callbacks: Sequence[Callback]) -> TrainResult:
-        """Train in place.
+    def train(
+        self, model: Model, train: Loader, val: Loader | None, task: Task, plan: TrainingPlan, callbacks: Sequence[Callback]
+    ) -> TrainResult:
+        """Train the model in place.
 
         Raises:
             NonFiniteLossError: the loss became NaN or infinite.
-            KeyboardInterrupt: the user stopped it; the last finished epoch is in its checkpoint.
+            KeyboardInterrupt: the user stopped the training; the last finished epoch is in its checkpoint.
         """
 
     @abstractmethod
@@ -227,27 +249,27 @@ class Backend(ABC):
 
     @abstractmethod
     def predict(self, model: Model, batches: Iterable[Batch], task: Task) -> Iterator[tuple[Batch, Outputs]]:
-        """Yield outputs and losses of each batch in evaluation mode, in order: for validation and test, where targets are known."""
+        """Yield each batch with its outputs and losses in evaluation mode, in order: for validation and test, where targets are known."""
 
     @abstractmethod
     def save(self, model: Model, path: Path, extra: Mapping[str, Any]) -> None:
         """Write weights and `extra` to a file that appears whole or not at all."""
 
     def stream(self, model: Model) -> Stream | None:  # noqa: ARG002
-        """A fresh state for one live signal; None: the model needs whole utterances."""
+        """Return a fresh state for one live signal; None: the model needs whole utterances."""
         return None
 
     def export(self, model: Model, folder: Path, extra: Mapping[str, Any], *, blank_last: bool) -> Path | None:  # noqa: ARG002
-        """Write the model for programs that do not know this one, if its checkpoints are not what they can read.
+        """Write the trained model for other programs, where they cannot read its checkpoints.
 
         Args:
-            model: trained.
-            folder: to write to.
+            model: the trained model.
+            folder: where the file is written.
             extra: what belongs to the model, such as its vocabulary.
-            blank_last: whether those programs have the blank behind the other labels.
+            blank_last: whether those programs expect the blank behind the other labels.
 
         Returns:
-            The file; None: there is nothing to write.
+            The path of the file; None: nothing had to be written.
         """
         return None
 
@@ -255,7 +277,7 @@ class Backend(ABC):
         """Write a model for another runtime; see `formats`.
 
         Raises:
-            NotImplementedError: the model has parts that the format has not; the message names them.
+            NotImplementedError: the format has no counterpart for a part of the model; the message names it.
         """
         raise NotImplementedError(kind)
 
@@ -264,12 +286,12 @@ class Backend(ABC):
         """Read a checkpoint of `train` without using it.
 
         Raises:
-            UserError: it is damaged, or none.
+            UserError: the file is damaged, or no checkpoint.
         """
 
     @abstractmethod
     def warm_start(self, model: Model, path: Path) -> Sequence[str]:
-        """Put those weights of a file into a model that fit it by name and shape; returns what was left as it was.
+        """Put those weights of a file into a model that fit it by name and shape; returns the names of those that did not.
 
         Raises:
             UserError: the file is damaged, of another backend, or no weight of its encoder fits.

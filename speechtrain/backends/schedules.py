@@ -12,11 +12,11 @@ from speechtrain.errors import ConfigError, Problem
 
 
 class Schedule:
-    """Linear warm-up, then `after_warmup`.
+    """Warms up linearly, then goes on with `after_warmup`.
 
     Args:
-        warmup_ratio: share of the run.
-        warmup_steps: optimizer steps; replaces `warmup_ratio`.
+        warmup_ratio: share of the run that the warm-up takes.
+        warmup_steps: optimizer steps of the warm-up; replaces `warmup_ratio`.
     """
 
     def __init__(self, warmup_ratio: float = 0.0, warmup_steps: int | None = None) -> None:
@@ -27,7 +27,7 @@ class Schedule:
         self._epoch_steps = 1
 
     def begin(self, total_steps: int, epoch_steps: int) -> None:
-        """Learn how long the run is, in optimizer steps.
+        """Set the length of the run and of an epoch, in optimizer steps.
 
         Raises:
             ConfigError: the warm-up is longer than the run.
@@ -40,45 +40,45 @@ class Schedule:
             raise ConfigError([Problem("scheduler.warmup_steps", message, "shorten it, or raise trainer.epochs or trainer.max_steps")])
 
     def factor(self, step: int) -> float:
-        """Factor of a step, counted from 0."""
+        """Return the factor of a step, counted from 0."""
         if step < self._warmup:
             return (step + 1) / (self._warmup + 1)
         return self.after_warmup(step)
 
     def after_warmup(self, step: int) -> float:  # noqa: ARG002
-        """Factor of a step behind the warm-up."""
+        """Return the factor of a step after the warm-up."""
         return 1.0
 
     def epoch_end(self, value: float | None, smaller_is_better: bool) -> None:
-        """Take note of the objective at the end of an epoch (None: it was not measured)."""
+        """Receive the objective at the end of an epoch (None: it was not measured)."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on."""
+        """Return the state that a resumed run needs."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore the state that `state_dict` returned."""
 
 
 class Constant(Schedule):
-    """The full learning rate behind the warm-up."""
+    """Keeps the full learning rate after the warm-up."""
 
 
 class WarmupCosine(Schedule):
-    """Half a cosine from 1 to `min_factor` (Loshchilov and Hutter 2017, without restarts)."""
+    """Falls along half a cosine from 1 to `min_factor` (Loshchilov and Hutter 2017, without restarts)."""
 
     def __init__(self, min_factor: float = 0.0, warmup_ratio: float = 0.0, warmup_steps: int | None = None) -> None:
         super().__init__(warmup_ratio, warmup_steps)
         self.min_factor = min_factor
 
     def after_warmup(self, step: int) -> float:
-        """Factor of a step behind the warm-up."""
+        """Return the factor of a step after the warm-up."""
         progress = min(1.0, (step - self._warmup) / max(1, self._total - self._warmup))
         return self.min_factor + (1 - self.min_factor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class StepDecay(Schedule):
-    """Times `gamma` every `step_epochs` epochs."""
+    """Multiplies the rate by `gamma` every `step_epochs` epochs."""
 
     def __init__(self, step_epochs: int, gamma: float, warmup_ratio: float = 0.0, warmup_steps: int | None = None) -> None:
         super().__init__(warmup_ratio, warmup_steps)
@@ -86,24 +86,24 @@ class StepDecay(Schedule):
         self.gamma = gamma
 
     def after_warmup(self, step: int) -> float:
-        """Factor of a step behind the warm-up."""
+        """Return the factor of a step after the warm-up."""
         return float(self.gamma ** (step // (self.step_epochs * self._epoch_steps)))
 
 
 class Exponential(Schedule):
-    """Times `gamma` an epoch, in equal parts at every step."""
+    """Multiplies the rate by `gamma` an epoch, in equal parts at every step."""
 
     def __init__(self, gamma: float, warmup_ratio: float = 0.0, warmup_steps: int | None = None) -> None:
         super().__init__(warmup_ratio, warmup_steps)
         self.gamma = gamma
 
     def after_warmup(self, step: int) -> float:
-        """Factor of a step behind the warm-up."""
+        """Return the factor of a step after the warm-up."""
         return float(self.gamma ** ((step - self._warmup) / self._epoch_steps))
 
 
 class Plateau(Schedule):
-    """Times `factor` whenever the objective has not improved by `min_delta` for more than `patience` epochs."""
+    """Multiplies the rate by `factor` whenever the objective has not improved by `min_delta` for more than `patience` epochs."""
 
     def __init__(
         self,
@@ -122,11 +122,11 @@ class Plateau(Schedule):
         self._state: dict[str, Any] = {"scale": 1.0, "best": None, "waited": 0}
 
     def after_warmup(self, step: int) -> float:  # noqa: ARG002
-        """Factor of a step behind the warm-up."""
+        """Return the factor of a step after the warm-up."""
         return float(self._state["scale"])
 
     def epoch_end(self, value: float | None, smaller_is_better: bool) -> None:
-        """Shrink the factor once the patience is used up."""
+        """Shrink the factor once the objective has not improved for too many epochs."""
         if value is None:
             return
         signed = value if smaller_is_better else -value
@@ -139,16 +139,16 @@ class Plateau(Schedule):
             self._state.update(scale=max(self.min_factor, self._state["scale"] * self.decay), waited=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on."""
+        """Return the state that a resumed run needs."""
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore the state that `state_dict` returned."""
         self._state.update(state)
 
 
 def round_up(size: int, steps: int) -> int:
-    """The next of (steps, ..., 2 * steps - 1) x 2^n; smaller sizes stay as they are."""
+    """Round up to the next of (steps, ..., 2 * steps - 1) x 2^n; smaller sizes are returned unchanged."""
     unit = 1
     while size > unit * (2 * steps - 1 if steps > 1 else 1):
         unit *= 2

@@ -1,4 +1,4 @@
-"""From a config node to the object that its `_target_` names."""
+"""Builds the object that the `_target_` of a component names."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from speechtrain.config.checks import arguments
+from speechtrain.config.experiment import Component, component
 
 
-def plain(group: str, node: DictConfig) -> dict[str, Any]:
-    """A node's target and arguments as plain values, to be called later."""
-    return {"_target_": str(node["_target_"]), **arguments(group, node)}
+def plain(group: str, node: DictConfig | Component) -> Component:
+    """Return a node's target and arguments as plain values; those of a component are so already."""
+    return component(group, node) if isinstance(node, DictConfig) else node
 
 
-def build(group: str, node: DictConfig, **given: Any) -> Any:
-    """Call the node's target with its keys and with what is only known now; `given` is passed on as it is."""
-    return instantiate(plain(group, node), _partial_=True, _convert_="all")(**given)
+def build(group: str, node: DictConfig | Component, **known_now: Any) -> Any:
+    """Call the target of a node with its arguments and with those that are only known now, which are passed on unchanged."""
+    return instantiate(dict(plain(group, node)), _partial_=True, _convert_="all")(**known_now)

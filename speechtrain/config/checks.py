@@ -1,6 +1,6 @@
-"""What composing cannot see: ranges, rules between keys, and whether every `_target_` exists and takes its arguments.
+"""Checks what composing cannot see: ranges, rules between keys, and whether every `_target_` exists and takes its arguments.
 
-All problems are gathered. Nothing here imports a framework.
+All problems are gathered before any is reported. Nothing here imports a framework.
 """
 
 from __future__ import annotations
@@ -15,33 +15,32 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.moved import present_name
 from speechtrain.config.schema import SCHEMAS
-from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, Mix, SignalData
+from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, SignalData
 from speechtrain.config.schemas.node import Node
 from speechtrain.config.schemas.sound import StoredFeatures, WaveformFeatures
 from speechtrain.config.targets import UnknownTargetError, signature
 from speechtrain.errors import Problem, did_you_mean
 
-GIVEN_AT_RUN_TIME = {
+RUN_TIME_ARGUMENTS = {
     "model": ("input_size",),
     "optimizer": ("params",),
     "tokenizer": ("texts",),
     "task": ("tokenizer", "decoder", "input_size", "target_size"),
     "decoder": ("tokenizer",),
 }
-"""Arguments that a target of the group gets from the program, on top of its keys."""
+"""The arguments that a target of a group gets from the program, besides its keys."""
 
 
 def find_problems(cfg: DictConfig) -> list[Problem]:
-    """All problems of a composed config."""
+    """Return all problems of a composed config."""
     problems = list(_walk(cfg, ""))
     if any(problem.message in (_NO_VALUE, _NOT_CHOSEN) for problem in problems):
         return problems
     unsound = {problem.path.split(".")[0] for problem in problems}
-    for group in cfg:
-        node: Any = cfg._get_node(str(group))
-        nodes = {f"tracking.{name}": child for name, child in node.items()} if group == "tracking" else {str(group): node}
+    for group, node in _nodes(cfg):
+        nodes = {f"tracking.{name}": child for name, child in _nodes(node)} if group == "tracking" else {group: node}
         for path, child in nodes.items():
-            if isinstance(child, DictConfig) and "_target_" in child and group not in unsound:
+            if "_target_" in child and group not in unsound:
                 problems += _target_problems(path, child)
     problems += _between_groups(cfg)
     return problems
@@ -52,27 +51,34 @@ _NOT_CHOSEN = "is not chosen"
 
 
 def find_node_problems(node: Any, path: str) -> list[Problem]:
-    """Problems of one typed node: missing values, ranges and its own rules."""
+    """Return the problems of one typed node: missing values, ranges and its own rules."""
     return list(_walk(node, path))
 
 
 def _walk(node: Any, path: str) -> Iterator[Problem]:
-    """Missing values, ranges and a node's own rules, from the leaves up."""
+    """Yield missing values, values out of range and what breaks a node's own rules, from the leaves up."""
     clean = True
     for problem in _values(node, path):
         clean = False
         yield problem
-    for key in node if isinstance(node, DictConfig) else []:
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            for problem in _walk(child, f"{path}.{key!s}" if path else str(key)):
-                clean = False
-                yield problem
+    for key, child in _nodes(node):
+        for problem in _walk(child, f"{path}.{key}" if path else key):
+            clean = False
+            yield problem
     kind = OmegaConf.get_type(node)
-    if clean and isinstance(kind, type) and issubclass(kind, Node):
-        for schema in (each for each in kind.__mro__ if issubclass(each, Node) and "rules" in vars(each)):
-            for key, message, fix in schema.rules(node):
-                yield Problem(f"{path}.{key}" if path else key, message, fix)
+    schemas = [each for each in getattr(kind, "__mro__", ()) if issubclass(each, Node) and each is not Node and "rules" in vars(each)]
+    typed: Any = OmegaConf.to_object(node) if clean and schemas else None
+    for schema in schemas if clean else []:
+        for key, message, fix in schema.rules(typed):
+            yield Problem(f"{path}.{key}" if path else key, message, fix)
+
+
+def _nodes(node: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """Yield the groups and options inside a node that are nodes themselves, by their keys."""
+    keys: list[Any] = list(node)
+    for key in keys:
+        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            yield str(key), node[key]
 
 
 def _values(node: DictConfig, path: str) -> Iterator[Problem]:
@@ -120,27 +126,25 @@ _NOT_PASSED = {"data": LOADING_KEYS, "backend": frozenset({"name"}), "task": fro
 
 
 def arguments(group: str, node: DictConfig) -> dict[str, Any]:
-    """The keys of a node that are arguments of its target."""
+    """Return the keys of a node that are arguments of its target, with their values resolved."""
     own = _NOT_PASSED.get(group, frozenset())
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
-    found = {str(key): value for key, value in values.items() if key not in own and not str(key).startswith("_")}
-    if group == "data" and issubclass(OmegaConf.get_type(node) or dict, Mix):
-        found["corpora"] = {
-            name: {key: value for key, value in corpus.items() if key not in LOADING_KEYS} for name, corpus in found["corpora"].items()
-        }
-    return found
+    passed = {str(key): value for key, value in values.items() if key not in own and not str(key).startswith("_")}
+    if group == "data" and isinstance(corpora := passed.get("corpora"), dict):  # of data=mix, also of a stored one that has no type
+        passed["corpora"] = {name: {key: value for key, value in each.items() if key not in LOADING_KEYS} for name, each in corpora.items()}
+    return passed
 
 
-def without_foreign_defaults(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Make room for a `_target_` given on the command line: drop the keys of the option's own target that it does not take.
+def drop_unaccepted_defaults(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Drop the keys that a `_target_` given on the command line does not accept: they belong to the option's own target.
 
     A key that was itself given on the command line stays, and is then an error. Returns the dotted paths that were dropped.
     """
-    given = {item.lstrip("+").partition("=")[0] for item in overrides}
+    overridden = {item.lstrip("+").partition("=")[0] for item in overrides}
     dropped = []
     for group in [str(name) for name in cfg]:
-        if f"{group}._target_" not in given:
+        if f"{group}._target_" not in overridden:
             continue
         node = cfg[group]
         try:
@@ -150,7 +154,7 @@ def without_foreign_defaults(cfg: DictConfig, overrides: Sequence[str]) -> list[
         values = OmegaConf.to_container(node, resolve=False)
         assert isinstance(values, dict)
         for key in arguments(group, node):
-            if takes is not None and not takes.open and key not in takes.names and f"{group}.{key}" not in given:
+            if takes is not None and not takes.open and key not in takes.names and f"{group}.{key}" not in overridden:
                 del values[key]
                 dropped.append(f"{group}.{key}")
         with open_dict(cfg):
@@ -158,12 +162,25 @@ def without_foreign_defaults(cfg: DictConfig, overrides: Sequence[str]) -> list[
     return dropped
 
 
-def foreign_targets(cfg: DictConfig) -> list[tuple[str, str]]:
-    """(dotted path, target) of what a config names outside of this package, which would be run if it were built."""
-    groups = {str(name): cfg._get_node(str(name)) for name in cfg}
-    nodes = {path: node for path, node in groups.items() if isinstance(node, DictConfig)}
-    found = [(f"{path}._target_", str(node["_target_"])) for path, node in nodes.items() if "_target_" in node]
-    return [(path, target) for path, target in found if not target.startswith("speechtrain.")]
+def external_targets(cfg: DictConfig) -> list[tuple[str, str]]:
+    """Return (dotted path, target) of what a config names outside of this package, at any depth: it would be run if it were built.
+
+    Trackers are left out: those of a stored config are never built.
+    """
+    groups = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "tracking"])
+    targets = _targets(OmegaConf.to_container(groups, resolve=False), "")
+    return [(path, target) for path, target in targets if not target.startswith("speechtrain.")]
+
+
+def _targets(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the dotted path and the value of every `_target_` inside a plain value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        dotted = f"{path}.{key}" if path else str(key)
+        if key == "_target_":
+            yield dotted, str(item)
+        else:
+            yield from _targets(item, dotted)
 
 
 def _target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
@@ -182,10 +199,10 @@ def _target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
         return
     if takes is None:
         return
-    given = arguments(group, node)
-    at_run_time = GIVEN_AT_RUN_TIME.get(group, ())
+    passed = arguments(group, node)
+    at_run_time = RUN_TIME_ARGUMENTS.get(group, ())
     if not takes.open:
-        for key in given:
+        for key in passed:
             if key not in takes.names:
                 yield Problem(
                     f"{path}.{key}",
@@ -193,7 +210,7 @@ def _target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
                     did_you_mean(key, set(takes.names) - set(at_run_time), prefix=path),
                 )
     for key in takes.required:
-        if key not in given and key not in at_run_time:
+        if key not in passed and key not in at_run_time:
             yield Problem(f"{path}.{key}", f"{target} needs it", f"add +{path}.{key}=...")
 
 
@@ -227,8 +244,8 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
 
 
 def _what_goes_together(cfg: DictConfig) -> Iterator[Problem]:
-    """Groups that stand in each other's `goes_with`."""
-    kinds = {str(group): OmegaConf.get_type(cfg._get_node(str(group))) for group in cfg}
+    """Yield groups whose options do not go together, by the `goes_with` of their schemas."""
+    kinds = {group: OmegaConf.get_type(node) for group, node in _nodes(cfg)}
     chosen = {group: kind for group, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Node)}
     for group, kind in chosen.items():
         for other, wanted in kind.goes_with.items():
@@ -244,7 +261,7 @@ def _options_of(group: str, names: Sequence[str]) -> list[str]:
 
 
 def _of_waveforms(cfg: DictConfig) -> Iterator[Problem]:
-    """What works on bands has nothing to work on, and pretrained weights must be there when a run begins."""
+    """Yield augmentation of spectra where features are waveforms, and a file of pretrained weights that does not exist."""
     if issubclass(OmegaConf.get_type(cfg.features) or dict, WaveformFeatures):
         for key in ("tempo", "warp", "noise_prob", "eq_db", "freq_masks", "delay", "frame_dropout"):
             if cfg.augment.get(key):
@@ -258,14 +275,14 @@ def _of_waveforms(cfg: DictConfig) -> Iterator[Problem]:
 
 
 def _of_stored_features(cfg: DictConfig) -> Iterator[Problem]:
-    """Features that are made already go with data that has them, and with augmentation that knows no spectrum."""
+    """Yield what does not go with stored features: data that is audio, and augmentation that needs audio."""
     kind = OmegaConf.get_type(cfg.data) or dict
     from_files = issubclass(kind, (Featurised, SignalData))
     if issubclass(OmegaConf.get_type(cfg.features) or dict, StoredFeatures) and issubclass(kind, Loading) and not from_files:
         yield Problem("features", "do not fit the data, which is audio", "set features=logmel")
     if from_files:
-        heard = ("noise_folder", "reverb_folder", "lowpass_prob", "codec_prob", "gain_db")
-        for key in ("speed", "warp", "noise_prob", "eq_db", "recombine_prob", *heard):
+        of_audio = ("noise_folder", "reverb_folder", "lowpass_prob", "codec_prob", "gain_db")
+        for key in ("speed", "warp", "noise_prob", "eq_db", "recombine_prob", *of_audio):
             if cfg.augment.get(key):
                 yield Problem(f"augment.{key}", "needs audio, and there are only spectrograms", f"set augment.{key}=0, or augment=masks")
     if issubclass(kind, SignalData):

@@ -1,24 +1,28 @@
-"""Composing a config, and saying all that is wrong with one that does not compose."""
+"""Composes a config from the groups of `conf/`, and names every problem of one that does not compose."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from speechtrain.config import schema
 from speechtrain.config.checks import find_node_problems, find_problems
+from speechtrain.config.schemas.commands import COMMANDS
+from speechtrain.config.schemas.node import Node
 from speechtrain.errors import ConfigError, Problem, did_you_mean
+
+C = TypeVar("C", bound=Node)
 
 _PACKAGED = Path(__file__).resolve().parents[1] / "conf"
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
@@ -49,12 +53,17 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path | None = No
     return cfg
 
 
-def compose_command(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The config of one of the other commands, checked; words for a list key may stand without brackets.
+def compose_command(schema: type[C], overrides: Sequence[str]) -> C:
+    """Compose and check the config of one of the other commands; words for a list key may stand without brackets.
+
+    Args:
+        schema: of the command, which is one of `COMMANDS`.
+        overrides: as typed behind `python -m speechtrain.COMMAND`.
 
     Raises:
-        ConfigError: with what is wrong.
+        ConfigError: with the first problem of composing, or every problem of the values.
     """
+    name = next(name for name, each in COMMANDS.items() if each is schema)
     if GlobalHydra.instance().is_initialized():
         GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
@@ -70,7 +79,9 @@ def compose_command(name: str, overrides: Sequence[str]) -> DictConfig:
     problems = find_node_problems(cfg, "")
     if problems:
         raise ConfigError(problems)
-    return cfg
+    command = OmegaConf.to_object(cfg)
+    assert isinstance(command, schema)
+    return command
 
 
 def _as_list(item: str, known: DictConfig) -> str:
@@ -103,26 +114,26 @@ def check(cfg: DictConfig) -> None:
 
 
 def find_job_problems(cfg: DictConfig) -> list[Problem]:
-    """All problems of a config that a sweep composed for one of its jobs."""
+    """Return all problems of a config that a sweep composed for one of its jobs."""
     _settle_folder(cfg)
     return find_problems(cfg)
 
 
 def set_values(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Set dotted keys that the config has.
+    """Set dotted keys of a config, given as `key=value`.
 
     Raises:
-        ConfigError: there is no such key, or it is a whole group.
+        ConfigError: the config has no such key, or it is a whole group.
     """
     problems = []
     for item in overrides:
         key, _, value = item.partition("=")
-        found = _NOTHING if key.startswith(("+", "~")) else OmegaConf.select(cfg, key, default=_NOTHING)
-        if found is _NOTHING:
+        current = _ABSENT if key.startswith(("+", "~")) else OmegaConf.select(cfg, key, default=_ABSENT)
+        if current is _ABSENT:
             parent: Any = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
             names = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
             problems.append(Problem(key, "the run has no such key", did_you_mean(key.rpartition(".")[2], names)))
-        elif isinstance(found, DictConfig):
+        elif isinstance(current, DictConfig):
             fix = f"change its keys ({key}.…=), or train anew with another {key}"
             problems.append(Problem(key, "is a group; only values can be changed", fix))
         else:
@@ -131,7 +142,7 @@ def set_values(cfg: DictConfig, overrides: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-_NOTHING = object()
+_ABSENT = object()
 
 
 def _set(cfg: DictConfig, key: str, text: str, problems: list[Problem]) -> None:
@@ -143,7 +154,7 @@ def _set(cfg: DictConfig, key: str, text: str, problems: list[Problem]) -> None:
 
 
 def explain(overrides: Sequence[str], error: Exception, config_dir: str | None = None, *, sweep: bool = False) -> ConfigError:
-    """All problems of overrides that failed to compose with `error`.
+    """Return all problems of overrides that failed to compose with `error`.
 
     Hydra stops at the first one. Here each override that is at fault is set aside and the rest composed again, until what is left
     composes; then that is checked as well. The overrides of a sweep hold several values each and are not composed again.
@@ -177,9 +188,11 @@ def _compose(overrides: Sequence[str], config_dir: str | None = None, *, with_hy
 
 
 def _settle_folder(cfg: DictConfig) -> None:
-    """A config outside a run has no folder of its own yet."""
+    """Set the folder of a config outside of a run, to which Hydra gives none."""
     with open_dict(cfg):
-        if "hydra:runtime" in str(cfg._get_node("output_dir")):
+        unresolved = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["output_dir"]), resolve=False)
+        assert isinstance(unresolved, dict)
+        if "hydra:runtime" in str(unresolved["output_dir"]):
             cfg.output_dir = str(Path("outputs").absolute())
 
 
@@ -190,55 +203,77 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _culprit(overrides: Sequence[str], error: Exception) -> str | None:
-    """The override that Hydra's error is about."""
+    """Return the override that an error of Hydra or OmegaConf is about, by what the error knows; None: it cannot be told."""
     text = "\n".join(str(link) for link in _chain(error))
-    for item in overrides:
-        key, _, value = item.lstrip("+~").partition("=")
-        if re.search(rf"['\" ]{re.escape(item)}(['\"\s.]|$)", text) or f"override '{key}'" in text or f"'{key}/{value}'" in text:
-            return item
-    for item in overrides:
-        key, _, value = item.lstrip("+~").partition("=")
-        named = [part.strip() for part in value.strip("[]").split(",")]
-        if f"'{key}'" in text or f"full_key: {key}\n" in f"{text}\n" or any(f"'{key}/{part}'" in text for part in named):
-            return item
+    tests: list[Callable[[str, str], bool]] = [_is_about(link) for link in _chain(error)]
+    tests.append(lambda key, _: f"'{key}'" in text)
+    for is_about in tests:
+        parts = {item: item.lstrip("+~").partition("=") for item in overrides}
+        matches = [item for item, (key, _, value) in parts.items() if is_about(key, value) or getattr(error, "override", None) == item]
+        if matches:
+            return max(matches, key=lambda item: len(parts[item][0]))  # `data.weights.b=1` rather than `data=mix`
     return None
 
 
+def _is_about(error: BaseException) -> Callable[[str, str], bool]:
+    """Return whether an error is about an override, given its key and its value."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return lambda key, value: key.partition("@")[0] == group and option in [part.strip() for part in value.strip("[]").split(",")]
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        full_key = error.full_key
+        return lambda key, _: key == full_key or full_key.startswith((f"{key}.", f"{key}[")) or key.startswith(f"{full_key}.")
+    return lambda *_: False
+
+
 def _describe(error: Exception, override: str | None, overrides: Sequence[str]) -> Problem:
-    links = list(_chain(error))
-    text = "\n".join(str(link) for link in links)
-    key = (override or "").lstrip("+~").partition("=")[0]
-
-    if missing := re.search(r"Could not (?:find|load) '([^']+)'", text):
-        name = missing.group(1)
-        group, _, option = name.rpartition("/")
-        options = _options(group)
-        if group and options:
-            return Problem(group, f"there is no '{option}'", did_you_mean(option, options))
-        if not group:
-            return Problem(name, "no such config", "python -m speechtrain --help lists what there is")
-    full_key = next((m.group(1) for link in links if (m := re.search(r"full_key: (\S+)", str(link)))), None)
-    if unknown := re.search(r"Key '([^']+)' (?:is )?not in '?([^'\s]*)'?", text):
-        path = full_key or key or unknown.group(1)
-        return Problem(
-            path, "there is no such key", did_you_mean(path.rpartition(".")[2], _siblings(path, overrides), prefix=path.rpartition(".")[0])
-        )
-    if "Could not override" in text and override is not None:
-        return Problem(
-            key, "there is no such key", did_you_mean(key.rpartition(".")[2], _siblings(key, overrides), prefix=key.rpartition(".")[0])
-        )
-    if full_key is not None and (wrong := _WRONG_TYPE.search(text)):
-        return Problem(full_key, f"must be {_TYPES.get(wrong.group(2), wrong.group(2))}, received {wrong.group(1)!r}", _example(full_key))
+    """Say in words of ours what an error of Hydra or OmegaConf means."""
     if isinstance(error, OverrideParseException):
-        return Problem(
-            "command line", f"'{error.override}' cannot be read", "write key=value; quote a value with spaces or brackets for the shell"
-        )
-    first = next((line for line in str(links[-1]).splitlines() if line.strip()), type(error).__name__)
-    return Problem(full_key or key or "config", first.strip(), f"received {override!r}" if override else "")
+        fix = "write key=value; quote a value with spaces or brackets for the shell"
+        return Problem("command line", f"'{error.override}' cannot be read", fix)
+    key = (override or "").lstrip("+~").partition("=")[0]
+    for link in _chain(error):
+        if isinstance(link, MissingConfigException) and link.missing_cfg_file is not None:
+            return _missing_option(link.missing_cfg_file, link.options)
+        if isinstance(link, (ConfigKeyError, ConfigAttributeError)):
+            return _unknown_key(link.full_key or key, overrides)
+        if isinstance(link, ValidationError) and link.full_key and (wanted := _wanted(link)) is not None:
+            return Problem(link.full_key, f"must be {wanted}, received {link.value!r}", _example(link.full_key))
+    last = list(_chain(error))[-1]
+    first_line = next((line for line in str(last).splitlines() if line.strip()), type(last).__name__)
+    path = getattr(last, "full_key", None) or key or "config"
+    return Problem(path, first_line.strip(), f"received {override!r}" if override else "")
 
 
-_WRONG_TYPE = re.compile(r"Value '(.*?)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", re.DOTALL)
-_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "bool": "true or false", "String": "a text"}
+def _missing_option(name: str, options: Sequence[str] | None) -> Problem:
+    group, _, option = name.rpartition("/")
+    if not group:
+        return Problem(name, "no such config", "python -m speechtrain --help lists what there is")
+    return Problem(group, f"there is no '{option}'", did_you_mean(option, options or _options(group)))
+
+
+def _unknown_key(path: str, overrides: Sequence[str]) -> Problem:
+    parent, _, name = path.rpartition(".")
+    return Problem(path, "there is no such key", did_you_mean(name, _siblings(path, overrides), prefix=parent))
+
+
+def _wanted(error: ValidationError) -> str | None:
+    """Return what the value of a key must be, by the type that it has in the schema; None: of no simple type."""
+    for node, words in _NODE_WORDS.items():
+        if isinstance(error.child_node, node):
+            return words
+    elements = get_args(error.ref_type) if isinstance(error.parent_node, ListConfig) else ()
+    return _ELEMENT_WORDS.get(elements[0]) if elements else None
+
+
+_ELEMENT_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_NODE_WORDS: dict[type[Any], str] = {
+    IntegerNode: _ELEMENT_WORDS[int],
+    FloatNode: _ELEMENT_WORDS[float],
+    BooleanNode: _ELEMENT_WORDS[bool],
+    StringNode: _ELEMENT_WORDS[str],
+    ListConfig: "a list",
+}
 
 
 def _options(group: str) -> list[str]:

@@ -48,7 +48,7 @@ from speechtrain.config.schemas.models import (
     Zipformer,
 )
 from speechtrain.config.schemas.node import Node, Rule, choice, number
-from speechtrain.config.schemas.optimisation import AdamLike, Exponential, Plateau, RmsProp, Schedule, Sgd, Step, WarmupCosine
+from speechtrain.config.schemas.optimisation import AdamLike, Exponential, Plateau, RmsProp, Schedule, Sgd, StepDecay, WarmupCosine
 from speechtrain.config.schemas.sound import Augment, Bpe, Char, Label, LogMel, Phonemes, StoredFeatures, TokenList, WaveformFeatures, Words
 from speechtrain.config.schemas.sweeps import OptunaSweeper, PoolLauncher, SshLauncher
 from speechtrain.config.schemas.training import (
@@ -87,16 +87,15 @@ FORMATS = ("torchscript", "pt2", "onnx", "keras", "tflite", "tflite_int8", "arch
 class Exports(Node):
     on_train_end: list[str] = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        for name in node.on_train_end:
+    def rules(self) -> Iterator[Rule]:
+        for name in self.on_train_end:
             if name not in FORMATS:
                 yield "on_train_end", f"there is no format '{name}'", f"choose of {', '.join(FORMATS)}"
 
 
 @dataclass
 class Config(Node):
-    """The root. Groups are typed by the schema of the chosen option, so their fields here stay open."""
+    """The root of a config; groups are typed by the schema of the chosen option, so their fields here stay open."""
 
     data: Any = MISSING
     features: Any = MISSING
@@ -165,7 +164,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "constant": Schedule,
         "warmup": Schedule,
         "warmup_cosine": WarmupCosine,
-        "step": Step,
+        "step": StepDecay,
         "exponential": Exponential,
         "plateau": Plateau,
     },
@@ -180,7 +179,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
 
 
 def register() -> None:
-    """Make the schemas known to Hydra, under `schema/<group>/<name>` and `base`."""
+    """Register the schemas with Hydra, under `schema/<group>/<name>` and `base`."""
     store = ConfigStore.instance()
     store.store(name="base", node=Config)
     for name, schema in COMMANDS.items():

@@ -1,7 +1,7 @@
-"""What a `_target_` accepts, read from its source text: nothing is imported, so that a wrong config answers at once.
+"""Which arguments a `_target_` accepts, read from its source text: nothing is imported, so a wrong config is refused at once.
 
-Only classes and functions written in Python can be read this way. For others (compiled, or made at run time) nothing is known here
-and Python itself complains when the target is built.
+Only classes and functions written in Python can be read this way. Of others (compiled, or made at run time) the signature is unknown
+here, and Python itself raises when the target is built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Direction = Literal["minimize", "maximize"]
 
 
 class UnknownTargetError(Exception):
-    """Nothing of that name; `nearest` are names that exist where it was looked for."""
+    """A `_target_` names nothing that exists; `nearest` are the names in the module where it was looked for."""
 
     def __init__(self, message: str, nearest: list[str]) -> None:
         super().__init__(message)
@@ -29,12 +29,12 @@ class UnknownTargetError(Exception):
 
 @dataclass
 class Signature:
-    """Parameters of a target, without `self`.
+    """The parameters that a target accepts, without `self`.
 
     Attributes:
-        names: parameters that can be given by name.
-        required: those without a default.
-        open: takes any name (`**kwargs`).
+        names: all parameters, in order.
+        required: the parameters without a default.
+        open: whether any other name is accepted too (`**kwargs`).
     """
 
     names: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ class _Module:
 
 
 def signature(target: str) -> Signature | None:
-    """The signature of a dotted path; None if it exists but cannot be read.
+    """Return the signature of a dotted path; None if it exists but cannot be read.
 
     Raises:
         UnknownTargetError: there is no such module, class or function.
@@ -62,92 +62,120 @@ def _resolve(target: str, depth: int) -> Signature | None:
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise UnknownTargetError(f"'{target}' is not a dotted path like package.module.Name", [])
-    spec: _Module | None = None
+    module: _Module | None = None
     rest = parts
     for count in range(1, len(parts) + 1):
-        found = _find_module(".".join(parts[:count]))
-        if found is None:
+        deeper = _find_module(".".join(parts[:count]))
+        if deeper is None:
             break
-        spec, rest = found, parts[count:]
-    if spec is None:
+        module, rest = deeper, parts[count:]
+    if module is None:
         raise UnknownTargetError(f"there is no module '{parts[0]}' to import from {_where()}", [])
     if not rest:
-        raise UnknownTargetError(f"'{target}' is a module, not a class or function", _definitions(spec))
-    if spec.origin is None or not spec.origin.endswith(".py"):
+        raise UnknownTargetError(f"'{target}' is a module, not a class or function", _definitions(module))
+    if module.origin is None or not module.origin.endswith(".py"):
         return None
     if len(rest) > 1:
-        return None if rest[0] in _definitions(spec) else _unknown(rest[0], spec)
-    return _lookup(rest[0], spec, depth)
+        if rest[0] not in _definitions(module):
+            raise _unknown(rest[0], module)
+        return None
+    return _lookup(rest[0], module, depth)
 
 
 def _where() -> str:
     return f"this folder ({Path.cwd()}) or the installed packages"
 
 
-def _unknown(name: str, spec: _Module) -> Signature | None:
-    raise UnknownTargetError(f"module '{spec.name}' has no '{name}'", [f"{spec.name}.{known}" for known in _definitions(spec)])
+def _unknown(name: str, module: _Module) -> UnknownTargetError:
+    return UnknownTargetError(f"module '{module.name}' has no '{name}'", [f"{module.name}.{known}" for known in _definitions(module)])
 
 
-def _lookup(name: str, spec: _Module, depth: int) -> Signature | None:
-    if depth > 8:
+def _lookup(name: str, module: _Module, depth: int) -> Signature | None:
+    """The signature of a name at the top of a module; None if it cannot be read.
+
+    Raises:
+        UnknownTargetError: the module has no such name.
+    """
+    if depth > _MAX_DEPTH:
         return None
-    tree = _parse(str(spec.origin))
+    tree = _parse(str(module.origin))
     for node in _statements(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name:
-            return _of_function(node, skip_first=False)
+            return _signature_of_function(node, skip_first=False)
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return _of_class(node, spec, depth)
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return _resolve(f"{_imported_module(node, spec)}.{alias.name}", depth + 1)
-        if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if any(isinstance(item, ast.Name) and item.id == name for item in targets):
-                return None
+            return _signature_of_class(node, module, depth)
+        if isinstance(node, ast.ImportFrom) and (origin := _name_at_origin(node, name)) is not None:
+            return _resolve(f"{_imported_module(node, module)}.{origin}", depth + 1)
+        if _assigns(node, name):
+            return None
     if any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in tree.body) or _has(tree, "__getattr__"):
         return None
-    return _unknown(name, spec)
+    raise _unknown(name, module)
 
 
-def _imported_module(node: ast.ImportFrom, spec: _Module) -> str:
+_MAX_DEPTH = 8
+"""Imports and base classes that are followed at most: they may go in a circle."""
+
+
+def _name_at_origin(node: ast.ImportFrom, name: str) -> str | None:
+    """What an imported name is called where it comes from; None if the statement does not import it."""
+    return next((alias.name for alias in node.names if (alias.asname or alias.name) == name), None)
+
+
+def _assigns(node: ast.stmt, name: str) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return any(isinstance(item, ast.Name) and item.id == name for item in targets)
+
+
+def _imported_module(node: ast.ImportFrom, module: _Module) -> str:
     if not node.level:
         return node.module or ""
-    package = spec.name if spec.is_package else spec.name.rpartition(".")[0]
+    package = module.name if module.is_package else module.name.rpartition(".")[0]
     for _ in range(node.level - 1):
         package = package.rpartition(".")[0]
     return f"{package}.{node.module}" if node.module else package
 
 
-def _of_class(node: ast.ClassDef, spec: _Module, depth: int) -> Signature | None:
+def _signature_of_class(node: ast.ClassDef, module: _Module, depth: int) -> Signature | None:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name in ("__init__", "__new__"):
-            return _of_function(item, skip_first=True)
-    own = Signature()
-    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        for item in node.body:
-            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "ClassVar" not in ast.unparse(item.annotation):
-                own.names.append(item.target.id)
-                if item.value is None:
-                    own.required.append(item.target.id)
+            return _signature_of_function(item, skip_first=True)
+    signature = _dataclass_fields(node)
     for base in node.bases:
-        if isinstance(base, ast.Subscript):
-            base = base.value
-        if not isinstance(base, ast.Name):
-            return None
-        if base.id in ("object", "ABC", "Protocol", "Generic"):
-            continue
-        try:
-            inherited = _lookup(base.id, spec, depth + 1)
-        except UnknownTargetError:
-            return None
+        inherited = _signature_of_base(base.value if isinstance(base, ast.Subscript) else base, module, depth)
         if inherited is None:
             return None
-        own = Signature(inherited.names + own.names, inherited.required + own.required, inherited.open)
-    return own
+        names, required = inherited.names + signature.names, inherited.required + signature.required
+        signature = Signature(names, required, open=inherited.open or signature.open)
+    return signature
 
 
-def _of_function(node: ast.FunctionDef | ast.AsyncFunctionDef, *, skip_first: bool) -> Signature:
+def _dataclass_fields(node: ast.ClassDef) -> Signature:
+    """The arguments that a dataclass takes for its own fields; none for another class."""
+    signature = Signature()
+    if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return signature
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "ClassVar" not in ast.unparse(item.annotation):
+            signature.names.append(item.target.id)
+            if item.value is None:
+                signature.required.append(item.target.id)
+    return signature
+
+
+def _signature_of_base(base: ast.expr, module: _Module, depth: int) -> Signature | None:
+    """The signature of a base class; None if it cannot be read."""
+    if not isinstance(base, ast.Name):
+        return None
+    if base.id in ("object", "ABC", "Protocol", "Generic"):
+        return Signature()
+    try:
+        return _lookup(base.id, module, depth + 1)
+    except UnknownTargetError:
+        return None
+
+
+def _signature_of_function(node: ast.FunctionDef | ast.AsyncFunctionDef, *, skip_first: bool) -> Signature:
     positional = [*node.args.posonlyargs, *node.args.args]
     without_default = positional[: len(positional) - len(node.args.defaults)]
     names = [arg.arg for arg in positional[skip_first:]] + [arg.arg for arg in node.args.kwonlyargs]
@@ -157,7 +185,7 @@ def _of_function(node: ast.FunctionDef | ast.AsyncFunctionDef, *, skip_first: bo
 
 
 def _find_module(name: str) -> _Module | None:
-    """Like `importlib.util.find_spec`, but without importing the parent packages."""
+    """Find a module as `importlib.util.find_spec` does, but without importing its parent packages."""
     path: list[str] | None = None
     module: _Module | None = None
     for part in name.split("."):
@@ -178,7 +206,7 @@ def _parse(origin: str) -> ast.Module:
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Top-level statements, those inside `if` and `try` included."""
+    """Yield the top-level statements, those inside `if` and `try` included."""
     for node in tree.body:
         yield node
         for block in ("body", "orelse", "finalbody"):
@@ -190,11 +218,11 @@ def _has(tree: ast.Module, name: str) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body)
 
 
-def _definitions(spec: _Module) -> list[str]:
-    if spec.origin is None or not spec.origin.endswith(".py"):
+def _definitions(module: _Module) -> list[str]:
+    if module.origin is None or not module.origin.endswith(".py"):
         return []
     names = []
-    for node in _statements(_parse(spec.origin)):
+    for node in _statements(_parse(module.origin)):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.append(node.name)
         elif isinstance(node, ast.ImportFrom):
@@ -203,24 +231,23 @@ def _definitions(spec: _Module) -> list[str]:
 
 
 def class_constant(target: str, name: str) -> object:
-    """A literal that a class of this package assigns to a name in its body, read without importing; None if there is none."""
-    module, _, wanted = target.rpartition(".")
-    spec = _find_module(module)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    """Return the literal that a class assigns to a name in its body, read without importing; None if there is none."""
+    path, _, wanted = target.rpartition(".")
+    module = _find_module(path)
+    if module is None or module.origin is None or not module.origin.endswith(".py"):
         return None
-    for node in _statements(_parse(spec.origin)):
+    for node in _statements(_parse(module.origin)):
         if isinstance(node, ast.ClassDef) and node.name == wanted:
             for item in node.body:
-                given = [item.target] if isinstance(item, ast.AnnAssign) else item.targets if isinstance(item, ast.Assign) else []
-                if any(isinstance(each, ast.Name) and each.id == name for each in given) and getattr(item, "value", None) is not None:
-                    return _literal(item.value)  # type: ignore[attr-defined]
+                if isinstance(item, (ast.Assign, ast.AnnAssign)) and _assigns(item, name) and item.value is not None:
+                    return _literal(item.value)
     return None
 
 
 def task_directions(target: str) -> dict[str, Any]:
-    """Which way each metric of a task is better, read from its source without importing it; empty if that cannot be told."""
-    found = class_constant(target, "directions") if "." in target else None
-    return found if isinstance(found, dict) else {}
+    """Return which way each metric of a task is better, read from its source without importing it; empty if it cannot be read."""
+    directions = class_constant(target, "directions") if "." in target else None
+    return directions if isinstance(directions, dict) else {}
 
 
 def _literal(node: ast.expr) -> object:

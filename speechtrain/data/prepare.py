@@ -9,14 +9,14 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.build import build
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.audio import Audio
 from speechtrain.data.batches import Reference, Target
 from speechtrain.data.batching import Limits
@@ -120,7 +120,7 @@ _read: OrderedDict[str, tuple[Corpus, SpectrumCache, Features, list[Skip]]] = Or
 """Corpora that this process has read, for the next trial of a sweep."""
 
 
-def prepare_split(cfg: DictConfig, split: str, tokenizer: Tokenizer, *, threads: int) -> Data:
+def prepare_split(cfg: ExperimentConfig, split: str, tokenizer: Tokenizer, *, threads: int) -> Data:
     """Load, check and read one split of a corpus, for a model that is trained already.
 
     Raises:
@@ -137,7 +137,7 @@ def prepare_split(cfg: DictConfig, split: str, tokenizer: Tokenizer, *, threads:
     return Data(corpus, cache, features, tokenizer, build("augment", cfg.augment), _limits(cfg), cfg.seed, len(skipped))
 
 
-def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
+def prepare(cfg: ExperimentConfig, *, threads: int, reuse: bool = False) -> Data:
     """Load, check and read the corpus; build the tokenizer from its training texts.
 
     Args:
@@ -165,7 +165,7 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
         kind = EmptyDataError if cfg.data.on_empty == "warn" else DataError
         raise kind(f"no utterance is left to train on ({len(skipped)} were bad)\n    -> look at the warnings above")
     _report_unknown(corpus, tokenizer)
-    report_shared(corpus, cache.checksums, cfg.data.on_shared)
+    report_shared(corpus, cache.checksums, asdict(cfg.data.on_shared))
     for name in SPLITS:
         cuts = corpus.splits[name]
         if len(cuts):
@@ -174,20 +174,18 @@ def prepare(cfg: DictConfig, *, threads: int, reuse: bool = False) -> Data:
     return Data(corpus, cache, features, tokenizer, build("augment", cfg.augment), _limits(cfg), cfg.seed, len(skipped))
 
 
-def _limits(cfg: DictConfig) -> Limits:
+def _limits(cfg: ExperimentConfig) -> Limits:
     return Limits(cfg.data.batch_seconds, cfg.data.batch_size, cfg.data.num_buckets, cfg.data.num_workers)
 
 
 def _read_corpus(
-    cfg: DictConfig, *, threads: int, reuse: bool, only: str | None = None
+    cfg: ExperimentConfig, *, threads: int, reuse: bool, only: str | None = None
 ) -> tuple[Corpus, SpectrumCache, Features, list[Skip]]:
-    parts = OmegaConf.create({"data": cfg.data, "features": cfg.features})
-    parts.data.fold = None  # every fold is made of the same corpus
-    key = OmegaConf.to_yaml(parts, resolve=True)
+    key = repr((replace(cfg.data, fold=None), cfg.corpus, cfg.features))  # every fold is made of the same corpus
     if reuse and key in _read:
         _read.move_to_end(key)
     else:
-        source: CorpusSource = build("data", cfg.data)
+        source: CorpusSource = build("data", cfg.corpus)
         with _without_collections():
             corpus = source.load(cfg.data.limit_utterances)
             if only is not None:
@@ -231,7 +229,7 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _store(cfg: DictConfig, features: Features, corpus: Corpus) -> SpectrumStore | None:
+def _store(cfg: ExperimentConfig, features: Features, corpus: Corpus) -> SpectrumStore | None:
     """Where spectra are kept on disk, for audio that comes from files of its own."""
     identity = getattr(features, "identity", None)
     if cfg.data.feature_cache is None or identity is None or not corpus.from_files:

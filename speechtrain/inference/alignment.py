@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from omegaconf import DictConfig
 
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overlay import overlaid
+from speechtrain.config.schemas.commands import AlignConfig
 from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import ConfigError, DataError, Problem, unwritable
@@ -80,7 +81,7 @@ def align_text(
     )
 
 
-def alignments(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[tuple[str, str, Alignment | DataError]]:
+def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str, str, Alignment | DataError]]:
     """(id, text, alignment) of the one recording, or of all utterances of a split; an utterance that cannot be aligned has its error.
 
     Raises:
@@ -92,7 +93,7 @@ def alignments(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[tuple[str,
     weights, stored, _ = stored_for(cfg)
     settings = overlaid(stored, overrides)
     recognizer = Recognizer.load(weights, trust=cfg.trust, cfg=settings)
-    if cfg.audio is not None:
+    if cfg.audio is not None and cfg.text is not None:
         path = Path(cfg.audio).expanduser()
         if not path.is_file():
             raise ConfigError([Problem("audio", f"there is no file {path}", "give a WAV, FLAC, OGG or MP3 file")])
@@ -101,7 +102,7 @@ def alignments(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[tuple[str,
     yield from _of_data(recognizer, settings, cfg.split)
 
 
-def _of_data(recognizer: Recognizer, settings: DictConfig, split: str) -> Iterator[tuple[str, str, Alignment | DataError]]:
+def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> Iterator[tuple[str, str, Alignment | DataError]]:
     from speechtrain.data.prepare import prepare_split
 
     data = prepare_split(settings, split, recognizer.tokenizer, threads=2)

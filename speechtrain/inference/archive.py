@@ -16,12 +16,9 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from speechtrain.backends.checkpoint_files import read_extra
-from speechtrain.config.checks import foreign_targets
-from speechtrain.config.moved import with_present_names
-from speechtrain.errors import ConfigError, Problem, UserError, first_line
+from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.errors import UserError, first_line
 from speechtrain.files import atomically
 
 SUFFIX = ".zip"
@@ -62,7 +59,7 @@ def read_index(path: Path) -> dict[str, Any]:
         return _index(path, archive)
 
 
-def stored_config(path: str | Path, *, trust: bool = False) -> tuple[DictConfig, list[str]]:
+def stored_config(path: str | Path, *, trust: bool = False) -> tuple[ExperimentConfig, list[str]]:
     """Read the resolved config and the vocabulary that the model of a checkpoint or an archive was trained with.
 
     Raises:
@@ -70,11 +67,7 @@ def stored_config(path: str | Path, *, trust: bool = False) -> tuple[DictConfig,
     """
     with weights_of(Path(path)) as weights:
         extra = read_extra(weights)
-    cfg = with_present_names(OmegaConf.create(dict(extra["config"])))
-    if not trust and (foreign := foreign_targets(cfg)):
-        fix = "trust=true runs it, if you trust the file"
-        raise ConfigError([Problem(key, f"in {path} is {target}, which is not of this package", fix) for key, target in foreign])
-    return cfg, list(extra["vocabulary"])
+    return ExperimentConfig.stored(extra["config"], str(path), trust=trust), list(extra["vocabulary"])
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from speechtrain.backends.base import Conversion
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.errors import UserError, first_line
 from speechtrain.processes import fresh
 
@@ -25,7 +25,7 @@ class Job:
     """
 
     weights: Path
-    cfg: Any
+    cfg: ExperimentConfig
     kind: str
     path: Path
     options: Conversion

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from speechtrain.config.overlay import decoders_of, overlaid
+from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.decode.base import ranking
 from speechtrain.errors import DataError
 
@@ -63,7 +62,7 @@ class Evaluation:
     passes: list[tuple[Batch, Outputs]]
 
 
-def evaluate(cfg: DictConfig, overrides: Sequence[str], *, split: str) -> Evaluation:
+def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Evaluation:
     """Run a model over a split and count with each decoder.
 
     Args:
@@ -90,7 +89,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str], *, split: str) -> Evalua
     features = data.features if not data.features.hears else None
     recognizer = Recognizer.load(weights, trust=cfg.trust, cfg=first, features=features, target_size=data.corpus.target_size)
     data.target = recognizer.task.target
-    recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name].decoder) for name in settings}
+    recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name]) for name in settings}
     if cfg.nbest and not any(each.ranks for each in recognizers.values()):
         ranking(recognizer.task.decoder)  # says that it does not
     loader = data.loader(split)
@@ -146,7 +145,7 @@ def check_vocabulary(data: Data, split: str, *, strict: bool) -> None:
     log.warning("%s; they count as errors", message)
 
 
-def write(evaluation: Evaluation, folder: Path, cfg: DictConfig) -> list[Path]:
+def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Path]:
     """`evaluation.json`, the predictions of each decoder, its n best and the error report; the files."""
     from speechtrain.files import write_json, write_text
     from speechtrain.report.reports import Finished, write_report
@@ -172,10 +171,10 @@ def write(evaluation: Evaluation, folder: Path, cfg: DictConfig) -> list[Path]:
                 "task": each.recognizer.task,
                 "data": evaluation.data,
             }
-            options = OmegaConf.to_container(each.recognizer.cfg.report)
+            options = each.recognizer.cfg.report
             where = folder / each.name if several else folder
             title = f"{evaluation.weights.parent.parent.name} with {each.name}"
-            files += write_report(Finished(where, each.samples, evaluation.split, title, **parts, options=options))  # type: ignore[arg-type]
+            files += write_report(Finished(where, each.samples, evaluation.split, title, **parts, options=options))
     return files
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.table import Table
 
 from speechtrain.config.overlay import overlaid
+from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import ConfigError, Problem, UserError, unwritable
 
@@ -67,7 +67,7 @@ class Export:
         UserError: the model or the data cannot be used, or a format is not to be had.
     """
 
-    def __init__(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
+    def __init__(self, cfg: ExportConfig, overrides: Sequence[str]) -> None:
         from speechtrain.inference.find import run_folder, stored_for
         from speechtrain.inference.recognizer import Recognizer
 
@@ -75,9 +75,8 @@ class Export:
         self.weights, stored, self.vocabulary = stored_for(cfg)
         self.run = run_folder(self.weights)
         kinds = [str(kind) for kind in cfg.format]
-        if stored.backend.name == "keras" and set(kinds) - {_ARCHIVE, "keras"}:
-            with open_dict(stored):
-                stored.backend.engine = "tensorflow"  # the weights are the same on every engine
+        if stored.backend_name == "keras" and set(kinds) - {_ARCHIVE, "keras"}:
+            stored = stored.with_values({"backend.engine": "tensorflow"})  # the weights are the same on every engine
         self.settings = overlaid(stored, overrides)
         self.folder = Path(cfg.out).expanduser().absolute() if cfg.out else (self.run or Path.cwd()) / "exports"
         try:
@@ -193,7 +192,7 @@ class Export:
             "outputs": {"values": "(B, T', V)", "value_lengths": "(B,)"},
             "vocabulary": self.vocabulary,
             "subsampling": self.recognizer.backend.describe(self.recognizer.model).subsampling,
-            "features": OmegaConf.to_container(self.settings.features, resolve=True),
+            "features": dict(self.settings.features),
             "megabytes": tried.megabytes,
             "latency_ms": tried.latency_ms,
             "difference": tried.difference,
@@ -210,11 +209,11 @@ class Export:
         with TemporaryDirectory() as folder:
             name = f"weights{self.recognizer.backend.suffix}"
             weights = Path(folder) / name
-            config = OmegaConf.to_container(self.settings, resolve=True)
+            config = self.settings.as_dict()
             self.recognizer.backend.save(self.recognizer.model, weights, {"config": config, "vocabulary": self.vocabulary})
             files: dict[str, Path | str] = {
                 name: weights,
-                "config.yaml": OmegaConf.to_yaml(self.settings, resolve=True),
+                "config.yaml": self.settings.as_yaml(),
                 "vocabulary.json": json.dumps(self.vocabulary, ensure_ascii=False),
                 **{f"exports/{each.name}": each for export in exports for each in (export, export.with_suffix(f"{export.suffix}.json"))},
             }
@@ -293,7 +292,7 @@ def print_tried(found: Sequence[Tried]) -> None:
     console.print(table)
 
 
-def write_exports(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+def write_exports(cfg: ExportConfig, overrides: Sequence[str]) -> list[str]:
     """Write a model in the formats that are asked for, and print how each file does beside the model itself.
 
     Args:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from speechtrain.backends import checkpoint_files
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overlay import overlaid
+from speechtrain.config.schemas.commands import ModelCommand
 from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.inference.archive import SUFFIX, stored_config
 from speechtrain.inference.recognizer import Recognizer
@@ -84,7 +84,7 @@ def load(
     return Recognizer.load(weights, trust=trust, cfg=overlaid(stored, overrides))
 
 
-def stored_for(cfg: DictConfig) -> tuple[Path, DictConfig, list[str]]:
+def stored_for(cfg: ModelCommand) -> tuple[Path, ExperimentConfig, list[str]]:
     """The file of the model that a command's own config names, and the config and the vocabulary it was trained with.
 
     Raises:
@@ -94,7 +94,7 @@ def stored_for(cfg: DictConfig) -> tuple[Path, DictConfig, list[str]]:
     return weights, *stored_config(weights, trust=cfg.trust)
 
 
-def load_for(cfg: DictConfig, overrides: Sequence[str]) -> Recognizer:
+def load_for(cfg: ModelCommand, overrides: Sequence[str]) -> Recognizer:
     """The model that a command's own config names; see `load`."""
     return load(str(cfg.source), *overrides, trust=cfg.trust, tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
 

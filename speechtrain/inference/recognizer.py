@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from omegaconf import DictConfig, OmegaConf
 
-from speechtrain.config.build import build, plain
+from speechtrain.config.build import build
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.audio import from_samples, read_recording
 from speechtrain.data.batches import stack_features
 from speechtrain.decode.base import RankingDecoder
@@ -38,15 +38,13 @@ Recording = str | Path | bytes | npt.ArrayLike
 class Recognizer:
     """Transcribes and aligns recordings; `Recognizer.load` makes one from a file."""
 
-    def __init__(
-        self, backend: Backend, model: Model, task: Task, features: Features, tokenizer: Tokenizer, cfg: DictConfig | None = None
-    ) -> None:
+    def __init__(self, backend: Backend, model: Model, task: Task, features: Features, tokenizer: Tokenizer, cfg: ExperimentConfig) -> None:
         self.backend = backend
         self.model = model
         self.task = task
         self.features = features
         self.tokenizer = tokenizer
-        self.cfg = cfg if cfg is not None else OmegaConf.create()
+        self.cfg = cfg
 
     @classmethod
     def load(
@@ -54,7 +52,7 @@ class Recognizer:
         path: str | Path,
         *,
         trust: bool = False,
-        cfg: DictConfig | None = None,
+        cfg: ExperimentConfig | None = None,
         features: Features | None = None,
         target_size: int = 0,
     ) -> Recognizer:
@@ -81,13 +79,13 @@ class Recognizer:
         task = build_task(cfg, tokenizer=tokenizer, input_size=features.size, target_size=target_size)
         if not task.head.size:
             raise UserError(f"{path}: its task gives signals, which need recordings of them\n    -> use speechtrain.evaluate or export")
-        model = backend.build(plain("model", cfg.model), task, input_size=features.size, seed=0)
+        model = backend.build(cfg.model, task, input_size=features.size, seed=0)
         with weights_of(Path(path)) as weights:
             backend.load(model, weights)
         return cls(backend, model, task, features, tokenizer, cfg)
 
-    def with_decoder(self, node: DictConfig) -> Recognizer:
-        """Return the same model with another decoder.
+    def with_decoder(self, cfg: ExperimentConfig) -> Recognizer:
+        """Return the same model with the decoder of another config.
 
         Raises:
             ConfigError: the model's task decodes nothing.
@@ -95,8 +93,6 @@ class Recognizer:
         if self.task.decoder is None:
             message = f"is not accepted by a model of the task {type(self.task).__name__}, which decodes nothing"
             raise ConfigError([Problem("decoder", message, "leave decoder out")])
-        cfg = self.cfg.copy()
-        cfg.decoder = node
         task = build_task(cfg, tokenizer=self.tokenizer, input_size=self.features.size)
         return Recognizer(self.backend, self.model, task, self.features, self.tokenizer, cfg)
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig
 
+from speechtrain.config.experiment import class_name
+from speechtrain.config.schemas.commands import ServeConfig
 from speechtrain.data.audio import RecordingReader
 from speechtrain.errors import DataError, UserError
 
@@ -46,7 +47,7 @@ class Service:
         cfg: of `conf/serve.yaml`.
     """
 
-    def __init__(self, recognizer: Recognizer, cfg: DictConfig) -> None:
+    def __init__(self, recognizer: Recognizer, cfg: ServeConfig) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self.recognizer = recognizer
@@ -174,13 +175,12 @@ class Service:
         """GET /health: what is served."""
         from starlette.responses import JSONResponse
 
-        cfg = self.recognizer.cfg
         busy, audio = (self.registry.get_sample_value(f"speechtrain_{name}_seconds_total") or 0.0 for name in ("model", "audio"))
         return JSONResponse(
             {
                 "status": "ok",
-                "model": str(cfg.model._target_).rpartition(".")[2],
-                "backend": cfg.backend.name,
+                "model": class_name(self.recognizer.cfg.model),
+                "backend": self.recognizer.backend.name,
                 "sample_rate": self.recognizer.sample_rate,
                 "uptime": round(time.monotonic() - self._started, 1),
                 "waiting": self._queue.qsize(),

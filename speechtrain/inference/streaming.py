@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from speechtrain.backends.base import Stream
+from speechtrain.config.experiment import class_name
 from speechtrain.console import errors
 from speechtrain.data.features.features import LogMel
 from speechtrain.errors import ConfigError, Problem
@@ -33,7 +34,7 @@ def check_streams(recognizer: Recognizer) -> Stream:
     problems = []
     stream = recognizer.backend.stream(recognizer.model)
     if stream is None:
-        name = str(recognizer.cfg.model._target_).rpartition(".")[2]
+        name = class_name(recognizer.cfg.model)
         fix = "train model=lstm, or model=conformer model.chunk_frames=16, with backend=torch"
         problems.append(Problem("streaming", f"{name} hears whole utterances", fix))
     features: object = recognizer.features

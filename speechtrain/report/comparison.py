@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
+from speechtrain.config.schemas.commands import CompareConfig
 from speechtrain.config.targets import task_directions
 from speechtrain.console import format_metric
 from speechtrain.errors import ConfigError, Problem, did_you_mean, unwritable
@@ -54,7 +53,7 @@ class Report:
     differences: list[Difference]
 
 
-def compare(cfg: DictConfig, runs: Sequence[str]) -> tuple[Report, Reader]:
+def compare(cfg: CompareConfig, runs: Sequence[str]) -> tuple[Report, Reader]:
     """Read runs and hold them against each other.
 
     Args:
@@ -88,7 +87,7 @@ def _flat(tags: Any, prefix: str = "") -> dict[str, Any]:
     """`tags.data.fingerprint.test=...` is one tag with dots in its name."""
     out: dict[str, Any] = {}
     for key, value in tags.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else {f"{prefix}{key}": value}
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
-from speechtrain.config.build import build, plain
+from speechtrain.config.build import build
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.errors import unwritable
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Inspection:
     profile: Profile | None = None
 
 
-def inspect(cfg: DictConfig, *, with_profile: bool = False) -> Inspection:
+def inspect(cfg: ExperimentConfig, *, with_profile: bool = False) -> Inspection:
     """Read and check the data of a config, for its model, which is measured as well `with_profile`.
 
     Raises:
@@ -59,11 +58,10 @@ def inspect(cfg: DictConfig, *, with_profile: bool = False) -> Inspection:
     from speechtrain.tasks.build import task_for
 
     backend = build("backend", cfg.backend)
-    cfg = cfg.copy()
-    cfg.data.check_hours = math.inf  # what this is for
+    cfg = cfg.with_values({"data.check_hours": math.inf})  # all of it is looked into, whatever the config says
     data = prepare(cfg, threads=os.cpu_count() or 1)
     task = task_for(cfg, data)
-    model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=cfg.seed)
+    model = backend.build(cfg.model, task, input_size=data.features.size, seed=cfg.seed)
     splits = {name: list(cuts) for name, cuts in data.corpus.splits.items() if len(cuts)}
     infeasible: dict[str, Sequence[str]] = {}
     if task.on_infeasible is not None:

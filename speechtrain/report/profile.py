@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from speechtrain.backends.base import Backend, Layer, ModelInfo
+from speechtrain.backends.base import Backend, LayerSize, ModelInfo
 from speechtrain.console import console
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Profile:
     """
 
     info: ModelInfo
-    layers: Sequence[Layer]
+    layers: Sequence[LayerSize]
     costs: Sequence[Cost]
     megabytes: float
     peak_megabytes: float

@@ -6,13 +6,14 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 from hydra.utils import get_method
 
+from speechtrain.config.schema import Report
 from speechtrain.data.batches import Batch
 from speechtrain.decode.align import align
 from speechtrain.files import write_text
@@ -71,7 +72,7 @@ class Finished:
     model: Model
     task: Task
     data: Data
-    options: Mapping[str, Any]
+    options: Report
 
 
 def write_report(run: Finished) -> list[Path]:
@@ -88,9 +89,9 @@ def write_error_report(run: Finished) -> list[Path]:
     folder, samples, split, data, options = run.folder, run.samples, run.split, run.data, run.options
     cuts: dict[str, Cut] = {str(cut.id): cut for cut in data.corpus.splits[split]}
     utterances = [_utterance(sample, cuts[sample.id]) for sample in samples if sample.id in cuts]
-    bad, fine, wanted = pages.choose_examples(utterances, wrong=options["worst"], posteriors=options["posteriors"])
+    bad, fine, wanted = pages.choose_examples(utterances, wrong=options.worst, posteriors=options.posteriors)
     posteriors = _posteriors(wanted, run) if wanted else {}
-    sounds = _Sounds(data) if options["audio"] and data.features.hears else None
+    sounds = _Sounds(data) if options.audio and data.features.hears else None
 
     def example(utterance: Utterance) -> pages.Example:
         audio = sounds.of(cuts[utterance.id]) if sounds is not None else None
@@ -103,7 +104,7 @@ def write_error_report(run: Finished) -> list[Path]:
         bad=[example(each) for each in bad],
         fine=[example(each) for each in fine],
         tokens=lambda text: [data.tokenizer.vocabulary[label] for label in data.tokenizer.encode(text)],
-        draws=options["bootstrap"],
+        draws=options.bootstrap,
     )
     contents = {
         ERRORS: text,
@@ -153,9 +154,9 @@ def write_class_report(run: Finished) -> list[Path]:
     }
     mistakes = [int(each.reference != each.hypothesis) for each in run.samples]
     wrong = [each for each, mistake in zip(run.samples, mistakes, strict=True) if mistake]
-    worst = sorted(wrong, key=lambda each: (-(each.confidence or 0.0), each.id))[: run.options["worst"]]
+    worst = sorted(wrong, key=lambda each: (-(each.confidence or 0.0), each.id))[: run.options.worst]
     cuts = {str(cut.id): cut for cut in run.data.corpus.splits[run.split]}
-    sounds = _Sounds(run.data) if run.options["audio"] and run.data.features.hears else None
+    sounds = _Sounds(run.data) if run.options.audio and run.data.features.hears else None
     heard = {each.id: sounds.of(cuts[each.id]) for each in worst if each.id in cuts} if sounds is not None else {}
     text = pages.render(
         "classes.html.j2",
@@ -164,8 +165,8 @@ def write_class_report(run: Finished) -> list[Path]:
         count=len(run.samples),
         wrong=len(wrong),
         results=results,
-        draws=run.options["bootstrap"],
-        errors=bootstrap(mistakes, [1] * len(mistakes), count=run.options["bootstrap"]),
+        draws=run.options.bootstrap,
+        errors=bootstrap(mistakes, [1] * len(mistakes), count=run.options.bootstrap),
         figures=[svg(figure) for figure in figures.values()],
         worst=[{"sample": each, "audio": pages.data_uri(sound, "audio/mpeg") if (sound := heard.get(each.id)) else None} for each in worst],
     )
@@ -182,7 +183,7 @@ def write_signal_report(run: Finished) -> list[Path]:
     by = next((name for name in ("snr_gain_db", "snr_db") if name in names), names[0])
     ranked = sorted(run.samples, key=lambda each: each.measures[by])
     shown = [each for each in ranked if each.arrays]
-    shown = shown[:: max(1, len(shown) // max(1, run.options["posteriors"]))][: run.options["posteriors"]]
+    shown = shown[:: max(1, len(shown) // max(1, run.options.posteriors))][: run.options.posteriors]
     rate = run.data.features.frame_rate
     figures = {f"spread_of_{by}": histogram_figure([each.measures[by] for each in run.samples], by)}
     examples = {f"{each.id}": signal_figure(each.arrays, f"{each.id}   {by} {each.measures[by]:.2f}", rate) for each in shown}
@@ -191,7 +192,7 @@ def write_signal_report(run: Finished) -> list[Path]:
         title=f"Signals of {run.title}",
         split=run.split,
         samples=run.samples,
-        shown=ranked[: 10 * max(1, run.options["worst"])],
+        shown=ranked[: 10 * max(1, run.options.worst)],
         measures=names,
         figures=[svg(figure) for figure in figures.values()],
         examples=[svg(figure) for figure in examples.values()],

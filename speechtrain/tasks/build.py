@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
 from speechtrain.config.build import build
+from speechtrain.config.experiment import Component, ExperimentConfig
 from speechtrain.config.targets import UnknownTargetError, signature
 
 if TYPE_CHECKING:
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
     from speechtrain.tasks.base import Task
 
 
-def build_decoder(node: DictConfig, tokenizer: Tokenizer) -> Decoder:
+def build_decoder(node: Component, tokenizer: Tokenizer) -> Decoder:
     """The decoder that a node names, with the tokenizer if it takes that."""
     try:
-        takes = signature(str(node._target_))
+        takes = signature(str(node["_target_"]))
     except (UnknownTargetError, SyntaxError):
         takes = None
     given = {"tokenizer": tokenizer} if takes is not None and "tokenizer" in takes.names else {}
@@ -28,7 +27,7 @@ def build_decoder(node: DictConfig, tokenizer: Tokenizer) -> Decoder:
     return decoder
 
 
-def build_task(cfg: DictConfig, *, tokenizer: Tokenizer, input_size: int, target_size: int = 0) -> Task:
+def build_task(cfg: ExperimentConfig, *, tokenizer: Tokenizer, input_size: int, target_size: int = 0) -> Task:
     """The task that a config names, given what it takes of these and the decoder.
 
     Args:
@@ -38,7 +37,7 @@ def build_task(cfg: DictConfig, *, tokenizer: Tokenizer, input_size: int, target
         target_size: C of the signals that are wanted; 0: there are none.
     """
     try:
-        takes = signature(str(cfg.task._target_))
+        takes = signature(str(cfg.task["_target_"]))
     except (UnknownTargetError, SyntaxError):
         takes = None
     given: dict[str, Callable[[], Any]] = {
@@ -52,7 +51,7 @@ def build_task(cfg: DictConfig, *, tokenizer: Tokenizer, input_size: int, target
     return task
 
 
-def task_for(cfg: DictConfig, data: Data) -> Task:
+def task_for(cfg: ExperimentConfig, data: Data) -> Task:
     """The task for a corpus: it says what is wanted of each utterance, and has seen the training texts."""
     task = build_task(cfg, tokenizer=data.tokenizer, input_size=data.features.size, target_size=data.corpus.target_size)
     data.target = task.target

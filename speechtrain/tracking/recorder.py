@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from speechtrain.config.build import build
+from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.console import console
 from speechtrain.errors import RunError, RunPruned, UserError, without_passwords
 from speechtrain.tracking import provenance
@@ -99,12 +98,12 @@ class Notebook:
         for tracker in self.trackers.values():
             tracker.log_metrics(metrics, step)
 
-    def data(self, cfg: DictConfig, data: Data) -> dict[str, str]:
+    def data(self, cfg: ExperimentConfig, data: Data) -> dict[str, str]:
         """Fingerprints and sizes of the splits; returns the fingerprints."""
         from speechtrain.data.corpus import SPLITS
 
-        name = str(cfg.data._target_).rpartition(".")[2].lower()
-        source = str(cfg.data.get("root") or cfg.data.get("split_dir") or f"made by {cfg.data._target_}")
+        name = class_name(cfg.corpus).lower()
+        source = str(cfg.corpus.get("root") or cfg.corpus.get("split_dir") or f"made by {cfg.corpus['_target_']}")
         found = {}
         for split in (each for each in SPLITS if len(data.corpus.splits[each])):
             info = DatasetInfo(name, split, data.fingerprint(split), source, data.facts(split))
@@ -175,27 +174,25 @@ def _hides_interrupt(error: BaseException) -> bool:
 
 
 @contextmanager
-def notebook(cfg: DictConfig, folder: Path, given: Given) -> Iterator[Notebook]:
+def notebook(cfg: ExperimentConfig, folder: Path, given: Given) -> Iterator[Notebook]:
     """The run's notebook: its trackers are told to open, and closed with the truth about how it ended."""
     trackers: dict[str, Tracker] = {name: build("tracking", child) for name, child in cfg.tracking.items()}
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(resolved, dict)
     known = read_run_file(folder)
     run_ids, uid = known.get("run_ids", {}), known.get("uid") or uuid.uuid4().hex
     test = {"speechtrain.test_run": given.test} if given.test else {}
     tags = provenance.run_tags(given.overrides) | {"seed": str(cfg.seed)} | test | dict(given.tags)
-    texts = {"config.yaml": OmegaConf.to_yaml(cfg, resolve=True), "overrides.txt": "\n".join(given.overrides)}
+    texts = {"config.yaml": cfg.as_yaml(), "overrides.txt": "\n".join(given.overrides)}
     texts = {name: without_passwords(text) for name, text in texts.items()}
     if diff := provenance.git_diff():
         texts["git.diff"] = diff
-    model, corpus = (cfg[group]._target_.rpartition(".")[2].lower() for group in ("model", "data"))
-    values = {str(key): value for key, value in resolved.items()}
+    default_name = f"{class_name(cfg.model)}-{class_name(cfg.corpus)}".lower()
+    values = cfg.as_dict()
     begun: list[Tracker] = []
     status: Status = "FAILED"
     write_run_file(folder, {"uid": uid, "status": "RUNNING"})
     try:
         for name, tracker in trackers.items():
-            info = RunInfo(given.name or f"{model}-{corpus}", folder, values, tags, texts, run_ids.get(name), uid, given.parents.get(name))
+            info = RunInfo(given.name or default_name, folder, values, tags, texts, run_ids.get(name), uid, given.parents.get(name))
             tracker.start(info)
             begun.append(tracker)
         yield Notebook(trackers, folder)

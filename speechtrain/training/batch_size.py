@@ -1,27 +1,26 @@
-"""How much audio a batch is best made of on this machine: `trainer.batch_seconds=auto`."""
+"""Finds how many seconds of audio a batch should hold on this machine: `trainer.batch_seconds=auto`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from speechtrain.backends.base import Backend, Model
 from speechtrain.backends.failures import OutOfMemoryError
+from speechtrain.config.schemas.training import Trainer
 from speechtrain.data.prepare import Data
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
-_LEAST = 15.0  # s that are tried first
-_NEAR = 0.95  # of the best speed, which is as good
-_GAIN = 1.05  # by a batch of twice the size, below which larger ones are not tried
+_SMALLEST = 15.0  # s, the first size that is tried
+_GOOD_ENOUGH = 0.95  # share of the best speed
+_MIN_GAIN = 1.05  # in speed by a batch of twice the size, below which larger ones are not tried
 
 
-def find_batch_seconds(backend: Backend, model: Model, data: Data, task: Task, trainer: Mapping[str, Any]) -> float:
-    """The shortest batch, padding included, that is trained on nearly as fast as any that fits into memory.
+def find_batch_seconds(backend: Backend, model: Model, data: Data, task: Task, trainer: Trainer) -> float:
+    """Return the seconds of the shortest batch, padding included, that is trained on nearly as fast as any that fits into memory.
 
     Batches of 15 s, 30 s, 60 s, ... are tried with their largest of an epoch, until one does not fit, is no faster by the second of audio,
     or holds no more: `data.batch_size` or the corpus is the limit then. A longer one than that found would make fewer steps of the same
@@ -29,21 +28,21 @@ def find_batch_seconds(backend: Backend, model: Model, data: Data, task: Task, t
 
     Args:
         backend: computes the batches.
-        model: is left as it was.
-        data: has its task's targets.
+        model: restored afterwards.
+        data: the corpus with the targets of its task.
         task: knows the loss.
         trainer: the keys of `conf/trainer`.
 
     Raises:
-        OutOfMemoryError: not even the shortest fits.
-        ConfigError: the backend cannot tell, or there are several devices.
+        OutOfMemoryError: not even the shortest batch fits.
+        ConfigError: the backend cannot measure a step, or there are several devices.
     """
-    if trainer["devices"] not in (1, "1"):
-        message = f"is auto, and trainer.devices is {trainer['devices']}"
+    if trainer.devices not in (1, "1"):
+        message = f"is auto, and trainer.devices is {trainer.devices}"
         fix = "find it with trainer.devices=1, then set data.batch_seconds to its multiple"
         raise ConfigError([Problem("trainer.batch_seconds", message, fix)])
     speeds: dict[float, float] = {}
-    seconds, before = _LEAST, 0.0
+    seconds, before = _SMALLEST, 0.0
     while True:
         sized = replace(data, limits=replace(data.limits, batch_seconds=seconds))
         loader = sized.loader("train", shuffle=True, augment=True, views=2 if task.consistency else 1)
@@ -58,11 +57,11 @@ def find_batch_seconds(backend: Backend, model: Model, data: Data, task: Task, t
                 raise
             break
         log.debug("batches of %g s: %.0f s of audio a second", seconds, speeds[seconds])
-        if len(speeds) > 1 and speeds[seconds] < _GAIN * speeds[seconds / 2]:
+        if len(speeds) > 1 and speeds[seconds] < _MIN_GAIN * speeds[seconds / 2]:
             break
         seconds, before = 2 * seconds, batch.seconds
     best = max(speeds.values())
-    found = min(size for size, speed in speeds.items() if speed >= _NEAR * best)
+    shortest = min(size for size, speed in speeds.items() if speed >= _GOOD_ENOUGH * best)
     tried = ", ".join(f"{size:g} s: {speed:.0f}" for size, speed in speeds.items())
-    log.info("data.batch_seconds=%g found (seconds of audio a second by batches of %s)", found, tried)
-    return found
+    log.info("data.batch_seconds=%g found (seconds of audio a second by batches of %s)", shortest, tried)
+    return shortest

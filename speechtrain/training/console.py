@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar inside each epoch, a line after it, and a report at the end."""
+"""What a training prints: a progress bar inside each epoch, a line after it, and a table at the end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jiwer
-from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.tree import Tree
 
 from speechtrain.backends.callbacks import Callback, Control
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.console import console, format_metric
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ _HEADINGS |= {"snr_db": "SNR dB", "snr_gain_db": "gain dB", "f1": "F1", "audio_s
 
 
 class ConsoleProgress(Callback):
-    """A bar on a terminal, and one line an epoch anywhere.
+    """Shows a progress bar on a terminal, and prints one line an epoch anywhere.
 
     Args:
-        history: of the run, told before this.
-        metric: whose best value is marked.
-        names: metrics of the validation in the line, without the stage.
+        history: of the run; it receives each epoch before this does.
+        metric: the metric whose best epochs are marked.
+        names: metrics of the validation data in the line, without the stage.
     """
 
     def __init__(self, history: History | None = None, metric: str | None = None, names: Sequence[str] = ("loss",)) -> None:
@@ -48,7 +48,7 @@ class ConsoleProgress(Callback):
         self._started = 0.0
 
     def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
-        """Open the bar."""
+        """Show the progress bar."""
         self._epochs = total_epochs
         self._started = time.perf_counter()
         if first_epoch:
@@ -60,13 +60,13 @@ class ConsoleProgress(Callback):
             self._bar = self._progress.add_task("")
 
     def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:  # noqa: ARG002
-        """Move the bar."""
+        """Move the progress bar."""
         if self._progress is not None and self._bar is not None:
             text = f"epoch {epoch + 1}/{self._epochs} loss {loss:.3f}"
             self._progress.update(self._bar, description=text, completed=batch_index + 1, total=batch_count)
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
-        """Print the line."""
+        """Print the line of the epoch."""
         names = ("train/loss", *(f"val/{name}" for name in self._names), "train/lr")
         parts = [f"{name} {format_metric(name, metrics[name])}" for name in names if name in metrics]
         took = time.perf_counter() - self._started
@@ -77,26 +77,26 @@ class ConsoleProgress(Callback):
         console.print(f"epoch {epoch + 1:3d}/{self._epochs}  {'  '.join(parts)}  {took:.1f} s")
 
     def on_train_end(self, result: TrainResult) -> None:
-        """Close the bar."""
+        """Remove the progress bar, and print why the training ended early if it did."""
         self.close()
         if result.stop_reason:
             console.print(f"stopped early: {result.stop_reason}")
 
     def close(self) -> None:
-        """Leave the terminal clean, also after an interruption."""
+        """Remove the progress bar from the terminal, also after an interruption."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
 
-def print_results(metrics: Mapping[str, float], wanted: Iterable[str]) -> None:
-    """A row a split, a column a metric.
+def print_results(metrics: Mapping[str, float], columns: Iterable[str]) -> None:
+    """Print a table with a row a split and a column a metric.
 
     Args:
-        metrics: of all splits.
-        wanted: names without the stage, as far as they were measured.
+        metrics: the metrics of all splits.
+        columns: names of metrics without the stage; those that were not measured are left out.
     """
-    names = [name for name in (*wanted, "audio_s_per_s") if any(key.endswith(f"/{name}") for key in metrics)]
+    names = [name for name in (*columns, "audio_s_per_s") if any(key.endswith(f"/{name}") for key in metrics)]
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title="results", title_justify="left")
     table.add_column("")
     for name in names:
@@ -110,7 +110,7 @@ def print_results(metrics: Mapping[str, float], wanted: Iterable[str]) -> None:
 
 
 def print_samples(samples: Sequence[Sample]) -> None:
-    """References above their hypotheses, the words that differ in brackets; the measures of those that have any."""
+    """Print references above their hypotheses, the words that differ in brackets, and the measures of each sample."""
     for sample in samples:
         console.print(f"\n[dim]{escape(sample.id)}[/]")
         if sample.reference or sample.hypothesis:
@@ -121,7 +121,7 @@ def print_samples(samples: Sequence[Sample]) -> None:
 
 
 def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
-    """A few to look at, the same for the same seed: up to half of them with errors, those first."""
+    """Choose a few samples to show, the same for the same seed: up to half of them with errors, those first."""
     order = list(samples)
     random.Random(seed).shuffle(order)  # noqa: S311
     wrong = [sample for sample in order if sample.reference != sample.hypothesis][: (count + 1) // 2]
@@ -131,7 +131,7 @@ def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sam
 
 
 def marked(reference: str, hypothesis: str) -> tuple[str, str]:
-    """Both texts in Rich markup: substituted and deleted words of the one, substituted and inserted of the other in brackets."""
+    """Return both texts in Rich markup, with the words that differ in brackets."""
     words = jiwer.process_words(reference, hypothesis)
     ref: list[str] = []
     hyp: list[str] = []
@@ -148,7 +148,7 @@ _LABELS = {"error_report.html": "errors", "class_report.html": "classes", "signa
 
 
 def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Path], notes: Notebook) -> None:
-    """Where things are, and how to look at them."""
+    """Print where the run's folder, checkpoint and reports are, and how to open the trackers."""
     console.print(f"\nrun         {folder}")
     if checkpoint is not None:
         console.print(f"checkpoint  {checkpoint}")
@@ -159,12 +159,10 @@ def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Pat
     notes.print_whereabouts()
 
 
-def print_config(cfg: DictConfig) -> None:
-    """Print every group as a branch; short lists stay on one line."""
+def print_config(cfg: ExperimentConfig) -> None:
+    """Print every group of a config as a branch of a tree; short lists stay on one line."""
     tree = Tree("[bold]config[/]", guide_style="dim")
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    _grow(tree, values)
+    _grow(tree, cfg.as_dict())
     console.print(tree)
 
 

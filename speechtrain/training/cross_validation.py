@@ -1,4 +1,4 @@
-"""Cross-validation: a run for each fold under a run of their own, whose result is their mean."""
+"""Cross-validation: one run for each fold under a parent run, whose result is the mean of theirs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from speechtrain.backends.checkpoint_files import last_checkpoint
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.console import console, format_metric
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tracking.recorder import Given, notebook
@@ -19,17 +20,17 @@ from speechtrain.tracking.run_folder import read_run_file, write_run_file
 from speechtrain.training.result import Result
 
 DEVIATION = "_std"
-"""Behind the name of a metric: its deviation between the folds."""
+"""The suffix of a metric's name for its standard deviation between the folds."""
 
 
-def is_cross_validation(cfg: DictConfig) -> bool:
+def is_cross_validation(cfg: ExperimentConfig | DictConfig) -> bool:
     """Whether a config asks for all its folds."""
     return cfg.data.folds is not None and cfg.data.fold is None
 
 
 def cross_validate(
-    cfg: DictConfig,
-    train_fold: Callable[[DictConfig, Given], Result],
+    cfg: ExperimentConfig,
+    train_fold: Callable[[ExperimentConfig, Given], Result],
     given: Given,
     after_fold: Callable[[Sequence[Result]], None] | None = None,
 ) -> Result:
@@ -38,8 +39,8 @@ def cross_validate(
     Args:
         cfg: of the run, with `data.folds`.
         train_fold: trains one fold.
-        given: of the whole; the folds stand under it in the trackers.
-        after_fold: called with the results so far after each fold that was trained.
+        given: what the parent run was asked for; the folds are runs under it in the trackers.
+        after_fold: called with the results so far after each fold.
 
     Returns:
         The means of the folds' metrics, each with its deviation under `NAME_std`; the objective is the mean of theirs.
@@ -48,30 +49,31 @@ def cross_validate(
         RunPruned: `after_fold` asked for it, or a fold was ended on purpose.
     """
     folder = Path(cfg.output_dir).absolute()
-    count = int(cfg.data.folds)
+    count = cfg.data.folds
+    assert count is not None
     write_run_file(folder, {"folds": count})
     results: list[Result] = []
     with notebook(cfg, folder, given) as notes:
         notes.open()
         for fold in range(count):
-            one = _config_of(cfg, fold, folder / f"fold_{fold}")
-            found = _finished(Path(one.output_dir)) if cfg.resume is not None else None
-            console.print(f"\nfold {fold + 1} of {count}{' (finished before)' if found is not None else ''}", style="bold")
-            if found is None:
+            fold_cfg = _config_of(cfg, fold, folder / f"fold_{fold}")
+            result = _finished(Path(fold_cfg.output_dir)) if cfg.resume is not None else None
+            console.print(f"\nfold {fold + 1} of {count}{' (finished before)' if result is not None else ''}", style="bold")
+            if result is None:
                 tags = {**given.tags, "speechtrain.fold": f"{fold + 1}/{count}"}
                 name = f"{given.name or 'fold'} {fold + 1}/{count}"
-                found = train_fold(one, Given(given.overrides, given.test, tags, name, notes.run_ids))
-                if not found.metrics:  # there was nothing to train on, and data.on_empty=warn
+                result = train_fold(fold_cfg, Given(given.overrides, given.test, tags, name, notes.run_ids))
+                if not result.metrics:  # there was nothing to train on, and data.on_empty=warn
                     return Result({}, None, folder, None, [], [], notes.run_ids)
-                if found.objective is None:
+                if result.objective is None:
                     fix = "name a metric that is, or lower trainer.val_every_n_epochs"
                     raise ConfigError([Problem("objective.metric", f"{cfg.objective.metric} was never measured", fix)])
-            results.append(replace(found, samples=[], model=None))
-            assert found.objective is not None
-            notes.metrics({f"fold/{cfg.objective.metric}": found.objective}, step=fold + 1)
+            results.append(replace(result, samples=[], model=None))
+            assert result.objective is not None
+            notes.metrics({f"fold/{cfg.objective.metric}": result.objective}, step=fold + 1)
             if after_fold is not None:
                 after_fold(results)
-        metrics = summary(results, str(cfg.objective.metric))
+        metrics = summary(results, cfg.objective.metric)
         notes.metrics(metrics, step=cfg.trainer.epochs)
         write_run_file(folder, {"objective": metrics[cfg.objective.metric], "metrics": metrics})
         print_folds(results, metrics)
@@ -81,7 +83,7 @@ def cross_validate(
 
 
 def summary(results: Sequence[Result], objective: str) -> dict[str, float]:
-    """Mean and deviation of every metric that all folds have; of the objective, that of their best epochs."""
+    """Return mean and deviation of every metric that all folds have; of the objective those of the best epochs."""
     values: dict[str, list[float]] = {}
     for name in results[0].metrics:
         if all(name in each.metrics for each in results) and not name.startswith(("train/", "time/")):
@@ -92,7 +94,7 @@ def summary(results: Sequence[Result], objective: str) -> dict[str, float]:
 
 
 def print_folds(results: Sequence[Result], metrics: Mapping[str, float]) -> None:
-    """A row a metric: mean and deviation, and the folds."""
+    """Print a table with a row a metric: its mean, its deviation, and its value in each fold."""
     names = [name for name in metrics if name.startswith(("val/", "test/")) and not name.endswith(("_per_s", DEVIATION))]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="folds", title_justify="left")
     table.add_column("", no_wrap=True)
@@ -105,16 +107,13 @@ def print_folds(results: Sequence[Result], metrics: Mapping[str, float]) -> None
     console.print(table)
 
 
-def _config_of(cfg: DictConfig, fold: int, folder: Path) -> DictConfig:
-    one = cfg.copy()
-    one.data.fold = fold
-    one.output_dir = str(folder)
-    one.resume = str(folder) if cfg.resume is not None and last_checkpoint(folder) is not None else None
-    return one
+def _config_of(cfg: ExperimentConfig, fold: int, folder: Path) -> ExperimentConfig:
+    resume = str(folder) if cfg.resume is not None and last_checkpoint(folder) is not None else None
+    return cfg.with_values({"data.fold": fold, "output_dir": str(folder), "resume": resume})
 
 
 def _finished(folder: Path) -> Result | None:
-    """What a fold has left, if it is over."""
+    """Return the result of a fold that a resumed run has finished before; None: it has not."""
     known = read_run_file(folder)
     if known.get("status") != "FINISHED" or known.get("objective") is None or "metrics" not in known:
         return None

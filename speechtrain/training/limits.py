@@ -1,14 +1,12 @@
-"""What shortens a run that only tries things out: `dry_run`, `trainer.fast_dev_run`, `experiment=quick`."""
+"""Shortens a run that only tries things out: `dry_run`, `trainer.fast_dev_run`, `experiment=quick`."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    pass
+from speechtrain.config.experiment import ExperimentConfig
 
 log = logging.getLogger(__name__)
 
@@ -24,24 +22,26 @@ TEST_RUNS: dict[str, dict[str, int]] = {
         "trainer.limit_test_batches": 1,
     },
 }
-"""What shortens a run that only tries things out; a tighter limit of the config's own stays."""
+"""The limits of each kind of test run, by dotted key; a tighter limit in the config itself stays."""
 
 
-def kind_of_test(cfg: DictConfig) -> str | None:
-    """Of a run that only tries things out; None: a real run."""
+def kind_of_test(cfg: ExperimentConfig | DictConfig) -> str | None:
+    """Return which kind of test run a config asks for; None: a real run."""
     return "fast_dev_run" if cfg.trainer.fast_dev_run else "dry_run" if cfg.dry_run else cfg.test_run
 
 
-def with_limits(cfg: DictConfig) -> DictConfig:
-    """The config with all limits in it, also those of a run that only tries things out."""
+def with_limits(cfg: ExperimentConfig) -> ExperimentConfig:
+    """Return the config with the limits of its kind of test run, and with as many epochs as its limits allow."""
     kind = kind_of_test(cfg)
-    cfg = cfg.copy()
     limits = TEST_RUNS[kind] if kind is not None else {}
+    values = {}
     for key, limit in limits.items():
-        given = OmegaConf.select(cfg, key)
-        OmegaConf.update(cfg, key, limit if given is None else min(given, limit))
-    cfg.trainer.epochs = min(cfg.trainer.epochs, cfg.trainer.limit_epochs or cfg.trainer.epochs)
+        group, _, name = key.partition(".")
+        own = getattr(getattr(cfg, group), name)
+        values[key] = limit if own is None else min(own, limit)
     if kind is not None:
-        shown = ", ".join(f"{key}={limit}" for key, limit in limits.items())
-        log.warning("%s: the run is shortened (%s) and marked as a test", kind, shown)
-    return cfg
+        log.warning(
+            "%s: the run is shortened (%s) and marked as a test", kind, ", ".join(f"{key}={limit}" for key, limit in limits.items())
+        )
+    cfg = cfg.with_values(values)
+    return cfg.with_values({"trainer.epochs": min(cfg.trainer.epochs, cfg.trainer.limit_epochs or cfg.trainer.epochs)})

@@ -1,4 +1,4 @@
-"""A further process of a run that trains on several devices; started by the first one."""
+"""Rank 1, 2, ... of a run that trains on several devices: a process that rank 0 starts."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import os
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from speechtrain.training.steps import follow
+from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.training.steps import run_rank
 
 
 def main() -> None:
-    """The command line: the run's folder, and the checkpoint that it is resumed from."""
+    """Train as one rank; the command line has the run's folder and, for a resumed run, its checkpoint."""
     folder, *checkpoint = (Path(argument) for argument in sys.argv[1:])
     sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder
     from speechtrain.backends.torch.devices import end_with_parent
 
     end_with_parent()
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    follow(cfg, folder, checkpoint[0] if checkpoint else None)
+    run_rank(ExperimentConfig.read(folder / "config.yaml"), folder, checkpoint[0] if checkpoint else None)
     sys.stdout.flush()
-    os._exit(0)  # whatever a library's threads still wait for
+    os._exit(0)  # without waiting for the threads of libraries
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`rerun=RUN_ID`: a run again from what MLflow holds of it, and what is different now."""
+"""Repeats a run from its config in MLflow (`rerun=RUN_ID`), and prints what is different now."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from speechtrain.config.checks import foreign_targets
+from speechtrain.config.checks import external_targets
 from speechtrain.config.compose import set_values
 from speechtrain.config.moved import with_present_names
 from speechtrain.console import console
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from speechtrain.tracking.mlflow.reader import Reader
     from speechtrain.training.result import Result
 
-_HERE = ("output_dir", "tracking", "resume", "rerun", "trust", "report", "samples", "export")
-"""Keys that are this run's own."""
+_OWN_KEYS = ("output_dir", "tracking", "resume", "rerun", "trust", "report", "samples", "export")
+"""Keys that the repeated run takes from its own command, not from the stored config."""
 _MAY_DIFFER = ("best/epoch", "time/", "system/", "audio_s_per_s", "model/latency_ms")
 
 
 class Rerun:
-    """The run that is to be repeated.
+    """Finds the run that is to be repeated, and makes the config of its repetition.
 
     Args:
-        cfg: as composed, with `rerun` and the trackers.
+        cfg: the composed config, with `rerun` and the trackers.
         overrides: as typed.
 
     Raises:
@@ -46,37 +46,37 @@ class Rerun:
         stored = OmegaConf.create(text)
         assert isinstance(stored, DictConfig)
         stored = with_present_names(stored)
-        if not cfg.trust and (foreign := foreign_targets(stored)):
+        if not cfg.trust and (foreign := external_targets(stored)):
             message = f"in run {self.before.id} is"
             raise ConfigError([Problem(path, f"{message} {name}, not of this package", "trust=true runs it") for path, name in foreign])
         with open_dict(stored):
-            for key in _HERE:
+            for key in _OWN_KEYS:
                 if key in cfg:
                     stored[key] = cfg[key]
-        self.changes = [item for item in overrides if not item.startswith((*(f"{key}=" for key in _HERE), "tracking.", "report."))]
+        self.changes = [item for item in overrides if not item.startswith((*(f"{key}=" for key in _OWN_KEYS), "tracking.", "report."))]
         set_values(stored, self.changes)
         self.cfg = stored
 
     @property
     def tags(self) -> dict[str, str]:
-        """For the trackers."""
+        """The tags that name the repeated run in the trackers."""
         return {"speechtrain.rerun_of": self.before.id}
 
     def print_differences(self) -> None:
-        """What is not as it was: code, versions, machine, config."""
-        found = differences(self.before.tags, provenance.run_tags(()))
+        """Print what has changed since: code, versions, machine, config."""
+        changed = differences(self.before.tags, provenance.run_tags(()))
         if self.reader.text(self.before, "git.diff") != (provenance.git_diff() or None):
-            found["uncommitted changes"] = ("those in git.diff", "others")
+            changed["uncommitted changes"] = ("those in git.diff", "others")
         console.print(f"rerun of {self.before.name} {self.before.id}", markup=False)
-        for name, (was, now) in found.items():
+        for name, (was, now) in changed.items():
             console.print(f"  {name}: was {was}, is {now}", style="yellow", markup=False)
         for item in self.changes:
             console.print(f"  changed on purpose: {item}", markup=False)
-        if not found and not self.changes:
+        if not changed and not self.changes:
             console.print("  code, versions and machine are as they were", markup=False)
 
     def print_outcome(self, result: Result) -> None:
-        """Whether the data was the same, and which metrics are not."""
+        """Print whether the data was the same, and which metrics differ."""
         now = read_run_file(result.folder).get("data", {})
         for split, fingerprint in now.items():
             was = self.before.tags.get(f"data.fingerprint.{split}")
@@ -92,7 +92,7 @@ class Rerun:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """What a run depends on and is not as it was: name -> (was, is)."""
+    """Return what a run depends on and what has changed: name -> (was, is)."""
     watched = ("mlflow.source.git.commit", "git.dirty", "python", "platform", "host", "cpu_count", "OMP_NUM_THREADS")
     names = [*watched, *sorted({name for name in (*before, *now) if name.startswith("version.")})]
     shown = {"mlflow.source.git.commit": "commit", "git.dirty": "uncommitted changes"}
@@ -104,7 +104,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, 
 
 
 def _final(result: Result) -> dict[str, float]:
-    """The last value of each metric, as the trackers have it."""
+    """Return the last value of each metric, as the trackers have it."""
     last = {name: value for epoch in result.history for name, value in epoch.items()}
     return {**last, **{name: value for name, value in result.metrics.items() if name.startswith(("test/", "data/", "model/"))}}
 

@@ -1,4 +1,4 @@
-"""What a run leaves."""
+"""The result of a training run, as `speechtrain.train` returns it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Result:
-    """What a run leaves.
+    """What a training run returns.
 
     Attributes:
         metrics: the last value of each metric; `test/...` of the chosen checkpoint.
-        objective: value of `objective.metric` at its best epoch (None if it was not measured).
-        folder: of the run.
-        checkpoint: that the test measured.
+        objective: value of `objective.metric` at its best epoch; None: it was not measured.
+        folder: the folder of the run.
+        checkpoint: the file that was tested; None: none was written.
         history: metrics of each epoch.
-        samples: references and hypotheses, of the test if there is one, else of the validation.
-        run_ids: of the trackers that give ids, by name.
-        model: in the weights of `checkpoint`.
+        samples: references and hypotheses of the test data if there are any, else of the validation data.
+        run_ids: ids of the run in the trackers, by tracker.
+        model: the trained model, with the weights of `checkpoint`.
     """
 
     metrics: dict[str, float]

@@ -3,131 +3,143 @@
 from __future__ import annotations
 
 import logging
+import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING
 
 from speechtrain.backends.checkpoint_files import LAST, other_checkpoints
-from speechtrain.config.build import build, plain
-from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean, unwritable
+from speechtrain.config.build import build
+from speechtrain.config.experiment import ExperimentConfig, class_name
+from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, did_you_mean, unwritable
 from speechtrain.inference.archive import weights_of
-from speechtrain.tracking.run_folder import find_run, read_run_file, write_run_file
+from speechtrain.tracking.run_folder import find_run, find_weights, read_run_file, write_run_file
 
 if TYPE_CHECKING:
-    from speechtrain.backends.base import Backend, Model, ModelInfo, Plan
-    from speechtrain.data.features.features import Features
+    from speechtrain.backends.base import Backend, Model, ModelInfo, TrainingPlan
+    from speechtrain.backends.callbacks import Callback, TrainResult
     from speechtrain.data.loader import Loader
     from speechtrain.data.prepare import Data
     from speechtrain.tasks.base import Sample, Task
+    from speechtrain.tracking.recorder import Notebook
     from speechtrain.training.history import History
 
 log = logging.getLogger(__name__)
 
 
-def follow(cfg: DictConfig, folder: Path, resume_from: Path | None) -> None:
-    """Take a part in a run that another process on this machine has begun: train as it does, track and print nothing.
+@dataclass
+class Experiment:
+    """The parts of one run, built from its config.
 
-    Args:
-        cfg: as that process has written it.
-        folder: of the run.
-        resume_from: the checkpoint that it goes on from.
+    Attributes:
+        cfg: all limits are in it, and the size of batches that was found.
+        folder: the folder of the run.
     """
-    from speechtrain.data.prepare import prepare, without_infeasible
-    from speechtrain.tasks.build import task_for
 
-    backend: Backend = build("backend", cfg.backend)
-    data = prepare(cfg, threads=1)
-    task = task_for(cfg, data)
-    model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=cfg.seed)
-    if task.on_infeasible is not None:
-        without_infeasible(data, lambda lengths: backend.output_lengths(model, lengths), task.infeasible, task.on_infeasible)
-    train_loader, val_loader = loaders(cfg, data, task)
-    plan = make_plan(cfg, task, folder, vocabulary=data.tokenizer.vocabulary, resume_from=resume_from)
-    backend.train(model, train_loader, val_loader, task, plan, ())
+    cfg: ExperimentConfig
+    folder: Path
+    backend: Backend
+    data: Data
+    task: Task
+    model: Model
 
-
-def loaders(cfg: DictConfig, data: Data, task: Task) -> tuple[Loader, Loader | None]:
-    """Of training and validation."""
-    views = 2 if task.consistency else 1
-    train_loader = data.loader("train", shuffle=True, augment=True, views=views, max_batches=cfg.trainer.limit_train_batches)
-    assert train_loader is not None
-    return train_loader, data.loader("val", max_batches=cfg.trainer.limit_val_batches)
+    @property
+    def info(self) -> ModelInfo:
+        """Size and context of the model."""
+        return self.backend.describe(self.model)
 
 
-def write_reports(folder: Path, cfg: DictConfig, history: History, samples: Sequence[Sample], split: str, **parts: Any) -> list[Path]:
-    """The picture of the history, and what the task wants drawn; what cannot be drawn is a warning."""
-    from speechtrain.report.reports import Finished, write_history, write_report
-
-    found: list[Path] = []
-    try:
-        best = history.best(cfg.objective.metric)
-        picture = write_history(folder, history.epochs, (cfg.objective.metric, *best) if best is not None else None)
-        found += [picture] if picture is not None else []
-        found += write_report(Finished(folder, samples, split, f"{folder.parent.name}/{folder.name}", **parts, options=cfg.report))
-    except Exception as error:  # noqa: BLE001 # a report is no reason to lose a trained model
-        log.warning("a report could not be written (%s: %s)", type(error).__name__, error)
-    return found
+Loaders = tuple["Loader", "Loader | None"]
+"""Training batches, and those of the validation data if there are any."""
 
 
-def start_folder(folder: Path, cfg: DictConfig) -> None:
-    """Make the run's folder, with the resolved config in it."""
+@dataclass(frozen=True)
+class Evaluation:
+    """What a trained model reaches on the validation and the test data.
+
+    Attributes:
+        metrics: by `split/name`.
+        samples: of the test data if there are any, else of the validation data.
+        split: which of them the samples are of.
+        unreadable: how many utterances could not be read, those of the training data included.
+    """
+
+    metrics: dict[str, float]
+    samples: list[Sample]
+    split: str
+    unreadable: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The numbers of a run that is over.
+
+    Attributes:
+        metrics: the last value of each metric.
+        final: those that belong to no epoch, for the trackers.
+        objective: the value of `objective.metric` at its best epoch; None: it was not measured.
+    """
+
+    metrics: dict[str, float]
+    final: dict[str, float]
+    objective: float | None
+
+
+def resolve_init_from(cfg: ExperimentConfig) -> ExperimentConfig:
+    """Return the config with the checkpoint in `init_from`: `last` would mean this run itself as soon as it has begun."""
+    if cfg.init_from is None or cfg.resume is not None:
+        return cfg
+    return cfg.with_values({"init_from": str(find_weights(cfg.init_from, "init_from"))})
+
+
+def start_folder(cfg: ExperimentConfig) -> Path:
+    """Make the run's folder, with the resolved config in it; returns its absolute path."""
+    folder = Path(cfg.output_dir).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+        (folder / "config.yaml").write_text(cfg.as_yaml(), encoding="utf-8")
     except OSError as error:
         raise unwritable(folder, error, "hydra.run.dir") from error
     if "started" not in read_run_file(folder):
         write_run_file(folder, {"started": time.time_ns()})
+    return folder
 
 
-def use_batch_seconds(cfg: DictConfig, folder: Path, data: Data, find: Callable[[], float]) -> None:
-    """Take the size of batches that is found, or that was found when the run began."""
-    found = read_run_file(folder).get("batch_seconds")
-    if found is None:
-        found = find()
-        write_run_file(folder, {"batch_seconds": found})
-    cfg.data.batch_seconds = found
-    data.limits = replace(data.limits, batch_seconds=found)
-    start_folder(folder, cfg)
+def build_backend(cfg: ExperimentConfig) -> Backend:
+    """Build the backend; it comes first, as it sets the threads of all operations, also of those that make features."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # docs/decisions/0006-threads.md
+    backend: Backend = build("backend", cfg.backend)
+    return backend
 
 
-def warm_start(backend: Backend, model: Model, path: Path) -> None:
-    """Begin with the weights of a checkpoint, as far as they fit, and say which do not."""
-    with weights_of(path) as weights:
-        if weights.suffix != backend.suffix:
-            fix = f"give a {backend.suffix} file, or another backend"
-            raise ConfigError([Problem("init_from", f"{path} is not of backend={backend.name}", fix)])
-        left = backend.warm_start(model, weights)
-    log.info("weights of %s%s", path, f"; not of {', '.join(left)}, which have another shape there" if left else "")
-
-
-def report_model(cfg: DictConfig, info: ModelInfo) -> None:
-    """Size and context of the model, in a line."""
-    name = cfg.model._target_.rpartition(".")[2]
-    field = f"{info.receptive_field} frames" if info.receptive_field else "the whole utterance"
-    log.info("%s: %s parameters, subsampling %d, receptive field %s", name, f"{info.parameters:,}", info.subsampling, field)
-
-
-def check_monitors(cfg: DictConfig, task: Task, *, has_val: bool) -> None:
-    """Refuse metrics to go by that will never be measured.
+def build_experiment(cfg: ExperimentConfig, folder: Path, backend: Backend, data: Data) -> Experiment:
+    """Build the task for the data and the model for the task, its weights drawn from the seed.
 
     Raises:
-        ConfigError: the task has no such metric, or there is no validation data.
+        ConfigError: a metric is to be watched that will never be measured.
     """
+    from speechtrain.tasks.build import task_for
+
+    task = task_for(cfg, data)
+    _check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
+    model = backend.build(cfg.model, task, input_size=data.features.size, seed=cfg.seed)
+    return Experiment(cfg, folder, backend, data, task, model)
+
+
+def _check_monitors(cfg: ExperimentConfig, task: Task, *, has_val: bool) -> None:
     known = [f"val/{each}" for each in task.directions] + ["train/loss"]
-    asked = {
+    monitors = {
         "objective.metric": cfg.objective.metric,
         "trainer.early_stopping.monitor": cfg.trainer.early_stopping.monitor,
         "trainer.checkpoint.monitor": cfg.trainer.checkpoint.monitor,
     }
     problems = []
-    for path, metric in asked.items():
+    for path, metric in monitors.items():
         if metric is not None and metric not in known:
             problems.append(Problem(path, f"there is no metric '{metric}'", did_you_mean(metric, known)))
         elif metric is not None and metric.startswith("val/") and not has_val:
@@ -137,71 +149,189 @@ def check_monitors(cfg: DictConfig, task: Task, *, has_val: bool) -> None:
         raise ConfigError(problems)
 
 
-def checkpoint_to_resume(cfg: DictConfig, backend: Backend) -> Path | None:
-    """The checkpoint that `resume` means; of a run whose last one is damaged an earlier one. None: the run starts from the beginning.
+def load_initial_weights(run: Experiment) -> None:
+    """Load the weights that a run starts from: pretrained ones, and those of `init_from`; a resumed run has its own.
+
+    Raises:
+        ConfigError: they do not fit the model, or are of another backend.
+    """
+    if run.cfg.resume is not None:
+        return
+    run.backend.load_pretrained(run.model)
+    if run.cfg.init_from is None:
+        return
+    path = Path(run.cfg.init_from)
+    with weights_of(path) as weights:
+        if weights.suffix != run.backend.suffix:
+            fix = f"give a {run.backend.suffix} file, or another backend"
+            raise ConfigError([Problem("init_from", f"{path} is not of backend={run.backend.name}", fix)])
+        left = run.backend.warm_start(run.model, weights)
+    log.info("weights of %s%s", path, f"; not of {', '.join(left)}, which have another shape there" if left else "")
+
+
+def log_model_size(run: Experiment) -> None:
+    """Log the size and the context of the model, in a line."""
+    info = run.info
+    field = f"{info.receptive_field} frames" if info.receptive_field else "the whole utterance"
+    size = f"{info.parameters:,}"
+    log.info("%s: %s parameters, subsampling %d, receptive field %s", class_name(run.cfg.model), size, info.subsampling, field)
+
+
+def leave_out_infeasible(run: Experiment) -> None:
+    """Leave out the training utterances that are too short for their text at the model's subsampling, as the task wants it."""
+    from speechtrain.data.prepare import without_infeasible
+
+    if run.task.on_infeasible is not None:
+        lengths_of = run.backend.output_lengths
+        without_infeasible(run.data, lambda lengths: lengths_of(run.model, lengths), run.task.infeasible, run.task.on_infeasible)
+
+
+def set_batch_seconds(run: Experiment) -> None:
+    """Set the size of batches that `trainer.batch_seconds=auto` finds, or found when the run began."""
+    from speechtrain.training.batch_size import find_batch_seconds
+
+    if run.cfg.trainer.batch_seconds != "auto":
+        return
+    seconds = read_run_file(run.folder).get("batch_seconds")
+    if seconds is None:
+        seconds = find_batch_seconds(run.backend, run.model, run.data, run.task, run.cfg.trainer)
+        write_run_file(run.folder, {"batch_seconds": seconds})
+    run.cfg = run.cfg.with_values({"data.batch_seconds": seconds})
+    run.data.limits = replace(run.data.limits, batch_seconds=seconds)
+    start_folder(run.cfg)
+
+
+def count(run: Experiment, *, measure_latency: bool) -> dict[str, float]:
+    """Return what is known before training: utterances left out, the size of the model and, if asked for, its speed."""
+    counts = {
+        "data/skipped": float(run.data.skipped),
+        "data/infeasible": float(run.data.infeasible),
+        "model/parameters": float(run.info.parameters),
+    }
+    if run.cfg.trainer.batch_seconds == "auto":
+        counts["data/batch_seconds"] = float(run.cfg.data.batch_seconds)
+    if measure_latency:
+        counts["model/latency_ms"] = _latency_ms(run)
+    return counts
+
+
+def _latency_ms(run: Experiment) -> float:
+    """Milliseconds that the model takes for one second of features alone in a batch: the median of 10 passes."""
+    from speechtrain.data.batches import silence
+
+    features, lengths = silence(run.data.features, seconds=1.0)
+    durations = []
+    for _ in range(12):
+        start = time.perf_counter()
+        run.backend.infer(run.model, features, lengths)
+        durations.append(1000 * (time.perf_counter() - start))
+    return statistics.median(durations[2:])
+
+
+def make_loaders(run: Experiment) -> Loaders:
+    """Return the batches of the training data, and of the validation data if there are any."""
+    views = 2 if run.task.consistency else 1
+    limits = run.cfg.trainer
+    train_loader = run.data.loader("train", shuffle=True, augment=True, views=views, max_batches=limits.limit_train_batches)
+    assert train_loader is not None
+    return train_loader, run.data.loader("val", max_batches=limits.limit_val_batches)
+
+
+def checkpoint_to_resume(cfg: ExperimentConfig, backend: Backend) -> Path | None:
+    """Return the checkpoint that `resume` means; of a run whose last one is damaged an earlier one; None: the run starts anew.
 
     Raises:
         UserError: a checkpoint that is named is damaged, or every one of the run is.
     """
     if cfg.resume is None:
         return None
-    _, found = find_run(cfg.resume)
-    if found is None:
+    _, checkpoint = find_run(cfg.resume)
+    if checkpoint is None:
         log.warning("%s has no finished epoch yet; starting again from the beginning", cfg.resume)
         return None
     try:
-        backend.check_file(found)
+        backend.check_file(checkpoint)
     except UserError as error:
         # the command line has put the run's last checkpoint in place of `last`, a folder or a run id
-        if Path(str(cfg.resume).strip("'\"")).expanduser().is_file() and found.stem != LAST:
+        if Path(cfg.resume.strip("'\"")).expanduser().is_file() and checkpoint.stem != LAST:
             raise
-        for other in other_checkpoints(found):
+        for other in other_checkpoints(checkpoint):
             with suppress(UserError):
                 backend.check_file(other)
                 log.warning("%s\ngoing on from %s instead", str(error).partition("\n")[0], other)
                 return other
         raise
-    return found
+    return checkpoint
 
 
-def make_plan(cfg: DictConfig, task: Task, folder: Path, *, vocabulary: Sequence[str], resume_from: Path | None = None) -> Plan:
-    """How the backend is to train."""
-    from speechtrain.backends.base import Plan
+def make_plan(run: Experiment, resume_from: Path | None = None) -> TrainingPlan:
+    """Return how the backend is to train."""
+    from speechtrain.backends.base import Monitor, TrainingPlan
 
-    trainer = OmegaConf.to_container(cfg.trainer, resolve=True)
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(trainer, dict)
-    for part in ("early_stopping", "checkpoint"):
-        trainer[part]["monitor"] = trainer[part]["monitor"] or cfg.objective.metric
-        trainer[part]["mode"] = task.direction(trainer[part]["monitor"])[:3]
-    return Plan(
-        optimizer=plain("optimizer", cfg.optimizer),
+    cfg = run.cfg
+
+    def monitor(metric: str) -> Monitor:
+        return Monitor(metric, run.task.direction(metric))
+
+    return TrainingPlan(
+        optimizer=cfg.optimizer,
         schedule=build("scheduler", cfg.scheduler),
-        trainer={str(key): value for key, value in trainer.items()},
-        monitor=cfg.objective.metric,
-        direction=task.direction(cfg.objective.metric),
-        folder=folder,
+        trainer=cfg.trainer,
+        objective=monitor(cfg.objective.metric),
+        checkpoint_monitor=monitor(cfg.trainer.checkpoint.monitor or cfg.objective.metric),
+        stopping_monitor=monitor(cfg.trainer.early_stopping.monitor or cfg.objective.metric),
+        folder=run.folder,
         seed=cfg.seed,
         resume_from=resume_from,
-        extra={"config": config, "vocabulary": list(vocabulary)},
+        extra={"config": cfg.as_dict(), "vocabulary": list(run.data.tokenizer.vocabulary)},
     )
 
 
-def latency_ms(backend: Backend, model: Model, features: Features) -> float:
-    """Milliseconds that the model takes for one second of features alone in a batch: the median of 10 passes."""
-    from speechtrain.data.batches import silence
+def fit(run: Experiment, plan: TrainingPlan, loaders: Loaders, history: History, callbacks: Sequence[Callback]) -> TrainResult:
+    """Train, with the history and a progress bar in front of the other callbacks.
 
-    silent, frames = silence(features, seconds=1.0)
-    took = []
-    for _ in range(12):
-        start = time.perf_counter()
-        backend.infer(model, silent, frames)
-        took.append(1000 * (time.perf_counter() - start))
-    return statistics.median(took[2:])
+    Raises:
+        RunPruned: a callback ended the training because others do better.
+    """
+    from speechtrain.training.console import ConsoleProgress
+
+    progress = ConsoleProgress(history, plan.objective.metric, run.task.shown)
+    try:
+        trained = run.backend.train(run.model, *loaders, run.task, plan, [history, progress, *callbacks])
+    finally:
+        progress.close()
+    if trained.pruned:
+        raise RunPruned(trained.stop_reason)
+    return trained
+
+
+def load_checkpoint(run: Experiment, trained: TrainResult) -> Path | None:
+    """Load the weights that `trainer.test_checkpoint` asks for, else the last ones; returns their file, None if none was written."""
+    chosen = {"best": trained.best_checkpoint, "mean": trained.mean_checkpoint}.get(run.cfg.trainer.test_checkpoint)
+    checkpoint = chosen or trained.last_checkpoint
+    if checkpoint is not None:
+        run.backend.load(run.model, checkpoint)
+    return checkpoint
+
+
+def evaluate_splits(run: Experiment, loaders: Loaders) -> Evaluation:
+    """Evaluate the model on the validation and the test data, as far as there are any."""
+    train_loader, val_loader = loaders
+    test_loader = run.data.loader("test", max_batches=run.cfg.trainer.limit_test_batches)
+    metrics: dict[str, float] = {}
+    samples: list[Sample] = []
+    split = "val"
+    for name, loader in (("val", val_loader), ("test", test_loader)):
+        if loader is not None:
+            measured, samples = evaluate(run.backend, run.model, loader, run.task, name)
+            metrics |= measured
+            split = name
+    unreadable = sum(len(loader.left_out) for loader in (train_loader, val_loader, test_loader) if loader is not None)
+    return Evaluation(metrics, samples, split, unreadable)
 
 
 def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: str) -> tuple[dict[str, float], list[Sample]]:
-    """Metrics and samples of one pass."""
+    """Return the metrics, by `split/name`, and the samples of one pass over the batches of a split."""
     scorer = task.scorer(detailed=True)
     start, audio = time.perf_counter(), 0.0
     for batch, outputs in backend.predict(model, loader, task):
@@ -209,3 +339,78 @@ def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: 
         audio += batch.seconds
     speed = audio / max(1e-9, time.perf_counter() - start)
     return {f"{split}/{name}": float(value) for name, value in {**scorer.compute(), "audio_s_per_s": speed}.items()}, scorer.samples
+
+
+def summarise(
+    run: Experiment, plan: TrainingPlan, trained: TrainResult, history: History, counts: Mapping[str, float], evaluation: Evaluation
+) -> Summary:
+    """Put together the numbers of a run: what was counted before it, its last and its best epoch, and the evaluation."""
+    objective = plan.objective.metric
+    metrics = {**counts, **(trained.history[-1] if trained.history else {}), **evaluation.metrics}
+    final = {name: value for name, value in metrics.items() if name.startswith("test/")}
+    best = history.best(objective)
+    if best is not None:
+        final |= {f"best/{objective}": best[1], "best/epoch": best[0] + 1.0}
+    if evaluation.unreadable:
+        log.warning("%d utterances could not be read, and were left out", evaluation.unreadable)
+        final["data/skipped"] = metrics["data/skipped"] = float(run.data.skipped + evaluation.unreadable)
+    value = best[1] if best is not None else None
+    if plan.checkpoint_monitor == plan.objective and trained.best_value is not None:
+        value = trained.best_value  # also of epochs before a checkpoint that was moved away from its run
+    return Summary(metrics, final, value)
+
+
+def write_outputs(
+    run: Experiment, plan: TrainingPlan, notes: Notebook, history: History, evaluation: Evaluation, checkpoint: Path | None, *, brief: bool
+) -> list[Path]:
+    """Write what the run leaves besides its checkpoints, and track it: the exported model and, unless brief, the reports."""
+    blank_last = getattr(run.data.tokenizer, "blank_last", False)
+    exported = run.backend.export(run.model, run.folder, plan.extra, blank_last=blank_last)
+    notes.transcripts(evaluation.samples)
+    notes.checkpoints([path for path in (checkpoint, exported) if path is not None])
+    wanted = run.cfg.report.enabled
+    reports = _write_reports(run, history, evaluation) if (not brief if wanted is None else wanted) else []
+    notes.files(reports)
+    return [*([exported] if exported is not None else []), *reports]
+
+
+def _write_reports(run: Experiment, history: History, evaluation: Evaluation) -> list[Path]:
+    """Draw the history, and what the task reports; what cannot be drawn is a warning."""
+    from speechtrain.report.reports import Finished, write_history, write_report
+
+    folder, objective = run.folder, run.cfg.objective.metric
+    written: list[Path] = []
+    try:
+        best = history.best(objective)
+        picture = write_history(folder, history.epochs, (objective, *best) if best is not None else None)
+        written += [picture] if picture is not None else []
+        title = f"{folder.parent.name}/{folder.name}"
+        parts = {"backend": run.backend, "model": run.model, "task": run.task, "data": run.data}
+        written += write_report(Finished(folder, evaluation.samples, evaluation.split, title, **parts, options=run.cfg.report))
+    except Exception as error:  # noqa: BLE001 # a report is no reason to lose a trained model
+        log.warning("a report could not be written (%s: %s)", type(error).__name__, error)
+    return written
+
+
+def track_model(run: Experiment, plan: TrainingPlan, notes: Notebook, summary: Summary) -> None:
+    """Give the trackers that keep models the trained one, with all that is needed to use it on audio."""
+    if notes.wants_model and run.data.features.hears:
+        weights = run.folder / f"recognizer{run.backend.suffix}"
+        run.backend.save(run.model, weights, plan.extra)
+        notes.model(weights, run.data, summary.final)
+
+
+def run_rank(cfg: ExperimentConfig, folder: Path, resume_from: Path | None) -> None:
+    """Train as one rank of a run that another process on this machine has begun; nothing is tracked or printed.
+
+    Args:
+        cfg: as that process has written it.
+        folder: the folder of the run.
+        resume_from: the checkpoint that the run is resumed from.
+    """
+    from speechtrain.data.prepare import prepare
+
+    backend: Backend = build("backend", cfg.backend)
+    run = build_experiment(cfg, folder, backend, prepare(cfg, threads=1))
+    leave_out_infeasible(run)
+    backend.train(run.model, *make_loaders(run), run.task, make_plan(run, resume_from), ())

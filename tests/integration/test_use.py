@@ -50,10 +50,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spoken(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Recordings of the test split, and their texts."""
     from speechtrain.config.compose import compose
+    from speechtrain.config.experiment import ExperimentConfig
     from speechtrain.data.prepare import prepare
 
     folder = tmp_path_factory.mktemp("spoken")
-    data = prepare(compose(SETTINGS), threads=1)
+    data = prepare(ExperimentConfig.of(compose(SETTINGS)), threads=1)
     texts = {}
     for cut in data.corpus.splits["test"]:
         path = folder / f"{cut.id}.wav"
@@ -564,9 +565,10 @@ def test_a_service_transcribes_counts_and_refuses(trained: Path, spoken: dict[st
     from starlette.testclient import TestClient
 
     from speechtrain.config.compose import compose_command
+    from speechtrain.config.schemas.commands import ServeConfig
     from speechtrain.inference.service import Service
 
-    cfg = compose_command("serve", ["max_megabytes=0.2", "max_seconds=5"])
+    cfg = compose_command(ServeConfig, ["max_megabytes=0.2", "max_seconds=5"])
     with TestClient(Service(speechtrain.load(str(trained)), cfg).app()) as client:
         for path, text in spoken.items():
             answer = client.post("/transcribe", params={"words": "true"}, content=Path(path).read_bytes())
@@ -629,12 +631,13 @@ def test_requests_that_wait_together_are_computed_together_and_too_many_are_sent
     import httpx
 
     from speechtrain.config.compose import compose_command
+    from speechtrain.config.schemas.commands import ServeConfig
     from speechtrain.inference.service import Service
 
     content = [Path(path).read_bytes() for path in spoken]
 
     async def ask() -> tuple[list[httpx.Response], str]:
-        service = Service(speechtrain.load(str(trained)), compose_command("serve", ["queue=20"]))
+        service = Service(speechtrain.load(str(trained)), compose_command(ServeConfig, ["queue=20"]))
         transport = httpx.ASGITransport(service.app())
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             asking = [asyncio.create_task(client.post("/transcribe", content=content[n % 8])) for n in range(30)]

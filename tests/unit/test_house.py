@@ -17,7 +17,40 @@ ROOMS = {
     *("app", "sweep", "training", "inference", "report", "tracking", "backends", "tasks", "decode", "data", "config", "processes"),
     *(["conf"] if (PACKAGE / "conf").is_dir() else []),  # in a wheel
 }
-CLEAN = ["errors.py", "console.py", "files.py", "processes/fresh.py"]
+CLEAN = [
+    "errors.py",
+    "console.py",
+    "files.py",
+    "processes/fresh.py",
+    "config",
+    "training",
+    "train.py",
+    "backends/base.py",
+    "backends/callbacks.py",
+    "backends/failures.py",
+    "backends/schedules.py",
+    "backends/checkpoint_files.py",
+    "backends/torch/averaging.py",
+    "backends/torch/backend.py",
+    "backends/torch/batch_loss.py",
+    "backends/torch/checkpoint.py",
+    "backends/torch/devices.py",
+    "backends/torch/internals.py",
+    "backends/torch/lightning_module.py",
+    "backends/torch/lightning_run.py",
+    "backends/torch/lr_finder.py",
+    "backends/torch/optimizers.py",
+    "backends/torch/random_state.py",
+    "backends/torch/sharding.py",
+    "backends/keras/backend.py",
+    "backends/keras/callbacks.py",
+    "backends/keras/engine.py",
+    "backends/keras/feed.py",
+    "backends/keras/files.py",
+    "backends/keras/fit_run.py",
+    "backends/keras/internals.py",
+    "backends/keras/optimizers.py",
+]
 """Files and folders whose docstrings are sentences; whoever goes through a room adds it."""
 LEAST_WORDS = 5
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from speechtrain.config.compose import compose_command
+from speechtrain.config.schemas.commands import TranscribeConfig
 from speechtrain.decode.align import Word
 from speechtrain.errors import ConfigError
 from speechtrain.inference.formats import FORMATS, lines
@@ -91,4 +92,4 @@ def test_files_of_the_same_name_stay_apart(tmp_path: Path) -> None:
 )
 def test_keys_of_the_command_are_checked(words: list[str], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
-        compose_command("transcribe", words)
+        compose_command(TranscribeConfig, words)

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from hydra.utils import instantiate
 
-from speechtrain.backends.base import Backend, Conversion, Layer, ModelInfo, Plan, default_threads
+from speechtrain.backends.base import Backend, Conversion, LayerSize, ModelInfo, TrainingPlan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
-from speechtrain.backends.checkpoint_files import LAST
 from speechtrain.backends.keras import engine as engines
+from speechtrain.config.schemas.training import Trainer
 from speechtrain.data.batches import Batch
 from speechtrain.data.loader import Loader
 from speechtrain.errors import ConfigError, Problem
@@ -32,7 +32,7 @@ _POLICIES = {
 }
 
 
-_ONLY_TORCH: Mapping[str, Any] = {
+_ONLY_TORCH: Mapping[str, object] = {
     "ema_decay": None,
     "average_last": None,
     "layer_dropout": 0,
@@ -40,17 +40,17 @@ _ONLY_TORCH: Mapping[str, Any] = {
     "gradient_checkpointing": False,
     "sync_batchnorm": False,
 }
-"""Keys of the trainer that it has not, and what they are then."""
+"""Keys of the trainer that only the Torch backend has, with the values that switch them off."""
 
 
 class KerasBackend(Backend):
-    """Keras 3.
+    """Trains and predicts with Keras 3.
 
     Args:
-        engine: `tensorflow`, `jax` or `torch`; the process keeps it.
-        threads: of one operation on the CPU; None: as OMP_NUM_THREADS says, else one a core, at most 4.
+        engine: `tensorflow`, `jax` or `torch`; a process cannot change it.
+        threads: threads of one operation on the CPU; None: OMP_NUM_THREADS, else one a core and at most 4.
         jit_compile: whether XLA compiles the step for each shape; None: where the engine does nothing else (JAX).
-        precision: of the weights and of what is computed with them, in the words of `trainer.precision`.
+        precision: number format of the weights and of computing, one of the values of `trainer.precision`.
         deterministic: refuse or replace operations that give other numbers each time.
     """
 
@@ -73,10 +73,10 @@ class KerasBackend(Backend):
         self._policy = _POLICIES[precision]
 
     def build(self, model: Mapping[str, Any], task: Task, *, input_size: int, seed: int) -> SpeechModel:
-        """An encoder from its config node with the task's head, weights drawn from `seed`.
+        """Build an encoder from its config node, with the task's head and weights drawn from `seed`.
 
         Raises:
-            ConfigError: the target made something else than an encoder.
+            ConfigError: the target made something that is not an encoder.
         """
         from speechtrain.backends.keras.layers import Encoder
         from speechtrain.backends.keras.speech_model import SpeechModel
@@ -98,58 +98,37 @@ class KerasBackend(Backend):
         return built
 
     def describe(self, model: SpeechModel) -> ModelInfo:
-        """Size, subsampling and context of a model."""
+        """Return the size, subsampling and context of a model."""
         encoder = model.encoder
         parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
         return ModelInfo(parameters, encoder.subsampling, getattr(encoder, "receptive_field", None), getattr(encoder, "causal", False))
 
-    def layers(self, model: SpeechModel) -> list[Layer]:
-        """The parts of the encoder and the head; see `Backend.layers`."""
-        found = []
-        for layer in [*model.encoder._flatten_layers(include_self=False, recursive=False), model.head]:
+    def layers(self, model: SpeechModel) -> list[LayerSize]:
+        """Measure the parts of the encoder, and the head; see `Backend.layers`."""
+        from speechtrain.backends.keras.internals import layers_inside
+
+        sizes = []
+        for layer in [*layers_inside(model.encoder), model.head]:
             if count := layer.count_params():
                 size = sum(
                     int(np.prod(weight.shape)) * np.dtype(self._keras.backend.standardize_dtype(weight.dtype)).itemsize
                     for weight in layer.weights
                 )
-                found.append(Layer(layer.name, type(layer).__name__, count, size / 1e6))
-        return found
+                sizes.append(LayerSize(layer.name, type(layer).__name__, count, size / 1e6))
+        return sizes
 
     def output_lengths(self, model: SpeechModel, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Return the encoder frames (B,) of input frames (B,)."""
         return np.asarray(model.encoder.output_lengths(lengths), dtype=np.int64)
 
     def train(
-        self, model: SpeechModel, train: Loader, val: Loader | None, task: Task, plan: Plan, callbacks: Sequence[Callback]
+        self, model: SpeechModel, train: Loader, val: Loader | None, task: Task, plan: TrainingPlan, callbacks: Sequence[Callback]
     ) -> TrainResult:
         """Train in place; see `Backend.train`."""
-        from speechtrain.backends.keras import files, optimizers
-        from speechtrain.backends.keras.callbacks import Checkpoints, EarlyStopping, Epochs
-        from speechtrain.backends.keras.feed import Feed, Shapes
+        from speechtrain.backends.keras.fit_run import FitRun
 
-        options = plan.trainer
-        _check(options, task, self._keras)
-        steps, accumulate = len(train), options["accumulate_grad_batches"]
-        plan.begin_schedule(steps)
-
-        step = self._step(model, task)
-        optimizer = instantiate(dict(plan.optimizer), _convert_="all")
-        optimizers.measured(
-            optimizer, options["gradient_clip_val"], by_norm=options["gradient_clip_algorithm"] == "norm", accumulate=accumulate
-        )
-        peak = float(self._keras.ops.convert_to_numpy(optimizer.learning_rate))
-        step.compile(optimizer=optimizer, jit_compile=self._compiled)
-        step.optimizer.build(step.trainable_variables)
-        state: dict[str, Any] = {}
-        if plan.resume_from is not None:
-            state = files.read_state(plan.resume_from).get("training") or {}
-            files.read_weights(model, plan.resume_from)
-            files.read_optimizer(step.optimizer, plan.resume_from)
-            plan.schedule.load_state_dict(state["schedule"])
-        first, last = int(state.get("epochs", 0)), int(options["epochs"])
-        if (inside := state.get("inside")) is not None:
-            plan.check_inside(inside["of"], steps)
-        shapes, views = Shapes(active=self._compiled), 2 if task.consistency else 1
+        _check(plan.trainer, task, self._keras)
+        plan.begin_schedule(len(train))
 
         def validate() -> dict[str, float]:
             scorer = task.scorer()
@@ -158,47 +137,10 @@ class KerasBackend(Backend):
                 scorer.update(batch, outputs)
             return scorer.compute()
 
-        def write(path: Path, epoch: int, kept: dict[str, Any], inside: Mapping[str, Any] | None) -> None:
-            training = {
-                "epochs": epoch if inside is not None else epoch + 1,
-                "inside": inside,
-                "schedule": plan.schedule.state_dict(),
-                "checkpoints": kept,
-                "early_stopping": stopper.state() if stopper is not None else None,
-            }
-            files.write(model, path, {"extra": dict(plan.extra), "training": training}, step.optimizer)
-
-        def write_inside() -> None:
-            if self.engine == engines.JAX:
-                step.jax_state_sync()
-            keeper.write_last(epochs.epoch, epochs.inside())
-
-        validation = validate if val is not None else None
-        epochs = Epochs(plan, optimizer, peak, callbacks, steps, first, validation, model.random_states(), inside, write_inside)
-        patience = options["early_stopping"]["patience"]
-        stopper = EarlyStopping(options["early_stopping"], state.get("early_stopping")) if patience is not None else None
-        keeper = Checkpoints(plan, write, state.get("checkpoints"))
-        parts = [(first, first + 1, epochs.done), (first + 1, last, 0)] if epochs.done else [(first, last, 0)]
-        for begin, end, done in parts:
-            if begin < end and not (begin > first and step.stop_training):
-                epochs.feed = Feed(train, shapes, views, range(begin, end), done)
-                step.fit(
-                    epochs.feed.source(self.engine),
-                    steps_per_epoch=steps - done,
-                    epochs=end,
-                    initial_epoch=begin,
-                    shuffle=False,
-                    verbose=0,
-                    callbacks=[epochs, *([stopper] if stopper is not None else []), keeper],
-                )
-        result = TrainResult(history=epochs.history, stop_reason=epochs.control.stop_reason, pruned=epochs.control.pruned)
-        if stopper is not None and result.stop_reason is None:
-            result.stop_reason = stopper.reason
-        if keeper.best:
-            name, result.best_value = keeper.best[0]
-            result.best_checkpoint = keeper.folder / name
-        kept = keeper.folder / f"{LAST}{self.suffix}"
-        result.last_checkpoint = kept if options["checkpoint"]["save_last"] and kept.is_file() else None
+        step, validation = self._step(model, task), validate if val is not None else None
+        run = FitRun(model, step, plan, callbacks, train, validation, engine=self.engine, compiled=self._compiled)
+        run.fit(views=2 if task.consistency else 1)
+        result = run.result()
         for callback in callbacks:
             callback.on_train_end(result)
         return result
@@ -215,31 +157,31 @@ class KerasBackend(Backend):
         return np.asarray(values, dtype=np.float32)[: len(lengths), : int(value_lengths.max())], value_lengths
 
     def predict(self, model: SpeechModel, batches: Iterable[Batch], task: Task) -> Iterator[tuple[Batch, Outputs]]:
-        """Outputs of each batch in evaluation mode, in order."""
+        """Yield each batch with its outputs in evaluation mode, in order."""
         from speechtrain.backends.keras.feed import Shapes
 
         shapes = Shapes(active=self._compiled)
         step = self._step(model, task)
         for batch in batches:
-            found = shapes.outputs(step.predict_on_batch(shapes.inputs(batch)), batch)
-            lengths = np.asarray(found["lengths"], dtype=np.int64)
+            arrays = shapes.outputs(step.predict_on_batch(shapes.inputs(batch)), batch)
+            lengths = np.asarray(arrays["lengths"], dtype=np.int64)
             yield (
                 batch,
                 Outputs(
-                    values=np.asarray(found["values"], dtype=np.float32)[:, : int(lengths.max())],
+                    values=np.asarray(arrays["values"], dtype=np.float32)[:, : int(lengths.max())],
                     lengths=lengths,
-                    losses=np.asarray(found["losses"], dtype=np.float32),
+                    losses=np.asarray(arrays["losses"], dtype=np.float32),
                 ),
             )
 
     def save(self, model: SpeechModel, path: Path, extra: Mapping[str, Any]) -> None:
-        """Write weights and `extra`, whole or not at all."""
+        """Write weights and `extra` to a file that appears whole or not at all."""
         from speechtrain.backends.keras import files
 
         files.write(model, path, {"extra": dict(extra)})
 
     def export(self, model: SpeechModel, folder: Path, extra: Mapping[str, Any], *, blank_last: bool) -> Path | None:
-        """`model.keras` with the blank last; a checkpoint has it first, and is otherwise as good."""
+        """Write `model.keras` with the blank last, where the tokenizer has it there; checkpoints have it first."""
         from speechtrain.backends.keras import files
 
         if not blank_last:
@@ -249,7 +191,7 @@ class KerasBackend(Backend):
         return path
 
     def convert(self, model: SpeechModel, kind: str, path: Path, options: Conversion) -> None:
-        """Keras' own file, ONNX or LiteRT; all but the first need the TensorFlow engine. See `Backend.convert`."""
+        """Write Keras' own file, ONNX or LiteRT, of which the last two need the TensorFlow engine; see `Backend.convert`."""
         if kind == "keras":
             self._keras.saving.save_model(model, path)
             return
@@ -267,14 +209,14 @@ class KerasBackend(Backend):
         files.read_state(path)
 
     def warm_start(self, model: SpeechModel, path: Path) -> Sequence[str]:
-        """Weights of a file as far as they fit; see `Backend.warm_start`."""
+        """Put those weights of a file that fit into a model; see `Backend.warm_start`."""
         from speechtrain.backends.keras import files
 
         files.read_state(path)
         return files.read_fitting_weights(model, path)
 
     def load(self, model: SpeechModel, path: Path) -> Mapping[str, Any]:
-        """Weights of a file or checkpoint into a model; see `Backend.load`."""
+        """Put the weights of a file or checkpoint into a model; see `Backend.load`."""
         from speechtrain.backends.keras import files
 
         extra: Mapping[str, Any] = files.read_state(path)["extra"]
@@ -285,31 +227,35 @@ class KerasBackend(Backend):
         return model.step(task, compiled=self._compiled)
 
 
-def _check(options: Mapping[str, Any], task: Task, keras: Any) -> None:
-    """Refuse what the Torch backend has and this one has not.
+def _check(trainer: Trainer, task: Task, keras: Any) -> None:
+    """Refuse what only the Torch backend can do.
 
     Raises:
-        ConfigError: devices, a strategy or an accelerator that is not there; ways to train that are not.
+        ConfigError: with every key that asks for it.
     """
     problems = []
     for key, off in _ONLY_TORCH.items():
-        if options[key] != off:
-            message = f"is {options[key]}; the Keras backend has no such thing"
+        if (value := getattr(trainer, key)) != off:
+            message = f"is {value}, which only the Torch backend can do"
             problems.append(Problem(f"trainer.{key}", message, f"set trainer.{key}={'null' if off is None else off}, or backend=torch"))
     if task.intermediate:
         message = f"is {task.intermediate}; the Keras backend has no head in the middle"
         problems.append(Problem("task.intermediate", message, "set task.intermediate=0, or backend=torch"))
-    if options["devices"] not in (1, "1", "auto"):
-        message = f"is {options['devices']}; the Keras backend trains on one device"
+    if trainer.devices not in (1, "1", "auto"):
+        message = f"is {trainer.devices}; the Keras backend trains on one device"
         problems.append(Problem("trainer.devices", message, "set trainer.devices=1"))
-    if options["strategy"] != "auto":
-        problems.append(Problem("trainer.strategy", f"is {options['strategy']}; that is Lightning's", "set trainer.strategy=auto"))
-    accelerator = options["accelerator"]
-    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        message = f"must be auto, cpu or gpu, received {accelerator!r}"
-        problems.append(Problem("trainer.accelerator", message, "set trainer.accelerator=auto"))
-    elif accelerator in ("gpu", "cuda") and not any("gpu" in device for device in keras.distribution.list_devices()):
-        message = "is gpu, but the engine sees none"
-        problems.append(Problem("trainer.accelerator", message, "set trainer.accelerator=auto, or install the engine with CUDA"))
+    if trainer.strategy != "auto":
+        problems.append(Problem("trainer.strategy", f"is {trainer.strategy}; that is Lightning's", "set trainer.strategy=auto"))
+    problems += _accelerator_problems(trainer.accelerator, keras)
     if problems:
         raise ConfigError(problems)
+
+
+def _accelerator_problems(accelerator: str, keras: Any) -> list[Problem]:
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        message = f"must be auto, cpu or gpu, received {accelerator!r}"
+        return [Problem("trainer.accelerator", message, "set trainer.accelerator=auto")]
+    if accelerator in ("gpu", "cuda") and not any("gpu" in device for device in keras.distribution.list_devices()):
+        message = "is gpu, but the engine sees none"
+        return [Problem("trainer.accelerator", message, "set trainer.accelerator=auto, or install the engine with CUDA")]
+    return []

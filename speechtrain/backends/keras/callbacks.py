@@ -1,4 +1,4 @@
-"""What `fit` calls: our events for everybody else, Keras' early stopping, and checkpoints."""
+"""Keras callbacks of a training: events for our own callbacks, early stopping, and checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from speechtrain.backends.base import Plan
+from speechtrain.backends.base import TrainingPlan
 from speechtrain.backends.callbacks import Callback, Control, EpochClock
 from speechtrain.backends.checkpoint_files import BEST, FOLDER, LAST
 from speechtrain.backends.failures import NonFiniteLossError, save_bad_batch
@@ -24,26 +24,31 @@ from speechtrain.processes import interrupts
 
 Metrics = dict[str, float]
 Write = Callable[[Path, int, dict[str, Any], Mapping[str, Any] | None], None]
+LAST_FILE = f"{LAST}.keras"
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
-    """Learning rate and random state of each step, metrics of each epoch; everybody is told.
+    """Sets the learning rate and the random state of each step, computes the metrics of each epoch, and passes events on.
 
     Args:
-        optimizer: that counts, inside of any loss scaling.
-        peak: its learning rate where the schedule's factor is 1; a resumed optimizer has the rate it was stopped at.
-        validate: gives the metrics of a pass over the validation data.
-        random_states: what dropout is drawn from.
-        halfway: of a run that is resumed inside its first epoch, what `inside` gave.
-        save: called where the state is to be kept inside an epoch.
+        plan: of the training.
+        optimizer: the one that makes the steps, inside of any loss scaling.
+        peak: its learning rate where the schedule's factor is 1; a resumed optimizer has the rate that it was stopped at.
+        callbacks: receive the events.
+        steps: batches of an epoch.
+        first_epoch: the number of the epoch that comes first.
+        validate: computes the metrics of a pass over the validation data; None: there is none.
+        random_states: the variables that dropout is drawn from.
+        halfway: what `inside` returned, of a run that is resumed inside its first epoch.
+        save: called where a checkpoint is due inside an epoch.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TrainingPlan,
         optimizer: Any,
         peak: float,
-        listeners: Sequence[Callback],
+        callbacks: Sequence[Callback],
         steps: int,
         first_epoch: int,
         validate: Callable[[], Metrics] | None,
@@ -55,7 +60,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self.plan = plan
         self.feed: Feed
         self.optimizer = optimizer
-        self.listeners = listeners
+        self.callbacks = callbacks
         self.steps = steps
         self.first_epoch = first_epoch
         self.validate = validate
@@ -64,7 +69,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self.history: list[Metrics] = []
         self._peak = peak
         self._rate = math.nan
-        self._accumulate = plan.trainer["accumulate_grad_batches"]
+        self._accumulate = plan.trainer.accumulate_grad_batches
         self._halfway = halfway
         self._save = save
         self.done = int(halfway["batches"]) if halfway is not None else 0
@@ -77,15 +82,15 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._clock = EpochClock()
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        """Tell the callbacks, once."""
+        """Pass the event on, once for several calls of `fit`."""
         if self._begun:
             return
         self._begun = True
-        for listener in self.listeners:
-            listener.on_train_start(self.plan.trainer["epochs"], self.first_epoch)
+        for callback in self.callbacks:
+            callback.on_train_start(self.plan.trainer.epochs, self.first_epoch)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Dropout follows from (seed, epoch), so that a run resumed at an epoch goes on as if it had never stopped."""
+        """Seed dropout by (seed, epoch), so that a resumed run draws what an uninterrupted one would."""
         self.epoch = epoch
         begun = self._halfway["random"] if self._halfway is not None else None
         for index, state in enumerate(self.random_states):
@@ -94,10 +99,10 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._clock.start()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """The learning rate of this step."""
+        """Set the learning rate of this step."""
         batch += self._skipped
         if batch == self._skipped and keras.config.backend() == TORCH:
-            # there Keras leaves dropout to PyTorch's own generator, of which the start of an iterator has just taken a number
+            # on this engine dropout draws from PyTorch's own generator, of which the start of an iterator has just taken a number
             import torch
 
             torch.manual_seed(self.plan.seed + 1_000_003 * (self.epoch + 1))
@@ -113,7 +118,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Count the batch; stop at once where its loss is no number."""
+        """Count the batch and pass the event on; a loss that is no number ends the training at once."""
         assert logs is not None
         batch += self._skipped
         loss, total = float(logs["loss"]), float(logs["total"])
@@ -126,18 +131,18 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self._complete = batch == self.steps - 1
         if self._complete or (batch + 1) % self._accumulate == 0:
             self._optimizer_steps += 1
-        for listener in self.listeners:
-            listener.on_batch_end(self.epoch, batch, self.steps, loss, self._rate)
+        for callback in self.callbacks:
+            callback.on_batch_end(self.epoch, batch, self.steps, loss, self._rate)
         self.done = batch + 1
         if self.plan.saves_inside(batch, self.steps, self._optimizer_steps):
             self._save()
         interrupts.check()
-        if self._optimizer_steps >= (self.plan.trainer["max_steps"] or math.inf):
+        if self._optimizer_steps >= (self.plan.trainer.max_steps or math.inf):
             self.model.stop_training = True
 
     def inside(self) -> dict[str, Any]:
-        """What a run needs that is resumed after the batches of this epoch that are done."""
-        found = {
+        """Return the state that a run needs to be resumed inside this epoch."""
+        state = {
             "batches": self.done,
             "of": self.steps,
             "random": [np.asarray(keras.ops.convert_to_numpy(state)).tolist() for state in self.random_states],
@@ -146,11 +151,11 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         if keras.config.backend() == TORCH:
             import torch
 
-            found["generator"] = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
-        return found
+            state["generator"] = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
+        return state
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Close the epoch: metrics to Keras' own callbacks by way of `logs`, to ours, to the schedule."""
+        """Give the metrics of the epoch to Keras' callbacks through `logs`, to the schedule and to our callbacks."""
         assert logs is not None
         self._halfway, self._skipped = None, 0
         if self._accumulate > 1:
@@ -160,31 +165,32 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
             "train/lr": self._rate,
             "train/grad_norm": optimizers.take_norm(self.optimizer),
         }
-        if self.validate is not None and self._complete and (epoch + 1) % self.plan.trainer["val_every_n_epochs"] == 0:
+        if self.validate is not None and self._complete and (epoch + 1) % self.plan.trainer.val_every_n_epochs == 0:
             with self._clock.evaluating():
                 metrics |= {f"val/{name}": float(value) for name, value in self.validate().items()}
         metrics |= self._clock.metrics()
         logs.clear()
         logs.update(metrics)
         self.history.append(metrics)
-        self.plan.schedule.epoch_end(metrics.get(self.plan.monitor), self.plan.direction == "minimize")
-        for listener in self.listeners:
-            listener.on_epoch_end(epoch, metrics, self.control)
+        self.plan.schedule.epoch_end(metrics.get(self.plan.objective.metric), self.plan.objective.direction == "minimize")
+        for callback in self.callbacks:
+            callback.on_epoch_end(epoch, metrics, self.control)
         if self.control.stop_reason is not None:
             self.model.stop_training = True
 
 
 class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
-    """Keras' own, which takes up its count in a resumed run, and passes over epochs without the metric."""
+    """Stops as Keras' own does, continues its count in a resumed run, and ignores epochs without the metric."""
 
-    def __init__(self, options: Mapping[str, Any], state: Mapping[str, Any] | None) -> None:
-        super().__init__(options["monitor"], options["min_delta"], options["patience"], mode=options["mode"])
+    def __init__(self, plan: TrainingPlan, state: Mapping[str, Any] | None) -> None:
+        options, monitor = plan.trainer.early_stopping, plan.stopping_monitor
+        super().__init__(monitor.metric, options.min_delta, options.patience, mode=monitor.mode)
         self._before = state
         self._begun = False
         self.reason: str | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Where the run was before it was resumed."""
+        """Restore the count of a resumed run."""
         if self._begun:
             return
         self._begun = True
@@ -193,7 +199,7 @@ class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
             self.wait, self.best = self._before["wait"], self._before["best"]
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Stop if the metric has not improved for long enough, or is no number."""
+        """Stop if the metric has not improved for `patience` epochs, or is no number."""
         value = (logs or {}).get(self.monitor)
         if value is None:
             return
@@ -206,50 +212,52 @@ class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
             self.reason = f"{self.monitor} has not improved for {self.patience} epochs"
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs to go on."""
+        """Return the state that a resumed run needs."""
         return {"wait": self.wait, "best": None if self.best is None else float(self.best)}
 
 
 class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the best k, the last, and one every n epochs.
+    """Writes the best k checkpoints, the last one, and one every n epochs.
 
     Args:
-        write: makes the file of an epoch, given its path, the epoch, the state of this callback, and that of an epoch which is not over.
-        state: of the run that is resumed.
+        plan: of the training.
+        write: writes a file, given its path, the epoch, the state of this callback, and that of an epoch which is not over.
+        state: what this callback had in the run that is resumed.
     """
 
-    def __init__(self, plan: Plan, write: Write, state: Mapping[str, Any] | None) -> None:
+    def __init__(self, plan: TrainingPlan, write: Write, state: Mapping[str, Any] | None) -> None:
         super().__init__()
-        self.options = plan.trainer["checkpoint"]
+        self.options = plan.trainer.checkpoint
+        self.monitor = plan.checkpoint_monitor
         self.folder = plan.folder / FOLDER
         self._write = write
         self.best: list[tuple[str, float]] = [(name, value) for name, value in (state or {}).get("best", [])]
 
     def write_last(self, epoch: int, inside: Mapping[str, Any]) -> None:
-        """Write the state of an epoch that is not over."""
-        self._write(self.folder / f"{LAST}.keras", epoch, {"best": self.best}, inside)
+        """Write the last checkpoint inside an epoch that is not over."""
+        self._write(self.folder / LAST_FILE, epoch, {"best": self.best}, inside)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Write what is to be kept of this epoch."""
+        """Write the checkpoints of this epoch, and delete those that are no longer among the best."""
         metrics = {**(logs or {}), "epoch": epoch}
-        value = metrics.get(self.options["monitor"])
-        name = re.sub(r"\{([\w/]+)", r"{0[\1]", self.options["filename"]).format(metrics)
+        value = metrics.get(self.monitor.metric)
+        name = re.sub(r"\{([\w/]+)", r"{0[\1]", self.options.filename).format(metrics)
         targets = []
-        gone = []
-        if self.options["save_top_k"] and value is not None and math.isfinite(value):
-            sign = 1 if self.options["mode"] == "min" else -1
+        outranked = []
+        if self.options.save_top_k and value is not None and math.isfinite(value):
+            sign = 1 if self.monitor.mode == "min" else -1
             ranked = sorted([*self.best, (f"{BEST}{name}.keras", value)], key=lambda item: sign * item[1])
-            kept = ranked[: self.options["save_top_k"]]
-            targets += [each for each, _ in kept if each not in dict(self.best)]
-            gone = [each for each, _ in self.best if each not in dict(kept)]
-            self.best = kept
-        if self.options["every_n_epochs"] and (epoch + 1) % self.options["every_n_epochs"] == 0:
+            best = ranked[: self.options.save_top_k]
+            targets += [each for each, _ in best if each not in dict(self.best)]
+            outranked = [each for each, _ in self.best if each not in dict(best)]
+            self.best = best
+        if self.options.every_n_epochs and (epoch + 1) % self.options.every_n_epochs == 0:
             targets.append(f"{name}.keras")
-        if self.options["save_last"]:
-            targets.append(f"{LAST}.keras")
+        if self.options.save_last:
+            targets.append(LAST_FILE)
         if targets:
             self._write(self.folder / targets[0], epoch, {"best": self.best}, None)
         for target in targets[1:]:
             files.copy(self.folder / targets[0], self.folder / target)
-        for each in gone:
+        for each in outranked:
             (self.folder / each).unlink(missing_ok=True)

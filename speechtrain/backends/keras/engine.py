@@ -1,4 +1,4 @@
-"""What Keras runs on: chosen before Keras is imported, and then for the whole process."""
+"""The engine that Keras runs on: it is chosen before Keras is imported, and then for the whole process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def start(engine: str, threads: int, *, deterministic: bool = False) -> ModuleTy
 
     Args:
         engine: `tensorflow`, `jax` or `torch`.
-        threads: of one operation on the CPU; an engine that runs already keeps what it was started with.
+        threads: threads of one operation on the CPU; an engine that runs already keeps those that it was started with.
         deterministic: refuse or replace operations that give other numbers each time.
 
     Raises:
-        ConfigError: this process runs Keras on another engine.
+        ConfigError: this process already runs Keras on another engine.
     """
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = engine
@@ -38,7 +38,7 @@ def start(engine: str, threads: int, *, deterministic: bool = False) -> ModuleTy
             raise ConfigError([Problem("backend.engine", message, "an engine is chosen once a process: start another one")])
         if engine == TENSORFLOW:
             _tensorflow(threads, deterministic=deterministic)
-    import torch  # the features are made with it, whatever trains
+    import torch  # features are made with it on every engine
 
     torch.set_num_threads(threads)
     if engine == TORCH:
@@ -54,21 +54,21 @@ def _tensorflow(threads: int, *, deterministic: bool) -> None:
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-    except RuntimeError:  # it has computed something already
+    except RuntimeError:  # TensorFlow has computed something already
         return
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what TensorFlow's C++ part prints while it is loaded, which no setting turns off."""
+    """Hide what TensorFlow's C++ part prints while it is loaded, which no setting turns off."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    stderr = os.dup(2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)

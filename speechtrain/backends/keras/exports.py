@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from speechtrain.backends.base import Conversion
+from speechtrain.backends.keras.internals import all_layers
 from speechtrain.backends.keras.speech_model import SpeechModel
 
 _OPSET = 17
@@ -44,7 +45,7 @@ def to_tflite(model: SpeechModel, path: Path, options: Conversion, *, int8: bool
         options: frames and representative utterances.
         int8: whether to quantise.
     """
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         if isinstance(layer, keras.layers.RNN):
             layer.unroll = True
             layer.zero_output_for_mask = False  # of an unrolled backward layer it zeroes the wrong frames; our models mask what they give

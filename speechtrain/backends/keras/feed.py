@@ -1,4 +1,4 @@
-"""Batches of the data room as Keras takes them."""
+"""Gives Keras the batches of a loader, padded to few shapes where each shape is compiled."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from speechtrain.data.loader import Loader
 
 
 def arrays_of(batch: Batch) -> dict[str, Any]:
-    """The arrays of a batch, as Keras takes them: numbers in float32, labels and lengths in int32."""
+    """Return the arrays of a batch as Keras takes them: numbers in float32, labels and lengths in int32."""
     names = ("features", "feature_lengths", "targets", "target_lengths")
-    given = {name: np.asarray(getattr(batch, name)) for name in names}
-    return {name: array.astype(np.float32 if array.dtype.kind == "f" else np.int32, copy=False) for name, array in given.items()}
+    arrays = {name: np.asarray(getattr(batch, name)) for name in names}
+    return {name: array.astype(np.float32 if array.dtype.kind == "f" else np.int32, copy=False) for name, array in arrays.items()}
 
 
 class Shapes:
-    """Pads batches to few shapes, each of which is compiled once; what is added has length 0 and counts nowhere.
+    """Pads batches to few shapes, each of which is compiled once; added rows have length 0 and count nowhere.
 
     Sizes are rounded up to the next of a geometric row: (4, 5, 6, 7) x 2^n for frames and rows, 2^n for labels.
     """
@@ -33,7 +33,7 @@ class Shapes:
         self._active = active
 
     def inputs(self, batch: Batch, views: int = 1) -> dict[str, Any]:
-        """Arrays for the model; the rows of each view are padded by themselves, so that views stay halves of the batch."""
+        """Return arrays for the model; the rows of each view are padded by themselves, so that views stay halves of the batch."""
         arrays = arrays_of(batch)
         if not self._active:
             return arrays
@@ -55,10 +55,10 @@ class Shapes:
         rows, frames = round_up(len(features), 4), round_up(features.shape[1], 4)
         return {name: _pad(array, 1, rows, frames if name == "features" else None) for name, array in arrays.items()}
 
-    def outputs(self, found: dict[str, Any], batch: Batch) -> dict[str, Any]:
-        """What a model says of such arrays, without the padding."""
+    def outputs(self, padded: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        """Return the outputs of a model for such arrays without the added rows."""
         rows = len(batch.ids)
-        return {name: value[:rows] for name, value in found.items()}
+        return {name: value[:rows] for name, value in padded.items()}
 
 
 def _pad(array: Any, views: int, rows: int, columns: int | None) -> Any:
@@ -70,14 +70,17 @@ def _pad(array: Any, views: int, rows: int, columns: int | None) -> Any:
 
 
 class Feed:
-    """The training batches of epochs in a row, remembered until they have been trained on.
+    """Yields the training batches of consecutive epochs, and remembers each until it has been trained on.
 
     Args:
-        epochs: whose they are.
-        done: batches of the first of them that are left out.
+        loader: the training batches.
+        shapes: how they are padded.
+        views: differently augmented copies of an utterance in a batch.
+        epochs: numbers of the epochs.
+        done: how many batches of the first epoch are skipped.
 
     Attributes:
-        pending: batches that were handed out, the oldest first.
+        pending: batches that were yielded and not yet trained on, the oldest first.
     """
 
     def __init__(self, loader: Loader, shapes: Shapes, views: int, epochs: range, done: int = 0) -> None:
@@ -96,21 +99,21 @@ class Feed:
                 yield (self._shapes.inputs(batch, self._views),)
 
     def source(self, engine: str) -> Any:
-        """What `fit` takes."""
+        """Return the batches in the form that `fit` takes on an engine."""
         if engine != TENSORFLOW:
             return iter(self)
         import tensorflow as tf
 
-        # the shapes said outright: Keras would guess from the first two batches which sizes change
+        # the shapes are declared: Keras would guess from the first two batches which sizes change
         first = arrays_of(self._loader.example())
         free = {name: (None,) * min(2, array.ndim) for name, array in first.items()}
         shapes = {name: tf.TensorSpec((*free[name], *array.shape[2:]), array.dtype) for name, array in first.items()}
         signature = (shapes,)
-        # TensorFlow keeps the function it calls for ever, and with it all that the function holds
-        alive = weakref.ref(self)
+        # TensorFlow never lets go of the function that it calls, nor of what the function holds
+        reference = weakref.ref(self)
 
         def batches() -> Iterator[tuple[dict[str, Any]]]:
-            feed = alive()
+            feed = reference()
             return iter(feed if feed is not None else ())
 
         return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(1)

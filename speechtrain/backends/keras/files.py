@@ -36,13 +36,13 @@ def write(model: Any, path: Path, state: Mapping[str, Any], optimizer: Any = Non
 
 
 def copy(source: Path, target: Path) -> None:
-    """The same file under another name, whole or not at all."""
+    """Copy a file to another name, where it appears whole or not at all."""
     with atomically(target) as temporary:
         shutil.copyfile(source, temporary)
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The `state` that was written.
+    """Return the `state` that a file was written with.
 
     Raises:
         UserError: the file is no checkpoint, or damaged.
@@ -51,20 +51,20 @@ def read_state(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if (bad := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"{bad} is damaged")
-            found: dict[str, Any] = json.loads(archive.read(STATE))
+            state: dict[str, Any] = json.loads(archive.read(STATE))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise _damaged(path, error) from error
-    return found
+    return state
 
 
 def read_weights(model: Any, path: Path) -> None:
     """Put the weights of a file into a model.
 
     Raises:
-        UserError: they belong to another model.
+        UserError: the weights belong to another model.
     """
     with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / "model.keras"  # Keras goes by the ending
+        link = Path(folder) / "model.keras"  # Keras tells the format by the ending
         link.symlink_to(path.absolute())
         try:
             model.load_weights(link)
@@ -73,18 +73,18 @@ def read_weights(model: Any, path: Path) -> None:
 
 
 def read_fitting_weights(model: Any, path: Path) -> list[str]:
-    """Put those weights of a file into a model that fit it; the paths of those that were left as they were.
+    """Put those weights of a file into a model that fit it; returns the paths of those that did not.
 
     Raises:
-        UserError: none of the encoder's fits.
+        UserError: no weight of the encoder fits.
     """
-    marks = [np.full(weight.shape, np.nan, dtype=np.float32) for weight in model.weights]  # no weight is that
+    marks = [np.full(weight.shape, np.nan, dtype=np.float32) for weight in model.weights]  # which no weight is
     before = model.get_weights()
     floats = [np.issubdtype(value.dtype, np.floating) for value in before]
     model.set_weights([mark if real else value for mark, value, real in zip(marks, before, floats, strict=True)])
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")  # Keras tells of each layer that it skips
-        link = Path(folder) / "model.keras"  # Keras goes by the ending
+        warnings.simplefilter("ignore")  # Keras warns about each layer that it skips
+        link = Path(folder) / "model.keras"  # Keras tells the format by the ending
         link.symlink_to(path.absolute())
         try:
             model.load_weights(link, skip_mismatch=True)
@@ -109,7 +109,7 @@ def read_optimizer(optimizer: Any, path: Path) -> None:
     """Put the variables of a file into a built optimizer.
 
     Raises:
-        UserError: the file holds none, or those of another one.
+        UserError: the file has no optimizer, or another one.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -12,37 +12,39 @@ from typing import Any
 import keras
 from keras import ops
 
+from speechtrain.backends.keras.internals import batches_counted, index_of
+
 
 class _Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     slots: tuple[str, ...] = ()
 
     def build(self, variables: Sequence[Any]) -> None:
-        """One slot variable of each kind a weight."""
+        """Make one slot variable of each kind for each weight."""
         if self.built:
             return
         super().build(variables)
         self._slots = {name: self.add_optimizer_variables(variables, name) for name in self.slots}
 
     def slot(self, name: str, variable: Any) -> Any:
-        """The slot variable of a weight."""
-        return self._slots[name][self._get_variable_index(variable)]
+        """Return the slot variable of a weight."""
+        return self._slots[name][index_of(self, variable)]
 
     def moved(self, slot: Any, value: Any, rate: float) -> Any:
-        """Move a running mean towards a value; the new mean."""
+        """Move a running mean towards a value; returns the new mean."""
         mean = rate * slot + (1 - rate) * value
         self.assign(slot, mean)
         return mean
 
 
 class AdamW(_Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    """Steps as Adam with decoupled weight decay does (Loshchilov and Hutter 2019).
 
     Args:
         lr: learning rate.
         betas: decay of the means of the gradient and of its square.
         eps: added to the root.
-        weight_decay: a step, times `lr`.
-        fused: of PyTorch's optimizer; here always.
+        weight_decay: share of a weight that is taken off it at each step, times `lr`.
+        fused: an option of PyTorch's optimizer, ignored here.
     """
 
     slots = ("mean", "square")
@@ -62,7 +64,7 @@ class AdamW(_Optimizer):
         self.added_decay = 0.0
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One weight."""
+        """Update one weight from its gradient."""
         gradient = ops.cast(gradient, variable.dtype) + self.added_decay * variable
         rate = ops.cast(learning_rate, variable.dtype)
         step = ops.cast(self.iterations + 1, variable.dtype)
@@ -75,7 +77,7 @@ class AdamW(_Optimizer):
 
 
 class Adam(AdamW):
-    """Adam (Kingma and Ba 2015); weight decay is added to the gradient."""
+    """Steps as Adam does (Kingma and Ba 2015); weight decay is added to the gradient."""
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class Adam(AdamW):
 
 
 class SGD(_Optimizer):
-    """Stochastic gradient descent; the momentum is a sum of gradients, not of steps (Sutskever et al. 2013, as PyTorch writes it)."""
+    """Descends along the gradient; momentum is a sum of gradients, not of steps (Sutskever et al. 2013, as PyTorch writes it)."""
 
     slots = ("momentum",)
 
@@ -102,7 +104,7 @@ class SGD(_Optimizer):
         self.nesterov = nesterov
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One weight."""
+        """Update one weight from its gradient."""
         gradient = ops.cast(gradient, variable.dtype) + self.added_decay * variable
         slot = self.slot("momentum", variable)
         total = self.momentum * slot + gradient
@@ -112,7 +114,7 @@ class SGD(_Optimizer):
 
 
 class RMSprop(_Optimizer):
-    """RMSprop (Hinton 2012)."""
+    """Divides each gradient by the root of its running mean square (Hinton 2012)."""
 
     slots = ("square", "momentum")
 
@@ -126,7 +128,7 @@ class RMSprop(_Optimizer):
         self.momentum = momentum
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One weight."""
+        """Update one weight from its gradient."""
         gradient = ops.cast(gradient, variable.dtype) + self.added_decay * variable
         square = self.moved(self.slot("square", variable), ops.square(gradient), self.alpha)
         step = gradient / (ops.sqrt(square) + self.eps)
@@ -137,7 +139,7 @@ class RMSprop(_Optimizer):
 
 
 class _Measured:
-    """Clips as PyTorch does, and adds up the norm before clipping; mixed into whatever optimizer the config names."""
+    """Clips as PyTorch does, and adds up the norm before clipping; a mixin for the optimizer that the config names."""
 
     clip_value: float | None
     clip_by_norm: bool
@@ -145,7 +147,7 @@ class _Measured:
     norm_count: Any
 
     def build(self, variables: Sequence[Any]) -> None:
-        """The counts are variables of the optimizer."""
+        """Make the sum and the count of norms variables of the optimizer."""
         if self.built:  # type: ignore[attr-defined]
             return
         super().build(variables)  # type: ignore[misc]
@@ -166,13 +168,13 @@ class _Measured:
 
 
 def measured(optimizer: Any, clip_value: float | None, *, by_norm: bool, accumulate: int) -> Any:
-    """An optimizer that has no weights yet, made to clip, measure and accumulate.
+    """Make an optimizer that is not built yet clip gradients, measure their norm and accumulate them; returns it.
 
     Args:
-        optimizer: of Keras.
-        clip_value: limit of the norm of all gradients together, or of each value; None: none.
-        by_norm: which of the two.
-        accumulate: batches a step; their mean gradient counts.
+        optimizer: one of Keras.
+        clip_value: limit of the norm of all gradients together, or of each value; None: there is none.
+        by_norm: whether the norm is limited, not each value.
+        accumulate: batches a step, of whose gradients the mean counts.
     """
     kind = type(optimizer)
     optimizer.__class__ = type(kind.__name__, (_Measured, kind), {})
@@ -184,7 +186,7 @@ def measured(optimizer: Any, clip_value: float | None, *, by_norm: bool, accumul
 
 
 def take_norm(optimizer: Any) -> float:
-    """The mean norm since the last call, which starts a new mean."""
+    """Return the mean norm since the last call, and start a new mean."""
     total, count = float(optimizer.norm_sum.numpy()), float(optimizer.norm_count.numpy())
     optimizer.norm_sum.assign(0.0)
     optimizer.norm_count.assign(0.0)
@@ -192,9 +194,9 @@ def take_norm(optimizer: Any) -> float:
 
 
 def flush(optimizer: Any, variables: Sequence[Any]) -> None:
-    """Take the step that a last, incomplete accumulation is owed, as PyTorch Lightning does: the sum counts as if it were complete."""
+    """Make the step of an incomplete accumulation at the end of an epoch, as Lightning does: its sum counts as if it were complete."""
     size = optimizer.gradient_accumulation_steps
-    left = int(optimizer._iterations.numpy()) % size if size else 0
+    left = batches_counted(optimizer) % size if size else 0
     if not left:
         return
     # completed by batches without any gradient

@@ -1,4 +1,4 @@
-"""Weights that are means of others: of all steps with weights that fade, or of the last epochs alike."""
+"""Averages of weights: an exponential moving average over steps, and the mean of several checkpoints."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from speechtrain.backends.torch.internals import lerp_all
 from speechtrain.backends.torch.sharding import own_part, part_of
 
 
 class MovingAverage:
-    """An exponential moving average of a model's weights and running statistics (Polyak and Juditsky 1992).
+    """Keeps an exponential moving average of a model's weights and running statistics (Polyak and Juditsky 1992).
 
     Args:
-        model: that is trained.
-        decay: of the average at each step; less in the first ones, so that it leaves the random weights behind (min(decay,
+        model: the model that is trained.
+        decay: share of the average that stays at each step; less in the first ones, so that the random weights fade (min(decay,
             (1 + n) / (10 + n)) after n steps, as in TensorFlow's ExponentialMovingAverage).
     """
 
@@ -28,37 +29,37 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """A step was done."""
+        """Take the weights of one more step into the average."""
         self.steps += 1
         decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
         now = self._model.state_dict()
         means = [name for name, value in now.items() if value.is_floating_point()]
-        torch._foreach_lerp_([own_part(self.weights[name]) for name in means], [own_part(now[name]) for name in means], 1 - decay)
+        lerp_all([own_part(self.weights[name]) for name in means], [own_part(now[name]) for name in means], 1 - decay)
         for name in now.keys() - set(means):
             self.weights[name].copy_(now[name])
 
     @torch.no_grad()
     def swap(self) -> None:
-        """The model has the average, and this the model's weights, or the other way round."""
+        """Exchange the weights of the model for the average; a second call exchanges them back."""
         for name, value in self._model.state_dict().items():
-            kept = value.clone()
+            before = value.clone()
             value.copy_(self.weights[name])
-            self.weights[name].copy_(kept)
+            self.weights[name].copy_(before)
 
     def shard(self) -> None:
-        """The model was divided between processes; divide the average in the same way."""
-        models = self._model.state_dict()
-        self.weights = {name: part_of(value, models[name]) for name, value in self.weights.items()}
+        """Divide the average between ranks as the model was."""
+        divided = self._model.state_dict()
+        self.weights = {name: part_of(value, divided[name]) for name, value in self.weights.items()}
 
     def restore(self, steps: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """What a checkpoint has."""
+        """Load the average that a checkpoint has."""
         self.steps = steps
         for name, value in weights.items():
             self.weights[name].copy_(value)
 
 
 def mean_of(paths: Sequence[Path], prefix: str = "model.") -> dict[str, torch.Tensor]:
-    """The mean of the weights of several checkpoints of one model, in float64 until the end; what is counted is that of the last."""
+    """Return the mean of the weights of several checkpoints, summed in float64; counters are those of the last checkpoint."""
     sums: dict[str, torch.Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
     for path in paths:

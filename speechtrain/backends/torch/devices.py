@@ -1,7 +1,7 @@
-"""Training on several devices of one machine: a process for each, started here and ended here.
+"""Training on several devices of one machine: a process (rank) for each, started here and ended here.
 
-The first is the one that the user started; it tracks, prints and writes. The others build the same from the run's config and take their
-share of each batch.
+Rank 0 is the process that the user started; it tracks, prints and writes. The other ranks build the same from the run's config and take
+their share of each batch.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PORT = "SPEECHTRAIN_PORT"
 
 
 def own_rank() -> int:
-    """Which process of the run this is; 0: the one that the user started."""
+    """Return the rank of this process; 0: the one that the user started."""
     return int(os.environ.get(RANK, "0"))
 
 
-class OwnProcesses(LightningEnvironment):
-    """Tells Lightning that its processes are started by others."""
+class ExternalRanks(LightningEnvironment):
+    """Tells Lightning that the processes of the ranks are started by us, and where rank 0 listens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,32 +48,32 @@ class OwnProcesses(LightningEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Always."""
+        """Return true: `RankProcesses` starts them."""
         return True
 
     @property
     def main_address(self) -> str:
-        """This machine."""
+        """Return the address of this machine."""
         return "127.0.0.1"
 
     @property
     def main_port(self) -> int:
-        """Where the first process listens."""
+        """Return the port that rank 0 listens on."""
         return self.port
 
     def local_rank(self) -> int:
-        """Of this process."""
+        """Return the rank of this process."""
         return own_rank()
 
 
-class Companions(pl.Callback):
-    """Further processes that train the same run, while a block runs.
+class RankProcesses(pl.Callback):
+    """Runs the processes of ranks 1, 2, ... while a block runs, and ends them with it.
 
     Args:
-        count: how many; with 0 there is nothing to do.
-        port: where the first process listens.
-        folder: of the run.
-        resume_from: the checkpoint that it goes on from.
+        count: how many there are beside rank 0; 0: nothing is started.
+        port: where rank 0 listens.
+        folder: the folder of the run.
+        resume_from: the checkpoint that the run is resumed from.
     """
 
     def __init__(self, count: int, port: int, folder: Path, resume_from: Path | None) -> None:
@@ -83,7 +83,7 @@ class Companions(pl.Callback):
         self._resume_from = resume_from
         self._running: list[subprocess.Popen[bytes]] = []
         self._ended = threading.Event()
-        self._interrupting = threading.Lock()  # no interrupt may come when the end is noticed already in another way
+        self._interrupting = threading.Lock()  # no interrupt may come once the end was noticed in another way
         self._failed: int | None = None
 
     def _log(self, rank: int) -> Path:
@@ -95,7 +95,7 @@ class Companions(pl.Callback):
             command = [sys.executable, "-m", "speechtrain.training.rank", str(self._folder)]
             command += [str(self._resume_from)] if self._resume_from is not None else []
             with self._log(rank).open("wb") as file:
-                # of a session of its own: Ctrl-C is for the first process, which ends the others
+                # in a session of its own: Ctrl-C is for rank 0, which ends the others
                 process = subprocess.Popen(
                     command, env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, start_new_session=True
                 )
@@ -105,16 +105,16 @@ class Companions(pl.Callback):
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):
-            dead = self._dead()
-            if dead is not None:
+            failed = self._failed_rank()
+            if failed is not None:
                 with self._interrupting:
                     if not self._ended.is_set():
-                        self._failed = dead
-                        _thread.interrupt_main()  # it waits for a message that will never come
+                        self._failed = failed
+                        _thread.interrupt_main()  # which waits for a message that will never come
                 return
 
-    def _dead(self, seconds: float = 0) -> int | None:
-        """The first of them that has failed, or does so in so many seconds."""
+    def _failed_rank(self, seconds: float = 0) -> int | None:
+        """Return the first rank that has failed, or fails within so many seconds; None: none has."""
         until = time.monotonic() + seconds
         while self._running:
             for rank, process in enumerate(self._running, start=1):
@@ -126,10 +126,10 @@ class Companions(pl.Callback):
         return None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        """End the others before Lightning waits for them."""
+        """End the other ranks before Lightning waits for them."""
         if self._failed is None and not self._ended.is_set():
             # its connection may be gone before the system says that it has ended
-            self._failed = self._dead(seconds=2 if isinstance(exception, RuntimeError) else 0)
+            self._failed = self._failed_rank(seconds=2 if isinstance(exception, RuntimeError) else 0)
         self._end(seconds=0)
 
     def _end(self, seconds: float) -> None:
@@ -137,7 +137,7 @@ class Companions(pl.Callback):
             self._ended.set()
         for process in self._running:
             assert process.stdin is not None
-            process.stdin.close()  # those that still train end with it
+            process.stdin.close()  # a rank that still trains ends when its input does
             try:
                 process.wait(timeout=seconds)
             except subprocess.TimeoutExpired:
@@ -145,24 +145,24 @@ class Companions(pl.Callback):
                 process.wait()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """All are ended.
+        """End all ranks.
 
         Raises:
-            RunError: one of them ended before, by itself; with the last lines that it wrote.
+            RunError: one of them had ended early by itself; the message has the last lines that it wrote.
         """
         if error is not None and self._failed is None and not self._ended.is_set():
-            self._failed = self._dead()
+            self._failed = self._failed_rank()
         self._end(seconds=10)
         if self._running and dist.is_initialized():
-            dist.destroy_process_group()  # the next run of this process has companions of its own
+            dist.destroy_process_group()  # the next run of this process has a group of its own
         if self._failed is not None:
             log = self._log(self._failed)
-            shown = "\n    ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:])
-            raise RunError(f"process {self._failed} of the training ended early; the end of {log}:\n    {shown}") from error
+            last_lines = "\n    ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:])
+            raise RunError(f"process {self._failed} of the training ended early; the end of {log}:\n    {last_lines}") from error
 
 
 def end_with_parent() -> None:
-    """Let this process end as soon as the one that started it does, in whatever way."""
+    """End this process as soon as the one that started it ends, however that happens."""
 
     def wait() -> None:
         sys.stdin.buffer.read()
@@ -171,8 +171,8 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def summed(values: list[float], device: torch.device) -> list[float]:
-    """Each number added up over all processes."""
+def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    """Return the sum of each number over all ranks."""
     if not dist.is_initialized():
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
@@ -180,26 +180,26 @@ def summed(values: list[float], device: torch.device) -> list[float]:
     return [float(each) for each in tensor]
 
 
-def gathered(value: Any) -> list[Any]:
-    """The value of every process, in each of them."""
+def gather_from_ranks(value: Any) -> list[Any]:
+    """Return the values of all ranks, in every rank."""
     if not dist.is_initialized():
         return [value]
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
-def as_in_first(tensors: Iterable[torch.Tensor]) -> None:
-    """Give each tensor the first process's values, in place."""
+def broadcast_from_rank0(tensors: Iterable[torch.Tensor]) -> None:
+    """Overwrite each tensor with the values that rank 0 has."""
     if dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
 
 
-def from_first(value: Any) -> Any:
-    """The first process's value, in each of them."""
+def value_of_rank0(value: Any) -> Any:
+    """Return the value that rank 0 has, in every rank."""
     if not dist.is_initialized():
         return value
-    found = [value]
-    dist.broadcast_object_list(found, src=0)
-    return found[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

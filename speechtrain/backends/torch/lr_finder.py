@@ -1,4 +1,4 @@
-"""The learning rate range test (Smith 2017): a rate that grows with each step, and the loss that follows."""
+"""The learning rate range test (Smith 2017): the learning rate grows with each step, and the loss shows where it learns fastest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from speechtrain.files import write_json
 T = TypeVar("T")
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 _SMOOTHING = 0.9
-_SKIPPED = 10  # points at the beginning, where the smoothed loss is still that of a few batches
+_SKIPPED = 10  # first points, where the smoothed loss is still that of a few batches
 
 
 def sweep(
@@ -25,16 +25,16 @@ def sweep(
     loss_of: Callable[[T], torch.Tensor],
     gradient_clip_val: float | None,
 ) -> list[tuple[float, float]]:
-    """(rate, smoothed loss) of each step, until the loss is four times the least one.
+    """Train with a growing rate; return (rate, smoothed loss) of each step, until the loss is four times the least one.
 
     Args:
-        optimizer: of weights that may be spoilt.
-        batches: at least `STEPS`.
-        loss_of: the loss of a batch.
-        gradient_clip_val: the norm that gradients are clipped to.
+        optimizer: of weights that are restored afterwards.
+        batches: at least `STEPS` of them.
+        loss_of: computes the loss of a batch.
+        gradient_clip_val: the norm that gradients are clipped to; None: they are not.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    found: list[tuple[float, float]] = []
+    curve: list[tuple[float, float]] = []
     smoothed, least = 0.0, math.inf
     for step, batch in zip(range(STEPS), batches, strict=False):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
@@ -42,24 +42,24 @@ def sweep(
             group["lr"] = rate
         loss = loss_of(batch)
         smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * float(loss.detach())
-        now = smoothed / (1 - _SMOOTHING ** (step + 1))
-        if not math.isfinite(now) or (step > _SKIPPED and now > 4 * least):
+        current = smoothed / (1 - _SMOOTHING ** (step + 1))
+        if not math.isfinite(current) or (step > _SKIPPED and current > 4 * least):
             break
-        least = min(least, now)
-        found.append((rate, now))
+        least = min(least, current)
+        curve.append((rate, current))
         optimizer.zero_grad()
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
         optimizer.step()
-    return found
+    return curve
 
 
 def steepest(curve: list[tuple[float, float]]) -> float:
-    """The rate at which the loss falls fastest by the logarithm of the rate.
+    """Return the rate at which the loss falls fastest with the logarithm of the rate.
 
     Raises:
-        RunError: it never falls.
+        RunError: the loss never falls.
     """
     slopes = [(later - earlier, rate) for (_, earlier), (rate, _), (_, later) in zip(curve[:-2], curve[1:-1], curve[2:], strict=True)]
     falling = [(slope, rate) for slope, rate in slopes[_SKIPPED:] if slope < 0]
@@ -72,10 +72,10 @@ def steepest(curve: list[tuple[float, float]]) -> float:
 
 
 def write(curve: list[tuple[float, float]], folder: Path) -> None:
-    """Keep the curve as `lr_finder.json`."""
+    """Write the curve to `lr_finder.json` in a folder."""
     write_json(folder / "lr_finder.json", [{"lr": rate, "loss": loss} for rate, loss in curve])
 
 
 def endless(epoch: Callable[[int], Iterable[T]]) -> Iterable[T]:
-    """The batches of one epoch after the other."""
+    """Yield the batches of one epoch after another, without an end."""
     return chain.from_iterable(epoch(number) for number in count())

@@ -1,4 +1,4 @@
-"""Keys of the commands beside training: evaluate, transcribe, align, export, serve, compare, lm."""
+"""The keys of the commands beside training: evaluate, transcribe, align, export, serve, compare, lm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from speechtrain.config.schemas.node import Node, choice, number
 
 @dataclass
 class CompareConfig(Node):
-    """Of `python -m speechtrain.compare`."""
+    """The keys of `python -m speechtrain.compare`."""
 
     runs: list[str] = MISSING
     study: list[str] = MISSING
@@ -27,8 +27,8 @@ class CompareConfig(Node):
 
 
 @dataclass
-class OfModel(Node):
-    """Keys of all commands that take a trained model; Python has no field called `from`, as which `source` is written."""
+class ModelCommand(Node):
+    """The keys of all commands that take a trained model; `source` is written `from`, which Python does not allow as a field."""
 
     source: str | None = MISSING
     trust: bool = MISSING
@@ -37,8 +37,8 @@ class OfModel(Node):
 
 
 @dataclass
-class EvaluateConfig(OfModel):
-    """Of `python -m speechtrain.evaluate`."""
+class EvaluateConfig(ModelCommand):
+    """The keys of `python -m speechtrain.evaluate`."""
 
     split: str | None = choice("train", "val", "test")
     out: str | None = MISSING
@@ -51,8 +51,8 @@ class EvaluateConfig(OfModel):
 
 
 @dataclass
-class TranscribeConfig(OfModel):
-    """Of `python -m speechtrain.transcribe`."""
+class TranscribeConfig(ModelCommand):
+    """The keys of `python -m speechtrain.transcribe`."""
 
     files: list[str] = MISSING
     format: str = choice("text", "json", "srt", "vtt")
@@ -65,8 +65,8 @@ class TranscribeConfig(OfModel):
 
 
 @dataclass
-class AlignConfig(OfModel):
-    """Of `python -m speechtrain.align`."""
+class AlignConfig(ModelCommand):
+    """The keys of `python -m speechtrain.align`."""
 
     audio: str | None = MISSING
     text: str | None = MISSING
@@ -76,8 +76,8 @@ class AlignConfig(OfModel):
 
 
 @dataclass
-class ExportConfig(OfModel):
-    """Of `python -m speechtrain.export`."""
+class ExportConfig(ModelCommand):
+    """The keys of `python -m speechtrain.export`."""
 
     format: list[str] = MISSING
     out: str | None = MISSING
@@ -88,8 +88,8 @@ class ExportConfig(OfModel):
 
 
 @dataclass
-class ServeConfig(OfModel):
-    """Of `python -m speechtrain.serve`."""
+class ServeConfig(ModelCommand):
+    """The keys of `python -m speechtrain.serve`."""
 
     host: str = MISSING
     port: int = number(ge=0, le=65535)
@@ -99,8 +99,8 @@ class ServeConfig(OfModel):
 
 
 @dataclass
-class LmConfig(OfModel):
-    """Of `python -m speechtrain.lm`."""
+class LmConfig(ModelCommand):
+    """The keys of `python -m speechtrain.lm`."""
 
     text: list[str] = MISSING
     out: str = MISSING
@@ -119,4 +119,4 @@ COMMANDS: dict[str, type[Node]] = {
     "serve": ServeConfig,
     "lm": LmConfig,
 }
-"""The other commands, by the names of their files in `conf/`."""
+"""The schemas of the commands, by the names of their files in `conf/`."""

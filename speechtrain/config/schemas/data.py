@@ -1,4 +1,4 @@
-"""Corpora, and how any of them is read and batched."""
+"""Schemas of corpora, and of how any of them is read and batched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OnShared(Node):
 
 @dataclass
 class Loading(Target):
-    """How any corpus is batched. These keys are read by the data room and not passed to `_target_`."""
+    """How any corpus is read and batched; these keys are not passed to `_target_`."""
 
     batch_seconds: float = number(gt=0)
     batch_size: int | None = number(ge=1)
@@ -44,11 +44,10 @@ class Loading(Target):
     on_bad: str = choice("skip", "error")
     on_empty: str = choice("error", "warn")
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.fold is not None and (node.folds is None or node.fold >= node.folds):
-            fix = "leave data.fold out to train all folds" if node.folds else "set data.folds as well"
-            yield "fold", f"is {node.fold}, and there are {node.folds or 'no'} folds, counted from 0", fix
+    def rules(self) -> Iterator[Rule]:
+        if self.fold is not None and (self.folds is None or self.fold >= self.folds):
+            fix = "leave data.fold out to train all folds" if self.folds else "set data.folds as well"
+            yield "fold", f"is {self.fold}, and there are {self.folds or 'no'} folds, counted from 0", fix
 
 
 LOADING_KEYS = frozenset(f.name for f in dataclasses.fields(Loading)) - {"_target_"}
@@ -56,7 +55,7 @@ LOADING_KEYS = frozenset(f.name for f in dataclasses.fields(Loading)) - {"_targe
 
 @dataclass
 class Generated(Loading):
-    """A corpus that is made on the spot."""
+    """A corpus that is generated when a run begins."""
 
     seed: int = number(ge=0)
     train_size: int = number(ge=1)
@@ -72,10 +71,9 @@ class Digits(Generated):
     max_words: int = number(ge=1)
     processes: int | None = number(ge=1)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.min_words > node.max_words:
-            yield "min_words", f"is {node.min_words}, more than max_words={node.max_words}", "set data.min_words to at most data.max_words"
+    def rules(self) -> Iterator[Rule]:
+        if self.min_words > self.max_words:
+            yield "min_words", f"is {self.min_words}, more than max_words={self.max_words}", "set data.min_words to at most data.max_words"
 
 
 @dataclass
@@ -85,28 +83,25 @@ class Synthetic(Generated):
     max_chars: int = number(ge=1)
     snr_db: float = number()
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.min_chars > node.max_chars:
-            yield "min_chars", f"is {node.min_chars}, more than max_chars={node.max_chars}", "set data.min_chars to at most data.max_chars"
-        if not node.alphabet:
+    def rules(self) -> Iterator[Rule]:
+        if self.min_chars > self.max_chars:
+            yield "min_chars", f"is {self.min_chars}, more than max_chars={self.max_chars}", "set data.min_chars to at most data.max_chars"
+        if not self.alphabet:
             yield "alphabet", "is empty", "give at least one character, for example data.alphabet=abc"
 
 
 @dataclass
 class Split(Node):
-    """Parts of one list: a percentage of it, or the speakers to set apart."""
+    """How one list is split: percentages of it, or the speakers that are set apart."""
 
     by: str = choice("speaker", "parent", "utterance")
     val: Any = MISSING
     test: Any = MISSING
     seed: int = number(ge=0)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
+    def rules(self) -> Iterator[Rule]:
         percentages = 0.0
-        for part in ("val", "test"):
-            value = node[part]
+        for part, value in (("val", self.val), ("test", self.test)):
             if isinstance(value, (bool, str)) or value is None:
                 yield part, f"must be a percentage or a list of speakers, received {value!r}", f"for example data.split.{part}=10"
             elif isinstance(value, (int, float)):
@@ -128,16 +123,15 @@ class Manifest(Loading):
     duration_tolerance: float = number(ge=0)
     trust_durations: bool = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        root = Path(node.root).expanduser()
+    def rules(self) -> Iterator[Rule]:
+        root = Path(self.root).expanduser()
         if not root.is_dir():
             yield "root", f"no such folder: {root.absolute()}", "set data.root to the folder that the manifests are in"
             return
-        if node.trust_durations and node.sample_rate is None:
+        if self.trust_durations and self.sample_rate is None:
             yield "trust_durations", "is true, so no file is opened that could tell its rate", "set data.sample_rate"
-        for part in ("train", "val", "test"):
-            names = [node[part]] if isinstance(node[part], str) else (node[part] or [])
+        for part, value in (("train", self.train), ("val", self.val), ("test", self.test)):
+            names = [value] if isinstance(value, str) else (value or [])
             for name in names:
                 if not (root / str(name)).is_file():
                     yield (
@@ -158,21 +152,20 @@ class Folder(Loading):
     speaker: str | None = MISSING
     sample_rate: int | None = number(ge=1000)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        yield from _root_problem(node.root, "the audio is in")
-        for part in ("train", "val", "test"):
-            folder = Path(node.root).expanduser() / (node[part] or "")
-            if Path(node.root).expanduser().is_dir() and not folder.is_dir():
+    def rules(self) -> Iterator[Rule]:
+        yield from _root_problem(self.root, "the audio is in")
+        for part, name in (("train", self.train), ("val", self.val), ("test", self.test)):
+            folder = Path(self.root).expanduser() / (name or "")
+            if Path(self.root).expanduser().is_dir() and not folder.is_dir():
                 yield part, f"no such folder: {folder.absolute()}", f"set data.{part} to a folder inside data.root, or to null"
-        if node.speaker not in (None, "folder"):
+        if self.speaker not in (None, "folder"):
             try:
-                named = re.compile(node.speaker).groupindex
+                named = re.compile(self.speaker).groupindex
             except re.error as error:
-                yield "speaker", f"is no regular expression ({error}), received {node.speaker!r}", "or set data.speaker=folder"
+                yield "speaker", f"is no regular expression ({error}), received {self.speaker!r}", "or set data.speaker=folder"
             else:
                 if "speaker" not in named:
-                    yield "speaker", f"has no group named speaker, received {node.speaker!r}", "for example '(?P<speaker>[^_/]+)_[^/]*$'"
+                    yield "speaker", f"has no group named speaker, received {self.speaker!r}", "for example '(?P<speaker>[^_/]+)_[^/]*$'"
 
 
 @dataclass
@@ -183,24 +176,22 @@ class SpeechCommands(Loading):
     silence: float = number(ge=0, le=1)
     seed: int = number(ge=0)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if not node.download:
-            for key, message, fix in _root_problem(node.root, "validation_list.txt is in"):
+    def rules(self) -> Iterator[Rule]:
+        if not self.download:
+            for key, message, fix in _root_problem(self.root, "validation_list.txt is in"):
                 yield key, message, f"{fix}, or data.download=true to fetch it there (2.3 GB)"
 
 
 @dataclass
 class InFolder(Loading):
-    """A corpus that is one folder."""
+    """A corpus that lies in one folder."""
 
     root: str = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if not node.get("download"):
-            fetched = ", or data.download=true to fetch it there" if "download" in node else ""
-            for key, message, fix in _root_problem(node.root, "the corpus is in"):
+    def rules(self) -> Iterator[Rule]:
+        if not getattr(self, "download", False):
+            fetched = ", or data.download=true to fetch it there" if hasattr(self, "download") else ""
+            for key, message, fix in _root_problem(self.root, "the corpus is in"):
                 yield key, message, f"{fix}{fetched}"
 
 
@@ -216,9 +207,8 @@ class LibriSpeech(Downloaded):
     val: list[str] = MISSING
     test: list[str] = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if not node.train:
+    def rules(self) -> Iterator[Rule]:
+        if not self.train:
             yield "train", "names no part", "for example data.train=[train-clean-100]"
 
 
@@ -251,15 +241,14 @@ class Timit(InFolder):
     units: str = choice("phones", "words")
     phones: int = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.phones not in (61, 48, 39):
-            yield "phones", f"must be 61, 48 or 39, received {node.phones}", "61 as transcribed, 48 for training, 39 for scores"
+    def rules(self) -> Iterator[Rule]:
+        if self.phones not in (61, 48, 39):
+            yield "phones", f"must be 61, 48 or 39, received {self.phones}", "61 as transcribed, 48 for training, 39 for scores"
 
 
 @dataclass
 class InParts(InFolder):
-    """A corpus whose parts are named by the user."""
+    """A corpus in one folder, whose parts the config names."""
 
     train: str = MISSING
     val: str | None = MISSING
@@ -269,20 +258,18 @@ class InParts(InFolder):
 
 @dataclass
 class Kaldi(InParts):
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        for part in ("train", "val", "test"):
-            folder = Path(node.root).expanduser() / (node[part] or "")
-            if node[part] is not None and not (folder / "wav.scp").is_file():
+    def rules(self) -> Iterator[Rule]:
+        for part, name in (("train", self.train), ("val", self.val), ("test", self.test)):
+            folder = Path(self.root).expanduser() / (name or "")
+            if name is not None and not (folder / "wav.scp").is_file():
                 yield part, f"no wav.scp in {folder.absolute()}", f"set data.{part} to a data folder inside data.root"
 
 
 @dataclass
 class LhotseCuts(InParts):
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        for part in ("train", "val", "test"):
-            if node[part] is not None and not (path := Path(node.root).expanduser() / node[part]).exists():
+    def rules(self) -> Iterator[Rule]:
+        for part, name in (("train", self.train), ("val", self.val), ("test", self.test)):
+            if name is not None and not (path := Path(self.root).expanduser() / name).exists():
                 yield part, f"no such file or folder: {path.absolute()}", f"set data.{part} to a manifest of cuts or a Shar folder"
 
 
@@ -299,13 +286,12 @@ class Mix(Loading):
     corpora: dict[str, Any] = MISSING
     weights: dict[str, float] = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if not node.corpora:
+    def rules(self) -> Iterator[Rule]:
+        if not self.corpora:
             yield "corpora", "is empty", "for example +data@data.corpora.a=librispeech"
-        for name, weight in node.weights.items():
-            if name not in node.corpora:
-                yield f"weights.{name}", "there is no such corpus", f"there is: {', '.join(map(str, node.corpora)) or 'none'}"
+        for name, weight in self.weights.items():
+            if name not in self.corpora:
+                yield f"weights.{name}", "there is no such corpus", f"there is: {', '.join(map(str, self.corpora)) or 'none'}"
             elif weight <= 0:
                 yield f"weights.{name}", f"must be more than 0, received {weight}", "leave the corpus out to do without it"
 
@@ -318,7 +304,7 @@ def _root_problem(root: str, holds: str) -> Iterator[Rule]:
 
 @dataclass
 class SignalData(Loading):
-    """A corpus whose samples are the features, and that wants signals."""
+    """A corpus whose samples are the features, and whose targets are signals."""
 
     goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"features": ("StoredFeatures",), "task": ("RegressionTask",)}
 
@@ -336,16 +322,14 @@ class Signals(SignalData):
     test_size: int = number(ge=1)
     save_to: str | None = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if not node.frequencies:
+    def rules(self) -> Iterator[Rule]:
+        if not self.frequencies:
             yield "frequencies", "is empty", "for example data.frequencies=[1,3,5,7]"
-        for frequency in node.frequencies:
-            if frequency >= node.sample_rate / 2:
-                message = f"holds {frequency:g} Hz, not below half of sample_rate ({node.sample_rate / 2:g} Hz)"
+        for frequency in self.frequencies:
+            if frequency >= self.sample_rate / 2:
+                message = f"holds {frequency:g} Hz, not below half of sample_rate ({self.sample_rate / 2:g} Hz)"
                 yield "frequencies", message, "lower it, or raise data.sample_rate"
-        for key, example in (("amplitudes", "[0.5,1.5]"), ("snr_db", "[0,10]")):
-            values = list(node[key])
+        for key, values, example in (("amplitudes", self.amplitudes, "[0.5,1.5]"), ("snr_db", self.snr_db, "[0,10]")):
             if len(values) != 2 or values[0] > values[1]:
                 yield key, f"must be [lowest, highest], received {values}", f"for example data.{key}={example}"
 
@@ -359,14 +343,13 @@ class Hdf5Signals(SignalData):
     split: Split = field(default_factory=Split)
     sample_rate: int = number(ge=1)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        root = Path(node.root).expanduser()
-        yield from _root_problem(node.root, "the HDF5 files are in")
-        for part in ("train", "val", "test"):
-            if root.is_dir() and node[part] is not None and not (root / node[part]).is_file():
-                yield part, f"no such file: {(root / node[part]).absolute()}", f"set data.{part} to an HDF5 file, relative to data.root"
-        if node.split.by != "utterance":
+    def rules(self) -> Iterator[Rule]:
+        root = Path(self.root).expanduser()
+        yield from _root_problem(self.root, "the HDF5 files are in")
+        for part, name in (("train", self.train), ("val", self.val), ("test", self.test)):
+            if root.is_dir() and name is not None and not (root / name).is_file():
+                yield part, f"no such file: {(root / name).absolute()}", f"set data.{part} to an HDF5 file, relative to data.root"
+        if self.split.by != "utterance":
             yield "split.by", "must be utterance: signals have no speakers", "set data.split.by=utterance"
 
 
@@ -382,10 +365,9 @@ class Featurised(Loading):
     frame_rate: int = number(ge=1)
     pad_value: float | None = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
+    def rules(self) -> Iterator[Rule]:
         for key in ("split_dir", "spectrogram_manifest_dir", "token_manifest_dir", "vocab_dir", "spectrogram_dir", "token_dir"):
-            folder = Path(node[key]).expanduser()
+            folder = Path(getattr(self, key)).expanduser()
             if not folder.is_dir():
                 yield (
                     key,

@@ -1,11 +1,11 @@
-"""Models."""
+"""Schemas of the models' sizes; `conf/model` has the values, and the arguments of each class are checked against its signature."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -21,28 +21,27 @@ class Tdnn(Target):
     dilations: list[int] = number(ge=1)
     dropout: float = number(ge=0, lt=1)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if len(node.stem_channels) != len(node.stem_time_strides):
+    def rules(self) -> Iterator[Rule]:
+        if len(self.stem_channels) != len(self.stem_time_strides):
             yield (
                 "stem_time_strides",
-                f"has {len(node.stem_time_strides)} entries, stem_channels has {len(node.stem_channels)}",
+                f"has {len(self.stem_time_strides)} entries, stem_channels has {len(self.stem_channels)}",
                 "give one time stride for each stem layer",
             )
-        if node.kernel_size % 2 == 0:
-            yield "kernel_size", f"must be odd so that frames stay centred, received {node.kernel_size}", "add or take 1"
+        if self.kernel_size % 2 == 0:
+            yield "kernel_size", f"must be odd so that frames stay centred, received {self.kernel_size}", "add or take 1"
 
 
 @dataclass
 class Sized(Target):
-    """`size` chooses among the values of `${by_size:...}`; it is not passed to `_target_`."""
+    """A model with `size`, which chooses among the values of `${by_size:...}` and is not passed to `_target_`."""
 
     size: str = choice(*SIZES)
 
 
 @dataclass
 class Attentive(Sized):
-    """What encoders with attention have in common."""
+    """The keys that all encoders with attention have."""
 
     d_model: int = number(ge=1)
     n_layers: int = number(ge=1)
@@ -53,26 +52,25 @@ class Attentive(Sized):
     stem_channels: int = number(ge=1)
     dropout: float = number(ge=0, lt=1)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.d_model % node.n_heads:
-            fits = [n for n in range(1, node.d_model + 1) if node.d_model % n == 0 and (node.d_model // n) % 2 == 0]
-            near = min(fits, key=lambda n: abs(n - node.n_heads), default=1)
+    def rules(self) -> Iterator[Rule]:
+        if self.d_model % self.n_heads:
+            fits = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0 and (self.d_model // n) % 2 == 0]
+            near = min(fits, key=lambda n: abs(n - self.n_heads), default=1)
             yield (
                 "d_model",
-                f"is {node.d_model}, not divisible by n_heads={node.n_heads}",
-                f"set model.n_heads={near}, or make model.d_model a multiple of {node.n_heads}",
+                f"is {self.d_model}, not divisible by n_heads={self.n_heads}",
+                f"set model.n_heads={near}, or make model.d_model a multiple of {self.n_heads}",
             )
-        elif (node.d_model // node.n_heads) % 2:
+        elif (self.d_model // self.n_heads) % 2:
             yield (
                 "n_heads",
-                f"leaves {node.d_model // node.n_heads} dimensions a head; rotary positions need an even number",
-                f"set model.d_model={2 * node.n_heads * max(1, round(node.d_model / (2 * node.n_heads)))}",
+                f"leaves {self.d_model // self.n_heads} dimensions a head; rotary positions need an even number",
+                f"set model.d_model={2 * self.n_heads * max(1, round(self.d_model / (2 * self.n_heads)))}",
             )
-        if node.kernel_size % 2 == 0:
-            yield "kernel_size", f"must be odd so that frames stay centred, received {node.kernel_size}", "add or take 1"
-        if node.subsampling not in (2, 4, 8):
-            yield "subsampling", f"must be 2, 4 or 8, received {node.subsampling}", "for example model.subsampling=4"
+        if self.kernel_size % 2 == 0:
+            yield "kernel_size", f"must be odd so that frames stay centred, received {self.kernel_size}", "add or take 1"
+        if self.subsampling not in (2, 4, 8):
+            yield "subsampling", f"must be 2, 4 or 8, received {self.subsampling}", "for example model.subsampling=4"
 
 
 @dataclass
@@ -80,10 +78,9 @@ class Conformer(Attentive):
     chunk_frames: int | None = number(ge=1)
     left_chunks: int | None = number(ge=0)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.left_chunks is not None and node.chunk_frames is None:
-            yield "left_chunks", f"is {node.left_chunks}, and there are no chunks", "set model.chunk_frames=16, or model.left_chunks=null"
+    def rules(self) -> Iterator[Rule]:
+        if self.left_chunks is not None and self.chunk_frames is None:
+            yield "left_chunks", f"is {self.left_chunks}, and there are no chunks", "set model.chunk_frames=16, or model.left_chunks=null"
 
 
 _TORCH: Mapping[str, tuple[str, ...]] = {"backend": ("TorchBackend",)}
@@ -113,15 +110,14 @@ class Zipformer(Sized):
     stem_channels: int = number(ge=1)
     dropout: float = number(ge=0, lt=1)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
+    def rules(self) -> Iterator[Rule]:
         for key in ("widths", "layers", "heads", "hidden", "kernel_sizes"):
-            if len(node[key]) != len(node.rates):
-                yield key, f"has {len(node[key])} entries, rates has {len(node.rates)}", "give one for each stack of layers"
-        if node.head_size % 2:
-            yield "head_size", f"is {node.head_size}; rotary positions need an even number", "add or take 1"
-        if any(size % 2 == 0 for size in node.kernel_sizes):
-            yield "kernel_sizes", f"must be odd so that frames stay centred, received {list(node.kernel_sizes)}", "add or take 1"
+            if len(getattr(self, key)) != len(self.rates):
+                yield key, f"has {len(getattr(self, key))} entries, rates has {len(self.rates)}", "give one for each stack of layers"
+        if self.head_size % 2:
+            yield "head_size", f"is {self.head_size}; rotary positions need an even number", "add or take 1"
+        if any(size % 2 == 0 for size in self.kernel_sizes):
+            yield "kernel_sizes", f"must be odd so that frames stay centred, received {list(self.kernel_sizes)}", "add or take 1"
 
 
 @dataclass
@@ -141,12 +137,11 @@ class Wav2Vec2(Sized):
     weights: str | None = MISSING
     freeze_extractor: bool = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        step = math.lcm(16, node.n_heads)  # positions are convolved in 16 groups
-        if node.d_model % step:
-            message = f"is {node.d_model}, no multiple of 16 and of n_heads={node.n_heads}"
-            yield "d_model", message, f"set model.d_model={step * max(1, round(node.d_model / step))}"
+    def rules(self) -> Iterator[Rule]:
+        step = math.lcm(16, self.n_heads)  # positions are convolved in 16 groups
+        if self.d_model % step:
+            message = f"is {self.d_model}, no multiple of 16 and of n_heads={self.n_heads}"
+            yield "d_model", message, f"set model.d_model={step * max(1, round(self.d_model / step))}"
 
 
 @dataclass
@@ -160,12 +155,11 @@ class Crdnn(Sized):
     dnn_size: int = number(ge=1)
     dropout: float = number(ge=0, lt=1)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if len(node.conv_channels) != len(node.conv_time_strides):
+    def rules(self) -> Iterator[Rule]:
+        if len(self.conv_channels) != len(self.conv_time_strides):
             yield (
                 "conv_time_strides",
-                f"has {len(node.conv_time_strides)} entries, conv_channels has {len(node.conv_channels)}",
+                f"has {len(self.conv_time_strides)} entries, conv_channels has {len(self.conv_channels)}",
                 "give one time stride for each convolution",
             )
 
@@ -190,14 +184,13 @@ class QuartzNet(Sized):
     head_dilation: int = number(ge=1)
     dropout: float = number(ge=0, lt=1)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if len(node.channels) != len(node.kernel_sizes):
-            yield "kernel_sizes", f"has {len(node.kernel_sizes)} entries, channels has {len(node.channels)}", "give one for each block"
+    def rules(self) -> Iterator[Rule]:
+        if len(self.channels) != len(self.kernel_sizes):
+            yield "kernel_sizes", f"has {len(self.kernel_sizes)} entries, channels has {len(self.channels)}", "give one for each block"
         for key in ("stem_kernel", "head_kernel", "kernel_sizes"):
-            sizes = list(node[key]) if key == "kernel_sizes" else [node[key]]
+            sizes = list(getattr(self, key)) if key == "kernel_sizes" else [getattr(self, key)]
             if any(size % 2 == 0 for size in sizes):
-                yield key, f"must be odd so that frames stay centred, received {node[key]}", "add or take 1"
+                yield key, f"must be odd so that frames stay centred, received {getattr(self, key)}", "add or take 1"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What schemas are made of: fields with bounds, nodes with rules."""
+"""Parts of schemas: fields with bounds or choices, and nodes with rules between their keys."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from typing import Any, ClassVar
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 Rule = tuple[str, str, str]
-"""(key relative to the node, what is wrong, what to do)."""
+"""A problem of a node: its key inside the node, what is wrong, and what to do."""
 
 
 def number(*, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> Any:
-    """A field whose value, or each of whose values if it is a list, lies within the bounds; None is left alone."""
+    """Declare a field whose value, or each of whose values if it is a list, must lie within the bounds; None is not checked."""
     return field(default=MISSING, metadata={"ge": ge, "gt": gt, "le": le, "lt": lt})
 
 
 def choice(*allowed: str) -> Any:
-    """A field that takes one of the given words."""
+    """Declare a field that takes one of the allowed words."""
     return field(default=MISSING, metadata={"choices": allowed})
 
 
 @dataclass
 class Node:
-    """Base of every schema."""
+    """The base of every schema: one group option, or one node inside it."""
 
     goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """By other groups: schemas of which one must be chosen there; a group without a schema is left alone."""
+    """The schemas of which one must be chosen in other groups, by group; a group without a schema is not checked."""
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        """Yield what is wrong between the keys of this node; types and ranges are known to be right by then."""
+    def rules(self) -> Iterator[Rule]:
+        """Yield what is wrong between the keys of this node; types and ranges have been checked by then."""
         yield from ()
 
 
@@ -39,10 +38,10 @@ SIZES = ("tiny", "small", "medium", "large")
 
 
 def by_size(*values: Any, _parent_: DictConfig) -> Any:
-    """`${by_size:a,b,c,d}` in a model's file: the value for its `size`."""
+    """Resolve `${by_size:a,b,c,d}` in the file of a model: the value for its `size`."""
     size = _parent_.get("size")
     if size not in SIZES:
-        return values[0]  # told by the schema
+        return values[0]  # the schema refuses the size
     return values[SIZES.index(size)]
 
 
@@ -51,6 +50,6 @@ OmegaConf.register_new_resolver("by_size", by_size, replace=True)
 
 @dataclass
 class Target(Node):
-    """A node that names the class or function it is the arguments of."""
+    """A node with the arguments of the class or function that its `_target_` names."""
 
     _target_: str = MISSING

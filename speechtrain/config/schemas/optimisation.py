@@ -1,10 +1,9 @@
-"""Optimizers and schedules."""
+"""Schemas of optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import MISSING
 
@@ -29,9 +28,8 @@ class Sgd(Optimizer):
     momentum: float = number(ge=0, lt=1)
     nesterov: bool = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.nesterov and node.momentum == 0:
+    def rules(self) -> Iterator[Rule]:
+        if self.nesterov and self.momentum == 0:
             yield "nesterov", "needs a momentum above 0", "set optimizer.momentum=0.9 or optimizer.nesterov=false"
 
 
@@ -47,12 +45,11 @@ class Schedule(Target):
     warmup_ratio: float = number(ge=0)
     warmup_steps: int | None = number(ge=0)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.warmup_ratio > 1:
+    def rules(self) -> Iterator[Rule]:
+        if self.warmup_ratio > 1:
             yield (
                 "warmup_ratio",
-                f"is {node.warmup_ratio}: the warm-up would be longer than the run",
+                f"is {self.warmup_ratio}: the warm-up would be longer than the run",
                 "warmup_ratio is a share of the run, at most 1; for a number of steps use scheduler.warmup_steps",
             )
 
@@ -63,7 +60,7 @@ class WarmupCosine(Schedule):
 
 
 @dataclass
-class Step(Schedule):
+class StepDecay(Schedule):
     step_epochs: int = number(ge=1)
     gamma: float = number(gt=0, le=1)
 

@@ -1,11 +1,10 @@
-"""Features, tokenizers, augmentation."""
+"""Schemas of features, tokenizers and augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from omegaconf import MISSING
 
@@ -24,16 +23,15 @@ class LogMel(Target):
     normalize: str = choice("utterance", "band", "none")
     top_db: float | None = number(gt=0)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        nyquist = node.sample_rate / 2
-        top = nyquist if node.f_max is None else node.f_max
+    def rules(self) -> Iterator[Rule]:
+        nyquist = self.sample_rate / 2
+        top = nyquist if self.f_max is None else self.f_max
         if top > nyquist:
             yield "f_max", f"is {top:g} Hz, above half of sample_rate ({nyquist:g} Hz)", f"set features.f_max={nyquist:g} or lower"
-        if node.f_min >= top:
-            yield "f_min", f"is {node.f_min:g} Hz, not below the upper limit of {top:g} Hz", "lower features.f_min"
-        if node.hop > node.window:
-            yield "hop", f"is {node.hop} s, longer than the window of {node.window} s: samples would be left out", "lower features.hop"
+        if self.f_min >= top:
+            yield "f_min", f"is {self.f_min:g} Hz, not below the upper limit of {top:g} Hz", "lower features.f_min"
+        if self.hop > self.window:
+            yield "hop", f"is {self.hop} s, longer than the window of {self.window} s: samples would be left out", "lower features.hop"
 
 
 @dataclass
@@ -59,13 +57,12 @@ class Label(Target):
     classes: list[str] | None = MISSING
     unknown: str | None = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        classes = list(node.classes or [])
+    def rules(self) -> Iterator[Rule]:
+        classes = list(self.classes or [])
         twice = sorted({name for name in classes if classes.count(name) > 1})
         if twice:
             yield "classes", f"names {', '.join(twice)} twice", "name each class once"
-        if node.classes is not None and len({*classes, *([node.unknown] if node.unknown else [])}) < 2:
+        if self.classes is not None and len({*classes, *([self.unknown] if self.unknown else [])}) < 2:
             yield "classes", f"is {classes}: there is nothing to tell apart", "name at least two classes, or set tokenizer.unknown as well"
 
 
@@ -91,10 +88,9 @@ class Phonemes(Target):
     language: str = MISSING
     stress: bool = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.lexicon is not None and not Path(node.lexicon).expanduser().is_file():
-            yield "lexicon", f"no such file: {Path(node.lexicon).expanduser().absolute()}", "give a file such as cmudict.dict, or null"
+    def rules(self) -> Iterator[Rule]:
+        if self.lexicon is not None and not Path(self.lexicon).expanduser().is_file():
+            yield "lexicon", f"no such file: {Path(self.lexicon).expanduser().absolute()}", "give a file such as cmudict.dict, or null"
 
 
 @dataclass
@@ -122,13 +118,14 @@ class Augment(Target):
     codec_prob: float = number(ge=0, le=1)
     gain_db: float = number(ge=0)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        for key, unit, example in (("noise_snr_db", "dB", "[5,30]"), ("lowpass_hz", "Hz", "[2000,4000]")):
-            values = list(node[key])
+    def rules(self) -> Iterator[Rule]:
+        for key, values, unit, example in (
+            ("noise_snr_db", self.noise_snr_db, "dB", "[5,30]"),
+            ("lowpass_hz", self.lowpass_hz, "Hz", "[2000,4000]"),
+        ):
             if len(values) != 2 or values[0] > values[1]:
                 yield key, f"must be [lowest, highest] in {unit}, received {values}", f"for example augment.{key}={example}"
-        for key in ("noise_folder", "reverb_folder"):
-            if node[key] is not None and not Path(node[key]).expanduser().is_dir():
-                message = f"no such folder: {Path(node[key]).expanduser().absolute()}"
+        for key, folder in (("noise_folder", self.noise_folder), ("reverb_folder", self.reverb_folder)):
+            if folder is not None and not Path(folder).expanduser().is_dir():
+                message = f"no such folder: {Path(folder).expanduser().absolute()}"
                 yield key, message, f"set augment.{key} to a folder of recordings, or null"

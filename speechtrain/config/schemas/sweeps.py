@@ -1,4 +1,4 @@
-"""The sweeper and its launchers."""
+"""Schemas of the sweeper and its launchers."""
 
 from __future__ import annotations
 

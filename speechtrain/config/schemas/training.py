@@ -1,4 +1,4 @@
-"""Backends, tasks, the trainer, decoders, trackers."""
+"""Schemas of backends, tasks, the trainer, decoders and trackers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING
 
 from speechtrain.config.schemas.node import Node, Rule, Target, choice, number
 
@@ -28,10 +28,9 @@ class KerasBackend(Target):
     precision: str = MISSING
     deterministic: bool = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
+    def rules(self) -> Iterator[Rule]:
         modules = {"keras": "keras", "tensorflow": "keras", "jax": "keras,jax", "torch": "keras"}
-        for module in dict.fromkeys(("keras", node.engine)):
+        for module in dict.fromkeys(("keras", self.engine)):
             if importlib.util.find_spec(module) is None:
                 yield "engine", f"needs {module}, which is not installed", f"pip install 'speechtrain[{modules[module]}]'"
                 return
@@ -39,7 +38,7 @@ class KerasBackend(Target):
 
 @dataclass
 class Task(Target):
-    """`metric`: what a run is judged by unless `objective.metric` says otherwise; it is not passed to `_target_`."""
+    """A task with its `metric`, which `objective.metric` takes unless it is set itself; it is not passed to `_target_`."""
 
     metric: str = MISSING
 
@@ -60,10 +59,9 @@ class ClassificationTask(Task):
     class_weights: Any = MISSING
     label_smoothing: float = number(ge=0, lt=1)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        weights, example = node.class_weights, "for example task.class_weights=balanced or '{yes: 2, no: 1}'"
-        if isinstance(weights, DictConfig):
+    def rules(self) -> Iterator[Rule]:
+        weights, example = self.class_weights, "for example task.class_weights=balanced or '{yes: 2, no: 1}'"
+        if isinstance(weights, dict):
             bad = {
                 name: value
                 for name, value in weights.items()
@@ -99,11 +97,10 @@ class Checkpoint(Node):
     monitor: str | None = MISSING
     filename: str = MISSING
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.every_n_steps is not None and not node.save_last:
+    def rules(self) -> Iterator[Rule]:
+        if self.every_n_steps is not None and not self.save_last:
             fix = "set trainer.checkpoint.save_last=true"
-            yield "every_n_steps", f"is {node.every_n_steps}, and the last checkpoint is not kept", fix
+            yield "every_n_steps", f"is {self.every_n_steps}, and the last checkpoint is not kept", fix
 
 
 @dataclass
@@ -138,9 +135,8 @@ class Trainer(Node):
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
-    @staticmethod
-    def rules(node: Any) -> Iterator[Rule]:
-        if node.test_checkpoint == "mean" and node.average_last is None:
+    def rules(self) -> Iterator[Rule]:
+        if self.test_checkpoint == "mean" and self.average_last is None:
             yield "test_checkpoint", "is mean, and no weights are averaged", "set trainer.average_last=5"
 
 

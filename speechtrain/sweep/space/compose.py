@@ -10,13 +10,13 @@ import copy
 from collections.abc import Sequence
 from functools import cache
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from speechtrain.config import internals
 from speechtrain.sweep.space.overrides import parser
 
 
@@ -42,8 +42,7 @@ class Composer:
     def is_group(self, path: str) -> bool:
         """Whether a key chooses a config file."""
         if path not in self._groups:
-            assert isinstance(self._loader, ConfigLoaderImpl)
-            self._groups[path] = self._loader.repository.group_exists(path.partition("@")[0])
+            self._groups[path] = internals.is_group(self._loader, path)
         return self._groups[path]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -59,14 +58,13 @@ class Composer:
             self._bases[shape] = self._loader.load_sweep_config(self._config, list(shape))
         cfg = copy.deepcopy(self._bases[shape])
         try:
-            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+            internals.apply_overrides(values, cfg)
         except OmegaConfBaseException as error:
             raise ConfigCompositionException from error
         task = [item for item in items if not item.is_hydra_override()]
         with read_write(cfg.hydra), open_dict(cfg.hydra):
             cfg.hydra.overrides.task = [item.input_line for item in task]
-            names = cfg.hydra.job.config.override_dirname
-            cfg.hydra.job.override_dirname = get_overrides_dirname(task, names.exclude_keys, names.item_sep, names.kv_sep)
+            cfg.hydra.job.override_dirname = internals.override_dirname(task, cfg)
         return cfg
 
     def _is_value(self, item: Override) -> bool:

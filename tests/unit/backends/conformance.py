@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from conftest import TINY
-from omegaconf import DictConfig, OmegaConf
 
 from speechtrain import compose
-from speechtrain.backends.base import Backend, Plan
+from speechtrain.backends.base import Backend, TrainingPlan
 from speechtrain.backends.callbacks import Callback, Control, TrainResult
 from speechtrain.backends.failures import NonFiniteLossError
-from speechtrain.config.build import plain
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.batches import Batch
 from speechtrain.data.loader import Utterances
 from speechtrain.data.prepare import Data, prepare
@@ -26,7 +25,7 @@ from speechtrain.errors import ConfigError, UserError
 from speechtrain.processes import interrupts
 from speechtrain.tasks.base import Task
 from speechtrain.tasks.build import task_for
-from speechtrain.training.steps import checkpoint_to_resume, evaluate, make_plan
+from speechtrain.training.steps import Experiment, checkpoint_to_resume, evaluate, make_plan
 
 STOP = ["trainer.early_stopping.patience=1", "trainer.early_stopping.monitor=val/loss", "trainer.early_stopping.min_delta=1"]
 QUIET = ["tracking=[]", "report.enabled=false", "backend.threads=1"]
@@ -68,18 +67,20 @@ class Setup:
 
     def __init__(self, backend: Backend, folder: Path, *overrides: str, base: Sequence[str] = TINY) -> None:
         self.backend = backend
-        self.cfg: DictConfig = compose([*base, f"backend={backend.name}", *overrides], output_dir=folder)
+        self.cfg = ExperimentConfig.of(compose([*base, f"backend={backend.name}", *overrides], output_dir=folder))
         self.data: Data = prepare(self.cfg, threads=1)
         self.task: Task = task_for(self.cfg, self.data)
 
+    def change(self, values: dict[str, Any]) -> None:
+        self.cfg = self.cfg.with_values(values)
+
     def build(self, **changes: Any) -> Any:
-        model = plain("model", OmegaConf.merge(self.cfg, {"model": changes}).model)
+        model = {**self.cfg.model, **changes}
         return self.backend.build(model, self.task, input_size=self.data.features.size, seed=self.cfg.seed)
 
-    def plan(self) -> Plan:
-        resume_from = checkpoint_to_resume(self.cfg, self.backend)
-        vocabulary = self.data.tokenizer.vocabulary
-        return make_plan(self.cfg, self.task, Path(self.cfg.output_dir), vocabulary=vocabulary, resume_from=resume_from)
+    def plan(self) -> TrainingPlan:
+        run = Experiment(self.cfg, Path(self.cfg.output_dir), self.backend, self.data, self.task, None)
+        return make_plan(run, checkpoint_to_resume(self.cfg, self.backend))
 
     def train(self, model: Any, *callbacks: Callback, views: int = 1) -> TrainResult:
         Path(self.cfg.output_dir).mkdir(parents=True, exist_ok=True)
@@ -159,7 +160,7 @@ class BackendConformance:
         two = self.setup(backend, tmp_path / "two", *options)
         with pytest.raises(KeyboardInterrupt):
             two.train(two.build(), Recorder(interrupt_in=3))
-        two.cfg.resume = str(tmp_path / "two")
+        two.change({"resume": str(tmp_path / "two")})
         continued = two.build()
         two.train(continued, resumed)
         assert resumed.events[0] == "start 3/5"
@@ -188,7 +189,7 @@ class BackendConformance:
         two = self.setup(backend, tmp_path / "two", *options)
         with pytest.raises(KeyboardInterrupt):
             two.train(two.build(), begun)
-        two.cfg.resume = str(tmp_path / "two")
+        two.change({"resume": str(tmp_path / "two")})
         continued = two.build()
         two.train(continued, resumed)
         batches = int(resumed.events[1].rpartition("/")[2])
@@ -218,7 +219,7 @@ class BackendConformance:
             two.train(two.build(), Recorder(interrupt_in=2))
         last, *earlier = sorted((tmp_path / "two/checkpoints").iterdir(), key=lambda path: path.stem != "last")
         last.write_bytes(last.read_bytes()[:-1000])
-        two.cfg.resume = str(tmp_path / "two")
+        two.change({"resume": str(tmp_path / "two")})
         two.train(two.build(), resumed)
         assert resumed.metrics == whole.metrics[2:]
         assert f"going on from {tmp_path / 'two/checkpoints/epoch=001'}{backend.suffix} instead" in caplog.text
@@ -236,7 +237,7 @@ class BackendConformance:
         two = self.setup(backend, tmp_path / "two", *options)
         with pytest.raises(KeyboardInterrupt):
             two.train(two.build(), Recorder(interrupt_in=2))
-        two.cfg.resume = str(tmp_path / "two")
+        two.change({"resume": str(tmp_path / "two")})
         resumed = two.train(two.build())
         assert len(whole.history) == 4  # the first epoch and three that are no better
         assert len(resumed.history) == 2
@@ -331,7 +332,7 @@ class BackendConformance:
         setup = Setup(
             backend, tmp_path, "model=mlp", "trainer.epochs=2", "trainer.checkpoint.every_n_epochs=1", "trainer.checkpoint.save_top_k=0"
         )
-        setup.cfg.trainer.checkpoint.filename = "e={epoch:02d}-loss={val/loss:.3f}"
+        setup.change({"trainer.checkpoint.filename": "e={epoch:02d}-loss={val/loss:.3f}"})
         history = setup.train(setup.build()).history
         names = sorted(path.stem for path in (tmp_path / "checkpoints").iterdir())
         assert names == [*(f"e={epoch:02d}-loss={history[epoch]['val/loss']:.3f}" for epoch in range(2)), "last"]
@@ -345,7 +346,7 @@ class BackendConformance:
         backend.save(model, tmp_path / "model.bin", {"vocabulary": ["", "a"]})
         assert result.last_checkpoint is not None
         for path in (tmp_path / "model.bin", result.last_checkpoint):
-            setup.cfg.seed = 99
+            setup.change({"seed": 99})
             other = setup.build()
             assert not np.array_equal(setup.outputs(other, [batch])[0].values, expected)
             extra = backend.load(other, path)
@@ -357,7 +358,7 @@ class BackendConformance:
         model = setup.build()
         path = tmp_path / f"model{backend.suffix}"
         backend.save(model, path, {})
-        setup.cfg.seed = 99
+        setup.change({"seed": 99})
         other = setup.build()
         assert list(backend.warm_start(other, path)) == []
         batch = next(iter(setup.data.loader("val") or []))

@@ -51,7 +51,7 @@ def test_a_limited_training_has_the_events_and_metrics_that_it_has_on_torch(tmp_
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "bf16-true", "64-true"])
 def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
     setup = Setup(keras_backend(precision=precision), tmp_path, "model=tdnn", "model.channels=16", f"trainer.precision={precision}")
-    setup.cfg.trainer.epochs = 2
+    setup.change({"trainer.epochs": 2})
     recorder = Recorder()
     model = setup.build()
     setup.train(model, recorder)

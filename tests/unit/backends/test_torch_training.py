@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def test_validation_checkpoints_and_the_model_have_the_average_and_a_resumed_run
     two = Setup(backend, tmp_path / "two", *options)
     with pytest.raises(KeyboardInterrupt):
         two.train(two.build(), Recorder(interrupt_in=2))
-    two.cfg.resume = str(tmp_path / "two")
+    two.change({"resume": str(tmp_path / "two")})
     continued = two.build()
     two.train(continued, resumed)
     assert resumed.metrics == whole.metrics[2:]
@@ -173,10 +174,12 @@ def test_the_loss_in_the_middle_goes_through_the_same_head(backend: Backend, tmp
     built = setup.build()
     nn.init.normal_(built.head.weight)
     built.tap()
-    batch = next(iter(setup.data.loader("train") or []))
-    module = TrainingModule(built, setup.task, setup.plan(), ())
+    loader = setup.data.loader("train")
+    assert loader is not None
+    batch = next(iter(loader))
+    module = TrainingModule(built, setup.task, setup.plan(), (), loader)
     built.train()
-    _, values, _ = module.losses_of(batch)
+    _, values, _ = module.batch_loss(batch, module.device)
     stack = built._tapped[0]
     middle = stack.tapped
     assert middle is not None
@@ -184,7 +187,7 @@ def test_the_loss_in_the_middle_goes_through_the_same_head(backend: Backend, tmp
     stack.taps = False
     whole = list(stack)
     nn.ModuleList.__init__(stack, whole[: (len(whole) + 1) // 2])  # the encoder ends there
-    torch.testing.assert_close(module.losses_of(batch)[1], built._values(middle))
+    torch.testing.assert_close(module.batch_loss(batch, module.device)[1], built._values(middle))
 
 
 @pytest.mark.parametrize("model", ["mlp", "quartznet"])
@@ -398,7 +401,7 @@ def test_batches_are_made_as_long_as_it_pays_and_fits_into_memory(
     assert found() == 60  # each of the ten buckets is one batch, so that larger ones hold no more
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(ConfigError, match=r"trainer.devices is 2"):
-        find_batch_seconds(backend, model, setup.data, setup.task, {**trainer, "devices": 2})
+        find_batch_seconds(backend, model, setup.data, setup.task, replace(trainer, devices=2))
 
 
 def test_the_size_of_batches_that_was_found_stays_that_of_the_run(tmp_path: Path) -> None:
@@ -431,8 +434,8 @@ def test_a_learning_rate_is_found_before_training_and_nothing_else_is_changed(ba
     curve = json.loads((tmp_path / "lr_finder.json").read_text(encoding="utf-8"))
     assert found in [point["lr"] for point in curve]
     assert [event for event in recorder.events if event.startswith("batch 0.0")]
-    setup.cfg.resume = str(tmp_path)
-    setup.cfg.trainer.epochs = 3
+    setup.change({"resume": str(tmp_path)})
+    setup.change({"trainer.epochs": 3})
     resumed = Recorder()
     setup.train(setup.build(), resumed)
     assert resumed.metrics[0]["train/lr"] == found
@@ -449,7 +452,7 @@ def test_the_steepest_rate_is_where_the_loss_falls_fastest_and_a_loss_that_never
 def test_weights_alone_are_no_checkpoint_to_go_on_from(backend: Backend, tmp_path: Path) -> None:
     setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=2", "trainer.average_last=2")
     result = setup.train(setup.build())
-    setup.cfg.resume = str(result.mean_checkpoint)
+    setup.change({"resume": str(result.mean_checkpoint)})
     with pytest.raises(UserError, match=r"mean\.ckpt is not a checkpoint that can be read"):
         setup.train(setup.build())
 
@@ -457,7 +460,7 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(backend: Backend, tmp_pat
 def test_a_missing_key_that_is_no_part_of_a_checkpoint_is_not_taken_for_a_damaged_one(backend: Backend, tmp_path: Path) -> None:
     setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=2")
     setup.train(setup.build())
-    setup.cfg.resume, setup.cfg.trainer.epochs = str(tmp_path), 3
+    setup.change({"resume": str(tmp_path), "trainer.epochs": 3})
 
     class Broken(Recorder):
         def on_epoch_end(self, *given: Any) -> None:

@@ -73,6 +73,9 @@ def problems(*overrides: str) -> str:
         (["resume=/no/such/run"], ["resume: no such run or checkpoint"]),
         (["model.channels=[1"], ["'model.channels=[1' cannot be read"]),
         (["seed=-1"], ["seed: must be at least 0"]),
+        (["model.stem_channels=3"], ["1 problem", "model.stem_channels: must be a list, received 3"]),
+        (["optimizer.lr=null"], ["1 problem", "optimizer.lr: must be a number, received None"]),
+        (["data=mix", "+data@data.corpora.a=synthetic", "data.weights.b=1"], ["1 problem", "data.weights.b: there is no such key"]),
         (
             ["trainer.checkpoint.every_n_steps=5", "trainer.checkpoint.save_last=false"],
             ["trainer.checkpoint.every_n_steps: is 5, and the last checkpoint is not kept"],
@@ -137,20 +140,20 @@ def test_a_type_follows_the_schema() -> None:
 def test_keys_of_the_option_that_a_foreign_target_does_not_take_are_left_out_unless_given(tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
-    from speechtrain.config.checks import find_problems, without_foreign_defaults
+    from speechtrain.config.checks import drop_unaccepted_defaults, find_problems
 
     (tmp_path / "my_pkg.py").write_text("class MyEncoder:\n    def __init__(self, input_size, width=1, dropout=0.0): ...\n")
     given = ["model._target_=my_pkg.MyEncoder", "+model.width=64"]
     from speechtrain.config.compose import _compose
 
     cfg = _compose(given)
-    dropped = without_foreign_defaults(cfg, given)
+    dropped = drop_unaccepted_defaults(cfg, given)
     assert OmegaConf.to_container(cfg.model) == {"_target_": "my_pkg.MyEncoder", "width": 64, "dropout": 0.1}
     assert "model.channels" in dropped
     assert find_problems(cfg) == []
     given.append("model.channels=3")
     cfg = _compose(given)
-    without_foreign_defaults(cfg, given)
+    drop_unaccepted_defaults(cfg, given)
     assert "takes no argument 'channels'" in str(find_problems(cfg)[0])
 
 

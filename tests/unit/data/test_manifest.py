@@ -14,6 +14,7 @@ import soundfile
 from conftest import SHARED_DATA
 
 from speechtrain import compose
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.corpora.manifest import Manifest
 from speechtrain.data.corpus import Cut
 from speechtrain.data.prepare import prepare
@@ -168,14 +169,14 @@ def test_samples_of_nan_and_a_truncated_file_are_found_when_they_are_read(corpus
     (root / "train.jsonl").write_text(text)
     overrides = ["data=manifest", f"data.root={root}", "features=logmel_8k", "tracking=[]"]
     with caplog.at_level(logging.WARNING):
-        data = prepare(compose(overrides), threads=2)
+        data = prepare(ExperimentConfig.of(compose(overrides)), threads=2)
     assert data.skipped == 2
     assert ids(data.corpus.splits["train"]) == ["train-0", "train-3", "train-4", "train-5"]
     assert "train-1" in caplog.text
     assert "1 samples that are NaN" in caplog.text
     assert "train-2.flac: cannot be read as audio" in caplog.text
     with pytest.raises(DataError, match=r"(?s)2 bad utterances, and data.on_bad=error.*train-1"):
-        prepare(compose([*overrides, "data.on_bad=error"]), threads=2)
+        prepare(ExperimentConfig.of(compose([*overrides, "data.on_bad=error"])), threads=2)
 
 
 def test_a_character_seen_only_in_validation_is_reported_and_not_learnt(corpus: Write, caplog: pytest.LogCaptureFixture) -> None:
@@ -183,7 +184,7 @@ def test_a_character_seen_only_in_validation_is_reported_and_not_learnt(corpus: 
     corpus(["abz", "cc"], name="valid.jsonl")
     overrides = ["data=manifest", f"data.root={root}", "data.val=valid.jsonl", "features=logmel_8k", "tracking=[]"]
     with caplog.at_level(logging.WARNING):
-        data = prepare(compose(overrides), threads=1)
+        data = prepare(ExperimentConfig.of(compose(overrides)), threads=1)
     assert data.tokenizer.vocabulary == ["", "a", "b", "c"]
     assert "val holds tokens" in caplog.text
     assert "'z' (1x)" in caplog.text

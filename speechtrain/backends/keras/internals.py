@@ -1,0 +1,28 @@
+"""The private names of Keras that are used, each in one function.
+
+`tests/unit/backends/test_keras_internals.py` says that Keras has changed when one of them is gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def layers_inside(layer: Any) -> list[Any]:
+    """Return the layers directly inside a layer or model, in the order in which they were made."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def all_layers(layer: Any) -> list[Any]:
+    """Return a layer or model and all layers inside it, at any depth."""
+    return list(layer._flatten_layers())
+
+
+def index_of(optimizer: Any, variable: Any) -> int:
+    """Return the position of a weight among those that an optimizer was built for."""
+    return int(optimizer._get_variable_index(variable))
+
+
+def batches_counted(optimizer: Any) -> int:
+    """Return how many batches an optimizer was given; `iterations` counts its steps where gradients are accumulated."""
+    return int(optimizer._iterations.numpy())

@@ -1,0 +1,40 @@
+"""The private names of Lightning and PyTorch that are used, each in one function.
+
+`tests/unit/backends/test_torch_internals.py` says which library has changed when one of them is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+
+def ignore_sigterm_notices(trainer: pl.Trainer) -> None:
+    """Keep Lightning from telling other ranks of a SIGTERM while they wait for something else."""
+    trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+
+
+def epochs_processed(trainer: pl.Trainer) -> int:
+    """Return the number of the coming epoch, also just after a restart, when Lightning's `current_epoch` is still one behind."""
+    return int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+
+
+def lerp_all(tensors: Sequence[torch.Tensor], ends: Sequence[torch.Tensor], weight: float) -> None:
+    """Move each tensor in place towards its end by a share of the distance, all in one call."""
+    torch._foreach_lerp_(list(tensors), list(ends), weight)
+
+
+def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy each source into its target, all in one call."""
+    torch._foreach_copy_(list(targets), list(sources))
+
+
+def allow_compiled_shapes(count: int) -> None:
+    """Let `torch.compile` make at least so many versions of a function, one for each shape."""
+    dynamo: Any = torch._dynamo
+    dynamo.config.recompile_limit = max(count, dynamo.config.recompile_limit)

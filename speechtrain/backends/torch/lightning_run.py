@@ -1,0 +1,277 @@
+"""Lightning set up for one training, run, and asked what it left: checkpoints, early stopping, ranks, and errors in words of ours."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from speechtrain.backends.base import TrainingPlan
+from speechtrain.backends.callbacks import EpochClock, TrainResult
+from speechtrain.backends.checkpoint_files import BEST, FOLDER, LAST, MEAN
+from speechtrain.backends.failures import OutOfMemoryError
+from speechtrain.backends.torch import checkpoint as checkpoints
+from speechtrain.backends.torch.averaging import mean_of
+from speechtrain.backends.torch.batch_loss import is_out_of_memory
+from speechtrain.backends.torch.checkpoint import RESUME_KEYS, damaged, write_weights
+from speechtrain.backends.torch.devices import ExternalRanks, RankProcesses, own_rank
+from speechtrain.backends.torch.internals import epochs_processed, ignore_sigterm_notices
+from speechtrain.backends.torch.lightning_module import TrainingModule
+from speechtrain.backends.torch.sharding import FullySharded
+from speechtrain.data.batches import Batch
+from speechtrain.data.loader import Loader
+from speechtrain.errors import ConfigError, Problem, first_line
+
+
+class LightningRun:
+    """Runs one training with Lightning.
+
+    Args:
+        plan: of the training.
+        has_val: whether there is validation data.
+
+    Raises:
+        ConfigError: Lightning does not accept the devices, the strategy or the precision.
+    """
+
+    def __init__(self, plan: TrainingPlan, *, has_val: bool) -> None:
+        self._plan = plan
+        self._folder = plan.folder / FOLDER
+        self._checkpoints = _checkpoints(plan, self._folder)
+        self._stopper = _early_stopping(plan)
+        ranks = ExternalRanks()
+        monitors: list[pl.Callback] = [*self._checkpoints.values(), *([self._stopper] if self._stopper is not None else [])]
+        with silenced_lightning():
+            self._trainer = _trainer(plan, monitors, ranks, has_val=has_val)
+        others = self._trainer.world_size - 1 if own_rank() == 0 else 0
+        self._processes = RankProcesses(others, ranks.port, plan.folder, plan.resume_from)
+        self._trainer.callbacks.append(self._processes)  # type: ignore[attr-defined]
+        if self._trainer.world_size > 1:
+            ignore_sigterm_notices(self._trainer)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that this process trains on."""
+        device: torch.device = self._trainer.strategy.root_device
+        return device
+
+    def fit(self, module: TrainingModule, train: Loader, val: Loader | None) -> None:
+        """Train and validate every epoch; of several ranks, each on its share of the batches.
+
+        Raises:
+            OutOfMemoryError: a batch does not fit into memory.
+            UserError: the checkpoint to resume from is damaged.
+            RunError: another rank failed.
+            KeyboardInterrupt: the user stopped it.
+        """
+
+        def position() -> tuple[int, int]:
+            epoch = epochs_processed(self._trainer)
+            return epoch, module.batches_done(epoch, len(train))
+
+        loaders = [loader for loader in (train, val) if loader is not None]
+        with (
+            silenced_lightning(),
+            _ctrl_c_restored(),
+            _explained(module, self._plan.resume_from),
+            _share_of(loaders, own_rank(), self._trainer.world_size),
+            self._processes,
+        ):
+            self._trainer.fit(
+                module,
+                EpochLoader(train, position, module.clock),
+                EpochLoader(val, lambda: (0, 0)) if val is not None else None,
+                ckpt_path=self._plan.resume_from,
+                weights_only=True if self._plan.resume_from is not None else None,
+            )
+
+    def result(self, module: TrainingModule) -> TrainResult:
+        """Return what the training left; the mean of the last checkpoints is written here."""
+        stop_reason = module.control.stop_reason
+        if stop_reason is None and self._stopper is not None and self._stopper.stopped_epoch:
+            stop_reason = f"{self._stopper.monitor} has not improved for {self._stopper.patience} epochs"
+        result = TrainResult(history=module.history, stop_reason=stop_reason, pruned=module.control.pruned)
+        best = self._checkpoints.get("best")
+        if best is not None and best.best_model_path:
+            result.best_checkpoint = Path(best.best_model_path)
+            result.best_value = float(best.best_model_score) if best.best_model_score is not None else None
+        last = self._folder / f"{LAST}.ckpt"
+        result.last_checkpoint = last if "last" in self._checkpoints and last.is_file() else None
+        recent = self._checkpoints.get("recent")
+        if recent is not None and recent.best_k_models:
+            result.mean_checkpoint = self._folder / f"{MEAN}.ckpt"
+            write_weights(mean_of(sorted(Path(path) for path in recent.best_k_models)), self._plan.extra, result.mean_checkpoint)
+        return result
+
+
+class EpochLoader:
+    """A `Loader` as Lightning takes one: a sized iterable that sets the epoch, and the batches of it that are done, by itself.
+
+    Args:
+        position: gives the coming epoch and how many of its batches are done.
+        clock: measures how long each batch is waited for; None: nothing is measured.
+    """
+
+    def __init__(self, loader: Loader, position: Callable[[], tuple[int, int]], clock: EpochClock | None = None) -> None:
+        self._loader = loader
+        self._position = position
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._loader.set_epoch(*self._position())
+        return iter(self._loader) if self._clock is None else self._clock.waiting(self._loader)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, see `checkpoint.write`."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ARG002
+        """Write to a temporary name beside the path, then rename."""
+        checkpoints.write(checkpoint, Path(path))
+
+
+class NamedCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint with a role, which tells its state from that of another one with the same settings."""
+
+    def __init__(self, role: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.role = role
+
+    @property
+    def state_key(self) -> str:
+        """The role in front of the key that Lightning makes of the settings."""
+        return f"{self.role} {super().state_key}"
+
+
+@contextmanager
+def silenced_lightning() -> Iterator[None]:
+    """Hide what Lightning logs below an error, and its warnings while the block runs."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*num_workers.*")
+        yield
+
+
+@contextmanager
+def _ctrl_c_restored() -> Iterator[None]:
+    """Let Ctrl-C leave as KeyboardInterrupt, and work afterwards as before: Lightning exits by itself, and switches it off."""
+    handler = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _explained(module: TrainingModule, resume_from: Path | None) -> Iterator[None]:
+    """Turn errors of the framework into ours where they are a user's: too large a batch, a damaged checkpoint."""
+    try:
+        yield
+    except RuntimeError as error:
+        if module.batch is not None and is_out_of_memory(error):
+            raise OutOfMemoryError(module.batch, first_line(error, most=120)) from error
+        raise
+    except (pickle.UnpicklingError, KeyError, EOFError) as error:
+        # a KeyError of another name is a defect of the code
+        if resume_from is None or (isinstance(error, KeyError) and error.args[0] not in RESUME_KEYS):
+            raise
+        raise damaged(resume_from, error) from error
+
+
+@contextmanager
+def _share_of(loaders: Sequence[Loader], rank: int, ranks: int) -> Iterator[None]:
+    """Let loaders give the share of one rank in each batch."""
+    for loader in loaders:
+        loader.take_part(rank, ranks)
+    try:
+        yield
+    finally:
+        for loader in loaders:
+            loader.take_part(0, 1)
+
+
+def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], ranks: ExternalRanks, *, has_val: bool) -> pl.Trainer:
+    options = plan.trainer
+    if "fsdp" in options.strategy and options.strategy != FullySharded.strategy_name:
+        raise ConfigError([Problem("trainer.strategy", f"is {options.strategy}, which is not available", "set trainer.strategy=fsdp")])
+    try:
+        return pl.Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            strategy=FullySharded() if options.strategy == FullySharded.strategy_name else options.strategy,
+            precision=options.precision,  # type: ignore[arg-type] # one of the words that the schema allows
+            max_epochs=options.epochs,
+            max_steps=options.max_steps or -1,
+            accumulate_grad_batches=options.accumulate_grad_batches,
+            gradient_clip_val=options.gradient_clip_val,
+            gradient_clip_algorithm=options.gradient_clip_algorithm,
+            deterministic=options.deterministic,
+            check_val_every_n_epoch=options.val_every_n_epochs,
+            limit_val_batches=1.0 if has_val else 0,
+            num_sanity_val_steps=0,
+            default_root_dir=plan.folder,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO(), *([ranks] if options.devices not in (1, "1") else [])],
+            sync_batchnorm=options.sync_batchnorm,
+            logger=False,
+            enable_checkpointing=any(isinstance(item, ModelCheckpoint) for item in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+        message = str(error).strip().splitlines()[0]
+        raise ConfigError([Problem("trainer", message, "look at trainer.accelerator, devices, strategy and precision")]) from error
+
+
+def _checkpoints(plan: TrainingPlan, folder: Path) -> dict[str, NamedCheckpoint]:
+    """The kinds of checkpoints that are asked for, by their roles."""
+    options, monitor = plan.trainer.checkpoint, plan.checkpoint_monitor
+    wanted: dict[str, dict[str, Any]] = {}
+    if options.save_top_k:
+        best = {"monitor": monitor.metric, "mode": monitor.mode, "save_top_k": options.save_top_k}
+        wanted["best"] = {**best, "filename": f"{BEST}{options.filename}"}
+    if options.every_n_epochs:
+        wanted["every"] = {"save_top_k": -1, "every_n_epochs": options.every_n_epochs, "filename": options.filename}
+    if plan.trainer.average_last:
+        latest = {"monitor": "epoch", "mode": "max", "save_top_k": plan.trainer.average_last}
+        wanted["recent"] = {**latest, "filename": "recent-epoch={epoch:03d}"}
+    if options.save_last:
+        wanted["last"] = {"save_top_k": 1, "monitor": None, "filename": LAST}
+    common = {"auto_insert_metric_name": False, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    return {role: NamedCheckpoint(role, dirpath=folder, **settings, **common) for role, settings in wanted.items()}
+
+
+def _early_stopping(plan: TrainingPlan) -> EarlyStopping | None:
+    options, monitor = plan.trainer.early_stopping, plan.stopping_monitor
+    if options.patience is None:
+        return None
+    return EarlyStopping(
+        monitor=monitor.metric,
+        mode=monitor.mode,
+        patience=options.patience,
+        min_delta=options.min_delta,
+        check_on_train_epoch_end=True,
+        check_finite=True,
+    )

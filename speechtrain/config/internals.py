@@ -1,0 +1,34 @@
+"""The private names of Hydra that are used, each in one function.
+
+`tests/unit/config/test_hydra_internals.py` says that Hydra has changed when one of them is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+
+def apply_overrides(overrides: Sequence[Override], cfg: DictConfig) -> None:
+    """Set the values of overrides in a composed config, in place, as Hydra does while composing.
+
+    Raises:
+        HydraException, OmegaConfBaseException: a value does not fit.
+    """
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), cfg)
+
+
+def override_dirname(overrides: Sequence[Override], cfg: DictConfig) -> str:
+    """Return `hydra.job.override_dirname` for the overrides of a job, in the form that its config asks for."""
+    names = cfg.hydra.job.config.override_dirname
+    return str(get_overrides_dirname(list(overrides), names.exclude_keys, names.item_sep, names.kv_sep))
+
+
+def is_group(loader: ConfigLoader, path: str) -> bool:
+    """Whether a key of an override names a group of the loader's config folders."""
+    assert isinstance(loader, ConfigLoaderImpl)
+    return bool(loader.repository.group_exists(path.partition("@")[0]))

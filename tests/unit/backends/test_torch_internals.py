@@ -1,0 +1,49 @@
+"""What is used of Lightning's and PyTorch's inside is still as it was; a failure here means that a new version has changed it."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from speechtrain.backends.torch import internals
+
+
+def trainer() -> pl.Trainer:
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return pl.Trainer(accelerator="cpu", **options)
+
+
+def test_lightning_tells_other_ranks_of_a_sigterm_where_we_stop_it() -> None:
+    made = trainer()
+    connector = getattr(made, "_signal_connector", None)
+    assert hasattr(connector, "_sigterm_notifier_fn"), "Lightning has changed: Trainer._signal_connector._sigterm_notifier_fn"
+    internals.ignore_sigterm_notices(made)
+    assert connector._sigterm_notifier_fn(15, None) is None
+
+
+def test_lightning_counts_the_epochs_that_are_processed() -> None:
+    try:
+        assert internals.epochs_processed(trainer()) == 0
+    except AttributeError as error:
+        pytest.fail(f"Lightning has changed: fit_loop.epoch_progress: {error}")
+
+
+def test_pytorch_moves_and_copies_many_tensors_in_one_call() -> None:
+    tensors, ends = [torch.zeros(2), torch.ones(1)], [torch.ones(2), torch.full((1,), 3.0)]
+    try:
+        internals.lerp_all(tensors, ends, 0.5)
+        assert [each.tolist() for each in tensors] == [[0.5, 0.5], [2.0]]
+        internals.copy_all(tensors, ends)
+        assert [each.tolist() for each in tensors] == [[1.0, 1.0], [3.0]]
+    except AttributeError as error:
+        pytest.fail(f"PyTorch has changed: {error}")
+
+
+def test_pytorch_compiles_as_many_shapes_as_it_is_allowed() -> None:
+    before = torch._dynamo.config.recompile_limit
+    try:
+        internals.allow_compiled_shapes(before + 3)
+        assert torch._dynamo.config.recompile_limit == before + 3, "PyTorch has changed: torch._dynamo.config.recompile_limit"
+    finally:
+        torch._dynamo.config.recompile_limit = before

@@ -1,0 +1,58 @@
+"""What is used of Hydra's and OmegaConf's inside is still as it was; a failure here means that a new version of them has changed it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import IntegerNode
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException, ValidationError
+
+from speechtrain.config import CONF_DIR, internals
+
+
+def composed(*overrides: str) -> Exception | None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        try:
+            hydra_compose("config", overrides=[*overrides])
+        except (HydraException, OmegaConfBaseException) as error:
+            return error
+    return None
+
+
+def test_hydra_sets_values_as_the_sweeper_asks_it_to(tmp_path: Path) -> None:
+    GlobalHydra.instance().clear()
+    overrides = OverridesParser.create().parse_overrides(["seed=7", "trainer.epochs=2"])
+    with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        cfg = hydra_compose("config", return_hydra_config=True)
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            internals.apply_overrides(overrides, cfg)
+            groups = internals.is_group(loader, "model"), internals.is_group(loader, "model.channels")
+        except (AttributeError, TypeError) as error:
+            pytest.fail(f"Hydra has changed: {ConfigLoaderImpl.__module__}: {error}")
+    assert (cfg.seed, cfg.trainer.epochs) == (7, 2), "Hydra has changed: ConfigLoaderImpl._apply_overrides_to_config"
+    assert internals.override_dirname(overrides, cfg) == "seed=7,trainer.epochs=2", "Hydra has changed: get_overrides_dirname"
+    assert groups == (True, False), "Hydra has changed: ConfigLoaderImpl.repository.group_exists"
+
+
+def test_hydras_and_omegaconfs_errors_know_what_they_are_about() -> None:
+    missing = composed("model=conformr")
+    assert isinstance(missing, MissingConfigException), "Hydra has changed: MissingConfigException"
+    assert missing.missing_cfg_file == "model/conformr", "Hydra has changed: MissingConfigException.missing_cfg_file"
+    unknown = composed("model.chanels=3")
+    assert unknown is not None
+    assert isinstance(unknown.__cause__, ConfigAttributeError), "Hydra has changed: the cause of an unknown key"
+    assert unknown.__cause__.full_key == "model.chanels", "OmegaConf has changed: full_key"
+    wrong = composed("model.channels=many")
+    assert wrong is not None
+    assert isinstance(wrong.__cause__, ValidationError), "Hydra has changed: the cause of a wrong type"
+    assert isinstance(wrong.__cause__.child_node, IntegerNode), "OmegaConf has changed: child_node"
+    assert wrong.__cause__.value == "many", "OmegaConf has changed: value"
