@@ -1,1 +1,1 @@
-"""Where a run is written down: mlflow.py (more listeners to come)."""
+"""Records runs: the contract of a tracker, the recorder that sends a run to all of them, and MLflow, TensorBoard and Weights & Biases."""

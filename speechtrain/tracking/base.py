@@ -1,4 +1,4 @@
-"""What a tracker is told, whatever it writes to."""
+"""The contract of a tracker: what a training or a sweep sends it, whatever it writes to."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any, ClassVar, Literal
 from speechtrain.errors import without_passwords
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
-"""finished; stopped or pruned; crashed."""
+"""FINISHED: it ran to its end; KILLED: it was interrupted, stopped or pruned; FAILED: it crashed."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known when a run starts.
+    """Holds what is known of a run when it starts.
 
     Attributes:
-        name: for people.
-        folder: of the run.
-        config: resolved, nested.
-        tags: git commit, host, versions, ...
-        texts: files to keep, by name (the resolved config, a diff).
-        run_id: of the run to go on with, when resumed.
-        uid: a name that the run alone has, by which another process finds it before its id is known.
-        parent: id of the run that this one stands under.
+        name: name of the run, which others may have too.
+        folder: the run's folder.
+        config: the resolved config, nested.
+        tags: among them git commit, host and versions.
+        texts: texts to keep as files, by name: the resolved config, a diff.
+        run_id: the tracker's id of the run that is resumed; None starts a new one.
+        uid: a unique name, by which another process finds the run before its id is known.
+        parent: the tracker's id of the run that this one stands under.
     """
 
     name: str
@@ -42,14 +42,14 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One split of the data that a run saw.
+    """Describes one split of the data that a run uses.
 
     Attributes:
-        name: of the corpus.
+        name: the corpus.
         split: train, val or test.
-        fingerprint: of its utterances and their audio.
-        source: where it came from: a folder, or what made it.
-        facts: counts, hours, speakers.
+        fingerprint: digest of its utterances and their audio.
+        source: the folder it was read from, or the class that made it.
+        facts: counts of utterances and speakers, and hours.
     """
 
     name: str
@@ -61,13 +61,13 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A trained model as files that a tracker can keep.
+    """Holds a trained model as files that a tracker can keep.
 
     Attributes:
-        weights: with the config and the vocabulary in it.
-        sample_rate: Hz of the audio it takes.
+        weights: the checkpoint, with the config and the vocabulary in it.
+        sample_rate: rate in Hz of the audio it takes.
         example: samples (N,) of one utterance.
-        facts: metrics it was measured with.
+        facts: metrics that it was measured with.
     """
 
     weights: Path
@@ -77,20 +77,20 @@ class ModelFiles:
 
 
 class Tracker(ABC):
-    """Told of a run; whatever goes wrong on its side must not stop the training, nor make it wait."""
+    """Records a run; whatever goes wrong on its side must neither stop the training nor make it wait."""
 
     keeps_models: bool = False
-    """Whether it wants to be told of the trained model."""
+    """Whether `log_model` does anything, so that the model has to be prepared for it."""
 
     nests: ClassVar[bool] = False
     """Whether runs can stand under another, so that a sweep has a run of its own."""
 
     @abstractmethod
     def start(self, info: RunInfo) -> None:
-        """Begin to open a run."""
+        """Begin to open a run, without waiting for it."""
 
     def opened(self) -> str | None:
-        """Wait until the run is open; its id, if it has one.
+        """Wait until the run is open, and return its id if it has one.
 
         Raises:
             UserError: it cannot be opened, as at a wrong address.
@@ -99,52 +99,52 @@ class Tracker(ABC):
 
     @abstractmethod
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics of an epoch, or of a step, in one go."""
+        """Log the metrics of an epoch, or of a step, together."""
 
     def log_dataset(self, info: DatasetInfo) -> None:  # noqa: ARG002
-        """A split of the data."""
+        """Log a split of the data."""
         return
 
     def log_model(self, files: ModelFiles) -> None:  # noqa: ARG002
-        """The trained model, ready to be used."""
+        """Log the trained model, ready to be used."""
         return
 
     @abstractmethod
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """A table."""
+        """Log a table, given as columns of equal length."""
 
     @abstractmethod
     def log_file(self, path: Path, folder: str = "") -> None:
-        """A file."""
+        """Log a file, which may be shown in a folder."""
 
     @abstractmethod
     def log_checkpoint(self, path: Path) -> None:
-        """The checkpoint that the test measured."""
+        """Log the checkpoint that the test measured."""
 
     @abstractmethod
     def how_to_look(self) -> str:
-        """A line that tells a person where to see the run."""
+        """Return a line that says where the run can be seen."""
 
     @abstractmethod
     def set_tag(self, name: str, value: str) -> None:
-        """A word about the run."""
+        """Set a tag of the run to a value."""
 
     @abstractmethod
     def finish(self, status: Status) -> None:
-        """Close the run, truthfully."""
+        """Close the run with the status it really ended with."""
 
     def abandon(self, run_id: str, reason: str) -> None:  # noqa: ARG002
-        """Close a run as failed whose process died before it could."""
+        """Close a run as failed whose process died before it could close it."""
         return
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys and their values as text."""
-    out: dict[str, str] = {}
+    """Return the config as dotted keys and their values as text, without passwords."""
+    values: dict[str, str] = {}
     for key, value in config.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            out |= flat(value, f"{dotted}.")
+            values |= flat(value, f"{dotted}.")
         else:
-            out[dotted] = "null" if value is None else without_passwords(str(value))
-    return out
+            values[dotted] = "null" if value is None else without_passwords(str(value))
+    return values

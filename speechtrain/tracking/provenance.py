@@ -1,4 +1,4 @@
-"""What is needed to tell later how a run came about: command, commit, changes, versions, host."""
+"""Records how a run came about: command, commit, uncommitted changes, versions and host."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PACKAGES = (
 
 
 def run_tags(overrides: Sequence[str]) -> dict[str, str]:
-    """Tags of a run under MLflow's names where it has them."""
+    """Return the tags of a run, under MLflow's names where it has them."""
     tags = {
         "mlflow.source.name": without_passwords(shlex.join(["python", "-m", "speechtrain", *overrides])),
         "mlflow.source.type": "LOCAL",
@@ -56,7 +56,7 @@ def run_tags(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def git_diff() -> str:
-    """Changes of tracked files since the last commit; empty if there are none, or no repository."""
+    """Return the changes of tracked files since the last commit; empty if there are none, or no repository."""
     return _git("diff", "HEAD")
 
 

@@ -1,7 +1,4 @@
-"""`resume=`: which run it means, and the command line that goes on with it.
-
-A run is continued in its own folder, with the overrides it was started with; what is given besides comes on top.
-"""
+"""The folder of a run: its `run.json`, and how a run is found by a name that a user types."""
 
 from __future__ import annotations
 
@@ -14,31 +11,31 @@ from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import atomically
 
 RUN_FILE = "run.json"
-"""Beside every run: what is needed to find it again (MLflow's run id, the status)."""
+"""Name of the file in every run's folder with what is needed to find it again: MLflow's run id, the status."""
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:
-    """What is known of the run in a folder; empty if there is nothing to read."""
+    """Return the content of `run.json` in a folder; empty if there is none that can be read."""
     try:
-        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        values = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
 def write_run_file(folder: Path, values: dict[str, Any]) -> None:
-    """Add to what is known of a run, atomically."""
+    """Add values to `run.json`, which is written whole or not at all."""
     known = {**read_run_file(folder), **values}
     with atomically(folder / RUN_FILE) as temporary:
         temporary.write_text(json.dumps(known, indent=2), encoding="utf-8")
 
 
 def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
-    """The folder of a run, and the checkpoint to go on from (None: the run has none yet and starts again).
+    """Return the folder of a run, and the checkpoint to go on from, or None if it has none yet and must start again.
 
     Args:
         name: `last`, a folder, a checkpoint file, or an MLflow run id.
-        key: of the config that says so, for messages.
+        key: the key of the config that holds the name, for messages.
 
     Raises:
         ConfigError: there is no such run.
@@ -57,7 +54,7 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
 
 
 def find_weights(name: str, key: str) -> Path:
-    """The checkpoint that a name means, see `find_run`: of a run the best that was kept, else the last.
+    """Return the checkpoint that a name means, see `find_run`: of a run the best one that was kept, else the last.
 
     Raises:
         ConfigError: there is no such run, or it has no checkpoint.

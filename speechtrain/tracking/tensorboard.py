@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class TensorBoardTracker(Tracker):
-    """Writes event files; without the package it says so once and does nothing.
+    """Writes event files; without the package it warns once and does nothing.
 
     Args:
-        folder: inside the run's folder.
-        table_rows: of a table that are kept, as text.
+        folder: name of the folder in the run's folder.
+        table_rows: how many rows of a table are kept, as text.
     """
 
     def __init__(self, folder: str = "tensorboard", table_rows: int = 50) -> None:
@@ -32,7 +32,7 @@ class TensorBoardTracker(Tracker):
         self._path = Path()
 
     def start(self, info: RunInfo) -> None:
-        """Open the event file."""
+        """Open the event file, and write tags and texts."""
         self._path = info.folder / self.folder
         if "tensorflow" not in sys.modules:  # with this module there, TensorBoard writes its files without TensorFlow
             sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
@@ -47,24 +47,24 @@ class TensorBoardTracker(Tracker):
         self._writer.add_text("tags", _markdown({"tag": list(info.tags), "value": list(info.tags.values())}, len(info.tags)))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Scalars."""
+        """Log each metric as a scalar."""
         if self._writer is not None:
             for name, value in metrics.items():
                 self._writer.add_scalar(name, value, step)
 
     def log_dataset(self, info: DatasetInfo) -> None:
-        """A split, as text."""
+        """Log the facts of a split as text."""
         if self._writer is not None:
             facts = {"fingerprint": info.fingerprint, "source": info.source, **{name: f"{value:g}" for name, value in info.facts.items()}}
             self._writer.add_text(f"data/{info.split}", _markdown({"fact": list(facts), "value": list(facts.values())}, len(facts)))
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """The first rows, as text."""
+        """Log the first rows as text."""
         if self._writer is not None:
             self._writer.add_text(name, _markdown(columns, self.table_rows))
 
     def log_file(self, path: Path, folder: str = "") -> None:
-        """A picture; other files are in the run's folder anyway."""
+        """Log a picture; other files are in the run's folder anyway."""
         if self._writer is not None and path.suffix == ".png":
             import numpy as np
             from PIL import Image
@@ -73,14 +73,14 @@ class TensorBoardTracker(Tracker):
                 self._writer.add_image(f"{folder}/{path.stem}".strip("/"), np.asarray(image.convert("RGB")), dataformats="HWC")
 
     def log_checkpoint(self, path: Path) -> None:
-        """Nothing: checkpoints are in the run's folder."""
+        """Do nothing, as checkpoints are in the run's folder."""
 
     def how_to_look(self) -> str:
-        """The command that opens it."""
+        """Return the command that opens the event files."""
         return f"TensorBoard tensorboard --logdir {self._path}" if self._writer is not None else "TensorBoard is not installed"
 
     def set_tag(self, name: str, value: str) -> None:
-        """A word about the run, as text."""
+        """Log a tag as text."""
         if self._writer is not None:
             self._writer.add_text(name, value)
 
@@ -92,7 +92,7 @@ class TensorBoardTracker(Tracker):
 
 
 def _markdown(columns: Mapping[str, Sequence[Any]], rows: int) -> str:
-    """A table; TensorBoard shows Markdown."""
+    """Return a table in Markdown, which TensorBoard shows."""
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for row in list(zip(*columns.values(), strict=True))[:rows]:
         cells = [" ".join(str("" if cell is None else cell).replace("|", r"\|").split()) for cell in row]

@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class WandbTracker(Tracker):
-    """One run of a project.
+    """Tracks one run in a project of Weights & Biases.
 
     Args:
-        project: its name.
-        entity: who it belongs to; None: the user.
-        mode: `online`, `offline`, or `auto`: online where somebody is logged in.
-        log_checkpoint: keep the best checkpoint as an artifact.
+        project: name of the project.
+        entity: user or team it belongs to; None takes the user who is logged in.
+        mode: `online`, `offline`, or `auto`, which is online where somebody is logged in.
+        log_checkpoint: whether the best checkpoint is kept as an artifact.
     """
 
     def __init__(self, project: str, entity: str | None = None, mode: str = "auto", log_checkpoint: bool = False) -> None:
@@ -71,17 +71,17 @@ class WandbTracker(Tracker):
         return run
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics of an epoch, or of a step."""
+        """Log the metrics of an epoch, or of a step."""
         axis = "batch" if all(name.startswith("step/") for name in metrics) else "epoch"
-        self._do(lambda run: run.log({**metrics, axis: step}))
+        self._try(lambda run: run.log({**metrics, axis: step}))
 
     def log_dataset(self, info: DatasetInfo) -> None:
-        """A split, in the summary."""
+        """Log the facts of a split in the summary."""
         facts = {"fingerprint": info.fingerprint, "source": info.source, **info.facts}
-        self._do(lambda run: run.summary.update({f"data.{info.split}.{name}": value for name, value in facts.items()}))
+        self._try(lambda run: run.summary.update({f"data.{info.split}.{name}": value for name, value in facts.items()}))
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """A table."""
+        """Log a table of Weights & Biases."""
 
         def send(run: Any) -> None:
             import wandb
@@ -89,14 +89,14 @@ class WandbTracker(Tracker):
             rows = [list(row) for row in zip(*columns.values(), strict=True)]
             run.log({name: wandb.Table(columns=list(columns), data=rows)})
 
-        self._do(send)
+        self._try(send)
 
     def log_file(self, path: Path, folder: str = "") -> None:
-        """A file, as an artifact."""
+        """Log a file as an artifact."""
         self._send_artifact(path, f"{folder}-{path.stem}".strip("-"), "report")
 
     def log_checkpoint(self, path: Path) -> None:
-        """The checkpoint as an artifact, if the config wants it."""
+        """Log the checkpoint as an artifact, if `log_checkpoint` is set."""
         if self.keeps_checkpoint:
             self._send_artifact(path, "checkpoint", "model")
 
@@ -108,25 +108,25 @@ class WandbTracker(Tracker):
             artifact.add_file(str(path))
             run.log_artifact(artifact)
 
-        self._do(send)
+        self._try(send)
 
     def how_to_look(self) -> str:
-        """Where it is, or how to send it."""
+        """Return the address of the run, or the command that sends it."""
         if self._run is None:
             return "W&B         nothing was written"
         return f"W&B         wandb sync {Path(self._run.dir).parent}" if self._offline else f"W&B         {self._run.url}"
 
     def set_tag(self, name: str, value: str) -> None:
-        """A word about the run, in its summary."""
-        self._do(lambda run: run.summary.update({name: value}))
+        """Set a tag in the summary of the run."""
+        self._try(lambda run: run.summary.update({name: value}))
 
     def finish(self, status: Status) -> None:
-        """Close the run."""
+        """Close the run, with an exit code that shows whether it finished."""
         self.set_tag("status", status)
-        self._do(lambda run: run.finish(exit_code=0 if status == "FINISHED" else 1))
+        self._try(lambda run: run.finish(exit_code=0 if status == "FINISHED" else 1))
 
-    def _do(self, call: Any) -> None:
-        """Whatever the client raises, training must go on."""
+    def _try(self, call: Any) -> None:
+        """Call a function with the run; whatever the client raises, training must go on."""
         if self._run is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""A trained model as MLflow keeps models: with code, requirements, signature and example, so that it can be loaded and served."""
+"""Logs a trained model as MLflow keeps models: with code, requirements, signature and example, so that it can be loaded and served."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _NEEDED = (
     "jiwer",
     "flashlight-text",
 )
-_OF_BACKEND = {".ckpt": ("lightning",), ".keras": ("keras", "tensorflow-cpu", "tensorflow", "jax")}
+_NEEDED_BY_SUFFIX = {".ckpt": ("lightning",), ".keras": ("keras", "tensorflow-cpu", "tensorflow", "jax")}
 
 
 def log_model(client: MlflowClient, uri: str, run_id: str, event: Mapping[str, Any]) -> None:
-    """Keep a model under its run, and as a new version in the registry if a name is given; one that is there already is left."""
+    """Log a model under its run, and as a new version in the registry if the event names one; a model that is there already stays."""
     run = client.get_run(run_id)
     known = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
     if any(model.name == NAME and str(model.status) == "READY" for model in known):
@@ -74,22 +74,22 @@ def log_model(client: MlflowClient, uri: str, run_id: str, event: Mapping[str, A
 
 
 class _Flavor:
-    """`mlflow.pyfunc` as `Model.log` takes it, which passes on a word that is its own."""
+    """Stands in for `mlflow.pyfunc`, to which `Model.log` passes an argument that it does not take."""
 
     __name__ = "mlflow.pyfunc"
 
     @staticmethod
     def save_model(*, validate_serving_input: bool, **options: Any) -> None:  # noqa: ARG004
-        """Write the model's folder."""
+        """Write the model's folder, without the argument that is meant for `Model.log`."""
         mlflow.pyfunc.save_model(**options)
 
 
 def requirements(suffix: str) -> list[str]:
-    """What a process needs to load a model with weights of this ending, at the versions that are here."""
-    found = []
-    for package in (*_NEEDED, *_OF_BACKEND.get(suffix, ())):
+    """Return the packages that a process needs to load weights of this ending, at the versions that are installed here."""
+    lines = []
+    for package in (*_NEEDED, *_NEEDED_BY_SUFFIX.get(suffix, ())):
         try:
-            found.append(f"{package}=={version(package).partition('+')[0]}")
+            lines.append(f"{package}=={version(package).partition('+')[0]}")
         except PackageNotFoundError:
             continue
-    return found
+    return lines

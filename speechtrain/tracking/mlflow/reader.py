@@ -1,4 +1,4 @@
-"""Reading runs back from MLflow."""
+"""Reads runs, their files and models back from MLflow."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from speechtrain.tracking.run_folder import find_run, read_run_file
 
 @dataclass(frozen=True)
 class Record:
-    """A run.
+    """What MLflow knows of one run.
 
     Attributes:
-        params: of the config, flat.
-        metrics: the last value of each.
-        tags: git commit, versions, fingerprints of the data, ...
-        seconds: from start to end; None: it has not ended.
+        params: the config, with dotted keys.
+        metrics: the last value of each metric.
+        tags: among them git commit, versions and fingerprints of the data.
+        seconds: from start to end; None while it has not ended.
     """
 
     id: str
@@ -41,38 +41,38 @@ class Record:
 
     @property
     def is_sweep(self) -> bool:
-        """Whether it is a sweep's own run."""
+        """Whether it is the run of a sweep, under which its trials stand."""
         return self.tags.get("speechtrain.kind") == "sweep"
 
 
 class Reader:
-    """Runs of one server.
+    """Reads runs from one server or database.
 
     Args:
-        tracking_uri: None: `mlflow.db` in the current folder.
-        experiment: that names and tags are looked for in.
-        key: of the config that `tracking_uri` comes from.
+        tracking_uri: the server or database; None takes `mlflow.db` in the current folder.
+        experiment: the experiment in which names and tags are looked for.
+        key: the key of the config that `tracking_uri` comes from, for messages.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such database, or the server cannot be reached.
     """
 
     def __init__(self, tracking_uri: str | None, experiment: str, *, key: str = "tracking_uri") -> None:
         self.uri = tracking_uri or local_uri(Path.cwd())
-        self._shown = without_passwords(self.uri)
+        self._address = without_passwords(self.uri)
         self.experiment = experiment
         path = Path(self.uri.removeprefix("sqlite:///"))
         if self.uri.startswith("sqlite:///") and not path.is_file():
             raise UserError(f"{path}: there is no such database\n    -> set {key}, or change the folder")
         try:
             self._client = open_client(self.uri)
-            found = self._client.get_experiment_by_name(experiment)
+            known = self._client.get_experiment_by_name(experiment)
         except Exception as error:
-            raise UserError(f"MLflow cannot be reached at {self._shown}: {first_line(error)}\n    -> set {key}") from error
-        self._experiment_id = found.experiment_id if found is not None else None
+            raise UserError(f"MLflow cannot be reached at {self._address}: {first_line(error)}\n    -> set {key}") from error
+        self._experiment_id = known.experiment_id if known is not None else None
 
     def run(self, name: str, *, key: str = "runs") -> Record:
-        """A run by its id or the first letters of it, its folder, `last`, or its name where only one has it.
+        """Return a run by its id or the first letters of it, its folder, `last`, or its name where only one run has it.
 
         Raises:
             ConfigError: there is none, or several.
@@ -86,61 +86,61 @@ class Reader:
         except MlflowException:
             pass
         known = self._search("")
-        found = [run for run in known if run.id.startswith(wanted)] or [run for run in known if run.name == wanted]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            ids = ", ".join(run.id[:8] for run in found[:8])
-            raise ConfigError([Problem(key, f"{len(found)} runs are called '{wanted}': {ids}", "give one of these ids")])
-        where = f"experiment '{self.experiment}' of {self._shown}"
+        matches = [run for run in known if run.id.startswith(wanted)] or [run for run in known if run.name == wanted]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            ids = ", ".join(run.id[:8] for run in matches[:8])
+            raise ConfigError([Problem(key, f"{len(matches)} runs are called '{wanted}': {ids}", "give one of these ids")])
+        where = f"experiment '{self.experiment}' of {self._address}"
         names = [run.name for run in known[:50]]
         fix = did_you_mean(wanted, names) if names else "train something first, or set experiment and tracking_uri"
         raise ConfigError([Problem(key, f"there is no run '{wanted}' in {where}", fix)])
 
     def trials(self, study: str) -> list[Record]:
-        """Those of a study, in their order.
+        """Return the runs of a study's trials, in the order of their numbers.
 
         Raises:
             ConfigError: there is no such study.
         """
-        found = [run for run in self._search(f"tags.`speechtrain.study` = '{_quoted(study)}'") if not run.is_sweep]
-        if not found:
+        runs = [run for run in self._search(f"tags.`speechtrain.study` = '{_quoted(study)}'") if not run.is_sweep]
+        if not runs:
             names = sorted({run.tags["speechtrain.study"] for run in self._search("") if "speechtrain.study" in run.tags})
-            raise ConfigError([Problem("study", f"there are no trials of '{study}' in {self._shown}", did_you_mean(study, names))])
-        return sorted(found, key=lambda run: int(run.tags.get("speechtrain.trial", 0)))
+            raise ConfigError([Problem("study", f"there are no trials of '{study}' in {self._address}", did_you_mean(study, names))])
+        return sorted(runs, key=lambda run: int(run.tags.get("speechtrain.trial", 0)))
 
     def tagged(self, tags: Mapping[str, str]) -> list[Record]:
-        """Runs with all these tags.
+        """Return the runs that have all these tags.
 
         Raises:
             ConfigError: there are none.
         """
         query = " and ".join(f"tags.`{key}` = '{_quoted(str(value))}'" for key, value in tags.items())
-        found = [run for run in self._search(query) if not run.is_sweep]
-        if not found:
+        runs = [run for run in self._search(query) if not run.is_sweep]
+        if not runs:
             raise ConfigError([Problem("tags", f"no run has {dict(tags)}", "look at the tags of a run in the MLflow UI")])
-        return found[::-1]
+        return runs[::-1]
 
     def _search(self, query: str) -> list[Record]:
         if self._experiment_id is None:
             return []
-        found: list[Record] = []
+        runs: list[Record] = []
         token = None
         while True:
             page = self._client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
-            found += [_record(run) for run in page]
+            runs += [_record(run) for run in page]
             token = page.token
             if not token:
-                return found
+                return runs
 
     def history(self, run: Record, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of a metric."""
+        """Return all (step, value) of a metric, in the order of the steps."""
         if metric not in run.metrics:
             return []
         return sorted((int(item.step), float(item.value)) for item in self._client.get_metric_history(run.id, metric))
 
     def download(self, uri: str) -> Path:
-        """The folder or file of a model or an artifact, by its URI, as a copy that stays while the process runs.
+        """Download a model or an artifact by its URI, to a folder that is removed when the process ends.
 
         Raises:
             ConfigError: there is none.
@@ -152,18 +152,18 @@ class Reader:
                 run_id, _, name = uri.removeprefix("runs:/").partition("/")
                 run = self._client.get_run(run_id)
                 models = self._client.search_logged_models([run.info.experiment_id], f"source_run_id = '{_quoted(run_id)}'")
-                found = [model for model in models if model.name == name]
-                if not found:
+                named = [model for model in models if model.name == name]
+                if not named:
                     return Path(self._client.download_artifacts(run_id, name, str(folder)))
-                uri = f"models:/{found[0].model_id}"
+                uri = f"models:/{named[0].model_id}"
             mlflow.set_tracking_uri(self.uri)
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
         except (MlflowException, OSError) as error:
-            message = f"there is no {uri} in {self._shown} ({first_line(error)})"
+            message = f"there is no {uri} in {self._address} ({first_line(error)})"
             raise ConfigError([Problem("from", message, "look at the MLflow UI, or set tracking_uri")]) from error
 
     def text(self, run: Record, name: str) -> str | None:
-        """A text among a run's artifacts; None if there is none."""
+        """Return a text among a run's artifacts, or None if there is none."""
         try:
             with tempfile.TemporaryDirectory() as folder:
                 return Path(self._client.download_artifacts(run.id, name, folder)).read_text(encoding="utf-8")
@@ -171,7 +171,7 @@ class Reader:
             return None
 
     def transcripts(self, run: Record) -> dict[str, tuple[str, str]]:
-        """(reference, hypothesis) of the utterances that the run was tested on, by id; empty if it kept none."""
+        """Return (reference, hypothesis) of each utterance that the run was tested on, by id; empty if it kept none."""
         content = self.text(run, "transcripts.json")
         if content is None:
             return {}

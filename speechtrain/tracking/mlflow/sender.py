@@ -1,6 +1,6 @@
-"""Sends what a run has spooled to MLflow, in order and as often as needed: an event that arrives twice changes nothing.
+"""Sends the events of a run's spool to MLflow, in order and as often as needed: an event that arrives twice changes nothing.
 
-Everything that talks to MLflow is here; it runs in the process of `speechtrain.tracking.mlflow.writer`, or in a command of its own.
+Everything that writes to MLflow is here; it runs in the process of `speechtrain.tracking.mlflow.writer`, or in `speechtrain.sync`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from speechtrain.tracking.mlflow.spool import Spool, spools_in
 log = logging.getLogger(__name__)
 
 UID, PROCESS, FOLDER = (f"speechtrain.{name}" for name in ("uid", "process", "folder"))
-"""Tags: a name known before the run's id, the process that writes the run, the run's folder."""
+"""Tags of a run: a name known before MLflow gives it an id, the process that writes it, its folder."""
 
 _KIND = "mlflow.experimentKind"  # makes the UI show what belongs to trained models first
 _PARAM_LIMIT = 6000  # characters MLflow takes in a parameter's value
@@ -42,16 +42,16 @@ _NO_NAME = re.compile(r"[^\w .:/-]")  # what MLflow does not take in a parameter
 _BATCH_LIMIT = 100  # parameters or tags MLflow takes at a time
 _METRICS_LIMIT = 1000
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
-"""What MLflow will answer again however often it is asked."""
+"""Error codes that MLflow answers again, however often the same is sent."""
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether trying again is in vain."""
+def is_refused_for_good(error: Exception) -> bool:
+    """Return whether MLflow would refuse the same again, so that it must not be sent again."""
     return (isinstance(error, MlflowException) and str(error.error_code) in _REFUSALS) or isinstance(error, (FileNotFoundError, TypeError))
 
 
 def open_client(uri: str) -> MlflowClient:
-    """A client; a local database is created whole, by one process at a time, and put in write-ahead mode."""
+    """Return a client; a local database is created by one process at a time, and put in write-ahead mode."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if uri.startswith("sqlite:///"):
@@ -67,32 +67,32 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """Of an experiment, which is made if it is not there; one in a local database keeps its artifacts beside it."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+    """Return the id of an experiment, which is created if it does not exist; a local database keeps artifacts in its folder."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     local = uri.startswith("sqlite:///")
     artifacts = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri() if local else None
     try:
         return str(client.create_experiment(name, artifact_location=artifacts, tags={_KIND: "custom_model_development"}))
     except MlflowException:  # another process was first
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
 
 class Sender:
-    """Sends one spool.
+    """Sends the events of one spool to the MLflow run that the first of them opens.
 
     Args:
-        spool: of a run.
-        warn: told what MLflow refused.
+        spool: the events of a run.
+        warn: called with a message for each event that MLflow refused.
 
     Attributes:
-        run_id: of the open run; empty before.
+        run_id: id of the open run; empty before it is open.
         closed: whether the run's end was sent.
-        wishes: the event that opened the run.
+        open_event: the event that opens the run; empty where the spool is.
     """
 
     def __init__(self, spool: Spool, warn: Callable[[str], None] = log.warning) -> None:
@@ -104,91 +104,70 @@ class Sender:
         self.uri = str(state.get("uri", ""))
         self.closed = bool(state.get("closed", False))
         first = next(spool.read(0), None)
-        self.wishes: Mapping[str, Any] = first[0] if first is not None else {}
+        self.open_event: Mapping[str, Any] = first[0] if first is not None else {}
         self._client: MlflowClient | None = None
         self._known: set[tuple[str, int]] | None = None
 
     @property
     def client(self) -> MlflowClient:
-        """Of the run's server."""
+        """The client of the run's server, opened when it is first needed."""
         if self._client is None:
             self._client = open_client(self.uri)
         return self._client
 
     def advance(self) -> bool:
-        """Send all that waits; whether there was anything.
+        """Send all events that wait, and return whether there were any.
 
         Raises:
-            Exception: the server is away; what was sent before is noted, the rest comes with the next call.
+            Exception: the server cannot be reached; what was sent before is noted, the rest is sent by the next call.
         """
         events = list(self.spool.read(self.offset))
         position = 0
         while position < len(events):
-            size = _alike(events[position:])
+            size = _count_batched(events[position:])
             group = [event for event, _ in events[position : position + size]]
             try:
-                self.do(group)
+                self.send(group)
             except UserError:
                 raise
             except Exception as error:
-                if not is_refusal(error):
+                if not is_refused_for_good(error):
                     raise
                 self.warn(f"MLflow at {without_passwords(self.uri)} refuses {group[0]['call']}: {first_line(error)}")
             position += size
             self.offset = events[position - 1][1]
-            self._note()
+            self._save_state()
         return bool(events)
 
     def finish(self) -> bool:
-        """Remove the spool if nothing is left to do; whether it is so."""
+        """Remove the spool if the run is closed and all is sent, and return whether that is so."""
         if self.closed and next(self.spool.read(self.offset), None) is None:
             self.spool.remove()
             return True
         return False
 
-    def bury(self, reason: str) -> None:
-        """The run's process died: it is failed, unless it is known how it ended."""
+    def fail(self, reason: str) -> None:
+        """Close the run as failed, because its process died before it closed it."""
         if self.closed or not self.run_id:
             return
-        abandon(self.client, self.run_id, reason, keep_reason=True)
+        fail_run(self.client, self.run_id, reason, keep_reason=True)
         self.closed = True
-        self._note()
+        self._save_state()
 
-    def _note(self) -> None:
+    def _save_state(self) -> None:
         self.spool.commit({"offset": self.offset, "run_id": self.run_id, "uri": self.uri, "closed": self.closed})
 
-    def do(self, group: Sequence[Mapping[str, Any]]) -> None:
-        """One event, or several that go in one call; see `advance`."""
-        call, event = str(group[0]["call"]), group[0]
+    def send(self, group: Sequence[Mapping[str, Any]]) -> None:
+        """Send one event, or several metric events in one call; see `advance` for what is raised."""
+        call = str(group[0]["call"])
         if call == "open":
-            self._open(event)
+            self._open(group[0])
         elif not self.run_id:
             raise MlflowException.invalid_parameter_value("the run was never opened")
         elif call == "metrics":
             self._send_metrics(group)
-        elif call == "params":
-            known = self.client.get_run(self.run_id).data.params  # a resumed run may not change them
-            named = {_NO_NAME.sub("_", key): value for key, value in event["params"].items()}
-            params = [Param(key, value[:_PARAM_LIMIT]) for key, value in named.items() if key not in known]
-            for start in range(0, len(params), _BATCH_LIMIT):
-                self.client.log_batch(self.run_id, params=params[start : start + _BATCH_LIMIT])
-        elif call == "tags":
-            self.client.log_batch(self.run_id, tags=_tags(event["tags"]))
-        elif call == "text":
-            self.client.log_text(self.run_id, event["text"], event["name"])
-        elif call == "table":
-            self._send_table(event)
-        elif call == "file":
-            self.client.log_artifact(self.run_id, event["path"], event["folder"] or None)
-        elif call == "datasets":
-            self.client.log_inputs(self.run_id, [_dataset(item) for item in event["datasets"]])
-        elif call == "model":
-            from speechtrain.tracking.mlflow.flavor import log_model
-
-            log_model(self.client, self.uri, self.run_id, event)
-        elif call == "close":
-            self.client.set_terminated(self.run_id, event["status"], event["timestamp"])
-            self.closed = True
+        elif call in _SENDERS:
+            _SENDERS[call](self, group[0])
 
     def _open(self, event: Mapping[str, Any]) -> None:
         """Create the run, or find it again.
@@ -196,28 +175,28 @@ class Sender:
         Raises:
             UserError: MLflow refuses.
         """
-        self.uri, self.wishes = event["uri"], event
+        self.uri, self.open_event = event["uri"], event
         self._client = None
         self._known = None
         self.closed = False
         tags = {PROCESS: json.dumps(event["process"]), UID: event["uid"], FOLDER: event["folder"], **event["tags"]}
         try:
             experiment = experiment_id(self.client, self.uri, event["experiment"])
-            found = event["run_id"] or find_run(self.client, experiment, event["uid"])
-            if found is None:
+            run_id = event["run_id"] or find_run(self.client, experiment, event["uid"])
+            if run_id is None:
                 run = self.client.create_run(experiment, start_time=event["timestamp"], tags=dict(_texts(tags)), run_name=event["name"])
-                found = run.info.run_id
+                run_id = run.info.run_id
             else:
-                self.client.update_run(found, status="RUNNING")
-                self.client.log_batch(found, tags=_tags(tags))
+                self.client.update_run(run_id, status="RUNNING")
+                self.client.log_batch(run_id, tags=_tags(tags))
         except MlflowException as error:
-            if is_refusal(error):
+            if is_refused_for_good(error):
                 raise UserError(first_line(error)) from error
             raise
-        self.run_id = str(found)
+        self.run_id = str(run_id)
 
     def _send_metrics(self, group: Sequence[Mapping[str, Any]]) -> None:
-        """Those that the run does not have: an epoch that a resumed run had to repeat is not written twice."""
+        """Send the metrics that the run does not have yet: an epoch that a resumed run had to repeat is not written twice."""
         if self._known is None:
             data = self.client.get_run(self.run_id).data.metrics
             self._known = {(name, int(item.step)) for name in data for item in self.client.get_metric_history(self.run_id, name)}
@@ -231,8 +210,37 @@ class Sender:
             self.client.log_batch(self.run_id, metrics=fresh[start : start + _METRICS_LIMIT])
         self._known.update((metric.key, metric.step) for metric in fresh)
 
+    def _send_params(self, event: Mapping[str, Any]) -> None:
+        """Send the parameters that the run does not have: MLflow refuses to change one, as a resumed run may want to."""
+        known = self.client.get_run(self.run_id).data.params
+        named = {_NO_NAME.sub("_", key): value for key, value in event["params"].items()}
+        params = [Param(key, value[:_PARAM_LIMIT]) for key, value in named.items() if key not in known]
+        for start in range(0, len(params), _BATCH_LIMIT):
+            self.client.log_batch(self.run_id, params=params[start : start + _BATCH_LIMIT])
+
+    def _send_tags(self, event: Mapping[str, Any]) -> None:
+        self.client.log_batch(self.run_id, tags=_tags(event["tags"]))
+
+    def _send_text(self, event: Mapping[str, Any]) -> None:
+        self.client.log_text(self.run_id, event["text"], event["name"])
+
+    def _send_file(self, event: Mapping[str, Any]) -> None:
+        self.client.log_artifact(self.run_id, event["path"], event["folder"] or None)
+
+    def _send_datasets(self, event: Mapping[str, Any]) -> None:
+        self.client.log_inputs(self.run_id, [_dataset(item) for item in event["datasets"]])
+
+    def _send_model(self, event: Mapping[str, Any]) -> None:
+        from speechtrain.tracking.mlflow.flavor import log_model
+
+        log_model(self.client, self.uri, self.run_id, event)
+
+    def _close(self, event: Mapping[str, Any]) -> None:
+        self.client.set_terminated(self.run_id, event["status"], event["timestamp"])
+        self.closed = True
+
     def _send_table(self, event: Mapping[str, Any]) -> None:
-        """A file in the form that MLflow's own `log_table` writes, which would add to what is there when called again."""
+        """Send a file in the form that MLflow's own `log_table` writes, which would append to the table when called again."""
         columns = event["columns"]
         content = {"columns": list(columns), "data": [list(row) for row in zip(*columns.values(), strict=True)]}
         self.client.log_text(self.run_id, json.dumps(content, ensure_ascii=False), event["name"])
@@ -242,8 +250,21 @@ class Sender:
             self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([*known, entry]))
 
 
-def _alike(events: Sequence[tuple[Mapping[str, Any], int]]) -> int:
-    """How many events, from the first on, go in one call: metrics do."""
+_SENDERS: Mapping[str, Callable[[Sender, Mapping[str, Any]], None]] = {
+    "params": Sender._send_params,
+    "tags": Sender._send_tags,
+    "text": Sender._send_text,
+    "table": Sender._send_table,
+    "file": Sender._send_file,
+    "datasets": Sender._send_datasets,
+    "model": Sender._send_model,
+    "close": Sender._close,
+}
+"""What sends an event, by its `call`; an event of another version that is not here is passed over."""
+
+
+def _count_batched(events: Sequence[tuple[Mapping[str, Any], int]]) -> int:
+    """Return how many events, from the first on, can be sent in one call: only metrics can."""
     size = 1
     while size < len(events) and events[0][0]["call"] == "metrics" == events[size][0]["call"]:
         size += 1
@@ -267,19 +288,19 @@ def _dataset(item: Mapping[str, Any]) -> DatasetInput:
 
 
 def find_run(client: MlflowClient, experiment: str, uid: str) -> str | None:
-    """Id of the run with this tag."""
-    found = client.search_runs([experiment], f"tags.`{UID}` = '{uid}'", max_results=1)
-    return str(found[0].info.run_id) if found else None
+    """Return the id of the run with this value of the tag `UID`, or None."""
+    runs = client.search_runs([experiment], f"tags.`{UID}` = '{uid}'", max_results=1)
+    return str(runs[0].info.run_id) if runs else None
 
 
-def abandon(client: MlflowClient, run_id: str, reason: str, *, keep_reason: bool = False) -> None:
-    """Close a run as failed whose process died; one that has ended otherwise is left alone.
+def fail_run(client: MlflowClient, run_id: str, reason: str, *, keep_reason: bool = False) -> None:
+    """Close a run whose process died as failed; a run that has ended in another way stays as it is.
 
     Args:
-        client: of its server.
-        run_id: of the run.
-        reason: for people.
-        keep_reason: leave the reason that somebody else gave.
+        client: the client of its server.
+        run_id: the run.
+        reason: why, for the tag `error`.
+        keep_reason: whether an `error` that the run has already stays.
     """
     run = client.get_run(run_id)
     if run.info.status not in ("RUNNING", "FAILED"):
@@ -290,51 +311,51 @@ def abandon(client: MlflowClient, run_id: str, reason: str, *, keep_reason: bool
         client.set_terminated(run_id, "FAILED")
 
 
-def bury_dead(client: MlflowClient, experiment: str) -> list[str]:
-    """Close the runs of this machine that say they run and whose process is gone; what they had spooled is sent first."""
-    buried: list[str] = []
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return buried
+def fail_dead_runs(client: MlflowClient, experiment_name: str) -> list[str]:
+    """Close the runs of this machine that say they run and whose process is gone, after sending their spools; return their ids."""
+    failed: list[str] = []
+    experiment = client.get_experiment_by_name(experiment_name)
+    if experiment is None:
+        return failed
     host = Process.current().host.replace("'", "")
-    for run in client.search_runs([found.experiment_id], f"attributes.status = 'RUNNING' and tags.host = '{host}'", max_results=1000):
+    for run in client.search_runs([experiment.experiment_id], f"attributes.status = 'RUNNING' and tags.host = '{host}'", max_results=1000):
         process = process_of(run)
         if process is None or not process.is_local() or process.is_alive():
             continue
-        send_leftovers(Path(run.data.tags.get(FOLDER, "/nowhere")))
-        abandon(client, run.info.run_id, f"its process {process.pid} died", keep_reason=True)
-        buried.append(str(run.info.run_id))
-    return buried
+        send_remaining(Path(run.data.tags.get(FOLDER, "/nowhere")))
+        fail_run(client, run.info.run_id, f"its process {process.pid} died", keep_reason=True)
+        failed.append(str(run.info.run_id))
+    return failed
 
 
 def process_of(run: Run) -> Process | None:
-    """The process that writes a run."""
+    """Return the process that writes a run, or None if its tag cannot be read."""
     try:
         return Process.from_dict(json.loads(run.data.tags.get(PROCESS, "null")))
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def send_leftovers(folder: Path, besides: Path | None = None) -> bool:
-    """Send what earlier processes left unsent in a run's folder; whether all of it went through.
+def send_remaining(folder: Path, besides: Path | None = None) -> bool:
+    """Send the spools that earlier processes left in a run's folder, and return whether all of it was sent.
 
     Args:
-        folder: of the run.
-        besides: a spool that somebody else sends.
+        folder: the run's folder.
+        besides: a spool to leave out, because another sender sends it.
     """
     waiting = [spool for spool in spools_in(folder) if spool.path != besides and not is_in_use(spool)]
     return all(send_spool(spool) for spool in waiting)
 
 
 def is_in_use(spool: Spool) -> bool:
-    """Whether the process that writes a spool still lives."""
+    """Return whether the process that writes a spool is still alive."""
     first = next(spool.read(0), None)
     process = Process.from_dict(first[0].get("process")) if first is not None else None
     return process is not None and process.is_local() and process.is_alive()
 
 
 def send_spool(spool: Spool) -> bool:
-    """Send one spool to its end; whether all of it went through. A run that was never closed is failed.
+    """Send one spool to its end, close its run as failed if it was never closed, and return whether all of it was sent.
 
     Raises:
         UserError: MLflow refuses the run.
@@ -350,7 +371,7 @@ def _send_spool(spool: Spool) -> bool:
     sender = Sender(spool)
     try:
         sender.advance()
-        sender.bury("its process died")
+        sender.fail("its process died")
     except UserError:
         raise
     except Exception as error:
@@ -367,15 +388,15 @@ def _send_spool(spool: Spool) -> bool:
 def import_run(
     database: Path, run_id: str, uri: str, *, known: str | None = None, tags: Mapping[str, str] | None = None, name: str = ""
 ) -> str:
-    """Copy a run out of another machine's database, with its artifacts beside it, into the one at `uri`; returns its id there.
+    """Copy a run from another machine's database and its artifacts to the server or database at `uri`, and return the id of the copy.
 
     Args:
-        database: SQLite file; artifacts are looked for in `mlartifacts` beside it.
-        run_id: in that database.
-        uri: to copy to.
-        known: id of an earlier copy, which is brought up to date.
-        tags: for the copy, besides those of the run.
-        name: of the copy; empty: the run's.
+        database: the SQLite file; artifacts are read from `mlartifacts` in its folder.
+        run_id: the run in that database.
+        uri: where the copy goes.
+        known: id of an earlier copy, which is brought up to date; None makes a new one.
+        tags: tags for the copy, besides those of the run.
+        name: name of the copy; empty takes the run's.
     """
     source = open_client(f"sqlite:///{database.absolute()}")
     client = open_client(uri)

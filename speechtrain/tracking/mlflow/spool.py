@@ -1,7 +1,7 @@
-"""What a run has to tell, in order, on disk before it is sent: a file of one JSON line an event beside the run.
+"""The events of a run on disk before they are sent: a file in the run's folder with one JSON object a line, in order.
 
-Whoever trains only appends. Whoever sends says beside the file how far it has come, and removes both when all is sent and the run is
-closed. What is left of a run that died is sent by the next one, by `resume=` or by `python -m speechtrain.sync`.
+The training only appends. The sender notes in a second file how far it has come, and removes both when all is sent and the run is closed.
+What is left of a run that died is sent by the next one, by `resume=` or by `python -m speechtrain.sync`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import filelock
 from speechtrain.files import atomically
 
 FOLDER = "unsent"
-"""In a run's folder."""
+"""Name of the folder of spools in a run's folder."""
 
 Event = Mapping[str, Any]
 
 
 class Spool:
-    """One file of events; one process appends, one reads."""
+    """One file of events, to which one process appends while another reads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,18 +33,18 @@ class Spool:
 
     @classmethod
     def new(cls, folder: Path) -> Spool:
-        """An empty one for a run that starts, or is taken up again, in a folder."""
+        """Return an empty spool for a run that starts or is resumed in a folder."""
         return cls(folder / FOLDER / f"{time.time_ns()}-{os.getpid()}.jsonl")
 
-    # --- the run's side ---------------------------------------------------------------------------------------------------------------
+    # --- for the training ---------------------------------------------------------------------------------------------------------------
 
     @property
     def held(self) -> int:
-        """Events that could not be written, as on a full disk; each `append` tries again."""
+        """The number of events that could not be written, as on a full disk; each `append` tries again."""
         return len(self._held)
 
     def append(self, event: Event) -> None:
-        """Add an event; a line is there whole or not at all.
+        """Append an event as one line, which is there whole or not at all.
 
         Raises:
             OSError: it cannot be written now; it is held in memory.
@@ -63,33 +63,33 @@ class Spool:
         finally:
             os.close(number)
 
-    def take_held(self) -> list[Event]:
-        """What could never be written, to be passed on by another way."""
-        found = [json.loads(line) for line in self._held]
+    def take_unwritten(self) -> list[Event]:
+        """Remove and return the events that could not be written, to be sent in another way."""
+        events = [json.loads(line) for line in self._held]
         self._held.clear()
-        return found
+        return events
 
-    # --- the sender's side ------------------------------------------------------------------------------------------------------------
+    # --- for the sender ------------------------------------------------------------------------------------------------------------
 
     @property
     def _sent(self) -> Path:
         return self.path.with_suffix(".sent")
 
     def state(self) -> dict[str, Any]:
-        """How far an earlier sender has come, with whatever it noted; empty if it had not begun."""
+        """Return what the last sender has committed; empty if there was none."""
         try:
-            found = json.loads(self._sent.read_text(encoding="utf-8"))
+            state = json.loads(self._sent.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return state if isinstance(state, dict) else {}
 
     def commit(self, state: Mapping[str, Any]) -> None:
-        """Note how far the sender has come; events sent again by a later sender change nothing, so a failure is no harm."""
+        """Write down how far the sender has come; a failure does no harm, as events that are sent again change nothing."""
         with contextlib.suppress(OSError), atomically(self._sent) as temporary:
             temporary.write_text(json.dumps(state), encoding="utf-8")
 
     def read(self, offset: int) -> Iterator[tuple[Event, int]]:
-        """Whole events from a byte on, each with the byte behind it; a line that is no JSON, or not yet, is passed over."""
+        """Yield the whole events from a byte offset on, each with the offset behind it; lines that are not JSON are passed over."""
         try:
             content = self.path.read_bytes()[offset:] if self.path.stat().st_size > offset else b""
         except OSError:
@@ -104,11 +104,11 @@ class Spool:
                 yield event, offset
 
     def lock(self) -> filelock.FileLock:
-        """Held by whoever sends."""
+        """Return the lock that a sender holds while it sends."""
         return filelock.FileLock(self.path.with_suffix(".lock"), timeout=0)
 
     def remove(self) -> None:
-        """Everything is sent."""
+        """Remove the file, what belongs to it and the folder, because all is sent."""
         for path in (self.path, self._sent, self.path.with_suffix(".lock")):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -116,11 +116,11 @@ class Spool:
 
 
 def spools_in(folder: Path) -> list[Spool]:
-    """Those of one run, the oldest first."""
+    """Return the spools of one run, the oldest first."""
     return [Spool(path) for path in sorted((folder / FOLDER).glob("*.jsonl"))]
 
 
 def spools_below(folders: Iterable[Path]) -> list[Spool]:
-    """Those of all runs below some folders, the oldest first."""
-    found = {path for folder in folders for path in folder.glob(f"**/{FOLDER}/*.jsonl")}
-    return [Spool(path) for path in sorted(found, key=lambda path: path.name)]
+    """Return the spools of all runs below some folders, the oldest first."""
+    paths = {path for folder in folders for path in folder.glob(f"**/{FOLDER}/*.jsonl")}
+    return [Spool(path) for path in sorted(paths, key=lambda path: path.name)]

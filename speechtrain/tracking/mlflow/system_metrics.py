@@ -1,4 +1,4 @@
-"""How busy the machine is, under the names that MLflow's page of system metrics knows."""
+"""Measures how busy the machine is, under the names that MLflow's page of system metrics knows."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ _PREFIX = "system/"
 
 
 class SystemMetrics:
-    """Samples of the machine, and of one process on it.
+    """Takes samples of the machine, and of one process on it.
 
     Args:
-        client, run_id: of the run; in one that is resumed the count goes on.
-        seconds: between samples.
-        pid: of the process.
+        client, run_id: the run; the steps of a resumed one are counted on.
+        seconds: time between samples.
+        pid: the process.
 
     Attributes:
-        due: when the next sample is, by `time.monotonic`.
+        due: time of the next sample, by `time.monotonic`.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, seconds: float, pid: int) -> None:
         self.seconds = seconds
         self.due = time.monotonic() + min(seconds, 2.0)
-        known = client.get_run(run_id).data._metric_objs
-        self._step = max((metric.step + 1 for metric in known if metric.key.startswith(_PREFIX)), default=0)
+        known = next((name for name in client.get_run(run_id).data.metrics if name.startswith(_PREFIX)), None)
+        history = client.get_metric_history(run_id, known) if known is not None else []
+        self._step = max((metric.step + 1 for metric in history), default=0)
         self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         with contextlib.suppress(ImportError, RuntimeError):  # no GPU, or nothing to ask it with
             self._monitors.append(GPUMonitor())
@@ -43,17 +44,17 @@ class SystemMetrics:
             self._process.cpu_percent()
 
     def sample(self) -> dict[str, Any]:
-        """An event with what is measured now."""
-        found: dict[str, float] = {}
+        """Measure now, and return the metrics as an event for the spool."""
+        values: dict[str, float] = {}
         for monitor in self._monitors:
             monitor.collect_metrics()
-            found |= monitor.aggregate_metrics()
+            values |= monitor.aggregate_metrics()
             monitor.clear_metrics()
         if self._process is not None:
             with contextlib.suppress(psutil.Error), self._process.oneshot():
-                found["process_cpu_percentage"] = self._process.cpu_percent()
-                found["process_memory_megabytes"] = self._process.memory_info().rss / 1e6
+                values["process_cpu_percentage"] = self._process.cpu_percent()
+                values["process_memory_megabytes"] = self._process.memory_info().rss / 1e6
         step, self._step = self._step, self._step + 1
         self.due = time.monotonic() + self.seconds
-        metrics = {f"{_PREFIX}{name}": float(value) for name, value in found.items()}
+        metrics = {f"{_PREFIX}{name}": float(value) for name, value in values.items()}
         return {"call": "metrics", "metrics": metrics, "step": step, "timestamp": int(time.time() * 1000)}

@@ -35,21 +35,21 @@ _TRIES = 3
 
 
 def local_uri(folder: Path) -> str:
-    """The absolute address of the database in a folder."""
+    """Return the absolute address of the database in a folder."""
     return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
 
 
 class MlflowTracker(Tracker):
-    """One MLflow run.
+    """Tracks one run as a run of MLflow.
 
     Args:
-        tracking_uri: of a server or database; None: `mlflow.db` in the current folder.
-        experiment: its name; made if it is not there.
-        run_name: None: as the program proposes.
-        log_checkpoint: keep the best checkpoint as an artifact.
-        log_model: keep the model as one that MLflow can load and serve.
-        registered_model: also as a new version of this one in the registry; None: not.
-        system_metrics: seconds between samples of the machine; None: none.
+        tracking_uri: a server or database; None takes `mlflow.db` in the current folder.
+        experiment: the experiment's name, which is created if it does not exist.
+        run_name: the run's name; None takes that of model and data.
+        log_checkpoint: whether the best checkpoint is kept as an artifact.
+        log_model: whether the model is kept as one that MLflow can load and serve.
+        registered_model: the name in the registry to which the model is added as a new version; None adds it to none.
+        system_metrics: seconds between samples of the machine; None takes none.
         patience: seconds that the end of a run waits for a server that does not answer.
     """
 
@@ -80,7 +80,7 @@ class MlflowTracker(Tracker):
         self._warned_of_server = False
 
     def start(self, info: RunInfo) -> None:
-        """Begin to open a run, or to go on with the one of a resumed training."""
+        """Begin to open a run, or the run of a training that is resumed."""
         self._spool = Spool.new(info.folder)
         tags = {"host": Process.current().host, **info.tags, **({PARENT: info.parent} if info.parent is not None else {})}
         self._add(
@@ -100,7 +100,7 @@ class MlflowTracker(Tracker):
             self._add("text", text=text, name=name)
 
     def opened(self) -> str | None:
-        """Wait until the run is open; its id.
+        """Wait until the run is open, and return its id.
 
         Raises:
             UserError: there is no server or database at `tracking_uri`, or it refuses.
@@ -119,62 +119,62 @@ class MlflowTracker(Tracker):
         return self._run_id
 
     def _answer(self) -> dict[str, Any]:
-        """What the process beside this one says to a run that is to be opened."""
+        """Wait for the reply of the writer process to a run that is to be opened; empty if there is none in time."""
         path, started = self._spool.path, time.monotonic()
-        deaths = writer().deaths
+        unexpected_exits = writer().unexpected_exits
         while time.monotonic() - started < _OPENING:
             state = writer().wait(path, lambda said: "run_id" in said or "refused" in said or said.get("failures", 0) >= _TRIES, 1.0)
             if "run_id" in state or "refused" in state or state.get("failures", 0) >= _TRIES:
                 return state
-            if writer().deaths - deaths >= _TRIES:
-                return {"died": f"the process that is to write there dies ({writer().last_words})"}
-            if writer().deaths > deaths:
+            if writer().unexpected_exits - unexpected_exits >= _TRIES:
+                return {"died": f"the process that writes there dies ({writer().last_error_line})"}
+            if writer().unexpected_exits > unexpected_exits:
                 writer().attend(path)
         return {}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics of an epoch, or of a step, in one go; one that the run has already for this step is not written again."""
+        """Log metrics of a step together; one that the run has already for this step is not written again."""
         if metrics:
             self._add("metrics", metrics={name: float(value) for name, value in metrics.items()}, step=step)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """A table, shown in MLflow's artifact view."""
+        """Log a table, which MLflow shows among the artifacts."""
         self._add("table", name=f"{name}.json", columns={key: list(values) for key, values in columns.items()})
 
     def log_file(self, path: Path, folder: str = "") -> None:
-        """A file as an artifact."""
+        """Log a file as an artifact."""
         self._add("file", path=str(path), folder=folder)
 
     def log_checkpoint(self, path: Path) -> None:
-        """The checkpoint as an artifact, if the config wants it."""
+        """Log the checkpoint as an artifact, if `log_checkpoint` is set."""
         if self.keeps_checkpoint:
             self.log_file(path, FOLDER)
 
     def log_dataset(self, info: DatasetInfo) -> None:
-        """A split as an MLflow data set."""
+        """Log a split as a data set of MLflow."""
         self._add("datasets", datasets=[asdict(info)])
 
     def log_model(self, files: ModelFiles) -> None:
-        """The model as one that MLflow can load and serve, if the config wants it."""
+        """Log the model as one that MLflow can load and serve, if `log_model` is set."""
         if self.keeps_models:
             self._add("model", **{**asdict(files), "weights": str(files.weights)}, registered_model=self.registered_model)
 
     def how_to_look(self) -> str:
-        """The command that opens the UI."""
+        """Return the command that opens the UI, or the server's address."""
         if self.uri == local_uri(Path.cwd()):
             return f"MLflow      make ui, or: mlflow ui --backend-store-uri {self.uri}"
         return f"MLflow      {without_passwords(self.uri)}"
 
     def set_tag(self, name: str, value: str) -> None:
-        """A word about the run."""
+        """Set a tag of the run."""
         self._add("tags", tags={name: value})
 
     def finish(self, status: Status) -> None:
-        """Close the run, truthfully; wait until everything is sent, but not for a server that does not answer."""
+        """Close the run with its status, and wait until all is sent, or for `patience` seconds if the server does not answer."""
         self._add("close", status=status)
         path = self._spool.path
         if self._spool.held:
-            writer().tell({"attend": str(path), "events": self._spool.take_held()})
+            writer().send_command({"attend": str(path), "events": self._spool.take_unwritten()})
         started = time.monotonic()
 
         def is_over(said: Mapping[str, Any]) -> bool:
@@ -193,11 +193,11 @@ class MlflowTracker(Tracker):
         writer().forget(path)
 
     def abandon(self, run_id: str, reason: str) -> None:
-        """Close a run as failed whose process died before it could."""
-        writer().tell({"abandon": run_id, "uri": self.uri, "reason": reason})
+        """Close a run as failed whose process died before it could close it."""
+        writer().send_command({"abandon": run_id, "uri": self.uri, "reason": reason})
 
     def _add(self, call: str, **arguments: Any) -> None:
-        """Write an event down, and wake who sends it."""
+        """Append an event to the spool, and wake the process that sends it."""
         try:
             self._spool.append({"call": call, "timestamp": int(time.time() * 1000), **arguments})
         except OSError as error:

@@ -1,8 +1,8 @@
 """A process beside the training that sends to MLflow, so that the training neither imports MLflow nor waits for it.
 
-One process serves all runs of the process that started it, one after the other or at once. It is told which spools to attend to, line by
-line on its standard input, and answers the same way. It outlives whoever started it by as long as it takes to send what was spooled:
-a run whose process was killed is closed as failed at once.
+One process sends all runs of the process that started it. It reads commands, one JSON object a line, from its standard input, and writes
+replies to its standard output. It outlives the process that started it by as long as it takes to send what was spooled: a run whose
+process was killed is closed as failed at once.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LINGER = 60.0
-"""Seconds that a writer whose training is gone tries to send the rest."""
-_TICK = 1.0
+"""Seconds for which a writer whose training has ended goes on trying to send the rest."""
+_POLL_SECONDS = 1.0
+"""Longest wait for a command before it is looked whether the training is still alive."""
 
 
 # --- the training's side --------------------------------------------------------------------------------------------------------------
 
 
 class Writer:
-    """The writer process of this one, started when it is first needed, and again when it dies.
+    """Starts the writer process of this one when it is first needed, and again when it dies, and speaks with it.
 
     Attributes:
-        deaths: how often it has died before it was told to end.
+        unexpected_exits: how often the process has ended before it was asked to.
     """
 
     def __init__(self) -> None:
@@ -51,38 +52,38 @@ class Writer:
         self._state: dict[str, dict[str, Any]] = {}
         self._attended: dict[str, str] = {}
         self._changed = threading.Condition()
-        self._last_words: deque[str] = deque(maxlen=5)
-        self.deaths = 0
+        self._error_lines: deque[str] = deque(maxlen=5)
+        self.unexpected_exits = 0
 
     def attend(self, spool: Path) -> None:
-        """Send this spool from now on, and start the process if there is none."""
+        """Have a spool sent from now on, and start the process if there is none."""
         line = json.dumps({"attend": str(spool)})
-        self._tell(line)
+        self._write_line(line)
         self._attended[str(spool)] = line
 
-    def tell(self, message: Mapping[str, Any]) -> None:
-        """Anything else."""
-        with contextlib.suppress(OSError):  # no process can be started: what is spooled stays
-            self._tell(json.dumps(message, default=str))
+    def send_command(self, command: Mapping[str, Any]) -> None:
+        """Send the process another command, see `_Server`; nothing happens if no process can be started."""
+        with contextlib.suppress(OSError):  # what is spooled stays
+            self._write_line(json.dumps(command, default=str))
 
     def state(self, spool: Path) -> dict[str, Any]:
-        """What the writer has said of a spool."""
+        """Return what the process has replied about a spool so far."""
         with self._changed:
             return dict(self._state.get(str(spool), {}))
 
     def wait(self, spool: Path, until: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
-        """What the writer has said of a spool, once it is so, or after so many seconds."""
+        """Return what the process has replied about a spool, once `until` is true of it or so many seconds have passed."""
         with self._changed:
             self._changed.wait_for(lambda: until(self._state.get(str(spool), {})), seconds)
             return dict(self._state.get(str(spool), {}))
 
     def forget(self, spool: Path) -> None:
-        """A spool that is finished, or given up."""
+        """Forget a spool that is finished, or that will not be sent."""
         with self._changed:
             self._state.pop(str(spool), None)
         self._attended.pop(str(spool), None)
 
-    def _tell(self, line: str) -> None:
+    def _write_line(self, line: str) -> None:
         for _ in range(2):
             process = self._running()
             try:
@@ -115,33 +116,33 @@ class Writer:
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,  # Ctrl-C is for the training, which then says how the run ended
         )
-        for listen in (self._listen, self._overhear):
-            threading.Thread(target=listen, args=(process,), daemon=True).start()
+        for read in (self._read_replies, self._drain_stderr):
+            threading.Thread(target=read, args=(process,), daemon=True).start()
         atexit.register(self.close)
         return process
 
-    def _listen(self, process: subprocess.Popen[str]) -> None:
+    def _read_replies(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             with contextlib.suppress(ValueError):
-                self._take(json.loads(line))
+                self._handle_reply(json.loads(line))
         with self._changed:
-            self.deaths += process is self._process
+            self.unexpected_exits += process is self._process
             self._changed.notify_all()
 
-    def _overhear(self, process: subprocess.Popen[str]) -> None:
-        """What it says before it dies; libraries say a lot that nobody needs."""
+    def _drain_stderr(self, process: subprocess.Popen[str]) -> None:
+        """Keep the last lines of its errors, for the message if it dies; libraries write a lot that nobody needs."""
         assert process.stderr is not None
         for line in process.stderr:
             if line.strip():
-                self._last_words.append(line.strip())
+                self._error_lines.append(line.strip())
 
     @property
-    def last_words(self) -> str:
-        """The last line that it wrote as an error."""
-        return self._last_words[-1] if self._last_words else "no word"
+    def last_error_line(self) -> str:
+        """The last line that the process wrote to its standard error."""
+        return self._error_lines[-1] if self._error_lines else "no output"
 
-    def _take(self, reply: dict[str, Any]) -> None:
+    def _handle_reply(self, reply: dict[str, Any]) -> None:
         warning = reply.pop("warning", None)
         with self._changed:
             self._state.setdefault(str(reply.pop("spool", "")), {}).update(reply)
@@ -150,7 +151,7 @@ class Writer:
             log.warning("%s", warning)
 
     def close(self) -> None:
-        """Let the process end when all is sent; it is not waited for."""
+        """Let the process end when all is sent, without waiting for it."""
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid() or process.stdin is None:
             return
@@ -163,7 +164,7 @@ _writer = Writer()
 
 
 def writer() -> Writer:
-    """The writer of this process."""
+    """Return the writer that all trackers of this process share."""
     return _writer
 
 
@@ -171,83 +172,83 @@ def writer() -> Writer:
 
 
 class _Run:
-    """A spool that is being sent.
+    """Sends one spool, and tries again after failures.
 
     Args:
-        path: of the spool.
-        say: answers to the training.
+        path: the spool's file.
+        reply: sends a reply about it to the training.
     """
 
-    def __init__(self, path: Path, say: Callable[..., None]) -> None:
+    def __init__(self, path: Path, reply: Callable[..., None]) -> None:
         from speechtrain.tracking.mlflow.sender import Sender
         from speechtrain.tracking.mlflow.spool import Spool
 
         self.spool = Spool(path)
-        self.say = say
-        self.sender = Sender(self.spool, lambda text: say(warning=text))
+        self.reply = reply
+        self.sender = Sender(self.spool, lambda text: reply(warning=text))
         self.system: SystemMetrics | None = None
         self.failures = 0
         self.due = 0.0
         self.waits = True
         self.over = False
-        self._told = False
-        self._direct: list[dict[str, Any]] = []
+        self._announced = False
+        self._unwritten: list[dict[str, Any]] = []
 
     def add(self, events: list[dict[str, Any]]) -> None:
-        """Events that the disk had no room for; they come after what is spooled."""
-        self._direct += events
+        """Add events that the disk had no room for; they are sent after what is spooled."""
+        self._unwritten += events
         self.waits = True
 
     def send(self) -> None:
-        """Send what waits; after a failure it waits on."""
-        from speechtrain.tracking.mlflow.sender import send_leftovers
+        """Send what waits; after a failure it is tried again later."""
+        from speechtrain.tracking.mlflow.sender import send_remaining
 
         try:
-            if not self._told:
-                send_leftovers(self.spool.path.parent.parent, besides=self.spool.path)
+            if not self._announced:
+                send_remaining(self.spool.path.parent.parent, besides=self.spool.path)
             with self.spool.lock():
                 self.sender.advance()
-            while self._direct:
-                self.sender.do([self._direct[0]])
-                self._direct.pop(0)
+            while self._unwritten:
+                self.sender.send([self._unwritten[0]])
+                self._unwritten.pop(0)
         except UserError as error:
             self.over = True
-            self.say(refused=str(error))
+            self.reply(refused=str(error))
             return
         except Exception as error:
             self.failures += 1
             self.due = time.monotonic() + _pause(self.failures)
-            self.say(away=first_line(error), failures=self.failures)
+            self.reply(away=first_line(error), failures=self.failures)
             return
         if self.failures:
-            self.say(away=None, failures=0)
+            self.reply(away=None, failures=0)
         self.failures, self.waits, self.due = 0, False, 0.0
-        if self.sender.run_id and not self._told:
-            self._told = True
-            self.say(run_id=self.sender.run_id)
-            self._look_around()
+        if self.sender.run_id and not self._announced:
+            self._announced = True
+            self.reply(run_id=self.sender.run_id)
+            self._start_system_metrics()
         if self.sender.closed and self.sender.finish():
             self.over = True
-            self.say(closed=True)
+            self.reply(closed=True)
 
-    def _look_around(self) -> None:
-        """Watch the machine, if the run wants it."""
+    def _start_system_metrics(self) -> None:
+        """Start to measure the machine, if the config of the run asks for it."""
         from speechtrain.tracking.mlflow.system_metrics import SystemMetrics
 
-        if seconds := self.sender.wishes.get("system_metrics"):
+        if seconds := self.sender.open_event.get("system_metrics"):
             self.system = SystemMetrics(self.sender.client, self.sender.run_id, float(seconds), os.getppid())
 
     def sample(self) -> None:
-        """Spool how busy the machine is."""
+        """Spool a sample of how busy the machine is."""
         assert self.system is not None
         with contextlib.suppress(OSError):
             self.spool.append(self.system.sample())
             self.waits = True
 
     def end(self) -> None:
-        """The training is gone and all is sent: close what it left open."""
+        """Close the run, when the training has ended without closing it and all is sent."""
         try:
-            self.sender.bury("its process died")
+            self.sender.fail("its process died")
         except Exception:
             self.failures += 1
             self.due = time.monotonic() + _pause(self.failures)
@@ -257,12 +258,17 @@ class _Run:
 
 
 def _pause(failures: int) -> float:
-    """Seconds until a server is tried again after so many failures in a row."""
+    """Return the seconds until a server is tried again after so many failures in a row."""
     return float(min(15.0, 0.5 * 2.0**failures))
 
 
 class _Server:
-    """Reads commands, sends spools, answers."""
+    """Reads commands, sends spools and replies.
+
+    Commands: `attend` (a spool to send, with `events` that could not be written), `forget` (a spool), `abandon` (a run id to close as
+    failed, with `uri` and `reason`), `quit`. Replies name their `spool` and hold `run_id`, `closed`, `refused`, `away` with `failures`,
+    or a `warning`.
+    """
 
     def __init__(self, parent: int) -> None:
         self.parent = parent
@@ -273,53 +279,53 @@ class _Server:
         self.quitting = False
 
     def serve(self) -> None:
-        """Until there is nobody to serve and nothing to send, or it has been tried for long enough."""
-        threading.Thread(target=self._listen, daemon=True).start()
+        """Serve until the training has ended and all is sent, or `_LINGER` seconds have passed since it ended."""
+        threading.Thread(target=self._read_commands, daemon=True).start()
         deadline = float("inf")
         while not (self.quitting and (time.monotonic() > deadline or not (self.runs or self.abandoned))):
-            self._obey_all()
+            self._handle_commands()
             if not self.quitting and os.getppid() != self.parent:
                 self.quitting = True
             if self.quitting and deadline == float("inf"):
                 deadline = time.monotonic() + _LINGER
                 for run in self.runs.values():
-                    run.waits = True  # for what was spooled without a word
+                    run.waits = True  # for what was spooled without a command
             now = time.monotonic()
             for key, run in list(self.runs.items()):
                 if run.system is not None and run.system.due <= now and not self.quitting:
                     run.sample()
                 if run.waits and run.due <= now:
                     run.send()
-                    self._bury_dead(run)
+                    self._fail_dead_runs(run)
                 elif self.quitting and not run.waits and run.due <= now:
                     run.end()
                 if run.over:
                     del self.runs[key]
-            self._abandon()
+            self._fail_abandoned()
 
-    def _listen(self) -> None:
+    def _read_commands(self) -> None:
         for line in sys.stdin:
             with contextlib.suppress(ValueError):
                 self.commands.put(json.loads(line))
         self.commands.put({"quit": True})
 
-    def _obey_all(self) -> None:
-        """Take commands, after waiting until there is one or something is due."""
+    def _handle_commands(self) -> None:
+        """Wait for a command or until something is due, and handle all commands that are there."""
         now = time.monotonic()
         due = [run.due - now for run in self.runs.values() if run.waits or self.quitting]
         due += [run.system.due - now for run in self.runs.values() if run.system is not None]
         with contextlib.suppress(queue.Empty):
-            self._obey(self.commands.get(timeout=max(0.0, min([_TICK, *due]))))
+            self._handle(self.commands.get(timeout=max(0.0, min([_POLL_SECONDS, *due]))))
             while True:
-                self._obey(self.commands.get_nowait())
+                self._handle(self.commands.get_nowait())
 
-    def _obey(self, command: dict[str, Any]) -> None:
+    def _handle(self, command: dict[str, Any]) -> None:
         path = command.get("attend") or command.get("forget")
         if "forget" in command:
             self.runs.pop(str(path), None)
         elif path is not None:
             if path not in self.runs:
-                self.runs[path] = _Run(Path(path), lambda **words: self._say(path, **words))
+                self.runs[path] = _Run(Path(path), lambda **values: self._reply(path, **values))
             self.runs[path].waits = True
             self.runs[path].add(command.get("events", []))
         elif "abandon" in command:
@@ -327,38 +333,38 @@ class _Server:
         elif "quit" in command:
             self.quitting = True
 
-    def _bury_dead(self, run: _Run) -> None:
-        """Once for each experiment: close what says it runs and does not."""
-        from speechtrain.tracking.mlflow.sender import bury_dead
+    def _fail_dead_runs(self, run: _Run) -> None:
+        """Close runs that say they run and do not, once for each experiment."""
+        from speechtrain.tracking.mlflow.sender import fail_dead_runs
 
-        experiment = str(run.sender.wishes.get("experiment"))
+        experiment = str(run.sender.open_event.get("experiment"))
         if run.sender.run_id and not run.failures and (run.sender.uri, experiment) not in self.searched:
             self.searched.add((run.sender.uri, experiment))
             with contextlib.suppress(Exception):  # a kindness to earlier runs; this one does not depend on it
-                bury_dead(run.sender.client, experiment)
+                fail_dead_runs(run.sender.client, experiment)
 
-    def _abandon(self) -> None:
-        from speechtrain.tracking.mlflow.sender import abandon, open_client
+    def _fail_abandoned(self) -> None:
+        from speechtrain.tracking.mlflow.sender import fail_run, open_client
 
         left = []
         for item in self.abandoned:
             try:
-                abandon(open_client(item["uri"]), item["abandon"], item["reason"])
+                fail_run(open_client(item["uri"]), item["abandon"], item["reason"])
             except Exception:
                 if item.setdefault("tries", 0) < 5:
                     left.append({**item, "tries": item["tries"] + 1})
         self.abandoned = left
 
     @staticmethod
-    def _say(path: str, **words: Any) -> None:
+    def _reply(path: str, **values: Any) -> None:
         with contextlib.suppress(OSError, ValueError):
-            sys.stdout.write(json.dumps({"spool": path, **words}) + "\n")
+            sys.stdout.write(json.dumps({"spool": path, **values}) + "\n")
             sys.stdout.flush()
 
 
 def main() -> None:
-    """The process, told by its first argument who started it."""
-    logging.disable(logging.ERROR)  # whoever started it says what is worth saying
+    """Run the writer process; its first argument is the number of the process that started it."""
+    logging.disable(logging.ERROR)  # the process that started it logs what a user should read
     for number in (signal.SIGTERM, signal.SIGINT):  # meant for the training, which has something to say yet when it gets them
         signal.signal(number, signal.SIG_IGN)
     _Server(int(sys.argv[1])).serve()
