@@ -29,7 +29,7 @@ _TRACES_WANTED = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def run(cfg: DictConfig) -> Any:
-    """One run from a composed config; the objective's value, for a sweeper."""
+    """Run one job with a composed config, and return the value of the objective to the sweeper."""
     from speechtrain.app.job import run_job  # pickled by value for other processes, so it holds no more than this
 
     return run_job(cfg)
@@ -41,14 +41,15 @@ def _fail(error: UserError | RunError) -> NoReturn:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line, and end with one of the exit codes above."""
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
         print_help()
         return
     if _TRACES_WANTED:
         os.environ["SPEECHTRAIN_TRACES"] = "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that errors are shown in one way
+    # the only way to have Hydra raise its errors instead of printing them in its own way
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     interrupts.listen()
     sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder, also when started as `speechtrain`
     try:
@@ -62,8 +63,9 @@ def main() -> None:
         if _TRACES_WANTED:
             raise
         if isinstance(error, (HydraException, OmegaConfBaseException)):
-            given = sys.argv[1:]
-            error = explain([item for item in given if not item.startswith("-")], error, _config_dir(given), sweep=_is_sweep(given))
+            typed = sys.argv[1:]
+            overrides = [item for item in typed if not item.startswith("-")]
+            error = explain(overrides, error, _config_dir(typed), sweep=_is_sweep(typed))
         _fail(error)
     except (ValueError, OSError) as error:
         # Hydra raises these for a group set to null, or a folder it cannot make; out of our own modules they are defects

@@ -29,7 +29,7 @@ FORMATS = ("textgrid", "ctm", "json")
 
 
 def run(arguments: list[str]) -> int:
-    """Keys of conf/align.yaml."""
+    """Align texts with recordings with the keys of conf/align.yaml, and return the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg, overrides = arguments_of(AlignConfig, arguments)
     formats = [str(name) for name in cfg.format]

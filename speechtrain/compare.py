@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def print_report(report: Report) -> None:
-    """A table of the metrics, one of the configs, and the tests."""
+    """Print a table of the metrics, one of the configs, and the results of the tests."""
     header, body = rows(report)
     split = 4 + len(report.metrics)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
@@ -54,7 +54,7 @@ def print_report(report: Report) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Words with `=` are keys, the others runs."""
+    """Compare runs: arguments with `=` are keys of conf/compare.yaml, the others name runs."""
     cfg = compose_command(CompareConfig, [item for item in arguments if "=" in item])
     report, reader = compare(cfg, [item for item in arguments if "=" not in item])
     print_report(report)

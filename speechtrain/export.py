@@ -20,7 +20,7 @@ from speechtrain.inference.export import write_exports
 
 
 def run(arguments: list[str]) -> int:
-    """Keys of conf/export.yaml."""
+    """Export a model with the keys of conf/export.yaml, and return the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return 1 if write_exports(*arguments_of(ExportConfig, arguments)) else 0
 

@@ -1,4 +1,4 @@
-"""`python -m speechtrain.inspect`: what the data of a config are like, before anything is trained.
+"""`python -m speechtrain.inspect`: show what the data of a config are like, before anything is trained.
 
     python -m speechtrain.inspect data=manifest data.root=/data/mine data.split.val=10
     python -m speechtrain.inspect experiment=fsdd data.root=/data/fsdd model=conformer out=look    and as a page with pictures
@@ -14,14 +14,8 @@ All keys are those of `python -m speechtrain`, so that the same words can be tra
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
@@ -30,15 +24,12 @@ from speechtrain.app.command import run_command
 from speechtrain.config.compose import compose
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.console import console
-from speechtrain.errors import ConfigError, DataError, Problem, unwritable
-from speechtrain.report.inspection import Inspection, _shown, inspect, remarks, write_page
-
-if TYPE_CHECKING:
-    pass
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.report.inspection import Inspection, abbreviated, inspect, remarks, write_page
 
 
 def print_inspection(found: Inspection) -> None:
-    """As tables, the remarkable in words below them."""
+    """Print a table of the splits, the vocabulary, and what should be looked at."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "utterances", "hours", "speakers", "words", "shortest", "median", "longest", "characters/s", "rates"):
         table.add_column(name, justify="left" if name in ("", "rates") else "right")
@@ -58,71 +49,15 @@ def print_inspection(found: Inspection) -> None:
         )
     console.print(table)
     vocabulary = found.data.tokenizer.vocabulary
-    console.print(f"\nvocabulary  {len(vocabulary)} tokens: {_shown([repr(each)[1:-1] for each in vocabulary], 40)}", markup=False)
+    console.print(f"\nvocabulary  {len(vocabulary)} tokens: {abbreviated([repr(each)[1:-1] for each in vocabulary], 40)}", markup=False)
     for before, after in found.data.corpus.normalized:
         console.print(f"text        {before!r} -> {after!r}" if before != after else f"text        {after!r}", markup=False)
     for line in remarks(found):
-        console.print(f"look        {line}", markup=False, style="yellow")
-
-
-def draw_files(files: Sequence[str], folder: Path, overrides: Sequence[str], model: str = "") -> list[Path]:
-    """A picture of each recording: its wave, its features, and these augmented, as a config makes them.
-
-    Args:
-        files: of audio.
-        folder: where the pictures go.
-        overrides: of the training's config.
-        model: a trained one, whose features and augmentation are taken where the overrides choose no others.
-
-    Raises:
-        UserError: one cannot be read, or the folder cannot be written.
-    """
-    import soundfile
-
-    from speechtrain.data.prepare import prepare
-    from speechtrain.files import numbered
-    from speechtrain.report.data import pictures
-    from speechtrain.report.figures import save_png
-    from speechtrain.tasks.build import task_for
-
-    found = []
-    with TemporaryDirectory() as root:
-        lines = []
-        for number, name in enumerate(files):
-            path = Path(name).expanduser()
-            try:
-                duration = soundfile.info(str(path)).duration
-                shutil.copyfile(path, Path(root) / f"{number}{path.suffix}")
-            except (OSError, soundfile.SoundFileError) as error:
-                raise DataError(f"{path}: cannot be read as audio ({error})\n    -> give a WAV, FLAC, OGG or MP3 file") from None
-            lines.append(json.dumps({"audio_filepath": f"{number}{path.suffix}", "duration": duration, "text": "a", "utt_id": str(number)}))
-        (Path(root) / "all.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        read = ["data=manifest", f"data.root='{root}'", "data.train=all.jsonl", "data.feature_cache=null", "data.on_shared.audio=allow"]
-        cfg = ExperimentConfig.of(compose([*overrides, *read, "tracking=[]"]))
-        if model:
-            from speechtrain.inference.find import load
-
-            stored = load(model).cfg
-            for group in ("features", "augment"):
-                if not any(item.startswith((f"{group}=", f"{group}.")) for item in overrides):
-                    cfg = replace(cfg, **{group: getattr(stored, group)})
-        data = prepare(cfg, threads=1)
-        task_for(cfg, data)
-        drawn = pictures(data, data.corpus.splits["train"])
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            names: set[str] = set()
-            for number, name in enumerate(files):
-                target = folder / f"{numbered(Path(name).stem, names)}.png"
-                save_png(drawn[str(number)], target)
-                found.append(target)
-        except OSError as error:
-            raise unwritable(folder, error, "out") from error
-    return found
+        console.print(f"note        {line}", markup=False, style="yellow")
 
 
 def run(arguments: list[str]) -> int:
-    """Keys of the training's config, `out` and `examples`."""
+    """Print the data of a training's config; `out`, `examples`, `from`, `profile` and `files` are keys of this command."""
     own = {"out": "", "examples": "4", "from": "", "profile": "false", "files": ""}
     given: list[str] = []
     for item in arguments:
@@ -136,7 +71,11 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if own["files"]:
         names = own["files"].strip("[]").split(",")
-        for path in draw_files(names, Path(own["out"] or ".").expanduser().absolute(), given, own["from"]):
+        from speechtrain.inference.find import load
+        from speechtrain.report.data import draw_recordings
+
+        trained = load(own["from"]).cfg if own["from"] else None
+        for path in draw_recordings(names, Path(own["out"] or ".").expanduser().absolute(), given, trained):
             console.print(f"picture     {path}", markup=False)
         return 0
     if own["from"]:

@@ -62,7 +62,7 @@ def make(cfg: LmConfig) -> NGram:
 
 
 def _splitter(cfg: LmConfig) -> Callable[[str], list[str]]:
-    """How a line becomes units."""
+    """Return what splits a line into units: words, or the tokens of a model."""
     from speechtrain.data.text.normalize import normalizer
 
     if cfg.source is None:
@@ -96,16 +96,16 @@ def _texts(files: Sequence[str]) -> Iterator[str]:
 
 
 def _by_kenlm(sentences: Sequence[Sequence[str]], out: Path, order: int) -> NGram | None:
-    """With `lmplz`; None where there is none, or it cannot (little text, for example)."""
+    """Estimate with `lmplz`; None if it is not installed, or fails, as it does with little text."""
     program = shutil.which("lmplz")
     if program is None:
         return None
     text = "".join(" ".join(words) + "\n" for words in sentences)
-    done = subprocess.run([program, "-o", str(order)], input=text, capture_output=True, text=True, check=False)
-    if done.returncode:
+    finished = subprocess.run([program, "-o", str(order)], input=text, capture_output=True, text=True, check=False)
+    if finished.returncode:
         return None
     temporary = out.with_name(f".{out.name}.lmplz")
-    temporary.write_text(done.stdout, encoding="utf-8")
+    temporary.write_text(finished.stdout, encoding="utf-8")
     try:
         return NGram.read(temporary)
     finally:
@@ -113,10 +113,10 @@ def _by_kenlm(sentences: Sequence[Sequence[str]], out: Path, order: int) -> NGra
 
 
 def run(arguments: list[str]) -> int:
-    """Keys of conf/lm.yaml."""
+    """Estimate a language model with the keys of conf/lm.yaml, and return the exit code."""
     cfg, rest = arguments_of(LmConfig, arguments)
     if rest:
-        raise ConfigError([Problem(rest[0].partition("=")[0], "is no key of speechtrain.lm", "look at conf/lm.yaml")])
+        raise ConfigError([Problem(rest[0].partition("=")[0], "is an unknown key for speechtrain.lm", "look at conf/lm.yaml")])
     make(cfg)
     return 0
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> int:
-    """Keys of conf/serve.yaml."""
+    """Serve a model with the keys of conf/serve.yaml, and return the exit code."""
     import socket
 
     import uvicorn

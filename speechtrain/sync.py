@@ -17,7 +17,7 @@ from speechtrain.errors import UserError
 
 
 def sync(folders: Sequence[Path]) -> int:
-    """Send what waits below some folders; how many runs still wait.
+    """Send what waits below some folders, and return how many runs still wait.
 
     Raises:
         UserError: one of the folders is not there.
@@ -49,9 +49,9 @@ def sync(folders: Sequence[Path]) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """The arguments are folders."""
-    given = [Path(item) for item in arguments] or [path for path in (Path("outputs"), Path("multirun")) if path.is_dir()]
-    return 1 if sync(given) else 0
+    """Send what waits below the folders that are named, and return the exit code."""
+    folders = [Path(item) for item in arguments] or [path for path in (Path("outputs"), Path("multirun")) if path.is_dir()]
+    return 1 if sync(folders) else 0
 
 
 if __name__ == "__main__":

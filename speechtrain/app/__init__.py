@@ -1,1 +1,1 @@
-"""The command line around a run: words in, one job done, exit codes out."""
+"""The command line around a run: what is typed, the job that is done, and the exit code it ends with."""

@@ -1,4 +1,4 @@
-"""A command's own keys, told apart from overrides of the model's config."""
+"""Separates the own keys of a command from overrides of the model's config."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ C = TypeVar("C", bound=Node)
 
 
 def arguments_of(schema: type[C], arguments: Sequence[str], *, words: str | None = None) -> tuple[C, list[str]]:
-    """Return a command's own keys, as `conf/COMMAND.yaml` has them, and the overrides of the model's config.
+    """Return the config of a command, as `conf/COMMAND.yaml` has them, and the overrides of the model's config.
 
     Args:
-        schema: of the command.
-        arguments: as typed.
-        words: the list key that arguments without `=` belong to; None: there are none.
+        schema: class of the command's config.
+        arguments: what was typed.
+        words: the key, a list, to which arguments without `=` are added; None refuses them.
 
     Raises:
-        ConfigError: with what is wrong.
+        ConfigError: an argument is not `key=value`, or a key or its value does not fit.
     """
     own: list[str] = []
     rest: list[str] = []
-    plain: list[str] = []
+    bare: list[str] = []
     for item in arguments:
         key = item.partition("=")[0].lstrip("+~")
         if "=" not in item:
-            plain.append(item)
+            bare.append(item)
         elif key.partition(".")[0].partition("@")[0] in OVERLAID_GROUPS:
             rest.append(item)
         else:
             own.append(f"source={item.removeprefix('from=')}" if item.startswith("from=") else item)
-    if plain and words is None:
-        raise ConfigError([Problem("command line", f"'{plain[0]}' cannot be read", "write key=value")])
+    if bare and words is None:
+        raise ConfigError([Problem("command line", f"'{bare[0]}' cannot be read", "write key=value")])
     cfg = compose_command(schema, own)
     if words is not None:
-        setattr(cfg, words, [*getattr(cfg, words), *plain])
+        setattr(cfg, words, [*getattr(cfg, words), *bare])
     return cfg, rest

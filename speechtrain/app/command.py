@@ -1,4 +1,4 @@
-"""What the other commands have in common: help, and a user's mistake told without a trace."""
+"""What the commands besides training have in common: `--help`, and errors of the user without a stack trace."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None
     except KeyboardInterrupt:
         errors.print("interrupted", style="yellow")
         sys.exit(130)
-    except BrokenPipeError:  # whoever read the output has had enough
+    except BrokenPipeError:  # the program that read the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

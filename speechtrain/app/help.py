@@ -1,4 +1,4 @@
-"""`--help`: every group with its options, each with the first line of its file."""
+"""`--help` of training: lists every group with its options, each with the first line of its file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HIDDEN = ("schema", "hydra")
 
 
 def describe(text: str) -> str:
-    """The first comment line of a config file."""
+    """Return the first comment line of a config file, which says what it is for."""
     for line in text.splitlines():
         if line.startswith("#") and "@package" not in line:
             return line.lstrip("# ").rstrip()
@@ -20,7 +20,7 @@ def describe(text: str) -> str:
 
 
 def print_help() -> None:
-    """Usage, groups and options, without composing anything."""
+    """Print usage, groups and options, without composing anything."""
     console.print("[bold]python -m speechtrain[/] \\[group=option] \\[key=value] \\[-m] ...\n")
     console.print("Trains a CTC speech recogniser, by default on digits spoken by eSpeak NG; every run is in MLflow (make ui).\n")
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -40,5 +40,5 @@ def print_help() -> None:
         "[bold]Look[/]      make ui   python -m speechtrain.compare RUN RUN   python -m speechtrain.sync\n"
         "[bold]Use[/]       python -m speechtrain.evaluate | transcribe | align | export | serve | inspect, from=last   (docs/use.md)\n"
         '[bold]Complete[/]  eval "$(speechtrain -sc install=bash)"   (zsh and fish too)\n'
-        "[bold]Own files[/] --config-dir DIR adds groups and options; --hydra-help tells about Hydra's own flags"
+        "[bold]Own files[/] --config-dir DIR adds groups and options; --hydra-help lists Hydra's own flags"
     )

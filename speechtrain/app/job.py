@@ -1,4 +1,4 @@
-"""What one job does with its composed config: trained alone, or as a trial of a sweep."""
+"""One job with a composed config, which is trained alone or as a trial of a sweep."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger("speechtrain")
 
 
 def run_job(cfg: DictConfig) -> Any:
-    """Check and train; the objective's value.
+    """Check the config, train, and return the value of the objective.
 
     Raises:
         UserError, RunError: in a sweep; a run alone prints them and ends the process with their exit code.
@@ -48,9 +48,9 @@ def run_job(cfg: DictConfig) -> Any:
         from speechtrain.training.rerun import Rerun
 
         rerun = _or_exit(lambda: Rerun(cfg, overrides))
-        given, cfg = cfg, rerun.cfg
+        typed, cfg = cfg, rerun.cfg
     if needs_own_process(cfg):
-        return fresh.call(_run_with_hydra, Singleton.get_state(), cfg if rerun is None else given)
+        return fresh.call(_run_with_hydra, Singleton.get_state(), cfg if rerun is None else typed)
     if os.environ.get(VARIABLE):
         from speechtrain.sweep.trial.context import TrialContext
         from speechtrain.sweep.trial.job import run_trial
@@ -79,7 +79,7 @@ def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float 
 
 
 def _export(cfg: DictConfig, result: Result) -> None:
-    """What `export.on_train_end` asks for; the run is over and kept, whatever comes of it."""
+    """Export what `export.on_train_end` names; the run is finished and kept, whatever fails here."""
     kinds = list(cfg.export.on_train_end)
     if not kinds or result.checkpoint is None:
         return
@@ -92,7 +92,7 @@ def _export(cfg: DictConfig, result: Result) -> None:
 
 
 def _or_exit(call: Callable[[], T]) -> T:
-    """What it gives; a user's mistake, or a failed run, ends a run alone with a message."""
+    """Return what a call returns; outside of a sweep, print a user's mistake or a failed run, and end the process with its exit code."""
     try:
         return call()
     except (UserError, RunError) as error:
@@ -103,6 +103,6 @@ def _or_exit(call: Callable[[], T]) -> T:
 
 
 def needs_own_process(cfg: DictConfig) -> bool:
-    """Whether this process runs Keras on another engine than the config asks for."""
+    """Return whether this process has imported Keras with another engine than the config asks for; Keras keeps its first one."""
     keras = sys.modules.get("keras")
     return keras is not None and cfg.backend.get("name") == "keras" and keras.config.backend() != cfg.backend.get("engine")

@@ -1,4 +1,4 @@
-"""`resume=` on the command line: the overrides and the folder of the run that is continued."""
+"""`resume=` on the command line: goes on with the overrides and in the folder of the run that is resumed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from speechtrain.tracking.run_folder import find_run, read_run_file
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
-    """The command line with `resume=X` replaced by the run's own overrides, folder and checkpoint.
+    """Return the command line with `resume=X` replaced by the overrides, the folder and the checkpoint of the run.
 
     Raises:
         ConfigError: there is no such run.

@@ -1,1 +1,1 @@
-"""What has to do with operating-system processes: who is alive, fresh ones, Ctrl-C."""
+"""Processes of the operating system: whether one is alive, calls in fresh ones, Ctrl-C."""

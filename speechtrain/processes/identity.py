@@ -1,4 +1,4 @@
-"""Whether the process that works on a trial is still there, also on another machine."""
+"""Identifies processes across machines and restarts, and judges whether one is still alive."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import psutil
 
 @dataclass(frozen=True)
 class Process:
-    """One process, told apart from a later one with the same number.
+    """Identifies one process, and no later one that gets the same number.
 
     Attributes:
-        host: its machine.
-        boot: the machine's start; numbers begin anew with it.
+        host: name of its machine.
+        boot: id of the machine's boot, after which numbers are given again.
         pid: its number.
-        started: when it started, in seconds since 1970.
+        started: its start, in seconds since 1970.
     """
 
     host: str
@@ -31,31 +31,31 @@ class Process:
 
     @classmethod
     def current(cls) -> Process:
-        """This one."""
+        """Return the identity of the process that calls this."""
         return _current(os.getpid())
 
     @classmethod
     def from_dict(cls, values: dict[str, Any] | None) -> Process | None:
-        """As stored; None if there is nothing to read."""
+        """Return a process as `to_dict` stored it, or None if nothing is stored."""
         if not values:
             return None
         return cls(str(values["host"]), str(values["boot"]), int(values["pid"]), float(values["started"]))
 
     def to_dict(self) -> dict[str, Any]:
-        """For the storage."""
+        """Return the attributes as values that JSON can hold."""
         return asdict(self)
 
     def is_local(self) -> bool:
-        """Whether this machine can tell if it lives."""
+        """Return whether it belongs to this machine, which alone can say if it is alive."""
         return self.host == platform.node()
 
     def is_alive(self) -> bool:
-        """Whether it still runs; only for one of this machine."""
+        """Return whether it still runs; only for a process of this machine."""
         if self.boot != _boot():
             return False
         try:
-            found = psutil.Process(self.pid)
-            return bool(abs(found.create_time() - self.started) < 1.0 and found.status() != psutil.STATUS_ZOMBIE)
+            process = psutil.Process(self.pid)
+            return bool(abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:
             return False
 
@@ -74,7 +74,7 @@ def _boot() -> str:
 
 
 class Watch:
-    """Judges processes of other machines by whether their heartbeat changes, on this machine's own clock.
+    """Judges processes of other machines by whether their heartbeat changes, by the clock of this machine.
 
     Args:
         patience: seconds without a change after which a process counts as gone.
@@ -85,7 +85,7 @@ class Watch:
         self._seen: dict[int, tuple[object, float]] = {}
 
     def is_silent(self, trial: int, beat: object) -> bool:
-        """Whether the heartbeat of a trial has been the same for too long."""
+        """Return whether the heartbeat of a trial has not changed for longer than `patience`."""
         now = time.monotonic()
         before = self._seen.get(trial)
         if before is None or before[0] != beat:

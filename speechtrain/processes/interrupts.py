@@ -1,7 +1,8 @@
 """Ctrl-C, and a scheduler's SIGTERM, which ends a run as Ctrl-C does.
 
 Python raises an interrupt wherever the main thread happens to be. Inside a finalizer, a callback of the garbage collector or a generator
-that is being closed it is printed and lost, and the training would go on. So it is noted besides, and a training asks after each batch.
+that is being closed it is printed and lost, and the training would go on. So it is also remembered, and a training checks for it after
+each batch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-_noted = False
+_remembered = False
 
 
 def listen(*signals: signal.Signals) -> None:
@@ -21,18 +22,18 @@ def listen(*signals: signal.Signals) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    global _noted  # a process has one set of handlers
-    _noted = True
+    global _remembered  # a process has one set of handlers
+    _remembered = True
     raise KeyboardInterrupt
 
 
 def check() -> None:
-    """Raise the interrupt that was lost, if one was.
+    """Raise the last interrupt, if it was lost where it was raised.
 
     Raises:
         KeyboardInterrupt: a signal came since this was called last.
     """
-    global _noted
-    if _noted:
-        _noted = False
+    global _remembered
+    if _remembered:
+        _remembered = False
         raise KeyboardInterrupt

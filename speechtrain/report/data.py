@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
 from matplotlib.figure import Figure
 
-from speechtrain.report.figures import svg
+from speechtrain.config.compose import compose
+from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.errors import DataError, unwritable
+from speechtrain.files import numbered
+from speechtrain.report.figures import save_png, svg
 from speechtrain.report.pages import render
 
 if TYPE_CHECKING:
@@ -19,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def data_report(data: Data, facts: Mapping[str, SplitFacts], remarks: Sequence[str], *, examples: int, title: str) -> str:
-    """The page as HTML.
+    """Return the page on a corpus as HTML.
 
     Args:
-        data: as it would be trained on.
-        facts: of each split.
-        remarks: what to look at.
-        examples: training utterances that are drawn, at equal distances.
-        title: for people.
+        data: the data as they would be trained on.
+        facts: durations, speakers and texts of each split.
+        remarks: sentences on what should be looked at.
+        examples: how many training utterances are drawn, at equal distances.
+        title: heading of the page.
     """
     cuts = list(data.corpus.splits["train"])
     chosen = [cuts[index * len(cuts) // examples] for index in range(min(examples, len(cuts)))] if examples else []
@@ -48,7 +58,7 @@ def data_report(data: Data, facts: Mapping[str, SplitFacts], remarks: Sequence[s
 
 
 def pictures(data: Data, cuts: Sequence[Cut]) -> dict[str, Figure]:
-    """Training utterances as wave, features and augmented features, by id."""
+    """Draw training utterances as wave, features and augmented features, and return the figures by id."""
     ids = {cut.id for cut in cuts}
     plain, augmented = data.only("train", ids), data.only("train", ids, augment=True)
     seen = {id_: _features(batch, row) for batch in plain for row, id_ in enumerate(batch.ids)}
@@ -57,9 +67,62 @@ def pictures(data: Data, cuts: Sequence[Cut]) -> dict[str, Figure]:
     return {cut.id: utterance_figure(_samples(data, cut), rate, seen[cut.id], changed[cut.id]) for cut in cuts}
 
 
+def draw_recordings(files: Sequence[str], folder: Path, overrides: Sequence[str], trained: ExperimentConfig | None = None) -> list[Path]:
+    """Draw a picture of each recording: its wave, its features, and these augmented, as a config makes them.
+
+    Args:
+        files: audio files.
+        folder: where the pictures go.
+        overrides: of the training's config.
+        trained: config of a trained model, whose features and augmentation are taken where the overrides choose no others.
+
+    Raises:
+        UserError: a file cannot be read, or the folder cannot be written.
+    """
+    from speechtrain.data.prepare import prepare
+    from speechtrain.tasks.build import task_for
+
+    with TemporaryDirectory() as root:
+        _write_manifest(files, Path(root))
+        read = ["data=manifest", f"data.root='{root}'", "data.train=all.jsonl", "data.feature_cache=null", "data.on_shared.audio=allow"]
+        cfg = ExperimentConfig.of(compose([*overrides, *read, "tracking=[]"]))
+        for group in ("features", "augment"):
+            if trained is not None and not any(item.startswith((f"{group}=", f"{group}.")) for item in overrides):
+                cfg = replace(cfg, **{group: getattr(trained, group)})
+        data = prepare(cfg, threads=1)
+        task_for(cfg, data)
+        drawn = pictures(data, data.corpus.splits["train"])
+        names: set[str] = set()
+        targets = [folder / f"{numbered(Path(name).stem, names)}.png" for name in files]
+        try:
+            for number, target in enumerate(targets):
+                save_png(drawn[str(number)], target)
+        except OSError as error:
+            raise unwritable(folder, error, "out") from error
+    return targets
+
+
+def _write_manifest(files: Sequence[str], root: Path) -> None:
+    """Copy the files into a folder and write a manifest of them, whose ids are their numbers.
+
+    Raises:
+        DataError: a file is no audio that can be read.
+    """
+    lines = []
+    for number, name in enumerate(files):
+        path = Path(name).expanduser()
+        try:
+            duration = soundfile.info(str(path)).duration
+            shutil.copyfile(path, root / f"{number}{path.suffix}")
+        except (OSError, soundfile.SoundFileError) as error:
+            raise DataError(f"{path}: cannot be read as audio ({error})\n    -> give a WAV, FLAC, OGG or MP3 file") from None
+        lines.append(json.dumps({"audio_filepath": f"{number}{path.suffix}", "duration": duration, "text": "a", "utt_id": str(number)}))
+    (root / "all.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
 def _features(batch: Any, row: int) -> npt.NDArray[np.float32]:
-    found: npt.NDArray[np.float32] = batch.features[row, : batch.feature_lengths[row]]
-    return found
+    features: npt.NDArray[np.float32] = batch.features[row, : batch.feature_lengths[row]]
+    return features
 
 
 def _samples(data: Data, cut: Any) -> npt.NDArray[np.float32] | None:
@@ -67,7 +130,7 @@ def _samples(data: Data, cut: Any) -> npt.NDArray[np.float32] | None:
 
 
 def histograms(values: Mapping[str, npt.NDArray[np.float64]], label: str) -> Figure:
-    """Shares of utterances, the splits over each other."""
+    """Draw the distribution of a value over the utterances of each split."""
     figure = Figure(figsize=(5, 2.4))
     axes = figure.subplots()
     bins = np.linspace(0, max(float(each.max()) for each in values.values()) or 1.0, 41).tolist()
@@ -82,11 +145,11 @@ def histograms(values: Mapping[str, npt.NDArray[np.float64]], label: str) -> Fig
 def utterance_figure(
     samples: npt.NDArray[np.float32] | None, rate: int, features: npt.NDArray[np.float32], augmented: npt.NDArray[np.float32]
 ) -> Figure:
-    """A wave, the features of it, and the same augmented.
+    """Draw a wave, its features, and the same features augmented.
 
     Args:
-        samples: (N,); None: there is no audio.
-        rate: Hz of them.
+        samples: (N,); None if there is no audio.
+        rate: their rate in Hz.
         features: (T, F).
         augmented: (T', F).
     """

@@ -1,4 +1,4 @@
-"""What the data of a config are like: durations, speakers, characters, duplicates, and utterances that cannot be aligned."""
+"""Looks into the data of a config: durations, speakers, characters, duplicates, and utterances that cannot be aligned."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _MOST = 10
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """Holds what the data of a config are like, for the config's model.
 
     Attributes:
-        data: as it would be trained on.
-        facts: of each split that is there.
+        data: the data as they would be trained on.
+        facts: durations, speakers and texts of each split that is not empty.
         shared: see `shared_between_splits`.
         duplicates: groups of ids with the same samples, in all splits.
         infeasible: of each split, the utterances that the chosen model cannot align.
-        model: the chosen one.
-        profile: what it costs here, if that was asked for.
+        model: the config's model.
+        profile: what the model costs on this machine, if that was asked for.
     """
 
     data: Data
@@ -50,7 +50,7 @@ def inspect(cfg: ExperimentConfig, *, with_profile: bool = False) -> Inspection:
     """Read and check the data of a config, for its model, which is measured as well `with_profile`.
 
     Raises:
-        DataError: as training would.
+        DataError: the data cannot be used; training would raise the same.
     """
     from speechtrain.data.checks import duplicates, facts_of, shared_between_splits
     from speechtrain.data.prepare import find_infeasible, prepare
@@ -79,38 +79,39 @@ def inspect(cfg: ExperimentConfig, *, with_profile: bool = False) -> Inspection:
     )
 
 
-def remarks(found: Inspection) -> list[str]:
-    """What someone should look at, a sentence each."""
+def remarks(inspection: Inspection) -> list[str]:
+    """Return what should be looked at, a sentence each."""
     from speechtrain.data.checks import in_words
 
     lines = []
-    for split, facts in found.facts.items():
+    for split, facts in inspection.facts.items():
         if facts.outliers:
-            shown = _shown([f"{name} ({speed:.1f}/s)" for name, speed, _ in facts.outliers])
+            shown = abbreviated([f"{name} ({speed:.1f}/s)" for name, speed, _ in facts.outliers])
             lines.append(f"{split}: {len(facts.outliers)} utterances with far more or fewer characters a second than the others: {shown}")
         if facts.unknown:
-            shown = _shown([f"{token!r} ({count}x)" for token, count in sorted(facts.unknown.items(), key=lambda item: -item[1])])
+            shown = abbreviated([f"{token!r} ({count}x)" for token, count in sorted(facts.unknown.items(), key=lambda item: -item[1])])
             lines.append(f"{split}: tokens that the training text lacks: {shown}")
-        if ids := found.infeasible.get(split):
-            ratio = f"at the model's subsampling of {found.model.subsampling}"
-            lines.append(f"{split}: {len(ids)} utterances are too short for their text {ratio}: {_shown(ids)}")
-    if found.duplicates:
-        groups = [" = ".join(ids[:3]) for ids in found.duplicates]
-        lines.append(f"{len(groups)} recordings stand more than once: {_shown(groups)}")
-    for kind, names in found.shared.items():
+        if ids := inspection.infeasible.get(split):
+            ratio = f"at the model's subsampling of {inspection.model.subsampling}"
+            lines.append(f"{split}: {len(ids)} utterances are too short for their text {ratio}: {abbreviated(ids)}")
+    if inspection.duplicates:
+        groups = [" = ".join(ids[:3]) for ids in inspection.duplicates]
+        lines.append(f"{len(groups)} recordings stand more than once: {abbreviated(groups)}")
+    for kind, names in inspection.shared.items():
         if names:
             lines.append(in_words(kind, names))
-    if found.data.skipped:
-        lines.append(f"{found.data.skipped} utterances were left out; they are named above")
+    if inspection.data.skipped:
+        lines.append(f"{inspection.data.skipped} utterances were left out; they are named above")
     return lines
 
 
-def _shown(items: Sequence[str], most: int = _MOST) -> str:
+def abbreviated(items: Sequence[str], most: int = _MOST) -> str:
+    """Return the first `most` items with commas, and how many more there are."""
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
-def write_page(found: Inspection, folder: Path, examples: int, title: str) -> Path:
-    """`data_report.html` with histograms, and some training utterances as wave, features and augmented features.
+def write_page(inspection: Inspection, folder: Path, examples: int, title: str) -> Path:
+    """Write `data_report.html` with histograms, and some training utterances as wave, features and augmented features.
 
     Raises:
         UserError: the folder cannot be written.
@@ -120,7 +121,7 @@ def write_page(found: Inspection, folder: Path, examples: int, title: str) -> Pa
 
     path = folder / "data_report.html"
     try:
-        write_text(path, data_report(found.data, found.facts, remarks(found), examples=examples, title=title))
+        write_text(path, data_report(inspection.data, inspection.facts, remarks(inspection), examples=examples, title=title))
     except OSError as error:
         raise unwritable(folder, error, "out") from error
     return path

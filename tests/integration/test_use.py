@@ -472,7 +472,7 @@ def test_a_language_model_from_text_serves_the_decoder(
         ([], "names no file"),
         (["text=none.txt"], "none.txt: cannot be read"),
         ([f"text={text}", "units=tokens"], "name it: from=last"),
-        ([f"text={text}", "data.root=x"], "is no key of speechtrain.lm"),
+        ([f"text={text}", "data.root=x"], "is an unknown key for speechtrain.lm"),
     ]:
         with pytest.raises(UserError, match=told):
             here("lm", *words)
