@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.errors import EmptyDataError
-from speechtrain.tracking.recorder import Given, notebook
+from speechtrain.tracking.recorder import RunRequest, recorded
 from speechtrain.tracking.run_folder import write_run_file
 from speechtrain.training import steps
 from speechtrain.training.console import print_config, print_whereabouts
@@ -60,7 +60,7 @@ def train(
         KeyboardInterrupt: stopped by the user; `resume=last` goes on.
     """
     config = steps.resolve_init_from(ExperimentConfig.of(cfg))
-    request = Given(overrides, kind_of_test(config), tags or {}, run_name, parents or {})
+    request = RunRequest(overrides, kind_of_test(config), tags or {}, run_name, parents or {})
     options = _Options(callbacks, brief=brief, measure_latency=measure_latency, reuse_data=reuse_data)
     if not is_cross_validation(config):
         return _train(config, request, options)
@@ -81,50 +81,52 @@ class _Options:
     quiet: bool = False
 
 
-def _train(cfg: ExperimentConfig, request: Given, options: _Options) -> Result:
+def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Result:
     """Train one run; see `train`."""
     cfg = with_limits(cfg)
     folder = steps.start_folder(cfg)
     if not options.quiet:
         print_config(cfg)
-    with notebook(cfg, folder, request) as notes:
+    with recorded(cfg, folder, request) as recorder:
         from speechtrain.data.prepare import prepare
         from speechtrain.training.console import choose_samples, print_results, print_samples
         from speechtrain.training.history import HISTORY, History
 
         backend = steps.build_backend(cfg)
-        notes.open()
+        recorder.open()
         try:
             data = prepare(cfg, threads=os.cpu_count() or 1, reuse=options.reuse_data)
         except EmptyDataError as error:
             log.warning("%s\nnothing was trained (data.on_empty=warn)", error)
-            return Result({}, None, folder, None, [], [], notes.run_ids)
-        notes.data(cfg, data)
+            return Result({}, None, folder, None, [], [], recorder.run_ids)
+        recorder.data(cfg, data)
         run = steps.build_experiment(cfg, folder, backend, data)
         steps.load_initial_weights(run)
         steps.log_model_size(run)
         steps.leave_out_infeasible(run)
         steps.set_batch_seconds(run)
         counts = steps.count(run, measure_latency=options.measure_latency)
-        notes.metrics(counts, step=0)
+        recorder.metrics(counts, step=0)
         for callback in options.callbacks:
             callback.on_model_ready(counts)
 
         loaders = steps.make_loaders(run)
         plan = steps.make_plan(run, steps.checkpoint_to_resume(cfg, backend))
         history = History(run.task.direction, folder / HISTORY)
-        trained = steps.fit(run, plan, loaders, history, [notes.epochs(cfg.trainer.log_every_n_steps), *options.callbacks])
+        trained = steps.fit(run, plan, loaders, history, [recorder.epochs(cfg.trainer.log_every_n_steps), *options.callbacks])
 
         checkpoint = steps.load_checkpoint(run, trained)
         evaluation = steps.evaluate_splits(run, loaders)
         summary = steps.summarise(run, plan, trained, history, counts, evaluation)
-        notes.metrics(summary.final, step=cfg.trainer.epochs)
-        files = steps.write_outputs(run, plan, notes, history, evaluation, checkpoint, brief=options.brief)
+        recorder.metrics(summary.final, step=cfg.trainer.epochs)
+        files = steps.write_outputs(run, plan, recorder, history, evaluation, checkpoint, brief=options.brief)
         if not options.brief:
-            steps.track_model(run, plan, notes, summary)
+            steps.track_model(run, plan, recorder, summary)
         write_run_file(folder, {"objective": summary.objective, "metrics": summary.metrics})
         print_results(summary.metrics, run.task.directions)
         if not options.quiet:
             print_samples(choose_samples(evaluation.samples, cfg.samples, cfg.seed))
-            print_whereabouts(folder, checkpoint, files, notes)
-        return Result(summary.metrics, summary.objective, folder, checkpoint, history.epochs, evaluation.samples, notes.run_ids, run.model)
+            print_whereabouts(folder, checkpoint, files, recorder)
+        return Result(
+            summary.metrics, summary.objective, folder, checkpoint, history.epochs, evaluation.samples, recorder.run_ids, run.model
+        )

@@ -1,4 +1,4 @@
-"""`python -m speechtrain.transcribe`: text of recordings, of any length and rate.
+"""`python -m speechtrain.transcribe`: write down what is said in recordings of any length and rate.
 
     python -m speechtrain.transcribe a.wav b.flac                     the last run's model, text to the standard output
     python -m speechtrain.transcribe from=3f2a91 talks/ format=srt out=subtitles
@@ -23,76 +23,28 @@ from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import TranscribeConfig
 from speechtrain.console import errors
-from speechtrain.data.audio import AUDIO_SUFFIXES, RecordingReader
+from speechtrain.data.audio import RecordingReader
 from speechtrain.decode.base import ranking
-from speechtrain.errors import ConfigError, Problem, UserError, unwritable
-from speechtrain.files import atomically
+from speechtrain.errors import UserError
 from speechtrain.inference.formats import FORMATS
+from speechtrain.inference.recordings import find_recordings, transcribe_blocks, transcript_path, write_transcript
 
 if TYPE_CHECKING:
     from speechtrain.data.audio import Audio
-    from speechtrain.inference.recognizer import Recognizer
-    from speechtrain.tasks.base import Transcription
 
-log = logging.getLogger(__name__)
-
-_BLOCK = 10.0  # s that are read at once
-_ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
-
-
-def files_of(names: Sequence[str]) -> list[Path | None]:
-    """Files, those of folders at any depth in order; None stands for the standard input.
-
-    Raises:
-        ConfigError: there is no such file, or a folder holds no audio.
-    """
-    found: list[Path | None] = []
-    problems = []
-    for name in names:
-        path = Path(name).expanduser()
-        if name == "-":
-            found.append(None)
-        elif path.is_file():
-            found.append(path)
-        elif path.is_dir():
-            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in AUDIO_SUFFIXES and each.is_file())
-            if not inside:
-                problems.append(Problem("files", f"{path} holds no audio", f"files that end in {' '.join(AUDIO_SUFFIXES)} are looked for"))
-            found += inside
-        else:
-            problems.append(Problem("files", f"there is no {path}", "give files, folders, or - for the standard input"))
-    if problems:
-        raise ConfigError(problems)
-    if not found:
-        raise ConfigError([Problem("files", "nothing to transcribe", "python -m speechtrain.transcribe a.wav")])
-    return found
-
-
-def texts_of(recognizer: Recognizer, blocks: Iterator[Audio], cfg: TranscribeConfig) -> Iterator[Transcription]:
-    """One after the other, as they become certain."""
-    from speechtrain.inference.long_audio import transcribe_long
-
-    if cfg.streaming:
-        from speechtrain.inference.streaming import transcribe_live
-
-        yield from transcribe_live(recognizer, blocks)
-    elif recognizer.task.timed:
-        yield from transcribe_long(recognizer, blocks, window=cfg.window, nbest=cfg.nbest)
-    else:  # one class for the whole
-        import numpy as np
-
-        yield recognizer.transcribe(np.concatenate(list(blocks)))
+_BLOCK_SECONDS = 10.0
+"""How much of a recording is read at a time, where the text is not wanted as it is spoken."""
 
 
 def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
-    """Transcribe all files; how many could not be.
+    """Transcribe all files, print or write their texts, and return how many could not be transcribed.
 
     Raises:
-        UserError: nothing can be transcribed at all.
+        UserError: there is no such file or model, or the model cannot do what is asked for.
     """
     from speechtrain.inference.find import load_for
 
-    files = files_of([str(name) for name in cfg.files])
+    files = find_recordings([str(name) for name in cfg.files])
     recognizer = load_for(cfg, overrides)
     if cfg.streaming:
         from speechtrain.inference.streaming import check_streams
@@ -101,19 +53,19 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
     if cfg.nbest:
         ranking(recognizer.task.decoder)
     bad = 0
-    with _Heard(shown=not cfg.streaming and sys.stderr.isatty()) as progress:
+    with _ProgressBars(enabled=not cfg.streaming and sys.stderr.isatty()) as progress:
         for path in files:
             name = str(path) if path is not None else "-"
             try:
                 recording = RecordingReader(
                     path if path is not None else sys.stdin.buffer, recognizer.sample_rate, cfg.raw_rate if path is None else None
                 )
-                blocks = progress.of(name, recording, cfg.chunk if cfg.streaming else _BLOCK)
-                write = FORMATS[cfg.format](name, texts_of(recognizer, blocks, cfg))
+                blocks = progress.of(name, recording, cfg.chunk if cfg.streaming else _BLOCK_SECONDS)
+                pieces = FORMATS[cfg.format](name, transcribe_blocks(recognizer, blocks, cfg))
                 if cfg.out is None:
-                    _print(write, name if len(files) > 1 and cfg.format == "text" else None)
+                    _print(pieces, name if len(files) > 1 and cfg.format == "text" else None)
                 else:
-                    _to_file(write, _target(Path(cfg.out).expanduser(), path, files, _ENDINGS[cfg.format]))
+                    write_transcript(pieces, transcript_path(Path(cfg.out).expanduser(), path, files, cfg.format))
             except UserError as error:
                 bad += 1
                 errors.print(str(error), style="red", markup=False)
@@ -122,14 +74,14 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
     return bad
 
 
-class _Heard:
-    """A bar for each file that is being heard."""
+class _ProgressBars:
+    """Shows a bar for each recording that is being transcribed."""
 
-    def __init__(self, *, shown: bool) -> None:
+    def __init__(self, *, enabled: bool) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} s"), TimeRemainingColumn())
-        self._bars = Progress(*columns, console=errors, transient=True, disable=not shown)
+        self._bars = Progress(*columns, console=errors, transient=True, disable=not enabled)
 
-    def __enter__(self) -> _Heard:
+    def __enter__(self) -> _ProgressBars:
         self._bars.start()
         return self
 
@@ -137,7 +89,7 @@ class _Heard:
         self._bars.stop()
 
     def of(self, name: str, recording: RecordingReader, seconds: float) -> Iterator[Audio]:
-        """The blocks of a recording."""
+        """Yield the blocks of a recording, and move its bar."""
         bar = self._bars.add_task(escape(Path(name).name), total=recording.duration)
         try:
             for block in recording.blocks(seconds):
@@ -153,28 +105,8 @@ def _print(pieces: Iterator[str], name: str | None) -> None:
         sys.stdout.flush()
 
 
-def _target(out: Path, path: Path | None, files: Sequence[Path | None], ending: str) -> Path:
-    """A file in `out`, in folders as below the files' common one, so that equal names stay apart."""
-    if path is None:
-        return out / f"stdin{ending}"
-    names = [each.stem for each in files if each is not None]
-    if names.count(path.stem) == 1:
-        return out / f"{path.stem}{ending}"
-    relative = path.absolute().relative_to(path.anchor or "/")
-    return out / relative.parent / f"{path.name}{ending}"
-
-
-def _to_file(pieces: Iterator[str], target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomically(target) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(pieces)
-    except OSError as error:
-        raise unwritable(target, error, "out") from error
-
-
 def run(arguments: list[str]) -> int:
-    """Keys of conf/transcribe.yaml; words without `=` are files."""
+    """Transcribe with the keys of conf/transcribe.yaml; arguments without `=` are files or folders."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg, overrides = arguments_of(TranscribeConfig, arguments, words="files")
     return 2 if transcribe(cfg, overrides) else 0

@@ -1,10 +1,10 @@
-"""The laboratory notebook of one run: everything that is written down about it, for every tracker that the config names."""
+"""Records one run: sends everything that is kept of it to every tracker that the config names."""
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +30,14 @@ _EXAMPLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a run is given besides its config.
+class RunRequest:
+    """Holds what is asked of a run besides its config.
 
     Attributes:
-        overrides: as typed.
-        test: what kind of test it is; None: a real run.
-        tags: besides the usual ones.
-        name: None: model and data.
+        overrides: the command line's overrides.
+        test: what kind of test the run is; None for a real run.
+        tags: tags besides the usual ones.
+        name: the run's name; None takes the names of model and data.
         parents: ids of the runs that it stands under, by tracker.
     """
 
@@ -49,7 +49,7 @@ class Given:
 
 
 class NotOpenedError(UserError):
-    """A tracker could not open its run."""
+    """A tracker could not open its run; the message says why."""
 
     def __init__(self, tracker: Tracker, reason: str) -> None:
         super().__init__(reason)
@@ -59,15 +59,15 @@ class NotOpenedError(UserError):
         return UserError, (str(self),)
 
 
-class Notebook:
-    """The trackers of a run; none of them makes the training wait."""
+class RunRecorder:
+    """Sends what happens in a run to its trackers, none of which makes the training wait."""
 
     def __init__(self, trackers: Mapping[str, Tracker], folder: Path) -> None:
         self.trackers = trackers
         self.folder = folder
 
     def open(self) -> None:
-        """Wait until the runs are open, and write their ids down.
+        """Wait until the trackers have opened their runs, and keep the ids in `run.json`.
 
         Raises:
             NotOpenedError: one cannot be opened.
@@ -84,40 +84,40 @@ class Notebook:
 
     @property
     def run_ids(self) -> dict[str, str]:
-        """By tracker, of those that have one."""
+        """The ids of the run, by tracker."""
         return dict(read_run_file(self.folder).get("run_ids", {}))
 
     def epochs(self, every_n_steps: int | None) -> Callback:
-        """What follows the training."""
+        """Return the callback that sends the metrics of each epoch."""
         from speechtrain.tracking.callback import Track
 
         return Track(self.trackers.values(), every_n_steps)
 
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics that are known at once."""
+        """Send metrics that do not come from an epoch of the training."""
         for tracker in self.trackers.values():
             tracker.log_metrics(metrics, step)
 
     def data(self, cfg: ExperimentConfig, data: Data) -> dict[str, str]:
-        """Fingerprints and sizes of the splits; returns the fingerprints."""
+        """Send fingerprints and sizes of the splits, and return the fingerprints by split."""
         from speechtrain.data.corpus import SPLITS
 
         name = class_name(cfg.corpus).lower()
         source = str(cfg.corpus.get("root") or cfg.corpus.get("split_dir") or f"made by {cfg.corpus['_target_']}")
-        found = {}
+        fingerprints = {}
         for split in (each for each in SPLITS if len(data.corpus.splits[each])):
             info = DatasetInfo(name, split, data.fingerprint(split), source, data.facts(split))
-            found[split] = info.fingerprint
+            fingerprints[split] = info.fingerprint
             for tracker in self.trackers.values():
                 tracker.log_dataset(info)
         for tracker in self.trackers.values():
-            for split, fingerprint in found.items():
+            for split, fingerprint in fingerprints.items():
                 tracker.set_tag(f"data.fingerprint.{split}", fingerprint)
-        write_run_file(self.folder, {"data": found})
-        return found
+        write_run_file(self.folder, {"data": fingerprints})
+        return fingerprints
 
     def transcripts(self, samples: Sequence[Sample]) -> None:
-        """References beside hypotheses, or the measures of each utterance, as a table."""
+        """Send a table of references and hypotheses, or of the measures of each utterance."""
         if not samples:
             return
         columns: dict[str, list[Any]] = {"id": [sample.id for sample in samples]}
@@ -132,13 +132,13 @@ class Notebook:
             tracker.log_table("transcripts" if texts else "measures", columns)
 
     def checkpoints(self, paths: Sequence[Path]) -> None:
-        """Files of models, if the config wants them kept."""
+        """Send files of models to the trackers that keep them."""
         for tracker in self.trackers.values():
             for path in paths:
                 tracker.log_checkpoint(path)
 
     def files(self, paths: Sequence[Path]) -> None:
-        """Pictures, pages, texts; one in a folder of the run's goes into that folder."""
+        """Send pictures, pages and texts, each under the folder that it has in the run's folder."""
         for tracker in self.trackers.values():
             for path in paths:
                 inside = path.parent.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else ""
@@ -146,18 +146,18 @@ class Notebook:
 
     @property
     def wants_model(self) -> bool:
-        """Whether a tracker keeps models."""
+        """Whether one of the trackers keeps models."""
         return any(tracker.keeps_models for tracker in self.trackers.values())
 
     def model(self, weights: Path, data: Data, facts: Mapping[str, float]) -> None:
-        """The trained model with an example of its input, ready to be used."""
+        """Send the trained model, with an example of its input."""
         rate = data.features.sample_rate
         example = data.example_samples()[: int(_EXAMPLE_SECONDS * rate)]
         for tracker in self.trackers.values():
             tracker.log_model(ModelFiles(weights, rate, [round(float(value), 5) for value in example], facts))
 
     def print_whereabouts(self) -> None:
-        """How to look at it."""
+        """Print where each tracker shows the run."""
         for tracker in self.trackers.values():
             console.print(tracker.how_to_look())
 
@@ -174,48 +174,61 @@ def _hides_interrupt(error: BaseException) -> bool:
 
 
 @contextmanager
-def notebook(cfg: ExperimentConfig, folder: Path, given: Given) -> Iterator[Notebook]:
-    """The run's notebook: its trackers are told to open, and closed with the truth about how it ended."""
+def recorded(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Iterator[RunRecorder]:
+    """Open the trackers of a run, give its recorder, and close them with the status that the run really ended with.
+
+    Args:
+        cfg: the run's config.
+        folder: the run's folder.
+        request: what is asked of the run besides.
+    """
     trackers: dict[str, Tracker] = {name: build("tracking", child) for name, child in cfg.tracking.items()}
-    known = read_run_file(folder)
-    run_ids, uid = known.get("run_ids", {}), known.get("uid") or uuid.uuid4().hex
-    test = {"speechtrain.test_run": given.test} if given.test else {}
-    tags = provenance.run_tags(given.overrides) | {"seed": str(cfg.seed)} | test | dict(given.tags)
-    texts = {"config.yaml": cfg.as_yaml(), "overrides.txt": "\n".join(given.overrides)}
-    texts = {name: without_passwords(text) for name, text in texts.items()}
-    if diff := provenance.git_diff():
-        texts["git.diff"] = diff
-    default_name = f"{class_name(cfg.model)}-{class_name(cfg.corpus)}".lower()
-    values = cfg.as_dict()
-    begun: list[Tracker] = []
+    infos = _run_infos(cfg, folder, request)
+    open_trackers: list[Tracker] = []
     status: Status = "FAILED"
-    write_run_file(folder, {"uid": uid, "status": "RUNNING"})
     try:
         for name, tracker in trackers.items():
-            info = RunInfo(given.name or default_name, folder, values, tags, texts, run_ids.get(name), uid, given.parents.get(name))
-            tracker.start(info)
-            begun.append(tracker)
-        yield Notebook(trackers, folder)
+            tracker.start(infos(name))
+            open_trackers.append(tracker)
+        yield RunRecorder(trackers, folder)
         status = "FINISHED"
     except NotOpenedError as error:
-        begun = [tracker for tracker in begun if tracker is not error.tracker]
+        open_trackers = [tracker for tracker in open_trackers if tracker is not error.tracker]
         raise
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     except RunPruned as error:
         status = "KILLED"
-        for tracker in begun:
+        for tracker in open_trackers:
             tracker.set_tag("pruned", str(error))
         raise
     except Exception as error:
         if _hides_interrupt(error):
             status = "KILLED"
             raise KeyboardInterrupt from error
-        for tracker in begun:
+        for tracker in open_trackers:
             tracker.set_tag("error", f"{type(error).__name__}: {error}")
         raise
     finally:
-        for tracker in begun:
+        for tracker in open_trackers:
             tracker.finish(status)
         write_run_file(folder, {"status": status})
+
+
+def _run_infos(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Callable[[str], RunInfo]:
+    """Note in `run.json` that the run has started, and return what gives the information on it for a tracker, by the tracker's name."""
+    known = read_run_file(folder)
+    run_ids, uid = known.get("run_ids", {}), known.get("uid") or uuid.uuid4().hex
+    test = {"speechtrain.test_run": request.test} if request.test else {}
+    tags = provenance.run_tags(request.overrides) | {"seed": str(cfg.seed)} | test | dict(request.tags)
+    texts = {"config.yaml": cfg.as_yaml(), "overrides.txt": "\n".join(request.overrides)}
+    texts = {name: without_passwords(text) for name, text in texts.items()}
+    if diff := provenance.git_diff():
+        texts["git.diff"] = diff
+    default_name = f"{class_name(cfg.model)}-{class_name(cfg.corpus)}".lower()
+    values = cfg.as_dict()
+    write_run_file(folder, {"uid": uid, "status": "RUNNING"})
+    return lambda tracker: RunInfo(
+        request.name or default_name, folder, values, tags, texts, run_ids.get(tracker), uid, request.parents.get(tracker)
+    )

@@ -21,7 +21,7 @@ from speechtrain.console import console, format_metric
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import TrainResult
     from speechtrain.tasks.base import Sample
-    from speechtrain.tracking.recorder import Notebook
+    from speechtrain.tracking.recorder import RunRecorder
     from speechtrain.training.history import History
 
 
@@ -147,7 +147,7 @@ def marked(reference: str, hypothesis: str) -> tuple[str, str]:
 _LABELS = {"error_report.html": "errors", "class_report.html": "classes", "signal_report.html": "signals", "history.png": "history"}
 
 
-def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Path], notes: Notebook) -> None:
+def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Path], recorder: RunRecorder) -> None:
     """Print where the run's folder, checkpoint and reports are, and how to open the trackers."""
     console.print(f"\nrun         {folder}")
     if checkpoint is not None:
@@ -156,7 +156,7 @@ def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Pat
         label = _LABELS.get(path.name, {".html": "report", ".keras": "model"}.get(path.suffix))
         if label is not None:
             console.print(f"{label:<12}{path}")
-    notes.print_whereabouts()
+    recorder.print_whereabouts()
 
 
 def print_config(cfg: ExperimentConfig) -> None:

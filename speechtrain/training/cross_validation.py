@@ -15,7 +15,7 @@ from speechtrain.backends.checkpoint_files import last_checkpoint
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.console import console, format_metric
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.tracking.recorder import Given, notebook
+from speechtrain.tracking.recorder import RunRequest, recorded
 from speechtrain.tracking.run_folder import read_run_file, write_run_file
 from speechtrain.training.result import Result
 
@@ -30,8 +30,8 @@ def is_cross_validation(cfg: ExperimentConfig | DictConfig) -> bool:
 
 def cross_validate(
     cfg: ExperimentConfig,
-    train_fold: Callable[[ExperimentConfig, Given], Result],
-    given: Given,
+    train_fold: Callable[[ExperimentConfig, RunRequest], Result],
+    request: RunRequest,
     after_fold: Callable[[Sequence[Result]], None] | None = None,
 ) -> Result:
     """Train every fold, in `fold_0`, `fold_1`, ... of the run's folder; those that a resumed run has finished are not trained again.
@@ -39,7 +39,7 @@ def cross_validate(
     Args:
         cfg: of the run, with `data.folds`.
         train_fold: trains one fold.
-        given: what the parent run was asked for; the folds are runs under it in the trackers.
+        request: what the parent run was asked for; the folds are runs under it in the trackers.
         after_fold: called with the results so far after each fold.
 
     Returns:
@@ -53,33 +53,33 @@ def cross_validate(
     assert count is not None
     write_run_file(folder, {"folds": count})
     results: list[Result] = []
-    with notebook(cfg, folder, given) as notes:
-        notes.open()
+    with recorded(cfg, folder, request) as recorder:
+        recorder.open()
         for fold in range(count):
             fold_cfg = _config_of(cfg, fold, folder / f"fold_{fold}")
             result = _finished(Path(fold_cfg.output_dir)) if cfg.resume is not None else None
             console.print(f"\nfold {fold + 1} of {count}{' (finished before)' if result is not None else ''}", style="bold")
             if result is None:
-                tags = {**given.tags, "speechtrain.fold": f"{fold + 1}/{count}"}
-                name = f"{given.name or 'fold'} {fold + 1}/{count}"
-                result = train_fold(fold_cfg, Given(given.overrides, given.test, tags, name, notes.run_ids))
+                tags = {**request.tags, "speechtrain.fold": f"{fold + 1}/{count}"}
+                name = f"{request.name or 'fold'} {fold + 1}/{count}"
+                result = train_fold(fold_cfg, RunRequest(request.overrides, request.test, tags, name, recorder.run_ids))
                 if not result.metrics:  # there was nothing to train on, and data.on_empty=warn
-                    return Result({}, None, folder, None, [], [], notes.run_ids)
+                    return Result({}, None, folder, None, [], [], recorder.run_ids)
                 if result.objective is None:
                     fix = "name a metric that is, or lower trainer.val_every_n_epochs"
                     raise ConfigError([Problem("objective.metric", f"{cfg.objective.metric} was never measured", fix)])
             results.append(replace(result, samples=[], model=None))
             assert result.objective is not None
-            notes.metrics({f"fold/{cfg.objective.metric}": result.objective}, step=fold + 1)
+            recorder.metrics({f"fold/{cfg.objective.metric}": result.objective}, step=fold + 1)
             if after_fold is not None:
                 after_fold(results)
         metrics = summary(results, cfg.objective.metric)
-        notes.metrics(metrics, step=cfg.trainer.epochs)
+        recorder.metrics(metrics, step=cfg.trainer.epochs)
         write_run_file(folder, {"objective": metrics[cfg.objective.metric], "metrics": metrics})
         print_folds(results, metrics)
         console.print(f"\nrun         {folder}")
-        notes.print_whereabouts()
-        return Result(metrics, metrics[cfg.objective.metric], folder, None, [], [], notes.run_ids)
+        recorder.print_whereabouts()
+        return Result(metrics, metrics[cfg.objective.metric], folder, None, [], [], recorder.run_ids)
 
 
 def summary(results: Sequence[Result], objective: str) -> dict[str, float]:

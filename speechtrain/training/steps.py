@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from speechtrain.data.loader import Loader
     from speechtrain.data.prepare import Data
     from speechtrain.tasks.base import Sample, Task
-    from speechtrain.tracking.recorder import Notebook
+    from speechtrain.tracking.recorder import RunRecorder
     from speechtrain.training.history import History
 
 log = logging.getLogger(__name__)
@@ -361,16 +361,23 @@ def summarise(
 
 
 def write_outputs(
-    run: Experiment, plan: TrainingPlan, notes: Notebook, history: History, evaluation: Evaluation, checkpoint: Path | None, *, brief: bool
+    run: Experiment,
+    plan: TrainingPlan,
+    recorder: RunRecorder,
+    history: History,
+    evaluation: Evaluation,
+    checkpoint: Path | None,
+    *,
+    brief: bool,
 ) -> list[Path]:
     """Write what the run leaves besides its checkpoints, and track it: the exported model and, unless brief, the reports."""
     blank_last = getattr(run.data.tokenizer, "blank_last", False)
     exported = run.backend.export(run.model, run.folder, plan.extra, blank_last=blank_last)
-    notes.transcripts(evaluation.samples)
-    notes.checkpoints([path for path in (checkpoint, exported) if path is not None])
+    recorder.transcripts(evaluation.samples)
+    recorder.checkpoints([path for path in (checkpoint, exported) if path is not None])
     wanted = run.cfg.report.enabled
     reports = _write_reports(run, history, evaluation) if (not brief if wanted is None else wanted) else []
-    notes.files(reports)
+    recorder.files(reports)
     return [*([exported] if exported is not None else []), *reports]
 
 
@@ -392,12 +399,12 @@ def _write_reports(run: Experiment, history: History, evaluation: Evaluation) ->
     return written
 
 
-def track_model(run: Experiment, plan: TrainingPlan, notes: Notebook, summary: Summary) -> None:
+def track_model(run: Experiment, plan: TrainingPlan, recorder: RunRecorder, summary: Summary) -> None:
     """Give the trackers that keep models the trained one, with all that is needed to use it on audio."""
-    if notes.wants_model and run.data.features.hears:
+    if recorder.wants_model and run.data.features.hears:
         weights = run.folder / f"recognizer{run.backend.suffix}"
         run.backend.save(run.model, weights, plan.extra)
-        notes.model(weights, run.data, summary.final)
+        recorder.model(weights, run.data, summary.final)
 
 
 def run_rank(cfg: ExperimentConfig, folder: Path, resume_from: Path | None) -> None:

@@ -14,8 +14,8 @@ from speechtrain.decode.align import Word
 from speechtrain.errors import ConfigError
 from speechtrain.inference.formats import FORMATS, lines
 from speechtrain.inference.long_audio import _quiet_place
+from speechtrain.inference.recordings import find_recordings, transcript_path
 from speechtrain.tasks.base import Transcription
-from speechtrain.transcribe import _target, files_of
 
 SAID = [
     Transcription("a & b", 0.9, (Word("a", 0.5, 1.0, 0.8), Word("&", 1.0, 1.2, 1.0), Word("b", 1.25, 2.0, 0.9)), (("a b", -1.5),)),
@@ -71,19 +71,19 @@ def test_folders_hold_their_audio_at_any_depth_and_what_is_not_there_is_named(tm
     (tmp_path / "none").mkdir()
     for name in ("deep/b.WAV", "deep/er/a.flac", "deep/notes.txt"):
         (tmp_path / name).touch()
-    assert files_of(["deep", "-"]) == [Path("deep/b.WAV"), Path("deep/er/a.flac"), None]
+    assert find_recordings(["deep", "-"]) == [Path("deep/b.WAV"), Path("deep/er/a.flac"), None]
     with pytest.raises(ConfigError, match="2 problems"):
-        files_of(["none", "missing.wav"])
+        find_recordings(["none", "missing.wav"])
     with pytest.raises(ConfigError, match="nothing to transcribe"):
-        files_of([])
+        find_recordings([])
 
 
 def test_files_of_the_same_name_stay_apart(tmp_path: Path) -> None:
     files: list[Path | None] = [tmp_path / "a/x.wav", tmp_path / "b/x.wav", tmp_path / "b/y.wav"]
-    targets = {_target(Path("out"), path, files, ".txt") for path in files}
+    targets = {transcript_path(Path("out"), path, files, "text") for path in files}
     assert len(targets) == 3
-    assert _target(Path("out"), files[2], files, ".txt") == Path("out/y.txt")
-    assert _target(Path("out"), None, files, ".srt") == Path("out/stdin.srt")
+    assert transcript_path(Path("out"), files[2], files, "text") == Path("out/y.txt")
+    assert transcript_path(Path("out"), None, files, "srt") == Path("out/stdin.srt")
 
 
 @pytest.mark.parametrize(
