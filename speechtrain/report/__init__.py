@@ -1,1 +1,1 @@
-"""Pages and pictures that people read: the error report of a run, its history, runs beside each other."""
+"""Pages and pictures: the error report of a run, its history, its data, and comparisons of runs."""

@@ -1,4 +1,4 @@
-"""How well each class is told from the others; scikit-learn counts."""
+"""Scores of each class against the others, as scikit-learn counts them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sklearn import metrics
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Of one class against all others.
+    """Holds the scores of one class against all others.
 
     Attributes:
-        support: utterances of it.
-        roc_auc, average_precision: areas below the curves; None where there are only utterances of it, or none.
+        support: how many utterances belong to it.
+        roc_auc, average_precision: areas below the curves; None where all utterances belong to it, or none.
     """
 
     name: str
@@ -32,7 +32,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Curve:
-    """Of one class: points (x, y) and the area below them."""
+    """Holds the curve of one class: points (x, y) and the area below them."""
 
     name: str
     x: npt.NDArray[np.float64]
@@ -42,15 +42,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class ClassResults:
-    """What was found of a split.
+    """Holds what a classifier got right and wrong in a split.
 
     Attributes:
-        classes: in the order of their labels.
-        confusion: (wanted, found) counts; the last row, if there is one more than classes, are utterances of no class.
-        scores: of each class.
+        classes: names, in the order of their labels.
+        confusion: counts (wanted, found); a row more than there are classes counts the utterances of no class.
+        scores: the scores of each class.
         roc: false positive rate and true positive rate as the threshold falls.
-        precision_recall: recall and precision.
-        accuracy: share that is right.
+        precision_recall: recall and precision as the threshold falls.
+        accuracy: share of the utterances that is right.
     """
 
     classes: Sequence[str]
@@ -64,13 +64,13 @@ class ClassResults:
 def class_results(
     wanted: Sequence[int], found: Sequence[int], probabilities: npt.NDArray[np.float32], classes: Sequence[str]
 ) -> ClassResults:
-    """Counts, scores and curves.
+    """Count, score and draw the curves of a split.
 
     Args:
-        wanted: labels (N,); -1: of no class.
-        found: labels (N,).
-        probabilities: (N, V).
-        classes: V names.
+        wanted: labels (N,) of the references; -1 for no class.
+        found: labels (N,) of the classifier.
+        probabilities: (N, V) of the classifier.
+        classes: names of the V classes.
     """
     true, guess = np.asarray(wanted), np.asarray(found)
     labels = list(range(len(classes)))
@@ -97,7 +97,7 @@ def class_results(
 
 
 def scores_csv(scores: Sequence[ClassScores]) -> str:
-    """The table of the classes as a file."""
+    """Return the table of the classes as CSV."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [each.name for each in fields(ClassScores)], lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Comparison of runs: metrics, differences of their configs, and paired bootstrap tests of their error rates."""
+"""Compares runs: metrics, differences of their configs, and paired bootstrap tests of their error rates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CURVES = ("train/loss", "val/loss", "val/wer", "val/cer", "val/exact", "train/l
 
 @dataclass(frozen=True)
 class Difference:
-    """The word error rate of a run beside the first one's, on the utterances that both were tested on."""
+    """Holds the word error rates of a run and of the first one, on the utterances that both were tested on."""
 
     run: Record
     utterances: int
@@ -38,13 +38,13 @@ class Difference:
 
 @dataclass
 class Report:
-    """What is shown, however it is shown.
+    """Holds what a comparison shows, in whatever form.
 
     Attributes:
-        runs: as rows.
-        metrics: columns.
+        runs: the rows.
+        metrics: the columns.
         config: keys whose values are not the same in all runs, with the value of each run.
-        differences: of error rates, held against the first run.
+        differences: of error rates, each run against the first.
     """
 
     runs: list[Record]
@@ -54,14 +54,14 @@ class Report:
 
 
 def compare(cfg: CompareConfig, runs: Sequence[str]) -> tuple[Report, Reader]:
-    """Read runs and hold them against each other.
+    """Read runs and compare them.
 
     Args:
-        cfg: of `conf/compare.yaml`.
-        runs: besides those of the config.
+        cfg: the config of `conf/compare.yaml`.
+        runs: names of runs besides those of the config.
 
     Raises:
-        ConfigError: nothing to compare, no such run or metric.
+        ConfigError: there is nothing to compare, or no such run or metric.
     """
     from speechtrain.tracking.mlflow.reader import Reader
 
@@ -84,7 +84,7 @@ def compare(cfg: CompareConfig, runs: Sequence[str]) -> tuple[Report, Reader]:
 
 
 def _flat(tags: Any, prefix: str = "") -> dict[str, Any]:
-    """`tags.data.fingerprint.test=...` is one tag with dots in its name."""
+    """Return tags by their dotted names: `tags.data.fingerprint.test=...` is one tag."""
     out: dict[str, Any] = {}
     for key, value in tags.items():
         out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -112,7 +112,7 @@ def _ordered(runs: list[Record], metric: str | None) -> list[Record]:
 
 
 def is_lower_better(metric: str, runs: Sequence[Record]) -> bool:
-    """As the tasks of the runs say; what they say nothing of, such as seconds, is better when it is less."""
+    """Return whether less of a metric is better, as the runs' tasks say; it is for what they do not know, such as seconds."""
     directions: dict[str, str] = {}
     for target in {run.params.get("task._target_", "") for run in runs}:
         directions |= task_directions(target)
@@ -120,7 +120,7 @@ def is_lower_better(metric: str, runs: Sequence[Record]) -> bool:
 
 
 def differing(runs: Sequence[Record]) -> dict[str, list[str]]:
-    """Keys of the config that are not the same in all runs; a key that a run lacks is shown as `-`."""
+    """Return the keys of the config whose values differ between runs, with each run's value, `-` where it has none."""
     keys = sorted({key for run in runs for key in run.params})
     found = {}
     for key in keys:
@@ -150,7 +150,7 @@ def _differences(reader: Reader, runs: Sequence[Record], draws: int) -> list[Dif
 
 
 def rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, as text."""
+    """Return the header and the rows of the table, as text."""
     header = ["run", "name", "status", "seconds", *report.metrics, *report.config]
     body = []
     for index, run in enumerate(report.runs):
@@ -161,7 +161,7 @@ def rows(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def _short(value: str) -> str:
-    """A number with as many digits as people read."""
+    """Return a number with six significant digits, and other text as it is."""
     try:
         return f"{float(value):.6g}" if "." in value else value
     except ValueError:
@@ -169,7 +169,7 @@ def _short(value: str) -> str:
 
 
 def sentence(report: Report, item: Difference) -> str:
-    """What the test says, in words."""
+    """Return the result of a test in words."""
     gap, test = item.test.difference, item.test
     verdict = "no difference that chance would not give" if test.p_value > 0.05 else ("better" if gap.value < 0 else "worse")
     rates = f"WER of {item.run.id[:8]} {100 * item.wer:.2f} %, of {report.runs[0].id[:8]} {100 * item.first_wer:.2f} %"
@@ -178,7 +178,7 @@ def sentence(report: Report, item: Difference) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """All numbers, unrounded."""
+    """Return the table as CSV, with all numbers unrounded."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["run", "name", "status", "seconds", *report.metrics, *report.config])
@@ -189,7 +189,7 @@ def as_csv(report: Report) -> str:
 
 
 def as_markdown(report: Report) -> str:
-    """For a page or a pull request."""
+    """Return the table in Markdown, for a page or a pull request."""
     header, body = rows(report)
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in body]
@@ -197,7 +197,7 @@ def as_markdown(report: Report) -> str:
 
 
 def as_page(report: Report, reader: Reader) -> str:
-    """With the curves of all runs over each other."""
+    """Return the comparison as a page, with the curves of all runs over each other."""
     from plotly.offline import get_plotlyjs
 
     from speechtrain.report.pages import render
@@ -236,7 +236,7 @@ def _curves(runs: Sequence[Record], reader: Reader) -> list[tuple[str, str]]:
 
 
 def best_run(report: Report) -> Record:
-    """By the first metric, and the first run where nothing was measured."""
+    """Return the best run by the first metric, or the first run if it was never measured."""
     metric = next(iter(report.metrics), None)
     measured = [run for run in report.runs if metric is not None and metric in run.metrics]
     if metric is None or not measured:
@@ -245,7 +245,7 @@ def best_run(report: Report) -> Record:
 
 
 def write_files(report: Report, reader: Reader, folder: Path) -> list[Path]:
-    """`compare.csv`, `compare.md`, `compare.html`, and the config of the best run.
+    """Write `compare.csv`, `compare.md`, `compare.html` and the config of the best run, and return the files.
 
     Raises:
         UserError: the folder cannot be written.

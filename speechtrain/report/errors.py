@@ -1,4 +1,4 @@
-"""What went wrong in recognised text: counts as sclite gives them, intervals, groups, confusions, calibration. Plain numbers, no pages."""
+"""Numbers on the errors in recognised text: counts as sclite gives them, intervals, groups, confusions, calibration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SUBSTITUTION, _GAP = 4, 3
 
 @dataclass(frozen=True)
 class Aligned:
-    """A word of the reference beside one of the hypothesis; the missing one of an insertion or deletion is empty."""
+    """Pairs a word of the reference with one of the hypothesis; the missing one of an insertion or deletion is empty."""
 
     operation: Operation
     reference: str
@@ -30,13 +30,13 @@ class Aligned:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One that was recognised.
+    """Holds an utterance and the text that was recognised in it.
 
     Attributes:
-        seconds: how long it is.
-        confidence: that it is right, 0 to 1, if known.
-        words: of the hypothesis with their confidences.
-        fields: what its manifest says besides (speaker, ...).
+        seconds: its duration.
+        confidence: probability that the text is right, 0 to 1; None if it is not known.
+        words: words of the hypothesis with their confidences.
+        fields: further fields of its manifest, such as the speaker.
     """
 
     id: str
@@ -49,12 +49,12 @@ class Utterance:
 
     @cached_property
     def alignment(self) -> list[Aligned]:
-        """Of its words."""
+        """The words, as `align_words` aligns and `Counts` counts them."""
         return align_words(self.reference.split(), self.hypothesis.split())
 
     @cached_property
     def counts(self) -> Counts:
-        """Of its words."""
+        """The words, as `align_words` aligns and `Counts` counts them."""
         found = Counter(item.operation for item in self.alignment)
         return Counts(
             utterances=1,
@@ -67,14 +67,14 @@ class Utterance:
 
     @cached_property
     def characters(self) -> tuple[int, int]:
-        """(edits, characters of the reference), spaces between words included."""
+        """The numbers of edits and of characters of the reference, with the spaces between words."""
         reference, hypothesis = self.reference.strip(), self.hypothesis.strip()
         return Levenshtein.distance(reference, hypothesis), len(reference)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Errors of some utterances."""
+    """Counts the errors of some utterances."""
 
     utterances: int = 0
     wrong: int = 0
@@ -88,17 +88,17 @@ class Counts:
 
     @property
     def errors(self) -> int:
-        """S + I + D."""
+        """The sum of substitutions, insertions and deletions."""
         return self.substitutions + self.insertions + self.deletions
 
     @property
     def wer(self) -> float:
-        """Errors over words of the reference; without any such word 0, or infinity where something was inserted."""
+        """The errors divided by the words of the reference; without any such word 0, or infinity where something was inserted."""
         return self.errors / self.words if self.words else (math.inf if self.errors else 0.0)
 
 
 def align_words(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Aligned]:
-    """The cheapest alignment with sclite's costs: 4 a substitution, 3 an insertion or deletion."""
+    """Return the cheapest alignment with sclite's costs: 4 a substitution, 3 an insertion or deletion."""
     if list(reference) == list(hypothesis):
         return [Aligned("equal", word, word) for word in reference]
     rows, columns = len(reference) + 1, len(hypothesis) + 1
@@ -126,7 +126,7 @@ def align_words(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Ali
 
 
 def total(utterances: Iterable[Utterance]) -> Counts:
-    """Counts of all of them."""
+    """Return the sums of several counts."""
     counts = Counts()
     for utterance in utterances:
         counts += utterance.counts
@@ -135,7 +135,7 @@ def total(utterances: Iterable[Utterance]) -> Counts:
 
 @dataclass(frozen=True)
 class Interval:
-    """A rate and the bounds of its 95 % interval."""
+    """Holds a rate and the bounds of its 95 % interval."""
 
     value: float
     low: float
@@ -143,13 +143,13 @@ class Interval:
 
 
 def bootstrap(errors: Sequence[int], sizes: Sequence[int], *, count: int = 1000, seed: int = 0) -> Interval:
-    """A corpus rate with its percentile interval from utterances drawn with replacement (Bisani and Ney 2004).
+    """Return a corpus rate with its percentile interval from utterances drawn with replacement (Bisani and Ney 2004).
 
     Args:
-        errors: of each utterance.
+        errors: errors of each utterance.
         sizes: words or characters of each reference.
-        count: draws.
-        seed: of the draws.
+        count: number of draws.
+        seed: seed of the draws.
     """
     top, bottom = np.asarray(errors, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     value = float(top.sum() / max(1.0, bottom.sum()))
@@ -159,7 +159,7 @@ def bootstrap(errors: Sequence[int], sizes: Sequence[int], *, count: int = 1000,
 
 
 def resampled(values: npt.NDArray[np.float64], *, count: int, seed: int) -> npt.NDArray[np.float64]:
-    """Sums (K, count) over utterances drawn with replacement from values (K, N), the same draw for every row."""
+    """Return the sums (K, count) over utterances drawn with replacement from values (K, N), the same draw for every row."""
     rng = np.random.default_rng(seed)
     size = values.shape[1]
     sums = np.empty((len(values), count))
@@ -170,10 +170,10 @@ def resampled(values: npt.NDArray[np.float64], *, count: int, seed: int) -> npt.
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the same utterances.
+    """Compares two systems on the same utterances.
 
     Attributes:
-        difference: of the rates, second minus first, with its interval.
+        difference: rate of the second minus that of the first, with its interval.
         better: share of draws in which the second has fewer errors (the probability of improvement).
         p_value: two-sided: how often chance alone gives a difference as large.
     """
@@ -186,14 +186,14 @@ class Comparison:
 def paired_bootstrap(
     first: Sequence[int], second: Sequence[int], sizes: Sequence[int], *, count: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """Whether two systems differ, from utterances drawn with replacement for both at once (Bisani and Ney 2004).
+    """Return whether two systems differ, from utterances drawn with replacement for both at once (Bisani and Ney 2004).
 
     Args:
         first: errors of each utterance.
-        second: the same of the other system.
+        second: errors of the other system on the same utterances.
         sizes: words of each reference.
-        count: draws.
-        seed: of the draws.
+        count: number of draws.
+        seed: seed of the draws.
     """
     gap = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     words = np.asarray(sizes, dtype=np.float64)
@@ -208,7 +208,7 @@ def paired_bootstrap(
 
 
 def by_field(utterances: Sequence[Utterance], name: str) -> dict[str, Counts]:
-    """Counts for each value of a field, the most words first."""
+    """Return the counts for each value of a field, those with the most words first."""
     groups: dict[str, Counts] = {}
     for utterance in utterances:
         value = utterance.fields.get(name, "")
@@ -217,7 +217,7 @@ def by_field(utterances: Sequence[Utterance], name: str) -> dict[str, Counts]:
 
 
 def fields_of(utterances: Sequence[Utterance], *, most: int = 40) -> list[str]:
-    """Fields that divide the utterances into some groups, but not into one each."""
+    """Return the fields that divide the utterances into groups, but not into one each."""
     names = {name for utterance in utterances for name in utterance.fields}
     found = []
     for name in sorted(names, key=lambda item: (item != "speaker", item)):
@@ -228,7 +228,7 @@ def fields_of(utterances: Sequence[Utterance], *, most: int = 40) -> list[str]:
 
 
 def by_duration(utterances: Sequence[Utterance], *, groups: int = 6) -> dict[str, Counts]:
-    """Counts for ranges of duration that hold about as many utterances each."""
+    """Return the counts for ranges of duration that hold about as many utterances each."""
     known = sorted((each for each in utterances if not math.isnan(each.seconds)), key=lambda each: each.seconds)
     found: dict[str, Counts] = {}
     for part in np.array_split(np.arange(len(known)), min(groups, max(1, len(known) // 4))) if known else []:
@@ -239,13 +239,13 @@ def by_duration(utterances: Sequence[Utterance], *, groups: int = 6) -> dict[str
 
 
 def confused_words(utterances: Iterable[Utterance]) -> Counter[tuple[str, str]]:
-    """(reference, hypothesis) of each error; one of the two is empty for an insertion or deletion."""
+    """Return how often each (reference, hypothesis) was confused; one of them is empty for an insertion or deletion."""
     pairs = ((item.reference, item.hypothesis) for utterance in utterances for item in utterance.alignment if item.operation != "equal")
     return Counter(pairs)
 
 
 def confused_tokens(utterances: Iterable[Utterance], tokens: Callable[[str], Sequence[str]]) -> Counter[tuple[str, str]]:
-    """The same for the tokens of the vocabulary, by an alignment of the fewest edits."""
+    """Return the same as `confused_words` for tokens of the vocabulary, by an alignment with the fewest edits."""
     found: Counter[tuple[str, str]] = Counter()
     for utterance in utterances:
         reference, hypothesis = tokens(utterance.reference), tokens(utterance.hypothesis)
@@ -258,7 +258,7 @@ def confused_tokens(utterances: Iterable[Utterance], tokens: Callable[[str], Seq
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far confidences are to be believed.
+    """Holds how well confidences match the share of words that is right.
 
     Attributes:
         bins: (mean confidence, share that is right, words) of each tenth that holds any.
@@ -270,7 +270,7 @@ class Calibration:
 
 
 def calibration(utterances: Iterable[Utterance], *, bins: int = 10) -> Calibration | None:
-    """Of the words of the hypotheses; None if there are no confidences."""
+    """Return the calibration of the words of the hypotheses, or None if they have no confidences."""
     confidences: list[float] = []
     right: list[bool] = []
     for utterance in utterances:
@@ -292,11 +292,11 @@ def calibration(utterances: Iterable[Utterance], *, bins: int = 10) -> Calibrati
 
 
 def worst(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
-    """Those with the most errors, of equals the one with fewer words first."""
+    """Return the utterances with the most errors; of equals, the one with fewer words comes first."""
     wrong = [each for each in utterances if each.counts.errors]
     return sorted(wrong, key=lambda each: (-each.counts.errors, each.counts.words, each.id))[:count]
 
 
 def trn(pairs: Iterable[tuple[str, str]]) -> str:
-    """(id, text) in NIST's trn format, which sclite reads: a line each, the id in brackets behind the text."""
+    """Return each (id, text) as a line in NIST's trn format, which sclite reads: the text, and behind it the id in brackets."""
     return "".join(f"{text} ({utterance})\n" for utterance, text in pairs)

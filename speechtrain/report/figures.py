@@ -1,4 +1,4 @@
-"""Pictures with matplotlib, without its global state: fit for any thread and for pages."""
+"""Figures of matplotlib for pages and files, made without its global state, so that any thread may draw."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COLOURS = ("#1f5fa8", "#d1662b", "#2f8f5b", "#8a4fa3", "#b8902a", "#4c9bb0", "#
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an element of a page."""
+    """Return a figure as an SVG element of a page."""
     buffer = io.StringIO()
     with rc_context(_STYLE):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -44,18 +44,18 @@ def svg(figure: Figure) -> str:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """A figure as a file, whole or not at all."""
+    """Write a figure as a PNG file, which appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomically(path) as temporary, rc_context(_STYLE):
         figure.savefig(temporary, format="png", bbox_inches="tight", dpi=110)
 
 
 def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, float] | None) -> Figure:
-    """Losses, rates, learning rate and time of each epoch.
+    """Draw losses, rates, learning rate and time over the epochs.
 
     Args:
-        epochs: metrics of each.
-        best: (metric, epoch from 0, value) to be marked.
+        epochs: the metrics of each epoch.
+        best: (metric, epoch from 0, value) that is marked; None marks none.
     """
     names = {name for metrics in epochs for name in metrics}
     rates = sorted(name for name in names if is_rate(name))
@@ -91,7 +91,7 @@ def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, 
 
 
 def bars_figure(groups: Mapping[str, tuple[float, int]], title: str) -> Figure:
-    """Word error rate of groups: name -> (rate, words)."""
+    """Draw the word error rates of groups, which are given as name -> (rate, words)."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 0.5 + 0.26 * max(2, len(groups))))
         axes = figure.add_subplot()
@@ -108,7 +108,7 @@ def bars_figure(groups: Mapping[str, tuple[float, int]], title: str) -> Figure:
 
 
 def calibration_figure(found: Calibration) -> Figure:
-    """How often words of a confidence are right."""
+    """Draw how often words of a confidence are right."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(4.2, 3.2))
         axes = figure.add_subplot()
@@ -128,13 +128,13 @@ def calibration_figure(found: Calibration) -> Figure:
 
 @dataclass(frozen=True)
 class Posteriors:
-    """What the model says of one utterance.
+    """Holds the model's output for one utterance.
 
     Attributes:
-        log_probs: (T', V).
-        tokens: V names, the blank first.
+        log_probs: log-probabilities (T', V).
+        tokens: the V names, the blank first.
         spans: (token, start, end) in encoder frames, of the reference's forced alignment; None where there is none.
-        frame_rate: encoder frames a second.
+        frame_rate: rate of encoder frames in Hz.
     """
 
     log_probs: npt.NDArray[np.float32]
@@ -144,7 +144,7 @@ class Posteriors:
 
 
 def posteriors_figure(found: Posteriors, *, most: int = 24) -> Figure:
-    """Probabilities over time, of the tokens that matter, above the forced alignment of the reference."""
+    """Draw the probabilities of the likeliest tokens over time, above the forced alignment of the reference."""
     probabilities = np.exp(found.log_probs)
     peaks = probabilities[:, 1:].max(axis=0) if probabilities.shape[1] > 1 and len(probabilities) else np.zeros(0)
     wanted = {token for token, _, _ in found.spans or ()}
@@ -182,7 +182,7 @@ def _visible(name: str) -> str:
 
 
 def confusion_figure(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Counts of wanted (rows) and found (columns) classes, coloured by their share of the row."""
+    """Draw the counts of wanted (rows) and found (columns) classes, coloured by their share of the row."""
     rows = [*classes, "none of them"][: len(confusion)]
     size = max(3.0, 0.36 * len(classes) + 1.2)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
@@ -203,7 +203,7 @@ def confusion_figure(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -
 
 
 def curves_figure(curves: Sequence[Curve], title: str, x: str, y: str) -> Figure:
-    """One line a class, the smallest areas named."""
+    """Draw a curve for each class, and name those with the smallest areas."""
     hardest = sorted(curves, key=lambda curve: curve.area)[: len(_COLOURS)]
     colours = dict(zip((curve.name for curve in hardest), _COLOURS, strict=False))
     with rc_context(_STYLE):
@@ -224,12 +224,12 @@ def curves_figure(curves: Sequence[Curve], title: str, x: str, y: str) -> Figure
 
 
 def signal_figure(signals: Mapping[str, npt.NDArray[np.float32]], title: str, frame_rate: float) -> Figure:
-    """What was wanted and found of an utterance, and what it was mixed in, over time; a row a channel.
+    """Draw the wanted signal of an utterance, the model's and their mixture over time, with a row for each channel.
 
     Args:
         signals: `wanted`, `found` and perhaps `mixture`, each (T, C).
-        title: for people.
-        frame_rate: frames a second.
+        title: heading of the figure.
+        frame_rate: rate of the frames in Hz.
     """
     wanted = signals["wanted"]
     seconds = np.arange(len(wanted)) / frame_rate
@@ -249,7 +249,7 @@ def signal_figure(signals: Mapping[str, npt.NDArray[np.float32]], title: str, fr
 
 
 def histogram_figure(values: Sequence[float], name: str) -> Figure:
-    """How a measure is spread over utterances."""
+    """Draw the distribution of a measure over utterances."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 2.6))
         axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: styles, pictures and sounds are inside, nothing is fetched."""
+"""Self-contained HTML pages: styles, pictures and sounds are inside, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Example:
-    """An utterance that is shown by itself.
+    """Holds an utterance that a page shows by itself.
 
     Attributes:
-        audio: a file's content, if there is any.
-        media_type: of the audio.
-        posteriors: what the model says of it, if asked for.
+        audio: content of an audio file; None if there is none.
+        media_type: media type of the audio.
+        posteriors: the model's output, if it is to be drawn.
     """
 
     utterance: Utterance
@@ -47,7 +47,7 @@ class Example:
 
 
 def choose_examples(utterances: Sequence[Utterance], *, wrong: int, posteriors: int) -> tuple[list[Utterance], list[Utterance], set[str]]:
-    """The worst utterances, some that are right, and the ids of those whose posteriors are shown, half of each kind if possible."""
+    """Return the worst utterances, some that are right, and the ids whose posteriors are shown, half of each kind if possible."""
     bad = worst(utterances, wrong)
     fine = sorted(
         (each for each in utterances if not each.counts.errors and each.reference), key=lambda each: (-each.counts.words, each.id)
@@ -66,16 +66,16 @@ def error_report(
     tokens: Callable[[str], Sequence[str]],
     draws: int = 1000,
 ) -> str:
-    """The page on what a run got wrong.
+    """Return the page on what a run got wrong.
 
     Args:
-        utterances: all of the split.
-        title: for people.
-        split: its name.
-        bad: examples of what is wrong.
-        fine: examples of what is right.
-        tokens: of a text, as the model spells it.
-        draws: of the bootstrap.
+        utterances: all utterances of the split.
+        title: heading of the page.
+        split: name of the split.
+        bad: utterances with errors that are shown.
+        fine: utterances without errors that are shown.
+        tokens: spells a text in the model's tokens.
+        draws: number of draws of the bootstrap.
     """
     counts = total(utterances)
     characters = [each.characters for each in utterances]
@@ -126,17 +126,17 @@ def _shown(example: Example) -> dict[str, Any]:
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """A file's content as an address inside the page."""
+    """Return the content of a file as an address inside the page."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from one of the templates; what comes from data is escaped."""
+    """Return a page from one of the templates, in which what comes from data is escaped."""
     return _environment().get_template(template).render(style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"), pct=pct, **values)
 
 
 def pct(value: float) -> str:
-    """A rate for people."""
+    """Return a rate in per cent."""
     return f"{100 * value:.2f} %"
 
 
@@ -147,5 +147,5 @@ def _environment() -> jinja2.Environment:
 
 
 def fields_shown(fields: Mapping[str, Any]) -> dict[str, str]:
-    """What a manifest says of an utterance, as far as it is short text or a number."""
+    """Return the fields of an utterance's manifest that are short texts or numbers."""
     return {str(name): str(value) for name, value in fields.items() if isinstance(value, (str, int, float, bool)) and len(str(value)) <= 60}

@@ -1,4 +1,4 @@
-"""What a model costs on this machine: layers, parameters, multiply-adds, latency and memory."""
+"""Measures what a model costs on this machine: layers, parameters, multiply-adds, latency and memory."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _ENOUGH = 2.0  # s
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one signal alone in a batch.
+    """Holds the cost of one signal alone in a batch.
 
     Attributes:
-        seconds: of the signal.
+        seconds: duration of the signal.
         latency_ms: median of several passes, without features.
-        multiply_adds: of the pass; None: not known.
+        multiply_adds: multiplications with additions of the pass; None if they are not known.
     """
 
     seconds: float
@@ -40,18 +40,18 @@ class Cost:
 
     @property
     def real_time_factor(self) -> float:
-        """Time of the pass over that of the signal."""
+        """The time of the pass divided by the duration of the signal."""
         return self.latency_ms / 1000 / self.seconds
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What was found; see the fields' classes.
+    """Holds what a model costs; see also the classes of the fields.
 
     Attributes:
-        megabytes: of the weights in memory.
-        peak_megabytes: that this process has used at most, libraries and all.
-        frame_seconds: between two encoder frames.
+        megabytes: size of the weights in memory.
+        peak_megabytes: the most memory that this process has used, libraries included.
+        frame_seconds: time between two encoder frames.
     """
 
     info: ModelInfo
@@ -64,7 +64,7 @@ class Profile:
 
 
 def profile(backend: Backend, model: Any, features: Features, lengths: Sequence[float] = LENGTHS) -> Profile:
-    """Measure a model with silence of some lengths."""
+    """Measure a model with silence of several lengths."""
     from speechtrain.data.batches import silence
 
     costs = []
@@ -85,7 +85,7 @@ def profile(backend: Backend, model: Any, features: Features, lengths: Sequence[
 
 
 def print_profile(found: Profile, name: str) -> None:
-    """As two tables and some lines."""
+    """Print a profile as two tables and some lines."""
     info = found.info
     field = f"{info.receptive_field} frames" if info.receptive_field else "the whole utterance"
     console.print(f"model       {name}: {info.parameters:,} parameters, {found.megabytes:.2f} MB", markup=False)

@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: its history as a picture, and a page on what it got wrong."""
+"""Reports on a finished run: its history as a picture, and a page on what it got wrong."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _AUDIO_LIMIT = 4_000_000
 
 
 def write_history(folder: Path, epochs: Sequence[Mapping[str, float]], best: tuple[str, int, float] | None) -> Path | None:
-    """The picture of the run's metrics; None if there is no epoch."""
+    """Draw the metrics of the run's epochs, and return the file, or None if there is no epoch."""
     if not epochs:
         return None
     path = folder / HISTORY_PICTURE
@@ -53,15 +53,15 @@ def write_history(folder: Path, epochs: Sequence[Mapping[str, float]], best: tup
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that is over, as a report is made of it.
+    """Holds what a report needs of a finished run.
 
     Attributes:
-        folder: of the run.
-        samples: of the whole split, with their details.
-        split: their name.
-        title: for people.
-        backend, model, task, data: of the run.
-        options: `report` of the config.
+        folder: the run's folder.
+        samples: all samples of the split, with their details.
+        split: name of the split.
+        title: heading of the pages.
+        backend, model, task, data: those of the run.
+        options: the group `report` of the config.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class Finished:
 
 
 def write_report(run: Finished) -> list[Path]:
-    """What the run's task wants drawn; the files."""
+    """Write the reports that the run's task asks for, and return the files."""
     name = run.task.report
     if name is None or not run.samples:
         return []
@@ -85,7 +85,7 @@ def write_report(run: Finished) -> list[Path]:
 
 
 def write_error_report(run: Finished) -> list[Path]:
-    """The page on the words that are wrong, and the texts for sclite."""
+    """Write the page on the words that are wrong, and the texts for sclite."""
     folder, samples, split, data, options = run.folder, run.samples, run.split, run.data, run.options
     cuts: dict[str, Cut] = {str(cut.id): cut for cut in data.corpus.splits[split]}
     utterances = [_utterance(sample, cuts[sample.id]) for sample in samples if sample.id in cuts]
@@ -123,7 +123,7 @@ def _utterance(sample: Sample, cut: Cut) -> Utterance:
 
 
 def _posteriors(ids: set[str], run: Finished) -> dict[str, Posteriors]:
-    """Of some utterances, with the forced alignment of their references."""
+    """Return the posteriors of some utterances, with the forced alignment of their references."""
     data = run.data
     subsampling = run.backend.describe(run.model).subsampling
     tokens = data.tokenizer.vocabulary
@@ -141,7 +141,7 @@ def _rows(batch: Batch, log_probs: npt.NDArray[np.float32], lengths: npt.NDArray
 
 
 def write_class_report(run: Finished) -> list[Path]:
-    """The page on the classes, its pictures, and the table of the classes."""
+    """Write the page on the classes, its pictures, and the table of the classes."""
     classes = list(run.data.tokenizer.vocabulary)
     labels = {name: label for label, name in enumerate(classes)}
     wanted = [labels.get(each.reference, -1) for each in run.samples]
@@ -178,7 +178,7 @@ def write_class_report(run: Finished) -> list[Path]:
 
 
 def write_signal_report(run: Finished) -> list[Path]:
-    """The page on signals, and the same pictures as files."""
+    """Write the page on signals, and its pictures as files."""
     names = list(run.samples[0].measures)
     by = next((name for name in ("snr_gain_db", "snr_db") if name in names), names[0])
     ranked = sorted(run.samples, key=lambda each: each.measures[by])
@@ -209,14 +209,14 @@ REPORTS = {"errors": write_error_report, "classes": write_class_report, "signals
 
 
 class _Sounds:
-    """Utterances as MP3, until the page holds enough of them."""
+    """Encodes utterances as MP3, until the page holds enough of them."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
         self._room = _AUDIO_LIMIT
 
     def of(self, cut: Cut) -> bytes | None:
-        """The sound of an utterance; None when there is no room for it."""
+        """Return the sound of an utterance, or None when the page has no room for it."""
         rate = self._data.features.sample_rate
         buffer = io.BytesIO()
         try:

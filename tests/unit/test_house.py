@@ -18,13 +18,13 @@ ROOMS = {
     *(["conf"] if (PACKAGE / "conf").is_dir() else []),  # in a wheel
 }
 CLEAN = [
-    "errors.py",
-    "console.py",
-    "files.py",
-    "processes/fresh.py",
+    *(f"{name}.py" for name in sorted({"__init__", "__main__"} | COMMANDS | SHARED)),
+    "app",
     "config",
+    "processes",
+    "report",
+    "tracking",
     "training",
-    "train.py",
     "backends/base.py",
     "backends/callbacks.py",
     "backends/failures.py",
