@@ -6,7 +6,7 @@ All problems are gathered before any is reported. Nothing here imports a framewo
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, SignalData
 from speechtrain.config.schemas.node import Node
 from speechtrain.config.schemas.sound import StoredFeatures, WaveformFeatures
-from speechtrain.config.targets import UnknownTargetError, signature
+from speechtrain.config.targets import Signature, UnknownTargetError, signature, type_mismatch
 from speechtrain.errors import Problem, did_you_mean
 
 RUN_TIME_ARGUMENTS = {
@@ -201,17 +201,22 @@ def _target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
         return
     passed = arguments(group, node)
     at_run_time = RUN_TIME_ARGUMENTS.get(group, ())
-    if not takes.open:
-        for key in passed:
-            if key not in takes.names:
-                yield Problem(
-                    f"{path}.{key}",
-                    f"{target} takes no argument '{key}'",
-                    did_you_mean(key, set(takes.names) - set(at_run_time), prefix=path),
-                )
+    for key in passed if not takes.open else ():
+        if key not in takes.names:
+            near = did_you_mean(key, set(takes.names) - set(at_run_time), prefix=path)
+            yield Problem(f"{path}.{key}", f"{target} takes no argument '{key}'", near)
+    if OmegaConf.get_type(node) is dict:  # without a schema, which would have checked the types of its keys
+        yield from _type_problems(path, passed, takes)
     for key in takes.required:
         if key not in passed and key not in at_run_time:
             yield Problem(f"{path}.{key}", f"{target} needs it", f"add +{path}.{key}=...")
+
+
+def _type_problems(path: str, passed: Mapping[str, Any], takes: Signature) -> Iterator[Problem]:
+    """Yield arguments that do not have the type with which their target annotates them."""
+    for key, value in passed.items():
+        if key in takes.annotations and (wanted := type_mismatch(value, takes.annotations[key])) is not None:
+            yield Problem(f"{path}.{key}", f"must be {wanted}, received {value!r}", "")
 
 
 def _between_groups(cfg: DictConfig) -> Iterator[Problem]:

@@ -35,11 +35,13 @@ class Signature:
         names: all parameters, in order.
         required: the parameters without a default.
         open: whether any other name is accepted too (`**kwargs`).
+        annotations: types of parameters, as far as they are written.
     """
 
     names: list[str] = field(default_factory=list)
     required: list[str] = field(default_factory=list)
     open: bool = False
+    annotations: dict[str, ast.expr] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ def _signature_of_class(node: ast.ClassDef, module: _Module, depth: int) -> Sign
         if inherited is None:
             return None
         names, required = inherited.names + signature.names, inherited.required + signature.required
-        signature = Signature(names, required, open=inherited.open or signature.open)
+        annotations = {**inherited.annotations, **signature.annotations}
+        signature = Signature(names, required, inherited.open or signature.open, annotations)
     return signature
 
 
@@ -158,6 +161,7 @@ def _dataclass_fields(node: ast.ClassDef) -> Signature:
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "ClassVar" not in ast.unparse(item.annotation):
             signature.names.append(item.target.id)
+            signature.annotations[item.target.id] = item.annotation
             if item.value is None:
                 signature.required.append(item.target.id)
     return signature
@@ -181,7 +185,33 @@ def _signature_of_function(node: ast.FunctionDef | ast.AsyncFunctionDef, *, skip
     names = [arg.arg for arg in positional[skip_first:]] + [arg.arg for arg in node.args.kwonlyargs]
     required = [arg.arg for arg in without_default[skip_first:]]
     required += [arg.arg for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if default is None]
-    return Signature(names, required, node.args.kwarg is not None)
+    annotations = {arg.arg: arg.annotation for arg in (*positional, *node.args.kwonlyargs) if arg.annotation is not None}
+    return Signature(names, required, node.args.kwarg is not None, annotations)
+
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "a text"),
+    "None": ((type(None),), "null"),
+}
+
+
+def type_mismatch(value: object, annotation: ast.expr) -> str | None:
+    """Return in words what a value must be by the annotation of its parameter; None: it fits, or the annotation is not a simple one."""
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        left, right = type_mismatch(value, annotation.left), type_mismatch(value, annotation.right)
+        return f"{left} or {right}" if left is not None and right is not None else None
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) in ("list", "Sequence"):
+        if not isinstance(value, list):
+            return "a list"
+        return next((f"a list, each item {wanted}" for item in value if (wanted := type_mismatch(item, annotation.slice))), None)
+    name = ast.unparse(annotation)
+    if name not in _TYPES or (name == "int" and isinstance(value, float) and value.is_integer()):
+        return None
+    kinds, words = _TYPES[name]
+    return None if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)) else words
 
 
 def _find_module(name: str) -> _Module | None:

@@ -237,3 +237,12 @@ def test_sizes_and_new_models_say_what_is_wrong(overrides: list[str], expected: 
         compose(overrides)
     for words in expected:
         assert words in str(caught.value)
+
+
+def test_a_model_of_ones_own_needs_no_schema_its_signature_is_checked_with_its_types(tmp_path: Path) -> None:
+    (tmp_path / "own_sizes.py").write_text("def make(input_size: int, width: int, rates: list[float], name: str | None = None): ...\n")
+    own = ["model=custom", "model._target_=own_sizes.make"]
+    text = problems(*own, "+model.width=wide", "+model.rates=[0.5,fast]")
+    assert "model.width: must be a whole number, received 'wide'" in text
+    assert "model.rates: must be a list, each item a number, received [0.5, 'fast']" in text
+    assert compose([*own, "+model.width=8", "+model.rates=[1,0.5]"]).model.width == 8

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
 import pytest
 
-from speechtrain.config.targets import UnknownTargetError, signature, task_directions
+from speechtrain.config.targets import UnknownTargetError, signature, task_directions, type_mismatch
 
 
 def test_a_signature_is_read_from_source_through_imports_and_bases(tmp_path: Path) -> None:
@@ -64,3 +65,27 @@ def test_targets_of_libraries_are_read_too() -> None:
 def test_an_unknown_target_is_named(target: str, said: str) -> None:
     with pytest.raises(UnknownTargetError, match=said):
         signature(target)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "fitting", "wrong", "wanted"),
+    [
+        ("int", 3, "3", "a whole number"),
+        ("int", 3.0, 3.5, "a whole number"),
+        ("int", 3, True, "a whole number"),
+        ("float", 3, "x", "a number"),
+        ("bool", False, 0, "true or false"),
+        ("int | None", None, "x", "a whole number or null"),
+        ("list[int]", [1, 2], [1, "x"], "a list, each item a whole number"),
+        ("list[int]", [], 1, "a list"),
+    ],
+)
+def test_a_value_must_fit_the_annotation_of_its_parameter(annotation: str, fitting: object, wrong: object, wanted: str) -> None:
+    parameter = ast.parse(annotation, mode="eval").body
+    assert type_mismatch(fitting, parameter) is None
+    assert type_mismatch(wrong, parameter) == wanted
+
+
+@pytest.mark.parametrize("annotation", ["Path", "dict[str, int]", "my_pkg.Width", "Literal['a']", "Width | int"])
+def test_an_annotation_that_is_not_a_simple_type_refuses_nothing(annotation: str) -> None:
+    assert type_mismatch("x", ast.parse(annotation, mode="eval").body) is None
