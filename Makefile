@@ -7,7 +7,7 @@ ARGS ?=
 # Where this is set, each of the many processes below would compile all that it imports: ten seconds of CPU time
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test test-slow test-gpu ui screenshots lint format lock clean
+.PHONY: help install run test test-all test-slow test-gpu ui screenshots lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,10 +25,13 @@ $(INSTALLED): pyproject.toml requirements.lock
 run: $(INSTALLED) ## train on spoken digits, or what ARGS="model=conformer ..." says
 	$(BIN)/python -m speechtrain $(ARGS)
 
-test: $(INSTALLED) ## the fast tests
+test: $(INSTALLED) ## the tests of five minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow and not long' $(ARGS)
+
+test-all: $(INSTALLED) ## all tests but those of test-slow; what CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-slow: $(INSTALLED) ## the tests that take minutes
+test-slow: $(INSTALLED) ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
 
 test-gpu: $(INSTALLED) ## the tests that need an NVIDIA GPU

@@ -16,6 +16,7 @@ import forked
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of everything that is started; numbers are compared bit for bit
 if not os.environ.get("SPEECHTRAIN_TEST_GPU"):
@@ -40,6 +41,9 @@ TINY = [
     "backend.threads=1",
 ]
 """A corpus and settings that train in a second."""
+
+TRAINED = [*TINY, "model=tdnn", "model.channels=48", "augment=none", "data.train_size=80", "data.batch_size=8", "trainer.epochs=12"]
+"""The config of the run that `trained` is."""
 
 
 def prepared(overrides: Sequence[str], threads: int = 1) -> Any:
@@ -93,6 +97,43 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of pytest's workers to need it makes for all of them; tests only read it."""
+    base = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder = base / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / ".made").exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            (folder / ".made").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that knows the letters of the synthetic corpus; `mlflow.db` is beside it."""
+
+    def train(folder: Path) -> None:
+        arguments = [sys.executable, "-m", "speechtrain", *TRAINED, "tracking=[mlflow]", f"hydra.run.dir={folder / 'run'}"]
+        done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "trained", train) / "run"
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Recordings of the test split of that run, by path, and their texts."""
+    folder = tmp_path_factory.mktemp("spoken")
+    data = prepared(TRAINED)
+    texts = {}
+    for cut in data.corpus.splits["test"]:
+        path = folder / f"{cut.id}.wav"
+        soundfile.write(path, data.corpus.read(cut, 8000), 8000)
+        texts[str(path)] = cut.text
+    return texts
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY, TINY, TRAINED
 from rapidfuzz.distance import Levenshtein
 
 import speechtrain
@@ -26,41 +26,7 @@ from speechtrain.inference.archive import stored_config
 from speechtrain.inference.recognizer import Recognizer
 from speechtrain.report import data as report
 
-SETTINGS = [*TINY, "model=tdnn", "model.channels=48", "augment=none", "data.train_size=80", "data.batch_size=8", "trainer.epochs=12"]
 Use = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that knows the letters of the synthetic corpus."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    done = subprocess.run(
-        [sys.executable, "-m", "speechtrain", *SETTINGS, "tracking=[mlflow]", f"hydra.run.dir={folder}"],
-        cwd=folder.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def spoken(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Recordings of the test split, and their texts."""
-    from speechtrain.config.compose import compose
-    from speechtrain.config.experiment import ExperimentConfig
-    from speechtrain.data.prepare import prepare
-
-    folder = tmp_path_factory.mktemp("spoken")
-    data = prepare(ExperimentConfig.of(compose(SETTINGS)), threads=1)
-    texts = {}
-    for cut in data.corpus.splits["test"]:
-        path = folder / f"{cut.id}.wav"
-        soundfile.write(path, data.corpus.read(cut, 8000), 8000)
-        texts[str(path)] = cut.text
-    return texts
 
 
 @pytest.fixture
@@ -429,7 +395,7 @@ def test_every_command_takes_an_archive(trained: Path, spoken: dict[str, str], t
     assert "multiply-adds" in capsys.readouterr().out
     assert here("export", "from=run.zip", "format=onnx", "out=again") == 0
     assert (tmp_path / "again/model.onnx").is_file()
-    again = speechtrain.compose([*SETTINGS, "trainer.epochs=1", "optimizer.lr=1e-9", "init_from=run.zip"], output_dir=tmp_path / "warm")
+    again = speechtrain.compose([*TRAINED, "trainer.epochs=1", "optimizer.lr=1e-9", "init_from=run.zip"], output_dir=tmp_path / "warm")
     assert speechtrain.train(again).metrics["test/cer"] < 0.1
     assert here("lm", "from=run.zip", "units=tokens", f"text={_text(tmp_path, spoken)}", "out=c.arpa", "order=2") == 0
     capsys.readouterr()

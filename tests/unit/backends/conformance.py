@@ -118,7 +118,7 @@ class BackendConformance:
     """A tiny corpus for the task."""
     metrics: ClassVar[set[str]]
     """Of the task, without the stage."""
-    drawing: ClassVar[str] = "mlp"
+    drawing: ClassVar[Sequence[str]] = ("model=mlp",)
     """A model with dropout."""
     augmented: ClassVar[Sequence[str]] = ("augment=masks",)
     """What changes its samples, where anything may."""
@@ -171,7 +171,7 @@ class BackendConformance:
     def test_a_run_resumed_inside_an_epoch_sees_what_it_had_not_seen_and_ends_alike(
         self, backend: Backend, tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        options = [f"model={self.drawing}", "trainer.epochs=3", "data.batch_size=4", "trainer.checkpoint.every_n_steps=1"]
+        options = [*self.drawing, "trainer.epochs=3", "data.batch_size=4", "trainer.checkpoint.every_n_steps=1"]
         options += [f"trainer.accumulate_grad_batches={accumulate}", "scheduler=warmup_cosine", *self.augmented]
         read: dict[Utterances, list[tuple[int, list[str]]]] = {}  # by loader: another run's threads may still read
         whole, begun, resumed = Recorder(), Recorder(interrupt_in=1, at_batch=3 * accumulate - 1), Recorder()
@@ -252,7 +252,7 @@ class BackendConformance:
         found = []
         for number, seed in enumerate((3, 3, 4)):
             recorder = Recorder()
-            setup = self.setup(backend, tmp_path / str(number), f"model={self.drawing}", "trainer.epochs=1", f"seed={seed}")
+            setup = self.setup(backend, tmp_path / str(number), *self.drawing, "trainer.epochs=1", f"seed={seed}")
             setup.train(setup.build(), recorder)
             found.append(recorder.metrics)
         assert found[0] == found[1]
@@ -411,7 +411,7 @@ class CtcConformance(BackendConformance):
 
     options = TINY
     metrics: ClassVar[set[str]] = {"loss", "cer", "wer", "exact"}
-    drawing = "crdnn"
+    drawing = ("model=crdnn", "model.conv_channels=[4,4]", "model.rnn_size=8", "model.rnn_layers=1", "model.dnn_size=8")
 
     def test_learns_a_tiny_set(self, backend: Backend, tmp_path: Path) -> None:
         setup = self.setup(backend, tmp_path, "model=tdnn", "augment=none", "trainer.epochs=25", "data.batch_size=8", "optimizer.lr=0.01")

@@ -135,6 +135,10 @@ def test_utterances_of_an_epoch_are_augmented_each_in_its_own_way() -> None:
 
 
 def test_what_goes_wrong_in_a_batch_is_raised_where_it_would_come_and_no_thread_is_left() -> None:
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("batches")}
+
+    earlier = threads()  # of other tests in this process
     batches = loader(make("data.batch_size=4", "augment=none"))
     third = batches._plan()[2]
     cut = batches._dataset._cuts[third[0]]
@@ -147,9 +151,9 @@ def test_what_goes_wrong_in_a_batch_is_raised_where_it_would_come_and_no_thread_
     cut.text = "a"
     several = iter(batches)
     next(several)
-    assert [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+    assert threads() - earlier
     several.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+    assert not threads() - earlier
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
