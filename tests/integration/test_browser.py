@@ -23,7 +23,10 @@ DRIVER = shutil.which("chromedriver")
 SCREENSHOTS = os.environ.get("SPEECHTRAIN_SCREENSHOTS")
 """Folder to write pictures of the pages to (`make screenshots`)."""
 
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"),
+]
 
 WITHOUT = [item for item in TINY if not item.startswith(("tracking", "report"))]
 SWEEP = [*WITHOUT, "model=mlp", "trainer.epochs=4", "hydra.sweeper.study_name=study"]

@@ -19,6 +19,8 @@ from mlflow import MlflowClient
 import speechtrain
 from speechtrain.errors import DataError, RunPruned
 
+pytestmark = pytest.mark.long
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 FOLDS = [item for item in TINY if item != "tracking=[]"] + ["model=mlp", "trainer.epochs=2", "data.folds=3", "data.fold_by=utterance"]

@@ -21,6 +21,8 @@ import speechtrain
 from speechtrain.backends.callbacks import Callback
 from speechtrain.errors import ConfigError, RunError
 
+pytestmark = pytest.mark.long
+
 MODEL = ["model=mlp", "model.dropout=0", "trainer.epochs=3", "data.batch_size=5"]
 
 

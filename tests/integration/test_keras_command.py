@@ -16,7 +16,7 @@ from test_train_command import SMALL, history, runs, started
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs the keras extra")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs the keras extra")]
 
 READ = """
 import json, sys, numpy as np, keras

@@ -14,6 +14,8 @@ from speechtrain.errors import UserError
 from speechtrain.export import run
 from speechtrain.inference.runtimes import open_exported
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("model", "formats"),

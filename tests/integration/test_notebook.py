@@ -23,6 +23,8 @@ from conftest import TINY
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+pytestmark = pytest.mark.long
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 RATE = 8000
 SMALL = [item for item in TINY if not item.startswith("tracking")] + ["model=mlp", "trainer.epochs=2"]

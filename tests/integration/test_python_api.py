@@ -14,6 +14,8 @@ import speechtrain
 from speechtrain.backends.callbacks import Callback
 from speechtrain.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.long
+
 
 def test_a_config_trains_and_gives_its_results_back(tmp_path: Path) -> None:
     cfg = speechtrain.compose([*TINY, "model=tdnn", "trainer.epochs=3", "data.batch_size=8"])

@@ -9,6 +9,8 @@ from conftest import SHARED_DATA
 
 import speechtrain
 
+pytestmark = pytest.mark.long
+
 RECORDED = {
     "fsdd": ["features=logmel_8k", "data.train=train.jsonl", "data.val=valid.jsonl", "data.test=test.jsonl"],
     "fsdd_strings": ["features=logmel_8k", "data.train=train.jsonl", "data.val=valid.jsonl", "data.test=test.jsonl"],

@@ -17,6 +17,8 @@ from speechtrain.config.build import build, plain
 from speechtrain.data.corpora.synthetic import Synthetic
 from speechtrain.inference.recognizer import Recognizer
 
+pytestmark = pytest.mark.long
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 WORDS = [

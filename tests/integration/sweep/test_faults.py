@@ -8,6 +8,8 @@ import time
 import pytest
 from conftest import REPOSITORY
 
+pytestmark = pytest.mark.long
+
 POOL = ("hydra/launcher=pool", "hydra.sweeper.n_jobs=2")
 
 

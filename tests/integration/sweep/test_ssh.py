@@ -17,6 +17,8 @@ import pytest
 from conftest import REPOSITORY, TINY
 from mlflow import MlflowClient
 
+pytestmark = pytest.mark.long
+
 RUN = [*(item for item in TINY if item != "tracking=[]"), "model=mlp", "hydra.sweeper.study_name=study"]
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+pytestmark = pytest.mark.long
+
 POOL = ("hydra/launcher=pool", "hydra.sweeper.n_jobs=2")
 
 

@@ -6,11 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import TINY
 from mlflow import MlflowClient
 
 from speechtrain.tracking.mlflow.sender import open_client
+
+pytestmark = pytest.mark.long
 
 TRIALS = [
     *(item for item in TINY if not item.startswith(("tracking", "report"))),

@@ -17,6 +17,8 @@ from mlflow import MlflowClient
 
 from speechtrain.sweep.study.storage import open_storage
 
+pytestmark = pytest.mark.long
+
 TRIALS = [*(item for item in TINY if item != "tracking=[]"), "model=mlp", "trainer.epochs=3", "hydra.sweeper.study_name=study"]
 HOPELESS = ["optimizer.lr=0.003,1e-12", "hydra.sweeper.report=val/loss"]
 """The second trial learns nothing."""

@@ -11,6 +11,8 @@ from speechtrain.backends.base import Backend
 if importlib.util.find_spec("keras") is None:  # importing it would choose its engine
     pytest.skip("needs the keras extra", allow_module_level=True)
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def backend() -> Backend:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+pytestmark = pytest.mark.long
+
 ENGINES = [engine for engine in ("jax", "torch") if importlib.util.find_spec("keras") and importlib.util.find_spec(engine)]
 HERE = Path(__file__).parent
 

@@ -243,6 +243,7 @@ TRAINING = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("tolerance", "options"), TRAINING)
 def test_a_training_from_the_same_weights_gives_the_same_losses(tmp_path: Path, tolerance: float, options: list[str]) -> None:
     common = ["model.dropout=0", "trainer.epochs=3", "data.batch_seconds=12", *options]

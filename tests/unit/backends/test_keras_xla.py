@@ -19,6 +19,8 @@ from speechtrain.backends.keras.feed import Shapes
 from speechtrain.backends.schedules import round_up
 from speechtrain.data.batches import Batch
 
+pytestmark = pytest.mark.long
+
 SGD = ["optimizer=sgd", "optimizer.lr=1e-3", "model.dropout=0", "augment=none"]
 FEW_SHAPES = ["data.num_buckets=1", "data.train_size=16", "data.batch_size=16"]
 
