@@ -41,8 +41,11 @@ LIBRARIES = (
 )
 """What is imported before anything is forked. Keras is not among them: it reads its engine from the environment while it is imported."""
 
-READ_AT_START = ("OMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH", "PYTORCH", "CUDA_", "MPL", "LD_", "LC_", "LANG", "PYTHON")
-"""Beginnings of the names of environment variables that are read while libraries, or Python itself, start; but for PYTHONPATH."""
+READ_AT_START = ("OMP_", "MKL_NUM_THREADS", "OPENBLAS_", "CUDA_VISIBLE", "LD_", "LC_", "LANG", "PYTHON")
+"""Beginnings of the names of environment variables that are read while libraries, or Python itself, start; but for PYTHONPATH.
+
+Not those that libraries write themselves while they are at work in the tests' own process, such as TORCHINDUCTOR_CACHE_DIR.
+"""
 
 EXECUTABLE = sys.executable
 PLAIN = subprocess.Popen

@@ -111,6 +111,11 @@ def test_what_libraries_read_while_they_are_imported_starts_it_cold(tmp_path: Pa
     assert told(["-c", TELL], input="", env={**os.environ, **different})["modules"] == []
 
 
+def test_what_libraries_wrote_into_the_environment_of_the_tests_does_not_start_it_cold() -> None:
+    written = {"TORCHINDUCTOR_CACHE_DIR": "/tmp/there", "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "KMP_INIT_AT_FORK": "FALSE"}
+    assert told(["-c", TELL], input="", env={**os.environ, **written})["modules"] == ["torch"]
+
+
 @pytest.mark.cold
 def test_what_is_marked_cold_starts_cold() -> None:
     assert told(["-c", TELL], input="")["modules"] == []
