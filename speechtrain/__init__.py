@@ -13,11 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from speechtrain.config import compose
+from speechtrain.config.moved import import_moved_modules
 from speechtrain.train import train
 from speechtrain.training.result import Result
 
 if TYPE_CHECKING:
     from speechtrain.inference.recognizer import Recognizer
+
+import_moved_modules()
 
 __version__ = "0.1.0"
 

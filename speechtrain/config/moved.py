@@ -1,11 +1,19 @@
-"""Names that classes had in earlier versions, for configs that were stored then: checkpoints, archives, MLflow runs, run folders.
+"""Names that classes and modules had in earlier versions, for what was stored then: checkpoints, archives, MLflow runs, run folders.
 
 A stored config names its classes by dotted path (`_target_`). Whoever reads such a config gives it to `with_present_names` (or a typed
-override to `with_present_name`) before anything is built from it. When a class moves, add a line here.
+override to `with_present_name`) before anything is built from it. Models in MLflow, and programs that load `.keras` files, import modules
+by name: `MovedModules` finds these. When a class moves that a config may name, add a line here.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -31,6 +39,36 @@ MOVED_MODULES = {
     "speechtrain.tracking.mlflow": "speechtrain.tracking.mlflow.tracker",
 }
 """Modules of version 0.1 whose classes a config may name, and where these classes are now."""
+
+MOVED_IMPORTS = {
+    "speechtrain.recognizer": "speechtrain.inference.recognizer",
+    "speechtrain.backends.keras.model": "speechtrain.backends.keras.speech_model",
+}
+"""Modules of version 0.1 that stored files import: models in MLflow the first, programs that load `.keras` files the second."""
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Imports the modules of `MOVED_IMPORTS` from where they are now, so that both names mean one module."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002
+        """Return a spec for a module that has moved; None for all others."""
+        return spec_from_loader(fullname, self) if fullname in MOVED_IMPORTS else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module that the earlier name means now."""
+        module = importlib.import_module(MOVED_IMPORTS[spec.name])
+        self._present_spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave the module as it is, under its present name, for it was executed when it was imported by that."""
+        module.__spec__ = self._present_spec
+
+
+def import_moved_modules() -> None:
+    """Let Python's import system find modules under their earlier names, behind all that it finds itself."""
+    if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+        sys.meta_path.append(MovedModules())
 
 
 def present_name(target: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechtrain.config.moved import present_name
 from speechtrain.config.schemas.commands import CompareConfig
 from speechtrain.config.targets import task_directions
 from speechtrain.console import format_metric
@@ -115,7 +116,7 @@ def is_lower_better(metric: str, runs: Sequence[Record]) -> bool:
     """Return whether less of a metric is better, as the runs' tasks say; it is for what they do not know, such as seconds."""
     directions: dict[str, str] = {}
     for target in {run.params.get("task._target_", "") for run in runs}:
-        directions |= task_directions(target)
+        directions |= task_directions(present_name(target))
     return directions.get(metric.rpartition("/")[2], "minimize") == "minimize"
 
 
@@ -124,7 +125,7 @@ def differing(runs: Sequence[Record]) -> dict[str, list[str]]:
     keys = sorted({key for run in runs for key in run.params})
     found = {}
     for key in keys:
-        values = [run.params.get(key, "-") for run in runs]
+        values = [present_name(value) if key.endswith("._target_") else value for value in (run.params.get(key, "-") for run in runs)]
         if len(set(values)) > 1 and not key.startswith(_NOT_COMPARED):
             found[key] = values
     return found

@@ -27,6 +27,7 @@ from conftest import REPOSITORY
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 import speechtrain
+from speechtrain.config.moved import with_present_name
 from speechtrain.errors import ConfigError
 
 OLD = REPOSITORY / "tests" / "old_runs"
@@ -270,7 +271,7 @@ def test_every_target_of_an_old_config_is_still_one() -> None:
     missing = []
     for targets in zip_longest(*groups.values()):
         chosen = ["tracking=[mlflow,tensorboard,wandb]"]
-        chosen += [f"{group}._target_={target}" for group, target in zip(groups, targets, strict=True) if target]
+        chosen += [with_present_name(f"{group}._target_={target}") for group, target in zip(groups, targets, strict=True) if target]
         try:
             speechtrain.compose(chosen)
         except ConfigError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
 from speechtrain import compose
 from speechtrain.config.checks import find_problems
-from speechtrain.config.moved import MOVED_MODULES, present_name, with_present_name, with_present_names
+from speechtrain.config.moved import MOVED_IMPORTS, MOVED_MODULES, present_name, with_present_name, with_present_names
 from speechtrain.config.targets import UnknownTargetError, signature
 
 
@@ -51,3 +54,11 @@ def test_a_config_that_names_the_old_place_of_a_class_is_told_the_new_one() -> N
     assert problem.path == "data._target_"
     assert "speechtrain.data.corpora.synthetic.Synthetic" in problem.fix
     assert present_name("speechtrain.data.synthetic.Synthetic") in problem.fix
+
+
+def test_a_module_that_stored_files_import_is_the_one_of_today_under_its_earlier_name() -> None:
+    assert importlib.import_module("speechtrain.recognizer") is importlib.import_module("speechtrain.inference.recognizer")
+    assert sys.modules["speechtrain.inference.recognizer"].__name__ == "speechtrain.inference.recognizer"
+    assert "speechtrain.recognizer" in MOVED_IMPORTS
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_the_kind"):
+        importlib.import_module("speechtrain.nothing_of_the_kind")
