@@ -20,12 +20,13 @@ from speechtrain.backends.schedules import Schedule
 from speechtrain.config.schemas.training import Trainer
 from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch
-from speechtrain.data.loader import Loader
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Outputs, Task
 
 if TYPE_CHECKING:
     import torch
+
+    from speechtrain.data.loader import Loader
 
 Model = Any
 """The model of a backend: an encoder with the head of the task."""

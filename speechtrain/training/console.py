@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jiwer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -132,6 +131,8 @@ def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sam
 
 def marked(reference: str, hypothesis: str) -> tuple[str, str]:
     """Return both texts in Rich markup, with the words that differ in brackets."""
+    import jiwer  # not for inference, which imports this package and counts no errors
+
     words = jiwer.process_words(reference, hypothesis)
     ref: list[str] = []
     hyp: list[str] = []

@@ -16,12 +16,12 @@ from speechtrain.backends.callbacks import Callback, TrainResult
 from speechtrain.backends.keras import engine as engines
 from speechtrain.config.schemas.training import Trainer
 from speechtrain.data.batches import Batch
-from speechtrain.data.loader import Loader
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Outputs, Task
 
 if TYPE_CHECKING:
     from speechtrain.backends.keras.speech_model import SpeechModel, Step
+    from speechtrain.data.loader import Loader
 
 _POLICIES = {
     "32-true": "float32",

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,11 @@ from speechtrain.backends.torch.random_state import restored
 from speechtrain.backends.torch.speech_model import ModelStream, SpeechModel
 from speechtrain.config.schemas.training import Trainer
 from speechtrain.data.batches import Batch
-from speechtrain.data.loader import Loader
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.tasks.base import Outputs, Task
+
+if TYPE_CHECKING:
+    from speechtrain.data.loader import Loader
 
 
 class TorchBackend(Backend):
