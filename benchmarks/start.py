@@ -2,7 +2,8 @@
 
     python benchmarks/start.py [repeats]
 
-A small model is trained first. Each command is a fresh process with one thread; medians are printed, and how many times `import torch` they are.
+A small model is trained first. Each command is a fresh process with one thread; medians are printed, in seconds and
+as multiples of `import torch`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 
-TINY = ["data=synthetic", "features=logmel_8k", "model=tdnn", "tracking=[]", "report.enabled=false", "trainer.epochs=1", "data.train_size=40"]
+TINY = [
+    "data=synthetic",
+    "features=logmel_8k",
+    "model=tdnn",
+    "tracking=[]",
+    "report.enabled=false",
+    "trainer.epochs=1",
+    "data.train_size=40",
+]
 PYTHON = [sys.executable]
 PROGRAM = [sys.executable, "-m", "speechtrain"]
 COMMANDS = {

@@ -82,7 +82,7 @@ def align_text(
 
 
 def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str, str, Alignment | DataError]]:
-    """(id, text, alignment) of the one recording, or of all utterances of a split; an utterance that cannot be aligned has its error.
+    """Yield (id, text, alignment) of the one recording, or of all utterances of a split; one that cannot be aligned comes with its error.
 
     Raises:
         UserError: the model or the data cannot be used.
@@ -121,7 +121,7 @@ def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> 
 
 
 def write(found: Iterator[tuple[str, str, Alignment | DataError]], folder: Path, formats: Sequence[str]) -> tuple[int, list[str]]:
-    """Write all of them; how many there are, and what is wrong with those that could not be aligned.
+    """Write the alignments; return their number, and messages for the utterances that could not be aligned.
 
     Raises:
         UserError: the folder cannot be written.

@@ -1,7 +1,7 @@
-"""One file for all that belongs to a trained model: weights, resolved config, vocabulary, history, evaluation, exports.
+"""Archives, which hold all of a trained model: weights, resolved config, vocabulary, history, evaluation, exports.
 
-A zip with an index (`archive.json`) of its files and their checksums. Reading one executes no code of it, and nothing is written outside
-of the folder that it is read into.
+An archive is a zip with an index (`archive.json`) of its files and their checksums. Reading one executes no code of it, and nothing is
+written outside of the folder that it is read into.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def write_archive(path: Path, files: Mapping[str, Path | str], facts: Mapping[st
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """What an archive says of itself.
+    """Read the index of an archive.
 
     Raises:
-        UserError: it is no archive of speechtrain, is damaged, or names files outside of it.
+        UserError: the file is no archive of speechtrain, is damaged, or names files outside of its folder.
     """
     with _opened(path) as archive:
         return _index(path, archive)
@@ -72,7 +72,7 @@ def stored_config(path: str | Path, *, trust: bool = False) -> tuple[ExperimentC
 
 @contextmanager
 def weights_of(path: Path) -> Iterator[Path]:
-    """The file of weights of an archive, in a folder that is gone afterwards; any other file is given as it is.
+    """Give the file of weights of an archive, in a folder that is removed afterwards; any other path is given unchanged.
 
     Raises:
         UserError: see `read_index`; or its weights are not what the index says.

@@ -16,7 +16,7 @@ _TIMEOUT = 1800  # s
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be written.
+    """The file that is to be written, and the model that it is of.
 
     Attributes:
         weights: checkpoint or archive.

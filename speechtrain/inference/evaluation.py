@@ -28,8 +28,8 @@ _SHOWN_UNKNOWN = 10
 
 
 @dataclass
-class Evaluated:
-    """What was found with one decoder.
+class DecoderResult:
+    """Metrics and edits of one decoder.
 
     Attributes:
         metrics: as the task computes them, without a stage.
@@ -48,16 +48,18 @@ class Evaluated:
 
 @dataclass
 class Evaluation:
-    """Of one model on one split.
+    """The evaluation of one model on one split.
 
     Attributes:
+        results: one a decoder.
         model_seconds: that the model took.
+        passes: batches with the model's outputs.
     """
 
     weights: Path
     split: str
     data: Data
-    found: list[Evaluated]
+    results: list[DecoderResult]
     model_seconds: float
     passes: list[tuple[Batch, Outputs]]
 
@@ -99,12 +101,12 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
     took = time.perf_counter() - start
     if loader.left_out:
         log.warning("%d utterances could not be read, and were left out", len(loader.left_out))
-    found = [scored(name, decoders[name], each, passes) for name, each in recognizers.items()]
-    return Evaluation(weights, split, data, found, took, passes)
+    results = [scored(name, decoders[name], each, passes) for name, each in recognizers.items()]
+    return Evaluation(weights, split, data, results, took, passes)
 
 
-def scored(name: str, overrides: Sequence[str], recognizer: Recognizer, passes: Iterable[tuple[Batch, Outputs]]) -> Evaluated:
-    """Count what a model has said, with its decoder."""
+def scored(name: str, overrides: Sequence[str], recognizer: Recognizer, passes: Iterable[tuple[Batch, Outputs]]) -> DecoderResult:
+    """Decode and score the outputs of a model."""
     from speechtrain.report.errors import Utterance, total
 
     start = time.perf_counter()
@@ -118,14 +120,14 @@ def scored(name: str, overrides: Sequence[str], recognizer: Recognizer, passes: 
     if any(sample.reference for sample in samples):
         counts = total(Utterance(sample.id, sample.reference, sample.hypothesis, 0.0) for sample in samples)
         edits = {key: getattr(counts, key) for key in ("words", "substitutions", "insertions", "deletions", "utterances", "wrong")}
-    return Evaluated(name, overrides, metrics, edits, samples, recognizer, took)
+    return DecoderResult(name, overrides, metrics, edits, samples, recognizer, took)
 
 
 def check_vocabulary(data: Data, split: str, *, strict: bool) -> None:
-    """Whether a model's tokens can say the texts of a split.
+    """Check that the model has tokens for the texts of a split, and warn where it has not.
 
     Raises:
-        DataError: they cannot, and it is strict.
+        DataError: tokens are missing, and `strict` is set.
     """
     found: dict[str, list[str]] = {}
     for cut in data.corpus.splits[split]:
@@ -150,9 +152,9 @@ def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Pat
     from speechtrain.files import write_json, write_text
     from speechtrain.report.reports import Finished, write_report
 
-    several = len(evaluation.found) > 1
+    several = len(evaluation.results) > 1
     files = []
-    for each in evaluation.found:
+    for each in evaluation.results:
         name = f"-{each.name}" if several else ""
         lines = [f"{_cell(sample.reference)}\t{_cell(sample.hypothesis)}\t{sample.id}\n" for sample in each.samples]
         contents = {f"predictions{name}.tsv": "".join(lines)}
@@ -164,7 +166,7 @@ def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Pat
     write_json(folder / "evaluation.json", summary(evaluation))
     files.append(folder / "evaluation.json")
     if cfg.report:
-        for each in evaluation.found:
+        for each in evaluation.results:
             parts = {
                 "backend": each.recognizer.backend,
                 "model": each.recognizer.model,
@@ -179,7 +181,7 @@ def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Pat
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """As `evaluation.json` has it."""
+    """Return the content of `evaluation.json`."""
     facts = evaluation.data.facts(evaluation.split)
     return {
         "model": str(evaluation.weights),
@@ -196,15 +198,15 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
                 **each.edits,
                 "audio_s_per_s": 3600 * facts["hours"] / max(1e-9, each.decode_seconds),
             }
-            for each in evaluation.found
+            for each in evaluation.results
         },
     }
 
 
-def _nbest(evaluation: Evaluation, found: Evaluated, count: int) -> Iterable[str]:
+def _nbest(evaluation: Evaluation, result: DecoderResult, count: int) -> Iterable[str]:
     for batch, outputs in evaluation.passes:
         for row, (utterance, reference) in enumerate(zip(batch.ids, batch.texts, strict=True)):
-            best = found.recognizer.decode(outputs.values[row, : outputs.lengths[row]], nbest=count).alternatives
+            best = result.recognizer.decode(outputs.values[row, : outputs.lengths[row]], nbest=count).alternatives
             texts = [{"text": text, "score": score} for text, score in best]
             yield json.dumps({"id": utterance, "reference": reference, "hypotheses": texts}, ensure_ascii=False) + "\n"
 
@@ -214,7 +216,7 @@ def _cell(text: str) -> str:
 
 
 def folder_for(weights: Path, split: str, out: str | None) -> Path:
-    """Where results go: as said, else `evaluation-SPLIT` in the run's folder or, for a model that lies elsewhere, in the current one."""
+    """Return the folder for results: `out`, else `evaluation-SPLIT` in the folder of the run, or in the current one if there is no run."""
     from speechtrain.inference.find import run_folder
 
     if out is not None:

@@ -1,4 +1,4 @@
-"""Export of a trained model to other runtimes, each file tried in its own runtime before it counts."""
+"""Export of a trained model to other runtimes; each file is run in its own runtime before it counts."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _ARCHIVE = "archive"
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What a file was found to be like.
+class ExportResult:
+    """What an exported file measured in its own runtime.
 
     Attributes:
         megabytes: of the file.
         latency_ms: of an utterance alone, the median.
         real_time_factor: seconds it takes for a second of audio, the median.
         difference: the greatest from the model's values, relative to 1 + their size; None: the model itself.
-        metrics: as the task computes them, of the utterances that were tried.
+        metrics: as the task computes them, of the utterances that were result.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class Export:
         overrides: of the model's config.
 
     Raises:
-        UserError: the model or the data cannot be used, or a format is not to be had.
+        UserError: the model or the data cannot be used, or a format is not available.
     """
 
     def __init__(self, cfg: ExportConfig, overrides: Sequence[str]) -> None:
@@ -91,7 +91,7 @@ class Export:
         if wrong := [kind for kind in kinds if kind not in known]:
             name = self.recognizer.backend.name
             fix = f"with backend={name} there is {', '.join(known)}"
-            raise ConfigError([Problem("format", f"'{kind}' is not to be had of a model of backend={name}", fix) for kind in wrong])
+            raise ConfigError([Problem("format", f"'{kind}' is not available for a model of backend={name}", fix) for kind in wrong])
         self.kinds = sorted(kinds, key=lambda kind: kind == _ARCHIVE)
         self.batches = self._utterances(self.data, cfg.split, cfg.utterances)
         self.frames = cfg.frames or max(int(batch.feature_lengths.max()) for batch in self.batches)
@@ -112,20 +112,20 @@ class Export:
         return prepare_split(self.settings, split, tokenizer, threads=2)
 
     def _utterances(self, data: Data, split: str, count: int) -> list[Batch]:
-        """One batch for each of some utterances, of many lengths."""
+        """Make a batch of each of some utterances, whose lengths are spread over all."""
         data.target = self.recognizer.task.target
         cuts = sorted(data.corpus.splits[split], key=lambda cut: (cut.duration, cut.id))
         places = np.unique(np.linspace(0, len(cuts) - 1, min(count, len(cuts))).round().astype(int))
         data.limits = replace(data.limits, batch_size=1)
         return list(data.only(split, [cuts[int(place)].id for place in places]))
 
-    def make(self) -> tuple[list[Tried], list[str]]:
-        """Write and try each format; what came of it, and what is wrong with those that failed."""
+    def make(self) -> tuple[list[ExportResult], list[str]]:
+        """Write each format and try it out; return the results, and messages for the formats that failed."""
         from speechtrain.backends.base import Conversion
         from speechtrain.inference.convert import Job, convert
         from speechtrain.inference.runtimes import open_exported
 
-        found = [self._tried("model", None, self._model)]
+        found = [self._try_out("model", None, self._model)]
         bad = []
         ranges = self._representative() if "tflite_int8" in self.kinds else ()
         for kind in self.kinds:
@@ -137,7 +137,9 @@ class Export:
                 options = Conversion(self.recognizer.features.size, self.frames, ranges)
                 convert(Job(self.weights, self.settings, kind, path, options, bool(self.cfg.trust), self.data.corpus.target_size))
                 with _only_if_good(path):
-                    found.append(self._tried(kind, path, open_exported(kind, path), tolerance=inf if kind == "tflite_int8" else _TOLERANCE))
+                    found.append(
+                        self._try_out(kind, path, open_exported(kind, path), tolerance=inf if kind == "tflite_int8" else _TOLERANCE)
+                    )
                 self._facts(path, found[-1])
             except UserError as error:
                 bad.append(str(error))
@@ -151,7 +153,7 @@ class Export:
                 continue
         raise ConfigError([Problem("format", "tflite_int8 needs utterances that ranges are measured on", "give data.val")])
 
-    def _tried(self, kind: str, path: Path | None, run: Runner, tolerance: float = _TOLERANCE) -> Tried:
+    def _try_out(self, kind: str, path: Path | None, run: Runner, tolerance: float = _TOLERANCE) -> ExportResult:
         """Compare a runtime with the model, utterance by utterance and in batches.
 
         Raises:
@@ -178,30 +180,30 @@ class Export:
         metrics = {name: float(value) for name, value in scorer.compute().items() if name != "loss"}
         factors = [one / batch.seconds for one, batch in zip(took, self.batches, strict=True)]
         size = (path or self.weights).stat().st_size / 1e6
-        return Tried(
+        return ExportResult(
             kind, path, size, 1000 * statistics.median(took), statistics.median(factors), worst if path is not None else None, metrics
         )
 
-    def _facts(self, path: Path, tried: Tried) -> None:
-        """What a program needs that uses the file, beside it."""
+    def _facts(self, path: Path, result: ExportResult) -> None:
+        """Write the facts that a program needs to use the file, beside it."""
         from speechtrain.files import write_json
 
         facts = {
-            "format": tried.kind,
+            "format": result.kind,
             "inputs": {"features": "(B, T, F) float32", "lengths": "(B,) frames of each"},
             "outputs": {"values": "(B, T', V)", "value_lengths": "(B,)"},
             "vocabulary": self.vocabulary,
             "subsampling": self.recognizer.backend.describe(self.recognizer.model).subsampling,
             "features": dict(self.settings.features),
-            "megabytes": tried.megabytes,
-            "latency_ms": tried.latency_ms,
-            "difference": tried.difference,
-            "metrics": tried.metrics,
+            "megabytes": result.megabytes,
+            "latency_ms": result.latency_ms,
+            "difference": result.difference,
+            "metrics": result.metrics,
         }
         write_json(path.with_suffix(f"{path.suffix}.json"), facts)
 
-    def _archive(self, exports: Sequence[Path]) -> Tried:
-        """One file with everything, opened again."""
+    def _archive(self, exports: Sequence[Path]) -> ExportResult:
+        """Write an archive with everything, and try it out as it is read again."""
         from speechtrain.inference.archive import SUFFIX, write_archive
         from speechtrain.inference.recognizer import Recognizer
 
@@ -224,12 +226,12 @@ class Export:
         features, size = self.recognizer.features, self.data.corpus.target_size
         with _only_if_good(path):
             again = Recognizer.load(path, trust=self.cfg.trust, cfg=self.settings, features=features, target_size=size)
-            return self._tried(_ARCHIVE, path, partial(again.backend.infer, again.model))
+            return self._try_out(_ARCHIVE, path, partial(again.backend.infer, again.model))
 
 
 @contextmanager
 def _only_if_good(path: Path) -> Iterator[None]:
-    """A file that fails its trial does not keep its name."""
+    """Rename a file that fails to `bad_NAME`."""
     try:
         yield
     except UserError as error:
@@ -249,7 +251,7 @@ def _outputs(values: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) ->
 
 
 def _difference(values: Any, lengths: Any, wanted: Any, wanted_lengths: Any) -> float:
-    """The greatest of two outputs inside of their lengths, relative to 1 + its size; infinite where the lengths are others."""
+    """Compute the greatest difference inside the lengths, relative to 1 + the value's size; infinite where the lengths differ."""
     if not np.array_equal(lengths, wanted_lengths):
         return inf
     worst = 0.0
@@ -263,7 +265,7 @@ def _difference(values: Any, lengths: Any, wanted: Any, wanted_lengths: Any) -> 
 
 
 def _together(batches: Sequence[Batch]) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
-    """Some utterances in batches of two and of four, of different lengths."""
+    """Yield features and lengths of some utterances in batches of two and of four."""
     for size in (2, 4):
         step = max(1, len(batches) // size)
         some = batches[::step][:size]
@@ -276,8 +278,8 @@ def _together(batches: Sequence[Batch]) -> Iterator[tuple[npt.NDArray[np.float32
         yield features, lengths
 
 
-def print_tried(found: Sequence[Tried]) -> None:
-    """As a table, the model first."""
+def print_results(found: Sequence[ExportResult]) -> None:
+    """Print the results as a table, the model first."""
     from speechtrain.console import format_metric
 
     table = Table(box=None, pad_edge=False)
@@ -308,7 +310,7 @@ def write_exports(cfg: ExportConfig, overrides: Sequence[str]) -> list[str]:
     export = Export(cfg, overrides)
     console.print(f"model       {export.weights}\ntried on    {len(export.batches)} utterances of {cfg.split}\n", markup=False)
     found, bad = export.make()
-    print_tried(found)
+    print_results(found)
     for line in bad:
         errors.print(line, style="red", markup=False)
     return bad

@@ -1,4 +1,4 @@
-"""`from=`: which trained model is meant."""
+"""Finding and loading the trained model that `from=` names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FIX = "give last, a run's folder, a checkpoint, an archive, an MLflow run id, o
 
 
 def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = "speechtrain") -> Path:
-    """The file that a model is loaded from.
+    """Find the file that a model is loaded from.
 
     Args:
         name: `last`, a run's folder, a checkpoint, an archive, a folder of MLflow's, an MLflow run id (or its first letters, or the run's
@@ -28,7 +28,7 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
 
     Raises:
         ConfigError: there is no such model.
-        UserError: it cannot be had.
+        UserError: the model cannot be fetched.
     """
     wanted = name.strip("'\"")
     if wanted.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
@@ -65,7 +65,7 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
 def load(
     name: str = "last", *overrides: str, trust: bool = False, tracking_uri: str | None = None, experiment: str = "speechtrain"
 ) -> Recognizer:
-    """A trained model, ready to transcribe and align.
+    """Load a trained model, ready to transcribe and align.
 
     Args:
         name: see `find_model`.
@@ -78,14 +78,14 @@ def load(
         UserError: there is no such model, it cannot be used, or an override does not fit.
     """
     if wrong := [item for item in overrides if item.lstrip("+").startswith("data")]:
-        raise ConfigError([Problem(wrong[0].partition("=")[0], "is of no use here", "speechtrain.evaluate takes data=...")])
+        raise ConfigError([Problem(wrong[0].partition("=")[0], "is not accepted here", "speechtrain.evaluate takes data=...")])
     weights = find_model(name, tracking_uri=tracking_uri, experiment=experiment)
     stored, _ = stored_config(weights, trust=trust)
     return Recognizer.load(weights, trust=trust, cfg=overlaid(stored, overrides))
 
 
 def stored_for(cfg: ModelCommand) -> tuple[Path, ExperimentConfig, list[str]]:
-    """The file of the model that a command's own config names, and the config and the vocabulary it was trained with.
+    """Find the model that a command's own config names, and read the config and the vocabulary it was trained with.
 
     Raises:
         UserError: see `find_model` and `stored_config`.
@@ -95,12 +95,12 @@ def stored_for(cfg: ModelCommand) -> tuple[Path, ExperimentConfig, list[str]]:
 
 
 def load_for(cfg: ModelCommand, overrides: Sequence[str]) -> Recognizer:
-    """The model that a command's own config names; see `load`."""
+    """Load the model that a command's own config names; see `load`."""
     return load(str(cfg.source), *overrides, trust=cfg.trust, tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
 
 
 def run_folder(weights: Path) -> Path | None:
-    """The folder of the run that a checkpoint lies in; None: it lies elsewhere."""
+    """Return the folder of the run that a checkpoint belongs to; None: it lies elsewhere."""
     folder = weights.parent.parent if weights.parent.name == checkpoint_files.FOLDER else weights.parent
     return folder if (folder / "run.json").is_file() else None
 

@@ -21,13 +21,13 @@ _LINE_LETTERS = 84
 
 
 def as_text(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa: ARG001
-    """The words, a line for each piece."""
+    """Write plain text, a line for each piece."""
     for text in texts:
         yield f"{text.text}\n"
 
 
 def as_json(name: str, texts: Iterable[Transcription]) -> Iterator[str]:
-    """One object: the text, and its pieces with their words."""
+    """Write one object of JSON: the text, and its pieces with their words."""
     found = list(texts)
     pieces: list[Mapping[str, Any]] = []
     for each in found:
@@ -47,13 +47,13 @@ def as_json(name: str, texts: Iterable[Transcription]) -> Iterator[str]:
 
 
 def as_srt(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa: ARG001
-    """SubRip."""
+    """Write SubRip: numbered lines of subtitles with their times."""
     for number, (start, end, text) in enumerate(_cues(texts), start=1):
         yield f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n\n"
 
 
 def as_vtt(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa: ARG001
-    """WebVTT."""
+    """Write WebVTT: lines of subtitles with their times."""
     yield "WEBVTT\n\n"
     for start, end, text in _cues(texts):
         safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -85,7 +85,7 @@ def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lines(words: Iterable[Word]) -> Iterator[list[Word]]:
-    """Words in lines of subtitles: as long as one can be read, and with an end at each pause."""
+    """Divide words into lines of subtitles, which are short enough to be read and end at each pause."""
     line: list[Word] = []
     for word in words:
         letters = sum(len(each.text) + 1 for each in line) + len(word.text)
@@ -100,7 +100,7 @@ def lines(words: Iterable[Word]) -> Iterator[list[Word]]:
 
 
 def textgrid(alignment: Alignment) -> str:
-    """As Praat reads it, in its long form: a tier of words and one of tokens, without gaps (Boersma and Weenink, TextGrid file formats)."""
+    """Write a TextGrid in Praat's long form: a tier of words and one of tokens, without gaps (Boersma and Weenink, TextGrid formats)."""
     tiers = {"words": alignment.words, "tokens": alignment.tokens}
     head = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {alignment.duration:.6f}", "tiers? <exists>"]
     lines = [*head, f"size = {len(tiers)}", "item []:"]
@@ -134,13 +134,13 @@ def _without_gaps(words: Sequence[Word], duration: float) -> Iterator[tuple[floa
 
 
 def ctm(utterance: str, alignment: Alignment) -> str:
-    """Lines of NIST's time-marked conversation files: recording, channel, begin, duration, word, confidence."""
+    """Write lines of NIST's time-marked conversation files: recording, channel, begin, duration, word, confidence."""
     name = re.sub(r"\s", "_", utterance)
     return "".join(f"{name} 1 {w.start:.3f} {w.end - w.start:.3f} {w.text} {w.confidence:.4f}\n" for w in alignment.words)
 
 
 def as_object(utterance: str, text: str, alignment: Alignment) -> dict[str, Any]:
-    """For JSON."""
+    """Return an alignment as an object for JSON; times are in s."""
 
     def listed(words: Sequence[Word]) -> list[dict[str, Any]]:
         return [{"text": w.text, "start": round(w.start, 4), "end": round(w.end, 4), "confidence": round(w.confidence, 4)} for w in words]

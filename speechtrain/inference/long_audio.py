@@ -1,4 +1,4 @@
-"""Recordings of any length in constant memory: the model hears windows that overlap, and text is cut where nothing is said."""
+"""Transcription of recordings of any length in constant memory: in windows that overlap, with text cut where nothing is said."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ if TYPE_CHECKING:
     from speechtrain.data.audio import Audio
     from speechtrain.inference.recognizer import Recognizer
 
-_MARGIN = 0.1  # of a window, on each side, where what the model says is not believed
+_MARGIN = 0.1  # of a window, on each side, whose outputs are discarded
 _PAUSE = 0.2  # s without a label, at which a text may be cut
 
 
 def transcribe_long(recognizer: Recognizer, blocks: Iterable[Audio], *, window: float = 30.0, nbest: int = 0) -> Iterator[Transcription]:
-    """Texts of a long recording, one after the other, with times from its beginning; a short one has one text.
+    """Transcribe a long recording, and yield its texts with times from its beginning; a short one has one text.
 
     Args:
         recognizer: of a CTC model.
         blocks: samples (N,) at the model's rate, in order.
-        window: s that the model hears at once, and the longest text.
+        window: s that the model computes at once, which is also the length of the longest text.
         nbest: see `Recognizer.transcribe`.
     """
     step = recognizer.frame_seconds
     rate = recognizer.sample_rate
-    kept = np.zeros((0, 0), dtype=np.float32)
-    sound = np.zeros(0, dtype=np.float32)
+    pending = np.zeros((0, 0), dtype=np.float32)
+    audio = np.zeros(0, dtype=np.float32)
     done = 0  # encoder frames whose text was given
     for log_probs, samples in _windows(recognizer, blocks, window):
-        kept = np.concatenate([kept, log_probs]) if len(kept) else log_probs
-        sound = np.concatenate([sound, samples])
-        while len(kept) * step > window:
-            cut = _quiet_place(kept, round(window / step), max(1, round(_PAUSE / step)))
+        pending = np.concatenate([pending, log_probs]) if len(pending) else log_probs
+        audio = np.concatenate([audio, samples])
+        while len(pending) * step > window:
+            cut = _quiet_place(pending, round(window / step), max(1, round(_PAUSE / step)))
             at = round(cut * step * rate)
-            yield recognizer.decode(kept[:cut], sound[:at], offset=done * step, nbest=nbest)
-            kept, sound, done = kept[cut:], sound[at:], done + cut
-    if len(kept):
-        yield recognizer.decode(kept, sound, offset=done * step, nbest=nbest)
+            yield recognizer.decode(pending[:cut], audio[:at], offset=done * step, nbest=nbest)
+            pending, audio, done = pending[cut:], audio[at:], done + cut
+    if len(pending):
+        yield recognizer.decode(pending, audio, offset=done * step, nbest=nbest)
 
 
 def _windows(recognizer: Recognizer, blocks: Iterable[Audio], window: float) -> Iterator[tuple[npt.NDArray[np.float32], Audio]]:
-    """Log-probabilities (T', V) of consecutive pieces, each from the middle of a window, and the samples that they are of."""
+    """Yield log-probabilities (T', V) of consecutive pieces, each from the middle of a window, with the samples (N,) of the piece."""
     frame = round(recognizer.frame_seconds * recognizer.sample_rate)  # samples between two encoder frames
     size = max(10, round(window * recognizer.sample_rate / frame))
     margin = int(_MARGIN * size)
@@ -54,9 +54,9 @@ def _windows(recognizer: Recognizer, blocks: Iterable[Audio], window: float) -> 
     for block in blocks:
         buffer = np.concatenate([buffer, block])
         while len(buffer) > size * frame + frame:
-            said = recognizer.log_probs(buffer[: size * frame])
+            log_probs = recognizer.log_probs(buffer[: size * frame])
             end = size - margin
-            yield said[before:end], buffer[before * frame : end * frame]
+            yield log_probs[before:end], buffer[before * frame : end * frame]
             buffer = buffer[(end - margin) * frame :]
             before = margin
     if len(buffer) > before * frame:
@@ -64,7 +64,7 @@ def _windows(recognizer: Recognizer, blocks: Iterable[Audio], window: float) -> 
 
 
 def _quiet_place(log_probs: npt.NDArray[np.float32], most: int, pause: int) -> int:
-    """Where to cut (T', V) before frame `most`: in the middle of the last long run of blanks, else where the blank is most probable."""
+    """Find where to cut (T', V) before frame `most`: in the middle of the last long run of blanks, else at the most probable blank."""
     blank = log_probs[:most, 0]
     bounds = np.flatnonzero(np.diff(np.concatenate([[False], log_probs[:most].argmax(-1) == 0, [False]]).astype(np.int8)))
     runs = [

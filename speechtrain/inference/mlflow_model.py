@@ -1,4 +1,4 @@
-"""What MLflow runs to serve a model; it goes into the model's folder as it is."""
+"""The model class that MLflow runs to serve a model; this file is copied into the model's folder."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _URI = "base64,"
 
 
 class TranscribingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
-    """Audio in, text and confidence out.
+    """Gives text and confidence for audio.
 
     The input has a column `audio`: a path, the content of an audio file (bytes; in JSON a text that ends in `base64,...`), or samples.
     The parameter `sample_rate` is that of samples, in Hz.
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the weights."""
+        """Load the model from its artifact `weights`."""
         from speechtrain.inference.recognizer import Recognizer
 
         self._recognizer = Recognizer.load(context.artifacts["weights"], trust=True)  # whoever loads an MLflow model runs its code
 
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None):  # type: ignore[no-untyped-def]  # noqa: ARG002
-        """A row of `text` and `confidence` for each row of audio.
+        """Return a row of `text` and `confidence` for each row of audio.
 
         Raises:
             DataError: audio that cannot be read.
@@ -38,7 +38,7 @@ class TranscribingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-de
 
 
 def _content(audio: Any) -> Any:
-    """Bytes of what is written in base 64; anything else as it is."""
+    """Decode a text in base 64 to bytes, and return anything else unchanged."""
     if isinstance(audio, str) and _URI in audio[:100]:
         try:
             return base64.b64decode(audio.partition(_URI)[2], validate=True)

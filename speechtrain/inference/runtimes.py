@@ -19,7 +19,7 @@ Runner = Callable[[Values, Lengths], tuple[Values, Lengths]]
 
 
 def open_exported(kind: str, path: Path) -> Runner:
-    """A file of `speechtrain.export` in its own runtime.
+    """Open a file of `speechtrain.export` in its own runtime.
 
     Raises:
         UserError: the runtime is not installed, or cannot run the file; calling what is returned raises it too.
@@ -28,7 +28,7 @@ def open_exported(kind: str, path: Path) -> Runner:
         run = _OPEN[kind](path)
     except ImportError as error:
         raise UserError(
-            f"{path}: cannot be tried, for {error.name} is not installed\n    -> pip install 'speechtrain[onnx,litert]'"
+            f"{path}: cannot be run, for {error.name} is not installed\n    -> pip install 'speechtrain[onnx,litert]'"
         ) from error
     except Exception as error:
         raise _failed(kind, error) from error

@@ -40,11 +40,11 @@ class _Waiting:
 
 
 class Service:
-    """A model behind a queue.
+    """Serves a model behind a queue of requests.
 
     Args:
         recognizer: ready.
-        cfg: of `conf/serve.yaml`.
+        cfg: as in `conf/serve.yaml`.
     """
 
     def __init__(self, recognizer: Recognizer, cfg: ServeConfig) -> None:
@@ -71,7 +71,7 @@ class Service:
         self._started = time.monotonic()
 
     async def work(self) -> None:
-        """Compute what waits, until it is cancelled."""
+        """Compute the requests that wait, until the task is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             some = [await self._queue.get()]
@@ -96,7 +96,7 @@ class Service:
                     each.answer.set_result(answer)
 
     def _compute(self, audios: Sequence[npt.NDArray[np.float32]]) -> list[Transcription]:
-        """Short ones together, long ones in windows."""
+        """Transcribe short recordings together, and long ones in windows."""
         from speechtrain.inference.long_audio import joined, transcribe_long
 
         recognizer = self.recognizer
@@ -111,7 +111,7 @@ class Service:
         return [found[index] for index in range(len(audios))]
 
     async def transcribe(self, request: Request) -> Response:
-        """POST /transcribe: an audio file as the body."""
+        """Answer POST /transcribe, whose body is an audio file."""
         from starlette.responses import JSONResponse
 
         body = await self._body(request)
@@ -146,7 +146,7 @@ class Service:
         return JSONResponse(answer)
 
     async def _body(self, request: Request) -> bytes | str:
-        """What was sent; a text says why it is refused."""
+        """Read the request's body; a text says why it is refused."""
         refused = f"a request may have {self._most_bytes / 1e6:g} MB; this one has more"
         if int(request.headers.get("content-length") or 0) > self._most_bytes:
             return refused
@@ -172,7 +172,7 @@ class Service:
         return JSONResponse({"error": reason}, status, headers)
 
     async def health(self, request: Request) -> Response:  # noqa: ARG002
-        """GET /health: what is served."""
+        """Answer GET /health with what is served."""
         from starlette.responses import JSONResponse
 
         busy, audio = (self.registry.get_sample_value(f"speechtrain_{name}_seconds_total") or 0.0 for name in ("model", "audio"))
@@ -189,14 +189,14 @@ class Service:
         )
 
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
-        """GET /metrics: in Prometheus' text form."""
+        """Answer GET /metrics in Prometheus' text form."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
         from starlette.responses import Response
 
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
     def app(self) -> Starlette:
-        """What an ASGI server runs."""
+        """Build the application that an ASGI server runs."""
         from starlette.applications import Starlette
         from starlette.routing import Route
 

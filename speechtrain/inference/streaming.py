@@ -1,4 +1,4 @@
-"""Live signals: features, model and text a chunk at a time, and how late each word came."""
+"""Transcription of live signals: features, model and text a chunk at a time, with the latency of each label."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LONGEST = 30.0  # s of a text
 
 
 def check_streams(recognizer: Recognizer) -> Stream:
-    """A fresh state of the model for a live signal.
+    """Return a fresh state of the model for a live signal.
 
     Raises:
         ConfigError: the model or its features need whole utterances.
@@ -36,7 +36,7 @@ def check_streams(recognizer: Recognizer) -> Stream:
     if stream is None:
         name = class_name(recognizer.cfg.model)
         fix = "train model=lstm, or model=conformer model.chunk_frames=16, with backend=torch"
-        problems.append(Problem("streaming", f"{name} hears whole utterances", fix))
+        problems.append(Problem("streaming", f"{name} needs whole utterances", fix))
     features: object = recognizer.features
     if not isinstance(features, LogMel) or features.normalize != "none" or features.top_db is not None:
         fix = "train with features.normalize=none features.top_db=null"
@@ -48,7 +48,7 @@ def check_streams(recognizer: Recognizer) -> Stream:
 
 
 class LiveFeatures:
-    """Log-mel frames as soon as their samples are there, the same as of the whole signal."""
+    """Computes log-mel frames as soon as their samples are there, equal to those of the whole signal."""
 
     def __init__(self, features: LogMel) -> None:
         self._features = features
@@ -58,12 +58,12 @@ class LiveFeatures:
         self._done = 0  # frames that were given
 
     def push(self, samples: Audio) -> torch.Tensor:
-        """Frames (t, F) that samples (N,) complete."""
+        """Return the frames (t, F) that samples (N,) complete."""
         self._kept = np.concatenate([self._kept, samples])
         return self._frames(self._begin + len(self._kept) // self._features.hop_length - self._context)
 
     def finish(self) -> torch.Tensor:
-        """Frames (t, F) that are left."""
+        """Return the frames (t, F) that are left."""
         return self._frames(self._begin + self._features.num_frames(len(self._kept)))
 
     def _frames(self, end: int) -> torch.Tensor:
@@ -80,7 +80,7 @@ class LiveFeatures:
 
 
 def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator[Transcription]:
-    """Texts of a live signal as soon as they are certain: one ends at each pause. Says on the way out how late the words came.
+    """Transcribe a live signal: yield a text at each pause, and print the latency of labels at the end.
 
     Args:
         recognizer: whose model passes `check_streams`.

@@ -34,14 +34,14 @@ class Head:
         pool: how the frames of an utterance become one: `mean`, `max` or `last`; None: they stay as they are.
         log_softmax: whether the values are normalised to log-probabilities, in float32.
         per_input_frame: whether there are values for each frame that went in, whatever the encoder's subsampling.
-        begins_even: whether it begins with zeros behind an encoder of limited context (docs/decisions/0010).
+        zero_init: whether the linear layer's weights start as zeros behind an encoder of limited context (docs/decisions/0010).
     """
 
     size: int
     pool: Literal["mean", "max", "last"] | None = None
     log_softmax: bool = True
     per_input_frame: bool = False
-    begins_even: bool = False
+    zero_init: bool = False
 
 
 class Ops(Protocol):
@@ -77,7 +77,7 @@ class Ops(Protocol):
         ...
 
     def absolute(self, values: Array) -> Array:
-        """Of each value."""
+        """Compute the absolute value at each place."""
         ...
 
     def where(self, condition: Array, yes: Array, no: Array) -> Array:
@@ -146,7 +146,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def update(self, batch: Batch, outputs: Outputs) -> None:
-        """Count a batch."""
+        """Count the utterances of a batch."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:

@@ -53,7 +53,7 @@ class Ctc(Task):
     @property
     def head(self) -> Head:
         """Log-probabilities of the vocabulary with the blank; all alignments are equally likely at first where that helps."""
-        return Head(len(self.tokenizer.vocabulary), begins_even=True)
+        return Head(len(self.tokenizer.vocabulary), zero_init=True)
 
     def target(self, reference: Reference) -> npt.NDArray[np.int64]:
         """The labels (L,) of the text."""

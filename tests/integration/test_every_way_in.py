@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,9 +135,10 @@ def test_a_service_gives_the_same_texts(model: Path, recordings: Path, expected:
     from starlette.testclient import TestClient
 
     from speechtrain.config.compose import compose_command
+    from speechtrain.config.schemas.commands import ServeConfig
     from speechtrain.inference.service import Service
 
-    with TestClient(Service(speechtrain.load(str(model)), compose_command("serve", [])).app()) as client:
+    with TestClient(Service(speechtrain.load(str(model)), compose_command(ServeConfig, [])).app()) as client:
         for name, text in expected.items():
             assert client.post("/transcribe", content=(recordings / f"{name}.wav").read_bytes()).json()["text"] == text
 
@@ -150,6 +153,21 @@ def test_a_model_of_mlflow_gives_the_same_texts(model: Path, recordings: Path, e
     contents = [Path(path).read_bytes() for path in paths]
     for audio in (paths, contents):
         assert list(served.predict(None, pd.DataFrame({"audio": audio}))["text"]) == list(expected.values())
+
+
+def test_transcribing_a_clip_imports_no_more_than_it_needs(model: Path, recordings: Path, expected: dict[str, str]) -> None:
+    code = """
+import runpy, sys
+try:
+    runpy.run_module("speechtrain.transcribe", run_name="__main__", alter_sys=True)
+finally:
+    print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+    command = [sys.executable, "-c", code, f"from={model}", str(recordings / "at8000.wav")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, expected["at8000"]), done.stderr
+    needless = {"jiwer", "lhotse", "lightning", "matplotlib", "mlflow", "optuna", "pandas", "scipy", "sklearn"}
+    assert needless & set(done.stderr.split()) == set()
 
 
 def manifest(folder: Path, **parts: str) -> list[str]:

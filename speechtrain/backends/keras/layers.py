@@ -13,7 +13,7 @@ PACKAGE = "speechtrain"
 
 
 def frame_mask(lengths: Any, frames: Any) -> Any:
-    """(B, T) of booleans, true inside each utterance."""
+    """Make a mask (B, T) of booleans, true inside each utterance."""
     return ops.arange(frames, dtype="int32")[None, :] < ops.cast(lengths, "int32")[:, None]
 
 
@@ -103,7 +103,7 @@ def layer_norm() -> Any:
 
 
 class Encoder(keras.layers.Layer):  # type: ignore[misc]
-    """(features (B, T, F), lengths (B,)) -> (B, T', D), lengths'.
+    """Encodes features (B, T, F) of lengths (B,) as (B, T', D), and gives their lengths (B,).
 
     Attributes:
         output_size: D.
@@ -170,7 +170,7 @@ class ConvStem(keras.layers.Layer):  # type: ignore[misc]
         return field
 
     def output_lengths(self, lengths: Any) -> Any:
-        """Output frames (B,) of input frames (B,)."""
+        """Compute the numbers of output frames (B,) of input frames (B,)."""
         for stride in self.time_strides:
             lengths = (lengths + stride - 1) // stride
         return lengths
@@ -188,7 +188,7 @@ class ConvStem(keras.layers.Layer):  # type: ignore[misc]
 
 
 def stack_frames(x: Any, stack: int) -> Any:
-    """Neighbours joined: (B, T, F) -> (B, ceil(T / stack), stack * F), filled up with zeros."""
+    """Join neighbouring frames (B, T, F) to (B, ceil(T / stack), stack * F), filled up with zeros."""
     if stack == 1:
         return x
     batch, frames = ops.shape(x)[0], ops.shape(x)[1]

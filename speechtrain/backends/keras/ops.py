@@ -19,29 +19,29 @@ class Ops:
         self.ctc = losses.named("ctc", compiled=compiled)
 
     def mask(self, lengths: Any, like: Any) -> Any:
-        """(B, T): 1 inside each row, 0 behind its end."""
+        """Make a mask (B, T) in float32: 1 inside each row, 0 behind its end."""
         return framework.cast(frame_mask(lengths, framework.shape(like)[1]), "float32")
 
     def one_hot(self, labels: Any, size: int) -> Any:
-        """(B,) -> (B, size)."""
+        """Turn labels (B,) into rows (B, size) with a 1 at the label."""
         return framework.one_hot(framework.cast(labels, "int32"), size, dtype="float32")
 
     def constant(self, values: Any, like: Any) -> Any:  # noqa: ARG002
-        """Numbers in float32."""
+        """Make an array of numbers in float32."""
         return framework.convert_to_tensor(values, dtype="float32")
 
     def sum(self, values: Any, axis: int | tuple[int, ...]) -> Any:
-        """Over one axis or several."""
+        """Reduce one axis or several."""
         return framework.sum(values, axis=axis)
 
     def mean(self, values: Any, axis: int | tuple[int, ...]) -> Any:
-        """Over one axis or several."""
+        """Reduce one axis or several."""
         return framework.mean(values, axis=axis)
 
     def absolute(self, values: Any) -> Any:
-        """Of each value."""
+        """Compute the value at each place."""
         return framework.absolute(values)
 
     def where(self, condition: Any, yes: Any, no: Any) -> Any:
-        """Of each place the one or the other."""
+        """Choose at each place between the one and the other."""
         return framework.where(condition, yes, no)

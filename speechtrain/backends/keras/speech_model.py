@@ -15,6 +15,9 @@ from speechtrain.backends.keras.layers import PACKAGE, frame_mask, linear
 from speechtrain.backends.keras.ops import Ops
 from speechtrain.tasks.base import Head, Task
 
+_FORMER_FIELDS = {"begins_even": "zero_init"}
+"""Fields of `Head` as `.keras` files of earlier versions name them."""
+
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SpeechModel(keras.Model):  # type: ignore[misc]
@@ -32,9 +35,9 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
         self.encoder = encoder
         self.spec = Head(**head)
         outputs = self.spec.size * (encoder.subsampling if self.spec.per_input_frame else 1)
-        even = self.spec.begins_even and getattr(encoder, "receptive_field", None) is not None
-        zeros = keras.layers.Dense(outputs, kernel_initializer="zeros", bias_initializer="zeros")
-        self.head = zeros if even else linear(encoder.output_size, outputs)
+        limited_context = getattr(encoder, "receptive_field", None) is not None
+        zeros = keras.layers.Dense(outputs, kernel_initializer="zeros", bias_initializer="zeros")  # made always: Keras numbers layers
+        self.head = zeros if self.spec.zero_init and limited_context else linear(encoder.output_size, outputs)
         self.input_size = input_size
         self.blank_last = blank_last
         self._around = _Steps()
@@ -76,7 +79,7 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
         return self._around.inference[compiled]
 
     def get_config(self) -> dict[str, Any]:
-        """For `keras.saving`."""
+        """Return the arguments that `keras.saving` stores."""
         return {
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "head": asdict(self.spec),
@@ -92,9 +95,10 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SpeechModel:
-        """For `keras.saving`."""
+        """Build a model from the arguments that `keras.saving` stored."""
         encoder = keras.saving.deserialize_keras_object(config["encoder"])
-        model = cls(encoder, config["head"], config["input_size"], config["blank_last"])
+        head = {_FORMER_FIELDS.get(name, name): value for name, value in config["head"].items()}
+        model = cls(encoder, head, config["input_size"], config["blank_last"])
         model.make_weights()
         return model
 

@@ -1,1 +1,1 @@
-"""PyTorch, trained by Lightning."""
+"""The backend on PyTorch, whose models Lightning trains."""

@@ -1,4 +1,4 @@
-"""What every encoder is, and the pieces that several of them share."""
+"""The base class of encoders, and the parts that several of them share."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from speechtrain.backends.torch.layers import convolve_one_channel, masked_relu
 
 
 def frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
-    """(B, T) of booleans, true inside each utterance."""
+    """Make a mask (B, T) of booleans, true inside each utterance."""
     return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
 
 
 def frame_weights(lengths: torch.Tensor, frames: int, dtype: torch.dtype) -> torch.Tensor:
-    """(B, T): 1 inside each utterance, 0 behind its end; to multiply with, which PyTorch does ten times as fast as with booleans."""
+    """Make a mask (B, T) of 1 inside each utterance and 0 behind its end; PyTorch multiplies by it ten times as fast as by booleans."""
     return frame_mask(lengths, frames).to(dtype)
 
 
 def stack_frames(x: torch.Tensor, stack: int) -> torch.Tensor:
-    """Neighbours joined: (B, T, F) -> (B, ceil(T / stack), stack * F), filled up with zeros."""
+    """Join neighbouring frames (B, T, F) to (B, ceil(T / stack), stack * F), filled up with zeros."""
     frames = (x.shape[1] + stack - 1) // stack
     return F.pad(x, (0, 0, 0, frames * stack - x.shape[1])).reshape(x.shape[0], frames, stack * x.shape[2])
 
 
 class Encoder(nn.Module, ABC):
-    """(features (B, T, F), lengths (B,)) -> (B, T', D), lengths'.
+    """Encodes features (B, T, F) of lengths (B,) as (B, T', D), and gives their lengths (B,).
 
     Attributes:
         output_size: D.
@@ -48,7 +48,7 @@ class Encoder(nn.Module, ABC):
     min_frames: int = 1
 
     def load_pretrained(self) -> None:
-        """Take the weights of the file that the model's config names; called before a training that begins anew.
+        """Load the weights of the file that the model's config names; called before a training that begins anew.
 
         Raises:
             ConfigError: it does not fit.
@@ -56,7 +56,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
 
     @abstractmethod
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +91,7 @@ class Stack(nn.ModuleList):
         self.tapped: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, *context: Any) -> torch.Tensor:
-        """Through all layers."""
+        """Apply all layers in their order."""
         for index, layer in enumerate(self):
             call = self.call if self.call is not None and self.training else call_layer
             if self.checkpointing and self.training and torch.is_grad_enabled():
@@ -108,18 +108,18 @@ class Stack(nn.ModuleList):
 
 
 def call_layer(layer: nn.Module, x: torch.Tensor, *context: Any) -> torch.Tensor:
-    """What a layer of a `Stack` gives."""
-    found: torch.Tensor = layer(x, *context)
-    return found
+    """Apply a layer of a `Stack`."""
+    output: torch.Tensor = layer(x, *context)
+    return output
 
 
 def stacks_of(encoder: nn.Module) -> list[Stack]:
-    """The rows of layers that an encoder is made of."""
+    """Find the stacks of layers that an encoder is made of."""
     return [module for module in encoder.modules() if isinstance(module, Stack)]
 
 
 def compile_layers(encoder: nn.Module) -> bool:
-    """Let `torch.compile` make the layers that stand in a row, one for all; whether there are such."""
+    """Compile the layers of stacks by `torch.compile`, one for all; return whether the encoder has stacks."""
     stacks = stacks_of(encoder)
     for stack in stacks:
         stack.call = torch.compile(call_layer)
@@ -127,7 +127,7 @@ def compile_layers(encoder: nn.Module) -> bool:
 
 
 def halvings(subsampling: int) -> list[int]:
-    """Time strides of a stem: a halving for each factor of two, and at least two layers, so that mels are reduced to a quarter."""
+    """Return the time strides of a stem: a halving for each factor of two, and at least two layers, which leave a quarter of the mels."""
     count = subsampling.bit_length() - 1
     return [2] * count + [1] * (2 - count)
 
@@ -167,13 +167,13 @@ class ConvStem(nn.Module):
         return field
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Output frames (B,) of input frames (B,)."""
+        """Compute the numbers of output frames (B,) of input frames (B,)."""
         for stride in self.time_strides:
             lengths = (lengths + stride - 1) // stride
         return lengths
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F) -> (B, T', D)."""
+        """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
         # channels last: small convolutions run a fifth faster so, and flattening to (F', C) is then free
         x = features.unsqueeze(1).contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
         convs: Iterable[Any] = self.convs

@@ -1,4 +1,4 @@
-"""The private names of Lightning and PyTorch that are used, each in one function.
+"""The private names of Lightning, PyTorch and torchaudio that are used, each in one function.
 
 `tests/unit/backends/test_torch_internals.py` says which library has changed when one of them is gone.
 """
@@ -38,3 +38,18 @@ def allow_compiled_shapes(count: int) -> None:
     """Let `torch.compile` make at least so many versions of a function, one for each shape."""
     dynamo: Any = torch._dynamo
     dynamo.config.recompile_limit = max(count, dynamo.config.recompile_limit)
+
+
+def bundle_file(bundle: Any) -> str:
+    """Return the name of the file with the weights of one of `torchaudio.pipelines`' bundles."""
+    return str(bundle._path).rpartition("/")[2]
+
+
+def bundle_kind(bundle: Any) -> str:
+    """Return which of its models torchaudio makes of a bundle: `Wav2Vec2` or `WavLM`."""
+    return str(bundle._model_type)
+
+
+def bundle_arguments(bundle: Any) -> dict[str, Any]:
+    """Return the arguments of `torchaudio.models.wav2vec2_model` for a bundle."""
+    return dict(bundle._params)

@@ -28,7 +28,7 @@ class Dropout(nn.Module):
         self.threshold = min(255, round(256 * p))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any shape."""
+        """Apply dropout to values of any shape."""
         if not self.training or not self.p:
             return x
         if x.device.type != "cpu" or not self.threshold or torch.compiler.is_compiling():
@@ -37,7 +37,7 @@ class Dropout(nn.Module):
         return out
 
     def extra_repr(self) -> str:
-        """The probability."""
+        """Show the probability in the printed model."""
         return f"p={self.p}"
 
 
@@ -207,7 +207,7 @@ class FeedForward(nn.Sequential):
         self.factor = factor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T', D) -> (B, T', D)."""
+        """Map frames (B, T', D) to frames (B, T', D)."""
         dropout: Any = self[3]
         drawn_exactly = dropout.p > 0 and not dropout.threshold
         if x.device.type != "cpu" or not self.training or drawn_exactly or torch.compiler.is_compiling():

@@ -15,35 +15,35 @@ framework = torch
 
 
 def mask(lengths: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(B, T): 1 inside each row, 0 behind its end."""
+    """Make a mask (B, T) in float32: 1 inside each row, 0 behind its end."""
     return frame_mask(lengths, like.shape[1]).float()
 
 
 def one_hot(labels: torch.Tensor, size: int) -> torch.Tensor:
-    """(B,) -> (B, size)."""
+    """Turn labels (B,) into rows (B, size) with a 1 at the label."""
     return torch.nn.functional.one_hot(labels.long(), size).float()
 
 
 def constant(values: Any, like: torch.Tensor) -> torch.Tensor:
-    """Numbers in float32, where another tensor is."""
+    """Make a tensor of numbers in float32, on the device of another tensor."""
     return torch.as_tensor(values, dtype=torch.float32, device=like.device)
 
 
 def sum(values: torch.Tensor, axis: int | tuple[int, ...]) -> torch.Tensor:  # noqa: A001
-    """Over one axis or several."""
+    """Reduce one axis or several."""
     return values.sum(dim=axis)
 
 
 def mean(values: torch.Tensor, axis: int | tuple[int, ...]) -> torch.Tensor:
-    """Over one axis or several."""
+    """Reduce one axis or several."""
     return values.mean(dim=axis)
 
 
 def absolute(values: torch.Tensor) -> torch.Tensor:
-    """Of each value."""
+    """Compute the value at each place."""
     return values.abs()
 
 
 def where(condition: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
-    """Of each place the one or the other."""
+    """Choose at each place between the one and the other."""
     return torch.where(condition, yes, no)

@@ -23,7 +23,7 @@ class SpeechModel(nn.Module):
         self.spec = head
         self.head = nn.Linear(encoder.output_size, head.size * (encoder.subsampling if head.per_input_frame else 1))
         self._tapped: list[Stack] = []  # in a list, so that it is no part of the model twice
-        if head.begins_even and getattr(encoder, "receptive_field", None) is not None:
+        if head.zero_init and getattr(encoder, "receptive_field", None) is not None:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 

@@ -1,4 +1,4 @@
-"""What is used of Lightning's and PyTorch's inside is still as it was; a failure here means that a new version has changed it."""
+"""Private names of Lightning, PyTorch and torchaudio are still as we use them; a failure means that a new version has changed them."""
 
 from __future__ import annotations
 
@@ -47,3 +47,15 @@ def test_pytorch_compiles_as_many_shapes_as_it_is_allowed() -> None:
         assert torch._dynamo.config.recompile_limit == before + 3, "PyTorch has changed: torch._dynamo.config.recompile_limit"
     finally:
         torch._dynamo.config.recompile_limit = before
+
+
+def test_torchaudio_knows_the_file_the_kind_and_the_arguments_of_its_bundles() -> None:
+    from torchaudio import pipelines
+
+    try:
+        assert internals.bundle_file(pipelines.WAV2VEC2_BASE) == "wav2vec2_fairseq_base_ls960.pth"
+        assert internals.bundle_kind(pipelines.HUBERT_BASE) == "Wav2Vec2"
+        assert internals.bundle_kind(pipelines.WAVLM_BASE) == "WavLM"
+        assert internals.bundle_arguments(pipelines.WAV2VEC2_BASE)["encoder_embed_dim"] == 768
+    except AttributeError as error:
+        pytest.fail(f"torchaudio has changed: {error}")

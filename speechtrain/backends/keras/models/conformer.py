@@ -48,7 +48,7 @@ class Conformer(Encoder):
         self.receptive_field = None
 
     def output_lengths(self, lengths: Any) -> Any:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
         return self.stem.output_lengths(lengths)
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
@@ -69,7 +69,7 @@ class Conformer(Encoder):
 
 
 class ConformerLayer(keras.layers.Layer):  # type: ignore[misc]
-    """Half a feed-forward, attention, convolution, half a feed-forward, a norm."""
+    """A conformer layer: half a feed-forward, attention, convolution, half a feed-forward, a norm."""
 
     def __init__(self, d_model: int, n_heads: int, hidden: int, kernel_size: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -80,7 +80,7 @@ class ConformerLayer(keras.layers.Layer):  # type: ignore[misc]
         self.norm = layer_norm()
 
     def call(self, x: Any, inside: Any, attend: Any, seen: Any, rotation: Any, training: bool | None = None) -> Any:
-        """(B, T', D) -> (B, T', D)."""
+        """Map frames (B, T', D) to frames (B, T', D)."""
         x = x + 0.5 * self.ff1(x, training=training)
         x = x + self.attention(x, attend, rotation, training=training)
         x = x + self.conv(x, inside, seen, training=training)
@@ -89,7 +89,7 @@ class ConformerLayer(keras.layers.Layer):  # type: ignore[misc]
 
 
 class FeedForward(keras.layers.Layer):  # type: ignore[misc]
-    """Pre-norm, SiLU in between."""
+    """A feed-forward module: pre-norm, two dense layers, SiLU in between."""
 
     def __init__(self, d_model: int, hidden: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -100,7 +100,7 @@ class FeedForward(keras.layers.Layer):  # type: ignore[misc]
         self.dropout2 = keras.layers.Dropout(dropout)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        """(B, T', D) -> (B, T', D)."""
+        """Map frames (B, T', D) to frames (B, T', D)."""
         x = self.dropout1(ops.silu(self.expand(self.norm(x))), training=training)
         return self.dropout2(self.project(x), training=training)
 

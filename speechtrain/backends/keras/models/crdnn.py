@@ -45,7 +45,7 @@ class Crdnn(Encoder):
         self.receptive_field = None
 
     def output_lengths(self, lengths: Any) -> Any:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
         return self.stem.output_lengths(lengths)
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:

@@ -95,7 +95,7 @@ class Cell(keras.layers.Layer):  # type: ignore[misc]
         return hidden, [hidden, cell, step + 1]
 
     def get_initial_state(self, batch_size: Any = None) -> list[Any]:
-        """Zeros."""
+        """Return states of zeros for a batch."""
         return [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in self.state_size]
 
 
@@ -108,14 +108,14 @@ class LstmStream:
         self._waiting: npt.NDArray[np.float32] | None = None
 
     def push(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Encoder frames (B, t', D) that features (B, t, F) complete; t may be 0."""
+        """Return the encoder frames (B, t', D) that features (B, t, F) complete; t may be 0."""
         x = features if self._waiting is None else np.concatenate([self._waiting, features], axis=1)
         whole = x.shape[1] - x.shape[1] % self._encoder.subsampling
         self._waiting = x[:, whole:]
         return self._run(x[:, :whole])
 
     def finish(self) -> npt.NDArray[np.float32]:
-        """The encoder frame (B, 0 or 1, D) of what is left, filled up with zeros; afterwards a new signal can begin."""
+        """Return the encoder frame (B, 0 or 1, D) of what is left, filled up with zeros; afterwards a new signal can begin."""
         assert self._waiting is not None, "push comes first"
         out = self._run(self._waiting)
         self._states, self._waiting = None, None

@@ -35,7 +35,7 @@ class Tdnn(Encoder):
         self.receptive_field = self.stem.receptive_field + self.subsampling * (kernel_size - 1) * sum(dilations)
 
     def output_lengths(self, lengths: Any) -> Any:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
         return self.stem.output_lengths(lengths)
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
@@ -51,7 +51,7 @@ class Tdnn(Encoder):
 
 
 class Block(keras.layers.Layer):  # type: ignore[misc]
-    """x + dropout(relu(norm(conv(x))))."""
+    """A residual block: x + dropout(relu(norm(conv(x))))."""
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)

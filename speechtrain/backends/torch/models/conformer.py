@@ -54,12 +54,12 @@ class RotaryEncoder(Encoder):
         self.causal = chunk_frames == 1
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
         found: torch.Tensor = self.stem.output_lengths(lengths)  # type: ignore[operator]
         return found
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F) -> (B, T', D)."""
+        """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
         x, lengths = self.stem(features, lengths)
         mask = frame_mask(lengths, x.shape[1])
         attend = self._attend(mask)
@@ -115,7 +115,7 @@ class Conformer(RotaryEncoder):
         )
 
     def stream(self) -> ConformerStream:
-        """A fresh state for one live signal; in evaluation mode its outputs are those of `forward`.
+        """Return a fresh state for one live signal; in evaluation mode its outputs are those of `forward`.
 
         Raises:
             ValueError: the model looks at whole utterances.
@@ -126,7 +126,7 @@ class Conformer(RotaryEncoder):
 
 
 class ConformerLayer(nn.Module):
-    """Half a feed-forward, attention, convolution, half a feed-forward, a norm."""
+    """A conformer layer: half a feed-forward, attention, convolution, half a feed-forward, a norm."""
 
     def __init__(self, d_model: int, n_heads: int, hidden: int, kernel_size: int, dropout: float, *, causal: bool = False) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class ConformerLayer(nn.Module):
         rotation: torch.Tensor,
         cache: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """(B, T', D) -> (B, T', D); `cache` has what a live signal was before, and is given what it is now."""
+        """Map frames (B, T', D) to frames (B, T', D); `cache` holds the past of a live signal, and is updated."""
         x = self.ff1(x)
         x = x + self.attention(x, attend, rotation, cache)
         x = x + self.conv(x, mask, cache)
@@ -167,7 +167,7 @@ class Attention(nn.Module):
     def forward(
         self, x: torch.Tensor, attend: torch.Tensor | None, rotation: torch.Tensor, cache: dict[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """(B, T', D) -> (B, T', D); `attend` (B, 1, 1 or T', T') is true where a key may be looked at."""
+        """(B, T', D) -> (B, T', D); `attend` (B, 1, 1 or T', T') is true where a key may be attended to."""
         x = self.norm(x)
         attended = attend_in_bfloat16(x, self.qkv, self.n_heads, attend, rotation) if cache is None else None
         if attended is None:
@@ -204,7 +204,7 @@ class ConvModule(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, cache: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """(B, T', D) -> (B, T', D); frames where the mask (B, T', 1) is 0 reach no others."""
+        """Map frames (B, T', D) to frames (B, T', D); those where the mask (B, T', 1) is 0 influence no others."""
         x = F.glu(self.expand(self.norm(x)), dim=-1) * mask
         if cache is None:
             x = self.depthwise(x)
@@ -234,7 +234,7 @@ class ConformerStream:
         self._caches: list[dict[str, torch.Tensor]] = [{} for _ in self._encoder.layers]
 
     def push(self, features: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B, t', D) of the chunks that features (B, t, F) complete; t' may be 0."""
+        """Return the encoder frames (B, t', D) of the chunks that features (B, t, F) complete; t' may be 0."""
         self._heard = features if self._heard is None else torch.cat([self._heard, features], dim=1)
         step = self._chunk * self._encoder.subsampling
         found = [self._heard.new_zeros(len(features), 0, self._encoder.output_size)]
@@ -243,7 +243,7 @@ class ConformerStream:
         return torch.cat(found, dim=1)
 
     def finish(self) -> torch.Tensor:
-        """The encoder frames (B, t', D) of what is left; afterwards a new signal can begin."""
+        """Return the encoder frames (B, t', D) of what is left; afterwards a new signal can begin."""
         assert self._heard is not None, "push comes first"
         left = self._heard.shape[1]
         out = self._run(left) if left > self._context else self._heard.new_zeros(len(self._heard), 0, self._encoder.output_size)

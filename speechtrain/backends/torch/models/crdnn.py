@@ -50,11 +50,11 @@ class Crdnn(Encoder):
         self.receptive_field = None
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
         return self.stem.output_lengths(lengths)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F) -> (B, T', D)."""
+        """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
         x, lengths = self.stem(features, lengths)
         # packed, so that the backward direction starts at each utterance's own end
         packed = pack_padded_sequence(torch.relu(self.norm(x)), lengths.cpu(), batch_first=True, enforce_sorted=False)

@@ -55,7 +55,7 @@ class EBranchformerLayer(nn.Module):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, attend: torch.Tensor | None, rotation: torch.Tensor) -> torch.Tensor:
-        """(B, T', D) -> (B, T', D)."""
+        """Map frames (B, T', D) to frames (B, T', D)."""
         x = self.ff1(x)
         both = torch.cat([self.attention(x, attend, rotation), self.gate(x, mask)], dim=-1)
         both = both + self.merge_conv(both * mask)
@@ -79,7 +79,7 @@ class ConvGate(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, T', D) -> (B, T', D); frames where the mask (B, T', 1) is 0 reach no others."""
+        """Map frames (B, T', D) to frames (B, T', D); those where the mask (B, T', 1) is 0 influence no others."""
         passed, gate = F.gelu(self.expand(self.norm(x))).chunk(2, dim=-1)
         out: torch.Tensor = self.dropout(self.project(self.dropout(passed * self.depthwise(self.gate_norm(gate) * mask))))
         return out

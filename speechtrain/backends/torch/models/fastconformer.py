@@ -57,13 +57,13 @@ class SeparableStem(nn.Module):
         self.linear = nn.Linear(channels * -(-input_size // subsampling), output_size)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Output frames (B,) of input frames (B,)."""
+        """Compute the numbers of output frames (B,) of input frames (B,)."""
         for _ in range(self.halvings):
             lengths = (lengths + 1) // 2
         return lengths
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F) -> (B, T', D)."""
+        """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
         x = features.unsqueeze(1)  # (B, 1, T, F)
         lengths = (lengths + 1) // 2
         x = self.first(x).contiguous(memory_format=torch.channels_last)

@@ -33,11 +33,11 @@ class Lstm(Encoder):
         self.receptive_field = None
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
         return (lengths + self.subsampling - 1) // self.subsampling
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F) -> (B, T', D)."""
+        """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
         x = stack_frames(features, self.subsampling)
         if self.detach_every is None or not self.training:
             out, _ = self.lstm(x)
@@ -53,7 +53,7 @@ class Lstm(Encoder):
         return self.dropout(out), self.output_lengths(lengths)
 
     def stream(self) -> LstmStream:
-        """A fresh state for one live signal; in evaluation mode its outputs are those of `forward`."""
+        """Return a fresh state for one live signal; in evaluation mode its outputs are those of `forward`."""
         return LstmStream(self)
 
 
@@ -66,14 +66,14 @@ class LstmStream:
         self._waiting: torch.Tensor | None = None
 
     def push(self, features: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B, t', D) that features (B, t, F) complete; t may be 0."""
+        """Return the encoder frames (B, t', D) that features (B, t, F) complete; t may be 0."""
         x = features if self._waiting is None else torch.cat([self._waiting, features], dim=1)
         whole = x.shape[1] - x.shape[1] % self._encoder.subsampling
         self._waiting = x[:, whole:]
         return self._run(x[:, :whole])
 
     def finish(self) -> torch.Tensor:
-        """The encoder frame (B, 0 or 1, D) of what is left, filled up with zeros; afterwards a new signal can begin."""
+        """Return the encoder frame (B, 0 or 1, D) of what is left, filled up with zeros; afterwards a new signal can begin."""
         assert self._waiting is not None, "push comes first"
         out = self._run(self._waiting)
         self._state, self._waiting = None, None

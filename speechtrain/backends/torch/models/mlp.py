@@ -26,9 +26,9 @@ class Mlp(Encoder):
         self.receptive_field = stack
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
         return (lengths + self.subsampling - 1) // self.subsampling
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F) -> (B, T', D)."""
+        """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
         return self.layers(stack_frames(features, self.subsampling)), self.output_lengths(lengths)

@@ -41,11 +41,11 @@ class QuartzNet(Encoder):
         self.receptive_field = stem_kernel + subsampling * context
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
         return (lengths + self.subsampling - 1) // self.subsampling
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F) -> (B, T', D)."""
+        """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
         x = features.transpose(1, 2)  # (B, F, T)
         x = self.dropout(torch.relu(self.stem(x, frame_weights(lengths, x.shape[2], x.dtype)[:, None, :])))
         lengths = self.output_lengths(lengths)
@@ -65,7 +65,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, D, T') -> (B, D', T')."""
+        """Map frames (B, D, T') to frames (B, D', T')."""
         branch = x
         for index, conv in enumerate(self.convs):
             branch = conv(branch if index == 0 else self.dropout(torch.relu(branch)), mask)
@@ -86,6 +86,6 @@ class SeparableConv(nn.Module):
         self.norm = nn.BatchNorm1d(outputs)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, D, T) -> (B, D', T'); frames outside the mask (B, 1, T) reach no others."""
+        """Map frames (B, D, T) to frames (B, D', T'); those outside the mask (B, 1, T) influence no others."""
         out: torch.Tensor = self.norm(self.pointwise(self.depthwise(x * mask)))
         return out

@@ -33,11 +33,11 @@ class Tdnn(Encoder):
         self.receptive_field = self.stem.receptive_field + self.subsampling * (kernel_size - 1) * sum(dilations)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
         return self.stem.output_lengths(lengths)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F) -> (B, T', D)."""
+        """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
         x, lengths = self.stem(features, lengths)
         mask = frame_weights(lengths, x.shape[1], x.dtype)[:, None, :]
         x = x.transpose(1, 2) * mask  # (B, D, T')
@@ -45,7 +45,7 @@ class Tdnn(Encoder):
 
 
 class Block(nn.Module):
-    """x + dropout(relu(norm(conv(x))))."""
+    """A residual block: x + dropout(relu(norm(conv(x))))."""
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -55,6 +55,6 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, D, T') -> (B, D, T'), zero outside the mask (B, 1, T')."""
+        """Map frames (B, D, T') to frames (B, D, T'), zero outside the mask (B, 1, T')."""
         branch: torch.Tensor = self.dropout(torch.relu_(self.norm(self.conv(x))))
         return (x + branch) * mask

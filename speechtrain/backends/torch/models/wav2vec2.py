@@ -14,6 +14,7 @@ from torch import nn
 from torchaudio import pipelines
 from torchaudio.models import wav2vec2_model
 
+from speechtrain.backends.torch import internals
 from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask
 from speechtrain.errors import ConfigError, Problem, first_line
 
@@ -93,7 +94,7 @@ class Wav2Vec2(Encoder):
         self.layers = Stack((Layer(layer) for layer in transformer.layers), self.positions.embed_dim)
 
     def load_pretrained(self) -> None:
-        """The weights of the file that `weights` names, if it names one.
+        """Load the weights of the file that `weights` names, if it names one.
 
         Raises:
             ConfigError: the file cannot be read, or is of another model.
@@ -113,13 +114,13 @@ class Wav2Vec2(Encoder):
         log.info("pretrained weights of %s", self.weights)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B,) of samples (B,): none where there are fewer than a window of 400 (25 ms)."""
+        """Compute the encoder frames (B,) of samples (B,): none where there are fewer than a window of 400 (25 ms)."""
         for block in self.extractor:
             lengths = _shorter(lengths, block)
         return lengths
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Samples (B, T, 1) -> (B, T', D)."""
+        """Encode samples (B, T, 1) as (B, T', D), with their lengths (B,)."""
         x = features.transpose(1, 2)
         if x.shape[2] < self.min_frames:
             x = F.pad(x, (0, self.min_frames - x.shape[2]))
@@ -136,7 +137,7 @@ class Wav2Vec2(Encoder):
         return (x if self.norm_first else self.norm(x)), lengths
 
     def _extract(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Samples (B, 1, T) -> (B, C, T')."""
+        """Convolve samples (B, 1, T) to (B, C, T'), and return the lengths (B,)."""
         for block in self.extractor:
             x = block.conv(x)
             lengths = _shorter(lengths, block)
@@ -148,7 +149,7 @@ class Wav2Vec2(Encoder):
         return x, lengths
 
     def _positions(self, x: torch.Tensor) -> torch.Tensor:
-        """What a frame hears of its neighbours, (B, T', D)."""
+        """Convolve over time for positions, (B, T', D) to (B, T', D)."""
         conv: Any = self.positions.conv
         half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
         if x.device.type != "cpu" or not half or conv.in_channels // conv.groups > _WRONG_UP_TO or torch.compiler.is_compiling():
@@ -167,7 +168,7 @@ class Wav2Vec2(Encoder):
 
 
 class Layer(nn.Module):
-    """torchaudio's, without what only its relatives use."""
+    """A transformer layer of torchaudio's, without the arguments that only WavLM uses."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -180,7 +181,7 @@ class Layer(nn.Module):
 
 
 def _shorter(lengths: torch.Tensor, block: Any) -> torch.Tensor:
-    """Frames (B,) that are left of so many by a convolution without padding."""
+    """Compute the frames (B,) that a convolution without padding leaves."""
     return (torch.div(lengths - block.kernel_size, block.stride, rounding_mode="floor") + 1).clamp_min(0)
 
 
@@ -200,27 +201,27 @@ def _without_weight_norm(net: Any) -> Any:
 
 
 def _shape_of(bundle: str | None, weights: Path | None) -> dict[str, Any]:
-    """The arguments of torchaudio's model, by the bundle's name or by that of its file."""
+    """Find the arguments of torchaudio's model by the bundle's name, or by that of its file."""
     known = {name: each for name in dir(pipelines) if isinstance(each := getattr(pipelines, name), pipelines.Wav2Vec2Bundle)}
     if bundle is None:
         assert weights is not None
-        fitting = [each for each in known.values() if Path(each._path).name == weights.name]
-        if not fitting:
+        of_this_file = [each for each in known.values() if internals.bundle_file(each) == weights.name]
+        if not of_this_file:
             message = f"{weights.name} is not the name of a file of torchaudio's"
             raise ConfigError([Problem("model.weights", message, f"say which bundle it is of: {_EXAMPLE}")])
-        found = fitting[0]
+        chosen = of_this_file[0]
     elif bundle in known:
-        found = known[bundle]
+        chosen = known[bundle]
     else:
         raise ConfigError([Problem("model.bundle", f"there is no bundle {bundle} in torchaudio.pipelines", _EXAMPLE)])
-    if found._model_type != "Wav2Vec2":
-        message = f"is a {found._model_type}, whose attention is another"
+    if (kind := internals.bundle_kind(chosen)) != "Wav2Vec2":
+        message = f"is a {kind}, whose attention is another"
         raise ConfigError([Problem("model.bundle", message, "take one of WAV2VEC2_... or HUBERT_...")])
-    return dict(found._params)
+    return internals.bundle_arguments(chosen)
 
 
 def _window(layers: list[tuple[int, int, int]]) -> int:
-    """Samples that one frame sees."""
+    """Compute how many samples one frame depends on."""
     samples, hop = 1, 1
     for _, kernel, stride in layers:
         samples += (kernel - 1) * hop

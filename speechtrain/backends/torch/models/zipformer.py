@@ -49,11 +49,11 @@ class Zipformer(Encoder):
         self.receptive_field = None
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Encoder frames (B,) of input frames (B,)."""
+        """Compute the numbers of encoder frames (B,) of input frames (B,)."""
         return (self.stem.output_lengths(lengths) + 1) // 2
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F) -> (B, T', D)."""
+        """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
         x, lengths = self.stem(features, lengths)
         x = self.dropout(x)
         outputs = []
@@ -102,7 +102,7 @@ class Stage(nn.Module):
         self.register_buffer("frequencies", 10000.0 ** (-torch.arange(0, head_size, 2) / head_size), persistent=False)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Map frames (B, T, D) to frames (B, T, D)."""
         before, frames = x, x.shape[1]
         if self.down is not None:
             x, lengths = self.down(x, lengths)
@@ -190,7 +190,7 @@ class ZipformerLayer(nn.Module):
         self.bypass = Bypass(width)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, attend: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Map frames (B, T, D) to frames (B, T, D)."""
         before = x
         weights = self.weights(x, attend, rotation)  # (B, H, T, T)
         x = x + self.ff1(x)
@@ -206,15 +206,15 @@ class ZipformerLayer(nn.Module):
 
 
 class SwooshL(nn.Module):
-    """`swoosh_l` as a module."""
+    """The activation `swoosh_l` as a module."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Of each value."""
+        """Compute the value at each place."""
         return swoosh_l(x)
 
 
 def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Linear, SwooshL, linear."""
+    """Build a feed-forward module of linear, SwooshL, linear."""
     return nn.Sequential(nn.Linear(width, hidden), SwooshL(), Dropout(dropout), small(nn.Linear(hidden, width)))
 
 
@@ -227,7 +227,7 @@ def small(linear: nn.Linear) -> nn.Linear:
 
 
 class AttentionWeights(nn.Module):
-    """Who looks at whom: softmax over keys of rotated queries times rotated keys."""
+    """Attention weights: softmax over keys of rotated queries times rotated keys."""
 
     def __init__(self, width: int, n_heads: int, head_size: int) -> None:
         super().__init__()
@@ -281,5 +281,5 @@ class ConvModule(nn.Module):
         self.project = small(nn.Linear(width, width))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) -> (B, T, D); frames where the mask (B, T, 1) is 0 reach no others."""
+        """Map frames (B, T, D) to frames (B, T, D); those where the mask (B, T, 1) is 0 influence no others."""
         return cast(torch.Tensor, self.project(self.dropout(swoosh_r(self.depthwise(F.glu(self.expand(x), dim=-1) * mask)))))
