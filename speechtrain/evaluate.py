@@ -32,11 +32,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
     console.print(f"model       {evaluation.weights}", markup=False)
     console.print(f"data        {evaluation.split}, {int(facts['utterances']):,} utterances, {facts['hours']:.2f} h\n", markup=False)
     table = Table(box=None, pad_edge=False)
-    names = list(evaluation.found[0].metrics)
-    edits = {"substitutions": "S", "insertions": "I", "deletions": "D", "words": "words"} if evaluation.found[0].edits else {}
+    names = list(evaluation.results[0].metrics)
+    edits = {"substitutions": "S", "insertions": "I", "deletions": "D", "words": "words"} if evaluation.results[0].edits else {}
     for name in ("", *names, *edits.values(), "audio s/s"):
         table.add_column(name, justify="right" if name else "left")
-    for each in evaluation.found:
+    for each in evaluation.results:
         values = [format_metric(name, value) for name, value in each.metrics.items()]
         seconds = evaluation.model_seconds + each.decode_seconds
         speed = f"{3600 * facts['hours'] / max(1e-9, seconds):,.0f}"

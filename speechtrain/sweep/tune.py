@@ -38,10 +38,10 @@ def tune_decoder(cfg: EvaluateConfig, overrides: Sequence[str]) -> list[str]:
     fixed = [item for item in overrides if item.partition("=")[0] not in swept]
     split = cfg.split or "val"
     base = evaluate(cfg, [*fixed, *_any_point(space)], split=split)
-    if len(base.found) != 1:
+    if len(base.results) != 1:
         raise ConfigError([Problem("decoder", "several cannot be searched at once", "choose one of them")])
-    start = base.found[0].recognizer
-    known = list(base.found[0].metrics)
+    start = base.results[0].recognizer
+    known = list(base.results[0].metrics)
     metric = cfg.metric or ("wer" if "wer" in known else start.cfg.objective.metric.rpartition("/")[2])
     if metric not in known:
         raise ConfigError([Problem("metric", f"there is no metric '{metric}'", did_you_mean(metric, known))])
