@@ -156,17 +156,17 @@ def timed(owner, name):
         finally:
             acc['core'] = acc.get('core', 0.0) + time.process_time() - start
     setattr(owner, name, wrapped)
-import speechtrain.__main__ as program, speechtrain.sweep.workers.executors as executors
+import speechtrain.__main__ as program, speechtrain.sweep.trial.runner as runner
 training = importlib.import_module('speechtrain.train')
 import lightning.pytorch.loops.fit_loop as loop
 timed(training, 'evaluate'); timed(loop._FitLoop, 'advance')
-run = executors.run_to_outcome
-def watched(runner, job, **given):
+run = runner.JobRunner.run
+def watched(job_runner, job):
     acc.clear(); start = time.process_time()
-    done = run(runner, job, **given)
+    done = run(job_runner, job)
     print('FIXED', time.process_time() - start - acc['core'], file=sys.stderr, flush=True)
     return done
-executors.run_to_outcome = watched
+runner.JobRunner.run = watched
 sys.argv = ['speechtrain', '-m', 'experiment=digit_strings', 'data.root={data}', 'trainer.epochs=2', 'backend.threads=1', 'seed=1,2,3,4,5']
 program.main()
 """

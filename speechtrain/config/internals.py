@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 
@@ -32,3 +34,8 @@ def is_group(loader: ConfigLoader, path: str) -> bool:
     """Whether a key of an override names a group of the loader's config folders."""
     assert isinstance(loader, ConfigLoaderImpl)
     return bool(loader.repository.group_exists(path.partition("@")[0]))
+
+
+def result_of(returned: JobReturn) -> Any:
+    """Return what a job returned, or the error it raised; `JobReturn.return_value` would print that and raise it again."""
+    return returned._return_value

@@ -50,7 +50,7 @@ from speechtrain.config.schemas.models import (
 from speechtrain.config.schemas.node import Node, Rule, choice, number
 from speechtrain.config.schemas.optimisation import AdamLike, Exponential, Plateau, RmsProp, Schedule, Sgd, StepDecay, WarmupCosine
 from speechtrain.config.schemas.sound import Augment, Bpe, Char, Label, LogMel, Phonemes, StoredFeatures, TokenList, WaveformFeatures, Words
-from speechtrain.config.schemas.sweeps import OptunaSweeper, PoolLauncher, SshLauncher
+from speechtrain.config.schemas.sweeps import PoolOptions, SshOptions, SweeperOptions
 from speechtrain.config.schemas.training import (
     BeamDecoder,
     ClassificationTask,
@@ -173,8 +173,8 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
     "trainer": {"trainer": Trainer},
     "decoder": {"greedy": GreedyDecoder, "beam": BeamDecoder},
     "tracking": {"mlflow": MlflowTracking, "tensorboard": TensorBoardTracking, "wandb": WandbTracking},
-    "sweeper": {"optuna": OptunaSweeper},
-    "launcher": {"pool": PoolLauncher, "ssh": SshLauncher},
+    "sweeper": {"optuna": SweeperOptions},
+    "launcher": {"pool": PoolOptions, "ssh": SshOptions},
 }
 
 

@@ -1,1 +1,1 @@
-"""The sweeper: search space, study, job side, worker pool, report. Optuna is imported only here."""
+"""The sweeper: search space, study, the job's side of a trial, workers, report. `plugin.py` is where Hydra enters, `sweeper.py` drives."""

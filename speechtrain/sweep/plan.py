@@ -1,4 +1,8 @@
-"""The plan of a sweep: its space, first trials, number of trials and objectives, checked before the first trial starts."""
+"""Turns a sweep's arguments and options into a plan, and refuses what cannot be run before the first trial starts.
+
+Nothing is stored and no trial is started here: `sweeper.py` carries the plan out. Optuna is imported only when nothing is wrong with the
+space.
+"""
 
 from __future__ import annotations
 
@@ -7,79 +11,225 @@ import importlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from speechtrain.config.checks import find_node_problems
 from speechtrain.config.compose import explain
+from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.config.targets import Direction, task_directions
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.overrides import override_text
-from speechtrain.sweep.space.precheck import check_space, first_value, label_of, own_point, settled_values, types_of
+from speechtrain.sweep.space.precheck import Check, check_space, first_value, label_of, own_point, settled_values, types_of
 from speechtrain.sweep.space.space import MANY, Assignment, Parameter, Space, parse_space, typed
 from speechtrain.sweep.study.objectives import Constraint, directions_of, full_name
+from speechtrain.sweep.study.results import read_best
 
 log = logging.getLogger(__name__)
 
-
-_OWN_CHOICES = ("sweep=", "experiment=rerun_best")
-"""A preset concerns the sweeper alone; a job that named it would start a sweep when it is resumed."""
-
-
-@dataclass
-class Options:
-    """`hydra.sweeper` as plain values; described in `conf/hydra/sweeper/optuna.yaml`."""
-
-    sampler: Any = None
-    pruner: Any = None
-    study_name: str | None = None
-    storage: str | None = None
-    direction: Any = None
-    objectives: Sequence[str] | None = None
-    constraints: Sequence[str] = ()
-    n_trials: int | None = None
-    n_jobs: int = 1
-    params: Mapping[str, Any] | None = None
-    when: Sequence[Mapping[str, Any]] = ()
-    enqueue: Sequence[Mapping[str, Any]] = ()
-    own_values_first: bool = True
-    report: str | None = None
-    seeds_per_trial: int = 1
-    seeds_startup_trials: int = 4
-    retries: int = 1
-    timeout: float | None = None
-    stop_after: float | None = None
-    max_failure_rate: float = 0.5
-    keep_pruned_checkpoints: bool = False
-    show_output: bool = False
-    heartbeat: float = 60.0
-    repeat_best_of: str | None = None
-    check: str | None = None
+_PRESETS = ("sweep=", "experiment=rerun_best")
+"""Overrides that concern the sweeper alone; a job with one of them would start a sweep when it is resumed."""
 
 
-@dataclass
-class Plan:
-    """What is known before the storage is opened.
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep will do.
 
     Attributes:
-        first: assignments of the first slots; all of them for a grid.
-        grid: whether each point is run once.
+        study_name: name of the study, given or derived from the sweep.
+        folder: of the sweep.
+        space: what is searched.
+        first: assignments of the first slots, complete or in part; all of them for a grid.
+        n_trials: slots of the study.
+        grid: whether each point of the space is run once.
+        objectives: names of the metrics; empty: what the program returns.
+        directions: direction in which each objective is better.
+        sampler: config node of the sampler; None: random draws.
+        pruner: config node of the pruner; None: no pruning.
     """
 
+    study_name: str
+    folder: Path
     space: Space
     first: list[Assignment]
     n_trials: int
     grid: bool
     objectives: list[str]
     directions: list[Direction]
+    sampler: dict[str, Any] | None
+    pruner: dict[str, Any] | None
 
 
-def default_name(space: Space, options: Options, program: str) -> str:
-    """A study's name that follows from what is swept, so that the same command finds its study again."""
+class Planner:
+    """Plans one sweep.
+
+    Args:
+        options: `hydra.sweeper`.
+        composer: composes single jobs.
+        config: config of the sweep; its folder is set if that is to follow from the study's name.
+    """
+
+    def __init__(self, options: SweeperOptions, composer: Composer, config: DictConfig) -> None:
+        self._options = options
+        self._composer = composer
+        self._config = config
+
+    def plan(self, arguments: Sequence[str]) -> SweepPlan:
+        """Read the space from the command line and the options, check all of it, and count the trials.
+
+        Raises:
+            ConfigError: with every problem.
+        """
+        self._check_options()
+        space = self._read_space(arguments)
+        study_name = self._options.study_name or study_name_of(space, self._options, str(self._config.hydra.job.name))
+        self._set_folder(study_name)
+        self._check_count(space)
+        cfg = self._compose_defaults(space)
+        space = replace(space, settled=settled_values(self._composer, space, cfg))
+        space = typed(space, types_of(self._composer, space, cfg))
+        check_space(self._composer, space, self._job_check(), self._explain)
+        first, n_trials, grid, sampler = self._first_trials(space, cfg)
+        objectives, directions = self._objectives(cfg)
+        pruner = self._pruner() if len(directions) == 1 else None
+        folder = Path(str(self._config.hydra.sweep.dir))
+        return SweepPlan(study_name, folder, space, first, n_trials, grid, objectives, directions, sampler, pruner)
+
+    # --- options and space ------------------------------------------------------------------------------------------------------------
+
+    def _check_options(self) -> None:
+        hydra = self._config.hydra
+        problems = [*find_node_problems(hydra.sweeper, "hydra.sweeper"), *find_node_problems(hydra.launcher, "hydra.launcher")]
+        for text in self._options.constraints:
+            try:
+                Constraint.parse(text)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+
+    def _read_space(self, arguments: Sequence[str]) -> Space:
+        earlier = self._options.repeat_best_of
+        overrides = [*(read_best(earlier) if earlier is not None else []), *arguments]
+        return parse_space([item for item in overrides if not item.startswith(_PRESETS)], self._options.params or {}, self._options.when)
+
+    def _set_folder(self, study_name: str) -> None:
+        """Name the sweep's folder after its study, so that the same command finds it again; a folder that the config names stays."""
+        unresolved = OmegaConf.to_container(self._config.hydra.sweep, resolve=False)
+        assert isinstance(unresolved, dict)
+        if "${now:" not in str(unresolved["dir"]):
+            return
+        folder = f"multirun/{study_name}"
+        with read_write(self._config), open_dict(self._config):
+            self._config.hydra.sweep.dir = folder
+            self._config.hydra.overrides.hydra.append(f"hydra.sweep.dir={override_text(folder)}")
+
+    def _check_count(self, space: Space) -> None:
+        """Refuse to search without end."""
+        if self._options.n_trials is None and space.size() is None:
+            keys = ", ".join(parameter.path for parameter in space.all_parameters())
+            why = "has infinitely many points" if not space.is_finite() else f"has more than {MANY:,} points"
+            raise ConfigError([Problem("hydra.sweeper.n_trials", f"the space of {keys} {why}", "say how many: hydra.sweeper.n_trials=30")])
+
+    def _compose_defaults(self, space: Space) -> DictConfig:
+        """Return the config with its fixed overrides and its own values of the swept keys."""
+        try:
+            return self._composer.compose(space.fixed)
+        except Exception as error:  # explained as a mistake on the command line
+            raise self._explain(space.fixed, error) from error
+
+    def _job_check(self) -> Check:
+        """Return the function that lists the problems of a job's config."""
+        if self._options.check is None:
+            return lambda _cfg: []
+        module, _, name = self._options.check.rpartition(".")
+        check: Check = getattr(importlib.import_module(module), name)
+        return check
+
+    def _explain(self, overrides: Sequence[str], error: Exception) -> ConfigError:
+        if isinstance(error, ConfigError):
+            return error
+        if self._options.check is None:  # another program, whose groups are not known here
+            line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
+            return ConfigError([Problem("command line", line, "")])
+        return explain([*overrides], error)
+
+    # --- first trials -----------------------------------------------------------------------------------------------------------------
+
+    def _first_trials(self, space: Space, cfg: DictConfig) -> tuple[list[Assignment], int, bool, dict[str, Any] | None]:
+        """Return the assignments of the first slots, the number of slots, whether they are a grid, and the sampler of the others."""
+        from speechtrain.sweep.study.samplers import is_grid, node_of
+
+        options = self._options
+        sampler = node_of(options.sampler, "sampler")
+        size = space.size()
+        if is_grid(sampler) and size is None:
+            message = f"a grid needs lists of values, at most {MANY:,} points"
+            raise ConfigError([Problem("hydra.sweeper.sampler", message, "use choice() and range()")])
+        own = own_point(self._composer, space, cfg) if options.own_values_first else {}
+        leading = [own, *(self._enqueued(space, index, entry) for index, entry in enumerate(options.enqueue))]
+        if size is None or (options.n_trials is not None and options.n_trials < size and not is_grid(sampler)):
+            assert options.n_trials is not None  # an infinite space without it was refused
+            return _distinct(leading)[: options.n_trials], options.n_trials, False, sampler
+        points = list(space.points())
+        count = min(size, options.n_trials or size)
+        if options.n_trials is not None and options.n_trials > size:
+            log.info("the space has %d points: each is run once", size)
+        return _distinct([*(point for point in leading if point in points), *points])[:count], count, True, sampler
+
+    def _enqueued(self, space: Space, index: int, entry: Mapping[str, Any]) -> Assignment:
+        """Return an entry of `hydra.sweeper.enqueue` as an assignment, complete or in part.
+
+        Raises:
+            ConfigError: a key is not swept, or a value is not in the space.
+        """
+        left = {str(key): value for key, value in entry.items()}
+        assignment: Assignment = {}
+        problems = []
+        complete: Assignment = {}
+        for parameter in space.active(complete):
+            if parameter.path in left:
+                is_offered, label = label_of(parameter, left.pop(parameter.path))
+                if is_offered:
+                    assignment[parameter.name] = label
+                else:
+                    problems.append(_not_offered(parameter, index, entry))
+            complete[parameter.name] = assignment.get(parameter.name, first_value(parameter))
+        swept = ", ".join(parameter.path for parameter in space.all_parameters())
+        problems += [Problem(f"hydra.sweeper.enqueue[{index}].{key}", "is not swept (there)", f"swept are {swept}") for key in left]
+        if problems:
+            raise ConfigError(problems)
+        return assignment
+
+    # --- objectives -------------------------------------------------------------------------------------------------------------------
+
+    def _objectives(self, cfg: DictConfig) -> tuple[list[str], list[Direction]]:
+        """Return the metrics and their directions; no metric for a program that returns the value itself."""
+        options = self._options
+        own_metric = OmegaConf.select(cfg, "objective.metric", default=None)
+        metrics = [full_name(name) for name in options.objectives or []] or ([str(own_metric)] if own_metric is not None else [])
+        if metrics:
+            of_task = task_directions(str(OmegaConf.select(cfg, "task._target_", default="")))
+            return metrics, directions_of(metrics, options.direction, of_task)
+        directions = [options.direction] if isinstance(options.direction, str) else list(options.direction or ["minimize"])
+        return [], directions_of(directions, directions, {})
+
+    def _pruner(self) -> dict[str, Any] | None:
+        from speechtrain.sweep.study.samplers import node_of
+
+        return node_of(self._options.pruner, "pruner")
+
+
+def study_name_of(space: Space, options: SweeperOptions, program: str) -> str:
+    """Return a study's name that follows from what is swept, so that the same command finds its study again.
+
+    The digest depends on the names of the classes in `space/space.py` and of their fields: renaming them loses studies.
+    """
     content = {
         "program": program,
         "fixed": sorted(space.fixed),
@@ -97,173 +247,16 @@ def default_name(space: Space, options: Options, program: str) -> str:
 
 
 def _distinct(points: Sequence[Assignment]) -> list[Assignment]:
-    found: list[Assignment] = []
-    seen = set()
+    """Return the assignments that are not empty, each once; 1 and 1.0 differ."""
+    by_key: dict[str, Assignment] = {}
     for point in points:
-        key = tuple(sorted((name, type(value).__name__, value) for name, value in point.items()))
-        if point and str(key) not in seen:
-            seen.add(str(key))
-            found.append(point)
-    return found
+        by_key.setdefault(str(sorted((name, type(value).__name__, value) for name, value in point.items())), point)
+    return [point for point in by_key.values() if point]
 
 
-class Planner:
-    """Turns the arguments of a sweep and its options into a `Plan`, and refuses what cannot be run.
+def _not_offered(parameter: Parameter, index: int, entry: Mapping[str, Any]) -> Problem:
+    from speechtrain.sweep.study.study import describe
 
-    Args:
-        options: of the sweeper; `study_name` is filled in.
-        composer: composes single trials.
-        config: of the sweep; its folder is named after the study.
-    """
-
-    def __init__(self, options: Options, composer: Composer, config: DictConfig) -> None:
-        self.options = options
-        self.composer = composer
-        self.config = config
-
-    def prepare(self, arguments: Sequence[str]) -> Plan:
-        """Read the space, check all of it, say how many trials there will be.
-
-        Raises:
-            ConfigError: with every problem.
-        """
-        options = self.options
-        self._check_options()
-        arguments = [*self._repeated(), *arguments]
-        space = parse_space([item for item in arguments if not item.startswith(_OWN_CHOICES)], options.params or {}, options.when)
-        options.study_name = options.study_name or default_name(space, options, str(self.config.hydra.job.name))
-        self._settle_folder(options.study_name)
-        self._check_count(space)
-        cfg = self._compose_defaults(space)
-        space = Space(space.parameters, space.fixed, space.branches, settled_values(self.composer, space, cfg))
-        space = typed(space, types_of(self.composer, space, cfg))
-        check_space(self.composer, space, self._check(), self._explain)
-        own = own_point(self.composer, space, cfg) if options.own_values_first else {}
-        first, n_trials, grid = self._first(space, own)
-        objectives, directions = self._objectives(cfg)
-        return Plan(space, first, n_trials, grid, objectives, directions)
-
-    def _settle_folder(self, study_name: str) -> None:
-        """A sweep's folder is named after its study, unless the config names another, so that the same command finds it again."""
-        if "${now:" not in str(self.config.hydra.sweep._get_node("dir")):
-            return
-        folder = f"multirun/{study_name}"
-        with read_write(self.config), open_dict(self.config):
-            self.config.hydra.sweep.dir = folder
-            self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={override_text(folder)}")
-
-    def _check_options(self) -> None:
-        hydra = self.config.hydra
-        problems = [*find_node_problems(hydra.sweeper, "hydra.sweeper"), *find_node_problems(hydra.launcher, "hydra.launcher")]
-        for text in self.options.constraints:
-            try:
-                Constraint.parse(text)
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(problems)
-
-    def _repeated(self) -> list[str]:
-        """The overrides of the best trial of an earlier sweep, where it is to be repeated."""
-        if self.options.repeat_best_of is None:
-            return []
-        from speechtrain.sweep.study.results import read_best
-
-        return read_best(self.options.repeat_best_of)
-
-    def _compose_defaults(self, space: Space) -> DictConfig:
-        """The config with what is fixed, and the swept keys as they are without a sweep; keys of a group only exist once it is chosen."""
-        try:
-            return self.composer.compose(space.fixed)
-        except Exception as error:  # shown as what is wrong with the command line
-            raise self._explain(space.fixed, error) from error
-
-    def _check(self) -> Callable[[DictConfig], list[Problem]]:
-        if self.options.check is None:
-            return lambda _cfg: []
-        module, _, name = self.options.check.rpartition(".")
-        found: Callable[[DictConfig], list[Problem]] = getattr(importlib.import_module(module), name)
-        return found
-
-    def _explain(self, overrides: Sequence[str], error: Exception) -> ConfigError:
-        if isinstance(error, ConfigError):
-            return error
-        if self.options.check is None:
-            line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
-            return ConfigError([Problem("command line", line, "")])
-        return explain([*overrides], error)
-
-    def _first(self, space: Space, own: Assignment) -> tuple[list[Assignment], int, bool]:
-        """(assignments of the first slots, number of slots, whether it is a grid)."""
-        from speechtrain.sweep.study.samplers import is_grid, node_of
-
-        size = space.size()
-        wanted = self.options.n_trials
-        node = node_of(self.options.sampler, "sampler")
-        if is_grid(node) and size is None:
-            raise ConfigError(
-                [Problem("hydra.sweeper.sampler", f"a grid needs lists of values, at most {MANY:,} points", "use choice() and range()")]
-            )
-        enqueued = [self._enqueued(space, index, entry) for index, entry in enumerate(self.options.enqueue)]
-        if size is not None and (wanted is None or is_grid(node) or wanted >= size):
-            points = list(space.points())
-            leading = [point for point in [own, *enqueued] if point in points]
-            ordered = _distinct([*leading, *points])
-            count = min(size, wanted or size)
-            if wanted is not None and wanted > size:
-                log.info("the space has %d points: each is run once", size)
-            return ordered[:count], count, True
-        assert wanted is not None
-        return _distinct([*([own] if own else []), *enqueued])[:wanted], wanted, False
-
-    def _check_count(self, space: Space) -> None:
-        """Refuse to search without end."""
-        if self.options.n_trials is None and space.size() is None:
-            shown = ", ".join(parameter.path for parameter in space.all_parameters())
-            why = "has infinitely many points" if not space.is_finite() else f"has more than {MANY:,} points"
-            raise ConfigError([Problem("hydra.sweeper.n_trials", f"the space of {shown} {why}", "say how many: hydra.sweeper.n_trials=30")])
-
-    def _enqueued(self, space: Space, index: int, entry: Mapping[str, Any]) -> Assignment:
-        """An entry of `enqueue` as an assignment, whole or in part.
-
-        Raises:
-            ConfigError: a key is not swept, or a value not among those that are.
-        """
-        left = {str(key): value for key, value in entry.items()}
-        assignment: Assignment = {}
-        problems = []
-        drawn: Assignment = {}
-        for parameter in space.active(drawn):
-            if parameter.path in left:
-                known, label = label_of(parameter, left.pop(parameter.path))
-                if known:
-                    assignment[parameter.name] = label
-                else:
-                    problems.append(self._not_offered(parameter, index, entry))
-            drawn[parameter.name] = assignment.get(parameter.name, first_value(parameter))
-        for key in left:
-            swept = ", ".join(p.path for p in space.all_parameters())
-            problems.append(Problem(f"hydra.sweeper.enqueue[{index}].{key}", "is not swept (there)", f"swept are {swept}"))
-        if problems:
-            raise ConfigError(problems)
-        return assignment
-
-    @staticmethod
-    def _not_offered(parameter: Parameter, index: int, entry: Mapping[str, Any]) -> Problem:
-        from speechtrain.sweep.study.study import describe
-
-        offered = next(iter(describe(Space((parameter,))).values()))
-        path = f"hydra.sweeper.enqueue[{index}].{parameter.path}"
-        return Problem(path, f"{entry[parameter.path]!r} is not among {offered}", "give a value of the space, or widen it")
-
-    def _objectives(self, cfg: DictConfig) -> tuple[list[str], list[Direction]]:
-        """Metrics and their directions; no metric for a program that just returns its value."""
-        given = self.options.objectives
-        metric = OmegaConf.select(cfg, "objective.metric", default=None)
-        metrics = [full_name(name) for name in given] if given else [str(metric)] if metric is not None else []
-        if not metrics:
-            listed = [self.options.direction] if isinstance(self.options.direction, str) else list(self.options.direction or ["minimize"])
-            return [], directions_of(listed, listed, {})
-        return metrics, directions_of(
-            metrics, self.options.direction, task_directions(str(OmegaConf.select(cfg, "task._target_", default="")))
-        )
+    values = next(iter(describe(Space((parameter,))).values()))
+    path = f"hydra.sweeper.enqueue[{index}].{parameter.path}"
+    return Problem(path, f"{entry[parameter.path]!r} is not among {values}", "give a value of the space, or widen it")

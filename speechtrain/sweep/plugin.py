@@ -1,108 +1,119 @@
-"""Between Hydra's plugins and the sweep: options as plain values, and one batch under the pool."""
+"""Called by the plugins of `hydra_plugins`: reads their options and starts a sweep, or a batch of jobs for another sweeper."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from speechtrain.config.schemas.sweeps import PoolOptions, SshOptions, SweeperOptions
 from speechtrain.errors import RunError
-from speechtrain.sweep.plan import Options
 from speechtrain.sweep.sweeper import Sweep
-from speechtrain.sweep.trial.outcome import Job
+from speechtrain.sweep.trial.outcome import Outcome, SweepJob
 from speechtrain.sweep.trial.runner import Program
-from speechtrain.sweep.workers.pool import Pool, PoolOptions
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T", SweeperOptions, PoolOptions, SshOptions)
 
 _OFFICIAL = "hydra-optuna-sweeper"
 
 
-def start(
-    options: Mapping[str, Any], arguments: Sequence[str], hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-) -> float | None:
-    """Run a sweep; returns the best objective."""
+def start_sweep(arguments: Sequence[str], hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> float | None:
+    """Run the sweep that `hydra.sweeper` describes and return the best objective."""
     _mention_official()
-    sweep = Sweep(Options(**_plain(options)), hydra_context, task_function, config)
-    return sweep.run(sweep.prepare(arguments))
+    options = _read_options(config.hydra.sweeper, SweeperOptions)
+    return Sweep(options, Program(hydra_context, config, task_function)).run(arguments)
 
 
-def pool_options(options: Mapping[str, Any]) -> PoolOptions:
-    """The pool's keys without the number of workers, which a sweeper decides."""
-    return PoolOptions(**{key: value for key, value in _plain(options).items() if key != "n_workers"})
+def pool_options(config: DictConfig) -> PoolOptions:
+    """Return the options of the pool in `hydra.launcher`."""
+    return _read_options(config.hydra.launcher, PoolOptions)
 
 
-def launch_batch(
-    options: Mapping[str, Any],
-    job_overrides: Sequence[Sequence[str]],
-    first: int,
-    hydra_context: HydraContext,
-    task_function: TaskFunction,
-    config: DictConfig,
+def launch_in_pool(
+    job_overrides: Sequence[Sequence[str]], first: int, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
 ) -> list[JobReturn]:
-    """Run jobs under a pool of its own, refilled as they end."""
-    size = int(options.get("n_workers") or os.cpu_count() or 1)
+    """Run a batch of jobs in a pool that lives as long as the batch; a worker whose job has ended gets the next one.
+
+    Args:
+        job_overrides: the command line of each job.
+        first: number of the first job.
+        hydra_context: of the sweep.
+        task_function: the program.
+        config: of the sweep.
+    """
+    from speechtrain.sweep.workers.pool import Pool
+
+    options = pool_options(config)
+    size = min(options.n_workers or os.cpu_count() or 1, len(job_overrides))
     program = Program(hydra_context, config, task_function)
-    pool = Pool(program, min(size, len(job_overrides)), Path(str(config.hydra.sweep.dir)), pool_options(options), wants_returns=True)
-    jobs = [Job(first + index, list(overrides), {}) for index, overrides in enumerate(job_overrides)]
-    left = list(jobs)
+    pool = Pool(program, size, Path(str(config.hydra.sweep.dir)), options, wants_returns=True)
+    jobs = [SweepJob(first + index, list(overrides), {}) for index, overrides in enumerate(job_overrides)]
+    waiting = list(jobs)
     ended: dict[int, JobReturn] = {}
     try:
         while len(ended) < len(jobs):
-            while left and pool.busy < pool.size:
-                pool.submit(left.pop(0))
+            while waiting and pool.busy < pool.size:
+                pool.submit(waiting.pop(0))
             for outcome in pool.wait(1.0):
                 returned = pool.returned.pop(outcome.number, None)
-                if returned is None:
-                    returned = JobReturn(overrides=jobs[outcome.number - first].overrides)
-                    returned.status = JobStatus.COMPLETED if outcome.ending == "done" else JobStatus.FAILED
-                    returned.return_value = outcome.value if outcome.ending == "done" else RunError(outcome.reason)
-                ended[outcome.number] = returned
+                ended[outcome.number] = returned or _returned(jobs[outcome.number - first], outcome)
     finally:
         pool.close()
     return [ended[job.number] for job in jobs]
 
 
-def check_remote(options: Mapping[str, Any]) -> None:
-    """Whether the machine can be reached.
+def _returned(job: SweepJob, outcome: Outcome) -> JobReturn:
+    """Return what Hydra expects of a job that could not send its own return value."""
+    done = outcome.ending == "done"
+    returned = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED if done else JobStatus.FAILED)
+    returned.return_value = outcome.value if done else RunError(outcome.reason)
+    return returned
+
+
+def check_remote(config: DictConfig) -> None:
+    """Check that the machine of `hydra.launcher` can be reached.
 
     Raises:
         UserError: it cannot.
     """
-    from speechtrain.sweep.workers.ssh import Remote, RemoteOptions
+    from speechtrain.sweep.workers.ssh import Remote
 
-    Remote(RemoteOptions(**_plain(options))).call("true")
-
-
-def launch_remote(options: Mapping[str, Any], job_overrides: Sequence[Sequence[str]], first: int, config: DictConfig) -> list[JobReturn]:
-    """Run jobs on another machine."""
-    from speechtrain.sweep.workers.ssh import launch
-
-    return launch(_plain(options), job_overrides, first, config)
+    Remote(_read_options(config.hydra.launcher, SshOptions)).call("true")
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        str(key): OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value for key, value in options.items()
-    }
+def launch_remote(job_overrides: Sequence[Sequence[str]], first: int, config: DictConfig) -> list[JobReturn]:
+    """Run jobs on the machine of `hydra.launcher`, one after another; the sweeper asks for several at a time from threads of its own."""
+    from speechtrain.sweep.workers.ssh import RemoteRuns
+
+    runs = RemoteRuns(_read_options(config.hydra.launcher, SshOptions), config)
+    return [runs.run(overrides, first + index) for index, overrides in enumerate(job_overrides)]
+
+
+def _read_options(node: DictConfig, schema: type[T]) -> T:
+    """Return the values of a node as an object of its schema, with interpolations resolved."""
+    options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
+    assert isinstance(options, schema)
+    return options
 
 
 def _mention_official() -> None:
     try:
-        found = version(_OFFICIAL)
+        official = version(_OFFICIAL)
     except PackageNotFoundError:
         return
     log.warning(
         "%s %s is installed as well; hydra/sweeper=optuna means speechtrain's own sweeper here, which reads the same keys. The other one "
         "needs other versions of Hydra and Optuna: pip uninstall %s avoids confusion",
         _OFFICIAL,
-        found,
+        official,
         _OFFICIAL,
     )

@@ -1,253 +1,286 @@
-"""A sweep from start to end: check, plan, keep every worker busy, tell what happened."""
+"""Drives a sweep from start to end: plans it, keeps every worker busy with trials, shows and records what happened.
+
+`plugin.py` calls it for Hydra. The sweeper holds nothing that is not in the study's storage; what is to be done next is read from there
+after every step, so that it may be killed at any moment and others may work on the same study.
+"""
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import math
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import ConfigError, Problem, RunError
-from speechtrain.sweep.plan import Options, Plan, Planner
+from speechtrain.sweep.plan import Planner, SweepPlan
 from speechtrain.sweep.space.compose import Composer
-from speechtrain.sweep.trial.outcome import VARIABLE, Job
+from speechtrain.sweep.trial.context import TrialContext
+from speechtrain.sweep.trial.outcome import VARIABLE, SweepJob
 from speechtrain.sweep.trial.runner import Program
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they import Optuna, which a mistake on the command line does not wait for
     from speechtrain.sweep.report.console import Reporter
-    from speechtrain.sweep.report.recorder import SweepNotebook
+    from speechtrain.sweep.report.recorder import SweepRecorder
     from speechtrain.sweep.study.ledger import Ledger
-    from speechtrain.sweep.study.study import Study, Taken
-    from speechtrain.sweep.trial.context import TrialContext
+    from speechtrain.sweep.study.study import ClaimedTrial, Study
     from speechtrain.sweep.workers.executors import Executor
     from speechtrain.tracking.base import Status
 
-log = logging.getLogger(__name__)
-
-_FOREIGN_POLL = 1.0
-"""Seconds between looks at trials that others run."""
-_MOURNING = 5.0
-"""Seconds between looks for trials whose process died."""
-_FEWEST = 5
-"""Settled trials before the share of failures can end a sweep."""
+POLL_SECONDS = 1.0
+"""Time to wait for outcomes before the study is read again, for other sweepers may change it."""
+DEAD_TRIAL_CHECK_SECONDS = 5.0
+"""Time between searches for trials whose process died."""
+_FEWEST_DONE = 5
+"""Slots that are done before the share of failures can end a sweep."""
 
 
 class Sweep:
-    """Runs the sweep of one command: `prepare` checks and plans it, `run` carries it out."""
+    """Runs the sweep of one command.
 
-    def __init__(self, options: Options, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.options = options
-        self.context = hydra_context
-        self.task_function = task_function
-        self.config = config
-        self.composer = Composer(hydra_context.config_loader, config)
-        self._notebook: SweepNotebook | None = None
+    Args:
+        options: `hydra.sweeper`.
+        program: the program whose jobs are the trials, with the config of the sweep.
+    """
 
-    def prepare(self, arguments: Sequence[str]) -> Plan:
-        """Read the space, check all of it, and count the trials.
+    def __init__(self, options: SweeperOptions, program: Program) -> None:
+        self._options = options
+        self._program = program
+        self._composer = Composer(program.hydra_context.config_loader, program.config)
 
-        Raises:
-            ConfigError: with every problem.
-        """
-        self._typed = list(arguments)
-        return Planner(self.options, self.composer, self.config).prepare(arguments)
+    def run(self, arguments: Sequence[str]) -> float | None:
+        """Run until the study has its trials, and return the best objective; None if trials are left for another command.
 
-    def run(self, plan: Plan) -> float | None:
-        """Run until the study has its trials; returns the best objective.
+        Args:
+            arguments: overrides as typed, swept or not.
 
         Raises:
+            ConfigError: the sweep cannot be run as it is described.
             RunError: no trial, or too few, came to an end.
         """
+        plan = Planner(self._options, self._composer, self._program.config).plan(arguments)
         from speechtrain.sweep.report.console import Reporter
-        from speechtrain.sweep.study.samplers import make_pruner, node_of, sampler_factory
-        from speechtrain.sweep.study.storage import open_storage, storage_url
-        from speechtrain.sweep.study.study import Study
+        from speechtrain.sweep.workers.executors import make_executor
 
-        options = self.options
-        folder = Path(str(self.config.hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        url = storage_url(options.storage, folder)
-        pruner = node_of(options.pruner, "pruner") if len(plan.directions) == 1 else None
-        sampler = sampler_factory(
-            node_of(options.sampler, "sampler"),
-            conditional=bool(plan.space.branches),
-        )
-        assert options.study_name is not None
-        study = Study(
-            url,
-            open_storage(url),
-            options.study_name,
-            directions=plan.directions,
-            space=plan.space,
-            make_sampler=sampler,
-            pruner=make_pruner(pruner),
-            first=plan.first,
-            n_trials=plan.n_trials,
-            retries=options.retries,
-            ahead=2 * options.n_jobs + 6,
-            patience=5 * options.heartbeat,
-        )
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        executor = self._executor(folder)
-        if executor.size > 1 and (url.startswith("memory:") or ":memory:" in url):
-            fix = "leave it out: the default is a file"
-            raise ConfigError([Problem("hydra.sweeper.storage", f"{url} is not seen by the {executor.size} processes of n_jobs", fix)])
-        reporter = Reporter(study, plan, self.composer, folder, workers=executor.size, options=options)
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        study = _open_study(plan, self._options)
+        OmegaConf.save(self._program.config, plan.folder / "multirun.yaml")
+        executor = make_executor(self._options, self._program, plan.folder)
+        _refuse_private_storage(study.url, executor)
+        reporter = Reporter(study, plan, self._composer, workers=executor.size, options=self._options)
         reporter.begin()
-        self._pruner = pruner
-        status: Status = "FAILED"
-        problem: BaseException | None = None
-        try:
+        recorder = self._recorder(study, plan, arguments)
+        with _recording(recorder, study, reporter):
             try:
-                self._open_notebook(study, plan, folder)
-                self._loop(study, plan, executor, reporter)
+                TrialLoop(self._options, plan, study, executor, reporter, recorder).run()
             except KeyboardInterrupt:
-                status = "KILLED"
                 executor.close()
                 if executor.ends_jobs:
-                    self._after_interruption(study)
+                    study.fail_interrupted()
                 reporter.interrupted()
                 raise
             finally:
                 executor.close()
-            value = reporter.end()
-            status = "FINISHED"
-        except Exception as error:
-            problem = error
-            raise
-        finally:
-            if self._notebook is not None:
-                self._notebook.close(status, study.trials(), reporter.best(), problem)
-        return value
+            return reporter.end()
 
-    def _open_notebook(self, study: Study, plan: Plan, folder: Path) -> None:
-        """The sweep's own run, for programs that have trackers in their config."""
-        from speechtrain.sweep.report.recorder import SweepNotebook, settings_of
+    def _recorder(self, study: Study, plan: SweepPlan, arguments: Sequence[str]) -> SweepRecorder | None:
+        """Return what records the sweep's own run; None for a program without trackers in its config."""
+        from speechtrain.sweep.report.recorder import SweepRecorder, settings_of
         from speechtrain.sweep.study.study import describe
 
-        if self.options.check is None:
-            return
-        cfg = self.composer.compose(plan.space.fixed)
-        settings = settings_of(self.options, describe(plan.space))
-        notebook = SweepNotebook(cfg, study, plan.objectives, folder.absolute(), settings, self._typed)
-        notebook.open()
-        self._notebook = notebook
+        if self._options.check is None:
+            return None
+        cfg = self._composer.compose(plan.space.fixed)
+        settings = settings_of(self._options, plan.study_name, describe(plan.space))
+        return SweepRecorder(cfg, study, plan.objectives, plan.folder.absolute(), settings, arguments)
 
-    def _loop(self, study: Study, plan: Plan, executor: Executor, reporter: Reporter) -> None:
-        from speechtrain.sweep.trial.close_runs import close_runs
-        from speechtrain.sweep.trial.context import Attached
 
-        options, folder = self.options, Path(str(self.config.hydra.sweep.dir))
-        started = time.monotonic()
-        running: dict[int, tuple[TrialContext, Taken]] = {}
-        looked_for_dead = -_MOURNING
+def _open_study(plan: SweepPlan, options: SweeperOptions) -> Study:
+    from speechtrain.sweep.study.samplers import make_pruner, sampler_factory
+    from speechtrain.sweep.study.storage import open_storage, storage_url
+    from speechtrain.sweep.study.study import Study
+
+    url = storage_url(options.storage, plan.folder)
+    return Study(
+        url,
+        open_storage(url),
+        plan.study_name,
+        directions=plan.directions,
+        space=plan.space,
+        make_sampler=sampler_factory(plan.sampler, conditional=bool(plan.space.branches)),
+        pruner=make_pruner(plan.pruner),
+        first=plan.first,
+        n_trials=plan.n_trials,
+        retries=options.retries,
+        ahead=2 * options.n_jobs + 6,
+        patience=5 * options.heartbeat,
+    )
+
+
+def _refuse_private_storage(url: str, executor: Executor) -> None:
+    """Refuse a storage in memory for jobs in several processes.
+
+    Raises:
+        ConfigError: that is what was asked for.
+    """
+    if executor.size > 1 and (url.startswith("memory:") or ":memory:" in url):
+        message = f"{url} is not seen by the {executor.size} processes of n_jobs"
+        raise ConfigError([Problem("hydra.sweeper.storage", message, "leave it out: the default is a file")])
+
+
+@contextlib.contextmanager
+def _recording(recorder: SweepRecorder | None, study: Study, reporter: Reporter) -> Iterator[None]:
+    """Keep the sweep's own run open meanwhile, and close it with the status that the sweep had."""
+    if recorder is None:
+        yield
+        return
+    recorder.open()
+    status: Status = "FAILED"
+    problem: BaseException | None = None
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except Exception as error:
+        problem = error
+        raise
+    finally:
+        recorder.close(status, study.trials(), reporter.best(), problem)
+
+
+class TrialLoop:
+    """Claims trials, starts their jobs and handles their outcomes, until the study has its trials.
+
+    Args:
+        options: `hydra.sweeper`.
+        plan: of the sweep.
+        study: where trials are claimed.
+        executor: runs the jobs.
+        reporter: shows what happens.
+        recorder: of the sweep's own run; None: there is none.
+    """
+
+    def __init__(
+        self,
+        options: SweeperOptions,
+        plan: SweepPlan,
+        study: Study,
+        executor: Executor,
+        reporter: Reporter,
+        recorder: SweepRecorder | None,
+    ) -> None:
+        self._options = options
+        self._plan = plan
+        self._study = study
+        self._executor = executor
+        self._reporter = reporter
+        self._recorder = recorder
+        self._running: dict[int, TrialContext] = {}
+        self._started = time.monotonic()
+        self._checked_for_dead = -math.inf
+
+    def run(self) -> None:
+        """Run until the study has its trials, or `stop_after` is over and no job runs.
+
+        Raises:
+            RunError: too many trials failed.
+        """
         while True:
-            now = time.monotonic()
-            ledger = study.plan()
-            if now - looked_for_dead >= _MOURNING:
-                looked_for_dead = now
-                for number, reason in study.bury_dead(ledger):
-                    close_runs(folder / str(number), reason)
-                    ledger = study.plan()
-            reporter.show(ledger, busy=len(running))
-            if self._notebook is not None:
-                self._notebook.update(study.trials(fresh=False), reporter.best())
-            self._judge_failures(ledger, study)
-            stopping = options.stop_after is not None and now - started > options.stop_after
-            if not running and (stopping or ledger.is_complete(study.n_trials)):
-                break
-            taken = study.take(ledger) if len(running) < executor.size and not stopping else None
-            if taken is not None:
-                context = self._trial_context(study, plan, taken)
-                running[taken.number] = context, taken
-                executor.submit(Job(taken.number, plan.space.overrides(taken.assignment), {VARIABLE: context.to_text()}))
-                if len(running) < executor.size:
-                    continue
-            for outcome in executor.wait(timeout=_FOREIGN_POLL):
-                context, taken = running.pop(outcome.number)
-                if not outcome.recorded:  # what the job could not do itself
-                    Attached(context).settle(outcome)
-                study.mine.discard(taken.id)
-                if outcome.ending in ("died", "timeout", "memory"):
-                    close_runs(folder / str(outcome.number), outcome.reason)
-            if not running and taken is None:
-                time.sleep(_FOREIGN_POLL / 4)  # the rest is in the hands of others
+            ledger = self._read_study()
+            stopping = self._options.stop_after is not None and time.monotonic() - self._started > self._options.stop_after
+            if not self._running and (stopping or ledger.is_complete(self._study.n_trials)):
+                return
+            started = not stopping and self._start_next(ledger)
+            if started and len(self._running) < self._executor.size:
+                continue
+            self._handle_outcomes()
+            if not self._running and not started:
+                time.sleep(POLL_SECONDS / 4)  # the other trials are run by other sweepers
 
-    def _trial_context(self, study: Study, plan: Plan, taken: Taken) -> TrialContext:
-        from speechtrain.sweep.study.results import short
-        from speechtrain.sweep.trial.context import TrialContext
+    def _read_study(self) -> Ledger:
+        """Plan what is missing, fail trials whose process died, show the news, and return the ledger after that."""
+        ledger = self._study.plan()
+        now = time.monotonic()
+        if now - self._checked_for_dead >= DEAD_TRIAL_CHECK_SECONDS:
+            self._checked_for_dead = now
+            for number, reason in self._study.fail_dead_trials(ledger):
+                self._close_runs(number, reason)
+                ledger = self._study.plan()
+        self._reporter.show(ledger, busy=len(self._running))
+        if self._recorder is not None:
+            self._recorder.update(self._study.trials(fresh=False), self._reporter.best())
+        self._check_failures(ledger)
+        return ledger
 
-        options = self.options
+    def _start_next(self, ledger: Ledger) -> bool:
+        """Claim a trial and start its job; return False if all workers are busy or no trial waits."""
+        trial = self._study.claim(ledger) if len(self._running) < self._executor.size else None
+        if trial is None:
+            return False
+        context = self._context_of(trial)
+        self._running[trial.number] = context
+        self._executor.submit(SweepJob(trial.number, self._plan.space.overrides(trial.assignment), {VARIABLE: context.to_text()}))
+        return True
+
+    def _handle_outcomes(self) -> None:
+        """Wait a moment for jobs to end, and record what they could not record themselves."""
+        from speechtrain.sweep.trial.handle import TrialHandle
+
+        for outcome in self._executor.wait(timeout=POLL_SECONDS):
+            context = self._running.pop(outcome.number)
+            if not outcome.recorded:
+                TrialHandle(context).record(outcome)
+            self._study.claimed_ids.discard(context.id)
+            if outcome.ending in ("died", "timeout", "memory"):
+                self._close_runs(outcome.number, outcome.reason)
+
+    def _close_runs(self, number: int, reason: str) -> None:
+        from speechtrain.sweep.trial.close_runs import close_runs
+
+        close_runs(self._plan.folder / str(number), reason)
+
+    def _check_failures(self, ledger: Ledger) -> None:
+        """End a sweep in which too much fails.
+
+        Raises:
+            RunError: with the latest reason.
+        """
+        done, limit = ledger.done, self._options.max_failure_rate
+        failed = [slot.latest.number for slot in done if slot.latest.state.name == "FAIL"]
+        if len(done) >= _FEWEST_DONE and len(failed) / len(done) > limit:
+            latest = next(trial for trial in self._study.trials() if trial.number == max(failed))
+            raise RunError(
+                f"{len(failed)} of {len(done)} trials failed, more than hydra.sweeper.max_failure_rate={limit:g}\n"
+                f"    the last reason: {latest.user_attrs.get('reason', 'unknown')}\n"
+                "    -> remove the cause and give the same command with another hydra.sweeper.study_name"
+            )
+
+    def _context_of(self, trial: ClaimedTrial) -> TrialContext:
+        from speechtrain.sweep.study.results import short_text
+
+        options, plan = self._options, self._plan
         return TrialContext(
-            storage=study.url,
-            study=study.name,
-            id=taken.id,
-            number=taken.number,
+            storage=self._study.url,
+            study=self._study.name,
+            id=trial.id,
+            number=trial.number,
             objectives=plan.objectives,
             directions=plan.directions,
-            constraints=list(options.constraints),
+            constraints=options.constraints,
             report=options.report,
-            pruner=self._pruner,
+            pruner=plan.pruner,
             seeds=options.seeds_per_trial,
             seeds_startup_trials=options.seeds_startup_trials,
             timeout=options.timeout,
             heartbeat=options.heartbeat,
             keep_pruned=options.keep_pruned_checkpoints,
             show_output=options.show_output,
-            name=short(taken.assignment),
-            parents=self._notebook.parents if self._notebook is not None else {},
-            retry_of=taken.retry_of,
+            name=short_text(trial.assignment),
+            parents=self._recorder.parents if self._recorder is not None else {},
+            retry_of=trial.retry_of,
         )
-
-    def _after_interruption(self, study: Study) -> None:
-        for trial in study.trials():
-            if trial._trial_id in study.mine and not trial.state.is_finished():
-                study.fail(trial._trial_id, "interrupted", charged=False)
-
-    def _judge_failures(self, ledger: Ledger, study: Study) -> None:
-        """End a sweep in which too much fails.
-
-        Raises:
-            RunError: with the latest reason.
-        """
-        done = ledger.done
-        failed = [slot.latest for slot in done if slot.latest.state.name == "FAIL"]
-        if len(done) >= _FEWEST and len(failed) / len(done) > self.options.max_failure_rate:
-            latest = max(failed, key=lambda entry: entry.number)
-            reason = next(trial for trial in study.trials() if trial.number == latest.number).user_attrs.get("reason", "unknown")
-            raise RunError(
-                f"{len(failed)} of {len(done)} trials failed, more than hydra.sweeper.max_failure_rate={self.options.max_failure_rate:g}\n"
-                f"    the last reason: {reason}\n"
-                "    -> mend the cause and give the same command with another hydra.sweeper.study_name"
-            )
-
-    def _executor(self, folder: Path) -> Executor:
-        from speechtrain.sweep.workers.executors import InProcess, ThroughLauncher
-        from speechtrain.sweep.workers.pool import Pool, PoolOptions
-
-        program = Program(self.context, self.config, self.task_function)
-        size = self.options.n_jobs
-        launcher = self._launcher()
-        pool = getattr(launcher, "pool_options", None)
-        if pool is None and isinstance(launcher, BasicLauncher):
-            if size == 1:
-                return InProcess(program)
-            pool = PoolOptions()
-        if hasattr(launcher, "check"):
-            launcher.check()
-        if pool is not None:
-            return Pool(program, size, folder, pool, timeout=self.options.timeout)
-        return ThroughLauncher(self._launcher, size)
-
-    def _launcher(self) -> Launcher:
-        found: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=self.context, task_function=self.task_function, config=self.config
-        )
-        return found

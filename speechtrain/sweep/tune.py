@@ -69,33 +69,31 @@ def search_in_process(
     """Return the overrides with the best value, and that value; of equal ones the first.
 
     Args:
-        space: a finite one is tried once each without `n_trials`, any other one searched by Optuna's TPE.
-        value_of: tries overrides.
-        direction: which way values are better.
-        n_trials: how many points are tried.
+        space: what is searched, without branches; each point of a finite one is tried once if `n_trials` is None.
+        value_of: returns the value of overrides.
+        direction: direction in which values are better.
+        n_trials: number of points that Optuna's TPE proposes; None: all points of a finite space.
         seed: seed of the search.
 
     Raises:
-        ConfigError: the space is infinite and `n_trials` is not said.
+        ConfigError: the space is infinite and `n_trials` is None.
     """
     sign = 1 if direction == "minimize" else -1
-    found: list[tuple[float, list[str]]] = []
+    tried: list[tuple[float, list[str]]] = []
     if n_trials is None:
         if not space.is_finite():
-            raise ConfigError([Problem("n_trials", "must be said, for the ranges hold infinitely many values", "for example n_trials=50")])
+            raise ConfigError([Problem("n_trials", "must be given, for the ranges hold infinitely many values", "for example n_trials=50")])
         for point in space.points():
             settings = space.overrides(point)
-            found.append((value_of(settings), settings))
+            tried.append((value_of(settings), settings))
     else:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
+        distributions = {parameter.name: distribution(parameter.domain) for parameter in space.all_parameters()}
         for _ in range(n_trials):
-            trial = study.ask()
-            values: dict[str, Scalar] = {}
-            for parameter in space.all_parameters():
-                values[parameter.name] = trial._suggest(parameter.name, distribution(parameter.domain))
-            settings = space.overrides(values)
-            found.append((value_of(settings), settings))
-            study.tell(trial, found[-1][0])
-    value, settings = min(found, key=lambda item: sign * item[0])
+            trial = study.ask(distributions)
+            settings = space.overrides(trial.params)
+            tried.append((value_of(settings), settings))
+            study.tell(trial, tried[-1][0])
+    value, settings = min(tried, key=lambda item: sign * item[0])
     return settings, value

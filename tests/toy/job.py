@@ -11,6 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 
+def until_others_have_ended(cfg: DictConfig) -> None:
+    until = time.monotonic() + 60
+    while Path(cfg.log).read_text().count("end ") < 3 and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 class UnpicklableError(Exception):
     def __init__(self) -> None:
         super().__init__("cannot be pickled")
@@ -18,6 +24,47 @@ class UnpicklableError(Exception):
 
     def __reduce__(self) -> str:
         raise TypeError("no")
+
+
+def kill(_cfg: DictConfig) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(_cfg: DictConfig) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    time.sleep(1000)
+
+
+def fill_memory(_cfg: DictConfig) -> None:
+    block = bytearray(2_000_000_000)
+    block[::4096] = b"x" * len(block[::4096])
+    time.sleep(1000)
+
+
+def fail(_cfg: DictConfig) -> None:
+    raise RuntimeError("went wrong")
+
+
+def leave(_cfg: DictConfig) -> None:
+    raise SystemExit(3)
+
+
+def fail_unpicklably(_cfg: DictConfig) -> None:
+    raise UnpicklableError
+
+
+FAULTS = {
+    "kill": kill,
+    "hang": hang,
+    "wait": until_others_have_ended,
+    "memory": fill_memory,
+    "raise": fail,
+    "exit": leave,
+    "unpicklable": fail_unpicklably,
+    "not_a_number": lambda _cfg: float("nan"),
+    "text": lambda _cfg: "a text",
+}
+"""What a job does instead of its work; `wait` alone goes on with it."""
 
 
 def note(cfg: DictConfig, word: str) -> None:
@@ -29,32 +76,12 @@ def note(cfg: DictConfig, word: str) -> None:
 
 def run(cfg: DictConfig) -> object:
     note(cfg, "start")
-    faults = {"once": not Path(f"{cfg.log}.{cfg.x}").exists()}
+    is_first = not Path(f"{cfg.log}.{cfg.x}").exists()
     Path(f"{cfg.log}.{cfg.x}").touch()
-    if cfg.x in cfg.bad and (faults["once"] or not cfg.once):
-        if cfg.fault == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if cfg.fault == "hang":
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-            time.sleep(1000)
-        if cfg.fault == "wait":
-            until = time.monotonic() + 60
-            while Path(cfg.log).read_text().count("end ") < 3 and time.monotonic() < until:
-                time.sleep(0.05)
-        if cfg.fault == "memory":
-            block = bytearray(2_000_000_000)
-            block[::4096] = b"x" * len(block[::4096])
-            time.sleep(1000)
-        if cfg.fault == "raise":
-            raise RuntimeError("went wrong")
-        if cfg.fault == "exit":
-            raise SystemExit(3)
-        if cfg.fault == "unpicklable":
-            raise UnpicklableError
-        if cfg.fault == "not_a_number":
-            return float("nan")
-        if cfg.fault == "text":
-            return "a text"
+    if cfg.fault != "none" and cfg.x in cfg.bad and (is_first or not cfg.once):
+        result = FAULTS[cfg.fault](cfg)
+        if cfg.fault != "wait":
+            return result
     time.sleep(cfg.seconds if not cfg.lengths else cfg.lengths[HydraConfig.get().job.num])
     note(cfg, "end")
     return (cfg.x - 2.0) ** 2 + cfg.n

@@ -1,4 +1,4 @@
-"""Schemas of the sweeper and its launchers."""
+"""Options of the sweeper and of its launchers; their keys and values are described in `conf/hydra`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from speechtrain.config.schemas.node import Target, number
 
 
 @dataclass
-class OptunaSweeper(Target):
+class SweeperOptions(Target):
     _recursive_: bool = MISSING
     params: Any = MISSING
     when: Any = MISSING
@@ -41,7 +41,7 @@ class OptunaSweeper(Target):
 
 
 @dataclass
-class PoolLauncher(Target):
+class PoolOptions(Target):
     n_workers: int | None = number(ge=1)
     threads: int | None = number(ge=1)
     gpus: list[int] | None = MISSING
@@ -50,7 +50,7 @@ class PoolLauncher(Target):
 
 
 @dataclass
-class SshLauncher(Target):
+class SshOptions(Target):
     host: str = MISSING
     folder: str = MISSING
     project: str | None = MISSING

@@ -1,4 +1,7 @@
-"""What a person sees of a sweep: one line a trial, and at the end the best config as a file that can be run."""
+"""Shows a sweep to a person: one line for each trial, and at the end result files, among them the best config to run again.
+
+What trackers get is in `recorder.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +13,44 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 
+from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.console import console, format_metric
 from speechtrain.errors import RunError, without_passwords
 from speechtrain.files import write_text
+from speechtrain.sweep.plan import SweepPlan
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import Assignment
 from speechtrain.sweep.study.attributes import RETRY_OF
 from speechtrain.sweep.study.ledger import Ledger
-from speechtrain.sweep.study.results import RESULTS, experiment_yaml, short
+from speechtrain.sweep.study.results import RESULTS, experiment_yaml, short_text
 from speechtrain.sweep.study.study import Study
-
-if TYPE_CHECKING:
-    from speechtrain.sweep.plan import Options, Plan
-
 
 _STYLES = {"COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
 _WORDS = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
 
 
 class Reporter:
-    """Lines while a sweep runs, files at its end."""
+    """Prints lines while a sweep runs, and writes files at its end.
 
-    def __init__(self, study: Study, plan: Plan, composer: Composer, folder: Path, *, workers: int, options: Options) -> None:
+    Args:
+        study: of the sweep.
+        plan: of the sweep.
+        composer: composes the best config.
+        workers: jobs that may run at a time.
+        options: `hydra.sweeper`.
+    """
+
+    def __init__(self, study: Study, plan: SweepPlan, composer: Composer, *, workers: int, options: SweeperOptions) -> None:
         self.study = study
         self.plan = plan
         self.composer = composer
-        self.folder = folder
+        self.folder = plan.folder
         self.workers = workers
         self.options = options
         self._shown: set[int] = set()
@@ -51,7 +60,7 @@ class Reporter:
     # --- while it runs ----------------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Name the study and say what is done of it."""
+        """Print the study's name and what earlier commands have done of it."""
         goal = ", ".join(f"{d} {m}" for m, d in zip(self.plan.objectives or ["the result"], self.plan.directions, strict=False))
         count = self.plan.n_trials
         kind = f"a grid of {count}, each point once" if self.plan.grid else f"{count} trials"
@@ -60,11 +69,11 @@ class Reporter:
         done = [trial for trial in self.study.trials() if trial.state.is_finished()]
         self._shown = {trial.number for trial in done}
         if done:
-            settled = len(self.study.ledger().done)
-            console.print(f"      {settled} of {self.plan.n_trials} were done before; going on", markup=False)
+            count = len(self.study.ledger().done)
+            console.print(f"      {count} of {self.plan.n_trials} were done before; going on", markup=False)
 
     def show(self, ledger: Ledger, *, busy: int) -> None:
-        """A line for each trial that ended since."""
+        """Print a line for each trial that has ended since the last call."""
         ended = [trial for trial in self.study.trials(fresh=False) if trial.state.is_finished() and trial.number not in self._shown]
         for trial in sorted(ended, key=lambda item: item.datetime_complete.timestamp() if item.datetime_complete else 0):
             self._shown.add(trial.number)
@@ -82,7 +91,7 @@ class Reporter:
             parts.append(f"best {self._value(0, best[0].values[0])} #{best[0].number}")
         elif best:
             parts.append(f"{len(best)} on the front")
-        parts.append(escape(short(trial.params)))
+        parts.append(escape(short_text(trial.params)))
         if state == "FAIL":
             parts.append(f"[red]{escape(str(trial.user_attrs.get('reason', 'unknown')).splitlines()[0][:160])}[/]")
         if (retried := trial.system_attrs.get(RETRY_OF)) is not None:
@@ -91,13 +100,13 @@ class Reporter:
         return "  ".join(parts)
 
     def _values(self, trial: FrozenTrial) -> list[str]:
-        """A trial's values for people; what a pruned one reported last is a metric of its own."""
+        """Return a trial's values as text; what a pruned one reported last may be another metric."""
         if trial.state is TrialState.PRUNED and self.options.report is not None:
             return [f"{self.options.report} {format_metric(self.options.report, value)}" for value in trial.values or []]
         return [self._value(index, value) for index, value in enumerate(trial.values or [])]
 
     def _value(self, index: int, value: float) -> str:
-        """A value of an objective: rates as per cent."""
+        """Return a value of an objective as text, rates as per cent."""
         metric = self.plan.objectives[index] if self.plan.objectives else ""
         return format_metric(metric, value)
 
@@ -109,27 +118,27 @@ class Reporter:
         return f", {_duration(seconds)} left"
 
     def interrupted(self) -> None:
-        """Say that nothing is lost."""
+        """Print that nothing is lost."""
         console.print("interrupted; what ran goes back in the queue, and the same command goes on", style="yellow")
 
     # --- at the end -------------------------------------------------------------------------------------------------------------------
 
     def best(self) -> list[FrozenTrial]:
-        """The best trial, or the front of several objectives; only such as break no constraint."""
-        fine = [
+        """Return the best trial, or the front of several objectives, of those that keep all constraints."""
+        valid = [
             trial
             for trial in self.study.trials(fresh=False)
             if trial.state is TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
         ]
         signs = [1 if direction == "minimize" else -1 for direction in self.plan.directions]
         if len(signs) == 1:
-            finite = [trial for trial in fine if trial.values and math.isfinite(trial.values[0])]
+            finite = [trial for trial in valid if trial.values and math.isfinite(trial.values[0])]
             return [min(finite, key=lambda trial: signs[0] * trial.values[0])] if finite else []
-        costs = {trial.number: [sign * value for sign, value in zip(signs, trial.values, strict=True)] for trial in fine}
-        return [trial for trial in fine if not any(_dominates(costs[other.number], costs[trial.number]) for other in fine)]
+        costs = {trial.number: [sign * value for sign, value in zip(signs, trial.values, strict=True)] for trial in valid}
+        return [trial for trial in valid if not any(_dominates(costs[other.number], costs[trial.number]) for other in valid)]
 
     def end(self) -> float | None:
-        """Write and show the results; returns the best objective.
+        """Write and print the results, and return the best objective; None if there is none yet and trials are left.
 
         Raises:
             RunError: no trial was completed.
@@ -153,7 +162,7 @@ class Reporter:
             values = ", ".join(
                 f"{metric} {value}" for metric, value in zip(self.plan.objectives or ["result"], self._values(trial), strict=False)
             )
-            console.print(f"best  #{trial.number}  {values}  {short(trial.params)}", markup=False)
+            console.print(f"best  #{trial.number}  {values}  {short_text(trial.params)}", markup=False)
         for line in self._by_seed(trials):
             console.print(line, markup=False)
         self._write_best_config(best[0])
@@ -162,14 +171,14 @@ class Reporter:
         return float(best[0].values[0])
 
     def _write_results(self, best: Sequence[FrozenTrial]) -> None:
-        found: dict[str, Any] = {"name": "optuna", "study_name": self.study.name}
+        results: dict[str, Any] = {"name": "optuna", "study_name": self.study.name}
         if len(self.plan.directions) == 1:
-            found |= {"best_params": dict(best[0].params), "best_value": best[0].values[0]}
+            results |= {"best_params": dict(best[0].params), "best_value": best[0].values[0]}
         else:
-            found["solutions"] = [{"params": dict(trial.params), "values": list(trial.values)} for trial in best]
-        found["best_trial"] = best[0].number
-        found["best_overrides"] = self._overrides(best[0])
-        write_text(self.folder / RESULTS, yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
+            results["solutions"] = [{"params": dict(trial.params), "values": list(trial.values)} for trial in best]
+        results["best_trial"] = best[0].number
+        results["best_overrides"] = self._overrides(best[0])
+        write_text(self.folder / RESULTS, yaml.safe_dump(results, sort_keys=False, allow_unicode=True))
 
     def _overrides(self, trial: FrozenTrial) -> list[str]:
         assignment: Assignment = dict(trial.params)
@@ -183,20 +192,20 @@ class Reporter:
         writer.writerow(["trial", "state", *metrics, "seconds", *names, "reason"])
         for trial in trials:
             values = list(trial.values or [None] * len(metrics))
-            took = trial.duration.total_seconds() if trial.duration is not None else None
+            seconds = trial.duration.total_seconds() if trial.duration is not None else None
             params = [trial.params.get(name) for name in names]
-            writer.writerow([trial.number, trial.state.name, *values, took, *params, trial.user_attrs.get("reason", "")])
+            writer.writerow([trial.number, trial.state.name, *values, seconds, *params, trial.user_attrs.get("reason", "")])
         write_text(self.folder / "trials.csv", buffer.getvalue())
 
     def _by_seed(self, trials: Sequence[FrozenTrial]) -> list[str]:
-        """Mean and deviation of each config whose seed was swept."""
+        """Return a line with mean and deviation for each config that was trained with several seeds."""
         if "seed" not in {parameter.path for parameter in self.plan.space.all_parameters()} or len(self.plan.directions) > 1:
             return []
         groups: dict[str, list[float]] = {}
         for trial in trials:
             if trial.state is TrialState.COMPLETE and trial.values:
                 rest = {name: value for name, value in trial.params.items() if name != "seed"}
-                groups.setdefault(short(rest), []).append(trial.values[0])
+                groups.setdefault(short_text(rest), []).append(trial.values[0])
         metric = (self.plan.objectives or ["result"])[0]
         lines = []
         for name, values in sorted(groups.items(), key=lambda item: statistics.fmean(item[1])):
@@ -206,15 +215,15 @@ class Reporter:
         return lines
 
     def _write_best_config(self, trial: FrozenTrial) -> None:
-        """The best config as an experiment file, and the command that runs it."""
+        """Write the best config as an experiment file, and print the command that runs it."""
         if self.options.check is None:  # another program, whose config has no experiments
             return
         cfg = self.composer.compose(self._overrides(trial))
         path = self.folder / "experiment" / "best.yaml"
-        shown = self.folder if self.folder.is_absolute() else Path(shlex.quote(str(self.folder)))
-        command = f"python -m speechtrain --config-dir {shown} experiment=best"
+        folder = self.folder if self.folder.is_absolute() else Path(shlex.quote(str(self.folder)))
+        command = f"python -m speechtrain --config-dir {folder} experiment=best"
         values = ", ".join(self._values(trial))
-        head = f"# @package _global_\n# Trial {trial.number} of {self.study.name}: {values}  {short(trial.params)}\n#\n#   {command}\n"
+        head = f"# @package _global_\n# Trial {trial.number} of {self.study.name}: {values}  {short_text(trial.params)}\n#\n#   {command}\n"
         write_text(path, head + experiment_yaml(cfg))
         console.print(f"      {path}\n      {command}", style="bold", markup=False)
 

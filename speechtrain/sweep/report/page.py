@@ -1,4 +1,4 @@
-"""The report of a sweep as a page: Optuna's plots, a table of all trials, what it cost."""
+"""Makes the report of a sweep, an HTML page with Optuna's plots, a table of all trials and the cost. `recorder.py` asks for it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from optuna.trial import TrialState
 
 from speechtrain.files import write_text
 from speechtrain.report.pages import render
-from speechtrain.sweep.study.cost import costs, table
+from speechtrain.sweep.study.cost import total_cost, trial_table
 from speechtrain.sweep.study.storage import open_storage
 
-_MOST_SLICES = 12
+_MAX_SLICES = 12
 
 
 def sweep_page(study: optuna.Study, objectives: Sequence[str]) -> str:
-    """The page; a plot that cannot be drawn from these trials is left out."""
+    """Return the page; plots that cannot be drawn from these trials are left out."""
     from plotly.offline import get_plotlyjs
 
     trials = study.get_trials(deepcopy=False)
@@ -29,11 +29,11 @@ def sweep_page(study: optuna.Study, objectives: Sequence[str]) -> str:
         "sweep.html.j2",
         title=f"Sweep {study.study_name}",
         goal=", ".join(f"{direction.name.lower()} {name}" for name, direction in zip(objectives, study.directions, strict=False)),
-        cost=costs(trials),
+        cost=total_cost(trials),
         running=sum(not trial.state.is_finished() for trial in trials),
         best=[{"number": trial.number, "values": list(trial.values), "params": dict(trial.params)} for trial in best[:10]],
         objectives=list(objectives),
-        table=table(trials, objectives),
+        table=trial_table(trials, objectives),
         plots=list(_plots(study, objectives)),
         plotly=get_plotlyjs(),
         made=f"{datetime.now(tz=UTC):%Y-%m-%d %H:%M} UTC",
@@ -41,7 +41,7 @@ def sweep_page(study: optuna.Study, objectives: Sequence[str]) -> str:
 
 
 def _plots(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(title, element) of each plot that can be drawn."""
+    """Yield (title, HTML element) of each plot that can be drawn."""
     import optuna.visualization as draw
 
     single = len(study.directions) == 1
@@ -53,7 +53,7 @@ def _plots(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[str
             ("Intermediate values", lambda: draw.plot_intermediate_values(study)),
             ("Importance", lambda: draw.plot_param_importances(study, target_name=name)),
             ("Parallel coordinates", lambda: draw.plot_parallel_coordinate(study, target_name=name)),
-            ("Slices", lambda: draw.plot_slice(study, params=_swept(study)[:_MOST_SLICES], target_name=name)),
+            ("Slices", lambda: draw.plot_slice(study, params=_swept(study)[:_MAX_SLICES], target_name=name)),
             ("Rank", lambda: draw.plot_rank(study, params=_swept(study)[:4], target_name=name)),
         ]
     elif len(study.directions) <= 3:
@@ -83,7 +83,7 @@ def _swept(study: optuna.Study) -> list[str]:
 
 
 def write_page(path: Path, storage: str, study_name: str, objectives: Sequence[str]) -> None:
-    """Write the page of a study, which is read from its storage."""
+    """Write the page of a study, which is read from the storage of a URL."""
     warnings.simplefilter("ignore")
     study = optuna.load_study(study_name=study_name, storage=open_storage(storage))
     write_text(path, sweep_page(study, objectives))

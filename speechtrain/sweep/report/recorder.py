@@ -1,4 +1,7 @@
-"""The sweep's own run in the trackers: its trials stand under it, and it holds the report, the best config and what it all cost."""
+"""Records the sweep's own run in the trackers: the parent of its trials' runs, with the report, the best config and the cost.
+
+What a person sees in the terminal is in `console.py`, the report itself in `page.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from speechtrain.config.build import build
+from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import RunError, UserError, without_passwords
 from speechtrain.processes.fresh import FreshCall
-from speechtrain.sweep.study.cost import costs, table
+from speechtrain.sweep.study.cost import total_cost, trial_table
 from speechtrain.sweep.study.storage import exclusively
 from speechtrain.sweep.study.study import describe
 from speechtrain.tracking import provenance
@@ -30,26 +34,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUN = "speechtrain:run"
-"""User attribute of a study: the name by which its run is found."""
+"""User attribute of a study: the unique id by which every sweeper finds the run."""
 REPORT = "sweep_report.html"
-_EVERY = 60.0
-"""Seconds between reports while a sweep runs; longer where a report takes long to make."""
+REPORT_SECONDS = 60.0
+"""Time between reports while a sweep runs; longer where a report takes long to make."""
 
 
-class SweepNotebook:
-    """What a sweep writes down, for every tracker whose runs can stand under others.
+class SweepRecorder:
+    """Keeps a run of the sweep in every tracker that can nest runs.
 
     Args:
         cfg: the config that all trials share.
         study: of the sweep.
-        objectives: metrics; empty: what the program returns.
-        folder: of the sweep.
-        settings: of the sweeper, to be written down.
+        objectives: names of the metrics; empty: what the program returns.
+        folder: of the sweep, absolute.
+        settings: parameters of the run (`settings_of`).
         overrides: as typed.
+
+    Attributes:
+        parents: ids of the sweep's runs, by tracker.
     """
 
     def __init__(
-        self, cfg: DictConfig, study: Study, objectives: Sequence[str], folder: Path, settings: Mapping[str, Any], overrides: Sequence[str]
+        self,
+        cfg: DictConfig,
+        study: Study,
+        objectives: Sequence[str],
+        folder: Path,
+        settings: Mapping[str, object],
+        overrides: Sequence[str],
     ) -> None:
         self.study = study
         self.objectives = list(objectives) or ["value"]
@@ -57,35 +70,35 @@ class SweepNotebook:
         self.settings = settings
         self.overrides = overrides
         self.parents: dict[str, str] = {}
-        self._test = kind_of_test(cfg)
+        self._test_run = kind_of_test(cfg)
         self._wants_page = cfg.report.enabled is not False
-        self._kinds = dict((cfg.get("tracking") or {}).items())
+        self._tracking = dict((cfg.get("tracking") or {}).items())
         self._trackers: dict[str, Tracker] = {}
         self._page: FreshCall[None] | None = None
-        self._page_began = 0.0
+        self._page_started = 0.0
         self._next_page = 0.0
-        self._reported = -1
-        self._told = -1
+        self._done_in_page = -1
+        self._done_in_metrics = -1
 
     def open(self) -> None:
-        """Open the run, or find that of the study again.
+        """Open the sweep's run, or reopen the one that the study has.
 
         Raises:
             UserError: a tracker cannot be reached.
         """
         from speechtrain.tracking.base import RunInfo
 
-        trackers = {name: build("tracking", node) for name, node in self._kinds.items()}
+        trackers = {name: build("tracking", node) for name, node in self._tracking.items()}
         self._trackers = {name: tracker for name, tracker in trackers.items() if tracker.nests}
         if not self._trackers:
             return
         tags = provenance.run_tags(["-m", *self.overrides]) | {"speechtrain.kind": "sweep", "speechtrain.study": self.study.name}
-        tags |= {"speechtrain.test_run": self._test} if self._test else {}
+        tags |= {"speechtrain.test_run": self._test_run} if self._test_run else {}
         texts = {
             "overrides.txt": without_passwords("\n".join(self.overrides)),
             "space.json": json.dumps(describe(self.study.space), indent=2, ensure_ascii=False),
         }
-        with exclusively(self.study.url, self.study.storage, self.study.name):  # sweepers that share a study share its run
+        with exclusively(self.study.url, self.study.name):  # sweepers that share a study share its run
             info = RunInfo(self.study.name, self.folder.absolute(), self.settings, tags, texts, uid=self._uid())
             for tracker in self._trackers.values():
                 tracker.start(info)
@@ -93,37 +106,37 @@ class SweepNotebook:
                 run_id = tracker.opened()
                 if run_id is not None:
                     self.parents[name] = run_id
-        self._next_page = time.monotonic() + _EVERY
+        self._next_page = time.monotonic() + REPORT_SECONDS
 
     def _uid(self) -> str:
-        """A name that everybody who works on the study finds."""
-        known = self.study.storage.get_study_user_attrs(self.study.id).get(RUN)
-        if known is None:
-            known = uuid.uuid4().hex
-            self.study.storage.set_study_user_attr(self.study.id, RUN, known)
-        return str(known)
+        """Return the unique id of the run, which the study stores for all sweepers that share it."""
+        uid = self.study.storage.get_study_user_attrs(self.study.id).get(RUN)
+        if uid is None:
+            uid = uuid.uuid4().hex
+            self.study.storage.set_study_user_attr(self.study.id, RUN, uid)
+        return str(uid)
 
     def update(self, trials: Sequence[FrozenTrial], best: Sequence[FrozenTrial]) -> None:
-        """While the sweep runs: counts after each trial, and a report now and then, made by a process of its own."""
+        """Log counts and cost after each trial, and now and then a report, which another process makes meanwhile."""
         if not self._trackers:
             return
         done = sum(trial.state.is_finished() for trial in trials)
-        if done != self._told and done:
-            self._told = done
+        if done != self._done_in_metrics and done:
+            self._done_in_metrics = done
             self._log_metrics(trials, best, done)
         now = time.monotonic()
         if self._page is not None and not self._page.is_running():
-            self._next_page = now + max(_EVERY, 20 * (now - self._page_began))
+            self._next_page = now + max(REPORT_SECONDS, 20 * (now - self._page_started))
             self._finish_page(self._page)
             self._page = None
-        if self._wants_page and self._page is None and done != self._reported and now >= self._next_page:
-            self._reported, self._page_began = done, now
+        if self._wants_page and self._page is None and done != self._done_in_page and now >= self._next_page:
+            self._done_in_page, self._page_started = done, now
             self._page = self._start_page()
 
     def _log_metrics(self, trials: Sequence[FrozenTrial], best: Sequence[FrozenTrial], done: int) -> None:
-        found = costs(trials)
-        metrics = {f"trials/{state}": float(count) for state, count in found.counts.items()}
-        metrics |= {"cost/cpu_h": found.cpu_hours, "cost/audio_h": found.audio_hours, "cost/saved_by_pruning_h": found.saved_hours}
+        cost = total_cost(trials)
+        metrics = {f"trials/{state}": float(count) for state, count in cost.counts.items()}
+        metrics |= {"cost/cpu_h": cost.cpu_hours, "cost/audio_h": cost.audio_hours, "cost/saved_by_pruning_h": cost.saved_hours}
         if len(self.objectives) == 1 and best and best[0].values:
             metrics[f"best/{self.objectives[0]}"] = float(best[0].values[0])
         for tracker in self._trackers.values():
@@ -145,11 +158,11 @@ class SweepNotebook:
         for tracker in self._trackers.values():
             for path in paths:
                 if path.is_file():
-                    inside = path.parent.relative_to(self.folder).as_posix()
-                    tracker.log_file(path, "" if inside == "." else inside)
+                    subfolder = path.parent.relative_to(self.folder).as_posix()
+                    tracker.log_file(path, "" if subfolder == "." else subfolder)
 
     def close(self, status: Status, trials: Sequence[FrozenTrial], best: Sequence[FrozenTrial], error: BaseException | None = None) -> None:
-        """The last report, the best config and all trials; then the run is closed, truthfully."""
+        """Log the last report, the best config and all trials, and close the run with the status that the sweep had."""
         if not self._trackers:
             return
         try:
@@ -158,14 +171,14 @@ class SweepNotebook:
             if any(trial.state.is_finished() for trial in trials):
                 self._log_metrics(trials, best, sum(trial.state.is_finished() for trial in trials))
                 for tracker in self._trackers.values():
-                    tracker.log_table("trials", table(trials, self.objectives))
+                    tracker.log_table("trials", trial_table(trials, self.objectives))
                     if best:
                         tracker.set_tag("best_trial", str(best[0].number))
                 if self._wants_page:
                     self._finish_page(self._start_page(), timeout=300)
                 self._log_files([self.folder / name for name in ("trials.csv", "optimization_results.yaml", "experiment/best.yaml")])
-        except OSError as problem:
-            log.warning("the sweep's report could not be written: %s", problem)
+        except OSError as failure:
+            log.warning("the sweep's report could not be written: %s", failure)
         finally:
             for tracker in self._trackers.values():
                 if error is not None and isinstance(error, (UserError, RunError)):
@@ -173,15 +186,15 @@ class SweepNotebook:
                 tracker.finish(status)
 
 
-def _write_page(path: Path, *study: Any) -> None:
+def _write_page(path: Path, storage: str, study_name: str, objectives: Sequence[str]) -> None:
     """Write the page in a fresh process: this one would keep the 4 seconds of imports and the memory."""
     from speechtrain.sweep.report.page import write_page
 
-    write_page(path, *study)
+    write_page(path, storage, study_name, objectives)
 
 
-def settings_of(options: Any, space: Mapping[str, Any]) -> dict[str, Any]:
-    """The sweeper's own config and the space, as parameters of the run."""
-    values = OmegaConf.to_container(OmegaConf.create({key: value for key, value in vars(options).items() if key != "check"}))
-    assert isinstance(values, dict)
-    return {"sweeper": {str(key): value for key, value in values.items()}, "space": dict(space)}
+def settings_of(options: SweeperOptions, study_name: str, space: Mapping[str, object]) -> dict[str, object]:
+    """Return the sweeper's options and the space as parameters of the run."""
+    left_out = ("check", "_target_", "_recursive_")
+    values = {key: value for key, value in vars(options).items() if key not in left_out}
+    return {"sweeper": values | {"study_name": study_name}, "space": dict(space)}

@@ -1,1 +1,1 @@
-"""What a sweep searches: the space, its overrides, and the check of it before the first trial."""
+"""What a sweep searches, how its overrides are read and written, and how a space is checked before the first trial."""

@@ -1,4 +1,4 @@
-"""Composing the jobs of a sweep: what all of them share is composed once.
+"""Composes the configs of a sweep's jobs, and what several of them share only once.
 
 Hydra composes each job from its files, 50 to 100 ms of one core. Jobs differ in values far more often than in the options of groups,
 so each combination of options is composed once, by Hydra, and values are set on a copy by Hydra's own code, in its order.
@@ -16,13 +16,13 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from speechtrain.config import internals
+from speechtrain.config.internals import apply_overrides, is_group, override_dirname
 from speechtrain.sweep.space.overrides import parser
 
 
 @cache
 def parsed(text: str) -> Override:
-    """An override; Hydra's parser takes a millisecond."""
+    """Parse an override; the result is kept, for Hydra's parser takes a millisecond."""
     return parser.parse_override(text)
 
 
@@ -30,7 +30,8 @@ class Composer:
     """Composes configs as `ConfigLoader.load_sweep_config` does.
 
     Args:
-        loader, config: Hydra's, of the sweep.
+        loader: Hydra's loader of the sweep.
+        config: config of the sweep.
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
@@ -40,16 +41,16 @@ class Composer:
         self._bases: dict[tuple[str, ...], DictConfig] = {}
 
     def is_group(self, path: str) -> bool:
-        """Whether a key chooses a config file."""
+        """Return whether a key chooses an option of a config group."""
         if path not in self._groups:
-            self._groups[path] = internals.is_group(self._loader, path)
+            self._groups[path] = is_group(self._loader, path)
         return self._groups[path]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config of a job, Hydra's own part included; the caller's to change.
+        """Return the config of a job with Hydra's own part; the caller may change it.
 
         Raises:
-            HydraException, OmegaConfBaseException: what Hydra raises.
+            HydraException, OmegaConfBaseException: the overrides do not compose.
         """
         items = [parsed(text) for text in overrides]
         values = [item for item in items if self._is_value(item)]
@@ -58,15 +59,15 @@ class Composer:
             self._bases[shape] = self._loader.load_sweep_config(self._config, list(shape))
         cfg = copy.deepcopy(self._bases[shape])
         try:
-            internals.apply_overrides(values, cfg)
+            apply_overrides(values, cfg)
         except OmegaConfBaseException as error:
             raise ConfigCompositionException from error
         task = [item for item in items if not item.is_hydra_override()]
         with read_write(cfg.hydra), open_dict(cfg.hydra):
             cfg.hydra.overrides.task = [item.input_line for item in task]
-            cfg.hydra.job.override_dirname = internals.override_dirname(task, cfg)
+            cfg.hydra.job.override_dirname = override_dirname(task, cfg)
         return cfg
 
     def _is_value(self, item: Override) -> bool:
-        """Whether an override sets a value, and does not change which files there are."""
+        """Return whether an override sets a value, and does not change which files are composed."""
         return not (item.is_hydra_override() or item.is_delete() or item.package is not None or self.is_group(item.key_or_group))

@@ -1,4 +1,4 @@
-"""Values as Hydra override text, so that what was swept is what a job composes."""
+"""Writes values as override text that Hydra reads back unchanged, so that a job composes exactly what the study proposed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ parser = OverridesParser.create()
 
 
 def override_text(value: Any) -> str:
-    """The text that Hydra's grammar reads back as `value` (None, bool, number, string, list or dictionary of these).
+    """Return the text that Hydra's grammar reads back as `value` (None, bool, number, string, list or dictionary of these).
 
     Raises:
         ValueError: Hydra's grammar has no way to write it.

@@ -1,4 +1,4 @@
-"""Before anything starts: the type of every swept key, and whether what will be composed composes and is valid."""
+"""Checks a space against the config it is about: the type of every swept key, and whether what trials will compose is valid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, IntegerNode, OmegaConf, open_dict
+from omegaconf import DictConfig, FloatNode, IntegerNode, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.errors import ConfigError, Problem
@@ -16,16 +16,16 @@ from speechtrain.sweep.space.overrides import override_text
 from speechtrain.sweep.space.space import Assignment, Choice, Parameter, Range, Scalar, Space
 
 SAMPLES = 100
-"""Combinations that are checked of a space too large, or infinite, to check whole."""
+"""Random combinations that are checked of a space that is infinite, or too large to check all of it."""
 WHOLE = 500
-"""Points up to which a finite space is checked whole."""
+"""Size up to which every point of a finite space is checked."""
 
 Check = Callable[[DictConfig], list[Problem]]
-"""All problems of a composed config."""
+"""A function that lists all problems of a composed config."""
 
 
 def own_value(cfg: DictConfig, path: str, *, group: bool) -> tuple[bool, Any]:
-    """(whether it is there, value) of a key in a composed config: the option for a group."""
+    """Return (whether a key exists, its value) in a composed config; for a group, the chosen option."""
     if group:
         choices = cfg.hydra.runtime.choices
         return (path in choices, choices.get(path))
@@ -40,7 +40,7 @@ def own_value(cfg: DictConfig, path: str, *, group: bool) -> tuple[bool, Any]:
 
 
 def is_whole(cfg: DictConfig, path: str) -> bool | None:
-    """Whether a key holds a whole number; None where that is not known."""
+    """Return whether a key takes whole numbers only, by its type or, where it has none, by its value; None where neither says so."""
     parent, _, key = path.rpartition(".")
     try:
         holder = OmegaConf.select(cfg, parent) if parent else cfg
@@ -48,34 +48,34 @@ def is_whole(cfg: DictConfig, path: str) -> bool | None:
         return None
     if not isinstance(holder, DictConfig) or key not in holder:
         return None
-    node = holder._get_node(key)
-    if isinstance(node, IntegerNode):
-        return True
-    value = getattr(node, "_value", lambda: None)()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    node = dict(holder.items_ex(resolve=False))[key]
+    if isinstance(node, (IntegerNode, FloatNode)):
+        return isinstance(node, IntegerNode)
+    if OmegaConf.is_missing(holder, key) or OmegaConf.is_interpolation(holder, key):
         return None
-    return isinstance(value, int) and not type(node).__name__.startswith("Float")
+    value = holder[key]
+    return isinstance(value, int) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def types_of(composer: Composer, space: Space, cfg: DictConfig) -> dict[str, bool]:
-    """Of the ranges whose key's type is known, whether it is a whole number; keys of a group are looked up in its swept options."""
+    """Return for each swept range whether its key takes whole numbers, if that is known; keys of a group are read in its swept options."""
     wanted = {p.path for p in space.all_parameters() if isinstance(p.domain, Range) and not p.domain.whole}
-    found = {path: whole for path in wanted if (whole := is_whole(cfg, path)) is not None}
+    types = {path: whole for path in wanted if (whole := is_whole(cfg, path)) is not None}
     groups = [p for p in space.all_parameters() if composer.is_group(p.path) and isinstance(p.domain, Choice)]
     for group in groups:
         for text in group.domain.texts if isinstance(group.domain, Choice) else ():
-            if wanted <= set(found):
-                return found
+            if wanted <= set(types):
+                return types
             try:
                 option = composer.compose([*space.fixed, f"{group.key}={text}"])
             except (HydraException, OmegaConfBaseException):
-                continue  # told when the whole space is checked
-            found |= {path: whole for path in wanted - set(found) if (whole := is_whole(option, path)) is not None}
-    return found
+                continue  # reported when the whole space is checked
+            types |= {path: whole for path in wanted - set(types) if (whole := is_whole(option, path)) is not None}
+    return types
 
 
 def label_of(parameter: Parameter, value: Any) -> tuple[bool, Scalar]:
-    """(whether it is among the parameter's values, its label) of a plain value."""
+    """Return (whether a value is one of the parameter's, its label in the study)."""
     domain = parameter.domain
     if isinstance(domain, Range):
         return (True, domain.number(value)) if value in domain else (False, None)
@@ -92,26 +92,30 @@ def label_of(parameter: Parameter, value: Any) -> tuple[bool, Scalar]:
 
 
 def settled_values(composer: Composer, space: Space, cfg: DictConfig) -> dict[str, str]:
-    """Values of the keys that branches ask about and nothing sweeps."""
+    """Return, as override text, the values of the keys that branches depend on and nothing sweeps.
+
+    Raises:
+        ConfigError: such a key does not exist.
+    """
     swept = {parameter.path for parameter in space.all_parameters()}
-    found = {}
+    values = {}
     for path in {key for branch in space.branches for key in branch.conditions} - swept:
         present, value = own_value(cfg, path, group=composer.is_group(path))
         if not present:
             raise ConfigError(
                 [Problem(f"hydra.sweeper.when: if {path}", "there is no such key or group", "name a key as on the command line")]
             )
-        found[path] = override_text(value)
-    return found
+        values[path] = override_text(value)
+    return values
 
 
 def first_value(parameter: Parameter) -> Scalar:
-    """The first of a choice, the lowest of a range."""
+    """Return the first label of a choice, or the lowest number of a range."""
     return parameter.domain.labels[0] if isinstance(parameter.domain, Choice) else parameter.domain.low
 
 
 def own_point(composer: Composer, space: Space, cfg: DictConfig) -> Assignment:
-    """The config's own values of the swept keys, as far as they are among those that are swept."""
+    """Return the config's own values of the swept keys, as far as they belong to the space."""
     assignment: Assignment = {}
     complete: Assignment = {}
     for parameter in space.active(complete):
@@ -124,7 +128,7 @@ def own_point(composer: Composer, space: Space, cfg: DictConfig) -> Assignment:
 
 
 def combinations(space: Space) -> Iterator[Assignment]:
-    """What is checked: every point of a small space; else each value in turn, the ends of ranges, and a sample of the rest."""
+    """Yield what is checked: every point of a small space; else each value in turn, the ends of ranges, and a sample of the rest."""
     size = space.size(WHOLE)
     if size is not None:
         yield from space.points()
@@ -160,13 +164,13 @@ def _completed(space: Space, wanted: Mapping[str, Scalar]) -> Assignment:
 
 
 def check_space(composer: Composer, space: Space, check: Check, explain: Callable[[Sequence[str], Exception], ConfigError]) -> None:
-    """Compose and check what a sweep will run.
+    """Compose and check the jobs that a sweep may run.
 
     Args:
-        composer: of the sweep's jobs.
-        space: what they will be.
+        composer: composes the sweep's jobs.
+        space: what is searched.
         check: lists the problems of a composed config.
-        explain: all problems of overrides that do not compose.
+        explain: turns overrides that do not compose, and the error, into an error that lists all problems.
 
     Raises:
         ConfigError: with every problem, each with the values that lead to it.
@@ -181,8 +185,7 @@ def check_space(composer: Composer, space: Space, check: Check, explain: Callabl
             raise explain(overrides, error) from error
         with open_dict(cfg):
             del cfg["hydra"]
-        found = check(cfg)
-        for problem in found:
+        for problem in check(cfg):
             message = f"{problem.message}, with {' '.join(texts)}" if len(texts) > 1 else problem.message
             problems.setdefault((problem.path, problem.message), Problem(problem.path, message, problem.fix))
         if len(problems) >= 20:

@@ -1,6 +1,7 @@
-"""What is searched: parameters read from override text, conditional branches, and how an assignment becomes overrides again.
+"""The space of a sweep: parameters read from override text, conditional branches, and how an assignment becomes overrides again.
 
-Nothing here imports Optuna, so that a mistake is told before it is loaded.
+Optuna is not imported here, so that a mistake is reported before it is loaded. Names of studies depend on the names of these classes and of
+their fields (`study_name_of` in `plan.py`).
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from speechtrain.sweep.space.overrides import override_text, parser
 
 Scalar = None | bool | int | float | str
 Assignment = dict[str, Scalar]
-"""Label or number of each active parameter, by name."""
+"""Label or number of each active parameter, by the parameter's name."""
 
 MANY = 100_000
-"""Points of a finite space above which it is searched, not enumerated."""
+"""Number of points above which a finite space is searched and not enumerated."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A list of values.
+    """A list of values to choose from.
 
     Attributes:
         texts: each value as override text.
@@ -43,17 +44,20 @@ class Choice:
         return len(self.labels)
 
     def text(self, label: Scalar) -> str:
-        """Override text of a label."""
+        """Return the override text of a label."""
         return self.texts[self.labels.index(label)]
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two bounds, both included.
+    """Numbers between two bounds, both of which belong to it.
 
     Attributes:
-        step: distance of neighbours; None: any number between, or 1 for whole numbers of an interval.
-        whole: whether only whole numbers are meant.
+        low: the lower bound.
+        high: the upper bound.
+        step: distance between neighbours; None: any number, or 1 for whole numbers of an interval.
+        log: whether it is searched logarithmically.
+        whole: whether only whole numbers belong to it.
         enumerable: whether it was written as a list of numbers (`range`) and not as an interval to search.
     """
 
@@ -65,12 +69,12 @@ class Range:
     enumerable: bool = False
 
     def text(self, value: Scalar) -> str:
-        """Override text of a number in it."""
+        """Return the override text of a number of the range."""
         assert isinstance(value, (int, float))
         return override_text(self.number(value))
 
     def number(self, value: float) -> int | float:
-        """A number in it, as whole as the range."""
+        """Return a number of the range as int or float, as the range says."""
         return round(value) if self.whole else float(value)
 
     def __contains__(self, value: object) -> bool:
@@ -85,7 +89,7 @@ class Range:
         return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 
     def values(self) -> list[Scalar]:
-        """Every number of a range with a step."""
+        """Return every number of the range, with a step of 1 if it has none."""
         step = self.step or 1
         exact = [Decimal(repr(self.low)) + index * Decimal(repr(step)) for index in range(len(self))]
         return [int(number) if self.whole else float(number) for number in exact]
@@ -100,7 +104,8 @@ class Parameter:
 
     Attributes:
         key: as in an override, with the `+` or `++` it may start with.
-        condition: tells apart parameters of the same key in several branches that have other values in each.
+        domain: its values.
+        condition: distinguishes parameters of the same key in several branches that have other values in each.
     """
 
     key: str
@@ -109,16 +114,16 @@ class Parameter:
 
     @property
     def path(self) -> str:
-        """Dotted path or group."""
+        """Return the dotted path of the key, or the name of the group."""
         return self.key.lstrip("+")
 
     @property
     def name(self) -> str:
-        """What the study calls it."""
+        """Return the name of the parameter in the study."""
         return f"{self.path} [{self.condition}]" if self.condition else self.path
 
     def text(self, value: Scalar) -> str:
-        """The override that sets it."""
+        """Return the override that sets the parameter to a value."""
         return f"{self.key}={self.domain.text(value)}"
 
 
@@ -135,7 +140,10 @@ class Space:
     """Everything a sweep varies, and the overrides that all its jobs share.
 
     Attributes:
-        settled: values as override text of keys that a branch asks about and no parameter sets.
+        parameters: those that every assignment has.
+        fixed: overrides of all jobs.
+        branches: parameters that only some assignments have.
+        settled: values, as override text, of keys that a branch depends on and no parameter sets.
     """
 
     parameters: tuple[Parameter, ...]
@@ -144,11 +152,11 @@ class Space:
     settled: Mapping[str, str] = field(default_factory=dict)
 
     def all_parameters(self) -> list[Parameter]:
-        """Of the trunk and of every branch."""
+        """Return the parameters that every assignment has, then those of each branch."""
         return [*self.parameters, *(parameter for branch in self.branches for parameter in branch.parameters)]
 
     def active(self, assignment: Mapping[str, Scalar]) -> Iterator[Parameter]:
-        """The parameters that exist; each is asked for before its value is needed, so `assignment` may be filled meanwhile."""
+        """Yield the parameters that exist in an assignment, which the caller may fill meanwhile: each comes before its value is needed."""
         texts = dict(self.settled)
         for parameter in self.parameters:
             yield parameter
@@ -160,20 +168,20 @@ class Space:
                     texts[parameter.path] = parameter.domain.text(assignment[parameter.name])
 
     def overrides(self, assignment: Mapping[str, Scalar]) -> list[str]:
-        """The command line of an assignment."""
+        """Return the command line of a job for an assignment."""
         own = [parameter.text(assignment[parameter.name]) for parameter in self.active(assignment)]
         return [*self.fixed, *own]
 
     def is_finite(self) -> bool:
-        """Whether every parameter is a list of values."""
+        """Return whether every parameter is a list of values."""
         return all(isinstance(p.domain, Choice) or p.domain.enumerable for p in self.all_parameters())
 
     def points(self) -> Iterator[Assignment]:
-        """Every assignment of a finite space once; the first key varies slowest, as in Hydra's own sweeps."""
+        """Yield every assignment of a finite space once; the first key varies slowest, as in Hydra's own sweeps."""
         yield from self._grow({})
 
     def _grow(self, assignment: Assignment) -> Iterator[Assignment]:
-        """Give values to the first active parameter that has none, and so on."""
+        """Yield the complete assignments that begin with a partial one."""
         missing = next((parameter for parameter in self.active(assignment) if parameter.name not in assignment), None)
         if missing is None:
             yield assignment
@@ -182,7 +190,7 @@ class Space:
             yield from self._grow(assignment | {missing.name: value})
 
     def size(self, limit: int = MANY) -> int | None:
-        """How many points a finite space has; None: infinitely many, or more than `limit`."""
+        """Return the number of points; None if there are infinitely many, or more than `limit`."""
         if not self.is_finite() or math.prod(len(parameter.domain) for parameter in self.parameters) > limit:
             return None
         if any(len(parameter.domain) > limit for parameter in self.all_parameters()):
@@ -196,10 +204,10 @@ def _values(domain: Domain) -> Sequence[Scalar]:
 
 
 def parse_parameter(override: Override) -> Parameter | None:
-    """The parameter that an override sweeps; None if it sets one value.
+    """Return the parameter that an override sweeps; None if it sets one value.
 
     Raises:
-        ConfigError: it sweeps in a way that cannot be searched.
+        ConfigError: what it sweeps cannot be searched.
     """
     if not override.is_sweep_override():
         return None
@@ -257,10 +265,10 @@ def _range(sweep: RangeSweep) -> Range:
 
 
 def choice_of(values: Sequence[Any]) -> Choice:
-    """A choice of values as Hydra's parser, or YAML, gives them; repeated ones count once.
+    """Make a choice of values as Hydra's parser, or YAML, gives them; repeated ones count once.
 
     Raises:
-        ValueError: there is none, or one that cannot be written on a command line.
+        ValueError: there are no values, or one cannot be written on a command line.
     """
     texts: dict[str, Any] = {}
     for value in values:
@@ -273,7 +281,7 @@ def choice_of(values: Sequence[Any]) -> Choice:
         raise ValueError("there is nothing to choose from")
     labels = [value if value is None or isinstance(value, (bool, int, float, str)) else text for text, value in texts.items()]
     if any(a == b for a, b in itertools.combinations(labels, 2)) or any(isinstance(item, float) and math.isnan(item) for item in labels):
-        labels = list(texts)  # true and 1, or a list beside the same text: told apart by how they are written
+        labels = list(texts)  # true and 1, or a list beside the same text: distinguished by how they are written
     return Choice(tuple(texts), tuple(labels))
 
 
@@ -288,7 +296,7 @@ def _unquoted(value: Any) -> Any:
 
 
 def parse_space(arguments: Sequence[str], params: Mapping[str, Any], when: Sequence[Mapping[str, Any]] = ()) -> Space:
-    """A space from the command line and from `hydra.sweeper.params` and `when`; the command line wins.
+    """Read a space from the command line and from `hydra.sweeper.params` and `when`; the command line wins.
 
     Args:
         arguments: overrides as typed, swept or not.
@@ -304,29 +312,29 @@ def parse_space(arguments: Sequence[str], params: Mapping[str, Any], when: Seque
     readers = [partial(_read, str(key), value) for key, value in params.items()]
     for read in [*readers, *(partial(_read_text, text) for text in arguments)]:
         try:
-            name, found = read()
+            name, entry = read()
         except ConfigError as error:
             problems += error.problems
             continue
         swept.pop(name, None)
         fixed.pop(name, None)
-        if isinstance(found, Parameter):
-            swept[name] = found
+        if isinstance(entry, Parameter):
+            swept[name] = entry
         else:
-            fixed[name] = found
+            fixed[name] = entry
     branches = []
-    for entry in when:
+    for branch in when:
         try:
-            branches.append(_branch(entry, set(swept) | set(fixed)))
+            branches.append(_branch(branch, set(swept) | set(fixed)))
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return Space(tuple(swept.values()), tuple(fixed.values()), _told_apart(branches))
+    return Space(tuple(swept.values()), tuple(fixed.values()), _with_distinct_names(branches))
 
 
-def _told_apart(branches: Sequence[Branch]) -> tuple[Branch, ...]:
-    """Parameters of one key that differ between branches get the branch's condition into their names."""
+def _with_distinct_names(branches: Sequence[Branch]) -> tuple[Branch, ...]:
+    """Add the branch's condition to the names of parameters whose values differ between branches."""
     domains: dict[str, set[Domain]] = {}
     for parameter in (item for branch in branches for item in branch.parameters):
         domains.setdefault(parameter.path, set()).add(parameter.domain)
@@ -340,7 +348,7 @@ def _told_apart(branches: Sequence[Branch]) -> tuple[Branch, ...]:
     return tuple(replace(branch, parameters=tuple(named(branch, item) for item in branch.parameters)) for branch in branches)
 
 
-def _branch(entry: Mapping[str, Any], taken: set[str]) -> Branch:
+def _branch(entry: Mapping[str, Any], overridden: set[str]) -> Branch:
     if set(entry) != {"if", "params"} or not entry["if"] or not entry["params"]:
         example = "for example - {if: {model: conformer}, params: {model.kernel_size: 'choice(7,15,31)'}}"
         raise ConfigError([Problem("hydra.sweeper.when", f"each entry has `if` and `params`, received {sorted(map(str, entry))}", example)])
@@ -348,7 +356,7 @@ def _branch(entry: Mapping[str, Any], taken: set[str]) -> Branch:
         str(key): tuple(override_text(item) for item in (value if isinstance(value, (list, tuple)) else [value]))
         for key, value in entry["if"].items()
     }
-    inner = parse_space([], {key: value for key, value in entry["params"].items() if str(key).lstrip("+") not in taken})
+    inner = parse_space([], {key: value for key, value in entry["params"].items() if str(key).lstrip("+") not in overridden})
     if inner.fixed:
         key = inner.fixed[0].partition("=")[0]
         raise ConfigError([Problem(f"hydra.sweeper.when.{key}", f"'{inner.fixed[0]}' is a single value", _EXAMPLE)])
@@ -356,7 +364,7 @@ def _branch(entry: Mapping[str, Any], taken: set[str]) -> Branch:
 
 
 def _read(key: str, value: Any) -> tuple[str, Parameter | str]:
-    """(name, parameter or override) of an entry in YAML."""
+    """Read an entry of YAML as (name, parameter or override)."""
     if isinstance(value, str):
         return _read_text(f"{key}={value}")
     try:
@@ -368,7 +376,7 @@ def _read(key: str, value: Any) -> tuple[str, Parameter | str]:
 
 
 def _read_text(text: str) -> tuple[str, Parameter | str]:
-    """(name, parameter or override) of an override as typed."""
+    """Read an override as typed, as (name, parameter or override)."""
     try:
         override = parser.parse_override(text)
     except HydraException:
@@ -378,31 +386,31 @@ def _read_text(text: str) -> tuple[str, Parameter | str]:
 
 
 def typed(space: Space, is_whole: Mapping[str, bool]) -> Space:
-    """Intervals over keys that hold whole numbers become whole, however they were written: `interval(1,256)` of an int key.
+    """Make intervals whole where their keys take whole numbers, however they were written: `interval(1,256)` of an int key.
 
     Args:
         space: as written.
-        is_whole: of the keys whose type is known, whether it is a whole number.
+        is_whole: whether a key takes whole numbers, for the keys whose type is known.
 
     Raises:
         ConfigError: a bound of such an interval is not whole.
     """
     problems = []
 
-    def turn(parameter: Parameter) -> Parameter:
+    def made_whole(parameter: Parameter) -> Parameter:
         domain = parameter.domain
         if not isinstance(domain, Range) or domain.whole or not is_whole.get(parameter.path, False):
             return parameter
         numbers = [domain.low, domain.high, *([domain.step] if domain.step else [])]
         if any(number != round(number) for number in numbers):
-            shown = ", ".join(f"{number:g}" for number in numbers)
-            problems.append(Problem(parameter.path, f"takes whole numbers, the range has {shown}", "write whole bounds"))
+            texts = ", ".join(f"{number:g}" for number in numbers)
+            problems.append(Problem(parameter.path, f"takes whole numbers, the range has {texts}", "write whole bounds"))
             return parameter
         step = int(domain.step) if domain.step else None
         return replace(parameter, domain=replace(domain, low=int(domain.low), high=int(domain.high), step=step, whole=True))
 
-    parameters = tuple(map(turn, space.parameters))
-    branches = tuple(replace(branch, parameters=tuple(map(turn, branch.parameters))) for branch in space.branches)
+    parameters = tuple(map(made_whole, space.parameters))
+    branches = tuple(replace(branch, parameters=tuple(map(made_whole, branch.parameters))) for branch in space.branches)
     if problems:
         raise ConfigError(problems)
     return replace(space, parameters=parameters, branches=branches)

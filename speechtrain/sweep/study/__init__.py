@@ -1,1 +1,1 @@
-"""What a study has stored: trials, their attributes, results and cost."""
+"""What a study has stored, and how it is planned, claimed, read and summed up. Optuna's part of the sweeper."""

@@ -1,4 +1,7 @@
-"""What the sweeper stores with a trial or a study, and how a trial is ended in the storage."""
+"""Names under which the sweeper stores facts with a trial or a study, and the functions that finish a trial in the storage.
+
+Stored names never change: studies of earlier versions are continued. How a job's outcome becomes a stored state is in `trial/handle.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,51 +16,48 @@ from optuna.trial import FrozenTrial, TrialState
 from speechtrain.sweep.study.ledger import State
 
 RETRY_OF, OWNER, JOB, BEAT, FAILURE = (f"speechtrain:{name}" for name in ("retry_of", "owner", "job", "beat", "failure"))
-"""System attributes of a trial: the failed trial it repeats, the sweeper that took it, the process that works on it, its heartbeat, and
-how its failure counts."""
+"""System attributes of a trial: number of the failed trial it repeats, sweeper process that claimed it, process that runs it, time of its
+last heartbeat, and how its failure counts."""
 
 SPACE = "speechtrain:space"
-"""User attribute of a study: the space it searches."""
-
-
-FIXED = "fixed_params"
-"""Optuna's own system attribute for values that a sampler is not asked for."""
+"""User attribute of a study: description of each parameter of the space it searches."""
 
 
 @dataclass(frozen=True)
 class TrialEntry:
-    """An Optuna trial as the ledger reads it."""
+    """Presents an Optuna trial as the entry that the ledger reads."""
 
     trial: FrozenTrial
 
     @property
     def number(self) -> int:
-        """Of the trial."""
+        """Return the trial's number in its study."""
         return self.trial.number
 
     @property
     def state(self) -> State:
-        """Its state."""
+        """Return the trial's state in the ledger's terms."""
         return State[self.trial.state.name]
 
     @property
     def retry_of(self) -> int | None:
-        """The failed trial that it repeats."""
-        found = self.trial.system_attrs.get(RETRY_OF)
-        return None if found is None else int(found)
+        """Return the number of the failed trial that this one repeats."""
+        number = self.trial.system_attrs.get(RETRY_OF)
+        return None if number is None else int(number)
 
     @property
     def charged(self) -> bool:
-        """Whether its failure counts."""
+        """Return whether its failure counts towards the retries."""
         return bool(self.trial.system_attrs.get(FAILURE, {}).get("charged", True))
 
     @property
     def final(self) -> bool:
-        """Whether it would fail again."""
+        """Return whether the same values would fail again."""
         return bool(self.trial.system_attrs.get(FAILURE, {}).get("final", False))
 
 
-def _settle(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
+def finish(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+    """Set the final state of a trial; return False if it was finished before."""
     try:
         storage.set_trial_state_values(trial_id, state=state, values=None if values is None else [float(value) for value in values])
     except UpdateFinishedTrialError:
@@ -66,32 +66,40 @@ def _settle(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequ
 
 
 def complete(storage: BaseStorage, trial_id: int, values: Sequence[float]) -> bool:
-    """Record a result; False if the trial was settled before.
+    """Record the values of the objectives; return False if the trial was finished before.
 
     Raises:
-        ValueError: a value is not a number.
+        ValueError: a value is NaN.
     """
     if any(math.isnan(float(value)) for value in values):
         raise ValueError("the objective is NaN")
-    return _settle(storage, trial_id, TrialState.COMPLETE, values)
+    return finish(storage, trial_id, TrialState.COMPLETE, values)
 
 
 def prune(storage: BaseStorage, trial_id: int, reason: str) -> bool:
-    """Record that a trial was pruned, with its last report as value, as Optuna does."""
+    """Record that a trial was pruned, with the last value it reported as its own, as Optuna does."""
     trial = storage.get_trial(trial_id)
     last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
     values = [last] if last is not None and not math.isnan(last) else None
     if not trial.state.is_finished():
         storage.set_trial_user_attr(trial_id, "reason", reason)
-    return _settle(storage, trial_id, TrialState.PRUNED, values)
+    return finish(storage, trial_id, TrialState.PRUNED, values)
 
 
 def fail(storage: BaseStorage, trial_id: int, reason: str, *, charged: bool = True, final: bool = False) -> bool:
-    """Record a failure with its reason; False if the trial was settled before."""
+    """Record a failure with its reason; return False if the trial was finished before.
+
+    Args:
+        storage: of the study.
+        trial_id: id of the trial in the storage.
+        reason: what went wrong; shown in reports.
+        charged: whether the failure counts towards `retries`.
+        final: whether the same values would fail again, so that they are not retried.
+    """
     try:
         storage.set_trial_user_attr(trial_id, "reason", reason[:2000])
         if not charged or final:
             storage.set_trial_system_attr(trial_id, FAILURE, {"charged": charged, "final": final})
     except UpdateFinishedTrialError:
         return False
-    return _settle(storage, trial_id, TrialState.FAIL, None)
+    return finish(storage, trial_id, TrialState.FAIL)

@@ -1,4 +1,4 @@
-"""What the trials of a sweep have cost, and what ending some of them early has saved."""
+"""What the trials of a sweep have cost, what pruning has saved, and a table of all trials for reports."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 COST = "cost"
-"""User attribute of a trial: CPU seconds, seconds of audio, epochs that it ran and was to run."""
-_WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+"""User attribute of a trial: CPU seconds, seconds of audio trained on, epochs that it ran and epochs it was to run."""
+_STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of all trials.
+class SweepCost:
+    """Sums over the finished trials of a sweep.
 
     Attributes:
-        counts: trials that are complete, pruned, failed.
-        wall_hours: summed over trials.
-        cpu_hours: of the processes that ran them.
-        audio_hours: that were trained on, each time an utterance was seen.
-        saved_hours: that the pruned trials would have gone on, at the pace they had.
+        counts: number of trials that are complete, pruned and failed.
+        wall_hours: time from start to end, summed over trials.
+        cpu_hours: CPU time of the processes that ran them.
+        audio_hours: audio trained on; an utterance counts in each epoch.
+        saved_hours: time that the pruned trials would have taken for their other epochs, at the pace of those they ran.
     """
 
     counts: dict[str, int]
@@ -32,27 +32,27 @@ class Cost:
     saved_hours: float
 
 
-def costs(trials: Sequence[FrozenTrial]) -> Cost:
-    """Of the finished trials."""
-    counts = dict.fromkeys(_WORDS.values(), 0)
+def total_cost(trials: Sequence[FrozenTrial]) -> SweepCost:
+    """Sum the cost of the trials that are finished."""
+    counts = dict.fromkeys(_STATE_NAMES.values(), 0)
     wall = cpu = audio = saved = 0.0
     for trial in trials:
         if not trial.state.is_finished():
             continue
-        counts[_WORDS[trial.state]] += 1
-        took = trial.duration.total_seconds() if trial.duration is not None else 0.0
-        spent: dict[str, Any] = trial.user_attrs.get(COST, {})
-        wall += took
-        cpu += float(spent.get("cpu_s", 0.0))
-        audio += float(spent.get("audio_s", 0.0))
-        ran, planned = float(spent.get("epochs", 0)), float(spent.get("planned_epochs", 0))
+        counts[_STATE_NAMES[trial.state]] += 1
+        seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
+        cost: dict[str, Any] = trial.user_attrs.get(COST, {})
+        wall += seconds
+        cpu += float(cost.get("cpu_s", 0.0))
+        audio += float(cost.get("audio_s", 0.0))
+        ran, planned = float(cost.get("epochs", 0)), float(cost.get("planned_epochs", 0))
         if trial.state is TrialState.PRUNED and 0 < ran < planned:
-            saved += took * (planned - ran) / ran
-    return Cost(counts, wall / 3600, cpu / 3600, audio / 3600, saved / 3600)
+            saved += seconds * (planned - ran) / ran
+    return SweepCost(counts, wall / 3600, cpu / 3600, audio / 3600, saved / 3600)
 
 
-def table(trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> dict[str, list[Any]]:
-    """A row a trial, by columns."""
+def trial_table(trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> dict[str, list[Any]]:
+    """Return one row for each trial, as a list for each column."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     columns: dict[str, list[Any]] = {name: [] for name in ("trial", "state", *objectives, "seconds", *names, "reason", "run")}
     for trial in trials:

@@ -1,4 +1,4 @@
-"""Samplers and pruners from their config nodes."""
+"""Builds Optuna's samplers and pruners from `hydra.sweeper.sampler` and `hydra.sweeper.pruner`."""
 
 from __future__ import annotations
 
@@ -6,128 +6,131 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 
-_PRUNERS = {
-    "median": "optuna.pruners.MedianPruner",
-    "percentile": "optuna.pruners.PercentilePruner",
-    "asha": "optuna.pruners.SuccessiveHalvingPruner",
-    "hyperband": "optuna.pruners.HyperbandPruner",
-    "threshold": "optuna.pruners.ThresholdPruner",
+Kind = Literal["sampler", "pruner"]
+
+_SHORT_NAMES: dict[Kind, dict[str, str]] = {
+    "pruner": {
+        "median": "optuna.pruners.MedianPruner",
+        "percentile": "optuna.pruners.PercentilePruner",
+        "asha": "optuna.pruners.SuccessiveHalvingPruner",
+        "hyperband": "optuna.pruners.HyperbandPruner",
+        "threshold": "optuna.pruners.ThresholdPruner",
+    },
+    "sampler": {
+        "tpe": "optuna.samplers.TPESampler",
+        "random": "optuna.samplers.RandomSampler",
+        "cmaes": "optuna.samplers.CmaEsSampler",
+        "nsgaii": "optuna.samplers.NSGAIISampler",
+        "nsgaiii": "optuna.samplers.NSGAIIISampler",
+        "gp": "optuna.samplers.GPSampler",
+        "qmc": "optuna.samplers.QMCSampler",
+        "grid": "optuna.samplers.GridSampler",
+    },
 }
-"""Short names, for `hydra.sweeper.pruner=median`."""
+"""Classes by the names of the files in conf/, for `hydra.sweeper.pruner=median`."""
 
-_SAMPLERS = {
-    "tpe": "optuna.samplers.TPESampler",
-    "random": "optuna.samplers.RandomSampler",
-    "cmaes": "optuna.samplers.CmaEsSampler",
-    "nsgaii": "optuna.samplers.NSGAIISampler",
-    "nsgaiii": "optuna.samplers.NSGAIIISampler",
-    "gp": "optuna.samplers.GPSampler",
-    "qmc": "optuna.samplers.QMCSampler",
-    "grid": "grid",
-}
-
-_ONE_SEED = ("QMCSampler",)
-"""Samplers whose points belong to one sequence, so that every trial must be asked of the same one."""
+_GRIDS = (optuna.samplers.GridSampler.__name__, optuna.samplers.BruteForceSampler.__name__)
+_ONE_SEQUENCE = (optuna.samplers.QMCSampler.__name__,)
+"""Samplers whose points belong to one sequence, so that all trials must use the same seed."""
 
 
-def node_of(given: Any, kind: str) -> dict[str, Any] | None:
-    """A config node from a short name, a node or null.
+def node_of(value: Any, kind: Kind) -> dict[str, Any] | None:
+    """Return the config node with a `_target_` that a short name, a class path, a node or null stands for.
 
     Raises:
-        ConfigError: there is no such name.
+        ConfigError: the short name is unknown.
     """
-    short = _PRUNERS if kind == "pruner" else _SAMPLERS
-    if given is None or given in ("none", "null"):
+    short_names = _SHORT_NAMES[kind]
+    if value is None or value in ("none", "null"):
         return None
-    if isinstance(given, str):
-        if given not in short and "." not in given:
-            raise ConfigError([Problem(f"hydra.sweeper.{kind}", f"there is no '{given}'", did_you_mean(given, sorted([*short, "none"])))])
-        return {"_target_": short.get(given, given)}
-    return {str(key): value for key, value in given.items()} if given.get("_target_") else None
+    if isinstance(value, str):
+        if value not in short_names and "." not in value:
+            fix = did_you_mean(value, sorted([*short_names, "none"]))
+            raise ConfigError([Problem(f"hydra.sweeper.{kind}", f"there is no '{value}'", fix)])
+        return {"_target_": short_names.get(value, value)}
+    return {str(key): item for key, item in value.items()} if value.get("_target_") else None
 
 
 def is_grid(node: Mapping[str, Any] | None) -> bool:
-    """Whether every point is asked for, once."""
-    return node is not None and str(node["_target_"]).rpartition(".")[2] in ("grid", "GridSampler", "BruteForceSampler")
+    """Return whether a sampler's node asks for each point of the space once."""
+    return node is not None and str(node["_target_"]).rpartition(".")[2] in _GRIDS
 
 
 def make_pruner(node: Mapping[str, Any] | None) -> optuna.pruners.BasePruner:
-    """The pruner of a node; one that never prunes for None.
+    """Build the pruner of a node; for None one that never prunes.
 
     Raises:
-        ConfigError: its target or an argument does not exist.
+        ConfigError: its class or one of its arguments does not exist.
     """
     if node is None:
         return optuna.pruners.NopPruner()
-    values = dict(node)
-    if isinstance(values.get("wrapped_pruner"), Mapping):
-        values["wrapped_pruner"] = make_pruner(values["wrapped_pruner"])
-    pruner: optuna.pruners.BasePruner = _call("pruner", values)
+    arguments = dict(node)
+    if isinstance(arguments.get("wrapped_pruner"), Mapping):
+        arguments["wrapped_pruner"] = make_pruner(arguments["wrapped_pruner"])
+    pruner: optuna.pruners.BasePruner = _build("pruner", arguments)
     return pruner
 
 
 def sampler_factory(node: Mapping[str, Any] | None, *, conditional: bool) -> Callable[[int], optuna.samplers.BaseSampler]:
-    """A sampler for each trial number, seeded by the config's seed and the number.
+    """Return a function that builds the sampler of a trial from the trial's number, seeded by that and the config's seed.
 
     Args:
-        node: of the sampler; None: random draws.
-        conditional: whether parameters differ from trial to trial, which TPE should know.
+        node: of the sampler; None, or a grid, whose points are enqueued: random draws.
+        conditional: whether parameters differ from trial to trial, which TPE has to know.
 
     Raises:
-        ConfigError: the target or an argument does not exist.
+        ConfigError: the class or one of its arguments does not exist.
     """
-    values = dict(node or {"_target_": _SAMPLERS["random"]})
-    if is_grid(values):
-        values = {"_target_": _SAMPLERS["random"]}
-    seed = values.get("seed") or 0
-    target = str(values["_target_"])
-    takes = _parameters("sampler", target)
-    if "group" in takes and conditional and values.get("group") is None:
-        values["group"] = True
-        values["multivariate"] = True
-    values = {key: value for key, value in values.items() if value is not None}
+    arguments: dict[str, Any] = {"_target_": _SHORT_NAMES["sampler"]["random"]} if node is None or is_grid(node) else dict(node)
+    seed = arguments.get("seed") or 0
+    target = str(arguments["_target_"])
+    accepted = _accepted_arguments("sampler", target)
+    if "group" in accepted and conditional and arguments.get("group") is None:
+        arguments["group"] = True
+        arguments["multivariate"] = True
+    arguments = {key: value for key, value in arguments.items() if value is not None}
 
     def make(number: int) -> optuna.samplers.BaseSampler:
-        seeded = dict(values)
-        if "seed" in takes:
-            seeded["seed"] = seed if target.endswith(_ONE_SEED) else (seed * 1_000_003 + number) % 2**31
-        sampler: optuna.samplers.BaseSampler = _call("sampler", seeded)
+        seeded = dict(arguments)
+        if "seed" in accepted:
+            seeded["seed"] = seed if target.endswith(_ONE_SEQUENCE) else (seed * 1_000_003 + number) % 2**31
+        sampler: optuna.samplers.BaseSampler = _build("sampler", seeded)
         return sampler
 
     make(0)
     return make
 
 
-def _target(kind: str, target: str) -> Any:
+def _class_of(kind: Kind, target: str) -> Any:
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        known = sorted(_PRUNERS if kind == "pruner" else _SAMPLERS)
-        raise ConfigError([Problem(f"hydra.sweeper.{kind}._target_", f"there is no '{target}'", f"one of {', '.join(known)}")]) from None
+        fix = f"one of {', '.join(sorted(_SHORT_NAMES[kind]))}"
+        raise ConfigError([Problem(f"hydra.sweeper.{kind}._target_", f"there is no '{target}'", fix)]) from None
 
 
-def _parameters(kind: str, target: str) -> set[str]:
-    return set(inspect.signature(_target(kind, target)).parameters)
+def _accepted_arguments(kind: Kind, target: str) -> set[str]:
+    return set(inspect.signature(_class_of(kind, target)).parameters)
 
 
-def _call(kind: str, node: Mapping[str, Any]) -> Any:
+def _build(kind: Kind, node: Mapping[str, Any]) -> Any:
     target = str(node["_target_"])
-    given = {key: value for key, value in node.items() if not key.startswith("_")}
-    takes = _parameters(kind, target)
-    unknown = [key for key in given if key not in takes]
-    if unknown:
-        key = unknown[0]
-        raise ConfigError([Problem(f"hydra.sweeper.{kind}.{key}", f"{target} takes no argument '{key}'", did_you_mean(key, sorted(takes)))])
+    arguments = {key: value for key, value in node.items() if not key.startswith("_")}
+    accepted = _accepted_arguments(kind, target)
+    unknown = next((key for key in arguments if key not in accepted), None)
+    if unknown is not None:
+        fix = did_you_mean(unknown, sorted(accepted))
+        raise ConfigError([Problem(f"hydra.sweeper.{kind}.{unknown}", f"{target} takes no argument '{unknown}'", fix)])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return _target(kind, target)(**given)
+            return _class_of(kind, target)(**arguments)
     except (ValueError, TypeError) as error:
         raise ConfigError([Problem(f"hydra.sweeper.{kind}", f"{target}: {error}", "")]) from error

@@ -1,4 +1,4 @@
-"""Where a study lives: a journal file by default, or what a URL names."""
+"""Opens the storage of a study, a journal file by default or what a URL names, and lets one process at a time plan its trials."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import filelock
@@ -16,18 +17,18 @@ import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 
 from speechtrain.errors import ConfigError, Problem, without_passwords
+from speechtrain.sweep.study.internals import JournalLock
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 
-_WRITTEN = "journal:///FILE.journal, sqlite:///FILE.db, postgresql+psycopg://USER@HOST/DATABASE or grpc://HOST:PORT"
+_URL_FORMS = "journal:///FILE.journal, sqlite:///FILE.db, postgresql+psycopg://USER@HOST/DATABASE or grpc://HOST:PORT"
 
 
-class KernelLock(BaseJournalFileLock):
-    """A lock on a journal that ends with its process, and mends a line that a killed process left half written.
+class KernelLock(JournalLock):
+    """Locks a journal for as long as its process lives, and removes a line that a killed process left half written.
 
     Optuna's own lock files outlive a killed process by 30 s, and what is appended to half a line makes the file unreadable.
     """
@@ -37,7 +38,7 @@ class KernelLock(BaseJournalFileLock):
         self._lock = filelock.FileLock(f"{path}.lock")
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
+        """Wait until the lock is free, take it and repair the journal's end; always returns True."""
         self._lock.acquire()
         with contextlib.suppress(FileNotFoundError), self._path.open("rb+") as file:
             size = file.seek(0, os.SEEK_END)
@@ -46,19 +47,19 @@ class KernelLock(BaseJournalFileLock):
         return True
 
     def release(self) -> None:
-        """Let go."""
+        """Give the lock back to other processes."""
         self._lock.release()
 
 
-def _end_of_last_line(file: Any, size: int) -> int:
-    position = size
-    while position > 0:
-        begin = max(0, position - 4096)
+def _end_of_last_line(file: BinaryIO, size: int) -> int:
+    end = size
+    while end > 0:
+        begin = max(0, end - 4096)
         file.seek(begin)
-        found = file.read(position - begin).rfind(b"\n")
-        if found >= 0:
-            return int(begin + found + 1)
-        position = begin
+        newline = file.read(end - begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        end = begin
     return 0
 
 
@@ -66,10 +67,10 @@ _opened: dict[tuple[str, int], BaseStorage] = {}
 
 
 def open_storage(url: str) -> BaseStorage:
-    """The storage of a URL; opened once a process.
+    """Return the storage of a URL, which each process opens once.
 
     Raises:
-        ConfigError: there is no such kind of storage, its driver is not installed, or it cannot be reached.
+        ConfigError: the kind of storage is unknown, its driver is not installed, or it cannot be reached.
     """
     key = (url, os.getpid())
     if key not in _opened:
@@ -95,11 +96,11 @@ def _open(url: str) -> BaseStorage:
         raise _unusable(url, str(error), "pip install 'speechtrain[postgresql]' or 'speechtrain[grpc]'") from error
     except Exception as error:  # each database has errors of its own
         reason = next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__)
-        raise _unusable(url, reason, f"write {_WRITTEN}") from error
+        raise _unusable(url, reason, f"write {_URL_FORMS}") from error
 
 
 def _open_database(url: str) -> BaseStorage:
-    """A database whose tables another process may be making at this moment."""
+    """Open a database, waiting a moment if another process is just creating its tables."""
     for wait in (0.2, 0.5, 1.0, 2.0):
         try:
             return optuna.storages.get_storage(url)
@@ -113,7 +114,7 @@ def _open_database(url: str) -> BaseStorage:
 def _open_sqlite(url: str) -> BaseStorage:
     path = Path(url.partition("///")[2].partition("?")[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):  # tables are made by one process
+    with filelock.FileLock(f"{path}.lock"):  # one process creates the tables
         storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
     return optuna.storages.get_storage(storage)
 
@@ -122,22 +123,33 @@ def _unusable(url: str, reason: str, fix: str) -> ConfigError:
     return ConfigError([Problem("hydra.sweeper.storage", f"{without_passwords(url)} cannot be used: {reason[:300]}", fix)])
 
 
-def storage_url(given: str | None, folder: Path) -> str:
-    """The storage that a config asks for; relative files are made absolute, as jobs may run elsewhere."""
-    if given is None:
+def storage_url(configured: str | None, folder: Path) -> str:
+    """Return the URL of the storage that a config asks for; files become absolute, for jobs may run in other folders.
+
+    Args:
+        configured: `hydra.sweeper.storage`; None: a journal in the sweep's folder.
+        folder: of the sweep.
+    """
+    if configured is None:
         return f"journal:///{folder.absolute() / 'study.journal'}"
     for scheme in ("journal", "sqlite"):
         head = f"{scheme}:///"
-        if given.startswith(head) and not given.startswith(f"{head}/") and ":memory:" not in given:
-            return f"{head}{Path(given.removeprefix(head)).absolute()}"
-    if "://" not in given and given.endswith((".journal", ".log")):
-        return f"journal:///{Path(given).absolute()}"
-    return given
+        if configured.startswith(head) and not configured.startswith(f"{head}/") and ":memory:" not in configured:
+            return f"{head}{Path(configured.removeprefix(head)).absolute()}"
+    if "://" not in configured and configured.endswith((".journal", ".log")):
+        return f"journal:///{Path(configured).absolute()}"
+    return configured
+
+
+@cache
+def _engine(url: str) -> sqlalchemy.Engine:
+    """Connections of our own for locks, beside those that Optuna keeps to itself."""
+    return sqlalchemy.create_engine(url)
 
 
 @contextlib.contextmanager
-def exclusively(url: str, storage: BaseStorage, study: str) -> Iterator[bool]:
-    """Only one process at a time adds trials to the plan of a study; gives False where the storage has no lock to offer.
+def exclusively(url: str, study: str) -> Iterator[bool]:
+    """Let one process at a time change the plan of a study; yields False where the storage has no lock to offer.
 
     Without one (a gRPC proxy) two sweepers may plan a trial too many between them; the ledger never runs it.
     """
@@ -147,9 +159,8 @@ def exclusively(url: str, storage: BaseStorage, study: str) -> Iterator[bool]:
         with filelock.FileLock(f"{path}.plan.lock"):
             yield True
         return
-    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
-    if engine is not None and engine.dialect.name == "postgresql":
-        with engine.connect() as connection:
+    if parts.scheme.startswith("postgres"):
+        with _engine(url).connect() as connection:
             connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": f"speechtrain/{study}"})
             try:
                 yield True

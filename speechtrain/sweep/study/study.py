@@ -1,4 +1,8 @@
-"""The study: planning trials, taking them one at a time, and finding those whose process died. Safe for several sweepers at once."""
+"""A sweeper's view of its study: it plans trials, claims them one at a time, and fails those whose process died.
+
+Safe for several sweepers at once. `ledger.py` decides what is to be done, this module does it in the storage; what happens to a trial while
+its job runs is in `trial/handle.py`.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +25,19 @@ from speechtrain.config.targets import Direction
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.space.space import Assignment, Choice, Domain, Scalar, Space
-from speechtrain.sweep.study.attributes import BEAT, FAILURE, FIXED, JOB, OWNER, RETRY_OF, SPACE, TrialEntry, _settle, fail
+from speechtrain.sweep.study.attributes import BEAT, FAILURE, JOB, OWNER, RETRY_OF, SPACE, TrialEntry, fail, finish
+from speechtrain.sweep.study.internals import FIXED_PARAMS, id_of
 from speechtrain.sweep.study.ledger import Ledger, Slot, read_ledger
 from speechtrain.sweep.study.storage import exclusively
 
 log = logging.getLogger(__name__)
 
-_UNCLAIMED = 10.0
-"""Seconds after which a trial that was taken by nobody known counts as lost; to write the name down takes milliseconds."""
+_OWNER_SECONDS = 10.0
+"""Seconds after which a running trial without an owner counts as lost; a sweeper writes its name into a trial within milliseconds."""
 
 
 def distribution(domain: Domain) -> BaseDistribution:
-    """A domain in Optuna's terms."""
+    """Return a domain as Optuna's distribution."""
     if isinstance(domain, Choice):
         return CategoricalDistribution(domain.labels)
     if domain.whole:
@@ -42,8 +47,15 @@ def distribution(domain: Domain) -> BaseDistribution:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A trial that this sweeper has to run."""
+class ClaimedTrial:
+    """A trial that this sweeper has set running and has to start a job for.
+
+    Attributes:
+        id: of the trial in its storage.
+        number: of the trial in its study.
+        assignment: value of each active parameter.
+        retry_of: number of the failed trial that it repeats.
+    """
 
     id: int
     number: int
@@ -52,21 +64,25 @@ class Taken:
 
 
 class Study:
-    """One study, shared with whoever else opens it.
+    """Plans and claims the trials of one study, which other sweepers may share.
 
     Args:
-        url, storage: where it lives.
+        url: of the storage.
+        storage: the opened storage.
         name: of the study.
-        directions: one an objective.
+        directions: direction of each objective.
         space: what is searched.
-        make_sampler: sampler for a trial number; a new one a trial, so that what it proposes follows from the number and the history,
-            whichever process asks.
-        pruner: that the jobs use as well.
-        first: assignments, whole or in part, of the first slots, in order.
+        make_sampler: builds the sampler of a trial number; a new one for each trial, so that what it proposes follows from the number and
+            the history, whichever process asks.
+        pruner: the pruner that the jobs use; samplers may ask for it.
+        first: assignments of the first slots in order, complete or in part.
         n_trials: slots of the study in total.
-        retries: failures of a slot that are tried again.
-        ahead: trials that are planned before they are taken.
-        patience: seconds without heartbeat after which a trial of another machine counts as dead.
+        retries: charged failures of a slot that are tried again.
+        ahead: trials that are planned before they are claimed.
+        patience: seconds without a heartbeat after which a trial of another machine counts as dead.
+
+    Raises:
+        ConfigError: the study exists and searches another space, or in other directions.
     """
 
     def __init__(
@@ -97,13 +113,12 @@ class Study:
         self.retries = retries
         self.ahead = ahead
         self._by_creation = url.startswith("grpc:")
-        self.mine: set[int] = set()
+        self.claimed_ids: set[int] = set()
         self._trials: list[FrozenTrial] = []
         self._watch = Watch(patience)
-        self._unclaimed = Watch(_UNCLAIMED)
+        self._ownerless = Watch(_OWNER_SECONDS)
         self._distributions = {parameter.name: distribution(parameter.domain) for parameter in space.all_parameters()}
         self.id = self._open()
-        self._study = optuna.load_study(study_name=name, storage=storage, sampler=make_sampler(0), pruner=pruner)
 
     def _open(self) -> int:
         directions = [StudyDirection[direction.upper()] for direction in self.directions]
@@ -117,17 +132,17 @@ class Study:
         return study_id
 
     def _check_same(self, study_id: int, directions: list[StudyDirection], described: dict[str, Any]) -> None:
-        """Refuse to go on with a study of something else.
+        """Refuse to continue a study that searches something else.
 
         Raises:
-            ConfigError: what differs.
+            ConfigError: names each parameter and direction that differs.
         """
         fix = "give another hydra.sweeper.study_name, or sweep as before"
         problems = []
-        known = self.storage.get_study_directions(study_id)
-        if known != directions:
-            shown = ", ".join(item.name.lower() for item in known)
-            problems.append(Problem("hydra.sweeper.direction", f"the study '{self.name}' has {shown}", fix))
+        stored = self.storage.get_study_directions(study_id)
+        if stored != directions:
+            names = ", ".join(item.name.lower() for item in stored)
+            problems.append(Problem("hydra.sweeper.direction", f"the study '{self.name}' has {names}", fix))
         before = self.storage.get_study_user_attrs(study_id).get(SPACE, described)
         for key in sorted(set(before) | set(described)):
             if before.get(key) != described.get(key):
@@ -139,160 +154,171 @@ class Study:
     # --- reading ----------------------------------------------------------------------------------------------------------------------
 
     def trials(self, *, fresh: bool = True) -> list[FrozenTrial]:
-        """All of them, not to be changed; as last read unless `fresh`."""
+        """Return all trials, which must not be changed; those read last time unless `fresh`."""
         if fresh:
             self._trials = self.storage.get_all_trials(self.id, deepcopy=False)
         return self._trials
 
     def ledger(self) -> Ledger:
-        """What is done, runs, waits."""
+        """Read the study's trials into a ledger."""
         entries = [TrialEntry(trial) for trial in self.trials() if not trial.system_attrs.get(FAILURE, {}).get("surplus")]
         return read_ledger(entries, n_trials=self.n_trials, retries=self.retries)
 
-    # --- planning and taking ----------------------------------------------------------------------------------------------------------
+    # --- planning and claiming --------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Ledger:
-        """Plan retries of what failed and some trials ahead, up to n_trials in all; returns the ledger after that.
+        """Plan retries of what failed and some trials ahead, up to n_trials in all, and return the ledger after that.
 
-        A database is asked anew for every trial that is not finished, so no more wait than are soon taken.
+        A database is asked again for every trial that is not finished, so no more wait than are soon claimed.
         """
         ledger = self.ledger()
         if self._by_creation:
             return ledger
         if not ledger.to_retry and (len(ledger.slots) >= self.n_trials or len(ledger.waiting) > self.ahead // 2):
             return ledger
-        with exclusively(self.url, self.storage, self.name) as alone:
+        with exclusively(self.url, self.name) as alone:
             ledger = self.ledger()
             for slot in ledger.to_retry:
-                self.storage.create_new_trial(self.id, template_trial=_waiting(_repeating(slot)))
+                self.storage.create_new_trial(self.id, template_trial=_waiting_trial(_retry_attributes(slot)))
             while (missing := min(self.n_trials - len(ledger.slots), self.ahead - len(ledger.waiting))) > 0:
                 for _ in range(missing if alone else 1):
-                    self.storage.create_new_trial(self.id, template_trial=_waiting({}))
+                    self.storage.create_new_trial(self.id, template_trial=_waiting_trial({}))
                 ledger = self.ledger()
         return ledger if not ledger.to_retry else self.ledger()
 
-    def take(self, ledger: Ledger | None = None) -> Taken | None:
-        """The next trial to run, now this sweeper's alone; None if none waits."""
+    def claim(self, ledger: Ledger | None = None) -> ClaimedTrial | None:
+        """Set the next trial running, so that it is this sweeper's alone, and return it; None if none waits."""
         if self._by_creation:
-            return self._create(ledger or self.ledger())
-        with exclusively(self.url, self.storage, self.name) if self.url.startswith("sqlite") else nullcontext():
-            return self._pop(ledger or self.ledger())
+            return self._claim_by_creating(ledger or self.ledger())
+        with exclusively(self.url, self.name) if self.url.startswith("sqlite") else nullcontext():
+            return self._claim_waiting(ledger or self.ledger())
 
-    def _pop(self, ledger: Ledger) -> Taken | None:
-        """Take a waiting trial by setting it running; the journal and PostgreSQL let one process do that, SQLite needs a lock around it."""
+    def _claim_waiting(self, ledger: Ledger) -> ClaimedTrial | None:
+        """Claim a waiting trial by setting it running; the journal and PostgreSQL let one process do that, SQLite needs a lock."""
         for rank, entry in ledger.waiting:
             assert isinstance(entry, TrialEntry)
             trial = entry.trial
             try:
-                if not self.storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+                if not self.storage.set_trial_state_values(id_of(trial), state=TrialState.RUNNING):
                     continue
             except UpdateFinishedTrialError:
                 continue
-            self.storage.set_trial_system_attr(trial._trial_id, OWNER, Process.current().to_dict())
-            return self._begin(trial, rank)
+            self.storage.set_trial_system_attr(id_of(trial), OWNER, Process.current().to_dict())
+            return self._assign(trial, rank)
         return None
 
-    def _create(self, ledger: Ledger) -> Taken | None:
-        """Take a place by creating a trial and looking which place it got.
+    def _claim_by_creating(self, ledger: Ledger) -> ClaimedTrial | None:
+        """Claim a slot by creating a running trial and reading which slot it got.
 
-        What a gRPC proxy stands for is not known, and with SQLite behind it two processes can set the same trial running. The numbers of
-        new trials are unique on every storage.
+        The storage behind a gRPC proxy is not known, and with SQLite two processes can set the same trial running. The numbers of new
+        trials are unique on every storage.
         """
         slot = next(iter(ledger.to_retry), None)
         if slot is None and len(ledger.slots) >= self.n_trials:
             return None
-        attrs = {OWNER: Process.current().to_dict(), **(_repeating(slot) if slot is not None else {})}
+        attrs = {OWNER: Process.current().to_dict(), **(_retry_attributes(slot) if slot is not None else {})}
         template = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs=attrs)
         trial = self.storage.get_trial(self.storage.create_new_trial(self.id, template_trial=template))
-        got = next((item for item in self.ledger().slots if any(entry.number == trial.number for entry in item.attempts)), None)
-        if got is None:  # another sweeper was first
-            self.storage.set_trial_system_attr(trial._trial_id, FAILURE, {"surplus": True})
-            _settle(self.storage, trial._trial_id, TrialState.FAIL, None)
+        won = next((item for item in self.ledger().slots if any(entry.number == trial.number for entry in item.attempts)), None)
+        if won is None:  # another sweeper was first
+            self.storage.set_trial_system_attr(id_of(trial), FAILURE, {"surplus": True})
+            finish(self.storage, id_of(trial), TrialState.FAIL)
             return None
-        return self._begin(trial, got.rank)
+        return self._assign(trial, won.rank)
 
-    def _begin(self, trial: FrozenTrial, rank: int) -> Taken:
-        """Give values to a trial that is this sweeper's now: those of its slot, or of what it repeats, before any that are proposed."""
-        self.mine.add(trial._trial_id)
-        if FIXED not in trial.system_attrs and rank < len(self.first) and self.first[rank]:
-            self.storage.set_trial_system_attr(trial._trial_id, FIXED, self.first[rank])
-        return Taken(trial._trial_id, trial.number, self._suggest(trial), trial.system_attrs.get(RETRY_OF))
+    def _assign(self, trial: FrozenTrial, rank: int) -> ClaimedTrial:
+        """Give a claimed trial its values: those of its slot, or of the trial it repeats, and what the sampler proposes for the others."""
+        trial_id = id_of(trial)
+        self.claimed_ids.add(trial_id)
+        if FIXED_PARAMS not in trial.system_attrs and rank < len(self.first) and self.first[rank]:
+            self.storage.set_trial_system_attr(trial_id, FIXED_PARAMS, self.first[rank])
+        return ClaimedTrial(trial_id, trial.number, self._suggest(trial_id, trial.number), trial.system_attrs.get(RETRY_OF))
 
-    def _suggest(self, trial: FrozenTrial) -> Assignment:
-        self._study.sampler = self.make_sampler(trial.number)
-        self._study._thread_local.cached_all_trials = None  # as Study.ask does, which cannot be told which trial to take
-        asked = optuna.trial.Trial(self._study, trial._trial_id)
+    def _suggest(self, trial_id: int, number: int) -> Assignment:
+        study = optuna.load_study(study_name=self.name, storage=self.storage, sampler=self.make_sampler(number), pruner=self.pruner)
+        trial = optuna.trial.Trial(study, trial_id)  # Study.ask cannot be told which waiting trial to start
         assignment: Assignment = {}
         for parameter in self.space.active(assignment):
             wanted = self._distributions[parameter.name]
             value: Scalar
             if isinstance(wanted, CategoricalDistribution):
-                value = asked.suggest_categorical(parameter.name, wanted.choices)
+                value = trial.suggest_categorical(parameter.name, wanted.choices)
             elif isinstance(wanted, IntDistribution):
-                value = asked.suggest_int(parameter.name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+                value = trial.suggest_int(parameter.name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
             else:
                 assert isinstance(wanted, FloatDistribution)
-                value = asked.suggest_float(parameter.name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+                value = trial.suggest_float(parameter.name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
             assignment[parameter.name] = value
         return assignment
 
-    # --- ends -------------------------------------------------------------------------------------------------------------------------
+    # --- failures ---------------------------------------------------------------------------------------------------------------------
 
-    def fail(self, trial_id: int, reason: str, *, charged: bool = True, final: bool = False) -> bool:
-        """Record a failure; False if the trial was settled before."""
-        return fail(self.storage, trial_id, reason, charged=charged, final=final)
+    def fail_interrupted(self) -> None:
+        """Record, uncharged, that the trials of this sweeper which had not finished were interrupted."""
+        for trial in self.trials():
+            if id_of(trial) in self.claimed_ids and not trial.state.is_finished():
+                fail(self.storage, id_of(trial), "interrupted", charged=False)
 
-    def bury_dead(self, ledger: Ledger) -> list[tuple[int, str]]:
-        """Record the failure of running trials whose process is gone; returns (number, reason) of each."""
-        buried = []
+    def fail_dead_trials(self, ledger: Ledger) -> list[tuple[int, str]]:
+        """Record the failure of running trials whose process is gone; return (number, reason) of each."""
+        failed = []
         for entry in ledger.running:
             assert isinstance(entry, TrialEntry)
             trial = entry.trial
-            if trial._trial_id in self.mine:
+            if id_of(trial) in self.claimed_ids:
                 continue
-            verdict = self._verdict(trial)
-            if verdict is not None and self.fail(trial._trial_id, verdict[0], charged=verdict[1]):
-                buried.append((trial.number, verdict[0]))
-        return buried
+            death = self._death(trial)
+            if death is not None and fail(self.storage, id_of(trial), death.reason, charged=death.charged):
+                failed.append((trial.number, death.reason))
+        return failed
 
-    def _verdict(self, trial: FrozenTrial) -> tuple[str, bool] | None:
-        """Why a running trial counts as dead, and whether that is charged to it; None while it may live."""
+    def _death(self, trial: FrozenTrial) -> _Death | None:
+        """Return why a running trial counts as dead; None while its process may live."""
         attrs = trial.system_attrs
         job, owner = Process.from_dict(attrs.get(JOB)), Process.from_dict(attrs.get(OWNER))
         worker = job or owner
         if worker is None:
-            return ("its sweeper died before it began", False) if self._unclaimed.is_silent(trial._trial_id, None) else None
+            lost = self._ownerless.is_silent(id_of(trial), None)
+            return _Death("its sweeper died before it started", charged=False) if lost else None
         if not worker.is_local():
             beat = attrs.get(BEAT, attrs.get(OWNER))
-            gone = self._watch.is_silent(trial._trial_id, json.dumps(beat))
-            return (f"no sign of life from {worker.host} for {self._watch.patience:.0f} s", False) if gone else None
+            silent = self._watch.is_silent(id_of(trial), json.dumps(beat))
+            return _Death(f"no heartbeat from {worker.host} for {self._watch.patience:.0f} s", charged=False) if silent else None
         if worker.is_alive():
             return None
         owner_lives = owner is not None and owner.is_local() and owner.is_alive() and job is not None
         if owner_lives and owner != Process.current():
-            return None  # its own sweeper will see to it
-        return (f"its process {worker.pid} died", owner_lives)
+            return None  # its own sweeper will record it
+        return _Death(f"its process {worker.pid} died", charged=owner_lives)
 
 
-def _repeating(slot: Slot) -> dict[str, Any]:
-    """System attributes of the next attempt of a slot."""
+@dataclass(frozen=True)
+class _Death:
+    """Why a running trial counts as dead, and whether that failure counts towards its retries."""
+
+    reason: str
+    charged: bool
+
+
+def _retry_attributes(slot: Slot) -> dict[str, Any]:
+    """Return the system attributes of the next attempt of a slot."""
     failed = slot.latest
     assert isinstance(failed, TrialEntry)
-    return {RETRY_OF: failed.number, **({FIXED: dict(failed.trial.params)} if failed.trial.params else {})}
+    return {RETRY_OF: failed.number, **({FIXED_PARAMS: dict(failed.trial.params)} if failed.trial.params else {})}
 
 
-def _waiting(system_attrs: Mapping[str, Any]) -> FrozenTrial:
+def _waiting_trial(system_attrs: Mapping[str, Any]) -> FrozenTrial:
     return optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=dict(system_attrs))
 
 
 def describe(space: Space) -> dict[str, Any]:
-    """Each parameter of a space as text, to be compared."""
+    """Return each parameter of a space as text, as the study stores it to be compared."""
 
-    def shown(domain: Domain) -> str:
+    def text_of(domain: Domain) -> str:
         if isinstance(domain, Choice):
             return f"choice({', '.join(domain.texts)})"
         text = f"{domain.low:g} to {domain.high:g}"
         text += f" step {domain.step:g}" if domain.step else ""
         return text + (", log" if domain.log else "") + (", whole" if domain.whole else "")
 
-    return {parameter.name: shown(parameter.domain) for parameter in space.all_parameters()}
+    return {parameter.name: text_of(parameter.domain) for parameter in space.all_parameters()}

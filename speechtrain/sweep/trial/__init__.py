@@ -1,1 +1,1 @@
-"""One trial inside its job: claim, report, prune, record the end."""
+"""One trial in the process that runs it: what its job is told, who owns it, what it trains, how it ended."""

@@ -1,4 +1,4 @@
-"""What a killed job could not do itself: its trackers learn that its run failed."""
+"""Marks the tracker runs of a killed job as failed, which the job could not do itself."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from speechtrain.tracking.run_folder import RUN_FILE, read_run_file, write_run_f
 
 
 def close_runs(folder: Path, reason: str) -> None:
-    """Close the runs in a trial's folder that still say they run."""
+    """Close the tracker runs below a trial's folder that are stored as running, with the reason of their failure."""
     for file in folder.glob(f"**/{RUN_FILE}"):
-        known = read_run_file(file.parent)
-        if known.get("status") != "RUNNING" or not (file.parent / "config.yaml").is_file():
+        run = read_run_file(file.parent)
+        if run.get("status") != "RUNNING" or not (file.parent / "config.yaml").is_file():
             continue
         cfg = OmegaConf.load(file.parent / "config.yaml")
         assert isinstance(cfg, DictConfig)
         cfg = with_present_names(cfg)
-        for name, run_id in known.get("run_ids", {}).items():
+        for name, run_id in run.get("run_ids", {}).items():
             if name in cfg.tracking:
                 build("tracking", cfg.tracking[name]).abandon(run_id, reason)
         write_run_file(file.parent, {"status": "FAILED"})

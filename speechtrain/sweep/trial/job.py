@@ -1,7 +1,8 @@
-"""The job's side of a trial: it reports each epoch, asks whether to stop, and records the result itself.
+"""Trains a trial of a speech sweep: once for each seed, pruned between epochs, seeds and folds.
 
-A job learns from `SPEECHTRAIN_TRIAL` in its environment which trial it is, so it works under any launcher, and needs no sweeper to be
-alive when it ends.
+`app/job.py` calls `run_trial` when `SPEECHTRAIN_TRIAL` in the environment names a trial, so it works under any launcher, and needs no
+sweeper to be alive when it ends. What lies below this file in `sweep/` works for any Hydra program; how a trial is claimed and recorded is
+in `handle.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
-from optuna.trial import TrialState
 
 from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.backends.checkpoint_files import FOLDER
@@ -24,10 +24,11 @@ from speechtrain.config.compose import check
 from speechtrain.config.targets import Direction
 from speechtrain.console import console, errors
 from speechtrain.errors import RunPruned, UserError
-from speechtrain.sweep.study.attributes import complete, fail, prune
 from speechtrain.sweep.study.cost import COST
 from speechtrain.sweep.study.objectives import Constraint
-from speechtrain.sweep.trial.context import Attached, TrialContext, time_limit
+from speechtrain.sweep.trial.context import TrialContext
+from speechtrain.sweep.trial.handle import TrialCancelledError, TrialHandle, own_trial
+from speechtrain.sweep.trial.outcome import Outcome
 from speechtrain.training.cross_validation import is_cross_validation
 
 if TYPE_CHECKING:
@@ -37,130 +38,174 @@ log = logging.getLogger(__name__)
 
 
 class TrialCallback(Callback):
-    """Reports epochs to the study and ends what is hopeless.
+    """Reports epochs to the study and ends a training that the pruner, or a constraint on the model, rules out.
 
     Args:
-        reports: whether this run is the one whose epochs are compared with other trials' (the first seed).
+        trial: the trial that is trained.
+        metric: name of the metric to report.
+        reports: whether the epochs of this training are compared with those of other trials; only the first seed's are.
     """
 
-    def __init__(self, attached: Attached, metric: str, *, reports: bool) -> None:
-        self.attached = attached
+    def __init__(self, trial: TrialHandle, metric: str, *, reports: bool) -> None:
+        self.trial = trial
         self.metric = metric
-        self.reports = reports and len(attached.context.directions) == 1
-        self.facts: dict[str, float] = {}
+        self.reports = reports and len(trial.context.directions) == 1
 
     def on_model_ready(self, facts: Mapping[str, float]) -> None:
-        """End before training what breaks a constraint on the model."""
-        self.facts.update(facts)
-        constraints = [Constraint.parse(text) for text in self.attached.context.constraints]
-        known = [item for item in constraints if item.metric in facts]
-        broken = [f"{item} (it is {facts[item.metric]:g})" for item in known if item.violation(facts[item.metric]) > 0]
+        """Check the constraints on what is known of the model before it is trained.
+
+        Raises:
+            RunPruned: one of them is broken.
+        """
+        constraints = [item for item in map(Constraint.parse, self.trial.context.constraints) if item.metric in facts]
+        broken = [f"{item} (it is {facts[item.metric]:g})" for item in constraints if item.violation(facts[item.metric]) > 0]
         if broken:
-            self.attached.constrain({str(item): item.violation(facts[item.metric]) for item in known})
+            self.trial.set_constraints({str(item): item.violation(facts[item.metric]) for item in constraints})
             raise RunPruned(f"breaks {' and '.join(broken)}")
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
-        """Report, and ask."""
+        """Report the metric and ask the pruner whether to go on."""
         if not self.reports or self.metric not in metrics:
             return
-        self.attached.report(metrics[self.metric], epoch)
-        if self.attached.context.pruner is not None and self.attached.should_prune():
+        self.trial.report(metrics[self.metric], epoch)
+        if self.trial.should_prune():
             control.prune(f"{self.metric} {metrics[self.metric]:.4g} after epoch {epoch + 1}")
 
 
-class Meter(Callback):
-    """Notes what a trial costs, after every epoch, so that it is known however the trial ends.
+class CostMeter(Callback):
+    """Stores with the trial, after every epoch, what it has cost, so that this is known however the trial ends.
 
     Args:
-        planned: epochs that it runs if nothing ends it.
+        trial: the trial that is trained.
+        planned: epochs that it trains if nothing ends it.
     """
 
-    def __init__(self, attached: Attached, planned: int) -> None:
-        self.attached = attached
+    def __init__(self, trial: TrialHandle, planned: int) -> None:
+        self.trial = trial
         self.planned = planned
         self.epochs = 0
         self.audio = 0.0
-        self._began = time.process_time()
+        self._cpu_at_start = time.process_time()
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
-        """Add an epoch."""
+        """Add an epoch to the cost, in seconds of CPU time and of audio."""
         self.epochs += 1
         self.audio += metrics.get("train/audio_s_per_s", 0.0) * metrics.get("time/step_s", 0.0)
-        spent = {"cpu_s": time.process_time() - self._began, "audio_s": self.audio, "epochs": self.epochs, "planned_epochs": self.planned}
-        self.attached.note(COST, {name: round(value, 2) for name, value in spent.items()})
+        cpu = time.process_time() - self._cpu_at_start
+        cost = {"cpu_s": cpu, "audio_s": self.audio, "epochs": self.epochs, "planned_epochs": self.planned}
+        self.trial.set_attribute(COST, {name: round(value, 2) for name, value in cost.items()})
 
 
 def run_trial(context: TrialContext, cfg: DictConfig, overrides: Sequence[str]) -> float | list[float] | None:
-    """Train as the trial's config says and record how it went.
+    """Train as the trial's config says and return its objectives; None if it was pruned, or cancelled before it started.
 
     Raises:
-        Exception: what the training raised, after it was recorded.
+        Exception: what the training raised; the trial's record says so.
     """
-    attached = Attached(context)
-    if not attached.claim():
-        log.warning("trial %d was given up before it began; nothing is done", context.number)
-        return None
     folder = Path(cfg.output_dir)
-    with _output(folder, show=context.show_output), time_limit(context.timeout), attached.beating():
-        try:
-            values = _values(attached, cfg, overrides)
-        except RunPruned as pruned:
-            if not context.keep_pruned:
-                for checkpoints in folder.glob(f"**/{FOLDER}"):
-                    shutil.rmtree(checkpoints, ignore_errors=True)
-            prune(attached.storage, context.id, str(pruned))
-            return None
-        except KeyboardInterrupt:
-            fail(attached.storage, context.id, "interrupted", charged=False)
-            raise
-        except UserError as error:
-            fail(attached.storage, context.id, f"{type(error).__name__}: {error}", final=True)
-            raise
-        except Exception as error:
-            fail(attached.storage, context.id, f"{type(error).__name__}: {error}")
-            raise
-        complete(attached.storage, context.id, values)
+    try:
+        with own_trial(context) as trial, _output(folder, show=context.show_output):
+            values = _train_or_prune(trial, cfg, overrides)
+            trial.end(Outcome(context.number, "done", value=values))
+    except TrialCancelledError as error:
+        log.warning("trial %d %s; nothing is done", context.number, error)
+        return None
+    except RunPruned:
+        return None
     return values[0] if len(values) == 1 else values
 
 
-def _values(attached: Attached, cfg: DictConfig, overrides: Sequence[str]) -> list[float]:
-    """The objectives of a trial: of its run, or the means over its seeds."""
-    from speechtrain.train import train
+def _train_or_prune(trial: TrialHandle, cfg: DictConfig, overrides: Sequence[str]) -> list[float]:
+    try:
+        return _SeedTrainings(trial, cfg, overrides).run()
+    except RunPruned:
+        if not trial.context.keep_pruned:
+            for checkpoints in Path(cfg.output_dir).glob(f"**/{FOLDER}"):
+                shutil.rmtree(checkpoints, ignore_errors=True)
+        raise
 
-    context = attached.context
-    check(cfg)
-    metrics = list(context.objectives) or [str(cfg.objective.metric)]
-    wants_latency = "model/latency_ms" in metrics or any("latency_ms" in text for text in context.constraints)
-    by_seed: list[list[float]] = []
-    folds = int(cfg.data.folds) if is_cross_validation(cfg) else 1
-    meter = Meter(attached, planned=cfg.trainer.epochs * context.seeds * folds)
-    for index in range(context.seeds):
-        one = cfg if context.seeds == 1 else _with_seed(cfg, index)
-        callback = TrialCallback(attached, context.report or metrics[0], reports=index == 0)
-        name = " ".join(filter(None, [context.name, f"seed={one.seed}" if context.seeds > 1 else ""])) or None
-        result = train(
-            one,
-            overrides=overrides,
-            callbacks=[callback, meter],
-            after_fold=_Folds(attached, callback, metrics[0], folds) if index == 0 and folds > 1 else None,
+
+class _SeedTrainings:
+    """Trains a trial's config with one seed after another.
+
+    Args:
+        trial: the trial that is trained.
+        cfg: its composed config.
+        overrides: its command line.
+
+    Raises:
+        ConfigError: the config has problems.
+    """
+
+    def __init__(self, trial: TrialHandle, cfg: DictConfig, overrides: Sequence[str]) -> None:
+        check(cfg)
+        self._trial = trial
+        self._context = trial.context
+        self._cfg = cfg
+        self._overrides = overrides
+        self._metrics = list(self._context.objectives) or [str(cfg.objective.metric)]
+        self._folds = int(cfg.data.folds) if is_cross_validation(cfg) else 1
+        self._meter = CostMeter(trial, planned=cfg.trainer.epochs * self._context.seeds * self._folds)
+
+    def run(self) -> list[float]:
+        """Return the objectives: those of the one training, or the means over the seeds.
+
+        Raises:
+            RunPruned: the trial is not worth finishing, or breaks a constraint.
+        """
+        by_seed: list[list[float]] = []
+        for index in range(self._context.seeds):
+            result = self._train(index)
+            directions = self._context.directions
+            by_seed.append([_value(result, metric, direction) for metric, direction in zip(self._metrics, directions, strict=True)])
+            if index == 0:
+                self._store_run(result)
+            if self._context.seeds > 1:
+                self._store_seeds(by_seed)
+        return [statistics.fmean(column) for column in zip(*by_seed, strict=True)]
+
+    def _train(self, index: int) -> Result:
+        from speechtrain.train import train
+
+        context = self._context
+        cfg = self._cfg if context.seeds == 1 else _with_seed(self._cfg, index)
+        callback = TrialCallback(self._trial, context.report or self._metrics[0], reports=index == 0)
+        prunes_folds = index == 0 and self._folds > 1
+        wants_latency = "model/latency_ms" in self._metrics or any("latency_ms" in text for text in context.constraints)
+        return train(
+            cfg,
+            overrides=self._overrides,
+            callbacks=[callback, self._meter],
+            after_fold=FoldPruner(self._trial, callback, self._metrics[0], self._folds) if prunes_folds else None,
             tags=context.tags,
-            run_name=name,
+            run_name=" ".join(filter(None, [context.name, f"seed={cfg.seed}" if context.seeds > 1 else ""])) or None,
             parents=context.parents,
             brief=True,
             measure_latency=wants_latency,
             reuse_data=True,
         )
-        by_seed.append([_value(result, metric, direction) for metric, direction in zip(metrics, context.directions, strict=True)])
-        if index == 0:
-            _note_run(attached, result)
-        if context.seeds > 1:
-            attached.note("seed_values", [values[0] if len(values) == 1 else values for values in by_seed])
-            if index + 1 < context.seeds and (worse := _is_hopeless(attached, "seed", [values[0] for values in by_seed], context.seeds)):
-                raise RunPruned(worse)
-    if context.seeds > 1:
+
+    def _store_run(self, result: Result) -> None:
+        """Store with the trial how it keeps its constraints, and where its run is."""
+        if self._context.constraints:
+            self._trial.set_constraints(violations(result, [Constraint.parse(text) for text in self._context.constraints]))
+        run = {"folder": str(result.folder)}
+        if "mlflow" in result.run_ids:
+            run["mlflow_run_id"] = result.run_ids["mlflow"]
+        self._trial.set_attribute("run", run)
+
+    def _store_seeds(self, by_seed: Sequence[Sequence[float]]) -> None:
+        """Store the values of the seeds so far, and after the last one their deviation.
+
+        Raises:
+            RunPruned: the mean so far is worse than the median of other trials.
+        """
+        self._trial.set_attribute("seed_values", [values[0] if len(values) == 1 else values for values in by_seed])
+        if len(by_seed) < self._context.seeds:
+            _prune_if_worse(self._trial, "seed", [values[0] for values in by_seed], self._context.seeds)
+            return
         deviations = [statistics.stdev(column) for column in zip(*by_seed, strict=True)]
-        attached.note("deviation", deviations[0] if len(deviations) == 1 else deviations)
-    return [statistics.fmean(column) for column in zip(*by_seed, strict=True)]
+        self._trial.set_attribute("deviation", deviations[0] if len(deviations) == 1 else deviations)
 
 
 def _with_seed(cfg: DictConfig, index: int) -> DictConfig:
@@ -172,80 +217,73 @@ def _with_seed(cfg: DictConfig, index: int) -> DictConfig:
 
 
 def _value(result: Result, metric: str, direction: Direction) -> float:
-    """An objective of a finished run: its best epoch's, or what was measured once."""
+    """Return an objective of a finished run: its best epoch's value, or what was measured once."""
     best = (min if direction == "minimize" else max)((epoch[metric] for epoch in result.history if metric in epoch), default=None)
-    found = best if best is not None else result.metrics.get(metric)
-    if found is None:
-        known = sorted({*result.metrics, *(name for epoch in result.history for name in epoch)})
-        raise UserError(f"the run measured no '{metric}', only {', '.join(known)}\n    -> set objective.metric or hydra.sweeper.objectives")
-    return float(found)
+    value = best if best is not None else result.metrics.get(metric)
+    if value is None:
+        names = sorted({*result.metrics, *(name for epoch in result.history for name in epoch)})
+        raise UserError(f"the run measured no '{metric}', only {', '.join(names)}\n    -> set objective.metric or hydra.sweeper.objectives")
+    return float(value)
 
 
 def violations(result: Result, constraints: Sequence[Constraint]) -> dict[str, float]:
-    """How far each constraint is broken (above 0) at the epoch that comes closest to keeping it."""
+    """Return by how much each constraint is broken (above 0 where it is) at the epoch that comes closest to keeping it."""
     best = {item: _value(result, item.metric, "minimize" if item.upper else "maximize") for item in constraints}
     return {str(item): item.violation(value) for item, value in best.items()}
 
 
-def _note_run(attached: Attached, result: Result) -> None:
-    context = attached.context
-    if context.constraints:
-        attached.constrain(violations(result, [Constraint.parse(text) for text in context.constraints]))
-    notes = {"folder": str(result.folder), **({"mlflow_run_id": result.run_ids["mlflow"]} if "mlflow" in result.run_ids else {})}
-    attached.note("run", notes)
-
-
-class _Folds:
-    """Ends a trial after its first folds if others did better in as many.
+class FoldPruner:
+    """Ends a cross-validation after its first folds if other trials did better in as many.
 
     Args:
-        attached: the trial.
-        callback: that reports epochs; those of the first fold are compared with other trials'.
-        metric: the first objective.
+        trial: the trial that is trained.
+        callback: reports epochs; those of the first fold are compared with other trials'.
+        metric: name of the first objective.
         count: folds of a trial.
     """
 
-    def __init__(self, attached: Attached, callback: TrialCallback, metric: str, count: int) -> None:
-        self._attached = attached
+    def __init__(self, trial: TrialHandle, callback: TrialCallback, metric: str, count: int) -> None:
+        self._trial = trial
         self._callback = callback
         self._metric = metric
         self._count = count
 
     def __call__(self, results: Sequence[Result]) -> None:
-        """Note the folds so far.
+        """Store the values of the folds so far.
 
         Raises:
-            RunPruned: they are worse than the median of the others'.
+            RunPruned: their mean is worse than the median of other trials.
         """
         self._callback.reports = False
-        direction = self._attached.context.directions[0]
+        direction = self._trial.context.directions[0]
         values = [_value(result, self._metric, direction) for result in results]
-        self._attached.note("fold_values", values)
-        if len(values) < self._count and (worse := _is_hopeless(self._attached, "fold", values, self._count)):
-            raise RunPruned(worse)
+        self._trial.set_attribute("fold_values", values)
+        if len(values) < self._count:
+            _prune_if_worse(self._trial, "fold", values, self._count)
 
 
-def _is_hopeless(attached: Attached, what: str, values: Sequence[float], total: int) -> str | None:
-    """Why a trial is not worth another seed or fold: its mean so far is worse than the median of the others' after as many."""
-    context = attached.context
+def _prune_if_worse(trial: TrialHandle, kind: str, values: Sequence[float], total: int) -> None:
+    """Compare the mean of a trial's seeds, or folds, so far with those of the completed trials after as many.
+
+    Raises:
+        RunPruned: it is worse than their median.
+    """
+    context = trial.context
     if len(context.directions) > 1:
-        return None
+        return
     count = len(values)
-    others = []
-    for trial in attached.storage.get_all_trials(attached.study()._study_id, deepcopy=False, states=(TrialState.COMPLETE,)):
-        theirs = trial.user_attrs.get(f"{what}_values", [])
-        if len(theirs) >= count:
-            others.append(statistics.fmean(theirs[:count]))
+    stored = (other.user_attrs.get(f"{kind}_values", []) for other in trial.completed_trials())
+    others = [statistics.fmean(theirs[:count]) for theirs in stored if len(theirs) >= count]
     if len(others) < context.seeds_startup_trials:
-        return None
+        return
     mean, median = statistics.fmean(values), statistics.median(others)
-    worse = mean > median if context.directions[0] == "minimize" else mean < median
-    return f"mean {mean:.4g} of {count} of {total} {what}s, the median of others is {median:.4g}" if worse else None
+    if mean > median if context.directions[0] == "minimize" else mean < median:
+        raise RunPruned(f"mean {mean:.4g} of {count} of {total} {kind}s, the median of others is {median:.4g}")
 
 
 @contextlib.contextmanager
 def _output(folder: Path, *, show: bool) -> Iterator[None]:
-    """What the job prints goes to `output.log` in its folder, so that the terminal holds one line a trial."""
+    """Send what the job prints to `output.log` in its folder, so that the terminal has one line for each trial."""
     if show:
         yield
         return

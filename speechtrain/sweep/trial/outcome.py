@@ -1,27 +1,32 @@
-"""A job and how it ended, in plain words that can be pickled."""
+"""A job of a sweep and how it ended, in plain values that can be pickled. Runs nothing and stores nothing."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hydra.core.utils import JobReturn, JobStatus
+
+from speechtrain.config.internals import result_of
+from speechtrain.errors import RunError, RunPruned, UserError
 from speechtrain.sweep.space.overrides import override_text
 
 VARIABLE = "SPEECHTRAIN_TRIAL"
-"""Environment variable that tells a job which trial it is."""
+"""Environment variable that tells a job which trial it is; its value is `TrialContext.to_text()`."""
 
-Ending = Literal["done", "failed", "died", "timeout", "memory", "interrupted"]
+Ending = Literal["done", "pruned", "failed", "died", "timeout", "memory", "interrupted"]
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One run of the program.
 
     Attributes:
-        number: of the job, also the name of its folder; a trial's number in a sweep.
-        overrides: its command line.
-        env: environment variables set while it runs.
+        number: number of the job, which also names its folder; in a study, the number of the trial.
+        overrides: command line of the job.
+        env: environment variables that are set while it runs.
     """
 
     number: int
@@ -29,7 +34,7 @@ class Job:
     env: dict[str, str]
 
     def with_env_overrides(self) -> list[str]:
-        """The command line for a launcher of Hydra's, which knows no other way to pass variables on."""
+        """Return the command line for one of Hydra's launchers, which pass variables on in no other way."""
         return [*self.overrides, *(f"++hydra.job.env_set.{name}={override_text(value)}" for name, value in self.env.items())]
 
 
@@ -38,11 +43,13 @@ class Outcome:
     """How a job ended.
 
     Attributes:
+        number: number of the job.
+        ending: what ended it; `died`, `timeout` and `memory` are seen from outside of its process.
         value: what it returned.
-        reason: why it failed, in a line; empty if it did not.
-        trace: the stack trace, for the log.
-        final: whether it would fail again.
-        recorded: whether the job's study knows it already.
+        reason: why it failed or was pruned, in a line; otherwise empty.
+        trace: the stack trace of an unexpected error, for the log.
+        final: whether the same job would fail again.
+        recorded: whether the study has the outcome already.
     """
 
     number: int
@@ -52,3 +59,28 @@ class Outcome:
     trace: str = ""
     final: bool = False
     recorded: bool = False
+
+
+def outcome_of(number: int, returned: JobReturn) -> Outcome:
+    """Return the outcome of a job that Hydra has run."""
+    result = result_of(returned)
+    if returned.status is JobStatus.COMPLETED:
+        return Outcome(number, "done", value=result)
+    if isinstance(result, BaseException):
+        return outcome_of_error(number, result)
+    return Outcome(number, "failed", reason=f"ended without a result: {result!r}")
+
+
+def outcome_of_error(number: int, error: BaseException) -> Outcome:
+    """Return the outcome of a job that raised an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return Outcome(number, "interrupted", reason="interrupted")
+    if isinstance(error, RunPruned):
+        return Outcome(number, "pruned", reason=str(error))
+    try:
+        text = str(error).strip() or "no message"
+    except Exception:  # an error may fail to make its own text
+        text = "no message"
+    expected = isinstance(error, (UserError, RunError))
+    trace = "" if expected else "".join(traceback.format_exception(error))
+    return Outcome(number, "failed", reason=f"{type(error).__name__}: {text}", trace=trace, final=isinstance(error, UserError))

@@ -1,4 +1,7 @@
-"""Where jobs run: in this process, in warm workers, or under any launcher of Hydra's."""
+"""Chooses what runs the jobs of a sweep: this process, a launcher of Hydra's, or the pool of `pool.py`.
+
+An executor runs the jobs it is handed; which job is next is decided by the sweeper.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,27 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
+from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from speechtrain.sweep.trial.outcome import Job, Outcome
-from speechtrain.sweep.trial.runner import Program, Runner, outcome_of, outcome_of_error, run_to_outcome
+from speechtrain.config.schemas.sweeps import PoolOptions, SweeperOptions
+from speechtrain.sweep.trial.outcome import Outcome, SweepJob, outcome_of, outcome_of_error
+from speechtrain.sweep.trial.runner import JobRunner, Program
+from speechtrain.sweep.workers.pool import Pool
+
+_DEFAULT_POOL = PoolOptions(n_workers=None, threads=None, gpus=None, memory_gb=None, max_jobs=None)
+"""Options of the pool where no launcher is chosen; the values are those of `conf/hydra/launcher/pool.yaml`."""
 
 
 class Executor(Protocol):
     """Runs up to `size` jobs at a time.
 
     Attributes:
+        size: jobs that may run at a time.
         ends_jobs: whether `close` ends the jobs that run; if not, they go on and record their results themselves.
     """
 
@@ -28,52 +39,53 @@ class Executor(Protocol):
 
     @property
     def busy(self) -> int:
-        """Jobs that run."""
+        """Return the number of jobs that run."""
 
-    def submit(self, job: Job) -> None:
-        """Start a job; at most `size` at a time."""
+    def submit(self, job: SweepJob) -> None:
+        """Start a job; there must be fewer than `size` running."""
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """Outcomes of the jobs that ended; comes back after `timeout` seconds with none."""
+        """Return the outcomes of the jobs that ended; after `timeout` seconds with none, an empty list."""
 
     def close(self) -> None:
-        """Stop."""
+        """Start nothing more, and end what runs if `ends_jobs`."""
 
 
 class InProcess:
-    """One job after another, in this process."""
+    """Runs one job after another in this process."""
 
     size = 1
     ends_jobs = True
 
     def __init__(self, program: Program) -> None:
-        self._runner = Runner(program)
+        self._runner = JobRunner(program)
         self._ended: list[Outcome] = []
 
     @property
     def busy(self) -> int:
-        """Jobs that run: none, they end within `submit`."""
+        """Return 0: a job ends within `submit`."""
         return 0
 
-    def submit(self, job: Job) -> None:
-        """Run it to its end."""
-        outcome, _ = run_to_outcome(self._runner, job, claimed=True)
+    def submit(self, job: SweepJob) -> None:
+        """Run a job to its end."""
+        outcome, _ = self._runner.run(job)
         self._ended.append(outcome)
 
     def wait(self, timeout: float) -> list[Outcome]:  # noqa: ARG002
-        """What ended since."""
+        """Return the outcomes of the jobs submitted since the last call."""
         ended, self._ended = self._ended, []
         return ended
 
     def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing: no job runs between calls."""
 
 
 class ThroughLauncher:
-    """Jobs under a launcher that only knows batches: a thread waits for each, so that none waits for another.
+    """Runs each job as a batch of one under a launcher of Hydra's, in a thread, so that none waits for another.
 
     Args:
-        make_launcher: a launcher of its own for each thread.
+        make_launcher: makes a launcher, one for each thread.
+        size: jobs that may run at a time.
     """
 
     ends_jobs = False
@@ -86,13 +98,13 @@ class ThroughLauncher:
         self._ended: queue.Queue[tuple[Launcher, Outcome]] = queue.Queue()
         self.busy = 0
 
-    def submit(self, job: Job) -> None:
-        """Start it in a thread."""
+    def submit(self, job: SweepJob) -> None:
+        """Start a job in a thread of its own."""
         launcher = self._idle.pop()
         self.busy += 1
         threading.Thread(target=self._run, args=(launcher, job), daemon=True).start()
 
-    def _run(self, launcher: Launcher, job: Job) -> None:
+    def _run(self, launcher: Launcher, job: SweepJob) -> None:
         try:
             (returned,) = launcher.launch([job.with_env_overrides()], initial_job_idx=job.number)
             outcome = outcome_of(job.number, returned)
@@ -101,25 +113,25 @@ class ThroughLauncher:
         self._ended.put((launcher, outcome))
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """Outcomes of the threads that are done."""
+        """Return the outcomes of the threads that are done."""
         if not self.busy:
             return []
-        found: list[Outcome] = []
+        outcomes: list[Outcome] = []
         try:
             while True:
-                launcher, outcome = self._ended.get(timeout=timeout if not found else 0)
+                launcher, outcome = self._ended.get(timeout=timeout if not outcomes else 0)
                 self._idle.append(launcher)
                 self.busy -= 1
-                found.append(outcome)
+                outcomes.append(outcome)
         except queue.Empty:
-            return found
+            return outcomes
 
     def close(self) -> None:
-        """Jobs that run go on; they record their results themselves."""
+        """Leave the jobs that run alone; they record their results themselves."""
 
 
 def _start_ray(launcher: Launcher) -> None:
-    """Ray is started by the main thread, once: two threads that find it missing would both start it."""
+    """Start Ray in the main thread, once: two threads that find it missing would both start it."""
     options = getattr(launcher, "ray_cfg", None)
     if options is None:
         return
@@ -129,3 +141,34 @@ def _start_ray(launcher: Launcher) -> None:
         settings = OmegaConf.to_container(options.init, resolve=True)
         assert isinstance(settings, dict)
         ray.init(**{str(key): value for key, value in settings.items()})
+
+
+def make_executor(options: SweeperOptions, program: Program, folder: Path) -> Executor:
+    """Return what runs the jobs of a sweep: without a launcher of choice, this process for one at a time and the pool for more.
+
+    Args:
+        options: `hydra.sweeper`.
+        program: what all jobs share.
+        folder: of the sweep.
+
+    Raises:
+        UserError: the launcher says that it cannot be used.
+    """
+
+    def make_launcher() -> Launcher:
+        launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=program.hydra_context, task_function=program.task_function, config=program.config
+        )
+        return launcher
+
+    launcher = make_launcher()
+    pool: PoolOptions | None = getattr(launcher, "pool_options", None)
+    if program.config.hydra.runtime.choices["hydra/launcher"] == "basic":  # Hydra's default
+        if options.n_jobs == 1:
+            return InProcess(program)
+        pool = _DEFAULT_POOL
+    if pool is not None:
+        return Pool(program, options.n_jobs, folder, pool, timeout=options.timeout)
+    if hasattr(launcher, "check"):
+        launcher.check()
+    return ThroughLauncher(make_launcher, options.n_jobs)

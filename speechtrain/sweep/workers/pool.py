@@ -1,75 +1,63 @@
-"""Warm worker processes: each runs many jobs, and one that dies, hangs or eats all memory takes only its own job with it."""
+"""Starts worker processes, hands them jobs, and ends those that die, hang or use too much memory; only their own job is lost.
+
+`worker.py` is what such a process runs. Which job is next is decided by the sweeper.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-import cloudpickle
 import psutil
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 
-from speechtrain.sweep.trial.outcome import Ending, Job, Outcome
+from speechtrain.config.schemas.sweeps import PoolOptions
+from speechtrain.sweep.trial.outcome import Ending, Outcome, SweepJob
 from speechtrain.sweep.trial.runner import Program
-from speechtrain.sweep.workers.worker import STARTED
+from speechtrain.sweep.workers.messages import JobEnded, JobStarted, Setup, StartJob, receive, send
 
 log = logging.getLogger(__name__)
 
-_GRACE = 2.0
-"""Seconds that a job has to end by itself after its time is up, before its process is killed."""
-_START = 300.0
-"""Seconds that a worker has to come up and begin its first job."""
-_POLL = 0.5
-
-
-@dataclass
-class PoolOptions:
-    """How workers are set up; the fields are those of `conf/hydra/launcher/pool.yaml`.
-
-    Attributes:
-        threads: each worker's; None: the cores divided among the workers.
-        gpus: indices given out in turn; None: every worker sees all.
-        memory_gb: resident memory, with its children, at which a worker is killed.
-        max_jobs: after which a worker is replaced by a fresh one.
-    """
-
-    threads: int | None = None
-    gpus: Sequence[int] | None = None
-    memory_gb: float | None = None
-    max_jobs: int | None = None
+_GRACE_SECONDS = 2.0
+"""Time that a job has to end by itself after its timeout, before its process is killed."""
+_START_SECONDS = 300.0
+"""Time that a worker has to import what it needs and start its first job."""
+_POLL_SECONDS = 0.5
+"""Time between checks of workers that send nothing."""
 
 
 @dataclass
 class _Worker:
+    """A worker process with the job it has, if any; times are those of `time.monotonic`."""
+
     process: subprocess.Popen[bytes]
     connection: Connection
     slot: int
-    job: Job | None = None
+    job: SweepJob | None = None
     sent: float = 0.0
     started: float | None = None
     jobs_done: int = 0
 
 
 class Pool:
-    """Up to `size` worker processes.
+    """Runs jobs in up to `size` worker processes.
 
     Args:
-        program: what every job shares.
-        folder: of the sweep; a job writes to `<number>/output.log` in it.
+        program: what all jobs share.
+        size: number of workers.
+        folder: of the sweep; what a job prints goes to `<number>/output.log` in it.
+        options: threads, GPUs and limits of the workers.
         timeout: seconds a job may take.
-        wants_returns: whether Hydra's whole JobReturn is wanted.
+        wants_returns: whether Hydra's whole JobReturn of each job is kept in `returned`.
     """
 
     ends_jobs = True
@@ -82,23 +70,16 @@ class Pool:
         self.options = options
         self.timeout = timeout
         self.returned: dict[int, JobReturn] = {}
-        self._setup = cloudpickle.dumps(
-            {
-                "path": [str(Path(item).absolute()) for item in sys.path],
-                "program": cloudpickle.dumps(program),
-                "singletons": Singleton.get_state(),
-                "wants_returns": wants_returns,
-            }
-        )
+        self._setup = Setup.of_this_process(program, wants_returns=wants_returns)
         self._workers: list[_Worker] = []
 
     @property
     def busy(self) -> int:
-        """Jobs that run."""
+        """Return the number of jobs that run."""
         return sum(worker.job is not None for worker in self._workers)
 
-    def submit(self, job: Job) -> None:
-        """Start a job on an idle worker, which is made if there is none."""
+    def submit(self, job: SweepJob) -> None:
+        """Start a job on an idle worker, or on a new one if all are busy."""
         worker = next((item for item in self._workers if item.job is None), None)
         if worker is None:
             assert len(self._workers) < self.size, "more jobs than workers"
@@ -106,7 +87,7 @@ class Pool:
             self._workers.append(worker)
         log_file = self.folder / str(job.number) / "output.log"
         try:
-            worker.connection.send_bytes(pickle.dumps((job, str(log_file))))
+            send(worker.connection, StartJob(job, log_file))
         except OSError:  # it died while it was idle
             self._discard(worker)
             self.submit(job)
@@ -114,26 +95,26 @@ class Pool:
         worker.job, worker.sent, worker.started = job, time.monotonic(), None
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """Outcomes of the jobs that ended; comes back after `timeout` seconds with none."""
+        """Return the outcomes of the jobs that ended; after `timeout` seconds with none, an empty list."""
         until = time.monotonic() + timeout
         while True:
             busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
             if not busy:
                 return []
-            ready = wait(list(busy), timeout=max(0.0, min(_POLL, until - time.monotonic())))
-            heard = [self._receive(busy[connection]) for connection in ready if isinstance(connection, Connection)]
-            found = [outcome for outcome in heard if outcome is not None]
-            found += [outcome for worker in list(busy.values()) if worker.job is not None and (outcome := self._judge(worker)) is not None]
-            if found or time.monotonic() >= until:
-                return found
+            ready = wait(list(busy), timeout=max(0.0, min(_POLL_SECONDS, until - time.monotonic())))
+            received = [self._receive(busy[connection]) for connection in ready if isinstance(connection, Connection)]
+            checked = [self._check(worker) for worker in busy.values() if worker.job is not None]
+            outcomes = [outcome for outcome in (*received, *checked) if outcome is not None]
+            if outcomes or time.monotonic() >= until:
+                return outcomes
 
     def close(self) -> None:
-        """Let idle workers go, and stop those that run: their jobs are interrupted, as by Ctrl-C."""
+        """End all workers; jobs that run are interrupted, as by Ctrl-C."""
         for worker in self._workers:
             if worker.job is not None:
                 _signal(worker.process, signal.SIGTERM)
             worker.connection.close()
-        until = time.monotonic() + _GRACE
+        until = time.monotonic() + _GRACE_SECONDS
         for worker in self._workers:
             try:
                 worker.process.wait(max(0.1, until - time.monotonic()))
@@ -162,45 +143,45 @@ class Pool:
                 start_new_session=True,  # Ctrl-C is for the sweeper, which tells its workers
             )
         theirs.close()
-        ours.send_bytes(self._setup)
+        send(ours, self._setup)
         return _Worker(process, ours, slot)
 
     def _receive(self, worker: _Worker) -> Outcome | None:
-        """What a worker says: that it begins, or how its job ended."""
+        """Read a worker's message; return the outcome if its job has ended."""
         job = worker.job
         assert job is not None
         try:
-            message = worker.connection.recv_bytes()
-            if message == STARTED:
-                worker.started = time.monotonic()
-                return None
-            outcome, returned = pickle.loads(message)  # from our own worker
+            message = receive(worker.connection)
         except Exception:  # closed, or broken off in the middle
-            return self._bury(worker, "died", _cause_of_death(worker.process))
-        if returned is not None:
-            self.returned[job.number] = returned
+            return self._lose(worker, "died", _exit_reason(worker.process))
+        if isinstance(message, JobStarted):
+            worker.started = time.monotonic()
+            return None
+        assert isinstance(message, JobEnded)
+        if message.returned is not None:
+            self.returned[job.number] = message.returned
         worker.job = None
         worker.jobs_done += 1
         if self.options.max_jobs is not None and worker.jobs_done >= self.options.max_jobs:
             self._discard(worker)
-        assert isinstance(outcome, Outcome)
-        return outcome
+        return message.outcome
 
-    def _judge(self, worker: _Worker) -> Outcome | None:
-        """The outcome of a job whose worker is dead or has to be killed."""
-        if worker.process.poll() is not None and not _has_word(worker.connection):
-            return self._bury(worker, "died", _cause_of_death(worker.process))
+    def _check(self, worker: _Worker) -> Outcome | None:
+        """Return the outcome of a job whose worker is dead or has to be killed; None if all is well."""
+        if worker.process.poll() is not None and not _has_message(worker.connection):
+            return self._lose(worker, "died", _exit_reason(worker.process))
         now = time.monotonic()
         if worker.started is None:
-            late = now - worker.sent > _START
-            return self._bury(worker, "died", f"its process did not begin within {_START:.0f} s") if late else None
-        if self.timeout is not None and now - worker.started > self.timeout + _GRACE:
-            return self._bury(worker, "timeout", f"took longer than hydra.sweeper.timeout={self.timeout:g} s")
+            late = now - worker.sent > _START_SECONDS
+            return self._lose(worker, "died", f"its process did not start it within {_START_SECONDS:.0f} s") if late else None
+        if self.timeout is not None and now - worker.started > self.timeout + _GRACE_SECONDS:
+            return self._lose(worker, "timeout", f"took longer than hydra.sweeper.timeout={self.timeout:g} s")
         if self.options.memory_gb is not None and (used := _memory_gb(worker.process)) > self.options.memory_gb:
-            return self._bury(worker, "memory", f"used {used:.1f} GB, hydra.launcher.memory_gb is {self.options.memory_gb:g}")
+            return self._lose(worker, "memory", f"used {used:.1f} GB, hydra.launcher.memory_gb is {self.options.memory_gb:g}")
         return None
 
-    def _bury(self, worker: _Worker, ending: Ending, reason: str) -> Outcome:
+    def _lose(self, worker: _Worker, ending: Ending, reason: str) -> Outcome:
+        """End a worker and return the outcome of its job."""
         job, worker.job = worker.job, None
         assert job is not None
         self._discard(worker)
@@ -212,15 +193,15 @@ class Pool:
         _kill_tree(worker.process)
 
 
-def _has_word(connection: Connection) -> bool:
-    """Whether there is something to receive."""
+def _has_message(connection: Connection) -> bool:
+    """Return whether a message can be received at once."""
     try:
         return connection.poll()
     except (OSError, EOFError):
         return False
 
 
-def _cause_of_death(process: subprocess.Popen[bytes]) -> str:
+def _exit_reason(process: subprocess.Popen[bytes]) -> str:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(2)
     code = process.returncode
@@ -228,7 +209,7 @@ def _cause_of_death(process: subprocess.Popen[bytes]) -> str:
         name = signal.Signals(-code).name
         hint = ", perhaps because the machine ran out of memory" if name == "SIGKILL" else ""
         return f"its process was ended by {name}{hint}"
-    return f"its process ended with code {code}" if code is not None else "its process broke off"
+    return f"its process exited with code {code}" if code is not None else "its process closed the connection"
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

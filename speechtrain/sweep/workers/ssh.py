@@ -1,7 +1,7 @@
-"""Runs on another machine over ssh: copied there, detached, followed, brought back, resumed.
+"""Runs single trainings on another machine over ssh: the project is copied there, runs go on detached, results are copied back.
 
-Everything goes through the user's own `ssh` and `rsync`. A run has a folder there whose name follows from its sweep and its command line,
-so the same command finds it again: still going, ended, or dead with a checkpoint to go on from.
+Everything goes through the user's own `ssh` and `rsync`. The folder of a run on that machine follows from its sweep and its command line,
+so the same command finds it again: running, ended, or dead with a checkpoint to resume from.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import subprocess
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from speechtrain.backends.checkpoint_files import FOLDER, LAST, SUFFIXES
+from speechtrain.config.schemas.sweeps import SshOptions
 from speechtrain.console import console
 from speechtrain.errors import RunError, UserError
 from speechtrain.sweep.space.overrides import parser
@@ -34,33 +34,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NO_CONNECTION = 255
-"""Exit code of ssh itself."""
-
-
-@dataclass
-class RemoteOptions:
-    """`hydra.launcher` as plain values; described in `conf/hydra/launcher/ssh.yaml`."""
-
-    host: str
-    folder: str
-    project: str | None
-    exclude: Sequence[str]
-    setup: str
-    python: str
-    ssh_options: Sequence[str]
-    poll: float
-    patience: float
+"""Exit code with which ssh itself fails."""
 
 
 class Remote:
-    """One machine, through ssh."""
+    """Runs commands on one machine and copies folders to and from it, through ssh and rsync."""
 
-    def __init__(self, options: RemoteOptions) -> None:
+    def __init__(self, options: SshOptions) -> None:
         self.options = options
         self._ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", *options.ssh_options]
 
     def call(self, command: str, *, patience: float = 0.0) -> str:
-        """Run a shell command there; tries again for `patience` seconds while there is no connection.
+        """Run a shell command on the machine and return its output; without a connection, try again for `patience` seconds.
 
         Raises:
             UserError: there is no connection, or the command fails.
@@ -81,12 +66,12 @@ class Remote:
             time.sleep(min(self.options.poll, 5.0))
 
     def push(self, source: Path, target: str) -> None:
-        """Copy a folder there; what is gone here goes there too."""
+        """Copy a folder to the machine, and delete there what does not exist here any more."""
         excluded = [f"--exclude={pattern}" for pattern in self.options.exclude]
         self._rsync([*excluded, "--delete", f"{source}/", f"{self.options.host}:{target}/"])
 
     def pull(self, source: str, target: Path) -> None:
-        """Bring a folder back."""
+        """Copy a folder from the machine."""
         target.mkdir(parents=True, exist_ok=True)
         self._rsync([f"{self.options.host}:{source}/", f"{target}/"])
 
@@ -102,16 +87,21 @@ class Remote:
 
 
 class RemoteRuns:
-    """Runs of one sweep on one machine."""
+    """Runs the jobs of one sweep on one machine.
 
-    def __init__(self, options: RemoteOptions, config: DictConfig) -> None:
+    Args:
+        options: `hydra.launcher`.
+        config: config of the sweep.
+    """
+
+    def __init__(self, options: SshOptions, config: DictConfig) -> None:
         self.options = options
         self.config = config
         self.remote = Remote(options)
         self._ready = False
 
     def run(self, overrides: Sequence[str], number: int) -> JobReturn:
-        """One run, from wherever it stands there to its end; its folder is then here as `<sweep>/<number>`.
+        """Start a run on the machine, or attach to it if it is there, wait for its end and copy its folder to `<sweep>/<number>`.
 
         Raises:
             UserError: the machine cannot be used.
@@ -123,9 +113,9 @@ class RemoteRuns:
         key = hashlib.sha256("\n".join([_token(local.parent), *own]).encode()).hexdigest()[:12]
         folder = f"{self._root}/runs/{key}"
         self._start(own, folder)
-        code = self._follow(folder, local / "output.log")
+        code = self._wait_for_end(folder, local / "output.log")
         self.remote.pull(folder, local)
-        self._bring_back_tracking(local, _trial_of(overrides))
+        self._import_tracking(local, _trial_of(overrides))
         returned = JobReturn(overrides=own)
         if code == 0:
             returned.status = JobStatus.COMPLETED
@@ -133,15 +123,14 @@ class RemoteRuns:
         else:
             lines = (local / "output.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             returned.status = JobStatus.FAILED
-            last = lines[-1] if lines else "it printed nothing"
-            returned.return_value = RunError(
-                f"the run on {self.options.host} ended with code {code}: {last}\n    -> see {local / 'output.log'}"
-            )
-            self.remote.call(f"rm -f {shlex.quote(folder)}/rc")  # the next attempt goes on from its checkpoint
+            how = f": {lines[-1]}" if lines else " and no output"
+            message = f"the run on {self.options.host} exited with code {code}{how}\n    -> see {local / 'output.log'}"
+            returned.return_value = RunError(message)
+            self.remote.call(f"rm -f {shlex.quote(folder)}/rc")  # the next attempt resumes from its checkpoint
         return returned
 
     def _prepare(self) -> None:
-        """Copy the project, and set it up if what it needs has changed."""
+        """Copy the project to the machine, and set it up if its dependencies have changed."""
         if self._ready:
             return
         options = self.options
@@ -162,7 +151,7 @@ class RemoteRuns:
         self._ready = True
 
     def _start(self, overrides: Sequence[str], folder: str) -> None:
-        """Start the run, unless it runs or has ended; one that died goes on from its checkpoint."""
+        """Start the run, unless it runs or has ended; one that died is resumed from its checkpoint."""
         tracking = [] if any(item.startswith(("tracking", "~tracking")) for item in overrides) else [f"{_URI}=sqlite:///{folder}/mlflow.db"]
         arguments = [*overrides, *tracking, f"hydra.run.dir={folder}"]
         python = self.options.python if self.options.python.startswith("/") else f"{self._project}/{self.options.python}"
@@ -180,8 +169,8 @@ class RemoteRuns:
         )
         self.remote.call(script, patience=self.options.patience)
 
-    def _follow(self, folder: str, log_file: Path) -> int:
-        """Copy the run's output until it ends; returns its exit code. A broken connection is waited for."""
+    def _wait_for_end(self, folder: str, log_file: Path) -> int:
+        """Copy the run's output until it ends, waiting while there is no connection, and return its exit code."""
         quoted = shlex.quote(folder)
         offset = 0
         log_file.write_bytes(b"")
@@ -198,8 +187,8 @@ class RemoteRuns:
                 return 137
             time.sleep(self.options.poll)
 
-    def _bring_back_tracking(self, local: Path, trial: TrialContext | None) -> None:
-        """Put the run into this machine's MLflow, under its sweep."""
+    def _import_tracking(self, local: Path, trial: TrialContext | None) -> None:
+        """Import the run into this machine's MLflow, under its sweep."""
         database = local / "mlflow.db"
         run_id = read_run_file(local).get("mlflow_run_id")
         target = self.config.get("tracking", {}).get("mlflow")
@@ -209,16 +198,16 @@ class RemoteRuns:
         from speechtrain.tracking.mlflow.tracker import PARENT, local_uri
 
         uri = target.get("tracking_uri") or local_uri(Path.cwd())
-        known = read_run_file(local.parent / "imported").get(str(run_id))
+        imported_before = read_run_file(local.parent / "imported").get(str(run_id))
         tags = trial.tags | ({PARENT: trial.parents["mlflow"]} if "mlflow" in trial.parents else {}) if trial is not None else {}
-        imported = import_run(database, str(run_id), uri, known=known, tags=tags, name=trial.name if trial is not None else "")
+        imported = import_run(database, str(run_id), uri, known=imported_before, tags=tags, name=trial.name if trial is not None else "")
         (local.parent / "imported").mkdir(exist_ok=True)
         write_run_file(local.parent / "imported", {str(run_id): imported})
         write_run_file(local, {"mlflow_run_id": imported, "run_ids": {"mlflow": imported}})
 
 
 def _trial_of(overrides: Sequence[str]) -> TrialContext | None:
-    """The trial that a job belongs to, which only this machine knows of."""
+    """Return the trial that a job belongs to, of which the other machine knows nothing."""
     from speechtrain.sweep.trial.context import TrialContext
 
     for item in map(parser.parse_override, overrides):
@@ -228,7 +217,7 @@ def _trial_of(overrides: Sequence[str]) -> TrialContext | None:
 
 
 def _token(sweep: Path) -> str:
-    """A word that belongs to this sweep alone: a sweep that is begun anew does not meet the runs of an earlier one."""
+    """Return a random word kept in the sweep's folder, so that a sweep started anew gets no runs of an earlier one."""
     path = sweep / ".remote"
     if not path.is_file():
         temporary = sweep / f".remote.{uuid.uuid4().hex}"
@@ -240,9 +229,3 @@ def _token(sweep: Path) -> str:
 
 
 _URI = "tracking.mlflow.tracking_uri"
-
-
-def launch(options: dict[str, Any], job_overrides: Sequence[Sequence[str]], first: int, config: DictConfig) -> list[JobReturn]:
-    """Run jobs on the machine, one after the other; the sweeper asks for several at a time from threads of its own."""
-    runs = RemoteRuns(RemoteOptions(**options), config)
-    return [runs.run(overrides, first + index) for index, overrides in enumerate(job_overrides)]

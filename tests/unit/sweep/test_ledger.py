@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechtrain.sweep.study.ledger import State, read_ledger
+from speechtrain.sweep.study.ledger import Ledger, Slot, State, read_ledger
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def test_what_was_planned_twice_or_beyond_the_quota_is_never_taken():
 
 
 class World:
-    """Sweepers that plan, take and die at any moment on storage whose single steps are atomic, as Optuna's are."""
+    """Sweepers that plan, claim and die at any moment on storage whose single steps are atomic, as Optuna's are."""
 
     def __init__(self, n_trials: int, retries: int) -> None:
         self.n_trials = n_trials
@@ -72,7 +72,7 @@ class World:
         self.entries: list[Entry] = []
         self.runs: list[int] = []
 
-    def read(self):
+    def read(self) -> Ledger:
         return read_ledger(self.entries, n_trials=self.n_trials, retries=self.retries)
 
     def create(self, retry_of: int | None = None) -> None:
@@ -85,6 +85,38 @@ class World:
             self.entries[number] = replace(self.entries[number], state=state, **changes)
         return allowed
 
+    def claim(self, number: int) -> None:
+        if self.set(number, State.RUNNING):
+            self.runs.append(number)
+
+    def step(self, rng: random.Random, ledger: Ledger) -> None:
+        """One storage step of a sweeper, or the end of a job; nothing where the action does not fit the ledger."""
+        action = rng.choice(["plan", "retry", "claim", "end", "die"])
+        running = self.read().running
+        if action == "plan" and len(ledger.slots) < self.n_trials:
+            self.create()
+        elif action == "retry" and ledger.to_retry:
+            self.create(retry_of=rng.choice(ledger.to_retry).latest.number)
+        elif action == "claim" and ledger.waiting:
+            self.claim(rng.choice(ledger.waiting)[1].number)
+        elif action == "end" and running:
+            self.set(rng.choice(running).number, rng.choice([State.COMPLETE, State.PRUNED, State.COMPLETE]))
+        elif action == "die" and running:
+            self.set(rng.choice(running).number, State.FAIL, charged=rng.random() < 0.7)
+
+    def finish(self) -> None:
+        """The last sweeper alone does what is left."""
+        for _ in range(200):
+            ledger = self.read()
+            for slot in ledger.to_retry:
+                self.create(retry_of=slot.latest.number)
+            for _ in range(self.n_trials - len(ledger.slots)):
+                self.create()
+            for _, entry in self.read().waiting:
+                self.claim(entry.number)
+            for entry in self.read().running:
+                self.set(entry.number, State.COMPLETE)
+
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 8), st.integers(0, 2), st.integers(1, 4))
@@ -95,45 +127,25 @@ def test_whoever_dies_whenever_each_slot_is_settled_once_and_no_more_than_the_qu
     seen = [world.read() for _ in range(sweepers)]
     for _ in range(3000):
         who = rng.randrange(sweepers)
-        action = rng.choice(["look", "plan", "retry", "take", "end", "die"])
-        ledger = seen[who]
-        if action == "look":
+        if rng.random() < 1 / 6:
             seen[who] = world.read()
-        elif action == "plan" and len(ledger.slots) < n_trials:
-            world.create()
-        elif action == "retry" and ledger.to_retry:
-            world.create(retry_of=rng.choice(ledger.to_retry).latest.number)
-        elif action == "take" and ledger.waiting:
-            number = rng.choice(ledger.waiting)[1].number
-            if world.set(number, State.RUNNING):
-                world.runs.append(number)
-        elif action in ("end", "die") and world.read().running:
-            number = rng.choice(world.read().running).number
-            if action == "end":
-                world.set(number, rng.choice([State.COMPLETE, State.PRUNED, State.COMPLETE]))
-            else:
-                world.set(number, State.FAIL, charged=rng.random() < 0.7)
-    for _ in range(200):  # the last sweeper alone finishes what is left
-        ledger = world.read()
-        for slot in ledger.to_retry:
-            world.create(retry_of=slot.latest.number)
-        for _ in range(n_trials - len(ledger.slots)):
-            world.create()
-        for _, entry in world.read().waiting:
-            if world.set(entry.number, State.RUNNING):
-                world.runs.append(entry.number)
-        for entry in world.read().running:
-            world.set(entry.number, State.COMPLETE)
+        else:
+            world.step(rng, seen[who])
+    world.finish()
 
     final = world.read()
     assert final.is_complete(n_trials)
     assert len(final.slots) == n_trials
     assert len(world.runs) == len(set(world.runs))
     for slot in final.slots:
-        finished = [attempt for attempt in slot.attempts if attempt.state in (State.COMPLETE, State.PRUNED)]
-        assert len(finished) <= 1, "a slot has two results"
-        charged = sum(attempt.charged for attempt in slot.attempts if attempt.state is State.FAIL)
-        assert charged <= retries + 1
-        assert finished or charged == retries + 1
+        assert_settled_once(slot, retries)
     results = [entry for entry in world.entries if entry.state in (State.COMPLETE, State.PRUNED)]
     assert len(results) <= n_trials
+
+
+def assert_settled_once(slot: Slot, retries: int) -> None:
+    finished = [attempt for attempt in slot.attempts if attempt.state in (State.COMPLETE, State.PRUNED)]
+    assert len(finished) <= 1, "a slot has two results"
+    charged = sum(attempt.charged for attempt in slot.attempts if attempt.state is State.FAIL)
+    assert charged <= retries + 1
+    assert finished or charged == retries + 1

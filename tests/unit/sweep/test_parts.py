@@ -72,10 +72,17 @@ def test_what_a_sampler_proposes_follows_from_the_trial_number_and_the_history_a
     assert len(set(first.values())) == 3
 
 
-def test_conditional_spaces_are_searched_in_groups():
-    make = sampler_factory(node_of("tpe", "sampler"), conditional=True)
+class Sampler(optuna.samplers.RandomSampler):
+    def __init__(self, seed: int, group: bool = False, multivariate: bool = False) -> None:
+        super().__init__(seed)
+        self.grouped = group and multivariate
 
-    assert make(0)._group  # the multivariate estimate of Optuna then covers each branch
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_sampler_that_knows_groups_is_told_of_conditional_spaces(conditional):
+    make = sampler_factory({"_target_": f"{__name__}.Sampler", "group": None}, conditional=conditional)
+
+    assert make(0).grouped is conditional  # the multivariate estimate of TPE then covers each branch
 
 
 @pytest.mark.parametrize("name", ["median", "percentile", "asha", "hyperband", "threshold"])

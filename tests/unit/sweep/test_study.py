@@ -9,10 +9,10 @@ from optuna.trial import TrialState
 
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.space.space import parse_space
-from speechtrain.sweep.study.attributes import complete
+from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, complete, fail
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
-from speechtrain.sweep.study.study import BEAT, JOB, OWNER, Study
+from speechtrain.sweep.study.study import Study
 
 
 @pytest.fixture
@@ -41,70 +41,70 @@ def test_the_first_slots_get_the_values_that_are_given_in_whole_or_in_part(make)
     study = make()
     study.plan()
 
-    first, second, third = (study.take() for _ in range(3))
+    first, second, third = (study.claim() for _ in range(3))
 
     assert first.assignment == {"x": 0.5, "n": "b"}
     assert second.assignment["n"] == "a"
     assert 0 <= third.assignment["x"] <= 1
-    assert [taken.number for taken in (first, second, third)] == [0, 1, 2]
+    assert [claimed.number for claimed in (first, second, third)] == [0, 1, 2]
 
 
-def test_a_trial_is_taken_by_one_sweeper_only(make):
+def test_a_trial_is_claimed_by_one_sweeper_only(make):
     one, other = make(), make()
     one.plan()
     stale = other.ledger()
 
-    mine = [one.take() for _ in range(4)]
+    mine = [one.claim() for _ in range(4)]
 
-    assert [taken.number for taken in mine] == [0, 1, 2, 3]
-    assert other.take(stale) is None
-    assert one.take() is None
+    assert [claimed.number for claimed in mine] == [0, 1, 2, 3]
+    assert other.claim(stale) is None
+    assert one.claim() is None
 
 
-def test_a_retry_repeats_the_values_and_is_taken_first(make):
+def test_a_retry_repeats_the_values_and_is_claimed_first(make):
     study = make()
     study.plan()
-    *_, taken = (study.take() for _ in range(3))  # the first two would get the same values for their slots anyway
-    study.fail(taken.id, "went wrong")
+    *_, claimed = (study.claim() for _ in range(3))  # the first two would get the same values for their slots anyway
+    fail(study.storage, claimed.id, "went wrong")
 
     study.plan()
-    again = study.take()
+    again = study.claim()
 
-    assert again.retry_of == taken.number
+    assert again.retry_of == claimed.number
     assert again.number == 4
-    assert again.assignment == taken.assignment
+    assert again.assignment == claimed.assignment
 
 
 def test_a_trial_of_a_machine_that_falls_silent_is_given_back_uncharged(make):
     study = make(retries=0)
     study.plan()
-    taken = study.take()
+    claimed = study.claim()
     far = replace(Process.current(), host="elsewhere").to_dict()
-    study.storage.set_trial_system_attr(taken.id, OWNER, far)
-    study.storage.set_trial_system_attr(taken.id, JOB, far)
+    study.storage.set_trial_system_attr(claimed.id, OWNER, far)
+    study.storage.set_trial_system_attr(claimed.id, JOB, far)
     watcher = make(retries=0)
 
-    assert watcher.bury_dead(watcher.ledger()) == []
+    assert watcher.fail_dead_trials(watcher.ledger()) == []
     time.sleep(0.12)
-    study.storage.set_trial_system_attr(taken.id, BEAT, 1.0)
-    assert watcher.bury_dead(watcher.ledger()) == []  # it beats
+    study.storage.set_trial_system_attr(claimed.id, BEAT, 1.0)
+    assert watcher.fail_dead_trials(watcher.ledger()) == []  # it beats
     time.sleep(0.12)
-    ((number, reason),) = watcher.bury_dead(watcher.ledger())
+    ((number, reason),) = watcher.fail_dead_trials(watcher.ledger())
 
-    assert number == taken.number
-    assert "no sign of life from elsewhere" in reason
-    assert watcher.plan().waiting[0][1].retry_of == taken.number
+    assert number == claimed.number
+    assert "no heartbeat from elsewhere" in reason
+    assert watcher.plan().waiting[0][1].retry_of == claimed.number
 
 
 def test_a_living_trial_of_this_machine_is_left_alone_and_a_dead_one_is_not(make):
     study = make()
     study.plan()
-    living, dead = study.take(), study.take()
+    living, dead = study.claim(), study.claim()
     gone = replace(Process.current(), pid=2**22 - 1).to_dict()
     study.storage.set_trial_system_attr(dead.id, OWNER, gone)
     watcher = make()
 
-    assert [number for number, _ in watcher.bury_dead(watcher.ledger())] == [dead.number]
+    assert [number for number, _ in watcher.fail_dead_trials(watcher.ledger())] == [dead.number]
     assert watcher.storage.get_trial(living.id).state is TrialState.RUNNING
     assert watcher.storage.get_trial(dead.id).system_attrs["speechtrain:failure"]["charged"] is False
 
@@ -112,21 +112,21 @@ def test_a_living_trial_of_this_machine_is_left_alone_and_a_dead_one_is_not(make
 def test_a_result_is_recorded_once_whoever_is_first(make):
     study, other = make(), make()
     study.plan()
-    taken = study.take()
+    claimed = study.claim()
 
-    assert complete(study.storage, taken.id, [1.0])
-    assert not other.fail(taken.id, "thought to be dead")
-    assert other.storage.get_trial(taken.id).state is TrialState.COMPLETE
-    assert not complete(study.storage, taken.id, [2.0])
-    assert other.storage.get_trial(taken.id).values == [1.0]
+    assert complete(study.storage, claimed.id, [1.0])
+    assert not fail(other.storage, claimed.id, "thought to be dead")
+    assert other.storage.get_trial(claimed.id).state is TrialState.COMPLETE
+    assert not complete(study.storage, claimed.id, [2.0])
+    assert other.storage.get_trial(claimed.id).values == [1.0]
 
 
-def test_no_more_trials_wait_than_are_soon_taken(make):
+def test_no_more_trials_wait_than_are_soon_claimed(make):
     study = make(n_trials=100, ahead=6)
 
     assert len(study.plan().waiting) == 6
     for _ in range(4):
-        study.take()
+        study.claim()
     ledger = study.plan()
 
     assert len(ledger.waiting) == 6
@@ -136,10 +136,10 @@ def test_no_more_trials_wait_than_are_soon_taken(make):
 def test_fewer_trials_than_before_take_nothing_and_lose_nothing(make):
     study = make()
     study.plan()
-    complete(study.storage, study.take().id, [1.0])
+    complete(study.storage, study.claim().id, [1.0])
 
     smaller = make(n_trials=1)
 
     assert smaller.plan().is_complete(1)
-    assert smaller.take() is None
+    assert smaller.claim() is None
     assert len(make().ledger().waiting) == 3

@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from speechtrain.sweep.report import recorder as notebook
+from speechtrain.sweep.report import recorder
 from speechtrain.sweep.report.page import sweep_page
-from speechtrain.sweep.report.recorder import REPORT, SweepNotebook
+from speechtrain.sweep.report.recorder import REPORT, SweepRecorder
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.attributes import complete
-from speechtrain.sweep.study.cost import COST, costs, table
+from speechtrain.sweep.study.cost import COST, total_cost, trial_table
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import Study
@@ -53,16 +53,16 @@ def make_study(folder, **changes) -> Study:
 def finish_some(study: Study, count: int) -> None:
     study.plan()
     for _ in range(count):
-        taken = study.take()
-        assert taken is not None
-        study.storage.set_trial_user_attr(taken.id, COST, {"cpu_s": 3.6, "audio_s": 36.0, "epochs": 2, "planned_epochs": 2})
-        complete(study.storage, taken.id, [float(taken.assignment["x"])])
+        claimed = study.claim()
+        assert claimed is not None
+        study.storage.set_trial_user_attr(claimed.id, COST, {"cpu_s": 3.6, "audio_s": 36.0, "epochs": 2, "planned_epochs": 2})
+        complete(study.storage, claimed.id, [float(claimed.assignment["x"])])
 
 
 def test_the_report_is_there_before_the_sweep_has_ended_and_does_not_hold_it_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(notebook, "_EVERY", 0.0)
+    monkeypatch.setattr(recorder, "REPORT_SECONDS", 0.0)
     study = make_study(tmp_path)
-    one = SweepNotebook(CFG, study, ["val/wer"], tmp_path, {"n_trials": 6}, ["x=interval(0,1)"])
+    one = SweepRecorder(CFG, study, ["val/wer"], tmp_path, {"n_trials": 6}, ["x=interval(0,1)"])
     one.open()
     finish_some(study, 3)
     started = time.process_time()
@@ -84,8 +84,8 @@ def test_the_report_is_there_before_the_sweep_has_ended_and_does_not_hold_it_up(
 
 
 def test_sweepers_that_share_a_study_share_its_run(tmp_path):
-    first = SweepNotebook(CFG, make_study(tmp_path), ["val/wer"], tmp_path, {}, [])
-    second = SweepNotebook(CFG, make_study(tmp_path), ["val/wer"], tmp_path, {}, [])
+    first = SweepRecorder(CFG, make_study(tmp_path), ["val/wer"], tmp_path, {}, [])
+    second = SweepRecorder(CFG, make_study(tmp_path), ["val/wer"], tmp_path, {}, [])
     first.open()
     second.open()
     assert first.parents == second.parents
@@ -112,13 +112,13 @@ def test_what_pruning_saved_is_the_time_the_pruned_trials_would_have_gone_on():
         trial(TrialState.PRUNED, 720, cpu_s=720, audio_s=1440, epochs=2, planned_epochs=10),
         trial(TrialState.FAIL, 36),
     ]
-    found = costs(trials)
-    assert found.counts == {"complete": 1, "pruned": 1, "failed": 1}
-    assert found.wall_hours == pytest.approx(1.21)
-    assert found.cpu_hours == pytest.approx(1.2)
-    assert found.audio_hours == pytest.approx(2.4)
-    assert found.saved_hours == pytest.approx(0.8)
-    rows = table(trials, ["val/wer"])
+    cost = total_cost(trials)
+    assert cost.counts == {"complete": 1, "pruned": 1, "failed": 1}
+    assert cost.wall_hours == pytest.approx(1.21)
+    assert cost.cpu_hours == pytest.approx(1.2)
+    assert cost.audio_hours == pytest.approx(2.4)
+    assert cost.saved_hours == pytest.approx(0.8)
+    rows = trial_table(trials, ["val/wer"])
     assert rows["state"] == ["complete", "pruned", "fail"]
     assert rows["val/wer"] == [0.5, None, None]
     assert rows["reason"] == [None, None, "went wrong"]

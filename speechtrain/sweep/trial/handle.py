@@ -1,0 +1,206 @@
+"""A trial in the process that runs it: claimed, kept alive, limited in time and recorded, each once, by one owner.
+
+`own_trial` is entered by whoever starts work on a trial: by `runner.py` in the sweeper's own processes, by `job.py` in a job under any
+other launcher. Where both are one process the runner is the owner, and the job gets its handle. No framework is imported here, and nothing
+knows what a trial trains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from speechtrain.processes.identity import Process
+from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, complete, fail, prune
+from speechtrain.sweep.study.samplers import make_pruner
+from speechtrain.sweep.study.storage import open_storage
+from speechtrain.sweep.trial.context import TrialContext
+from speechtrain.sweep.trial.outcome import Outcome, outcome_of_error
+
+
+class TrialCancelledError(Exception):
+    """The trial was finished, or given to another process, before this one started it."""
+
+
+class TrialTimeoutError(Exception):
+    """A trial took longer than `hydra.sweeper.timeout`."""
+
+
+class TrialHandle:
+    """Reads and writes one trial in its storage.
+
+    Attributes:
+        context: the trial.
+        outcome: how its job ended, as the first one to know said; None while it runs.
+        recorded: whether the storage has the outcome.
+    """
+
+    def __init__(self, context: TrialContext) -> None:
+        self.context = context
+        self.storage = open_storage(context.storage)
+        self.outcome: Outcome | None = None
+        self.recorded = False
+        self._trial: optuna.Trial | None = None
+
+    def end(self, outcome: Outcome) -> None:
+        """Keep the outcome for the owner to record, unless one is known already."""
+        self.outcome = self.outcome or outcome
+
+    def record(self, outcome: Outcome) -> None:
+        """Write an outcome to the storage, unless the trial is finished there."""
+        if not self.storage.get_trial(self.context.id).state.is_finished():
+            self._write(outcome)
+        self.recorded = True
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Store a fact about the trial, which dashboards show."""
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_user_attr(self.context.id, name, value)
+
+    def set_constraints(self, violations: Mapping[str, float]) -> None:
+        """Store by how much each constraint is broken (above 0 where it is); what is stored already stays."""
+        stored = self.storage.get_trial(self.context.id).constraints
+        with contextlib.suppress(UpdateFinishedTrialError):
+            for name, value in violations.items():
+                if name not in stored:
+                    self._optuna_trial().set_constraint(name, value)
+
+    def report(self, value: float, epoch: int) -> None:
+        """Store the metric of an epoch, counted from 0."""
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_intermediate_value(self.context.id, epoch, value)
+
+    def should_prune(self) -> bool:
+        """Return whether the pruner of the config would end the trial after what it reported last."""
+        return self.context.pruner is not None and self._optuna_trial().should_prune()
+
+    def completed_trials(self) -> list[FrozenTrial]:
+        """Return the completed trials of the study."""
+        study_id = self.storage.get_study_id_from_name(self.context.study)
+        return self.storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def _optuna_trial(self) -> optuna.Trial:
+        """Return the trial as Optuna's own object, with the pruner that the context brings along."""
+        if self._trial is None:
+            pruner = make_pruner(self.context.pruner)
+            sampler = optuna.samplers.RandomSampler(0)
+            study = optuna.load_study(study_name=self.context.study, storage=self.storage, sampler=sampler, pruner=pruner)
+            self._trial = optuna.Trial(study, self.context.id)
+        return self._trial
+
+    def _write(self, outcome: Outcome) -> None:
+        trial_id = self.context.id
+        if outcome.ending == "pruned":
+            prune(self.storage, trial_id, outcome.reason)
+        elif outcome.ending != "done":
+            fail(self.storage, trial_id, outcome.reason, charged=outcome.ending != "interrupted", final=outcome.final)
+        elif (values := _numbers(outcome.value, len(self.context.directions))) is not None:
+            complete(self.storage, trial_id, values)
+        else:
+            count = len(self.context.directions)
+            fail(self.storage, trial_id, f"returned {outcome.value!r}, not {count} number{'s' if count > 1 else ''}")
+
+    def _claim(self) -> None:
+        """Store that this process runs the trial.
+
+        Raises:
+            TrialCancelledError: the trial is not running any more, so nobody waits for its result.
+        """
+        trial = self.storage.get_trial(self.context.id)
+        if trial.state is not TrialState.RUNNING:
+            raise TrialCancelledError("was cancelled before it started")
+        current = Process.current().to_dict()
+        if current not in (trial.system_attrs.get(OWNER), trial.system_attrs.get(JOB)):
+            with contextlib.suppress(UpdateFinishedTrialError):
+                self.storage.set_trial_system_attr(self.context.id, JOB, current)
+
+    @contextlib.contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """Store the time now and then, for sweepers on other machines."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(self.context.heartbeat):
+                with contextlib.suppress(Exception):  # the storage may be away for a while; the training goes on
+                    self.storage.set_trial_system_attr(self.context.id, BEAT, time.time())
+
+        threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+
+_owned: dict[tuple[str, int], TrialHandle] = {}
+"""The trials that this process owns, by storage and id."""
+
+
+@contextlib.contextmanager
+def own_trial(context: TrialContext) -> Iterator[TrialHandle]:
+    """Own a trial while its job runs; entered again for the same trial, yield the same handle.
+
+    The first to enter claims the trial, limits its time, sends heartbeats and records the outcome when it leaves. The outcome is what `end`
+    was given, or the error that left the block, whichever came first.
+
+    Raises:
+        TrialCancelledError: the trial is not running any more; nothing is recorded.
+    """
+    key = (context.storage, context.id)
+    owner = _owned.get(key)
+    with contextlib.nullcontext(owner) if owner is not None else _owning(key, TrialHandle(context)) as handle:
+        try:
+            yield handle
+        except BaseException as error:  # also SystemExit and Ctrl-C
+            handle.end(outcome_of_error(context.number, error))
+            raise
+
+
+@contextlib.contextmanager
+def _owning(key: tuple[str, int], handle: TrialHandle) -> Iterator[TrialHandle]:
+    handle._claim()
+    _owned[key] = handle
+    try:
+        with handle._heartbeat(), time_limit(handle.context.timeout):
+            yield handle
+    finally:
+        del _owned[key]
+        if handle.outcome is not None:
+            handle.record(handle.outcome)
+
+
+def _numbers(value: Any, count: int) -> list[float] | None:
+    """Return what a job returned as one number an objective; None where it is not that."""
+    try:
+        numbers = [float(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == count and not any(map(math.isnan, numbers)) else None
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise TrialTimeoutError in the main thread after so many seconds; in other threads only the worker pool can end a job."""
+    if seconds is None or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise TrialTimeoutError(f"took longer than hydra.sweeper.timeout={seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

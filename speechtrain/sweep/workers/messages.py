@@ -1,0 +1,104 @@
+"""What the pool and its worker processes say to each other through their connection; all of it, and how it is packed.
+
+The pool sends one `Setup`, then a `StartJob` for each job; the worker answers each with `JobStarted` and `JobEnded`. When the pool closes
+the connection, or dies, the worker ends after the job it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn
+
+from speechtrain.sweep.trial.outcome import Outcome, SweepJob
+from speechtrain.sweep.trial.runner import Program
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker needs before its first job.
+
+    Attributes:
+        path: the pool's `sys.path`, in absolute folders; set before the program is unpickled.
+        program: a pickled `Program`.
+        singletons: state of Hydra's singletons.
+        wants_returns: whether `JobEnded` is to have the whole `JobReturn`.
+    """
+
+    path: list[str]
+    program: bytes
+    singletons: Any
+    wants_returns: bool
+
+    @classmethod
+    def of_this_process(cls, program: Program, *, wants_returns: bool) -> Setup:
+        """Describe this process, so that a worker imports and resolves as it does."""
+        path = [str(Path(item).absolute()) for item in sys.path]
+        return cls(path, bytes(cloudpickle.dumps(program)), Singleton.get_state(), wants_returns)
+
+    def apply(self) -> Program:
+        """Make this process like the one that was described, and return the program."""
+        sys.path[:] = self.path
+        program: Program = cloudpickle.loads(self.program)
+        Singleton.set_state(self.singletons)
+        return program
+
+
+@dataclass(frozen=True)
+class StartJob:
+    """Asks a worker to run a job, with everything it prints in a file."""
+
+    job: SweepJob
+    log_file: Path
+
+
+@dataclass(frozen=True)
+class JobStarted:
+    """Tells the pool that the job's time runs from now on."""
+
+
+@dataclass(frozen=True)
+class JobEnded:
+    """Tells the pool how the job ended; `returned` is Hydra's own return value, where the setup asks for it."""
+
+    outcome: Outcome
+    returned: JobReturn | None
+
+
+Message = Setup | StartJob | JobStarted | JobEnded
+
+
+def send(connection: Connection, message: Message) -> None:
+    """Send a message; in one that cannot be pickled, the job's value is replaced by its text.
+
+    Raises:
+        OSError: nobody is at the other end.
+    """
+    connection.send_bytes(_packed(message))
+
+
+def receive(connection: Connection) -> Message:
+    """Wait for the next message.
+
+    Raises:
+        EOFError: the other end is closed.
+        Exception: the message is broken off or cannot be unpickled.
+    """
+    message: Message = pickle.loads(connection.recv_bytes())
+    return message
+
+
+def _packed(message: Message) -> bytes:
+    if isinstance(message, JobEnded):
+        with contextlib.suppress(Exception):  # a program may return anything
+            return bytes(cloudpickle.dumps(message))
+        message = JobEnded(replace(message.outcome, value=repr(message.outcome.value)), None)
+    return bytes(cloudpickle.dumps(message))
