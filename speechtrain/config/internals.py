@@ -31,7 +31,7 @@ def override_dirname(overrides: Sequence[Override], cfg: DictConfig) -> str:
 
 
 def is_group(loader: ConfigLoader, path: str) -> bool:
-    """Whether a key of an override names a group of the loader's config folders."""
+    """Return whether a key of an override names a group of the loader's config folders."""
     assert isinstance(loader, ConfigLoaderImpl)
     return bool(loader.repository.group_exists(path.partition("@")[0]))
 

@@ -12,10 +12,10 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from speechtrain.sweep.internals import run_job
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob, outcome_of, outcome_of_error
+from speechtrain.sweep.trial.run_job import run_job
 
 
 @dataclass

@@ -10,6 +10,7 @@ from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import IntegerNode
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException, ValidationError
@@ -56,3 +57,14 @@ def test_hydras_and_omegaconfs_errors_know_what_they_are_about() -> None:
     assert isinstance(wrong.__cause__, ValidationError), "Hydra has changed: the cause of a wrong type"
     assert isinstance(wrong.__cause__.child_node, IntegerNode), "OmegaConf has changed: child_node"
     assert wrong.__cause__.value == "many", "OmegaConf has changed: value"
+
+
+def test_hydras_return_value_is_read_without_raising_it(capsys: pytest.CaptureFixture[str]) -> None:
+    error = RuntimeError("went wrong")
+    returned = JobReturn(status=JobStatus.FAILED)
+    returned.return_value = error
+    try:
+        assert internals.result_of(returned) is error, "Hydra has changed: JobReturn._return_value"
+    except AttributeError:
+        pytest.fail("Hydra has changed: JobReturn._return_value")
+    assert capsys.readouterr().err == ""

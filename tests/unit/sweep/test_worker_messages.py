@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import threading
+from multiprocessing import Pipe
+from pathlib import Path
+
+import pytest
+
+from speechtrain.sweep.trial.outcome import Outcome, SweepJob
+from speechtrain.sweep.workers.messages import JobEnded, JobStarted, StartJob, receive, send
+
+
+def test_messages_arrive_as_they_were_sent():
+    ours, theirs = Pipe()
+    messages = [
+        StartJob(SweepJob(3, ["x=1"], {"A": "b"}), Path("3/output.log")),
+        JobStarted(),
+        JobEnded(Outcome(3, "done", value=0.5), None),
+    ]
+    for message in messages:
+        send(ours, message)
+
+    assert [receive(theirs) for _ in messages] == messages
+    ours.close()
+    with pytest.raises(EOFError):
+        receive(theirs)
+
+
+def test_a_result_that_cannot_be_pickled_arrives_as_its_text():
+    ours, theirs = Pipe()
+    lock = threading.Lock()
+    send(ours, JobEnded(Outcome(3, "done", value=lock), None))
+
+    assert receive(theirs) == JobEnded(Outcome(3, "done", value=repr(lock)), None)
