@@ -66,7 +66,7 @@ class SweepPlan:
 
 
 class Planner:
-    """Plans one sweep.
+    """Turns the command line of a sweep into its plan.
 
     Args:
         options: `hydra.sweeper`.

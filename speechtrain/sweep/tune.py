@@ -12,7 +12,7 @@ from speechtrain.config.targets import Direction, task_directions
 from speechtrain.console import console, format_metric
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 from speechtrain.inference.evaluation import evaluate, scored
-from speechtrain.sweep.space.space import Choice, Scalar, Space, parse_space
+from speechtrain.sweep.space.space import Choice, Space, parse_space
 from speechtrain.sweep.study.study import distribution
 
 

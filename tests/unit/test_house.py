@@ -20,6 +20,7 @@ ROOMS = {
 CLEAN = [
     *(f"{name}.py" for name in sorted({"__init__", "__main__"} | COMMANDS | SHARED)),
     "app",
+    "sweep",
     "config",
     "processes",
     "report",

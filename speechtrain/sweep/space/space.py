@@ -100,7 +100,7 @@ Domain = Choice | Range
 
 @dataclass(frozen=True)
 class Parameter:
-    """A swept key.
+    """A swept key and the values it may take.
 
     Attributes:
         key: as in an override, with the `+` or `++` it may start with.

@@ -147,7 +147,7 @@ class Study:
         for key in sorted(set(before) | set(described)):
             if before.get(key) != described.get(key):
                 was, now = before.get(key, "not swept"), described.get(key, "not swept")
-                problems.append(Problem(key, f"the study '{self.name}' was begun with {was}, now it is {now}", fix))
+                problems.append(Problem(key, f"the study '{self.name}' was started with {was}, now it is {now}", fix))
         if problems:
             raise ConfigError(problems)
 

@@ -1,4 +1,4 @@
-"""What a job is told about its trial, as text in its environment. Imports no framework, writes nothing; `handle.py` does."""
+"""What a job gets to know about its trial, as text in its environment. Imports no framework, writes nothing; `handle.py` does."""
 
 from __future__ import annotations
 

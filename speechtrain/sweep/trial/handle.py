@@ -76,9 +76,9 @@ class TrialHandle:
                     self._optuna_trial().set_constraint(name, value)
 
     def report(self, value: float, epoch: int) -> None:
-        """Store the metric of an epoch, counted from 0."""
+        """Store the metric of an epoch, counted from 0, for the pruner; a trial of several objectives cannot report."""
         with contextlib.suppress(UpdateFinishedTrialError):
-            self.storage.set_trial_intermediate_value(self.context.id, epoch, value)
+            self._optuna_trial().report(value, epoch)
 
     def should_prune(self) -> bool:
         """Return whether the pruner of the config would end the trial after what it reported last."""

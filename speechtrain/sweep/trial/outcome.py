@@ -40,7 +40,7 @@ class SweepJob:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """How a job ended, and what is to be recorded of it.
 
     Attributes:
         number: number of the job.

@@ -1,6 +1,6 @@
 """The process of one worker, which runs jobs for the pool: `python -m speechtrain.sweep.workers.worker FD`.
 
-It stays alive between jobs, so that frameworks are imported once. What it is told and answers is in `messages.py`.
+It stays alive between jobs, so that frameworks are imported once. Its messages are in `messages.py`.
 """
 
 from __future__ import annotations

@@ -157,5 +157,5 @@ def test_a_study_of_another_space_is_not_mixed_up(toy):
     done = toy.run("x=1,2,3")
 
     assert done.returncode != 0
-    assert "the study 'toy' was begun with choice(1, 2), now it is choice(1, 2, 3)" in done.stderr
+    assert "the study 'toy' was started with choice(1, 2), now it is choice(1, 2, 3)" in done.stderr
     assert len(toy.trials()) == 2

@@ -23,7 +23,7 @@ from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.trial.run_job import run_job
 
 RUN_JOB = "398b3328"
-"""First digits of the SHA-256 of the source of `hydra.core.utils.run_job` that `ours` was compared with."""
+"""First digits of the SHA-256 of the source of `hydra.core.utils.run_job` that `speechtrain.sweep.trial.run_job` was compared with."""
 
 
 @pytest.fixture
