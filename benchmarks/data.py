@@ -24,31 +24,31 @@ from pathlib import Path
 import soundfile
 import torch
 import torchaudio
-from lhotse import CutSet, Fbank, FbankConfig, MonoCut, SupervisionSegment
+from lhotse import CutSet, Fbank, FbankConfig, MonoCut, Recording, SupervisionSegment
+from lhotse.audio import AudioSource
 from lhotse.dataset import DynamicBucketingSampler, K2SpeechRecognitionDataset, SpecAugment
 from lhotse.dataset.input_strategies import OnTheFlyFeatures
-from lhotse.utils import fastcopy
 from torch.utils.data import DataLoader, Dataset
 
 from speechtrain import compose
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.corpus import Cut
-from speechtrain.data.prepare import Data, prepare
+from speechtrain.data.prepare import prepare
+from speechtrain.data.task_data import TaskData
 from speechtrain.tasks.build import task_for
 
 BATCH_SECONDS = 200
 
 
-def ours(root: Path, *more: str) -> Data:
+def ours(root: Path, *more: str) -> TaskData:
     """Our data room on the manifest, read once."""
     options = ["data=manifest", f"data.root={root}", "data.train=train.jsonl", f"data.batch_seconds={BATCH_SECONDS}", "data.num_buckets=30"]
     cfg = ExperimentConfig.of(compose([*options, "backend.threads=1", "data.on_shared.speaker=allow", *more]))
-    data = prepare(cfg, threads=1)
-    task_for(cfg, data)
-    return data
+    corpus = prepare(cfg, threads=1)
+    return corpus.for_task(task_for(cfg, corpus))
 
 
-def epochs(data: Data, *, augment: bool) -> Callable[[], Iterable[object]]:
+def epochs(data: TaskData, *, augment: bool) -> Callable[[], Iterable[object]]:
     """Batches of the next epoch at each call."""
     loader = data.loader("train", shuffle=True, augment=augment)
     assert loader is not None
@@ -89,8 +89,9 @@ def padded(items: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, list[st
 
 def said(cut: Cut) -> MonoCut:
     """Lhotse's cut with the text, which its data set asks for."""
+    recording = Recording(cut.id, [AudioSource("file", [0], cut.path)], cut.sample_rate, cut.num_samples, cut.duration)
     segment = SupervisionSegment(cut.id, cut.id, 0.0, cut.duration, text=cut.text)
-    return fastcopy(cut.as_lhotse(), supervisions=[segment])
+    return MonoCut(cut.id, 0.0, cut.duration, 0, supervisions=[segment], recording=recording)
 
 
 def lhotse_batches(root: Path) -> Callable[[], Iterable[object]]:

@@ -66,8 +66,9 @@ def main() -> None:
     fixed = ["tracking=[]", "report.enabled=false", "backend.threads=1", "trainer.epochs=3", "data.val=null", "data.test=null"]
     cfg = compose([*overrides, *fixed, "objective.metric=train/loss", "trainer.test_checkpoint=last"])
     config = ExperimentConfig.of(cfg)
-    data = prepare(config, threads=1)
-    task = task_for(config, data)
+    corpus = prepare(config, threads=1)
+    task = task_for(config, corpus)
+    data = corpus.for_task(task)
     backend = build("backend", cfg.backend)
     loader = data.loader("train", shuffle=True, augment=True)
     assert loader is not None

@@ -53,16 +53,17 @@ def ours(*options: str) -> Callable[[Path], None]:
 
     from speechtrain import compose
     from speechtrain.config.experiment import ExperimentConfig
-    from speechtrain.data.prepare import prepare, without_infeasible
+    from speechtrain.data.feasibility import without_infeasible
+    from speechtrain.data.prepare import prepare
     from speechtrain.tasks.build import task_for
 
     def run(folder: Path) -> None:
         given = [f"data.root={folder}", "data.split.val=0", f"data.batch_seconds={SECONDS}", "data.num_buckets=30", "augment=specaugment"]
         cfg = ExperimentConfig.of(compose([*given, *options]))
-        data = prepare(cfg, threads=1)
-        task = task_for(cfg, data)
+        corpus = prepare(cfg, threads=1)
+        task = task_for(cfg, corpus)
         assert task.on_infeasible is not None
-        without_infeasible(data, lambda lengths: -(-lengths // np.int64(4)), task.infeasible, task.on_infeasible)
+        data = without_infeasible(corpus.for_task(task), lambda lengths: -(-lengths // np.int64(4)), task)
         loader = data.loader("train", shuffle=True, augment=True)
         assert loader is not None
         assert len(loader) > 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
@@ -34,6 +36,16 @@ class ConsoleHandler(logging.Handler):
         style = _STYLES.get(record.levelno)
         where = errors if record.levelno >= logging.WARNING else console
         where.print(f"{record.levelname.lower()}: {text}" if style else text, style=style)
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal while something is done; what it yields advances the bar by so many of `total`."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.advance(task, count)
 
 
 def format_metric(name: str, value: float) -> str:

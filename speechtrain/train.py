@@ -95,12 +95,12 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         backend = steps.build_backend(cfg)
         recorder.open()
         try:
-            data = prepare(cfg, threads=os.cpu_count() or 1, reuse=options.reuse_data)
+            prepared = prepare(cfg, threads=os.cpu_count() or 1, reuse=options.reuse_data)
         except EmptyDataError as error:
             log.warning("%s\nnothing was trained (data.on_empty=warn)", error)
             return Result({}, None, folder, None, [], [], recorder.run_ids)
-        recorder.data(cfg, data)
-        run = steps.build_experiment(cfg, folder, backend, data)
+        recorder.data(cfg, prepared)
+        run = steps.build_experiment(cfg, folder, backend, prepared)
         steps.load_initial_weights(run)
         steps.log_model_size(run)
         steps.leave_out_infeasible(run)

@@ -54,9 +54,8 @@ def prepared(overrides: Sequence[str], threads: int = 1) -> Any:
     from speechtrain.tasks.build import task_for
 
     cfg = ExperimentConfig.of(compose(overrides))
-    data = prepare(cfg, threads=threads)
-    task_for(cfg, data)
-    return data
+    corpus = prepare(cfg, threads=threads)
+    return corpus.for_task(task_for(cfg, corpus))
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,15 @@ def write(path: Path, text: str, rate: int = 16000, **options: str) -> Path:
     return path
 
 
+def tone(path: Path, seconds: float = 0.3, rate: int = 8000) -> Path:
+    """A file of one tone, whose pitch depends on the file's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = sum(map(ord, path.name))
+    samples = 0.1 * np.sin(2 * np.pi * (200 + number) * np.arange(round(seconds * rate)) / rate)
+    soundfile.write(path, samples.astype(np.float32), rate)
+    return path
+
+
 def librispeech(root: Path, parts: tuple[str, ...] = ("train-clean-5", "dev-clean-2")) -> Path:
     """PART/speaker/chapter/{speaker-chapter-0000.flac, speaker-chapter.trans.txt} under LibriSpeech."""
     for number, part in enumerate(parts):

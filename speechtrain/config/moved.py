@@ -40,6 +40,9 @@ MOVED_MODULES = {
 }
 """Modules of version 0.1 whose classes a config may name, and where these classes are now."""
 
+MOVED_CLASSES = {"speechtrain.data.folder.SpeechCommands": "speechtrain.data.corpora.speech_commands.SpeechCommands"}
+"""Classes that did not move with the others of their module."""
+
 MOVED_IMPORTS = {
     "speechtrain.recognizer": "speechtrain.inference.recognizer",
     "speechtrain.backends.keras.model": "speechtrain.backends.keras.speech_model",
@@ -73,6 +76,8 @@ def import_moved_modules() -> None:
 
 def present_name(target: str) -> str:
     """Return the dotted path at which the class of an earlier version's `target` is found now; other paths are returned unchanged."""
+    if target in MOVED_CLASSES:
+        return MOVED_CLASSES[target]
     module, _, name = target.rpartition(".")
     return f"{MOVED_MODULES[module]}.{name}" if module in MOVED_MODULES and name[:1].isupper() else target
 

@@ -1,4 +1,4 @@
-"""Batches: the only thing a backend sees of the data.
+"""Batches, which are all that a backend sees of the data.
 
     features (B, T, F) float32, zero-padded · feature_lengths (B,) · targets (B, L) or (B, L, C), zero-padded · target_lengths (B,) · ids
 
@@ -8,7 +8,6 @@ processes nor an interruption changes what is read.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,8 +17,6 @@ import torch
 
 from speechtrain.data.features.features import Features
 
-log = logging.getLogger(__name__)
-
 
 class Batch(NamedTuple):
     """Utterances that are computed together.
@@ -27,13 +24,13 @@ class Batch(NamedTuple):
     Attributes:
         features: (B, T, F) float32, zero behind each utterance's end.
         feature_lengths: (B,) int64, frames.
-        targets: what the task wants, zero behind each one's end: labels (B, L) int64, or frames (B, L, C) float32.
+        targets: the task's, zero behind each utterance's end: labels (B, L) int64, or frames (B, L, C) float32.
         target_lengths: (B,) int64.
         ids: of the utterances.
-        texts: references as written in the corpus.
+        texts: references as the corpus has them.
         seconds: of audio, padding not counted.
-        left_out: (id, reason) of utterances that belong here and cannot be read.
-        stands_in: whether it is only there so that each of several processes has a batch, and counts for nothing.
+        left_out: (id, reason) of utterances of this batch that cannot be read.
+        is_filler: whether it only gives one of several processes a batch where there are fewer utterances; its loss does not count.
     """
 
     features: npt.NDArray[np.float32]
@@ -44,18 +41,18 @@ class Batch(NamedTuple):
     texts: tuple[str, ...]
     seconds: float
     left_out: tuple[tuple[str, str], ...] = ()
-    stands_in: bool = False
+    is_filler: bool = False
 
 
 Target = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
 
 class Reference(NamedTuple):
-    """What a corpus says of an utterance; the task makes a target of it.
+    """What a corpus has as the truth about an utterance; the task makes a target of it.
 
     Attributes:
         text: "" where there is none.
-        signal: gives the frames (T, C) that are wanted, where the corpus has them.
+        signal: reads the target signal (T, C), where the corpus has one.
     """
 
     text: str
@@ -71,16 +68,16 @@ def stack_features(utterances: Sequence[torch.Tensor]) -> tuple[npt.NDArray[np.f
     return padded, lengths
 
 
-def stacked(wanted: Sequence[Target]) -> tuple[Target, npt.NDArray[np.int64]]:
-    """Targets of several utterances in one array, zero behind each one's end, and their lengths (B,)."""
-    lengths = np.array([len(item) for item in wanted], dtype=np.int64)
-    targets = np.zeros((len(wanted), max(1, int(lengths.max())), *wanted[0].shape[1:]), dtype=wanted[0].dtype)
-    for row, item in enumerate(wanted):
-        targets[row, : lengths[row]] = item
-    return targets, lengths
+def stack_targets(targets: Sequence[Target]) -> tuple[Target, npt.NDArray[np.int64]]:
+    """Pad targets (L,) or (L, C) of several utterances with zeros to one array (B, L) or (B, L, C); returned with their lengths (B,)."""
+    lengths = np.array([len(target) for target in targets], dtype=np.int64)
+    padded = np.zeros((len(targets), max(1, int(lengths.max())), *targets[0].shape[1:]), dtype=targets[0].dtype)
+    for row, target in enumerate(targets):
+        padded[row, : lengths[row]] = target
+    return padded, lengths
 
 
 def silence(features: Features, *, seconds: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Features (1, T, F) of zeros and their length (1,), to measure a model with."""
+    """Make features (1, T, F) of zeros and their length (1,), to measure a model with."""
     frames = features.num_frames(round(seconds * features.sample_rate))
     return np.zeros((1, frames, features.size), dtype=np.float32), np.array([frames], dtype=np.int64)

@@ -1,96 +1,147 @@
-"""Which utterances make up each batch of an epoch.
+"""Which utterances make up each batch of an epoch, for corpora of every size.
 
-Lhotse's bucketing sampler serves corpora that its buffer holds. From larger ones it draws within the buffer only, so that lists that stand
-speaker by speaker are trained on speaker by speaker, and it takes 17 s for 280,000 utterances; those are divided here, all at once.
+Utterances are divided by duration into buckets, and each batch is drawn from one bucket, so that little of it is padding. The rules and
+their random numbers are those of Lhotse 1.33 (`DynamicBucketingSampler`, and `SimpleCutSampler` for a single bucket), applied to the whole
+list instead of to a buffer of it; see docs/decisions/0015.
 """
 
 from __future__ import annotations
 
-import warnings
+import random
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from lhotse import CutSet
-from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
 
-BUFFER = 10_000
-"""Utterances that Lhotse's sampler chooses from."""
+_REDRAWN = 10_000
+"""Utterances up to which a bucket is shuffled before each batch, and not once an epoch: the same distribution, at a quadratic cost."""
+_BUCKET_SEED = 1234  # of the order in which the buckets take turns, the same in every epoch
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a batch may be; see `conf/schema/loading.yaml`."""
+    """How large a batch may be, and how alike in duration its utterances are.
+
+    Attributes:
+        batch_seconds: of audio in a batch, padding included. A batch is full when one more utterance, as long as its longest, would exceed
+            them; so only a last utterance that is longer than all before it can exceed them.
+        batch_size: utterances in a batch at most; None: as many as fit.
+        num_buckets: into which the corpus is divided by duration, each with the same share of its seconds.
+    """
 
     batch_seconds: float
     batch_size: int | None
     num_buckets: int
-    num_workers: int
 
 
-def sampled(ids: Sequence[str], durations: Sequence[float], limits: Limits, *, shuffle: bool, seed: int, epoch: int) -> list[list[str]]:
-    """The batches of an epoch by Lhotse's samplers.
-
-    Args:
-        ids: of the utterances.
-        durations: s.
-        limits: of a batch.
-        shuffle: another order for each (seed, epoch).
-        seed: of the order.
-        epoch: from 0.
-    """
-    cuts = CutSet([_Sized(name, duration) for name, duration in zip(ids, durations, strict=True)])
-    buckets = min(limits.num_buckets, len(ids))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lhotse's advice on lazy manifests, and its mean of no bucket's bounds
-        options = {
-            "max_duration": limits.batch_seconds,
-            "max_cuts": limits.batch_size,
-            "shuffle": shuffle,
-            "seed": seed,
-            "world_size": 1,
-            "rank": 0,
-        }
-        sampler = DynamicBucketingSampler(cuts, num_buckets=buckets, **options) if buckets > 1 else SimpleCutSampler(cuts, **options)
-        sampler.set_epoch(epoch)
-        return [[cut.id for cut in batch] for batch in sampler]
-
-
-def divided(durations: npt.NDArray[np.float64], limits: Limits, *, shuffle: bool, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """The batches of an epoch as indices, in buckets of equal total duration, each shuffled whole.
-
-    What a bucket leaves over begins the first batch of the next, whose utterances are longer.
+def epoch_batches(durations: Sequence[float], limits: Limits, *, shuffle: bool, seed: int, epoch: int) -> list[list[int]]:
+    """Divide utterances into the batches of one epoch, each utterance once.
 
     Args:
-        durations: s of each utterance (N,).
+        durations: of the utterances, s (N,).
         limits: of a batch.
-        shuffle: another order for each (seed, epoch); otherwise utterances of a bucket keep theirs.
+        shuffle: draw another order for each sum of `seed` and `epoch`; otherwise the utterances of a bucket keep theirs.
         seed: of the order.
         epoch: from 0.
+
+    Returns:
+        For each batch the places of its utterances in `durations`.
     """
-    rng = np.random.default_rng([seed, epoch])
-    order = np.argsort(durations, kind="stable")
-    before = np.cumsum(durations[order])
-    edges = np.searchsorted(before, before[-1] * np.arange(1, limits.num_buckets) / limits.num_buckets)
-    buckets = [rng.permutation(part) if shuffle else np.sort(part) for part in np.split(order, edges)]
-    row = np.concatenate(buckets)
-    starts = [0]
-    longest, most = 0.0, limits.batch_size or len(row)
-    for place, duration in enumerate(durations[row].tolist()):
-        longest = max(longest, duration)
-        count = place - starts[-1] + 1
-        if count > 1 and (count > most or count * longest > limits.batch_seconds):
-            starts.append(place)
-            longest = duration
-    batches = np.split(row, starts[1:])
-    return [batches[index] for index in rng.permutation(len(batches))] if shuffle else batches
+    rng = random.Random(seed + epoch)  # noqa: S311 # no secret hangs on it
+    num_buckets = min(limits.num_buckets, len(durations))
+    if num_buckets < 2:
+        return _without_buckets(durations, limits, rng if shuffle else None)
+    buckets = _buckets(durations, num_buckets)
+    redrawn = shuffle and len(durations) <= _REDRAWN
+    if shuffle and not redrawn:
+        for bucket in buckets:
+            rng.shuffle(bucket)
+    turns = random.Random(_BUCKET_SEED)  # noqa: S311 # no secret hangs on it
+    batches = []
+    while any(buckets):
+        bucket = _next_bucket(buckets, turns.randrange(len(buckets)), durations, limits)
+        candidates = bucket
+        if redrawn:
+            candidates = bucket.copy()
+            rng.shuffle(candidates)
+        batch = candidates[: _fill(candidates, durations, limits)[0]]
+        batches.append(batch)
+        if redrawn:
+            drawn = set(batch)
+            bucket[:] = [place for place in bucket if place not in drawn]
+        else:
+            del bucket[: len(batch)]
+    return batches
 
 
-@dataclass(slots=True)
-class _Sized:
-    """As much of a cut as Lhotse's samplers look at."""
+def _buckets(durations: Sequence[float], count: int) -> list[list[int]]:
+    """Places in `durations` by bucket, the shortest first; about `count` buckets of the same total duration."""
+    ordered = np.sort(np.array(durations, dtype=np.float64))
+    share = ordered.sum() / count
+    bounds: list[float] = []
+    total = 0.0
+    for duration in ordered.tolist():
+        if total > share:
+            bounds.append(duration)
+            total = 0.0
+        total += duration
+    buckets: list[list[int]] = [[] for _ in range(len(bounds) + 1)]
+    for place, duration in enumerate(durations):
+        buckets[bisect_left(bounds, duration)].append(place)
+    return buckets
 
-    id: str
-    duration: float
-    dataloading_info: object = None
+
+def _next_bucket(buckets: Sequence[list[int]], turn: int, durations: Sequence[float], limits: Limits) -> list[int]:
+    """The bucket nearest to `turn` that still fills a batch; when none does, the nearest that is not empty."""
+    nearest = sorted(range(len(buckets)), key=lambda index: (abs(index - turn), index))
+    for index in nearest:
+        if _fill(buckets[index], durations, limits)[1]:
+            return buckets[index]
+    return next(buckets[index] for index in nearest if buckets[index])
+
+
+def _fill(places: Sequence[int], durations: Sequence[float], limits: Limits) -> tuple[int, bool]:
+    """How many utterances from the first on make a batch, and whether they fill it."""
+    longest = 0.0
+    for count, place in enumerate(places, start=1):
+        longest = max(longest, durations[place])
+        if count == limits.batch_size or (count + 1) * longest > limits.batch_seconds:
+            return count, True
+    return len(places), False
+
+
+def _without_buckets(durations: Sequence[float], limits: Limits, rng: random.Random | None) -> list[list[int]]:
+    """Batches of utterances that follow each other, in the order of the list or of `rng`; none of several exceeds the limits."""
+    order = list(range(len(durations)))
+    if rng is not None:
+        rng.shuffle(order)
+    batches: list[list[int]] = []
+    longest = 0.0
+    for place in order:
+        longest = max(longest, durations[place])
+        count = len(batches[-1]) + 1 if batches else 1
+        if count == 1 or count * longest > limits.batch_seconds or (limits.batch_size is not None and count > limits.batch_size):
+            batches.append([place])
+            longest = durations[place]
+        else:
+            batches[-1].append(place)
+    return batches
+
+
+def equalize_count(batches: list[list[int]], durations: Sequence[float], count: int) -> list[list[int]]:
+    """Make as many batches as another epoch has, so that every epoch has as many steps, in a resumed run too.
+
+    The last batches of a bucket are small: the two shortest are joined while there is one too many, the one of most utterances is halved
+    while one is missing.
+    """
+    batches = list(batches)
+    while len(batches) > count:
+        shortest = sorted(range(len(batches)), key=lambda index: sum(durations[place] for place in batches[index]))[:2]
+        first, second = min(shortest), max(shortest)
+        batches[first] = batches[first] + batches.pop(second)
+    while len(batches) < count:
+        largest = max(range(len(batches)), key=lambda index: len(batches[index]))
+        half = len(batches[largest]) // 2
+        batches[largest : largest + 1] = [batches[largest][:half], batches[largest][half:]]
+    return batches

@@ -1,4 +1,4 @@
-"""What can be known of a corpus before training: how much there is, what stands out, and what is in two splits at once."""
+"""Checks of a corpus before training: how much there is, what stands out, and what two splits have in common."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_FAR = 6.0  # median absolute deviations, of the logarithm, that an outlier is away from the median
+_OUTLIER_DEVIATIONS = 6.0  # median absolute deviations of the logarithm that an outlier is away from the median
 
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """Of one split.
+    """What is to be known of one split.
 
     Attributes:
-        durations: s of each utterance (N,).
-        rates: utterances by their files' rate in Hz.
-        speakers: how many; 0: not known.
+        durations: of each utterance, s (N,).
+        rates: number of utterances by their recording's rate in Hz.
+        speakers: number of speakers; 0: not known.
+        words: number of words in all texts.
         characters_per_s: of each utterance (N,).
-        outliers: (id, characters a second, text) of those that are spoken implausibly fast or slowly, the furthest first.
-        unknown: tokens that the vocabulary lacks, with their number.
+        outliers: (id, characters a second, text) of utterances that are spoken implausibly fast or slowly, the furthest first.
+        unknown: how often each token occurs that the vocabulary lacks.
     """
 
     durations: npt.NDArray[np.float64]
@@ -42,12 +43,12 @@ class SplitFacts:
 
     @property
     def hours(self) -> float:
-        """Of audio."""
+        """Hours of audio, the sum of all durations."""
         return float(self.durations.sum()) / 3600
 
 
 def facts_of(cuts: Sequence[Cut], tokenizer: Tokenizer) -> SplitFacts:
-    """Look at every utterance of a split once."""
+    """Count and measure the utterances of a split."""
     durations = np.array([cut.duration for cut in cuts], dtype=np.float64)
     texts = [cut.text for cut in cuts]
     speed = np.array([len(text) for text in texts]) / np.maximum(durations, 1e-3)
@@ -63,48 +64,61 @@ def facts_of(cuts: Sequence[Cut], tokenizer: Tokenizer) -> SplitFacts:
 
 
 def far_from_median(values: npt.NDArray[np.float64]) -> list[int]:
-    """Which of them lie further than six median absolute deviations from the median, of their logarithms; the furthest first."""
+    """Find values (N,) whose logarithm is further than six median absolute deviations from the median.
+
+    Returns:
+        Their places, the furthest first; none of fewer than eight values.
+    """
     if len(values) < 8:
         return []
     logs = np.log(np.maximum(values, 1e-6))
     away = np.abs(logs - np.median(logs))
     spread = max(float(np.median(away)), 0.05)  # texts of one length would make everything else an outlier
-    return [int(index) for index in np.argsort(-away) if away[index] > _FAR * spread]
+    return [int(index) for index in np.argsort(-away) if away[index] > _OUTLIER_DEVIATIONS * spread]
 
 
 def shared_between_splits(corpus: Corpus, checksums: Mapping[str, int]) -> dict[str, dict[str, list[str]]]:
-    """What stands in more than one split, by kind (`speaker`, `parent`, `audio`): its name, and `split/id` of an example in each."""
-    found: dict[str, dict[str, list[str]]] = {}
+    """Find speakers, parents and recordings that are in more than one split.
+
+    Args:
+        corpus: as it will be used.
+        checksums: of the samples of each utterance, by id.
+
+    Returns:
+        By kind (`speaker`, `parent`, `audio`) and name, `split/id` of an example in each split.
+    """
+    shared: dict[str, dict[str, list[str]]] = {}
     for kind in ("speaker", "parent", "audio"):
         places: dict[str, dict[str, str]] = defaultdict(dict)
         for split in SPLITS:
             for cut in corpus.splits[split]:
                 if (name := _name(kind, cut, checksums)) is not None:
                     places[name].setdefault(split, f"{split}/{cut.id}")
-        found[kind] = {name: list(each.values()) for name, each in places.items() if len(each) > 1}
-    return found
+        shared[kind] = {name: list(each.values()) for name, each in places.items() if len(each) > 1}
+    return shared
 
 
 def _name(kind: str, cut: Cut, checksums: Mapping[str, int]) -> str | None:
+    """The speaker, the parent, or checksum and length of an utterance; None where it is not known."""
     if kind == "speaker":
         speaker = cut.speaker
         return None if speaker is None else str(speaker)
     if kind == "parent":
         parent = cut.custom.get("parent")
         return None if parent is None else str(parent)
-    check = checksums.get(cut.id)
-    return None if check is None else f"{check:08x}/{cut.num_samples}"
+    checksum = checksums.get(cut.id)
+    return None if checksum is None else f"{checksum:08x}/{cut.num_samples}"
 
 
-def in_words(kind: str, shared: Mapping[str, Sequence[str]]) -> str:
-    """What is shared, as a sentence with examples."""
+def describe_shared(kind: str, shared: Mapping[str, Sequence[str]]) -> str:
+    """Say what splits have in common, with examples."""
     names = {"speaker": "speakers are", "parent": "parents are", "audio": "recordings with the same samples are"}
     examples = ", ".join(" and ".join(places) for places in list(shared.values())[:5])
     return f"{len(shared)} {names[kind]} in more than one split: {examples}" + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
 
 
 def report_shared(corpus: Corpus, checksums: Mapping[str, int], on_shared: Mapping[str, str]) -> None:
-    """Warn of what two splits have in common, or refuse it.
+    """Warn of what splits have in common, or refuse it.
 
     Args:
         corpus: as it will be used.
@@ -118,13 +132,13 @@ def report_shared(corpus: Corpus, checksums: Mapping[str, int], on_shared: Mappi
         if not shared or on_shared[kind] == "allow":
             continue
         if on_shared[kind] == "error":
-            fix = f"divide the data so that this is not so, or set data.on_shared.{kind}=warn"
-            raise DataError(f"{in_words(kind, shared)} (data.on_shared.{kind}=error)\n    -> {fix}")
-        log.warning("%s (data.on_shared.%s=warn)", in_words(kind, shared), kind)
+            fix = f"divide the data so that each is in one split only, or set data.on_shared.{kind}=warn"
+            raise DataError(f"{describe_shared(kind, shared)} (data.on_shared.{kind}=error)\n    -> {fix}")
+        log.warning("%s (data.on_shared.%s=warn)", describe_shared(kind, shared), kind)
 
 
 def duplicates(cuts: Iterable[Cut], checksums: Mapping[str, int]) -> list[list[str]]:
-    """Utterances with the same samples, group by group."""
+    """List the ids of utterances with the same samples, group by group."""
     groups: dict[str, list[str]] = defaultdict(list)
     for cut in cuts:
         if (name := _name("audio", cut, checksums)) is not None:

@@ -1,4 +1,4 @@
-"""What a corpus is to the rest of the program: three lists of cuts, and a record of what was left out."""
+"""What a corpus is to the rest of the program: utterances in three splits, and a record of what was left out."""
 
 from __future__ import annotations
 
@@ -12,37 +12,44 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import soundfile
-from lhotse import MonoCut, Recording
-from lhotse.audio import AudioSource
-from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
 
-from speechtrain.data.audio import AUDIO_SUFFIXES, Audio, from_samples, read_recording, samples_in
+from speechtrain.data.audio import AUDIO_SUFFIXES, Audio, read_recording, samples_in
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
-set_current_audio_backend(LibsndfileBackend())  # reads WAV, FLAC, MP3 and OGG; torchaudio's own would need torchcodec
+_NO_CUSTOM: Mapping[str, Any] = {}  # shared by all utterances without any
+_END_TOLERANCE = 0.05  # s that a segment may end behind its recording: lists are rounded
 
-_NOTHING: Mapping[str, Any] = {}
+
+class OtherRecording(Protocol):
+    """A recording that is read in another way than by opening a file."""
+
+    def read(self, cut: Cut, rate: int) -> Audio:
+        """Read the samples (N,) of an utterance at `rate` Hz.
+
+        Raises:
+            DataError: it cannot be read, is empty, or holds NaN or infinite samples.
+        """
+        ...
 
 
 @dataclass(slots=True, eq=False)
 class Cut:
-    """An utterance: a recording, or a part of one, and what is said in it.
+    """An utterance: a recording or a part of one, and what is said in it.
 
-    As small as it can be, for corpora have hundreds of thousands; Lhotse's own has a supervision and a recording in it.
+    It is as small as possible, for corpora have hundreds of thousands; Lhotse's own holds a supervision and a recording.
 
     Attributes:
         duration: s.
         sample_rate: of the recording, Hz.
-        path: file of the recording; None: the corpus' own `read` makes the samples.
-        start: s in the recording.
+        path: file of the recording; None: the corpus' own `read`, or `recording`, gives the samples.
+        start: in the recording, s.
         channel: of the recording, counted from 0; None: the mean of all.
-        recorded: samples of the whole recording; None: as many as the utterance has.
-        recording: Lhotse's, where there is more to reading it than a file.
-        custom: what else is known; `parent`, `words`, and what divides the error report.
+        recording: reads the samples where that takes more than opening a file.
+        custom: what else is known: `parent`, `words`, and keys that the error report is divided by.
     """
 
     id: str
@@ -53,52 +60,29 @@ class Cut:
     path: str | None = None
     start: float = 0.0
     channel: int | None = None
-    recorded: int | None = None
-    recording: Recording | None = None
-    custom: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    recording: OtherRecording | None = None
+    custom: Mapping[str, Any] = field(default_factory=lambda: _NO_CUSTOM)
 
     @property
     def num_samples(self) -> int:
-        """At its own rate."""
+        """How many samples it has at its recording's rate."""
         return self.samples_at(self.sample_rate)
 
     def samples_at(self, rate: int) -> int:
-        """How many samples it has at a rate in Hz, the half one rounded up."""
+        """How many samples it has at a rate in Hz, half ones rounded up."""
         return samples_in(self.duration, rate)
 
-    def as_lhotse(self) -> MonoCut:
-        """As Lhotse reads it."""
-        recording = self.recording
-        if recording is None:
-            samples = self.num_samples if self.recorded is None else self.recorded
-            sources = [AudioSource("file", [0], self.path)]
-            recording = Recording(self.id, sources, self.sample_rate, samples, samples / self.sample_rate)
-        return MonoCut(self.id, self.start, self.duration, self.channel or 0, recording=recording)
 
-
-def read_audio(cut: Cut, rate: int, name: str | None = None) -> Audio:
-    """A cut's samples (N,) at `rate` Hz.
-
-    Args:
-        cut: with a recording.
-        rate: Hz.
-        name: of where it lies, for messages; None: its file.
+def read_audio(cut: Cut, rate: int) -> Audio:
+    """Read the samples (N,) of an utterance with a recording, at `rate` Hz.
 
     Raises:
-        DataError: the file cannot be decoded, is empty, or holds NaN or infinite samples.
+        DataError: the recording cannot be read, is empty, or holds NaN or infinite samples.
     """
-    if cut.recording is None:
-        assert cut.path is not None
-        return read_recording(cut.path, rate, start=cut.start, duration=cut.duration, channel=cut.channel, name=name)
-    name = name or cut.path or cut.recording.sources[0].source
-    try:
-        samples = cut.as_lhotse().load_audio()[0]
-    except Exception as error:  # the decoder's exceptions have no common type
-        if cut.path is not None and not Path(cut.path).is_file():
-            raise DataError(f"no such file: {cut.path}") from None
-        reason = str(error).strip().splitlines()
-        raise DataError(f"{name}: cannot be read as audio ({reason[-1] if reason else type(error).__name__})") from error
-    return from_samples(samples, cut.sample_rate, rate, name=name)
+    if cut.recording is not None:
+        return cut.recording.read(cut, rate)
+    assert cut.path is not None
+    return read_recording(cut.path, rate, start=cut.start, duration=cut.duration, channel=cut.channel)
 
 
 @dataclass(frozen=True)
@@ -118,15 +102,15 @@ class Skip:
 
 @dataclass
 class Corpus:
-    """Cuts of the three splits; a split that does not exist is empty.
+    """Utterances of the three splits.
 
     Attributes:
-        splits: `train`, `val`, `test`.
-        skipped: what was found bad while reading the lists.
-        read: gives a cut's samples (N,) at the rate asked for; raises `DataError` where that is impossible.
-        target: gives the signal (T, C) that is wanted of a cut, as many frames as its features have; None: texts are wanted.
+        splits: of `train`, `val` and `test`; empty where there is no such split.
+        skipped: utterances that were left out because the lists or headers show that they are bad.
+        read: reads the samples (N,) of an utterance at a rate in Hz; raises `DataError` where that is impossible.
+        target: reads the target signal (T, C) of an utterance, which has as many frames as its features; None: the targets are texts.
         target_size: C.
-        normalized: some texts as the corpus has them and as they are trained on, such that were changed first.
+        normalized: example texts as the corpus has them and as they are trained on, those that differ first.
     """
 
     splits: dict[str, list[Cut]]
@@ -138,15 +122,15 @@ class Corpus:
 
     @property
     def from_files(self) -> bool:
-        """Whether samples are those of the cuts' recordings, and nothing else is done to them."""
+        """Whether samples are those of the utterances' recordings, unchanged."""
         return self.read is read_audio
 
 
 class CorpusSource(Protocol):
-    """What `data._target_` names: built from its keys, then asked once."""
+    """What `data._target_` names: built with the keys of `data`, then loaded once."""
 
     def load(self, limit: int | None) -> Corpus:
-        """The corpus, with at most `limit` utterances a split."""
+        """List the utterances of the corpus, at most `limit` of each split; None: all."""
         ...
 
 
@@ -162,34 +146,44 @@ def make_cut(
     start: float = 0.0,
     end: float | None = None,
 ) -> Cut:
-    """A cut of one utterance: a whole file, or the part of it from `start` to `end` in seconds.
+    """Make an utterance of a whole recording, or of the part of it from `start` to `end` in seconds.
 
-    Without a path it has no recording and the corpus' own `read` makes its samples.
+    Args:
+        utt_id: its id.
+        path: file of the recording; None: the corpus' own `read` gives the samples.
+        num_samples: of the whole recording.
+        sample_rate: of the recording, Hz.
+        text: what is said.
+        speaker: who says it; None: not known.
+        custom: what else is known, see `Cut`.
+        start: in the recording, s.
+        end: in the recording, s; None: its end.
 
     Raises:
-        DataError: the part is not inside the file.
+        DataError: the part is not inside the recording.
     """
     duration = num_samples / sample_rate
-    cut = Cut(utt_id, text, duration, sample_rate, speaker, None if path is None else str(path), custom=custom or _NOTHING)
+    cut = Cut(utt_id, text, duration, sample_rate, speaker, None if path is None else str(path), custom=custom or _NO_CUSTOM)
     if start == 0.0 and end is None:
         return cut
-    last = duration if end is None else min(end, duration) if end <= duration + _SLACK else end
+    last = duration if end is None else min(end, duration) if end <= duration + _END_TOLERANCE else end
     if not 0 <= start < last <= duration:
         raise DataError(f"lies from {start:g} to {last:g} s, but {Path(path).name if path is not None else utt_id} lasts {duration:.3f} s")
-    cut.start, cut.duration, cut.recorded = start, round(last - start, 8), num_samples
+    cut.start, cut.duration = start, round(last - start, 8)
     return cut
 
 
-_SLACK = 0.05  # s that a segment may end behind its recording: lists are rounded
-
-
 def read_header(path: Path | BytesIO, sample_rate: int | None) -> tuple[int, int]:
-    """Rate in Hz and number of samples of a file, or of what would be in one.
+    """Read the rate in Hz and the number of samples of a file, or of the encoded audio that one would hold.
+
+    Args:
+        path: the file, or its content.
+        sample_rate: rate in Hz that it must have; None: any.
 
     Raises:
-        DataError: it is no audio, holds nothing, or has another rate than `sample_rate`.
+        DataError: it is not audio, holds no samples, or has another rate.
     """
-    shown = path if isinstance(path, Path) else "its audio"
+    name = path if isinstance(path, Path) else "its audio"
     if isinstance(path, Path):
         if not path.is_file():
             raise DataError(f"no such file: {path}")
@@ -198,16 +192,16 @@ def read_header(path: Path | BytesIO, sample_rate: int | None) -> tuple[int, int
     try:
         header = soundfile.info(str(path) if isinstance(path, Path) else path)
     except soundfile.SoundFileError as error:
-        raise DataError(f"{shown} is not audio that can be read ({str(error).split(': ')[-1].strip()})") from None
+        raise DataError(f"{name} is not audio that can be read ({str(error).split(': ')[-1].strip()})") from None
     if header.frames <= 0:
-        raise DataError(f"{shown} holds no samples")
+        raise DataError(f"{name} holds no samples")
     if sample_rate is not None and header.samplerate != sample_rate:
-        raise DataError(f"{shown} is at {header.samplerate} Hz, but data.sample_rate is {sample_rate}")
+        raise DataError(f"{name} is at {header.samplerate} Hz, but data.sample_rate is {sample_rate}")
     return header.samplerate, header.frames
 
 
 def clean_text(text: str) -> str:
-    """Composed Unicode (NFC), runs of white space as one space."""
+    """Compose a text's characters (Unicode NFC), and replace runs of white space by one space."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -220,10 +214,10 @@ def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:
     items = list(skipped)
     if not items:
         return
-    shown = [f"  {item.where}: {item.reason} ({item.split})" for item in items[:10]]
+    lines = [f"  {item.where}: {item.reason} ({item.split})" for item in items[:10]]
     if len(items) > 10:
-        shown.append(f"  ... and {len(items) - 10} more")
-    text = "\n".join(shown)
+        lines.append(f"  ... and {len(items) - 10} more")
+    text = "\n".join(lines)
     if on_bad == "error":
         raise DataError(
             f"{len(items)} bad utterances, and data.on_bad=error:\n{text}\n    -> mend them, or set data.on_bad=skip to go on without them"
@@ -232,18 +226,17 @@ def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:
 
 
 def seconds(cuts: list[Cut]) -> float:
-    """Total duration."""
+    """Total duration of utterances in seconds."""
     return math.fsum(cut.duration for cut in cuts)
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """All audio under a folder, in the order of their names; hidden ones are left out."""
+    """List all audio files under a folder, sorted by path, without hidden ones.
+
+    Raises:
+        DataError: there is no such folder.
+    """
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-
-
-def keep(cuts: list[Cut], wanted: Callable[[Cut], bool]) -> list[Cut]:
-    """The cuts that are wanted."""
-    return [cut for cut in cuts if wanted(cut)]
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))

@@ -15,22 +15,26 @@ from speechtrain.errors import DataError
 def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float | list[str], seed: int) -> dict[str, list[Cut]]:
     """Divide one list: the named speakers, or a percentage of utterances, go to val and test.
 
-    A percentage by speaker, or by parent (what variants of one recording share), takes whole groups, in an order that `seed` fixes, until
-    the share is reached.
+    Args:
+        cuts: all utterances.
+        by: what is never divided: `speaker`, `parent` (what variants of one recording share) or `utterance`.
+        val: per cent of the utterances, taken by whole groups until the share is reached; or names of speakers.
+        test: likewise; taken first.
+        seed: of the order in which groups are taken.
 
     Raises:
-        DataError: a named speaker is not there, or speakers are needed and not given.
+        DataError: there is no speaker of that name, or an utterance has no speaker and one is needed.
     """
-    grouped = by == "speaker" or isinstance(val, list) or isinstance(test, list)
+    needs_speakers = by == "speaker" or isinstance(val, list) or isinstance(test, list)
     speakers = {cut.speaker for cut in cuts}
-    if grouped and None in speakers:
+    if needs_speakers and None in speakers:
         missing = next(cut.id for cut in cuts if cut.speaker is None)
         raise DataError(
             f"splitting by speaker needs a speaker for each utterance; '{missing}' has none. Add 'speaker', or set data.split.by=utterance"
         )
-    group = {"speaker": _speaker, "parent": _parent, "utterance": _utterance}[by]
+    group_of = {"speaker": _speaker, "parent": _parent, "utterance": _utterance}[by]
     parts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
-    left = list(cuts)
+    rest = list(cuts)
     for name, share in (("test", test), ("val", val)):
         if isinstance(share, list):
             unknown = [str(speaker) for speaker in share if str(speaker) not in speakers]
@@ -38,32 +42,35 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
                 raise DataError(f"data.split.{name}: no speaker {', '.join(unknown)}; there is: {', '.join(sorted(map(str, speakers)))}")
             chosen = {str(speaker) for speaker in share}
         else:
-            chosen = _share(left, round(len(cuts) * share / 100), group, seed)
-        key = _speaker if isinstance(share, list) else group
-        parts[name] = [cut for cut in left if key(cut) in chosen]
-        left = [cut for cut in left if key(cut) not in chosen]
-    parts["train"] = left
+            chosen = _draw_groups(rest, round(len(cuts) * share / 100), group_of, seed)
+        key = _speaker if isinstance(share, list) else group_of
+        parts[name] = [cut for cut in rest if key(cut) in chosen]
+        rest = [cut for cut in rest if key(cut) not in chosen]
+    parts["train"] = rest
     return parts
 
 
-def fill_splits(cuts: dict[str, list[Cut]], missing: Collection[str], split: Mapping[str, Any]) -> dict[str, list[Cut]]:
-    """The splits, with those that have no list of their own taken from train.
+def complete_splits(
+    cuts: dict[str, list[Cut]], missing: Collection[str], split: Mapping[str, Any], limit: int | None
+) -> dict[str, list[Cut]]:
+    """Take splits that have no list of their own from train, and limit each.
 
     Args:
-        cuts: as listed.
-        missing: those of val and test that have no list.
+        cuts: utterances by split, as listed.
+        missing: which of val and test have no list.
         split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
+        limit: utterances of a split at most; None: all.
 
     Raises:
         DataError: as `split_cuts`, or nothing is left to train on.
     """
-    asked = {part: split[part] for part in missing if split[part]}
-    if asked:
-        parts = split_cuts(cuts["train"], by=split["by"], val=asked.get("val", 0), test=asked.get("test", 0), seed=split["seed"])
+    shares = {part: split[part] for part in missing if split[part]}
+    if shares:
+        parts = split_cuts(cuts["train"], by=split["by"], val=shares.get("val", 0), test=shares.get("test", 0), seed=split["seed"])
         cuts = {**cuts, **{name: parts[name] for name in ("train", *missing)}}
     if not cuts["train"]:
         raise DataError("data.split leaves no utterance to train on\n    -> lower data.split.val and data.split.test")
-    return cuts
+    return {name: limit_cuts(cuts[name], limit) for name in SPLITS}
 
 
 def _speaker(cut: Cut) -> str:
@@ -75,12 +82,13 @@ def _utterance(cut: Cut) -> str:
 
 
 def _parent(cut: Cut) -> str:
-    """What an utterance is a variant of; without any it stands for itself."""
+    """The recording that an utterance is a variant of; without one it is its own parent."""
     return str(cut.custom.get("parent") or cut.id)
 
 
-def _share(cuts: list[Cut], wanted: int, group: Callable[[Cut], str], seed: int) -> set[str]:
-    counts = Counter(group(cut) for cut in cuts)
+def _draw_groups(cuts: list[Cut], wanted: int, group_of: Callable[[Cut], str], seed: int) -> set[str]:
+    """Draw whole groups until they hold the wanted number of utterances."""
+    counts = Counter(group_of(cut) for cut in cuts)
     names = sorted(counts)
     np.random.default_rng(seed).shuffle(names)
     chosen: set[str] = set()
@@ -93,28 +101,31 @@ def _share(cuts: list[Cut], wanted: int, group: Callable[[Cut], str], seed: int)
     return chosen
 
 
-def spread(cuts: list[Cut], limit: int | None) -> list[Cut]:
-    """At most so many, at equal distances: lists often stand speaker by speaker, or word by word."""
+def limit_cuts(cuts: list[Cut], limit: int | None) -> list[Cut]:
+    """Take at most `limit` utterances, at equal distances, since lists are often sorted by speaker or by word."""
     if limit is None or len(cuts) <= limit:
         return cuts
     return [cuts[index * len(cuts) // limit] for index in range(limit)]
 
 
 def split_fold(cuts: Sequence[Cut], by: str, folds: int, fold: int) -> tuple[list[Cut], list[Cut]]:
-    """What is trained on, and what is left out for validation, in one of k folds.
+    """Divide utterances into those to train on and those to validate on, in one of k folds.
 
-    Groups that stay together go, the largest first, to the fold that is smallest so far; the same for every run.
+    Groups go, the largest first, to the fold that is smallest so far; the same for every run.
 
     Args:
         cuts: of all folds.
-        by: `speaker`, `parent` (`custom["parent"]`) or `utterance`: what stays together.
+        by: what is never divided: `speaker`, `parent` (`custom["parent"]`) or `utterance`.
         folds: k.
-        fold: from 0.
+        fold: which of them to validate on, from 0.
+
+    Returns:
+        The utterances to train on, and those to validate on.
 
     Raises:
         DataError: an utterance has no speaker or parent, or there are fewer groups than folds.
     """
-    names = {cut.id: _group(cut, by) for cut in cuts}
+    names = {cut.id: _group_name(cut, by) for cut in cuts}
     if missing := [cut.id for cut in cuts if names[cut.id] is None]:
         raise DataError(
             f"data.fold_by={by} needs a {by} for each utterance; '{missing[0]}' has none\n"
@@ -127,33 +138,34 @@ def split_fold(cuts: Sequence[Cut], by: str, folds: int, fold: int) -> tuple[lis
     np.random.default_rng(0).shuffle(order)
     order.sort(key=lambda name: -sizes[name])
     filled = [0] * folds
-    chosen: dict[str | None, int] = {}
+    fold_of: dict[str | None, int] = {}
     for name in order:
-        chosen[name] = min(range(folds), key=lambda index: filled[index])
-        filled[chosen[name]] += sizes[name]
-    left_out = [cut for cut in cuts if chosen[names[cut.id]] == fold]
-    return [cut for cut in cuts if chosen[names[cut.id]] != fold], left_out
+        fold_of[name] = min(range(folds), key=lambda index: filled[index])
+        filled[fold_of[name]] += sizes[name]
+    train = [cut for cut in cuts if fold_of[names[cut.id]] != fold]
+    return train, [cut for cut in cuts if fold_of[names[cut.id]] == fold]
 
 
-def _group(cut: Cut, by: str) -> str | None:
+def _group_name(cut: Cut, by: str) -> str | None:
+    """The speaker, parent or id of an utterance; None: it has none."""
     if by == "utterance":
         return str(cut.id)
-    found = cut.speaker if by == "speaker" else cut.custom.get("parent")
-    return None if found is None else str(found)
+    name = cut.speaker if by == "speaker" else cut.custom.get("parent")
+    return None if name is None else str(name)
 
 
 def refuse_repeated_ids(cuts: Mapping[str, Sequence[Cut]]) -> None:
-    """Each utterance has its own id, and belongs to one split.
+    """Check that each utterance has its own id, and belongs to one split.
 
     Raises:
-        DataError: an id stands twice.
+        DataError: two utterances have the same id.
     """
     seen: dict[str, str] = {}
     for name in SPLITS:
         for cut in cuts[name]:
             if cut.id in seen:
                 raise DataError(
-                    f"utterance id '{cut.id}' stands twice ({seen[cut.id]} and {name})\n"
-                    "    -> give each utterance its own id (utt_id in a manifest), and one split"
+                    f"utterance id '{cut.id}' occurs twice ({seen[cut.id]} and {name})\n"
+                    "    -> give each utterance its own id (in a manifest utt_id, elsewhere a file's name without ending), and one split"
                 )
             seen[cut.id] = name

@@ -105,8 +105,7 @@ def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str
 def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> Iterator[tuple[str, str, Alignment | DataError]]:
     from speechtrain.data.prepare import prepare_split
 
-    data = prepare_split(settings, split, recognizer.tokenizer, threads=2)
-    data.target = recognizer.task.target
+    data = prepare_split(settings, split, recognizer.tokenizer, threads=2).for_task(recognizer.task)
     cuts = {str(cut.id): cut for cut in data.corpus.splits[split]}
     loader = data.loader(split)
     assert loader is not None

@@ -65,7 +65,7 @@ def _write(job: Job) -> None:
     from speechtrain.inference.recognizer import Recognizer
 
     features = build("features", job.cfg.features)
-    if not features.hears:
+    if not features.from_audio:
         features.size = job.options.input_size  # which it would learn from what is read
     sizes = {"features": features, "target_size": job.target_size}
     recognizer = Recognizer.load(job.weights, trust=job.trust, cfg=job.cfg, **sizes)

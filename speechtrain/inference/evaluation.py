@@ -17,7 +17,7 @@ from speechtrain.errors import DataError
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
-    from speechtrain.data.prepare import Data
+    from speechtrain.data.task_data import PreparedCorpus
     from speechtrain.inference.recognizer import Recognizer
     from speechtrain.tasks.base import Outputs, Sample
 
@@ -58,7 +58,7 @@ class Evaluation:
 
     weights: Path
     split: str
-    data: Data
+    data: PreparedCorpus
     results: list[DecoderResult]
     model_seconds: float
     passes: list[tuple[Batch, Outputs]]
@@ -88,13 +88,12 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
     tokenizer = build("tokenizer", first.tokenizer, vocabulary=vocabulary)
     data = prepare_split(first, split, tokenizer, threads=2)
     check_vocabulary(data, split, strict=cfg.on_unknown == "error")
-    features = data.features if not data.features.hears else None
+    features = data.features if not data.features.from_audio else None
     recognizer = Recognizer.load(weights, trust=cfg.trust, cfg=first, features=features, target_size=data.corpus.target_size)
-    data.target = recognizer.task.target
     recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name]) for name in settings}
     if cfg.nbest and not any(each.ranks for each in recognizers.values()):
         ranking(recognizer.task.decoder)  # says that it does not
-    loader = data.loader(split)
+    loader = data.for_task(recognizer.task).loader(split)
     assert loader is not None
     start = time.perf_counter()
     passes = list(recognizer.backend.predict(recognizer.model, loader, recognizer.task))
@@ -123,7 +122,7 @@ def scored(name: str, overrides: Sequence[str], recognizer: Recognizer, passes: 
     return DecoderResult(name, overrides, metrics, edits, samples, recognizer, took)
 
 
-def check_vocabulary(data: Data, split: str, *, strict: bool) -> None:
+def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
     """Check that the model has tokens for the texts of a split, and warn where it has not.
 
     Raises:

@@ -25,7 +25,7 @@ from speechtrain.errors import ConfigError, Problem, UserError, unwritable
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
-    from speechtrain.data.prepare import Data
+    from speechtrain.data.task_data import PreparedCorpus
     from speechtrain.inference.runtimes import Runner
 
 
@@ -84,7 +84,7 @@ class Export:
         except OSError as error:
             raise unwritable(self.folder, error, "out") from error
         self.data = self._read(cfg.split)
-        features = self.data.features if not self.data.features.hears else None
+        features = self.data.features if not self.data.features.from_audio else None
         size = self.data.corpus.target_size
         self.recognizer = Recognizer.load(self.weights, trust=cfg.trust, cfg=self.settings, features=features, target_size=size)
         known = [*self.recognizer.backend.formats, _ARCHIVE]
@@ -104,20 +104,19 @@ class Export:
         """Compute the outputs of the model itself, as a file's runtime does."""
         return self.recognizer.backend.infer(self.recognizer.model, features, lengths)
 
-    def _read(self, split: str) -> Data:
+    def _read(self, split: str) -> PreparedCorpus:
         from speechtrain.config.build import build
         from speechtrain.data.prepare import prepare_split
 
         tokenizer = build("tokenizer", self.settings.tokenizer, vocabulary=self.vocabulary)
         return prepare_split(self.settings, split, tokenizer, threads=2)
 
-    def _utterances(self, data: Data, split: str, count: int) -> list[Batch]:
+    def _utterances(self, data: PreparedCorpus, split: str, count: int) -> list[Batch]:
         """Make a batch of each of some utterances, whose lengths are spread over all."""
-        data.target = self.recognizer.task.target
         cuts = sorted(data.corpus.splits[split], key=lambda cut: (cut.duration, cut.id))
         places = np.unique(np.linspace(0, len(cuts) - 1, min(count, len(cuts))).round().astype(int))
-        data.limits = replace(data.limits, batch_size=1)
-        return list(data.only(split, [cuts[int(place)].id for place in places]))
+        alone = data.for_task(self.recognizer.task).with_limits(replace(data.limits, batch_size=1))
+        return list(alone.loader_of(split, [cuts[int(place)].id for place in places]))
 
     def make(self) -> tuple[list[ExportResult], list[str]]:
         """Write each format and try it out; return the results, and messages for the formats that failed."""

@@ -72,7 +72,7 @@ class Recognizer:
         cfg = cfg if cfg is not None else stored
         if features is None:
             features = build("features", cfg.features)
-            if not features.hears:
+            if not features.from_audio:
                 raise DataError(f"{path}: was trained on features that were made before, so it takes no audio")
         backend: Backend = build("backend", cfg.backend)
         tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=vocabulary)

@@ -25,10 +25,10 @@ from speechtrain.report.pages import render
 if TYPE_CHECKING:
     from speechtrain.data.checks import SplitFacts
     from speechtrain.data.corpus import Cut
-    from speechtrain.data.prepare import Data
+    from speechtrain.data.task_data import TaskData
 
 
-def data_report(data: Data, facts: Mapping[str, SplitFacts], remarks: Sequence[str], *, examples: int, title: str) -> str:
+def data_report(data: TaskData, facts: Mapping[str, SplitFacts], remarks: Sequence[str], *, examples: int, title: str) -> str:
     """Return the page on a corpus as HTML.
 
     Args:
@@ -57,10 +57,10 @@ def data_report(data: Data, facts: Mapping[str, SplitFacts], remarks: Sequence[s
     )
 
 
-def pictures(data: Data, cuts: Sequence[Cut]) -> dict[str, Figure]:
+def pictures(data: TaskData, cuts: Sequence[Cut]) -> dict[str, Figure]:
     """Draw training utterances as wave, features and augmented features, and return the figures by id."""
     ids = {cut.id for cut in cuts}
-    plain, augmented = data.only("train", ids), data.only("train", ids, augment=True)
+    plain, augmented = data.loader_of("train", ids), data.loader_of("train", ids, augment=True)
     seen = {id_: _features(batch, row) for batch in plain for row, id_ in enumerate(batch.ids)}
     changed = {id_: _features(batch, row) for batch in augmented for row, id_ in enumerate(batch.ids)}
     rate = data.features.sample_rate
@@ -89,8 +89,8 @@ def draw_recordings(files: Sequence[str], folder: Path, overrides: Sequence[str]
         for group in ("features", "augment"):
             if trained is not None and not any(item.startswith((f"{group}=", f"{group}.")) for item in overrides):
                 cfg = replace(cfg, **{group: getattr(trained, group)})
-        data = prepare(cfg, threads=1)
-        task_for(cfg, data)
+        prepared = prepare(cfg, threads=1)
+        data = prepared.for_task(task_for(cfg, prepared))
         drawn = pictures(data, data.corpus.splits["train"])
         names: set[str] = set()
         targets = [folder / f"{numbered(Path(name).stem, names)}.png" for name in files]
@@ -125,8 +125,8 @@ def _features(batch: Any, row: int) -> npt.NDArray[np.float32]:
     return features
 
 
-def _samples(data: Data, cut: Any) -> npt.NDArray[np.float32] | None:
-    return data.corpus.read(cut, data.features.sample_rate) if data.features.hears else None
+def _samples(data: TaskData, cut: Any) -> npt.NDArray[np.float32] | None:
+    return data.corpus.read(cut, data.features.sample_rate) if data.features.from_audio else None
 
 
 def histograms(values: Mapping[str, npt.NDArray[np.float64]], label: str) -> Figure:

@@ -16,7 +16,7 @@ from speechtrain.errors import unwritable
 if TYPE_CHECKING:
     from speechtrain.backends.base import ModelInfo
     from speechtrain.data.checks import SplitFacts
-    from speechtrain.data.prepare import Data
+    from speechtrain.data.task_data import TaskData
     from speechtrain.report.profile import Profile
 
 
@@ -37,7 +37,7 @@ class Inspection:
         profile: what the model costs on this machine, if that was asked for.
     """
 
-    data: Data
+    data: TaskData
     facts: Mapping[str, SplitFacts]
     shared: Mapping[str, Mapping[str, Sequence[str]]]
     duplicates: Sequence[Sequence[str]]
@@ -53,21 +53,23 @@ def inspect(cfg: ExperimentConfig, *, with_profile: bool = False) -> Inspection:
         DataError: the data cannot be used; training would raise the same.
     """
     from speechtrain.data.checks import duplicates, facts_of, shared_between_splits
-    from speechtrain.data.prepare import find_infeasible, prepare
+    from speechtrain.data.feasibility import find_infeasible
+    from speechtrain.data.prepare import prepare
     from speechtrain.report.profile import profile
     from speechtrain.tasks.build import task_for
 
     backend = build("backend", cfg.backend)
     cfg = cfg.with_values({"data.check_hours": math.inf})  # all of it is looked into, whatever the config says
-    data = prepare(cfg, threads=os.cpu_count() or 1)
-    task = task_for(cfg, data)
+    prepared = prepare(cfg, threads=os.cpu_count() or 1)
+    task = task_for(cfg, prepared)
+    data = prepared.for_task(task)
     model = backend.build(cfg.model, task, input_size=data.features.size, seed=cfg.seed)
     splits = {name: list(cuts) for name, cuts in data.corpus.splits.items() if len(cuts)}
     infeasible: dict[str, Sequence[str]] = {}
     if task.on_infeasible is not None:
         for name, cuts in splits.items():
-            found = find_infeasible(data, cuts, lambda lengths: backend.output_lengths(model, lengths), task.infeasible)
-            infeasible[name] = [utterance for utterance, _, _ in found]
+            found = find_infeasible(data, cuts, lambda lengths: backend.output_lengths(model, lengths), task)
+            infeasible[name] = [each.id for each in found]
     return Inspection(
         data=data,
         facts={name: facts_of(cuts, data.tokenizer) for name, cuts in splits.items()},
@@ -75,13 +77,13 @@ def inspect(cfg: ExperimentConfig, *, with_profile: bool = False) -> Inspection:
         duplicates=duplicates([cut for cuts in splits.values() for cut in cuts], data.cache.checksums),
         infeasible=infeasible,
         model=backend.describe(model),
-        profile=profile(backend, model, data.features) if with_profile and data.features.hears else None,
+        profile=profile(backend, model, data.features) if with_profile and data.features.from_audio else None,
     )
 
 
 def remarks(inspection: Inspection) -> list[str]:
     """Return what should be looked at, a sentence each."""
-    from speechtrain.data.checks import in_words
+    from speechtrain.data.checks import describe_shared
 
     lines = []
     for split, facts in inspection.facts.items():
@@ -99,7 +101,7 @@ def remarks(inspection: Inspection) -> list[str]:
         lines.append(f"{len(groups)} recordings stand more than once: {abbreviated(groups)}")
     for kind, names in inspection.shared.items():
         if names:
-            lines.append(in_words(kind, names))
+            lines.append(describe_shared(kind, names))
     if inspection.data.skipped:
         lines.append(f"{inspection.data.skipped} utterances were left out; they are named above")
     return lines

@@ -34,7 +34,7 @@ from speechtrain.report.figures import (
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Model
     from speechtrain.data.corpus import Cut
-    from speechtrain.data.prepare import Data
+    from speechtrain.data.task_data import TaskData
     from speechtrain.tasks.base import Sample, Task
 
 ERRORS, CLASSES, SIGNALS, HISTORY_PICTURE = "error_report.html", "class_report.html", "signal_report.html", "history.png"
@@ -71,7 +71,7 @@ class Finished:
     backend: Backend
     model: Model
     task: Task
-    data: Data
+    data: TaskData
     options: Report
 
 
@@ -91,7 +91,7 @@ def write_error_report(run: Finished) -> list[Path]:
     utterances = [_utterance(sample, cuts[sample.id]) for sample in samples if sample.id in cuts]
     bad, fine, wanted = pages.choose_examples(utterances, wrong=options.worst, posteriors=options.posteriors)
     posteriors = _posteriors(wanted, run) if wanted else {}
-    sounds = _Sounds(data) if options.audio and data.features.hears else None
+    sounds = _Sounds(data) if options.audio and data.features.from_audio else None
 
     def example(utterance: Utterance) -> pages.Example:
         audio = sounds.of(cuts[utterance.id]) if sounds is not None else None
@@ -128,7 +128,7 @@ def _posteriors(ids: set[str], run: Finished) -> dict[str, Posteriors]:
     subsampling = run.backend.describe(run.model).subsampling
     tokens = data.tokenizer.vocabulary
     found = {}
-    for batch, outputs in run.backend.predict(run.model, data.only(run.split, ids), run.task):
+    for batch, outputs in run.backend.predict(run.model, data.loader_of(run.split, ids), run.task):
         for row, (utterance, log_probs) in enumerate(_rows(batch, outputs.values, outputs.lengths)):
             spans = align(log_probs, batch.targets[row, : batch.target_lengths[row]].tolist())
             named = [(tokens[span.label], span.start, span.end) for span in spans] if spans is not None else None
@@ -156,7 +156,7 @@ def write_class_report(run: Finished) -> list[Path]:
     wrong = [each for each, mistake in zip(run.samples, mistakes, strict=True) if mistake]
     worst = sorted(wrong, key=lambda each: (-(each.confidence or 0.0), each.id))[: run.options.worst]
     cuts = {str(cut.id): cut for cut in run.data.corpus.splits[run.split]}
-    sounds = _Sounds(run.data) if run.options.audio and run.data.features.hears else None
+    sounds = _Sounds(run.data) if run.options.audio and run.data.features.from_audio else None
     heard = {each.id: sounds.of(cuts[each.id]) for each in worst if each.id in cuts} if sounds is not None else {}
     text = pages.render(
         "classes.html.j2",
@@ -211,7 +211,7 @@ REPORTS = {"errors": write_error_report, "classes": write_class_report, "signals
 class _Sounds:
     """Encodes utterances as MP3, until the page holds enough of them."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: TaskData) -> None:
         self._data = data
         self._room = _AUDIO_LIMIT
 

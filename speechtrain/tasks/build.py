@@ -10,7 +10,7 @@ from speechtrain.config.experiment import Component, ExperimentConfig
 from speechtrain.config.targets import UnknownTargetError, signature
 
 if TYPE_CHECKING:
-    from speechtrain.data.prepare import Data
+    from speechtrain.data.task_data import PreparedCorpus
     from speechtrain.data.text.tokenizers import Tokenizer
     from speechtrain.decode.base import Decoder
     from speechtrain.tasks.base import Task
@@ -51,10 +51,9 @@ def build_task(cfg: ExperimentConfig, *, tokenizer: Tokenizer, input_size: int, 
     return task
 
 
-def task_for(cfg: ExperimentConfig, data: Data) -> Task:
-    """The task for a corpus: it says what is wanted of each utterance, and has seen the training texts."""
+def task_for(cfg: ExperimentConfig, data: PreparedCorpus) -> Task:
+    """Build the task for a corpus, and let it learn from the training texts what it must know of them."""
     task = build_task(cfg, tokenizer=data.tokenizer, input_size=data.features.size, target_size=data.corpus.target_size)
-    data.target = task.target
     texts: Sequence[str] = [cut.text for cut in data.corpus.splits["train"]]
     task.learn(texts)
     return task

@@ -20,7 +20,7 @@ from speechtrain.tracking.run_folder import read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import Callback
-    from speechtrain.data.prepare import Data
+    from speechtrain.data.task_data import PreparedCorpus
     from speechtrain.tasks.base import Sample
     from speechtrain.tracking.base import Status, Tracker
 
@@ -98,7 +98,7 @@ class RunRecorder:
         for tracker in self.trackers.values():
             tracker.log_metrics(metrics, step)
 
-    def data(self, cfg: ExperimentConfig, data: Data) -> dict[str, str]:
+    def data(self, cfg: ExperimentConfig, data: PreparedCorpus) -> dict[str, str]:
         """Send fingerprints and sizes of the splits, and return the fingerprints by split."""
         from speechtrain.data.corpus import SPLITS
 
@@ -149,7 +149,7 @@ class RunRecorder:
         """Whether one of the trackers keeps models."""
         return any(tracker.keeps_models for tracker in self.trackers.values())
 
-    def model(self, weights: Path, data: Data, facts: Mapping[str, float]) -> None:
+    def model(self, weights: Path, data: PreparedCorpus, facts: Mapping[str, float]) -> None:
         """Send the trained model, with an example of its input."""
         rate = data.features.sample_rate
         example = data.example_samples()[: int(_EXAMPLE_SECONDS * rate)]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from speechtrain.backends.base import Backend, Model
 from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.config.schemas.training import Trainer
-from speechtrain.data.prepare import Data
+from speechtrain.data.task_data import TaskData
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Task
 
@@ -19,7 +19,7 @@ _GOOD_ENOUGH = 0.95  # share of the best speed
 _MIN_GAIN = 1.05  # in speed by a batch of twice the size, below which larger ones are not tried
 
 
-def find_batch_seconds(backend: Backend, model: Model, data: Data, task: Task, trainer: Trainer) -> float:
+def find_batch_seconds(backend: Backend, model: Model, data: TaskData, task: Task, trainer: Trainer) -> float:
     """Return the seconds of the shortest batch, padding included, that is trained on nearly as fast as any that fits into memory.
 
     Batches of 15 s, 30 s, 60 s, ... are tried with their largest of an epoch, until one does not fit, is no faster by the second of audio,
@@ -44,8 +44,9 @@ def find_batch_seconds(backend: Backend, model: Model, data: Data, task: Task, t
     speeds: dict[float, float] = {}
     seconds, before = _SMALLEST, 0.0
     while True:
-        sized = replace(data, limits=replace(data.limits, batch_seconds=seconds))
-        loader = sized.loader("train", shuffle=True, augment=True, views=2 if task.consistency else 1)
+        loader = data.with_limits(replace(data.limits, batch_seconds=seconds)).loader(
+            "train", shuffle=True, augment=True, views=2 if task.consistency else 1
+        )
         assert loader is not None
         batch = loader.largest()
         if batch.seconds <= before:

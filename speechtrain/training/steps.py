@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Model, ModelInfo, TrainingPlan
     from speechtrain.backends.callbacks import Callback, TrainResult
     from speechtrain.data.loader import Loader
-    from speechtrain.data.prepare import Data
+    from speechtrain.data.task_data import PreparedCorpus, TaskData
     from speechtrain.tasks.base import Sample, Task
     from speechtrain.tracking.recorder import RunRecorder
     from speechtrain.training.history import History
@@ -43,7 +43,7 @@ class Experiment:
     cfg: ExperimentConfig
     folder: Path
     backend: Backend
-    data: Data
+    data: TaskData
     task: Task
     model: Model
 
@@ -117,18 +117,18 @@ def build_backend(cfg: ExperimentConfig) -> Backend:
     return backend
 
 
-def build_experiment(cfg: ExperimentConfig, folder: Path, backend: Backend, data: Data) -> Experiment:
-    """Build the task for the data and the model for the task, its weights drawn from the seed.
+def build_experiment(cfg: ExperimentConfig, folder: Path, backend: Backend, corpus: PreparedCorpus) -> Experiment:
+    """Build the task for the corpus and the model for the task, its weights drawn from the seed.
 
     Raises:
         ConfigError: a metric is to be watched that will never be measured.
     """
     from speechtrain.tasks.build import task_for
 
-    task = task_for(cfg, data)
-    _check_monitors(cfg, task, has_val=len(data.corpus.splits["val"]) > 0)
-    model = backend.build(cfg.model, task, input_size=data.features.size, seed=cfg.seed)
-    return Experiment(cfg, folder, backend, data, task, model)
+    task = task_for(cfg, corpus)
+    _check_monitors(cfg, task, has_val=len(corpus.corpus.splits["val"]) > 0)
+    model = backend.build(cfg.model, task, input_size=corpus.features.size, seed=cfg.seed)
+    return Experiment(cfg, folder, backend, corpus.for_task(task), task, model)
 
 
 def _check_monitors(cfg: ExperimentConfig, task: Task, *, has_val: bool) -> None:
@@ -179,11 +179,9 @@ def log_model_size(run: Experiment) -> None:
 
 def leave_out_infeasible(run: Experiment) -> None:
     """Leave out the training utterances that are too short for their text at the model's subsampling, as the task wants it."""
-    from speechtrain.data.prepare import without_infeasible
+    from speechtrain.data.feasibility import without_infeasible
 
-    if run.task.on_infeasible is not None:
-        lengths_of = run.backend.output_lengths
-        without_infeasible(run.data, lambda lengths: lengths_of(run.model, lengths), run.task.infeasible, run.task.on_infeasible)
+    run.data = without_infeasible(run.data, lambda lengths: run.backend.output_lengths(run.model, lengths), run.task)
 
 
 def set_batch_seconds(run: Experiment) -> None:
@@ -197,7 +195,7 @@ def set_batch_seconds(run: Experiment) -> None:
         seconds = find_batch_seconds(run.backend, run.model, run.data, run.task, run.cfg.trainer)
         write_run_file(run.folder, {"batch_seconds": seconds})
     run.cfg = run.cfg.with_values({"data.batch_seconds": seconds})
-    run.data.limits = replace(run.data.limits, batch_seconds=seconds)
+    run.data = run.data.with_limits(replace(run.data.limits, batch_seconds=seconds))
     start_folder(run.cfg)
 
 
@@ -401,7 +399,7 @@ def _write_reports(run: Experiment, history: History, evaluation: Evaluation) ->
 
 def track_model(run: Experiment, plan: TrainingPlan, recorder: RunRecorder, summary: Summary) -> None:
     """Give the trackers that keep models the trained one, with all that is needed to use it on audio."""
-    if recorder.wants_model and run.data.features.hears:
+    if recorder.wants_model and run.data.features.from_audio:
         weights = run.folder / f"recognizer{run.backend.suffix}"
         run.backend.save(run.model, weights, plan.extra)
         recorder.model(weights, run.data, summary.final)

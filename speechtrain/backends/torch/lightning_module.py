@@ -109,8 +109,8 @@ class TrainingModule(pl.LightningModule):
             group["lr"] = group["initial_lr"] * factor
         utterance_losses, values, lengths = self.batch_loss(batch, self.device)
         reported = utterance_losses.detach().sum().cpu()
-        labels = 0 if batch.stands_in else int(batch.target_lengths.sum())
-        if torch.isfinite(reported) and not batch.stands_in:
+        labels = 0 if batch.is_filler else int(batch.target_lengths.sum())
+        if torch.isfinite(reported) and not batch.is_filler:
             self._loss_sum += reported
             self._label_count += labels
         self._step_started = start
@@ -122,7 +122,7 @@ class TrainingModule(pl.LightningModule):
             total = total + 2 * self.task.consistency * losses.consistency(values, lengths).sum()
         # gradients are averaged over the ranks: each has its share of the sum over all, divided by the labels of all
         share_of_all = self.trainer.world_size / max(1.0, sum_over_ranks([labels], self.device)[0])
-        loss: torch.Tensor = total * (0.0 if batch.stands_in else share_of_all)
+        loss: torch.Tensor = total * (0.0 if batch.is_filler else share_of_all)
         return loss
 
     def configure_gradient_clipping(
@@ -266,10 +266,10 @@ class TrainingModule(pl.LightningModule):
         """Count the errors of a batch."""
         assert self._scorer is not None
         self.batch = batch
-        if batch.stands_in and not self.sharded:  # gathering sharded weights needs all ranks
+        if batch.is_filler and not self.sharded:  # gathering sharded weights needs all ranks
             return
         outputs = to_outputs(*self.batch_loss(batch, self.device))
-        if not batch.stands_in:
+        if not batch.is_filler:
             self._scorer.update(batch, outputs)
 
     def on_validation_epoch_end(self) -> None:

@@ -203,12 +203,12 @@ def _explained(module: TrainingModule, resume_from: Path | None) -> Iterator[Non
 def _share_of(loaders: Sequence[Loader], rank: int, ranks: int) -> Iterator[None]:
     """Let loaders give the share of one rank in each batch."""
     for loader in loaders:
-        loader.take_part(rank, ranks)
+        loader.take_share(rank, ranks)
     try:
         yield
     finally:
         for loader in loaders:
-            loader.take_part(0, 1)
+            loader.take_share(0, 1)
 
 
 def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], ranks: ExternalRanks, *, has_val: bool) -> pl.Trainer:

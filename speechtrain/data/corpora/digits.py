@@ -1,7 +1,7 @@
-"""`data=digits`: strings of spoken digits, made with eSpeak NG and kept in a cache.
+"""`data=digits`: strings of spoken digits, synthesized with eSpeak NG and kept in a cache.
 
-An utterance is a function of (seed, split, index) and the keys that say how to speak; its file's name holds a hash of them, so a
-cache can be shared by runs of any size. Voices are split before anything is made: those of val and test are never in train.
+An utterance is a function of (seed, split, index) and of the keys that say how to speak; its file's name holds a hash of them, so a
+cache can be shared by runs of any size. No voice is in two splits.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from typing import Any
 import filelock
 import numpy as np
 import soundfile
-from rich.progress import Progress
 
-from speechtrain.console import console
+from speechtrain.console import progress_bar
 from speechtrain.data.corpus import SPLITS, Corpus, make_cut
 from speechtrain.errors import DataError, RunError, unwritable
 
@@ -38,9 +37,9 @@ VOICES = {
     "val": "Annie Mario RicishayMax3 benjamin gustave klatt5 m7 shelby".split(),
     "test": "Gene2 Hugo Mike aunty edward2 f3 ian iven3 klatt2 m3 marcelo michel paul rob sandro steph2".split(),
 }
-"""eSpeak variants; whispers, robots and other novelties are left out."""
+"""Variants of eSpeak's voices by split; whispers, robots and other novelties are left out."""
 
-_VERSION = 1  # of the recipe below; a change of it makes new files
+_VERSION = 1  # of `job`; another one makes new files
 
 
 class Digits:
@@ -52,7 +51,7 @@ class Digits:
         train_size, val_size, test_size: utterances.
         min_words, max_words: digits an utterance.
         sample_rate: Hz.
-        processes: that speak at a time; None: one a core.
+        processes: that synthesize at a time; None: one a core.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Digits:
         self.processes = processes or os.cpu_count() or 1
 
     def load(self, limit: int | None) -> Corpus:
-        """Make what the cache lacks, and list the rest.
+        """Synthesize what the cache lacks, and list all utterances.
 
         Raises:
             DataError: the extra `synth` is not installed, or the cache cannot be written.
@@ -101,7 +100,7 @@ class Digits:
         return Corpus(splits)
 
     def job(self, split: str, index: int) -> dict[str, Any]:
-        """What is said in an utterance, by whom, how, and the file it is kept in."""
+        """Draw what is said in an utterance, by whom and how, and name its file."""
         rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
         digits = rng.integers(10, size=rng.integers(self.words[0], self.words[1] + 1))
         job = {
@@ -121,48 +120,49 @@ class Digits:
             return
         if importlib.util.find_spec("espeakng_loader") is None:
             raise DataError(
-                "data=digits speaks with eSpeak NG, which is not installed\n    -> pip install 'speechtrain[synth]', or use data=synthetic"
+                "data=digits needs eSpeak NG, which is not installed\n    -> pip install 'speechtrain[synth]', or use data=synthetic"
             )
         try:
             for path in missing:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self.cache_dir / "digits" / ".lock"):
-                wanted = [job for path, job in missing.items() if not Path(path).is_file()]
-                if wanted:
-                    for unfinished in self.cache_dir.glob("digits/*/.*.tmp.flac"):  # of a run that was killed; the lock is ours
+                still_missing = [job for path, job in missing.items() if not Path(path).is_file()]
+                if still_missing:
+                    for unfinished in self.cache_dir.glob("digits/*/.*.tmp.flac"):  # of a run that was killed, for this one holds the lock
                         unfinished.unlink(missing_ok=True)
-                    self._speak(wanted)
+                    self._synthesize(still_missing)
         except OSError as error:
             raise unwritable(self.cache_dir, error, "data.cache_dir, or the variable SPEECHTRAIN_CACHE,", DataError) from None
 
-    def _speak(self, jobs: list[dict[str, Any]]) -> None:
+    def _synthesize(self, jobs: list[dict[str, Any]]) -> None:
+        """Share the jobs among worker processes, and wait for all of them."""
         count = min(self.processes, len(jobs))
         with (
-            Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+            progress_bar(f"synthesizing {len(jobs)} utterances in {count} processes", len(jobs)) as advance,
             tempfile.TemporaryDirectory() as folder,
         ):
-            bar = progress.add_task(f"speaking {len(jobs)} utterances in {count} processes", total=len(jobs))
             workers = []
             for number in range(count):
-                orders = Path(folder) / str(number)
-                orders.write_text("".join(json.dumps(job) + "\n" for job in jobs[number::count]), encoding="utf-8")
-                with orders.open() as stdin, (Path(folder) / f"{number}.err").open("w") as stderr:
+                requests = Path(folder) / str(number)
+                requests.write_text("".join(json.dumps(job) + "\n" for job in jobs[number::count]), encoding="utf-8")
+                with requests.open() as stdin, (Path(folder) / f"{number}.err").open("w") as stderr:
                     command = [sys.executable, "-m", "speechtrain.data.corpora.espeak"]
                     workers.append(subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, text=True))
             try:
-                readers = [threading.Thread(target=_count_lines, args=(worker, lambda: progress.advance(bar))) for worker in workers]
+                readers = [threading.Thread(target=_count_lines, args=(worker, advance)) for worker in workers]
                 for reader in readers:
                     reader.start()
                 for number, worker in enumerate(workers):
                     readers[number].join()
                     if worker.wait() != 0:
                         lines = (Path(folder) / f"{number}.err").read_text().strip().splitlines()
-                        raise RunError(f"eSpeak NG failed: {lines[-1] if lines else f'exit code {worker.returncode}'}")
+                        raise RunError(f"eSpeak NG failed: {lines[-1] if lines else f'exit code {worker.returncode} and no output'}")
             finally:
                 for worker in workers:
                     worker.kill()
 
 
-def _count_lines(worker: subprocess.Popen[str], tick: Callable[[], None]) -> None:
+def _count_lines(worker: subprocess.Popen[str], advance: Callable[[int], None]) -> None:
+    """Advance by one for each line that a worker prints, which is a finished file."""
     for _ in worker.stdout or ():
-        tick()
+        advance(1)

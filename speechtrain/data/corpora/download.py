@@ -1,4 +1,4 @@
-"""Fetching a corpus: resumable, checked, unpacked into place and marked as complete only at the end."""
+"""Fetching a corpus: continued where it was cut off, checked, unpacked into place, and marked as complete only at the end."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import hashlib
 import logging
 import tarfile
 import urllib.error
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lhotse.utils import resumable_download
-from rich.progress import Progress
-
-from speechtrain.console import console
+from speechtrain.console import progress_bar
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -26,7 +23,7 @@ class Archive:
 
     Attributes:
         url: of a tar file, packed or not.
-        digest: `sha256:...` or `md5:...` of it; None: nobody has published one, and only the packing's own check is made.
+        digest: `sha256:...` or `md5:...` of it; None: none is published, and only the check of the packing itself is made.
         size: about, in GB, for messages.
     """
 
@@ -34,70 +31,65 @@ class Archive:
     digest: str | None
     size: float
 
+    @property
+    def name(self) -> str:
+        """Name of the tar file."""
+        return self.url.rsplit("/", 1)[-1]
+
+    def at(self, mirror: str) -> Archive:
+        """The same archive under the address of a mirror."""
+        return replace(self, url=f"{mirror.rstrip('/')}/{self.name}")
+
 
 def fetch(archive: Archive, folder: Path) -> None:
-    """Put the content of an archive into a folder, unless that was done before.
+    """Fetch an archive and unpack it into a folder, unless that was done before.
 
-    What was fetched of it by a run that was cut off is gone on with. The archive is removed once it is unpacked.
+    A download that was cut off is continued. The archive is removed once it is unpacked.
 
     Raises:
-        DataError: the network or the disk fails, or what came is not what was published.
+        DataError: the network or the disk fails, or the archive is not the one that was published.
     """
-    name = archive.url.rsplit("/", 1)[-1]
-    mark = folder / f".{name}.complete"
-    if mark.is_file():
+    from lhotse.utils import resumable_download
+
+    complete = folder / f".{archive.name}.complete"
+    if complete.is_file():
         return
-    packed = folder / name
+    packed = folder / archive.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         log.info("fetching %s (%.1f GB) to %s", archive.url, archive.size, folder)
         resumable_download(archive.url, filename=packed)
         _check(packed, archive)
         _unpack(packed, folder)
-        mark.touch()
+        complete.touch()
         packed.unlink()
     except (OSError, urllib.error.URLError, tarfile.TarError, EOFError) as error:
-        fix = f"look at the network and at the room on the disk, or put {archive.url} into {folder} yourself"
-        raise DataError(f"{name}: could not be fetched from {archive.url} ({error})\n    -> {fix}") from error
+        fix = f"check the network and the free space on the disk, or put {archive.url} into {folder} yourself"
+        raise DataError(f"{archive.name}: could not be fetched from {archive.url} ({error})\n    -> {fix}") from error
 
 
 def _check(packed: Path, archive: Archive) -> None:
     if archive.digest is None:
         return
     kind, _, wanted = archive.digest.partition(":")
-    found = hashlib.new(kind, usedforsecurity=False)
-    with packed.open("rb") as file, _bar(f"checking {packed.name}", packed.stat().st_size) as advance:
+    received = hashlib.new(kind, usedforsecurity=False)
+    with packed.open("rb") as file, progress_bar(f"checking {packed.name}", packed.stat().st_size) as advance:
         while chunk := file.read(_CHUNK):
-            found.update(chunk)
+            received.update(chunk)
             advance(len(chunk))
-    if found.hexdigest() != wanted:
-        packed.unlink()  # going on with it would give the same again
+    if received.hexdigest() != wanted:
+        packed.unlink()  # continuing it would give the same again
         raise DataError(
-            f"{packed.name}: {kind} is {found.hexdigest()}, published is {wanted}; what came from {archive.url} was removed\n"
-            "    -> try again; if it stays so, the file was changed there"
+            f"{packed.name}: {kind} is {received.hexdigest()}, published is {wanted}; what came from {archive.url} was removed\n"
+            "    -> try again; if the digest stays the same, the file was changed there"
         )
 
 
 def _unpack(packed: Path, folder: Path) -> None:
-    with tarfile.open(packed) as tar, _bar(f"unpacking {packed.name}", packed.stat().st_size) as advance:
+    with tarfile.open(packed) as tar, progress_bar(f"unpacking {packed.name}", packed.stat().st_size) as advance:
         before = 0
         for member in tar:
             tar.extract(member, folder, filter="data")
             position = tar.offset
             advance(position - before)
             before = position
-
-
-class _bar:  # noqa: N801 # used as a function
-    """A progress bar over bytes."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self._progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task(title, total=total)
-
-    def __enter__(self):  # type: ignore[no-untyped-def]
-        self._progress.start()
-        return lambda count: self._progress.advance(self._task, count)
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()

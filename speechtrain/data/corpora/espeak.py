@@ -1,8 +1,10 @@
-"""A worker that speaks with eSpeak NG: `python -m speechtrain.data.corpora.espeak`, one JSON job a line in, one line a finished file out.
+"""A worker process that synthesizes speech with eSpeak NG: `python -m speechtrain.data.corpora.espeak`.
 
-eSpeak NG is GPL-3 and not thread-safe, so it lives in processes of its own. Its output depends on what the process spoke before;
+It reads a JSON job a line from the standard input and prints a line for each finished file.
+
+eSpeak NG is GPL-3 and not thread-safe, so it runs in processes of its own. Its output depends on what the process spoke before;
 the library is therefore loaded anew for every utterance. Breath is noise, from a generator that `espeak_Initialize` seeds with
-the process' number and from C's own; both are seeded after that. The audio is then a function of the job alone.
+the process number and from C's own; both are seeded after that. The audio is then a function of the job alone.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def speak(text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> tuple[npt.NDArray[np.int16], int]:
-    """Samples (N,) and their rate in Hz.
+    """Synthesize a text as samples (N,), and return them with their rate in Hz.
 
     Args:
-        text: what to say.
+        text: to be spoken.
         voice: an eSpeak language with a variant, for example `en-us+f2`.
         rate: words a minute.
         pitch: 0 to 100.
@@ -75,7 +77,7 @@ def speak(text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> tup
 
 
 def make(job: dict[str, Any]) -> None:
-    """Speak one job into its file, which appears whole or not at all."""
+    """Synthesize one job into its file, which appears whole or not at all."""
     samples, rate = speak(job["text"], job["voice"], job["rate"], job["pitch"], job["pitch_range"])
     divisor = math.gcd(rate, job["sample_rate"])
     resampled = resample_poly(samples.astype(np.float64), job["sample_rate"] // divisor, rate // divisor)
@@ -87,7 +89,7 @@ def make(job: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Speak the jobs of the standard input, and report each finished file, until the input ends."""
+    """Do the jobs of the standard input until its end."""
     for line in sys.stdin:
         make(json.loads(line))
         print("done", flush=True)

@@ -8,18 +8,18 @@ from typing import Any
 
 from speechtrain.data.audio import Audio, read_recording
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, make_cut, read_header
-from speechtrain.data.splits import fill_splits, refuse_repeated_ids, spread
+from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError, first_line
 
 
 class HuggingFace:
-    """A corpus in Arrow files; audio is decoded row by row when it is needed.
+    """A corpus in Arrow files, whose audio is decoded row by row when it is needed.
 
     Args:
         root: folder of the data set, or of the dictionary of its splits.
-        train: name of the split; not looked at where the folder is a single data set.
+        train: name of the split; ignored where the folder is a single data set.
         val, test: likewise; None takes them from `train` as `split` says.
-        audio, text, speaker, id: columns; None for the last two: there is none.
+        audio, text, speaker, id: names of columns; None for the last two: there is none.
         split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
     """
 
@@ -62,9 +62,8 @@ class HuggingFace:
                 raise DataError(
                     f"{self.root}: no row of '{part}' can be used; the first: {skipped[0].reason if skipped else 'there is none'}"
                 )
-        cuts = fill_splits(cuts, [name for name in ("val", "test") if self.parts[name] is None], self.split)
-        refuse_repeated_ids(cuts)
-        return Corpus({name: spread(cuts[name], limit) for name in SPLITS}, skipped, read=self.read)
+        missing = [name for name in ("val", "test") if self.parts[name] is None]
+        return Corpus(complete_splits(cuts, missing, self.split, limit), skipped, read=self.read)
 
     def read(self, cut: Cut, rate: int) -> Audio:
         """Samples (N,) of a row at `rate` Hz.
@@ -76,6 +75,7 @@ class HuggingFace:
         return read_recording(self._file(split, row), rate, name=f"{self.root}, row {row}")
 
     def _table(self, part: str) -> Any:
+        """Open a split of the data set, with the columns that are read."""
         try:
             import datasets
         except ImportError:
@@ -84,7 +84,7 @@ class HuggingFace:
             loaded = datasets.load_from_disk(str(self.root))
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{self.root}: is no data set on disk ({first_line(error, most=120)})\n    -> give a folder that save_to_disk wrote"
+                f"{self.root}: is not a data set on disk ({first_line(error, most=120)})\n    -> give a folder that save_to_disk wrote"
             ) from error
         if isinstance(loaded, datasets.DatasetDict):
             if part not in loaded:
@@ -95,8 +95,8 @@ class HuggingFace:
         wanted = {name: column for name, column in self.columns.items() if column is not None}
         for name, column in wanted.items():
             if column not in loaded.column_names:
-                there = ", ".join(loaded.column_names)
-                raise DataError(f"{self.root}: has no column '{column}'; there is: {there}\n    -> set data.{name}")
+                names = ", ".join(loaded.column_names)
+                raise DataError(f"{self.root}: has no column '{column}'; there is: {names}\n    -> set data.{name}")
         loaded = loaded.select_columns(list(dict.fromkeys(wanted.values())))
         if isinstance(loaded.features[wanted["audio"]], datasets.Audio):
             return loaded.cast_column(wanted["audio"], datasets.Audio(decode=False))
@@ -104,6 +104,7 @@ class HuggingFace:
         raise DataError(f"{self.root}: column '{wanted['audio']}' holds {kind}, not audio\n    -> set data.audio to a column of audio")
 
     def _cut(self, split: str, row: int) -> Cut:
+        """The utterance of a row."""
         values = self._tables[split][row]
         text = clean_text(values[self.columns["text"]] or "")
         if not text:
@@ -122,6 +123,7 @@ class HuggingFace:
         )
 
     def _file(self, split: str, row: int) -> io.BytesIO | Path:
+        """The encoded audio of a row, or the file that it is in."""
         audio = self._tables[split][row][self.columns["audio"]]
         if audio is None:
             raise DataError("holds no audio")

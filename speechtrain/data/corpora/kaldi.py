@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechtrain.data.corpora.listed import Entry, Listed, lines_of
+from speechtrain.data.corpora.listed import Entry, ListedCorpus
+from speechtrain.data.text.lines import numbered_lines
 from speechtrain.errors import DataError
 
 
-class Kaldi(Listed):
+class Kaldi(ListedCorpus):
     """Kaldi's data folders: `wav.scp`, `text`, and if they are there `utt2spk` and `segments`.
 
     Args:
         root: folder above the data folders, or one of them; relative paths in `wav.scp` are relative to it.
         train, val, test: data folders in `root`; None takes them from `train` as `split` says.
-        split: see `Listed`.
+        split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
     """
 
     title = "Kaldi data"
@@ -27,15 +28,15 @@ class Kaldi(Listed):
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """As given."""
+        """The data folders of each split."""
         return self._parts
 
     def folder(self, part: str) -> Path | None:
-        """The data folder."""
+        """The data folder, if it holds `wav.scp`."""
         return self.root / part if (self.root / part / "wav.scp").is_file() else None
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:  # noqa: ARG002
-        """The lines of `segments`, or of `wav.scp` where there is none, with their texts."""
+        """List the lines of `segments`, or of `wav.scp` where there is none, with their texts."""
         recordings = _table(folder / "wav.scp")
         texts = _table(folder / "text")
         speakers = _table(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
@@ -76,15 +77,15 @@ class Kaldi(Listed):
 
 
 def _table(path: Path) -> dict[str, tuple[str, str]]:
-    """By its first word, where each line stands and the rest of it.
+    """Read lines `KEY VALUE` into a dictionary of file and line number, for messages, and value.
 
     Raises:
-        DataError: the file cannot be read, or a first word stands twice.
+        DataError: the file cannot be read, or has a key twice.
     """
-    found: dict[str, tuple[str, str]] = {}
-    for where, line in lines_of(path):
+    table: dict[str, tuple[str, str]] = {}
+    for where, line in numbered_lines(path):
         name, _, rest = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
-        if name in found:
-            raise DataError(f"{where}: '{name}' stands already in {found[name][0]}\n    -> each once")
-        found[name] = (where, rest.strip())
-    return found
+        if name in table:
+            raise DataError(f"{where}: '{name}' is already in {table[name][0]}\n    -> each once")
+        table[name] = (where, rest.strip())
+    return table

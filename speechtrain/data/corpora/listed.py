@@ -1,4 +1,4 @@
-"""Corpora that lie on disk as audio with lists: what reading them has in common."""
+"""Corpora that lie on disk as audio files with lists of utterances: everything that reading them has in common."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from speechtrain.data.corpora.download import Archive, fetch
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, make_cut, read_header
-from speechtrain.data.splits import fill_splits, refuse_repeated_ids, spread
+from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError
 
 
@@ -19,8 +19,10 @@ class Entry:
     """An utterance as a corpus lists it.
 
     Attributes:
-        where: the list's file and line, or the audio file, for messages.
+        path: audio file.
         start, end: s in the file; `end=None`: to its end.
+        where: file and line of the list, for messages; empty: the audio file is named instead.
+        custom: what else is known; see `Cut`.
         problem: why it cannot be used; None: as far as the list tells, it can.
     """
 
@@ -35,19 +37,20 @@ class Entry:
     problem: str | None = None
 
 
-class Listed(ABC):
-    """A corpus that tells its utterances part by part.
+class ListedCorpus(ABC):
+    """A corpus of several parts, each with a list of its utterances.
 
     Args:
         root: folder of the corpus.
         download: fetch what is missing there.
         mirror: address to fetch from instead of the corpus' own, without the archive's name.
-        split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them, for what the corpus has no list of.
+        split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them, for splits that the corpus has no list of.
     """
 
     title: ClassVar[str]
+    """Name of the corpus, for messages."""
     by_hand: ClassVar[str | None] = None
-    """Where it can be had, if no program may fetch it."""
+    """Where a person gets it, if no program may fetch it."""
 
     def __init__(self, root: str, *, download: bool = False, mirror: str | None = None, split: dict[str, Any] | None = None) -> None:
         self.root = Path(root).expanduser().absolute()
@@ -57,19 +60,19 @@ class Listed(ABC):
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """What each split is made of, by the corpus' own names; empty: to be taken from train."""
+        """The corpus' own parts that make up each split; a split without any is taken from train."""
         return {"train": ["all"], "val": [], "test": []}
 
     @abstractmethod
     def folder(self, part: str) -> Path | None:
-        """Where a part lies; None: it is not there."""
+        """Find the folder of a part; None: it is not there."""
 
     @abstractmethod
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:
-        """The utterances of a part."""
+        """List the utterances of a part that lies in a folder."""
 
     def archives(self, part: str) -> Sequence[Archive]:  # noqa: ARG002
-        """What a part is fetched as."""
+        """The archives to fetch a part from; empty: it cannot be fetched."""
         return ()
 
     def load(self, limit: int | None) -> Corpus:
@@ -82,29 +85,23 @@ class Listed(ABC):
         cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
         for split, parts in self.parts.items():
             for part in parts:
+                folder = self._find_or_fetch(part)
                 before = len(skipped)
-                found = [cut for entry in self.entries(part, self._found(part)) if (cut := _usable(entry, split, skipped)) is not None]
-                if not found:
+                usable = [cut for entry in self.entries(part, folder) if (cut := _cut_or_skip(entry, split, skipped)) is not None]
+                if not usable:
                     first = f"; the first: {skipped[before].where}: {skipped[before].reason}" if skipped[before:] else ""
-                    raise DataError(
-                        f"{self._found(part)}: no utterance of '{part}' can be used{first}\n    -> set data.root to {self.title}"
-                    )
-                cuts[split] += found
-        cuts = fill_splits(cuts, [part for part in ("val", "test") if not self.parts[part]], self.split)
-        refuse_repeated_ids(cuts)
-        return Corpus({name: spread(cuts[name], limit) for name in SPLITS}, skipped)
+                    raise DataError(f"{folder}: no utterance of '{part}' can be used{first}\n    -> set data.root to {self.title}")
+                cuts[split] += usable
+        missing = [part for part in ("val", "test") if not self.parts[part]]
+        return Corpus(complete_splits(cuts, missing, self.split, limit), skipped)
 
-    def _found(self, part: str) -> Path:
-        found = self.folder(part)
-        if found is None and self.download:
+    def _find_or_fetch(self, part: str) -> Path:
+        folder = self.folder(part)
+        if folder is None and self.download:
             for archive in self.archives(part):
-                name = archive.url.rsplit("/", 1)[-1]
-                fetch(
-                    archive if self.mirror is None else Archive(f"{self.mirror.rstrip('/')}/{name}", archive.digest, archive.size),
-                    self.root,
-                )
-            found = self.folder(part)
-        if found is None:
+                fetch(archive if self.mirror is None else archive.at(self.mirror), self.root)
+            folder = self.folder(part)
+        if folder is None:
             what = f"'{part}' of {self.title}" if part != "all" else self.title
             fix = f"set data.root to the folder of {self.title}"
             if self.by_hand is not None:
@@ -113,10 +110,10 @@ class Listed(ABC):
                 size = sum(archive.size for archive in self.archives(part))
                 fix += f", or data.download=true to fetch it there ({size:g} GB)"
             raise DataError(f"{self.root}: {what} is not there\n    -> {fix}")
-        return found
+        return folder
 
 
-def _usable(entry: Entry, split: str, skipped: list[Skip]) -> Cut | None:
+def _cut_or_skip(entry: Entry, split: str, skipped: list[Skip]) -> Cut | None:
     try:
         if entry.problem is not None:
             raise DataError(entry.problem)
@@ -137,18 +134,3 @@ def _usable(entry: Entry, split: str, skipped: list[Skip]) -> Cut | None:
     except DataError as error:
         skipped.append(Skip(split, entry.where or str(entry.path), str(error)))
         return None
-
-
-def lines_of(path: Path) -> Iterator[tuple[str, str]]:
-    """(file and line number, line) of a text file, without empty ones.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})\n    -> a text file in UTF-8 is needed") from None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield f"{path}:{number}", line

@@ -15,9 +15,9 @@ class Mix:
     """A corpus made of others.
 
     Args:
-        corpora: by name; an utterance's id and speaker get the name in front.
-        weights: times that each training utterance of a corpus is seen in an epoch; a fraction leaves out the others, always the same
-            ones. Corpora that are not named have 1; validation and test are whole.
+        corpora: by name, which is put before the ids and speakers of its utterances.
+        weights: how often each training utterance of a corpus is seen in an epoch, 1 for corpora that are not named; of a weight of 0.3
+            three in ten utterances are seen, always the same ones. Validation and test utterances are seen once.
     """
 
     def __init__(self, corpora: Mapping[str, CorpusSource], weights: Mapping[str, float]) -> None:
@@ -29,7 +29,7 @@ class Mix:
         """Load every corpus; `limit` is that of each.
 
         Raises:
-            DataError: as theirs, or one of them wants signals.
+            DataError: one of them cannot be loaded, or has signals.
         """
         skipped: list[Skip] = []
         cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
@@ -41,23 +41,24 @@ class Mix:
             for split in SPLITS:
                 weight = self.weights[name] if split == "train" else 1.0
                 for cut in corpus.splits[split]:
-                    cuts[split] += [_named(cut, name, copy) for copy in range(_times(f"{name}/{cut.id}", weight))]
-        plain = all(corpus.from_files for corpus in self._loaded.values())
-        return Corpus(cuts, skipped, read=read_audio if plain else self.read)
+                    cuts[split] += [_renamed(cut, name, copy) for copy in range(_times(f"{name}/{cut.id}", weight))]
+        from_files = all(corpus.from_files for corpus in self._loaded.values())
+        return Corpus(cuts, skipped, read=read_audio if from_files else self.read)
 
     def read(self, cut: Cut, rate: int) -> Audio:
-        """As the corpus does that the cut is from."""
+        """Read an utterance (N,) as the corpus does that it is from."""
         name, original = cut.custom["mixed"]
         return self._loaded[name].read(replace(cut, id=original), rate)
 
 
 def _times(name: str, weight: float) -> int:
-    """How often an utterance is seen: the whole part of the weight, and once more for as large a share of them as the rest says."""
-    place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) / 2**48
-    return int(weight) + (place < weight - int(weight))
+    """How often an utterance is seen: the whole part of the weight, and once more if its name's hash is below the fraction."""
+    position = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) / 2**48
+    return int(weight) + (position < weight - int(weight))
 
 
-def _named(cut: Cut, name: str, copy: int) -> Cut:
+def _renamed(cut: Cut, name: str, copy: int) -> Cut:
+    """An utterance under the name of its corpus and the number of its copy."""
     label = f"{name}/{cut.id}" + (f"#{copy + 1}" if copy else "")
     speaker = None if cut.speaker is None else f"{name}/{cut.speaker}"
     return replace(cut, id=label, speaker=speaker, custom={**cut.custom, "corpus": name, "mixed": (name, cut.id)})

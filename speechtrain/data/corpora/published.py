@@ -1,6 +1,6 @@
 """Published corpora as they lie on disk: `data=librispeech|mini_librispeech|yesno|ljspeech|common_voice|timit|an4`.
 
-Each class says which utterances there are; what is common to all (headers, bad files by name, splits, fetching) stands in `Listed`.
+Each class lists its utterances; what all have in common (headers, bad files, splits, fetching) is in `ListedCorpus`.
 """
 
 from __future__ import annotations
@@ -11,22 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lhotse.recipes.timit import get_phonemes, get_speakers
-
 from speechtrain.data.corpora.download import Archive
-from speechtrain.data.corpora.listed import Entry, Listed, lines_of
+from speechtrain.data.corpora.listed import Entry, ListedCorpus
+from speechtrain.data.text.lines import numbered_lines
 from speechtrain.errors import DataError
 
 _OPENSLR = "https://www.openslr.org/resources"
 
 
-class LibriSpeech(Listed):
+class LibriSpeech(ListedCorpus):
     """LibriSpeech (Panayotov et al. 2015): read English, `PART/speaker/chapter/*.trans.txt` beside FLAC files.
 
     Args:
         root: folder of the parts, or the one above `LibriSpeech`.
         train, val, test: parts, such as `train-clean-100`.
-        download, mirror: see `Listed`.
+        download, mirror: see `ListedCorpus`.
     """
 
     title = "LibriSpeech"
@@ -57,24 +56,24 @@ class LibriSpeech(Listed):
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """As given."""
+        """The parts of each split, as the config names them."""
         return self._parts
 
     def folder(self, part: str) -> Path | None:
-        """The part's own folder."""
+        """Find the part's own folder."""
         return next((path for path in (self.root / part, self.root / "LibriSpeech" / part) if path.is_dir()), None)
 
     def archives(self, part: str) -> Sequence[Archive]:
-        """One a part."""
+        """Each part has an archive of its own."""
         if part not in self.released:
             return ()
         digest, size = self.released[part]
         return [Archive(f"{_OPENSLR}/{self.resource}/{part}.tar.gz", digest, size)]
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:  # noqa: ARG002
-        """The lines of all transcripts."""
+        """List the lines of all transcripts."""
         for transcript in sorted(folder.rglob("*.trans.txt")):
-            for where, line in lines_of(transcript):
+            for where, line in numbered_lines(transcript):
                 name, _, text = line.strip().partition(" ")
                 yield Entry(name, transcript.with_name(f"{name}.flac"), text, name.partition("-")[0], where=where)
 
@@ -87,42 +86,42 @@ class MiniLibriSpeech(LibriSpeech):
     resource: ClassVar[int] = 31
 
 
-class YesNo(Listed):
-    """Sixty recordings of one man who says "yes" and "no" eight times in Hebrew; the file's name tells which.
+class YesNo(ListedCorpus):
+    """Sixty recordings of one man who says "yes" or "no" eight times in Hebrew, as the file's name tells.
 
-    Every second file is the test, as in Lhotse's and icefall's recipe.
+    Every second file is in the test split, as in Lhotse's and icefall's recipes.
     """
 
     title = "YesNo"
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """Every second file."""
+        """Every second file is for the test."""
         return {"train": ["even"], "val": [], "test": ["odd"]}
 
     def folder(self, part: str) -> Path | None:  # noqa: ARG002
-        """Where the WAV files are."""
+        """Find the folder of the WAV files."""
         return next((path for path in (self.root, self.root / "waves_yesno") if any(path.glob("[01]_*.wav"))), None)
 
     def archives(self, part: str) -> Sequence[Archive]:  # noqa: ARG002
-        """One for all."""
+        """All recordings are in one archive."""
         digest = "sha256:c3f49e0cca421f96b75b41640749167b52118f232498667ca7a5f9416aef8e73"
         return [Archive(f"{_OPENSLR}/1/waves_yesno.tar.gz", digest, 0.005)]
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:
-        """One a file."""
+        """List the files; the digits of a file's name are its words."""
         for path in sorted(folder.glob("[01]_*.wav"))[part == "odd" :: 2]:
             yield Entry(path.stem, path, " ".join("YES" if digit == "1" else "NO" for digit in path.stem.split("_")))
 
 
-class LJSpeech(Listed):
+class LJSpeech(ListedCorpus):
     """LJ Speech (Ito and Johnson 2017): one reader; `metadata.csv` holds `id|text|text with numbers in words`.
 
     Args:
         root: folder of `metadata.csv`, or the one above `LJSpeech-1.1`.
         split: what goes to val and test.
-        numbers_in_words: take the third column.
-        download, mirror: see `Listed`.
+        numbers_in_words: read the third column, not the second.
+        download, mirror: see `ListedCorpus`.
     """
 
     title = "LJ Speech"
@@ -134,24 +133,24 @@ class LJSpeech(Listed):
         self.column = 2 if numbers_in_words else 1
 
     def folder(self, part: str) -> Path | None:  # noqa: ARG002
-        """Where `metadata.csv` is."""
+        """Find the folder of `metadata.csv`."""
         return next((path for path in (self.root, self.root / "LJSpeech-1.1") if (path / "metadata.csv").is_file()), None)
 
     def archives(self, part: str) -> Sequence[Archive]:  # noqa: ARG002
-        """One for all."""
+        """All recordings are in one archive."""
         digest = "sha256:be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5"
         return [Archive("https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2", digest, 2.7)]
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:  # noqa: ARG002
-        """One a line; quotation marks are part of the text."""
-        for where, line in lines_of(folder / "metadata.csv"):
+        """List the lines of `metadata.csv`; quotation marks are part of the text."""
+        for where, line in numbered_lines(folder / "metadata.csv"):
             fields = line.strip().split("|")
             path = folder / "wavs" / f"{fields[0]}.wav"
             problem = None if len(fields) == 3 else f"must be id|text|text, received {line.strip()[:60]!r}"
             yield Entry(fields[0], path, fields[self.column] if problem is None else "", "LJ", where=where, problem=problem)
 
 
-class CommonVoice(Listed):
+class CommonVoice(ListedCorpus):
     """Common Voice (Ardila et al. 2020): sentences read by volunteers; `train.tsv`, `dev.tsv`, `test.tsv` and MP3 files in `clips`.
 
     Args:
@@ -170,18 +169,18 @@ class CommonVoice(Listed):
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """As given."""
+        """The parts of each split, as the config names them."""
         return self._parts
 
     def folder(self, part: str) -> Path | None:
-        """Where the list is."""
+        """Find the folder of the list."""
         places = (self.root / self.language, self.root)
         return next((path for path in places if (path / f"{part}.tsv").is_file()), None)
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:
-        """One a line."""
+        """List the lines of a list."""
         path = folder / f"{part}.tsv"
-        lines = list(lines_of(path))
+        lines = list(numbered_lines(path))
         names = lines[0][1].split("\t") if lines else []
         if not {"path", "sentence"} <= set(names):
             raise DataError(
@@ -202,7 +201,7 @@ class CommonVoice(Listed):
             )
 
 
-class Timit(Listed):
+class Timit(ListedCorpus):
     """TIMIT (Garofolo et al. 1993): ten sentences of 630 speakers, transcribed in phones and in words.
 
     The development and core test speakers are those of Kaldi's and Lhotse's recipe; sentences that all speakers read (SA) are left out.
@@ -219,21 +218,27 @@ class Timit(Listed):
     def __init__(self, root: str, units: str = "phones", phones: int = 48) -> None:
         super().__init__(root)
         self.units = units
-        self.fold: Mapping[str, str] | None = get_phonemes(phones) if phones != 61 else None
+        self.fold: Mapping[str, str] | None = None
+        if phones != 61:
+            from lhotse.recipes.timit import get_phonemes
+
+            self.fold = get_phonemes(phones)
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """By speakers."""
+        """The parts differ in their speakers."""
         return {"train": ["train"], "val": ["dev"], "test": ["test"]}
 
     def folder(self, part: str) -> Path | None:
-        """Of the train or of the test speakers, in capitals or not."""
+        """Find the folder of the train or of the test speakers, in capitals or not."""
         name = "train" if part == "train" else "test"
         places = [self.root / above / each for above in (".", "data", "DATA", "TIMIT", "timit") for each in (name, name.upper())]
         return next((path for path in places if path.is_dir()), None)
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:
-        """One a WAV file of the part's speakers."""
+        """List the WAV files of the part's speakers."""
+        from lhotse.recipes.timit import get_speakers
+
         dev, test = ({name.lower() for name in names} for names in get_speakers())
         wanted = {"dev": dev, "test": test}.get(part)
         for path in sorted(each for each in folder.glob("*/*/*") if each.suffix.lower() == ".wav"):
@@ -249,53 +254,53 @@ class Timit(Listed):
 
     def _text(self, path: Path) -> str:
         suffix = ".txt" if self.units == "words" else ".phn"
-        found = next((each for each in (path.with_suffix(suffix), path.with_suffix(suffix.upper())) if each.is_file()), None)
-        if found is None:
+        transcript = next((each for each in (path.with_suffix(suffix), path.with_suffix(suffix.upper())) if each.is_file()), None)
+        if transcript is None:
             raise DataError(f"there is no {path.stem}{suffix} beside it")
-        rows = [line.split() for _, line in lines_of(found)]
+        rows = [line.split() for _, line in numbered_lines(transcript)]
         if self.units == "words":
             return " ".join(word for row in rows for word in row[2:])
         phones = [row[2] for row in rows if len(row) == 3]
         if self.fold is None:
             return " ".join(phones)
         if unknown := sorted({phone for phone in phones if phone not in self.fold}):
-            raise DataError(f"{found} holds phones that TIMIT has not: {', '.join(unknown)}")
+            raise DataError(f"{transcript} holds phones that TIMIT does not have: {', '.join(unknown)}")
         return " ".join(folded for phone in phones if (folded := self.fold[phone]))
 
 
-class An4(Listed):
+class An4(ListedCorpus):
     """AN4 (Acero 1990): letters, numbers and commands of the census; `etc/an4_*.transcription` and SPHERE files in `wav`."""
 
     title = "AN4"
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """Its own; the validation utterances are taken from train."""
+        """The corpus divides train and test; the validation utterances are taken from train."""
         return {"train": ["train"], "val": [], "test": ["test"]}
 
     def folder(self, part: str) -> Path | None:
-        """Where `etc` and `wav` are."""
+        """Find the folder of `etc` and `wav`."""
         return next((path for path in (self.root, self.root / "an4") if (path / "etc" / f"an4_{part}.transcription").is_file()), None)
 
     def archives(self, part: str) -> Sequence[Archive]:  # noqa: ARG002
-        """One for all; its makers' own server is gone, this is the copy that NeMo's tutorials take."""
+        """All recordings are in one archive; the makers' own server is gone, this is the copy that NeMo's tutorials fetch."""
         return [Archive("https://dldata-public.s3.us-east-2.amazonaws.com/an4_sphere.tar.gz", None, 0.06)]
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:
-        """The lines of the transcription, joined with those of the list of files."""
-        paths = {line.strip().rsplit("/", 1)[-1]: line.strip() for _, line in lines_of(folder / "etc" / f"an4_{part}.fileids")}
-        for where, line in lines_of(folder / "etc" / f"an4_{part}.transcription"):
-            found = _AN4_LINE.match(line.strip())
-            name = found["id"] if found else ""
+        """List the lines of the transcription, joined with those of the list of files."""
+        paths = {line.strip().rsplit("/", 1)[-1]: line.strip() for _, line in numbered_lines(folder / "etc" / f"an4_{part}.fileids")}
+        for where, line in numbered_lines(folder / "etc" / f"an4_{part}.transcription"):
+            match = _AN4_LINE.match(line.strip())
+            name = match["id"] if match else ""
             problem = None
-            if found is None:
+            if match is None:
                 problem = f"must be '<s> TEXT </s> (id)', received {line.strip()[:60]!r}"
             elif name not in paths:
                 problem = f"'{name}' is not in an4_{part}.fileids"
             files = [folder / "wav" / f"{paths.get(name, name)}{suffix}" for suffix in (".sph", ".wav")]
             path = next((each for each in files if each.is_file()), files[0])
             speaker = name.split("-")[1] if name.count("-") == 2 else None
-            yield Entry(name, path, found["text"] if found else "", speaker, where=where, problem=problem)
+            yield Entry(name, path, match["text"] if match else "", speaker, where=where, problem=problem)
 
 
 _AN4_LINE = re.compile(r"^(?:<s>)?\s*(?P<text>.*?)\s*(?:</s>)?\s*\((?P<id>[^()\s]+)\)$")

@@ -1,7 +1,7 @@
-"""`data=signals` and `data=hdf5_signals`: a signal to be found in a mixture, and a vector that says which.
+"""`data=signals` and `data=hdf5_signals`: signals to be separated from a mixture, as a condition vector says.
 
-An utterance's features are the samples themselves, (T, 1 + C): the mixture and, the same in every frame, the condition vector. What is
-wanted is a signal of as many samples, (T, 1).
+An utterance's features are the samples themselves, (T, 1 + C): the mixture and, the same in every frame, the condition vector. Its
+target is a signal of as many samples, (T, 1).
 
     mixed_signals (N, T)    target_signals (N, T)    condition_vectors (N, C)        one file a split
 """
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from speechtrain.data.audio import Audio
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, make_cut
-from speechtrain.data.splits import fill_splits, spread
+from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError, first_line, unwritable
 from speechtrain.files import atomically
 
@@ -27,7 +27,9 @@ MIXED, TARGETS, CONDITIONS = "mixed_signals", "target_signals", "condition_vecto
 
 
 class Signals:
-    """Noisy mixtures of sines; wanted is the clean sine that a one-hot condition points at. A function of (seed, split, index) alone.
+    """Noisy mixtures of sines; the target is the clean sine that a one-hot condition names.
+
+    An utterance is a function of (seed, split, index) alone.
 
     Args:
         frequencies: of the sines, Hz; each has an amplitude and a phase of its own in every utterance.
@@ -63,7 +65,7 @@ class Signals:
         self.save_to = Path(save_to).expanduser().absolute() if save_to is not None else None
 
     def load(self, limit: int | None) -> Corpus:
-        """Plan every utterance; they are made when they are read."""
+        """List every utterance; signals are made when they are read."""
         if self.save_to is not None:
             self.save(self.save_to)
         splits = {
@@ -73,7 +75,7 @@ class Signals:
         return Corpus(splits, read=self.read, target=self.target, target_size=1)
 
     def make(self, split: str, index: int) -> tuple[Audio, Audio, Audio]:
-        """Mixture (T,), wanted signal (T,) and condition (C,) of an utterance."""
+        """Make the mixture (T,), the target signal (T,) and the condition (C,) of an utterance."""
         rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
         count = len(self.frequencies)
         chosen = int(rng.integers(count))
@@ -87,23 +89,23 @@ class Signals:
         return mixture.astype(np.float32), sines[chosen].astype(np.float32), condition.astype(np.float32)
 
     def read(self, cut: Cut, rate: int) -> Audio:  # noqa: ARG002
-        """Features (T, 1 + C) of an utterance."""
-        mixture, _, condition = self._of(cut)
-        return joined(mixture, condition)
+        """Make the features (T, 1 + C) of an utterance."""
+        mixture, _, condition = self._make(cut)
+        return join(mixture, condition)
 
     def target(self, cut: Cut) -> Audio:
-        """The wanted signal (T, 1) of an utterance."""
-        return self._of(cut)[1][:, None]
+        """Make the target signal (T, 1) of an utterance."""
+        return self._make(cut)[1][:, None]
 
-    def _of(self, cut: Cut) -> tuple[Audio, Audio, Audio]:
+    def _make(self, cut: Cut) -> tuple[Audio, Audio, Audio]:
         split, _, index = cut.id.partition("-")
         return self.make(split, int(index))
 
     def save(self, folder: Path) -> None:
-        """Write `train.h5`, `val.h5`, `test.h5`, each whole or not at all; those that are there from the same settings stay.
+        """Write `train.h5`, `val.h5`, `test.h5`, each whole or not at all; files that exist and were made with the same settings stay.
 
         Raises:
-            DataError: one is there from other settings, or cannot be written.
+            DataError: a file exists that was made with other settings, or cannot be written.
         """
         settings = {
             "frequencies": self.frequencies.tolist(),
@@ -118,7 +120,7 @@ class Signals:
             made_from = json.dumps({**settings, "split": split, "size": size}, sort_keys=True)
             if path.exists():
                 if _settings_of(path) != made_from:
-                    raise DataError(f"{path}: is there already, from other settings\n    -> give another data.save_to, or remove it")
+                    raise DataError(f"{path}: exists, and was made with other settings\n    -> give another data.save_to, or remove it")
                 continue
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -131,14 +133,14 @@ class Signals:
 
     def _fill(self, file: h5py.File, split: str, size: int) -> None:
         shapes = {MIXED: (size, self.samples), TARGETS: (size, self.samples), CONDITIONS: (size, len(self.frequencies))}
-        made = {name: file.create_dataset(name, shape, dtype="f4") for name, shape in shapes.items()}
+        datasets = {name: file.create_dataset(name, shape, dtype="f4") for name, shape in shapes.items()}
         for index in range(size):
-            for dataset, values in zip(made.values(), self.make(split, index), strict=True):
+            for dataset, values in zip(datasets.values(), self.make(split, index), strict=True):
                 dataset[index] = values
 
 
 class Hdf5Signals:
-    """Signals of HDF5 files, read row by row when they are needed.
+    """A corpus of signals in HDF5 files, which are read row by row when they are needed.
 
     Args:
         root: folder of the files.
@@ -153,10 +155,10 @@ class Hdf5Signals:
         self.split = split
         self.sample_rate = sample_rate
         self._open: dict[tuple[int, str], h5py.File] = {}
-        self._conditions = 0
+        self._condition_size = 0
 
     def load(self, limit: int | None) -> Corpus:
-        """Look at the shapes in the files; no row is read.
+        """Check the shapes of the arrays in the files, and list their rows, none of which is read.
 
         Raises:
             DataError: a file cannot be read, lacks an array, or its arrays do not fit together.
@@ -165,9 +167,8 @@ class Hdf5Signals:
         for name, file in self.files.items():
             if file is not None:
                 cuts[name] = self._rows(self.root / file)
-        cuts = fill_splits(cuts, [part for part in ("val", "test") if self.files[part] is None], self.split)
-        splits = {name: spread(cuts[name], limit) for name in SPLITS}
-        return Corpus(splits, read=self.read, target=self.target, target_size=1)
+        missing = [part for part in ("val", "test") if self.files[part] is None]
+        return Corpus(complete_splits(cuts, missing, self.split, limit), read=self.read, target=self.target, target_size=1)
 
     def _rows(self, path: Path) -> list[Cut]:
         file = self._file(path)
@@ -180,12 +181,12 @@ class Hdf5Signals:
         if not fits:
             raise DataError(f"{path}: the shapes do not fit together: {shapes}\n    -> (N, T), (N, T) and (N, C) are needed")
         if not all(np.issubdtype(each.dtype, np.floating) or np.issubdtype(each.dtype, np.integer) for each in (mixed, wanted, conditions)):
-            raise DataError(f"{path}: holds arrays that are no numbers: {mixed.dtype}, {wanted.dtype}, {conditions.dtype}")
+            raise DataError(f"{path}: holds arrays that are not numbers: {mixed.dtype}, {wanted.dtype}, {conditions.dtype}")
         if 0 in mixed.shape:
             raise DataError(f"{path}: holds no signal: {shapes}")
-        if self._conditions and conditions.shape[1] != self._conditions:
-            raise DataError(f"{path}: has condition vectors of {conditions.shape[1]} values, the file before of {self._conditions}")
-        self._conditions = conditions.shape[1]
+        if self._condition_size and conditions.shape[1] != self._condition_size:
+            raise DataError(f"{path}: has condition vectors of {conditions.shape[1]} values, the file before of {self._condition_size}")
+        self._condition_size = conditions.shape[1]
         stated = int(file.attrs.get("sample_rate", self.sample_rate))
         if stated != self.sample_rate:
             raise DataError(f"{path}: is at {stated} Hz, but data.sample_rate is {self.sample_rate}\n    -> set data.sample_rate={stated}")
@@ -194,28 +195,28 @@ class Hdf5Signals:
         ]
 
     def _file(self, path: Path) -> h5py.File:
-        key = (os.getpid(), str(path))  # a handle is good for the process that opened it
+        key = (os.getpid(), str(path))  # a handle is valid only in the process that opened it
         if key not in self._open:
             try:
                 self._open[key] = h5py.File(path, "r")
             except OSError as error:
-                reason = "no such file" if not path.exists() else f"is no HDF5 file that can be read ({first_line(error)})"
+                reason = "no such file" if not path.exists() else f"cannot be read as HDF5 ({first_line(error)})"
                 raise DataError(f"{path}: {reason}\n    -> give an HDF5 file with {MIXED}, {TARGETS} and {CONDITIONS}") from None
         return self._open[key]
 
     def read(self, cut: Cut, rate: int) -> Audio:  # noqa: ARG002
-        """Features (T, 1 + C) of a row.
+        """Read the features (T, 1 + C) of a row.
 
         Raises:
-            DataError: the row cannot be read, or holds what is no number.
+            DataError: the row cannot be read, or holds NaN or infinite values.
         """
-        return joined(self._row(cut, MIXED), self._row(cut, CONDITIONS))
+        return join(self._row(cut, MIXED), self._row(cut, CONDITIONS))
 
     def target(self, cut: Cut) -> Audio:
-        """The wanted signal (T, 1) of a row.
+        """Read the target signal (T, 1) of a row.
 
         Raises:
-            DataError: as for `read`.
+            DataError: the row cannot be read, or holds NaN or infinite values.
         """
         return self._row(cut, TARGETS)[:, None]
 
@@ -234,12 +235,12 @@ class Hdf5Signals:
         return {**self.__dict__, "_open": {}}
 
 
-def joined(mixture: Audio, condition: Audio) -> Audio:
-    """(T,) and (C,) -> (T, 1 + C)."""
-    found: npt.NDArray[np.float32] = np.empty((len(mixture), 1 + len(condition)), dtype=np.float32)
-    found[:, 0] = mixture
-    found[:, 1:] = condition
-    return found
+def join(mixture: Audio, condition: Audio) -> Audio:
+    """Put a condition (C,) beside each sample of a mixture (T,), as frames (T, 1 + C)."""
+    frames: npt.NDArray[np.float32] = np.empty((len(mixture), 1 + len(condition)), dtype=np.float32)
+    frames[:, 0] = mixture
+    frames[:, 1:] = condition
+    return frames
 
 
 def _cut(name: str, samples: int, rate: int, custom: dict[str, Any] | None = None) -> Cut:
@@ -247,6 +248,7 @@ def _cut(name: str, samples: int, rate: int, custom: dict[str, Any] | None = Non
 
 
 def _settings_of(path: Path) -> str | None:
+    """The settings that a file was made with; None: it cannot be read."""
     try:
         with h5py.File(path, "r") as file:
             return str(file.attrs.get("settings"))

@@ -1,9 +1,9 @@
-"""`data=featurised`: spectrograms and tokens that other programs made, joined to a split by their parents.
+"""`data=featurised`: spectrograms and tokens that other programs made, assigned to splits by their parents.
 
     split_dir/train.json, val.json, test.json                          which parents belong to which part
     spectrogram_manifest_dir/*.json, spectrogram_dir/{id}.npy          float32 (mels, frames)
     token_manifest_dir/*.json, token_dir/{id}.json                     {"phonemes": [...], "tokens": [...]}, padded with the blank
-    vocab_dir/phoneme_list.txt                                         one a line; the blank comes behind the last
+    vocab_dir/phoneme_list.txt                                         one a line; the blank is numbered after the last
 
 A manifest is `{"version": 1, "sample_type": "...", "samples": [...]}`, or with `schema_version`. A sample is an id, or an object with
 `id` (or `name`) and, if it was made from another sample, `parent_id` (or `parent_name`).
@@ -12,36 +12,53 @@ A manifest is `{"version": 1, "sample_type": "...", "samples": [...]}`, or with 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from speechtrain.data.audio import Audio
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, make_cut
 from speechtrain.data.text.tokenizers import read_vocabulary
-from speechtrain.errors import DataError
+from speechtrain.errors import DataError, first_line
 
-_PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "eval")}
+_SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "eval")}
 _IDS = ("id", "name", "sample_id")
 _PARENTS = ("parent_id", "parent_name", "parent")
 
 
-class Entry(NamedTuple):
-    """A sample of a manifest; without a parent it is its own."""
+class Sample(NamedTuple):
+    """A sample of a manifest; one without a parent is its own."""
 
     id: str
     parent: str
 
 
+class _Manifests(NamedTuple):
+    """What the manifests list of spectrograms and tokens.
+
+    Attributes:
+        spectrograms: by parent.
+        tokens: by id.
+        tokens_of_parent: by parent.
+        vocabulary: phonemes in the order of their numbers.
+    """
+
+    spectrograms: Mapping[str, Sequence[Sample]]
+    tokens: Mapping[str, Sample]
+    tokens_of_parent: Mapping[str, Sequence[Sample]]
+    vocabulary: Sequence[str]
+
+
 class Featurised:
-    """A corpus of arrays.
+    """A corpus of spectrograms.
 
     Args:
-        split_dir, spectrogram_manifest_dir, token_manifest_dir, vocab_dir, spectrogram_dir, token_dir: folders, see above.
+        split_dir, spectrogram_manifest_dir, token_manifest_dir, vocab_dir, spectrogram_dir, token_dir: folders; see the module.
         frame_rate: frames a second of the spectrograms.
-        pad_value: what fills a spectrogram up behind its end; frames at the end that hold nothing else are cut off. None: there are none.
+        pad_value: value that spectrograms are padded with; frames at the end that hold nothing else are cut off. None: there is no padding.
     """
 
     def __init__(
@@ -69,30 +86,31 @@ class Featurised:
             DataError: a manifest cannot be read, or a parent belongs to two parts.
         """
         vocabulary = read_vocabulary(self.vocab_dir / "phoneme_list.txt")
-        parts = {part: self._parents(part) for part in SPLITS}
-        _refuse_leaks(parts)
-        spectrograms = _by_parent(self._samples("spectrogram"))
-        tokens = {entry.id: entry for entry in self._samples("token")}
-        tokens_of = _by_parent(tokens.values())
+        parents = {split: self._parents(split) for split in SPLITS}
+        _refuse_shared_parents(parents)
+        tokens = {sample.id: sample for sample in self._samples("token")}
+        listed = _Manifests(_by_parent(self._samples("spectrogram")), tokens, _by_parent(tokens.values()), vocabulary)
         skipped: list[Skip] = []
-        splits = {}
-        for part, parents in parts.items():
-            cuts: list[Cut] = []
-            for parent in parents:
-                for entry in spectrograms.get(parent, []):
-                    if limit is not None and len(cuts) >= limit:
-                        break
-                    try:
-                        cuts.append(self._cut(entry, tokens, tokens_of, vocabulary))
-                    except DataError as error:
-                        skipped.append(Skip(part, entry.id, str(error)))
-                if parent not in spectrograms:
-                    skipped.append(Skip(part, parent, f"no spectrogram of it is listed in {self.manifests['spectrogram']}"))
-            splits[part] = cuts
+        splits = {split: self._cuts(split, parents[split], listed, limit, skipped) for split in SPLITS}
         return Corpus(splits, skipped, read=self.read)
 
+    def _cuts(self, split: str, parents: Sequence[str], listed: _Manifests, limit: int | None, skipped: list[Skip]) -> list[Cut]:
+        """The utterances of a split, at most `limit`: all spectrograms of its parents."""
+        cuts: list[Cut] = []
+        for parent in parents:
+            for sample in listed.spectrograms.get(parent, []):
+                if limit is not None and len(cuts) >= limit:
+                    break
+                try:
+                    cuts.append(self._cut(sample, listed))
+                except DataError as error:
+                    skipped.append(Skip(split, sample.id, str(error)))
+            if parent not in listed.spectrograms:
+                skipped.append(Skip(split, parent, f"no spectrogram of it is listed in {self.manifests['spectrogram']}"))
+        return cuts
+
     def read(self, cut: Cut, rate: int) -> Audio:  # noqa: ARG002
-        """The spectrogram (frames, mels) of a cut, without padding.
+        """Read the spectrogram (frames, mels) of an utterance, without padding.
 
         Raises:
             DataError: it holds NaN or infinite values.
@@ -102,41 +120,45 @@ class Featurised:
             raise DataError(f"{cut.custom['file']}: holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite")
         return np.ascontiguousarray(values[:, : cut.num_samples].T, dtype=np.float32)
 
-    def _parents(self, part: str) -> list[str]:
-        names = [f"{name}{ending}" for name in _PARTS[part] for ending in (".json", "_split.json", "_manifest.json")]
-        found = [self.split_dir / name for name in names if (self.split_dir / name).is_file()]
-        if not found and part == "train":
+    def _parents(self, split: str) -> list[str]:
+        """The parents that belong to a split."""
+        names = [f"{name}{ending}" for name in _SPLIT_NAMES[split] for ending in (".json", "_split.json", "_manifest.json")]
+        manifests = [self.split_dir / name for name in names if (self.split_dir / name).is_file()]
+        if not manifests and split == "train":
             raise DataError(f"{self.split_dir}: holds no {names[0]}\n    -> set data.split_dir to the folder of the split's manifests")
-        return [entry.parent for entry in _read_manifest(found[0])] if found else []
+        return [sample.parent for sample in _read_manifest(manifests[0])] if manifests else []
 
-    def _samples(self, kind: str) -> list[Entry]:
+    def _samples(self, kind: str) -> list[Sample]:
+        """The samples of all manifests of a kind, `spectrogram` or `token`."""
         folder = self.manifests[kind]
         files = sorted(folder.glob("*.json"))
         if not files:
             raise DataError(
                 f"{folder}: holds no manifest (*.json)\n    -> set data.{kind}_manifest_dir to the folder of the {kind} manifest"
             )
-        return [entry for file in files for entry in _read_manifest(file)]
+        return [sample for file in files for sample in _read_manifest(file)]
 
-    def _cut(self, entry: Entry, tokens: Mapping[str, Entry], tokens_of: Mapping[str, list[Entry]], vocabulary: list[str]) -> Cut:
-        of_same_parent = tokens_of.get(entry.parent, [])
-        token = tokens.get(entry.id) or next(iter(tokens_of.get(entry.id, of_same_parent)), None)
+    def _cut(self, sample: Sample, listed: _Manifests) -> Cut:
+        """The utterance of a spectrogram, with its own tokens or those of its parent."""
+        of_same_parent = listed.tokens_of_parent.get(sample.parent, [])
+        token = listed.tokens.get(sample.id) or next(iter(listed.tokens_of_parent.get(sample.id, of_same_parent)), None)
         if token is None:
-            raise DataError(f"no tokens of it, or of its parent '{entry.parent}', are listed in {self.manifests['token']}")
-        path = self._file("spectrogram", f"{entry.id}.npy")
-        phonemes = self._phonemes(self._file("token", f"{token.id}.json"), vocabulary)
+            raise DataError(f"no tokens of it, or of its parent '{sample.parent}', are listed in {self.manifests['token']}")
+        path = self._file("spectrogram", f"{sample.id}.npy")
+        phonemes = self._phonemes(self._file("token", f"{token.id}.json"), listed.vocabulary)
         frames = self._frames(path)
         return make_cut(
-            entry.id,
+            sample.id,
             None,
             num_samples=frames,
             sample_rate=self.frame_rate,
             text=" ".join(phonemes),
             speaker=None,
-            custom={"file": str(path), "parent": entry.parent},
+            custom={"file": str(path), "parent": sample.parent},
         )
 
     def _file(self, kind: str, name: str) -> Path:
+        """Find a file of a kind, which must be inside its folder."""
         folder = self.folders[kind].absolute()
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -145,16 +167,19 @@ class Featurised:
             raise DataError(f"no such file: {path}")
         return path
 
-    def _spectrogram(self, path: str | Path) -> Any:
+    def _spectrogram(self, path: str | Path) -> npt.NDArray[np.floating[Any]]:
+        """Read a spectrogram (mels, frames) with its padding."""
         try:
             values = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: is not an array that can be read ({str(error).splitlines()[0]})") from None
+            raise DataError(f"{path}: is not an array that can be read ({first_line(error)})") from None
         if getattr(values, "ndim", 0) != 2 or not np.issubdtype(values.dtype, np.floating):
             raise DataError(f"{path}: must be float32 (mels, frames), received {values.dtype} {values.shape}")
-        return values
+        spectrogram: npt.NDArray[np.floating[Any]] = values
+        return spectrogram
 
     def _frames(self, path: Path) -> int:
+        """Count the frames of a spectrogram without its padding."""
         values = self._spectrogram(path)
         frames = int(values.shape[1])
         if self.pad_value is not None:
@@ -164,7 +189,8 @@ class Featurised:
             raise DataError(f"{path}: holds no frames but padding")
         return frames
 
-    def _phonemes(self, path: Path, vocabulary: list[str]) -> list[str]:
+    def _phonemes(self, path: Path, vocabulary: Sequence[str]) -> list[str]:
+        """Read the phonemes of a file of tokens without its padding."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             tokens = content["tokens"]
@@ -180,13 +206,14 @@ class Featurised:
         if blank in tokens:
             raise DataError(f"{path}: holds a blank ({blank}) before its end, at position {tokens.index(blank)}")
         phonemes = [vocabulary[token] for token in tokens]
-        named = content.get("phonemes")
-        if isinstance(named, list) and [str(each) for each in named[: len(phonemes)]] != phonemes:
-            raise DataError(f"{path}: 'phonemes' and 'tokens' disagree: {named[:5]} and {phonemes[:5]}; the vocabulary is another one")
+        stated = content.get("phonemes")
+        if isinstance(stated, list) and [str(each) for each in stated[: len(phonemes)]] != phonemes:
+            raise DataError(f"{path}: 'phonemes' and 'tokens' disagree: {stated[:5]} and {phonemes[:5]}; the vocabulary is another one")
         return phonemes
 
 
-def _read_manifest(path: Path) -> list[Entry]:
+def _read_manifest(path: Path) -> list[Sample]:
+    """Read the samples of a manifest."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -196,32 +223,34 @@ def _read_manifest(path: Path) -> list[Entry]:
         raise DataError(f'{path}: must be {{"version": 1, "sample_type": ..., "samples": [...]}}, received {str(content)[:60]}')
     version = content.get("version", content.get("schema_version", 1))
     if not isinstance(version, (int, float, str)) or str(version).split(".")[0] not in ("1", "2"):
-        raise DataError(f"{path}: version {version!r} is not known; there are 1 and 2")
-    return [_entry(sample, path, number) for number, sample in enumerate(samples)]
+        raise DataError(f"{path}: unknown version {version!r}; there are 1 and 2")
+    return [_sample(value, path, number) for number, value in enumerate(samples)]
 
 
-def _entry(sample: Any, path: Path, number: int) -> Entry:
-    if isinstance(sample, str):
-        return Entry(sample, sample)
-    if isinstance(sample, dict):
-        found = next((str(sample[key]) for key in _IDS if sample.get(key) is not None), None)
-        if found is not None:
-            return Entry(found, next((str(sample[key]) for key in _PARENTS if sample.get(key) is not None), found))
-    raise DataError(f"{path}: sample {number} must have an 'id' or a 'name', received {str(sample)[:60]}")
+def _sample(value: Any, path: Path, number: int) -> Sample:
+    """The sample that an id, or an object with an id, stands for."""
+    if isinstance(value, str):
+        return Sample(value, value)
+    if isinstance(value, dict):
+        name = next((str(value[key]) for key in _IDS if value.get(key) is not None), None)
+        if name is not None:
+            return Sample(name, next((str(value[key]) for key in _PARENTS if value.get(key) is not None), name))
+    raise DataError(f"{path}: sample {number} must have an 'id' or a 'name', received {str(value)[:60]}")
 
 
-def _by_parent(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.parent, []).append(entry)
-    return found
+def _by_parent(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.parent, []).append(sample)
+    return groups
 
 
-def _refuse_leaks(parts: Mapping[str, list[str]]) -> None:
-    seen: dict[str, str] = {}
-    for part, parents in parts.items():
+def _refuse_shared_parents(parents_of: Mapping[str, Sequence[str]]) -> None:
+    """Check that each parent belongs to one split only."""
+    split_of: dict[str, str] = {}
+    for split, parents in parents_of.items():
         for parent in parents:
-            if seen.setdefault(parent, part) != part:
+            if split_of.setdefault(parent, split) != split:
                 raise DataError(
-                    f"parent '{parent}' belongs to {seen[parent]} and to {part}\n    -> make a split that keeps variants together"
+                    f"parent '{parent}' belongs to {split_of[parent]} and to {split}\n    -> make a split that keeps variants together"
                 )

@@ -1,4 +1,4 @@
-"""`data=synthetic`: each character is a tone; no files, no extra package. An utterance is a function of (seed, split, index) alone."""
+"""`data=synthetic`: tones that spell texts, without files and extra packages; an utterance is a function of (seed, split, index) alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from speechtrain.errors import DataError
 
 
 class Synthetic:
-    """Tone-coded text.
+    """A corpus of random texts, each character of which is a tone.
 
     Args:
         alphabet: the characters; the i-th is a tone, the tones spread evenly on a logarithmic scale from 300 Hz to 0.45 of `sample_rate`.
@@ -18,7 +18,7 @@ class Synthetic:
         train_size, val_size, test_size: utterances.
         min_chars, max_chars: characters an utterance.
         sample_rate: Hz.
-        snr_db: of the tones in white noise.
+        snr_db: ratio of the tones to white noise.
     """
 
     def __init__(
@@ -41,13 +41,14 @@ class Synthetic:
         self.snr_db = snr_db
 
     def load(self, limit: int | None) -> Corpus:
-        """Plan every utterance; samples are made when they are read."""
+        """Draw every text; samples are made when they are read."""
         splits = {}
         for name, size in self.sizes.items():
             splits[name] = [self._cut(name, index) for index in range(min(size, limit or size))]
         return Corpus(splits, read=self.read)
 
-    def _plan(self, split: str, index: int) -> tuple[str, list[int], np.random.Generator]:
+    def _draw(self, split: str, index: int) -> tuple[str, list[int], np.random.Generator]:
+        """The text of an utterance, the samples of each pause and tone in turn, and the generator for everything else."""
         rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
         letters = rng.integers(len(self.alphabet), size=rng.integers(self.chars[0], self.chars[1] + 1))
         milliseconds = rng.integers(80, 140, size=2 * len(letters) + 1)
@@ -55,11 +56,11 @@ class Synthetic:
         return "".join(self.alphabet[letter] for letter in letters), [int(ms) * self.sample_rate // 1000 for ms in milliseconds], rng
 
     def _cut(self, split: str, index: int) -> Cut:
-        text, lengths, _ = self._plan(split, index)
+        text, lengths, _ = self._draw(split, index)
         return make_cut(f"{split}-{index:05d}", None, num_samples=sum(lengths), sample_rate=self.sample_rate, text=text, speaker=None)
 
     def read(self, cut: Cut, rate: int) -> Audio:
-        """Samples (N,) of an utterance.
+        """Make the samples (N,) of an utterance.
 
         Raises:
             DataError: another rate is asked for than the corpus is made at.
@@ -69,7 +70,7 @@ class Synthetic:
                 f"synthetic data is at {self.sample_rate} Hz, features.sample_rate is {rate}\n    -> set data.sample_rate={rate}"
             )
         split, _, index = cut.id.partition("-")
-        text, lengths, rng = self._plan(split, int(index))
+        text, lengths, rng = self._draw(split, int(index))
         tones = np.geomspace(300, 0.45 * rate, num=len(self.alphabet))
         parts = []
         for position, length in enumerate(lengths):

@@ -1,4 +1,4 @@
-"""Augmentation of the spectrum: cheaper than of the waveform (which `wave.py` has), and a function of (seed, epoch, utterance) alone.
+"""Augmentation of spectra: cheaper than that of waveforms (`wave_augment.py`), and a function of (seed, epoch, utterance) alone.
 
 Speed and tempo are resampled spectra, not resampled waveforms; noise is drawn with the statistics that noise has in mel energies.
 """
@@ -22,8 +22,13 @@ from speechtrain.data.features.wave_augment import WaveAugment
 
 
 @dataclass(frozen=True)
-class Word:
-    """A spoken word inside an utterance; `start` and `end` are frames, with half of the pause on either side."""
+class WordSpan:
+    """The frames of an utterance in which a word is spoken, with half of the pause on either side.
+
+    Attributes:
+        utterance: its id.
+        start, end: frames, the end excluded.
+    """
 
     utterance: str
     text: str
@@ -32,7 +37,7 @@ class Word:
 
 
 class Augment:
-    """What may happen to a training utterance; see `conf/augment/none.yaml` for the keys."""
+    """Random changes of training utterances; see `conf/augment/none.yaml` for the arguments."""
 
     def __init__(
         self,
@@ -79,13 +84,19 @@ class Augment:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether features may be computed once and kept."""
+        """Whether no utterance is ever changed, so that features may be computed once and kept."""
         masks = self.freq_masks * self.freq_mask_width + self.time_masks * self.time_mask_width
-        drawn = self.speed or self.tempo or self.warp or self.noise_prob or self.eq_db or masks or self.recombine_prob
-        return not (drawn or self.frame_dropout or self.delay) and self.wave.changes_nothing
+        spectral = self.speed or self.tempo or self.warp or self.noise_prob or self.eq_db or masks or self.recombine_prob
+        return not (spectral or self.frame_dropout or self.delay) and self.wave.changes_nothing
 
     def wave_spectrum(self, read: Callable[[], Audio], features: Features, rng: np.random.Generator) -> torch.Tensor | None:
-        """The power spectrum (T, K) of the augmented waveform; None where nothing falls to it."""
+        """Compute the power spectrum (T, K) of the augmented waveform; None where this utterance's waveform is not changed.
+
+        Args:
+            read: reads the waveform (N,).
+            features: computes spectra.
+            rng: of the utterance, see `generator`.
+        """
         if self.wave.changes_nothing:
             return None
         drawn = self.wave.draw(rng)
@@ -94,36 +105,36 @@ class Augment:
         return features.spectrum(self.wave(read(), features.sample_rate, drawn, rng))
 
     def generator(self, seed: int, epoch: int, utterance: str) -> np.random.Generator:
-        """The random numbers of one utterance in one epoch."""
+        """Make the generator of one utterance's random numbers in one epoch."""
         digest = hashlib.blake2b(f"{seed}/{epoch}/{utterance}".encode(), digest_size=8).digest()
         return np.random.Generator(np.random.SFC64(int.from_bytes(digest)))
 
-    def recombine(self, words: Sequence[Word], pool: Sequence[Word], rng: np.random.Generator) -> Sequence[Word] | None:
-        """As many words of the same speaker's, at random, or None to leave the utterance as it is."""
+    def recombine(self, words: Sequence[WordSpan], pool: Sequence[WordSpan], rng: np.random.Generator) -> Sequence[WordSpan] | None:
+        """Draw as many words as an utterance has from all words of its speaker; None to leave the utterance unchanged."""
         if not words or rng.random() >= self.recombine_prob:
             return None
         return [pool[int(index)] for index in rng.integers(len(pool), size=len(words))]
 
     def __call__(self, spectrum: torch.Tensor, features: Features, rng: np.random.Generator, view: int = 0) -> torch.Tensor:
-        """Features (T', F) of a power spectrum (T, K); views of an utterance share their length."""
+        """Augment a power spectrum (T, K) and make features (T', F) of it; all views of an utterance have the same length."""
         speed, tempo = _factor(self.speed, rng), _factor(self.tempo, rng)
-        waits = round(rng.uniform(0, self.delay) * features.frame_rate) if self.delay else 0
+        pause = round(rng.uniform(0, self.delay) * features.frame_rate) if self.delay else 0
         if view:
             rng = rng.spawn(view)[-1]
         mel = features.mel(spectrum, warp=speed * _factor(self.warp, rng))
         mel = _stretch(mel, 1 / (speed * tempo))
-        if waits:
-            mel = torch.cat([_quietest(mel).expand(waits, -1), mel])
+        if pause:
+            mel = torch.cat([_quietest(mel).expand(pause, -1), mel])
         if self.noise_prob and rng.random() < self.noise_prob:
             mel = mel + self._noise(mel, features, rng)
         if self.eq_db:
-            mel = mel * torch.from_numpy(self._gain(mel.shape[1], rng))
+            mel = mel * torch.from_numpy(self._equalizer(mel.shape[1], rng))
         out = features.finish(mel)
         self._mask(out, rng, fill=0.0 if features.normalize != "none" else float(out.mean()))
         return out
 
     def _noise(self, mel: torch.Tensor, features: Features, rng: np.random.Generator) -> torch.Tensor:
-        """Mel energies (T, M) of noise between white and brown, at a random ratio to the utterance's mean energy."""
+        """Draw mel energies (T, M) of noise between white and brown, at a random ratio to the utterance's mean energy."""
         snr_db = rng.uniform(*self.noise_snr_db)
         shape = features.filters().sum(0) * torch.linspace(0.05, 1, mel.shape[1], dtype=torch.float32) ** -rng.uniform(0, 2)
         level = mel.sum(1).mean() * 10 ** (-snr_db / 10) / shape.sum()
@@ -131,13 +142,14 @@ class Augment:
         scatter = torch.from_numpy(rng.standard_normal(mel.shape, dtype=np.float32)) / features.bins_per_band.sqrt().clamp_min(1.0)
         return level * shape * (1 + scatter).clamp_min_(0.05)
 
-    def _gain(self, bands: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        """A random smooth filter (M,) as another microphone or voice would be: three half-waves over the bands, the longest strongest."""
+    def _equalizer(self, bands: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Draw a smooth filter (M,) as of another microphone: three half-waves over the bands, the longest strongest."""
         waves = np.cos(np.pi * np.arange(1, 4)[:, None] * np.linspace(0, 1, bands)[None, :])
         decibels = (rng.normal(0, self.eq_db, 3) / np.arange(1, 4)) @ waves
         return np.asarray(10 ** (decibels / 10), dtype=np.float32)
 
     def _mask(self, features: torch.Tensor, rng: np.random.Generator, fill: float) -> None:
+        """Set random frames and bands of features (T, F) to a value (SpecAugment, Park et al. 2019), in place."""
         frames, bands = features.shape
         if self.frame_dropout:
             features[torch.from_numpy(rng.random(frames) < self.frame_dropout)] = fill
@@ -153,26 +165,37 @@ class Augment:
 
 
 def _quietest(mel: torch.Tensor) -> torch.Tensor:
-    """What a pause sounds like there: the mean (1, M) of the tenth of its frames (T, M) with the least energy."""
+    """The mean (1, M) of the tenth of frames (T, M) with the least energy, which is what a pause sounds like there."""
     frames = mel.sum(1).argsort()[: max(1, len(mel) // 10)]
     return mel[frames].mean(0, keepdim=True)
 
 
-def words_of(custom: Mapping[str, Any] | None, utterance: str, frames: int, frame_rate: float) -> list[Word]:
-    """The words of an utterance whose manifest gives `words: [{word, start, end}]` in seconds; each takes half of the pauses around it."""
-    entries = [entry for entry in (custom or {}).get("words", []) if isinstance(entry, Mapping) and {"word", "start", "end"} <= set(entry)]
-    cuts = [0, *((first["end"] + second["start"]) / 2 * frame_rate for first, second in pairwise(entries)), frames]
-    bounds = [min(frames, max(0, round(value))) for value in cuts]
-    return [Word(utterance, str(entry["word"]), bounds[i], bounds[i + 1]) for i, entry in enumerate(entries) if bounds[i + 1] > bounds[i]]
+def word_spans(custom: Mapping[str, Any] | None, utterance: str, frames: int, frame_rate: float) -> list[WordSpan]:
+    """Convert word times to frames, each word with half of the pauses around it.
+
+    Args:
+        custom: of the utterance; its `words` are `[{word, start, end}]` in seconds.
+        utterance: its id.
+        frames: T.
+        frame_rate: frames a second.
+    """
+    words = [entry for entry in (custom or {}).get("words", []) if isinstance(entry, Mapping) and {"word", "start", "end"} <= set(entry)]
+    middles = [(before["end"] + after["start"]) / 2 * frame_rate for before, after in pairwise(words)]
+    bounds = [min(frames, max(0, round(bound))) for bound in (0, *middles, frames)]
+    return [
+        WordSpan(utterance, str(entry["word"]), start, end)
+        for entry, (start, end) in zip(words, pairwise(bounds), strict=False)
+        if end > start
+    ]
 
 
 def _factor(spread: float, rng: np.random.Generator) -> float:
-    """A factor from 1/(1+spread) to 1+spread, evenly in its logarithm."""
+    """Draw a factor from 1 / (1 + spread) to 1 + spread, its logarithm evenly distributed."""
     return math.exp(rng.uniform(-1, 1) * math.log1p(spread)) if spread else 1.0
 
 
 def _stretch(mel: torch.Tensor, factor: float) -> torch.Tensor:
-    """Energies (T, M) over `factor` times as many frames, by linear interpolation."""
+    """Interpolate energies (T, M) linearly to `factor` times as many frames."""
     frames = mel.shape[0]
     wanted = max(1, round(frames * factor))
     if wanted == frames:

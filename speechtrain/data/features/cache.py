@@ -1,161 +1,163 @@
-"""Power spectra of utterances, kept in memory or in a store on disk, so that each recording is decoded once."""
+"""Spectra of utterances, kept in memory or in a store on disk, so that each recording is decoded once."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import Progress
 
-from speechtrain.console import console
-from speechtrain.data.corpus import Corpus, Cut, Skip, keep
+from speechtrain.console import progress_bar
+from speechtrain.data.corpus import Corpus, Cut, Skip
 from speechtrain.data.features.features import Features
 from speechtrain.data.features.store import SpectrumStore, key_of
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
 
+_READ_TOGETHER = 256  # utterances that the threads have before them
+
 T = TypeVar("T", torch.Tensor, npt.NDArray[np.float32])
 
 
 class SpectrumCache:
-    """Spectra (T, K) of all utterances as half-precision magnitudes, and the signals that are wanted, as far as they fit.
+    """Spectra (T, K) of a corpus' utterances in half the memory, and its target signals, as far as they fit.
 
-    What does not fit is read again when it is needed; what a store on disk has needs no room.
+    What does not fit is read again whenever it is needed; what a store on disk holds takes no memory.
 
     Args:
-        corpus: reads.
-        features: that spectra are computed for.
-        gigabytes: of memory.
+        corpus: reads samples and signals.
+        features: computes spectra.
+        gigabytes: of memory to fill at most.
         store: on disk; None: there is none.
-        lenient: whether a batch goes without the utterances that cannot be read; for a corpus that was not read before.
 
     Attributes:
-        checksums: of what was read of each utterance, by id.
+        checksums: CRC-32 of the samples, and of the signal, of each utterance that was read, by id.
     """
 
-    def __init__(
-        self, corpus: Corpus, features: Features, gigabytes: float, store: SpectrumStore | None = None, *, lenient: bool = False
-    ) -> None:
-        self.lenient = lenient
+    def __init__(self, corpus: Corpus, features: Features, gigabytes: float, store: SpectrumStore | None = None) -> None:
         self._store = store if corpus.target is None else None
         self._corpus = corpus
         self._features = features
-        self._room = gigabytes * 1e9
-        self._counting = threading.Lock()
-        self._kept: dict[str, torch.Tensor] = {}
+        self._free_bytes = gigabytes * 1e9
+        self._lock = threading.Lock()
+        self._packed: dict[str, torch.Tensor] = {}
         self._targets: dict[str, npt.NDArray[np.float32]] = {}
         self.checksums: dict[str, int] = {}
 
     def fill(self, cuts: Sequence[Cut], threads: int) -> dict[str, str]:
-        """Read everything once. Returns what is wrong with the utterances that cannot be used, by id."""
-        bad: dict[str, str] = {}
+        """Read every utterance once. Returns why some of them cannot be used, by id."""
+        errors: dict[str, str] = {}
         if self._store is not None:
             cuts = self._fill_from_store(cuts, self._store, threads)
 
         def read(cut: Cut) -> tuple[str, torch.Tensor | str]:
             try:
-                return cut.id, self._compute(cut)
+                return cut.id, self._read(cut)
             except DataError as error:
                 return cut.id, str(error)
 
-        with _bar("reading audio", len(cuts)) as advance, ThreadPoolExecutor(threads) as pool:
+        with progress_bar("reading audio", len(cuts)) as advance, ThreadPoolExecutor(threads) as pool:
             done, together = 0, 1  # one by one until one is good: features that learn their size from what is read learn it from that
             while done < len(cuts):
-                for utterance, found in pool.map(read, cuts[done : done + together]):
+                for utterance, result in pool.map(read, cuts[done : done + together]):
                     done += 1
-                    if isinstance(found, str):
-                        bad[utterance] = found
+                    if isinstance(result, str):
+                        errors[utterance] = result
                     else:
-                        together = 256
-                        self._keep(self._kept, utterance, found)
-                    advance()
-        return bad
+                        together = _READ_TOGETHER
+                        self._add(self._packed, utterance, result)
+                    advance(1)
+        return errors
 
     def _fill_from_store(self, cuts: Sequence[Cut], store: SpectrumStore, threads: int) -> Sequence[Cut]:
-        """Take what the store has, and let it have what it lacks. Returns the cuts that it cannot keep, bad ones among them."""
+        """Take what the store has, and add to it what it lacks. Returns the utterances that it cannot hold, unreadable ones among them."""
         with ThreadPoolExecutor(threads) as pool:
-            keys = {cut.id: key for cut, key in zip(cuts, pool.map(_key, cuts), strict=True) if key is not None}
+            keys = {cut.id: key for cut, key in zip(cuts, pool.map(_store_key, cuts), strict=True) if key is not None}
             missing = [cut for cut in cuts if cut.id in keys and store.get(keys[cut.id]) is None]
             if missing:
                 try:
-                    with store.filling() as writer, _bar("reading audio", len(missing)) as advance:
-                        missing = [cut for cut in missing if store.get(keys[cut.id]) is None]  # another run may have been at work
-                        for begin in range(0, len(missing), 256):
-                            some = missing[begin : begin + 256]
-                            for cut, packed in zip(some, pool.map(self._try, some), strict=True):
-                                advance()
-                                if packed is not None:
-                                    writer.add(keys[cut.id], packed, self.checksums[cut.id])
+                    self._add_to_store(missing, keys, store, pool)
                 except OSError as error:
                     log.warning("data.feature_cache cannot be written (%s); features are kept in memory", error)
-        left = []
+        others = []
         for cut in cuts:
-            found = store.get(keys[cut.id]) if cut.id in keys else None
-            if found is None:
-                left.append(cut)
+            stored = store.get(keys[cut.id]) if cut.id in keys else None
+            if stored is None:
+                others.append(cut)
             else:
-                self._kept[cut.id] = found.packed
-                self.checksums[cut.id] = found.checksum
-        return left
+                self._packed[cut.id] = stored.packed
+                self.checksums[cut.id] = stored.checksum
+        return others
 
-    def _try(self, cut: Cut) -> torch.Tensor | None:
+    def _add_to_store(self, cuts: Sequence[Cut], keys: dict[str, str], store: SpectrumStore, pool: ThreadPoolExecutor) -> None:
+        with store.writing() as writer, progress_bar("reading audio", len(cuts)) as advance:
+            cuts = [cut for cut in cuts if store.get(keys[cut.id]) is None]  # another run may have been at work
+            for begin in range(0, len(cuts), _READ_TOGETHER):
+                some = cuts[begin : begin + _READ_TOGETHER]
+                for cut, packed in zip(some, pool.map(self._read_or_none, some), strict=True):
+                    advance(1)
+                    if packed is not None:
+                        writer.add(keys[cut.id], packed, self.checksums[cut.id])
+
+    def _read_or_none(self, cut: Cut) -> torch.Tensor | None:
         try:
-            return self._compute(cut)
+            return self._read(cut)
         except DataError:
-            return None  # told when it is read again
+            return None  # reported when it is read again, into memory
 
-    def get(self, cut: Cut) -> torch.Tensor:
-        """The power spectrum (T, K)."""
-        kept = self._kept.get(cut.id)
-        return self._features.unpack(kept if kept is not None else self._compute(cut))
+    def spectrum(self, cut: Cut) -> torch.Tensor:
+        """The spectrum (T, K) of an utterance, in memory that the caller may write to.
+
+        Raises:
+            DataError: it is read now, and cannot be.
+        """
+        packed = self._packed.get(cut.id)
+        return self._features.unpack(packed if packed is not None else self._read(cut))
 
     def samples(self, cut: Cut) -> npt.NDArray[np.float32]:
-        """The waveform (N,) that the spectrum is of."""
+        """Read the waveform (N,) of an utterance, at the features' rate."""
         return self._corpus.read(cut, self._features.sample_rate)
 
     def target(self, cut: Cut) -> npt.NDArray[np.float32]:
-        """The signal (T, C) that is wanted."""
+        """The target signal (T, C) of an utterance, in a corpus that has signals."""
         assert self._corpus.target is not None
-        kept = self._targets.get(cut.id)
-        return kept if kept is not None else self._corpus.target(cut)
+        signal = self._targets.get(cut.id)
+        return signal if signal is not None else self._corpus.target(cut)
 
-    def room_for(self, found: torch.Tensor) -> bool:
-        """Take the room that something else needs, if there is as much."""
-        with self._counting:
-            enough = found.nbytes <= self._room
-            self._room -= found.nbytes if enough else 0
+    def reserve(self, size: int) -> bool:
+        """Give away `size` bytes of the memory, if as much is free. Returns whether it was."""
+        with self._lock:
+            enough = size <= self._free_bytes
+            self._free_bytes -= size if enough else 0
         return enough
 
-    def _compute(self, cut: Cut) -> torch.Tensor:
+    def _read(self, cut: Cut) -> torch.Tensor:
+        """Compute an utterance's packed spectrum; the first time its checksum too."""
         samples = self._corpus.read(cut, self._features.sample_rate)
         if cut.id not in self.checksums:
-            check = zlib.crc32(samples.tobytes())
+            checksum = zlib.crc32(samples.tobytes())
             if self._corpus.target is not None:
-                wanted = self._corpus.target(cut)
-                check = zlib.crc32(wanted.tobytes(), check)
-                self._keep(self._targets, cut.id, wanted)
-            self.checksums[cut.id] = check
+                signal = self._corpus.target(cut)
+                checksum = zlib.crc32(signal.tobytes(), checksum)
+                self._add(self._targets, cut.id, signal)
+            self.checksums[cut.id] = checksum
         return self._features.pack(self._features.spectrum(samples))
 
-    def _keep(self, where: dict[str, T], utterance: str, found: T) -> None:
-        with self._counting:
-            if found.nbytes <= self._room:
-                self._room -= found.nbytes
-                where[utterance] = found
+    def _add(self, values: dict[str, T], utterance: str, value: T) -> None:
+        if self.reserve(value.nbytes):
+            values[utterance] = value
 
 
-def _key(cut: Cut) -> str | None:
-    """Of the file that a cut is a part of; None: it is of none, or of one that is more than read."""
+def _store_key(cut: Cut) -> str | None:
+    """The key of an utterance in a store; None where it is not simply a part of a file, or the file cannot be read."""
     if cut.path is None or cut.recording is not None:
         return None
     try:
@@ -164,30 +166,26 @@ def _key(cut: Cut) -> str | None:
         return None
 
 
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[], None]]:
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda: progress.advance(task)
-
-
 def read_all(
     corpus: Corpus, features: Features, *, gigabytes: float, threads: int, store: SpectrumStore | None = None
 ) -> tuple[SpectrumCache, list[Skip]]:
-    """Decode every utterance once: what is bad is dropped from the corpus and returned, what is good is kept on disk or in memory.
+    """Decode every utterance of a corpus once, and drop from its splits those that cannot be used.
 
     Args:
         corpus: its splits are changed.
-        features: that spectra are computed for.
-        gigabytes: of memory.
+        features: compute spectra.
+        gigabytes: of memory to fill at most.
         threads: that decode.
         store: on disk; None: there is none.
+
+    Returns:
+        The filled cache, and the utterances that were dropped.
     """
     cache = SpectrumCache(corpus, features, gigabytes, store)
     skipped = []
     for name, cuts in corpus.splits.items():
-        bad = cache.fill(list(cuts), threads)
-        skipped += [Skip(name, utterance, reason) for utterance, reason in bad.items()]
-        if bad:
-            corpus.splits[name] = keep(cuts, lambda cut, bad=bad: cut.id not in bad)  # type: ignore[misc]
+        errors = cache.fill(list(cuts), threads)
+        skipped += [Skip(name, utterance, reason) for utterance, reason in errors.items()]
+        if errors:
+            corpus.splits[name] = [cut for cut in cuts if cut.id not in errors]
     return cache, skipped

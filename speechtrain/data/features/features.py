@@ -1,6 +1,6 @@
-"""Log-mel filter bank energies in two steps, so that augmentation can act in between.
+"""From samples to features in two steps, so that spectra can be cached and augmentation can act in between.
 
-samples (N,) -> power spectrum (T, K), kept in memory -> [augment] -> mel energies (T, M) -> log, normalise -> features (T, F)
+samples (N,) -> power spectrum (T, K), cached -> [augment] -> mel energies (T, M) -> log, normalise -> features (T, F)
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _FLOOR = 1e-10  # of a mel energy: 100 dB below a full-scale sine is about 1e-7 
 
 
 class Features(Protocol):
-    """What `features._target_` names: from what a corpus reads to the frames that a model sees, with room for augmentation in between."""
+    """What `features._target_` names: makes of what a corpus reads the frames that a model sees."""
 
     sample_rate: int
-    """Hz of what the corpus is to read."""
+    """Rate in Hz at which the corpus reads audio; of features that are read as they are, frames a second."""
     size: int
-    """F."""
-    hears: bool
-    """Whether they are made of audio, and not given."""
+    """F, values a frame."""
+    from_audio: bool
+    """Whether they are computed from audio; otherwise another program made them, or they are signals."""
     identity: str | None
-    """Says how spectra are computed: equal ones give equal spectra, which may then be kept on disk; None: they may not."""
+    """Names the way in which spectra are computed: equal names mean equal spectra, which may be stored on disk; None: they may not."""
 
     @property
     def frame_rate(self) -> float:
@@ -36,58 +36,61 @@ class Features(Protocol):
         ...
 
     def num_frames(self, num_samples: int) -> int:
-        """T of that many samples."""
+        """How many frames T that many samples give."""
         ...
 
     def spectrum(self, samples: Audio) -> torch.Tensor:
-        """What is kept of an utterance."""
+        """Compute the spectrum (T, K) of samples (N,), which is cached and augmented."""
         ...
 
     def pack(self, spectrum: torch.Tensor) -> torch.Tensor:
-        """The same in less memory."""
+        """Convert a spectrum to a type that takes less memory; may reuse its memory."""
         ...
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """What `pack` was given, in memory of its own."""
+        """Convert a packed spectrum back, into memory of its own."""
         ...
 
     def filters(self, warp: float = 1.0) -> torch.Tensor:
-        """Mel filters (K, M)."""
+        """The filters (K, M) of all bands, with frequencies stretched by `warp`."""
         ...
 
     @property
     def bins_per_band(self) -> torch.Tensor:
-        """How many independent values each mel energy sums (M,)."""
+        """How many independent values the energy of each band sums (M,)."""
         ...
 
     def mel(self, spectrum: torch.Tensor, warp: float = 1.0) -> torch.Tensor:
-        """Mel energies (T, M)."""
+        """Sum a spectrum (T, K) to band energies (T, M), with frequencies stretched by `warp`."""
         ...
 
     def finish(self, mel: torch.Tensor) -> torch.Tensor:
-        """Features (T, F)."""
+        """Make features (T, F) of band energies (T, M); may overwrite them."""
         ...
 
     @property
     def normalize(self) -> str:
-        """`utterance`, `band` or `none`."""
+        """How features are normalised: `utterance`, `band` or `none`."""
         ...
 
 
 class LogMel:
-    """Log-mel features.
+    """Logarithms of mel filter bank energies.
 
     Args:
         sample_rate: Hz.
         n_mels: bands (F).
-        window, hop: s.
+        window, hop: length of a frame and distance between frames, s.
         f_min, f_max: limits of the bands in Hz; `f_max=None` is half of `sample_rate`.
         preemphasis: x[n] - preemphasis * x[n-1]; 0 turns it off.
-        top_db: what lies more than this below the utterance's loudest mel energy is raised to it; None: nothing is.
-        normalize: `utterance` (one mean and deviation), `band` (for each band), `none`.
+        top_db: energies further than this below the utterance's loudest are raised to that level; None: none is.
+        normalize: `utterance` (one mean and deviation for all bands), `band` (for each band), `none`.
+
+    Raises:
+        ConfigError: the bands are so narrow that some hold no frequency of the spectrum.
     """
 
-    hears = True
+    from_audio = True
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class LogMel:
             )
 
     def num_frames(self, num_samples: int) -> int:
-        """T of that many samples."""
+        """How many frames T that many samples give; frames are centred, the first at sample 0."""
         return 1 + num_samples // self.hop_length
 
     @property
@@ -135,7 +138,7 @@ class LogMel:
         return self.sample_rate / self.hop_length
 
     def spectrum(self, samples: Audio) -> torch.Tensor:
-        """Power spectrum (T, K) of samples (N,), K = n_fft / 2 + 1; frames are centred and the ends padded with silence."""
+        """Compute the power spectrum (T, K) of samples (N,), K = n_fft / 2 + 1; the ends are padded with silence."""
         signal = torch.from_numpy(samples)
         if self.preemphasis:
             signal = torch.cat([signal[:1], signal[1:] - self.preemphasis * signal[:-1]])
@@ -145,15 +148,15 @@ class LogMel:
         return (spectrum.real.square() + spectrum.imag.square()).T.contiguous()
 
     def pack(self, spectrum: torch.Tensor) -> torch.Tensor:
-        """Magnitudes in half precision."""
+        """Convert a power spectrum to magnitudes in half precision, overwriting it."""
         return spectrum.sqrt_().half()
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """The power spectrum again."""
+        """Convert magnitudes back to a power spectrum (T, K) in float32."""
         return packed.float().square_()
 
     def filters(self, warp: float = 1.0) -> torch.Tensor:
-        """Mel filters (K, M) that see what lies at f as if it lay at `warp * f`, to the nearest hundredth.
+        """Mel filters (K, M) that take the energy at a frequency f for that at `warp * f`, to the nearest hundredth of `warp`.
 
         The upper end stays where it is: the axis is bent back towards it (Jaitly and Hinton 2013, VTLP).
         """
@@ -163,8 +166,8 @@ class LogMel:
             bend = 0.8 * nyquist * min(1.0, 1 / key)
             frequencies = torch.linspace(0, nyquist, self.n_fft // 2 + 1, dtype=torch.float64)
             above = key * bend + (frequencies - bend) * (nyquist - key * bend) / (nyquist - bend)
-            bent = torch.where(frequencies <= bend, key * frequencies, above)
-            self._filters[key] = triangles(bent, self._edges).float()
+            warped = torch.where(frequencies <= bend, key * frequencies, above)
+            self._filters[key] = triangular_filters(warped, self._edges).float()
         return self._filters[key]
 
     @cached_property
@@ -176,30 +179,30 @@ class LogMel:
 
     @cached_property
     def bins_per_band(self) -> torch.Tensor:
-        """How many independent spectral values each mel energy sums, about (M,)."""
+        """About how many independent spectral values each mel energy sums (M,)."""
         filters = self.filters()
         return filters.sum(0).square() / filters.square().sum(0).clamp_min(1e-9)
 
     def mel(self, spectrum: torch.Tensor, warp: float = 1.0) -> torch.Tensor:
-        """Mel energies (T, M) of a power spectrum (T, K)."""
+        """Sum a power spectrum (T, K) to mel energies (T, M)."""
         return spectrum @ self.filters(warp)
 
     def finish(self, mel: torch.Tensor) -> torch.Tensor:
-        """Features (T, F) of mel energies (T, M); silence throughout gives zeros."""
+        """Take logarithms of mel energies (T, M), which are overwritten, and normalise them (T, F); silence throughout gives zeros."""
         floor = _FLOOR if self.top_db is None else max(_FLOOR, float(mel.max()) * 10 ** (-self.top_db / 10))
         features = mel.clamp_min(floor).log_()
-        return normalized(features, self.normalize)
+        return normalize_features(features, self.normalize)
 
 
 class Stored:
-    """Features that were made before: taken as they are, but for a normalisation.
+    """Features that another program made, or signals: used as the corpus reads them, after normalisation.
 
     Args:
         sample_rate: frames a second, as the corpus says.
-        normalize: `utterance` (one mean and deviation), `band` (for each), `none`.
+        normalize: `utterance` (one mean and deviation for all bands), `band` (for each band), `none`.
     """
 
-    hears = False
+    from_audio = False
     identity: str | None = None
 
     def __init__(self, sample_rate: int, normalize: str) -> None:
@@ -207,7 +210,7 @@ class Stored:
         self.normalize = normalize
         self.size = 0
         self.bins_per_band = torch.ones(1, dtype=torch.float32)
-        self._first = threading.Lock()
+        self._size_lock = threading.Lock()
 
     @property
     def frame_rate(self) -> float:
@@ -215,51 +218,51 @@ class Stored:
         return float(self.sample_rate)
 
     def num_frames(self, num_samples: int) -> int:
-        """As many as there are."""
+        """Frames are the samples themselves, so there are as many."""
         return num_samples
 
     def spectrum(self, samples: Audio) -> torch.Tensor:
-        """The frames (T, F) themselves; the first utterance says what F is.
+        """Check frames (T, F) and return them; those of the first utterance decide what F is.
 
         Raises:
-            DataError: they have another F than the first.
+            DataError: they have another F than those of the first.
         """
-        with self._first:
+        with self._size_lock:
             self.size = self.size or int(samples.shape[1])
         if samples.shape[1] != self.size:
             raise DataError(f"has {samples.shape[1]} mels, the first spectrogram that was read has {self.size}")
         return torch.from_numpy(samples)
 
     def pack(self, spectrum: torch.Tensor) -> torch.Tensor:
-        """As they are."""
+        """Frames are cached in the type they have."""
         return spectrum
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """A copy."""
+        """Copy cached frames (T, F)."""
         return packed.clone()
 
     def filters(self, warp: float = 1.0) -> torch.Tensor:  # noqa: ARG002
-        """Each mel by itself."""
+        """The identity (F, F): each band is one value of a frame."""
         return torch.eye(self.size, dtype=torch.float32)
 
     def mel(self, spectrum: torch.Tensor, warp: float = 1.0) -> torch.Tensor:  # noqa: ARG002
-        """As they are."""
+        """Frames (T, F) are band energies already; there is nothing to warp."""
         return spectrum
 
     def finish(self, mel: torch.Tensor) -> torch.Tensor:
-        """Normalised."""
-        return normalized(mel, self.normalize)
+        """Normalise frames (T, F)."""
+        return normalize_features(mel, self.normalize)
 
 
 class Waveform(Stored):
-    """Samples of recordings, each of which is a frame; a spectrum is the samples themselves.
+    """Samples of recordings as features, for models that take the waveform; each sample is a frame, F = 1.
 
     Args:
         sample_rate: Hz.
-        normalize: `utterance` (mean 0 and deviation 1, as pretrained models want it), `none`.
+        normalize: `utterance` (mean 0 and deviation 1, as pretrained models were trained with), `none`.
     """
 
-    hears = True
+    from_audio = True
 
     def __init__(self, sample_rate: int, normalize: str) -> None:
         super().__init__(sample_rate, normalize)
@@ -267,43 +270,48 @@ class Waveform(Stored):
         self.identity = f"samples 1, {sample_rate} Hz"
 
     def spectrum(self, samples: Audio) -> torch.Tensor:
-        """Samples (N,) as (N, 1)."""
+        """Return samples (N,) as frames (N, 1)."""
         return torch.from_numpy(samples)[:, None]
 
     def pack(self, spectrum: torch.Tensor) -> torch.Tensor:
-        """16 bits a sample."""
+        """Round samples to 16 bits."""
         return (spectrum * 32767).round_().clamp_(-32768, 32767).short()
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """The samples again."""
+        """Convert 16-bit samples back to float32 in [-1, 1]."""
         return packed.float().div_(32767)
 
     def finish(self, mel: torch.Tensor) -> torch.Tensor:
-        """Normalised, with the small constant in the variance that torchaudio's pretrained models have."""
+        """Normalise with the small constant in the variance that torchaudio's pretrained models were trained with."""
         return mel if self.normalize == "none" or not len(mel) else torch.nn.functional.layer_norm(mel, mel.shape)
 
 
-def normalized(features: torch.Tensor, how: str) -> torch.Tensor:
-    """(T, F) with mean 0 and deviation 1 over the utterance, over each band of it, or as it is; a constant gives zeros."""
-    if how == "none":
+def normalize_features(features: torch.Tensor, over: str) -> torch.Tensor:
+    """Shift and scale features (T, F) to mean 0 and deviation 1; constant ones become zeros.
+
+    Args:
+        features: of one utterance.
+        over: what has one mean and deviation: the whole `utterance`, or each `band`; `none` changes nothing.
+    """
+    if over == "none":
         return features
-    dims = (0, 1) if how == "utterance" else (0,)
+    dims = (0, 1) if over == "utterance" else (0,)
     deviation, mean = torch.std_mean(features, dim=dims, correction=0, keepdim=True)
     return (features - mean) / deviation.clamp_min(1e-3)
 
 
-def triangles(frequencies: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-    """Filters (K, M) that rise from edge m to m+1 and fall to m+2, at given frequencies (K,) and edges (M+2,) in Hz."""
+def triangular_filters(frequencies: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """Compute filters (K, M) that rise from edge m to m+1 and fall to m+2, at frequencies (K,) and edges (M+2,) in Hz."""
     distance = edges[None, :] - frequencies[:, None]
     width = edges.diff()
     return torch.minimum(-distance[:, :-2] / width[:-1], distance[:, 2:] / width[1:]).clamp_min(0)
 
 
 def hertz_to_mel(hertz: float) -> float:
-    """Slaney's mel scale (Auditory Toolbox, 1998): linear below 1 kHz, logarithmic above."""
+    """Convert Hz to Slaney's mel scale (Auditory Toolbox, 1998), which is linear below 1 kHz and logarithmic above."""
     return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
 
 
 def mel_to_hertz(mel: float) -> float:
-    """The inverse of `hertz_to_mel`."""
+    """Convert mels to Hz, the inverse of `hertz_to_mel`."""
     return mel * 200 / 3 if mel < 15 else 1000 * math.exp((mel - 15) * math.log(6.4) / 27)

@@ -1,9 +1,9 @@
 """Spectra on disk, by what they were made of: computed once, shared by all runs, trials and worker processes through the page cache.
 
     FOLDER/<features>/<pack>.bin      arrays, one behind the other
-    FOLDER/<features>/<pack>.json     which; written after the other, so that an entry without its data cannot be seen
+    FOLDER/<features>/<pack>.json     where each begins; written after the arrays, so that an entry without its data cannot be seen
 
-A key is a digest of the encoded audio and of the part of it that is used; the folder's name is one of how spectra are computed.
+A key is a digest of the encoded audio and of the part of it that is used; `<features>` is a digest of how spectra are computed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import filelock
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from speechtrain.errors import first_line
@@ -31,12 +32,12 @@ log = logging.getLogger(__name__)
 _PACK_BYTES = 256_000_000
 
 
-class Kept(NamedTuple):
-    """A spectrum that was kept.
+class StoredSpectrum(NamedTuple):
+    """A spectrum that lies in a store.
 
     Attributes:
-        packed: (T, K), on the file's own pages until it is written to.
-        checksum: of the samples that it was made of.
+        packed: (T, K) as `Features.pack` made it, on the file's own pages until it is written to.
+        checksum: CRC-32 of the samples that it was computed from.
     """
 
     packed: torch.Tensor
@@ -44,49 +45,52 @@ class Kept(NamedTuple):
 
 
 class SpectrumStore:
-    """What is kept for one way of computing spectra.
+    """The spectra on disk for one way of computing them.
 
     Args:
-        folder: above those of all ways.
-        identity: of this one, see `Features.identity`.
-        gigabytes: that all ways together may take; what was used least recently goes first.
+        folder: holds a folder for each way.
+        identity: names this one, see `Features.identity`.
+        gigabytes: that all ways together may take; what was used least recently is deleted first.
+
+    Raises:
+        OSError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path, identity: str, gigabytes: float) -> None:
         self._root = folder.expanduser().absolute()
         self._folder = self._root / hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
-        self._most = gigabytes * 1e9
-        self._places: dict[str, tuple[Path, int, list[int], str, int]] = {}
-        self._maps: dict[Path, Any] = {}
+        self._max_bytes = gigabytes * 1e9
+        self._entries: dict[str, tuple[Path, int, list[int], str, int]] = {}  # file, offset, shape, type, checksum
+        self._maps: dict[Path, npt.NDArray[np.uint8]] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
-        note = self._folder / "README"
-        if not note.is_file():
-            note.write_text(f"Spectra: {identity}\nMay be deleted when nothing runs.\n", encoding="utf-8")
+        readme = self._folder / "README"
+        if not readme.is_file():
+            readme.write_text(f"Spectra: {identity}\nMay be deleted when nothing runs.\n", encoding="utf-8")
         self._read()
 
-    def get(self, key: str) -> Kept | None:
-        """What is kept under a key."""
-        place = self._places.get(key)
-        if place is None:
+    def get(self, key: str) -> StoredSpectrum | None:
+        """Look up a spectrum by its key; None if it is not there."""
+        entry = self._entries.get(key)
+        if entry is None:
             return None
-        path, offset, shape, kind, checksum = place
+        path, offset, shape, dtype, checksum = entry
         if path not in self._maps:
             try:
                 self._maps[path] = np.memmap(path, mode="c", dtype=np.uint8)
             except OSError:  # another process made room
-                self._places = {name: each for name, each in self._places.items() if each[0] != path}
+                self._entries = {name: other for name, other in self._entries.items() if other[0] != path}
                 return None
             with suppress(OSError):  # a cache that others own can still be read
                 os.utime(path.with_suffix(".json"))
-        array = np.frombuffer(self._maps[path].data, dtype=kind, count=math.prod(shape), offset=offset)
-        return Kept(torch.from_numpy(array.reshape(shape)), checksum)
+        array = np.frombuffer(self._maps[path].data, dtype=dtype, count=math.prod(shape), offset=offset)
+        return StoredSpectrum(torch.from_numpy(array.reshape(shape)), checksum)
 
     @contextmanager
-    def filling(self) -> Iterator[_Writer]:
-        """The one process that adds; others wait, and find then what was added.
+    def writing(self) -> Iterator[PackWriter]:
+        """Add spectra, as the only process that does; others wait and find then what was added.
 
         Raises:
-            OSError: there is no room on the disk, or it cannot be written.
+            OSError: the disk is full, or the folder cannot be written.
         """
         lock = filelock.FileLock(self._root / ".lock")
         try:
@@ -96,8 +100,8 @@ class SpectrumStore:
             lock.acquire()
         try:
             self._read()
-            self._sweep()
-            writer = _Writer(self._folder)
+            self._delete_unfinished()
+            writer = PackWriter(self._folder)
             try:
                 yield writer
             finally:
@@ -114,40 +118,41 @@ class SpectrumStore:
                 content = json.loads(index.read_text(encoding="utf-8"))
                 if path.stat().st_size != content["bytes"]:
                     continue
-                for key, (offset, shape, kind, checksum) in content["entries"].items():
-                    self._places[key] = (path, offset, shape, kind, checksum)
+                for key, (offset, shape, dtype, checksum) in content["entries"].items():
+                    self._entries[key] = (path, offset, shape, dtype, checksum)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("%s is not looked at (%s)", index, first_line(error, most=80))
+                log.warning("%s is ignored (%s)", index, first_line(error, most=80))
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left; the lock is ours."""
+    def _delete_unfinished(self) -> None:
+        """Delete what killed processes left half written; the lock must be held."""
         for path in self._root.glob("*/*"):
             if ".tmp" in path.suffixes or (path.suffix == ".bin" and not path.with_suffix(".json").is_file()):
                 path.unlink(missing_ok=True)
 
     def _make_room(self) -> None:
+        """Delete the packs that were used least recently until the rest is within the limit."""
         packs = sorted((path for path in self._root.glob("*/[!.]*.json")), key=lambda path: path.stat().st_mtime)
         sizes = {path: path.with_suffix(".bin").stat().st_size for path in packs if path.with_suffix(".bin").is_file()}
         total = sum(sizes.values())
         for path in packs:
-            if total <= self._most:
+            if total <= self._max_bytes:
                 break
             total -= sizes.get(path, 0)
             path.unlink(missing_ok=True)  # first: an entry without data must not be seen; who has it open keeps it
             path.with_suffix(".bin").unlink(missing_ok=True)
 
 
-class _Writer:
-    """Appends to a pack under a temporary name, which is given its own when it is full or at the end."""
+class PackWriter:
+    """Appends spectra to a pack, under a temporary name until the pack is full or the writer is closed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file: Any = None
+        self._file: BinaryIO | None = None
         self._entries: dict[str, tuple[int, list[int], str, int]] = {}
         self._offset = 0
 
     def add(self, key: str, packed: torch.Tensor, checksum: int) -> None:
-        """Write a spectrum, unless an equal file was given before."""
+        """Write a packed spectrum (T, K), unless the key was added before."""
         if self._file is not None and key in self._entries:
             return
         if self._file is None:
@@ -164,7 +169,7 @@ class _Writer:
             self.close()
 
     def close(self) -> None:
-        """Make visible what was added."""
+        """Give the pack its final name, which makes it visible to other processes."""
         if self._file is None:
             return
         file, self._file = self._file, None
@@ -177,11 +182,17 @@ class _Writer:
             index.write_text(json.dumps({"bytes": self._offset, "entries": self._entries}), encoding="utf-8")
 
 
-_READING = 2  # raised whenever recordings are read in another way, so that spectra of the former one are not used
+_READING = 2  # raised whenever recordings are read differently, so that spectra of before are not used
 
 
 def key_of(path: Path, channel: int | None, start: float, duration: float) -> str:
-    """Of a part of an audio file, by its content.
+    """Digest the content of an audio file and which part of it an utterance is.
+
+    Args:
+        path: the file.
+        channel: counted from 0; None: the mean of all.
+        start: of the part in the file, s.
+        duration: of the part, s.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""What is done to every transcript before anything else sees it: the ordered list `data.normalize`.
+"""Normalisation of every transcript, before anything else sees it: the ordered list of steps `data.normalize`.
 
 The references that errors are counted against are the normalised ones. `python -m speechtrain.inspect` shows ten examples.
 """
@@ -13,50 +13,52 @@ from functools import partial
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 
 _NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?![\w])")
-_KEPT_MARKS = "'-"
-"""What `punctuation` leaves inside words: the apostrophe and the hyphen belong to their spelling."""
+_INNER_MARKS = "'-"
+"""Marks that `punctuation` leaves inside words: the apostrophe and the hyphen belong to their spelling."""
 
 
 def spaces(text: str) -> str:
-    """Runs of white space as one space, none at the ends."""
+    """Replace runs of white space by one space, and remove it at the ends."""
     return " ".join(text.split())
 
 
 def quotes(text: str) -> str:
-    """Typographic apostrophes and quotation marks as their ASCII ones, dashes as hyphens."""
-    return text.translate(_PLAIN)
+    """Replace typographic apostrophes and quotation marks by ASCII ones, and dashes by hyphens."""
+    return text.translate(_ASCII_QUOTES)
 
 
-_PLAIN = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‐": "-", "‑": "-"})
+_ASCII_QUOTES = str.maketrans(
+    {"’": "'", "‘": "'", "ʼ": "'", "`": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‐": "-", "‑": "-"}
+)
 
 
 def punctuation(text: str) -> str:
-    """Without punctuation and symbols (Unicode categories P and S), but for apostrophes and hyphens inside words.
+    """Remove punctuation and symbols (Unicode categories P and S), except apostrophes and hyphens inside words.
 
-    Combining marks stay: they are letters' parts in many scripts.
+    Combining marks stay: they are parts of letters in many scripts.
     """
-    found = []
+    chars = []
     for index, char in enumerate(text):
-        inside = 0 < index < len(text) - 1 and _of_word(text[index - 1]) and _of_word(text[index + 1])
-        if unicodedata.category(char)[0] not in "PS" or (char in _KEPT_MARKS and inside):
-            found.append(char)
+        inside = 0 < index < len(text) - 1 and _is_word_char(text[index - 1]) and _is_word_char(text[index + 1])
+        if unicodedata.category(char)[0] not in "PS" or (char in _INNER_MARKS and inside):
+            chars.append(char)
         else:
-            found.append(" ")
-    return spaces("".join(found))
+            chars.append(" ")
+    return spaces("".join(chars))
 
 
-def _of_word(char: str) -> bool:
+def _is_word_char(char: str) -> bool:
     return unicodedata.category(char)[0] in "LMN"
 
 
 def diacritics(text: str) -> str:
-    """Without combining marks: é as e, ü as u. Tone marks and vowel points go as well."""
-    apart = unicodedata.normalize("NFD", text)
-    return unicodedata.normalize("NFC", "".join(char for char in apart if not unicodedata.combining(char)))
+    """Remove combining marks, so that é becomes e and ü becomes u; tone marks and vowel points go as well."""
+    decomposed = unicodedata.normalize("NFD", text)
+    return unicodedata.normalize("NFC", "".join(char for char in decomposed if not unicodedata.combining(char)))
 
 
 def numbers(text: str, language: str) -> str:
-    """Figures as words of a language (`num2words`); years and ordinals are read as plain numbers."""
+    """Write figures as words of a language (`num2words`); years and ordinals are read as cardinal numbers."""
     from num2words import num2words
 
     def spoken(match: re.Match[str]) -> str:
@@ -78,14 +80,14 @@ STEPS: dict[str, Callable[[str], str]] = {
     "diacritics": diacritics,
     "spaces": spaces,
 }
-"""Steps by their name in the config; besides there are `numbers:LANGUAGE` and `replace:PATTERN:REPLACEMENT`."""
+"""Steps by their name in the config; two more take an argument, `numbers:LANGUAGE` and `replace:PATTERN:REPLACEMENT`."""
 
 
 def normalizer(steps: Sequence[str]) -> Callable[[str], str]:
-    """All steps, in order.
+    """Make one function of all steps, which applies them in order.
 
     Raises:
-        ConfigError: a step is not known, or a pattern is no regular expression.
+        ConfigError: a step is unknown, or a pattern is not a regular expression.
     """
     functions = [_step(str(step)) for step in steps]
 
@@ -106,7 +108,7 @@ def _step(step: str) -> Callable[[str], str]:
         try:
             return partial(re.compile(pattern).sub, replacement)
         except re.error as error:
-            raise ConfigError([Problem("data.normalize", f"'{pattern}' is no regular expression ({error})", "mend it")]) from None
+            raise ConfigError([Problem("data.normalize", f"'{pattern}' is not a regular expression ({error})", "correct it")]) from None
     if name == "numbers" and rest:
         from num2words import CONVERTER_CLASSES
 

@@ -1,4 +1,4 @@
-"""`tokenizer=bpe`: pieces of words, found by SentencePiece in the training text only."""
+"""`tokenizer=bpe`: pieces of words, learnt by SentencePiece from the training texts only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _UNKNOWN = "<unk>"  # SentencePiece needs it; it is no label
 
 
 class BpeTokenizer:
-    """Byte-pair encoding (Sennrich et al. 2016); the first piece of a word begins with `▁`.
+    """Maps pieces of words to labels, by byte-pair encoding (Sennrich et al. 2016); the first piece of a word begins with `▁`.
 
     Args:
         texts: training texts.
         vocab_size: pieces at most, the blank not counted; small texts give fewer.
-        vocabulary: pieces of a trained model, instead of finding them in `texts`.
+        vocabulary: pieces of a trained model, instead of learning them from `texts`.
 
     Raises:
         DataError: there are no texts, or more characters than pieces.
@@ -36,22 +36,22 @@ class BpeTokenizer:
         return {**self.__dict__, "_model": None}  # made again where it is needed
 
     def encode(self, text: str) -> list[int]:
-        """Labels of a text; characters that no piece has are left out."""
+        """Convert a text to labels; characters that are in no piece are left out."""
         return [self._labels[piece] for piece in self._pieces(text) if piece in self._labels]
 
     def decode(self, labels: Sequence[int]) -> str:
-        """Text of labels without blanks."""
+        """Convert labels without blanks to text."""
         return " ".join("".join(self.vocabulary[label] for label in labels).replace(_SPACE, " ").split())
 
     def unknown(self, text: str) -> list[str]:
-        """Characters of a text that no piece has."""
+        """List the characters of a text that are in no piece."""
         return [piece for piece in self._pieces(text) if piece not in self._labels]
 
     def _pieces(self, text: str) -> list[str]:
         if self._model is None:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=_model_of(self.vocabulary[1:]))
-        found: list[str] = self._model.encode(text, out_type=str)
-        return found
+        pieces: list[str] = self._model.encode(text, out_type=str)
+        return pieces
 
 
 _SPACE = "▁"
@@ -60,7 +60,7 @@ _SPACE = "▁"
 def _learn(texts: Iterable[str], vocab_size: int) -> list[str]:
     sentences = [text for text in texts if text]
     if not sentences:
-        raise DataError("tokenizer=bpe finds its pieces in the training text, and there is none")
+        raise DataError("tokenizer=bpe learns its pieces from the training texts, and there are none")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -70,7 +70,7 @@ def _learn(texts: Iterable[str], vocab_size: int) -> list[str]:
             vocab_size=vocab_size + 1,
             hard_vocab_limit=False,
             character_coverage=1.0,
-            normalization_rule_name="identity",  # `data.normalize` has been there
+            normalization_rule_name="identity",  # `data.normalize` was applied before
             max_sentence_length=1 << 20,
             bos_id=-1,
             eos_id=-1,
@@ -90,7 +90,7 @@ def _learn(texts: Iterable[str], vocab_size: int) -> list[str]:
 
 
 def _model_of(pieces: Sequence[str]) -> bytes:
-    """The model that has these pieces: in byte-pair encoding a piece's rank is its score, so that their order is all there is to know."""
+    """Build the model that has these pieces: in byte-pair encoding a piece's rank is its score, so their order tells everything."""
     model = proto.ModelProto()
     model.trainer_spec.model_type = proto.TrainerSpec.BPE
     model.trainer_spec.unk_id, model.trainer_spec.bos_id, model.trainer_spec.eos_id, model.trainer_spec.pad_id = 0, -1, -1, -1
@@ -98,5 +98,5 @@ def _model_of(pieces: Sequence[str]) -> bytes:
     model.pieces.add(piece=_UNKNOWN, score=0.0, type=proto.ModelProto.SentencePiece.UNKNOWN)
     for rank, piece in enumerate(pieces):
         model.pieces.add(piece=piece, score=-float(rank))
-    found: bytes = model.SerializeToString()
-    return found
+    serialized: bytes = model.SerializeToString()
+    return serialized

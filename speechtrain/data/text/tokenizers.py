@@ -1,4 +1,4 @@
-"""Text to labels and back. For CTC label 0 is the blank and never stands for a character; classes have no blank."""
+"""From texts to labels and back. For CTC label 0 is the blank and never stands for a token; classes have no blank."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.data.text.lines import read_lines
 from speechtrain.errors import DataError
 
 BLANK = 0
@@ -22,28 +23,28 @@ class Tokenizer(Protocol):
     """Tokens in the order of their labels; for CTC the blank first, as an empty text."""
 
     def encode(self, text: str) -> list[int]:
-        """Labels of a text; tokens outside the vocabulary are left out."""
+        """Convert a text to labels; tokens outside the vocabulary are left out."""
         ...
 
     def decode(self, labels: Sequence[int]) -> str:
-        """Text of labels without blanks."""
+        """Convert labels without blanks to text."""
         ...
 
     def unknown(self, text: str) -> list[str]:
-        """Tokens of a text that the vocabulary lacks."""
+        """List the tokens of a text that the vocabulary lacks."""
         ...
 
-    # It may have `reference(text) -> str`: the text that a perfect model gives for it, where that is not the transcript itself;
-    # `counts_phonemes = True`, after which the share of wrong tokens is the phoneme error rate; and `labels(text)`, which is `encode` as an
-    # array (L,), where that is quicker.
+    # Optional: `reference(text) -> str` gives what a perfect model outputs for a transcript, where that is not the transcript itself;
+    # `counts_phonemes = True` makes the share of wrong tokens the phoneme error rate; `labels(text)` is `encode` as an array (L,), where
+    # that is faster.
 
 
 class CharTokenizer:
-    """One label a character, space included, in code-point order.
+    """Maps each character, space included, to a label, in code-point order.
 
     Args:
         texts: training texts.
-        lowercase: fold case before anything else.
+        lowercase: convert texts to lower case first.
         vocabulary: tokens of a trained model, instead of collecting them from `texts`.
     """
 
@@ -51,27 +52,28 @@ class CharTokenizer:
         self.lowercase = lowercase
         self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *sorted(set().union(*map(self._fold, texts)))]
         self._labels = {token: label for label, token in enumerate(self.vocabulary) if label != BLANK}
-        self._table = np.zeros(max(map(ord, self._labels), default=0) + 2, dtype=np.int64)  # by code point; the last stands for all others
+        # labels by code point; the last entry stands for all characters behind it
+        self._label_of_point = np.zeros(max(map(ord, self._labels), default=0) + 2, dtype=np.int64)
         for char, label in self._labels.items():
-            self._table[ord(char)] = label
+            self._label_of_point[ord(char)] = label
 
     def encode(self, text: str) -> list[int]:
-        """Labels of a text; characters outside the vocabulary are left out."""
-        found: list[int] = self.labels(text).tolist()
-        return found
+        """Convert a text to labels; characters outside the vocabulary are left out."""
+        labels: list[int] = self.labels(text).tolist()
+        return labels
 
     def labels(self, text: str) -> npt.NDArray[np.int64]:
-        """The same as an array (L,)."""
+        """Convert a text to an array of labels (L,), as `encode` does."""
         points = np.frombuffer(self._fold(text).encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        found: npt.NDArray[np.int64] = self._table[np.minimum(points, len(self._table) - 1)]
-        return found if found.all() else found[found != BLANK]
+        labels: npt.NDArray[np.int64] = self._label_of_point[np.minimum(points, len(self._label_of_point) - 1)]
+        return labels if labels.all() else labels[labels != BLANK]
 
     def decode(self, labels: Sequence[int]) -> str:
-        """Text of labels without blanks."""
+        """Convert labels without blanks to text."""
         return "".join(self.vocabulary[label] for label in labels)
 
     def unknown(self, text: str) -> list[str]:
-        """Characters of a text that the vocabulary lacks."""
+        """List the characters of a text that the vocabulary lacks."""
         folded = self._fold(text)
         return [] if self._labels.keys() >= set(folded) else [char for char in folded if char not in self._labels]
 
@@ -80,13 +82,13 @@ class CharTokenizer:
 
 
 class ListTokenizer:
-    """One label a token of a given list, for texts whose tokens stand between spaces, such as phonemes.
+    """Maps each token of a given list to a label, for texts whose tokens are separated by spaces, such as phonemes.
 
     Attributes:
-        blank_last: see `blank`.
+        blank_last: whether `blank` is `last`.
 
     Args:
-        texts: not looked at.
+        texts: ignored.
         vocabulary_file: one token a line, without the blank.
         blank: where other programs that use the list have the blank, `first` or `last`; here it is always label 0.
         vocabulary: tokens of a trained model, instead of the file's.
@@ -100,30 +102,30 @@ class ListTokenizer:
         blank: str = "last",
         vocabulary: Sequence[str] | None = None,
     ) -> None:
-        listed = read_vocabulary(Path(vocabulary_file).expanduser()) if vocabulary is None and vocabulary_file is not None else []
-        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *listed]
+        tokens = read_vocabulary(Path(vocabulary_file).expanduser()) if vocabulary is None and vocabulary_file is not None else []
+        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *tokens]
         self.blank_last = blank == "last"
         self._labels = {token: label for label, token in enumerate(self.vocabulary) if label != BLANK}
 
     def encode(self, text: str) -> list[int]:
-        """Labels of a text; tokens outside the list are left out."""
+        """Convert a text to labels; tokens outside the list are left out."""
         return [self._labels[token] for token in text.split() if token in self._labels]
 
     def decode(self, labels: Sequence[int]) -> str:
-        """Text of labels without blanks."""
+        """Convert labels without blanks to text."""
         return " ".join(self.vocabulary[label] for label in labels)
 
     def unknown(self, text: str) -> list[str]:
-        """Tokens of a text that the list lacks."""
+        """List the tokens of a text that the vocabulary lacks."""
         return [token for token in text.split() if token not in self._labels]
 
 
 class WordTokenizer:
-    """One label a word, in the order of their names.
+    """Maps each word to a label, in alphabetical order.
 
     Args:
         texts: training texts.
-        min_count: times that a word must stand in them; rarer words are `unknown`.
+        min_count: how often a word must occur in them; rarer words become `unknown`.
         unknown: token for all other words; None: they have no label.
         vocabulary: words of a trained model, instead of those of `texts`.
     """
@@ -137,27 +139,27 @@ class WordTokenizer:
         vocabulary: Sequence[str] | None = None,
     ) -> None:
         counts = Counter(word for text in texts for word in text.split())
-        listed = sorted({word for word, count in counts.items() if count >= min_count} | ({unknown} if unknown is not None else set()))
-        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *listed]
+        words = sorted({word for word, count in counts.items() if count >= min_count} | ({unknown} if unknown is not None else set()))
+        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *words]
         self._labels = {token: label for label, token in enumerate(self.vocabulary) if label != BLANK}
-        self._unknown = self._labels.get(unknown) if unknown is not None else None
+        self._unknown_label = self._labels.get(unknown) if unknown is not None else None
 
     def encode(self, text: str) -> list[int]:
-        """Labels of a text."""
-        found = (self._labels.get(word, self._unknown) for word in text.split())
-        return [label for label in found if label is not None]
+        """Convert a text to labels; without a token for unknown words they are left out."""
+        labels = (self._labels.get(word, self._unknown_label) for word in text.split())
+        return [label for label in labels if label is not None]
 
     def decode(self, labels: Sequence[int]) -> str:
-        """Text of labels without blanks."""
+        """Convert labels without blanks to text."""
         return " ".join(self.vocabulary[label] for label in labels)
 
     def unknown(self, text: str) -> list[str]:
-        """Words of a text that have no label."""
-        return [] if self._unknown is not None else [word for word in text.split() if word not in self._labels]
+        """List the words of a text that have no label."""
+        return [] if self._unknown_label is not None else [word for word in text.split() if word not in self._labels]
 
 
 class LabelTokenizer:
-    """One label a whole text: the classes of a classification.
+    """Maps each whole text to one label: the classes of a classification.
 
     Args:
         texts: training texts.
@@ -183,14 +185,14 @@ class LabelTokenizer:
             self._labels = {token: label for label, token in enumerate(self.vocabulary)}
             return
         counts = Counter(texts)
-        listed = list(classes) if classes is not None else sorted(counts)
-        self.vocabulary = list(dict.fromkeys([*listed, *([unknown] if unknown is not None else [])]))
+        names = list(classes) if classes is not None else sorted(counts)
+        self.vocabulary = list(dict.fromkeys([*names, *([unknown] if unknown is not None else [])]))
         self._labels = {token: label for label, token in enumerate(self.vocabulary)}
         others = {text: count for text, count in counts.items() if text not in self._labels}
         if others and unknown is None:
-            shown = ", ".join(f"'{text}' ({count}x)" for text, count in list(others.items())[:8])
+            examples = ", ".join(f"'{text}' ({count}x)" for text, count in list(others.items())[:8])
             raise DataError(
-                f"tokenizer.classes lacks texts of the training data: {shown}\n"
+                f"tokenizer.classes lacks texts of the training data: {examples}\n"
                 "    -> add them, or set tokenizer.unknown=_unknown_ to make them one class"
             )
         if counts and len(self.vocabulary) < 2:
@@ -202,32 +204,29 @@ class LabelTokenizer:
             )
 
     def encode(self, text: str) -> list[int]:
-        """The class of a text; empty if it belongs to none."""
+        """Return the label of a text's class as a list of one; empty if it belongs to no class."""
         name = text if text in self._labels else self.unknown_class
         return [self._labels[name]] if name is not None and name in self._labels else []
 
     def decode(self, labels: Sequence[int]) -> str:
-        """The class' name."""
+        """Return the name of a class."""
         return " ".join(self.vocabulary[label] for label in labels)
 
     def unknown(self, text: str) -> list[str]:
-        """The text, if it belongs to no class."""
+        """Return the text as a list of one, if it belongs to no class; otherwise an empty list."""
         return [] if self.encode(text) else [text]
 
 
-_MANY_CLASSES = 50
+_MANY_CLASSES = 50  # more than these, and than half of the utterances, are taken for sentences
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Tokens of a file, one a line.
+    """Read the tokens of a file, one a line.
 
     Raises:
-        DataError: there is no such file, it is empty, or a token stands twice.
+        DataError: the file cannot be read, is empty, has an empty line in between, or a token twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})\n    -> give a vocabulary with one token a line") from None
+    lines = read_lines(path, "give a vocabulary with one token a line")
     while lines and not lines[-1].strip():
         lines.pop()
     tokens = [line.strip() for line in lines]
@@ -236,7 +235,7 @@ def read_vocabulary(path: Path) -> list[str]:
         if not token:
             raise DataError(f"{path}:{number}: an empty line in between\n    -> one token a line; tokens are numbered by their lines")
         if token in seen:
-            raise DataError(f"{path}:{number}: '{token}' stands already in line {seen[token]}\n    -> each token once")
+            raise DataError(f"{path}:{number}: '{token}' is already in line {seen[token]}\n    -> each token once")
         seen[token] = number
     if not tokens:
         raise DataError(f"{path}: is empty\n    -> give a vocabulary with one token a line")
@@ -244,5 +243,5 @@ def read_vocabulary(path: Path) -> list[str]:
 
 
 def count_repeats(labels: npt.NDArray[Any]) -> int:
-    """Equal neighbours, between which CTC needs a blank."""
+    """Count equal neighbours among labels (L,), between which CTC needs a blank."""
     return int(np.count_nonzero(labels[1:] == labels[:-1]))

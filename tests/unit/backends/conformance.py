@@ -19,8 +19,9 @@ from speechtrain.backends.callbacks import Callback, Control, TrainResult
 from speechtrain.backends.failures import NonFiniteLossError
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.batches import Batch
-from speechtrain.data.loader import Utterances
-from speechtrain.data.prepare import Data, prepare
+from speechtrain.data.loader import BatchBuilder
+from speechtrain.data.prepare import prepare
+from speechtrain.data.task_data import TaskData
 from speechtrain.errors import ConfigError, UserError
 from speechtrain.processes import interrupts
 from speechtrain.tasks.base import Task
@@ -68,8 +69,9 @@ class Setup:
     def __init__(self, backend: Backend, folder: Path, *overrides: str, base: Sequence[str] = TINY) -> None:
         self.backend = backend
         self.cfg = ExperimentConfig.of(compose([*base, f"backend={backend.name}", *overrides], output_dir=folder))
-        self.data: Data = prepare(self.cfg, threads=1)
-        self.task: Task = task_for(self.cfg, self.data)
+        corpus = prepare(self.cfg, threads=1)
+        self.task: Task = task_for(self.cfg, corpus)
+        self.data: TaskData = corpus.for_task(self.task)
 
     def change(self, values: dict[str, Any]) -> None:
         self.cfg = self.cfg.with_values(values)
@@ -173,16 +175,16 @@ class BackendConformance:
     ) -> None:
         options = [*self.drawing, "trainer.epochs=3", "data.batch_size=4", "trainer.checkpoint.every_n_steps=1"]
         options += [f"trainer.accumulate_grad_batches={accumulate}", "scheduler=warmup_cosine", *self.augmented]
-        read: dict[Utterances, list[tuple[int, list[str]]]] = {}  # by loader: another run's threads may still read
+        read: dict[BatchBuilder, list[tuple[int, list[str]]]] = {}  # by loader: another run's threads may still read
         whole, begun, resumed = Recorder(), Recorder(interrupt_in=1, at_batch=3 * accumulate - 1), Recorder()
-        make = Utterances.__getitem__
+        make = BatchBuilder.__getitem__
 
-        def noted(self: Utterances, key: tuple[int, Sequence[str]]) -> Batch:
+        def noted(self: BatchBuilder, key: tuple[int, Sequence[str]]) -> Batch:
             if key[0]:  # validation and the example of a batch are of epoch 0
                 read.setdefault(self, []).append((key[0], list(key[1])))
             return make(self, key)
 
-        monkeypatch.setattr(Utterances, "__getitem__", noted)
+        monkeypatch.setattr(BatchBuilder, "__getitem__", noted)
         one = self.setup(backend, tmp_path / "one", *options)
         uninterrupted = one.build()
         one.train(uninterrupted, whole)
@@ -386,7 +388,7 @@ class BackendConformance:
         setup = self.setup(backend, tmp_path, "model=mlp", "data.batch_size=4", "trainer.max_skipped_steps=0")
         train = setup.data.loader("train", shuffle=True)
         assert train is not None
-        dataset = train._dataset
+        dataset = train._builder
         spoilt = next(iter(dataset._cuts))
         original = type(dataset).__getitem__
 

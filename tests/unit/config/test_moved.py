@@ -31,6 +31,11 @@ def test_every_class_of_a_stored_config_is_found_where_it_is_now() -> None:
     }
 
 
+def test_a_class_that_left_its_module_is_found_by_its_own_line() -> None:
+    assert present_name("speechtrain.data.folder.SpeechCommands") == "speechtrain.data.corpora.speech_commands.SpeechCommands"
+    assert present_name("speechtrain.data.folder.Folder") == "speechtrain.data.corpora.folder.Folder"
+
+
 def test_a_config_of_this_version_is_left_alone() -> None:
     cfg = compose(["data=synthetic"])
     assert with_present_names(cfg) == cfg

@@ -10,7 +10,7 @@ import soundfile
 from conftest import TINY, prepared
 
 from speechtrain import compose
-from speechtrain.data.features.wave_augment import WaveAugment, part_of, scaled, telephone
+from speechtrain.data.features.wave_augment import WaveAugment, match_energy, read_excerpt, telephone
 from speechtrain.errors import ConfigError, DataError
 
 RATE = 8000
@@ -94,12 +94,12 @@ def test_gain_moves_the_level_within_its_bounds() -> None:
 
 
 def test_short_noise_is_repeated_and_silence_is_left_alone(tmp_path: Path, noises: str) -> None:
-    assert len(part_of(Path(noises) / "hum.wav", RATE, 3 * RATE, 0.9)) == 3 * RATE
+    assert len(read_excerpt(Path(noises) / "hum.wav", RATE, 3 * RATE, 0.9)) == 3 * RATE
     (tmp_path / "silence").mkdir()
     soundfile.write(tmp_path / "silence" / "silent.wav", np.zeros(800), RATE)
     clean = tone(440)
     np.testing.assert_array_equal(applied(clean, noise_folder=str(tmp_path / "silence"), noise_prob=1.0), clean)
-    np.testing.assert_array_equal(scaled(np.zeros(4, dtype=np.float32), clean[:4]), np.zeros(4))
+    np.testing.assert_array_equal(match_energy(np.zeros(4, dtype=np.float32), clean[:4]), np.zeros(4))
 
 
 WAVE = ["augment.lowpass_prob=0.5", "augment.codec_prob=0.3", "augment.gain_db=6"]

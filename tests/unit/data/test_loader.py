@@ -11,15 +11,16 @@ import torch
 from conftest import TINY, prepared
 
 from speechtrain.data.batches import Batch
+from speechtrain.data.batching import epoch_batches
 from speechtrain.data.loader import Loader
-from speechtrain.data.prepare import Data
+from speechtrain.data.task_data import TaskData
 
 
-def make(*overrides: str) -> Data:
+def make(*overrides: str) -> TaskData:
     return prepared([*TINY, *overrides])
 
 
-def loader(data: Data, **options: Any) -> Loader:
+def loader(data: TaskData, **options: Any) -> Loader:
     found = data.loader("train", **options)
     assert found is not None
     return found
@@ -46,16 +47,17 @@ def test_every_utterance_comes_exactly_once_an_epoch(buckets: int, seconds: floa
 def test_every_epoch_has_as_many_batches_as_the_first_also_in_a_resumed_run() -> None:
     data = make("data.train_size=60", "data.batch_seconds=3", "data.num_buckets=8")
     batches = loader(data, shuffle=True)
-    sampled = [len(batches._sampled(epoch)) for epoch in range(12)]
-    assert min(sampled) < sampled[0] < max(sampled), "the sampler itself is to differ here"
+    durations = [cut.duration for cut in data.corpus.splits["train"]]
+    divided = [len(epoch_batches(durations, data.limits, shuffle=True, seed=data.seed, epoch=epoch)) for epoch in range(12)]
+    assert min(divided) < divided[0] < max(divided), "the numbers themselves are to differ here"
     for epoch in range(12):
         batches.set_epoch(epoch)
         resumed = loader(data, shuffle=True)
         resumed.set_epoch(epoch)
-        assert batches._plan() == resumed._plan()
-        assert len(batches) == len(batches._sampled(0))
-        assert sorted(each for batch in batches._plan() for each in batch) == sorted(f"train-{index:05d}" for index in range(60))
-        assert all(batches._plan())
+        assert batches.batch_ids() == resumed.batch_ids()
+        assert len(batches) == divided[0]
+        assert sorted(each for ids in batches.batch_ids() for each in ids) == sorted(f"train-{index:05d}" for index in range(60))
+        assert all(batches.batch_ids())
 
 
 def test_a_batch_stays_within_its_seconds_and_size() -> None:
@@ -140,14 +142,14 @@ def test_what_goes_wrong_in_a_batch_is_raised_where_it_would_come_and_no_thread_
 
     earlier = threads()  # of other tests in this process
     batches = loader(make("data.batch_size=4", "augment=none"))
-    third = batches._plan()[2]
-    cut = batches._dataset._cuts[third[0]]
+    third = batches.batch_ids()[2]
+    cut = batches._builder._cuts[third[0]]
     cut.text = None  # type: ignore[assignment]
     coming = iter(batches)
     seen = [next(coming).ids, next(coming).ids]
     with pytest.raises(AttributeError):
         next(coming)
-    assert [list(ids) for ids in seen] == batches._plan()[:2]
+    assert [list(ids) for ids in seen] == batches.batch_ids()[:2]
     cut.text = "a"
     several = iter(batches)
     next(several)

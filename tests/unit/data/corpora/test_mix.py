@@ -10,7 +10,7 @@ import pytest
 from conftest import prepared
 
 from speechtrain import compose
-from speechtrain.data.prepare import Data
+from speechtrain.data.task_data import TaskData
 from speechtrain.errors import ConfigError
 
 QUIET = ["tracking=[]", "report.enabled=false", "features=logmel_8k", "backend.threads=1"]
@@ -23,7 +23,7 @@ def mixed(tmp_path: Path) -> list[str]:
     return ["data=mix", *tones, *books, *QUIET]
 
 
-def of_each(data: Data, split: str) -> Counter[str]:
+def of_each(data: TaskData, split: str) -> Counter[str]:
     return Counter(cut.id.partition("/")[0] for cut in data.corpus.splits[split])
 
 
@@ -48,7 +48,7 @@ def test_weights_say_how_often_training_utterances_are_seen(mixed: list[str]) ->
     assert of_each(data, "val") == {"tones": 4, "books": 8}
     again = prepared([*mixed, "+data.weights.books=3", "+data.weights.tones=0.5"])
     assert [cut.id for cut in again.corpus.splits["train"]] == [cut.id for cut in data.corpus.splits["train"]]
-    assert data.cache.get(next(cut for cut in data.corpus.splits["train"] if cut.id.endswith("#3"))).shape[0] > 0
+    assert data.cache.spectrum(next(cut for cut in data.corpus.splits["train"] if cut.id.endswith("#3"))).shape[0] > 0
 
 
 def test_mistakes_are_named_with_the_corpus(mixed: list[str], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import soundfile
 from conftest import prepared
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
-from speechtrain.data.prepare import Data
+from speechtrain.data.task_data import TaskData
 from speechtrain.errors import DataError
 
 QUIET = ["tracking=[]", "report.enabled=false", "features=logmel_8k", "backend.threads=1"]
@@ -36,7 +36,7 @@ def cuts_of(root: Path) -> CutSet:
     return CutSet.from_cuts(found)
 
 
-def heard(data: Data, split: str = "train") -> None:
+def heard(data: TaskData, split: str = "train") -> None:
     """Every utterance's samples are the tones that spell its text."""
     for cut in data.corpus.splits[split]:
         wanted = corpora.tones(cut.text, 16000)
@@ -80,7 +80,7 @@ def test_what_lhotse_cannot_give_is_named(tmp_path: Path, caplog: pytest.LogCapt
     for message in ("c0: has no supervision", "c1: its text is empty", f": no such file: {tmp_path / 'audio' / 'r2.flac'}"):
         assert message in caplog.text
     (tmp_path / "bad.jsonl").write_text("{this is not\n")
-    with pytest.raises(DataError, match=r"bad\.jsonl: cannot be read as cuts of Lhotse's"):
+    with pytest.raises(DataError, match=r"bad\.jsonl: cannot be read as Lhotse cuts"):
         prepared([*given, "data.train=bad.jsonl"])
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match="holds 0 lists of cuts and 0 tar files"):
@@ -122,7 +122,7 @@ def test_a_data_set_on_disk_is_read_row_by_row(tmp_path: Path) -> None:
 def test_a_data_set_that_does_not_fit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     given = ["data=huggingface", f"data.root={tmp_path / 'set'}", *QUIET]
     (tmp_path / "set").mkdir()
-    with pytest.raises(DataError, match="is no data set on disk"):
+    with pytest.raises(DataError, match="is not a data set on disk"):
         prepared(given)
     bad = table(4).to_list()
     bad[1]["audio"] = {"bytes": b"no audio at all", "path": None}

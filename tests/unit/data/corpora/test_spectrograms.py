@@ -12,15 +12,15 @@ from conftest import prepared
 from featurised import PHONEMES, sample, write_corpus, write_manifest
 
 from speechtrain import compose
-from speechtrain.data.prepare import Data
+from speechtrain.data.task_data import TaskData
 from speechtrain.errors import ConfigError, DataError, EmptyDataError
 
 
-def make(overrides: list[str], *more: str) -> Data:
+def make(overrides: list[str], *more: str) -> TaskData:
     return prepared([*overrides, "augment=none", "features.normalize=none", *more], threads=2)
 
 
-def first_batch(data: Data) -> Any:
+def first_batch(data: TaskData) -> Any:
     loader = data.loader("train")
     assert loader is not None
     return next(iter(loader))
@@ -113,9 +113,9 @@ def test_a_parent_in_two_parts_is_refused(tmp_path: Path) -> None:
     [
         ("split/train.json", "[]", "must be"),
         ("split/train.json", "{", "is not JSON"),
-        ("split/train.json", '{"version": 7, "samples": []}', "version 7 is not known"),
+        ("split/train.json", '{"version": 7, "samples": []}', "unknown version 7"),
         ("split/train.json", '{"version": 1, "samples": [{"file": "x"}]}', "sample 0 must have an 'id' or a 'name'"),
-        ("vocab/phoneme_list.txt", "A\nB\nA\n", "phoneme_list.txt:3: 'A' stands already in line 1"),
+        ("vocab/phoneme_list.txt", "A\nB\nA\n", "phoneme_list.txt:3: 'A' is already in line 1"),
         ("vocab/phoneme_list.txt", "A\n\nB\n", "phoneme_list.txt:2: an empty line"),
         ("vocab/phoneme_list.txt", "", "is empty"),
     ],

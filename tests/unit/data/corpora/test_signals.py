@@ -101,7 +101,7 @@ def test_what_is_written_as_hdf5_is_read_back_the_same(tmp_path: Path) -> None:
     before = (tmp_path / "h5" / "train.h5").stat().st_mtime_ns
     prepared(["data=signals", *SMALL, *QUIET, f"data.save_to={tmp_path / 'h5'}"])
     assert (tmp_path / "h5" / "train.h5").stat().st_mtime_ns == before
-    with pytest.raises(DataError, match=r"train.h5: is there already, from other settings"):
+    with pytest.raises(DataError, match=r"train.h5: exists, and was made with other settings"):
         prepared(["data=signals", *SMALL, *QUIET, f"data.save_to={tmp_path / 'h5'}", "data.seed=2"])
     assert sorted(path.name for path in (tmp_path / "h5").iterdir()) == ["test.h5", "train.h5", "val.h5"]
 
@@ -180,7 +180,7 @@ def test_rows_with_what_is_no_number_are_left_out_and_named(files: Callable[...,
         ({"target_signals": np.ones((6, 39))}, r"shapes do not fit together: mixed_signals \(6, 40\), target_signals \(6, 39\)"),
         ({"condition_vectors": np.ones((5, 4))}, r"shapes do not fit together"),
         ({"condition_vectors": np.ones((6, 3))}, r"val.h5: has condition vectors of 4 values, the file before of 3"),
-        ({"mixed_signals": np.array([[b"a"] * 40] * 6)}, r"holds arrays that are no numbers"),
+        ({"mixed_signals": np.array([[b"a"] * 40] * 6)}, r"holds arrays that are not numbers"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(files: Callable[..., Path], changes: dict[str, np.ndarray | None], said: str) -> None:
@@ -196,7 +196,7 @@ def test_a_file_that_is_no_hdf5_or_of_another_rate_is_refused(files: Callable[..
     with pytest.raises(DataError, match=r"train.h5: is at 250 Hz, but data.sample_rate is 10[\s\S]*set data.sample_rate=250"):
         prepared(["data=hdf5_signals", f"data.root={root}", "data.sample_rate=10", *QUIET])
     (root / "train.h5").write_text("no HDF5")
-    with pytest.raises(DataError, match=r"train.h5: is no HDF5 file that can be read"):
+    with pytest.raises(DataError, match=r"train.h5: cannot be read as HDF5"):
         prepared(["data=hdf5_signals", f"data.root={root}", "data.sample_rate=10", *QUIET])
 
 

@@ -1,8 +1,11 @@
-"""Corpora too large to be read before training: lists are believed, bad files are found on the way, batches are divided at once."""
+"""Corpora too large to be read before training: their lists are trusted, and bad files are found on the way."""
 
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,10 @@ from conftest import TINY, prepared
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from speechtrain import compose
-from speechtrain.data import batches as batching
+from speechtrain.data import audio
 from speechtrain.data.batches import Batch
-from speechtrain.data.batching import Limits, divided
 from speechtrain.data.loader import Loader
-from speechtrain.data.prepare import Data
+from speechtrain.data.task_data import TaskData
 from speechtrain.errors import ConfigError, DataError
 
 Write = Callable[..., Path]
@@ -27,22 +29,22 @@ UNREAD = "data.check_hours=0"
 TRUSTED = ["data.trust_durations=true", "data.sample_rate=8000"]
 
 
-def loader(data: Data, split: str = "train", **options: Any) -> Loader:
+def loader(data: TaskData, split: str = "train", **options: Any) -> Loader:
     found = data.loader(split, **options)
     assert found is not None
     return found
 
 
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which cuts are decoded from now on."""
+    """Names of the files that are decoded from now on."""
     seen: list[str] = []
-    original = MonoCut.load_audio
+    original = audio.read_recording
 
-    def noted(self: MonoCut, *arguments: Any, **options: Any) -> Any:
-        seen.append(str(self.id))
-        return original(self, *arguments, **options)
+    def noted(path: str, *arguments: Any, **options: Any) -> Any:
+        seen.append(Path(path).stem)
+        return original(path, *arguments, **options)
 
-    monkeypatch.setattr(MonoCut, "load_audio", noted)
+    monkeypatch.setattr("speechtrain.data.corpus.read_recording", noted)
     return seen
 
 
@@ -138,57 +140,6 @@ def test_a_manifest_that_is_trusted_must_say_how_long_each_utterance_is(
         compose(given)
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_a_large_corpus_is_divided_into_batches_within_the_limits_each_utterance_once(shuffle: bool) -> None:
-    durations = np.random.default_rng(0).gamma(4.0, 3.0, size=5000)
-    limits = Limits(batch_seconds=60.0, batch_size=9, num_buckets=8, num_workers=0)
-    counts = set()
-    for epoch in range(4):
-        batches = divided(durations, limits, shuffle=shuffle, seed=1, epoch=epoch)
-        counts.add(len(batches))
-        assert sorted(index for batch in batches for index in batch.tolist()) == list(range(5000))
-        assert all(len(batch) == 1 or (len(batch) <= 9 and len(batch) * durations[batch].max() <= 60) for batch in batches)
-        assert any(len(batch) == 9 for batch in batches)
-        padded = sum(len(batch) * durations[batch].max() for batch in batches)
-        assert padded / 60 / len(batches) > 0.8, "batches are filled as far as they may be"
-        assert 1 - durations.sum() / padded < 0.12
-    assert max(counts) - min(counts) <= 20
-
-
-def test_the_order_of_a_large_corpus_follows_from_seed_and_epoch_and_mixes_the_whole_list() -> None:
-    durations = np.full(30_000, 2.0) + np.random.default_rng(0).uniform(0, 0.01, size=30_000)
-    limits = Limits(batch_seconds=60.0, batch_size=None, num_buckets=4, num_workers=0)
-
-    def flat(seed: int, epoch: int) -> list[list[int]]:
-        return [batch.tolist() for batch in divided(durations, limits, shuffle=True, seed=seed, epoch=epoch)]
-
-    assert flat(1, 0) == flat(1, 0)
-    assert flat(1, 0) != flat(1, 1)
-    assert flat(1, 0) != flat(2, 0)
-    spread = [max(batch) - min(batch) for batch in flat(1, 0) if len(batch) > 10]
-    assert np.median(spread) > 20_000, "a batch is drawn from all of the list, not from a part of it"
-    first = [index for batch in flat(1, 0)[:50] for index in batch]
-    assert max(first) - min(first) > 25_000
-    quarter = np.quantile(durations, 0.25)
-    assert 0 < sum(durations[index] < quarter for index in first) < len(first) / 2, "and short and long ones take turns"
-    unshuffled = divided(durations[:100], Limits(1e9, None, 1, 0), shuffle=False, seed=0, epoch=0)
-    assert [batch.tolist() for batch in unshuffled] == [list(range(100))]
-
-
-def test_a_loader_divides_what_lhotses_buffer_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = prepared([*TINY, "data.batch_seconds=5"])
-    small = loader(data, shuffle=True)._plan()
-    monkeypatch.setattr(batching, "BUFFER", 39)
-    large = loader(data, shuffle=True)
-    ids = [cut.id for cut in data.corpus.splits["train"]]
-    durations = np.array([cut.duration for cut in data.corpus.splits["train"]])
-    expected = divided(durations, data.limits, shuffle=True, seed=data.seed, epoch=0)
-    assert large._plan() == [[ids[index] for index in batch] for batch in expected] != small
-    for epoch in range(5):
-        large.set_epoch(epoch)
-        assert len(large._plan()) == len(expected)
-
-
 def test_an_epoch_goes_on_behind_the_batches_that_are_done() -> None:
     batches = loader(prepared([*TINY, "data.batch_seconds=5"]), shuffle=True, augment=True)
     batches.set_epoch(2)
@@ -230,3 +181,28 @@ def test_plain_lines_of_lhotse_and_all_others_are_heard_alike(tmp_path: Path) ->
         heard = data.corpus.read(found[original.id], rate)
         np.testing.assert_allclose(heard, original.load_audio()[0], atol=1e-4)
         assert found[original.id].num_samples == original.num_samples
+
+
+@pytest.mark.cold
+def test_lhotse_is_imported_only_for_the_corpora_that_it_reads(tmp_path: Path) -> None:
+    code = (
+        "import sys; from conftest import TINY, prepared; data = prepared([*TINY, 'data.train_size=4']); next(iter(data.loader('train')))\n"
+        "assert 'lhotse' not in sys.modules"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+def test_an_id_that_two_utterances_have_is_refused_whatever_lists_them(corpus: Write, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'train-0' occurs twice \(train and train\)"):
+        prepared(["data=manifest", f"data.root={corpus(['a', 'b'], at_1={'utt_id': 'train-0'})}", *QUIET])
+    for ending in ("wav", "flac"):
+        corpora.tone(tmp_path / "folder" / "yes" / f"one.{ending}")
+    with pytest.raises(DataError, match="'yes/one' occurs twice"):
+        prepared(["data=folder", f"data.root={tmp_path / 'folder'}", "data.split.val=0", "data.split.test=0", *QUIET])
+    signals = ["data=signals", "data.duration=1", "data.train_size=2", "data.val_size=2", "data.test_size=2", "tracking=[]"]
+    for part in ("a", "b"):
+        prepared([*signals, f"data.save_to={tmp_path / part}"])
+    files = [f"data.root={tmp_path}", "data.train=a/train.h5", "data.val=b/train.h5", "data.split.test=0", "data.sample_rate=200"]
+    with pytest.raises(DataError, match=r"'train-000000' occurs twice \(train and val\)"):
+        prepared(["data=hdf5_signals", *files, "tracking=[]"])

@@ -18,17 +18,17 @@ from conftest import prepared
 from speechtrain import compose
 from speechtrain.data.corpora.published import An4, LibriSpeech, MiniLibriSpeech, Timit
 from speechtrain.data.corpus import read_audio
-from speechtrain.data.prepare import Data
+from speechtrain.data.task_data import TaskData
 from speechtrain.errors import ConfigError, DataError
 
 QUIET = ["tracking=[]", "report.enabled=false", "features=logmel_8k", "backend.threads=1"]
 
 
-def texts(data: Data, split: str) -> list[str]:
+def texts(data: TaskData, split: str) -> list[str]:
     return sorted(cut.text for cut in data.corpus.splits[split])
 
 
-def speakers(data: Data, split: str) -> set[str | None]:
+def speakers(data: TaskData, split: str) -> set[str | None]:
     return {cut.speaker for cut in data.corpus.splits[split]}
 
 

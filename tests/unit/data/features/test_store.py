@@ -17,22 +17,22 @@ import torch
 from conftest import prepared
 
 from speechtrain.data.features.store import SpectrumStore
-from speechtrain.data.prepare import Data
+from speechtrain.data.task_data import TaskData
 
 QUIET = ["tracking=[]", "report.enabled=false", "features=logmel_8k", "backend.threads=1", "augment=none"]
 
 
 @pytest.fixture
-def prepare(tmp_path: Path) -> Callable[..., Data]:
+def prepare(tmp_path: Path) -> Callable[..., TaskData]:
     corpora.librispeech(tmp_path)
 
-    def run(*more: str) -> Data:
+    def run(*more: str) -> TaskData:
         return prepared(["data=mini_librispeech", f"data.root={tmp_path}", f"data.feature_cache={tmp_path / 'cache'}", *QUIET, *more])
 
     return run
 
 
-def batches(data: Data) -> list[np.ndarray]:
+def batches(data: TaskData) -> list[np.ndarray]:
     loader = data.loader("train")
     assert loader is not None
     return [batch.features for batch in loader]
@@ -46,7 +46,7 @@ def no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: object, *arguments: object, **options: object) -> None:
         raise AssertionError("audio was decoded")
 
-    monkeypatch.setattr("lhotse.MonoCut.load_audio", refuse)
+    monkeypatch.setattr("speechtrain.data.corpus.read_recording", refuse)
 
 
 def test_what_was_computed_once_is_not_computed_again(tmp_path: Path, prepare, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -84,10 +84,10 @@ def test_other_windows_and_rates_are_kept_apart(tmp_path: Path, prepare) -> None
 
 def test_spectra_of_the_store_need_no_room_in_memory(tmp_path: Path, prepare) -> None:  # type: ignore[no-untyped-def]
     data = prepare("data.cache_gb=0")
-    assert all(data.cache._kept[cut.id].untyped_storage().nbytes() > 0 for cut in data.corpus.splits["train"])
-    found = data.cache.get(next(iter(data.corpus.splits["train"])))
+    assert all(data.cache._packed[cut.id].untyped_storage().nbytes() > 0 for cut in data.corpus.splits["train"])
+    found = data.cache.spectrum(next(iter(data.corpus.splits["train"])))
     found.zero_()
-    assert data.cache.get(next(iter(data.corpus.splits["train"]))).abs().sum() > 0
+    assert data.cache.spectrum(next(iter(data.corpus.splits["train"]))).abs().sum() > 0
 
 
 def test_a_file_that_cannot_be_decoded_is_named_each_time(tmp_path: Path, prepare, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
@@ -105,7 +105,7 @@ import os, torch
 from pathlib import Path
 from speechtrain.data.features.store import SpectrumStore
 store = SpectrumStore(Path({str(tmp_path / "cache")!r}), "x", 1)
-with store.filling() as writer:
+with store.writing() as writer:
     writer.add("whole", torch.ones(3, 4).half(), 7)
     writer.close()
     writer.add("half", torch.ones(3, 4).half(), 8)
@@ -119,7 +119,7 @@ with store.filling() as writer:
     assert whole.checksum == 7
     assert torch.equal(whole.packed, torch.ones(3, 4).half())
     assert store.get("half") is None
-    with store.filling():
+    with store.writing():
         pass
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
@@ -137,7 +137,7 @@ def test_a_pack_that_was_cut_short_is_not_used(tmp_path: Path, prepare) -> None:
 def test_two_that_start_at_once_do_the_work_once(tmp_path: Path, prepare) -> None:  # type: ignore[no-untyped-def]
     command = [sys.executable, "-c", "import sys; from conftest import prepared; prepared(sys.argv[1:])", "data=mini_librispeech"]
     command += [f"data.root={tmp_path}", f"data.feature_cache={tmp_path / 'cache'}", *QUIET]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     both = [subprocess.Popen(command, env=environment) for _ in range(2)]
     assert [each.wait(timeout=120) for each in both] == [0, 0]
     entries = [key for path in (tmp_path / "cache").glob("*/*.json") for key in json.loads(path.read_text())["entries"]]
@@ -149,13 +149,13 @@ def test_what_was_used_least_recently_makes_room(tmp_path: Path) -> None:
         return SpectrumStore(tmp_path, name, 3e-6)  # 3,000 bytes
 
     for age, name in ((300, "a"), (200, "b")):
-        with store(name).filling() as writer:
+        with store(name).writing() as writer:
             writer.add(name, torch.ones(10, 50).half(), 0)
         for path in tmp_path.glob("*/*.json"):
             os.utime(path, (path.stat().st_atime - age, path.stat().st_mtime - age))
     a = store("a")
     assert a.get("a") is not None  # used now, and so newer than b
-    with store("c").filling() as writer:
+    with store("c").writing() as writer:
         writer.add("c", torch.ones(10, 80).half(), 0)
     assert store("b").get("b") is None
     assert store("a").get("a") is not None

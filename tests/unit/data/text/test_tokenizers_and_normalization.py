@@ -6,15 +6,16 @@ import pickle
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TINY, prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechtrain.data.text.normalize import normalizer
-from speechtrain.data.text.phonemes import PhonemeTokenizer, pronounced, read_lexicon
+from speechtrain.data.text.phonemes import PhonemeTokenizer, pronounce_words, read_lexicon
 from speechtrain.data.text.subwords import BpeTokenizer
-from speechtrain.data.text.tokenizers import CharTokenizer, WordTokenizer
+from speechtrain.data.text.tokenizers import CharTokenizer, WordTokenizer, count_repeats
 from speechtrain.errors import ConfigError, DataError
 
 SCRIPTS = (
@@ -93,7 +94,7 @@ def test_steps_are_done_in_their_order(steps: list[str], text: str, wanted: str)
     [
         ("lowcase", "there is no step 'lowcase'(?s:.*)lowercase"),
         ("numbers:xx", "num2words has no language 'xx'"),
-        ("replace:[:x", "is no regular expression"),
+        ("replace:[:x", "is not a regular expression"),
     ],
 )
 def test_a_step_that_is_unknown_is_refused(step: str, message: str) -> None:
@@ -142,7 +143,7 @@ def test_a_lexicon_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 def test_espeak_pronounces_where_there_is_no_lexicon() -> None:
     pytest.importorskip("espeakng_loader")
-    assert pronounced(["seven"], "en-us") == ["s ˈɛ v ə n"]
+    assert pronounce_words(["seven"], "en-us") == ["s ˈɛ v ə n"]
     tokenizer = PhonemeTokenizer(["seven zero"], language="en-us")
     assert "ɛ" in tokenizer.vocabulary
     with pytest.raises(DataError, match="eSpeak NG has no such language"):
@@ -156,3 +157,19 @@ def test_words_without_a_pronunciation_are_reported_and_their_utterances_left_ou
     assert not any("h" in cut.text for cut in data.corpus.splits["train"])
     assert "the tokenizer has nothing for 'h'" in caplog.text
     assert data.skipped > 0
+
+
+def test_characters_come_from_the_training_text_and_go_back_to_it() -> None:
+    tokenizer = CharTokenizer(["grüße", "δ 語"])
+    assert tokenizer.vocabulary[0] == ""
+    for text in ("grüße δ 語", "語 δ"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.unknown("x grüße") == ["x"]
+    assert tokenizer.encode("xg\U0001f600") == tokenizer.encode("g")
+    assert tokenizer.decode(tokenizer.encode("xg")) == "g"
+    assert CharTokenizer(["AbC"], lowercase=True).vocabulary == ["", "a", "b", "c"]
+    assert CharTokenizer(vocabulary=tokenizer.vocabulary).encode("δ") == tokenizer.encode("δ")
+
+
+def test_repeats_are_equal_neighbours() -> None:
+    assert [count_repeats(np.array(labels)) for labels in ([], [1], [1, 1, 1], [1, 2, 2, 1])] == [0, 0, 2, 1]

@@ -1,4 +1,4 @@
-"""Features, augmentation, tokenizer and splits by themselves."""
+"""Features and augmentation of spectra by themselves."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from speechtrain.data.features.augment import Augment, words_of
+from speechtrain.data.features.augment import Augment, word_spans
 from speechtrain.data.features.features import LogMel
-from speechtrain.data.text.tokenizers import CharTokenizer, count_repeats
 from speechtrain.errors import ConfigError
 
 
@@ -139,22 +138,6 @@ def test_noise_comes_at_the_ratio_asked_for() -> None:
 
 def test_words_share_the_pauses_between_them() -> None:
     entries = [{"word": "one", "start": 0.1, "end": 0.4}, {"word": "two", "start": 0.6, "end": 0.9}]
-    words = words_of({"words": entries}, "x", 101, 100.0)
+    words = word_spans({"words": entries}, "x", 101, 100.0)
     assert [(word.text, word.start, word.end) for word in words] == [("one", 0, 50), ("two", 50, 101)]
-    assert words_of(None, "x", 101, 100.0) == []
-
-
-def test_characters_come_from_the_training_text_and_go_back_to_it() -> None:
-    tokenizer = CharTokenizer(["grüße", "δ 語"])
-    assert tokenizer.vocabulary[0] == ""
-    for text in ("grüße δ 語", "語 δ"):
-        assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert tokenizer.unknown("x grüße") == ["x"]
-    assert tokenizer.encode("xg\U0001f600") == tokenizer.encode("g")
-    assert tokenizer.decode(tokenizer.encode("xg")) == "g"
-    assert CharTokenizer(["AbC"], lowercase=True).vocabulary == ["", "a", "b", "c"]
-    assert CharTokenizer(vocabulary=tokenizer.vocabulary).encode("δ") == tokenizer.encode("δ")
-
-
-def test_repeats_are_equal_neighbours() -> None:
-    assert [count_repeats(np.array(labels)) for labels in ([], [1], [1, 1, 1], [1, 2, 2, 1])] == [0, 0, 2, 1]
+    assert word_spans(None, "x", 101, 100.0) == []

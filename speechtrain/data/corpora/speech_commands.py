@@ -1,0 +1,127 @@
+"""`data=speech_commands`: Speech Commands (Warden 2018), one word a file, split by its own lists."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, audio_files, make_cut, read_header
+from speechtrain.data.splits import limit_cuts
+from speechtrain.data.text.lines import read_text
+from speechtrain.errors import DataError
+
+log = logging.getLogger(__name__)
+
+SILENCE = "_silence_"
+_NOISE = "_background_noise_"
+_LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
+_SPEAKER = re.compile(r"^(?P<speaker>.+?)_nohash_")
+
+
+class SpeechCommands:
+    """Speech Commands (Warden 2018), version 1 or 2; no speaker is in two splits.
+
+    Args:
+        root: folder with a folder for each word, `validation_list.txt`, `testing_list.txt` and, for silence, `_background_noise_`; or
+            the folder that it is downloaded to, above `SpeechCommands/speech_commands_v0.02`.
+        download: fetch version 2 (2.3 GB) through torchaudio, which checks it, if it is not there.
+        words: to be read; None: all.
+        silence: number of one-second pieces of background noise with the text `_silence_`, as a share of the utterances of each split;
+            no part of a noise is in two splits.
+        seed: of the places in the noise.
+    """
+
+    def __init__(self, root: str, download: bool, words: Sequence[str] | None, silence: float, seed: int) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.download = download
+        self.words = list(words) if words is not None else None
+        self.silence = silence
+        self.seed = seed
+
+    def load(self, limit: int | None) -> Corpus:
+        """Read the lists and the header of every file.
+
+        Raises:
+            DataError: the data is not there, a list is missing, or a word has no folder.
+        """
+        root = self._find_or_fetch()
+        split_of = {name: split for split, file in _LISTS.items() for name in read_text(root / file).split()}
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(("_", ".")))
+        names = [path.name for path in folders]
+        if missing := [word for word in self.words or () if word not in names]:
+            raise DataError(f"data.words: {root} has no folder for {', '.join(missing)}; there is: {', '.join(names)}")
+        skipped: list[Skip] = []
+        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
+        for folder in folders:
+            if self.words is not None and folder.name not in self.words:
+                continue
+            for path in audio_files(folder):
+                split = split_of.get(f"{folder.name}/{path.name}", "train")
+                try:
+                    cuts[split].append(_cut(path))
+                except DataError as error:
+                    skipped.append(Skip(split, str(path), str(error)))
+        for split in SPLITS:
+            words = limit_cuts(cuts[split], limit)
+            cuts[split] = words + self._silences(root, split, round(self.silence * len(words)))
+        if not cuts["train"]:
+            raise DataError(f"{root}: no utterance is left to train on")
+        return Corpus(cuts, skipped)
+
+    def _find_or_fetch(self) -> Path:
+        inside = self.root / "SpeechCommands" / "speech_commands_v0.02"
+        for place in (self.root, inside):
+            if all((place / name).is_file() for name in _LISTS.values()):
+                return place
+        if self.download:
+            from torchaudio.datasets import SPEECHCOMMANDS
+
+            log.info("downloading Speech Commands to %s", self.root)
+            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                SPEECHCOMMANDS(self.root, download=True)
+            except (OSError, RuntimeError) as error:
+                raise DataError(f"{self.root}: Speech Commands could not be downloaded ({error})\n    -> check the network") from error
+            return inside
+        raise DataError(
+            f"{self.root}: is not Speech Commands ({' and '.join(_LISTS.values())} are missing)\n"
+            "    -> set data.root to the folder that holds them, or data.download=true to fetch it there (2.3 GB)"
+        )
+
+    def _silences(self, root: Path, split: str, count: int) -> list[Cut]:
+        """Draw pieces of background noise of a second each, from the part of every noise that belongs to a split."""
+        if count == 0:
+            return []
+        noises = audio_files(root / _NOISE)
+        if not noises:
+            raise DataError(f"{root / _NOISE}: holds no audio\n    -> set data.silence=0")
+        rng = np.random.default_rng([self.seed, SPLITS.index(split)])
+        begin, end = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}[split]
+        cuts = []
+        for index in range(count):
+            path = noises[index % len(noises)]
+            rate, samples = read_header(path, None)
+            low, high = round(begin * samples), round(end * samples)
+            length = min(rate, high - low)
+            start = int(rng.integers(low, high - length + 1))
+            name = f"{SILENCE}/{path.stem}-{start}-{index}"
+            cuts.append(Cut(name, SILENCE, length / rate, rate, path=str(path), start=start / rate))
+        return cuts
+
+
+def _cut(path: Path) -> Cut:
+    """The utterance of a file `WORD/SPEAKER_nohash_NUMBER.wav`."""
+    rate, count = read_header(path, None)
+    speaker = _SPEAKER.match(path.name)
+    return make_cut(
+        f"{path.parent.name}/{path.stem}",
+        path,
+        num_samples=count,
+        sample_rate=rate,
+        text=path.parent.name,
+        speaker=speaker["speaker"] if speaker else None,
+    )

@@ -1,0 +1,78 @@
+"""Speech Commands in miniature: one word a file, split by lists, and background noise for silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import prepared
+from corpora import tone
+
+from speechtrain.data.corpora.speech_commands import SILENCE
+from speechtrain.data.corpus import SPLITS
+from speechtrain.data.task_data import TaskData
+from speechtrain.errors import DataError
+
+QUIET = ["tracking=[]", "report.enabled=false", "features=logmel_8k", "backend.threads=1"]
+
+
+def texts(data: TaskData, split: str) -> list[str]:
+    return sorted(cut.text for cut in data.corpus.splits[split])
+
+
+def speech_commands(root: Path) -> Path:
+    """The real shape in miniature: words, lists, background noise."""
+    lists: dict[str, list[str]] = {"validation_list.txt": [], "testing_list.txt": []}
+    for word in ("yes", "no", "tree"):
+        for speaker in range(8):
+            name = f"{word}/{speaker:08x}_nohash_0.wav"
+            tone(root / name, rate=16000)
+            if speaker >= 6:
+                lists["testing_list.txt" if speaker == 7 else "validation_list.txt"].append(name)
+    tone(root / "_background_noise_" / "hum.wav", seconds=20, rate=16000)
+    for name, lines in lists.items():
+        (root / name).write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_speech_commands_are_split_by_their_lists_with_silence_that_no_two_parts_share(tmp_path: Path) -> None:
+    root = speech_commands(tmp_path / "sc")
+    given = ["data=speech_commands", f"data.root={root}", "task=classification", "data.silence=0.34", *QUIET]
+    data = prepared([*given, "tokenizer.classes=[yes,no,_silence_]", "tokenizer.unknown=_unknown_"])
+    assert data.tokenizer.vocabulary == ["yes", "no", SILENCE, "_unknown_"]
+    assert texts(data, "train") == [SILENCE] * 6 + ["no"] * 6 + ["tree"] * 6 + ["yes"] * 6
+    assert texts(data, "val") == texts(data, "test") == [SILENCE, "no", "tree", "yes"]
+    speakers = [{cut.speaker for cut in data.corpus.splits[name]} - {None} for name in SPLITS]
+    assert not speakers[0] & speakers[1]
+    assert not speakers[0] & speakers[2]
+    ends = {}
+    for name in SPLITS:
+        quiet = [cut for cut in data.corpus.splits[name] if cut.text == SILENCE]
+        assert all(cut.duration == 1.0 for cut in quiet)
+        ends[name] = min(cut.start for cut in quiet), max(cut.start + cut.duration for cut in quiet)
+    assert ends["train"][1] <= 16 <= ends["val"][0]
+    assert ends["val"][1] <= 18 <= ends["test"][0]
+    assert sorted(label for batch in data.loader("val") for label in batch.targets[:, 0].tolist()) == [0, 1, 2, 3]
+    some = prepared([*given, "data.words=[yes,no]", "data.limit_utterances=4"])
+    assert texts(some, "train") == [SILENCE] + [each for each in texts(some, "train") if each != SILENCE]
+    assert len(some.corpus.splits["train"]) == 5
+    assert set(texts(some, "train")) == {SILENCE, "yes", "no"}
+
+
+def test_speech_commands_that_are_not_there_say_both_ways_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchaudio
+
+    with pytest.raises(DataError, match=r"is not Speech Commands[\s\S]*set data.root[\s\S]*data.download=true"):
+        prepared(["data=speech_commands", f"data.root={tmp_path}", *QUIET])
+
+    def download(root: Path, *, download: bool) -> None:
+        assert download
+        speech_commands(Path(root) / "SpeechCommands" / "speech_commands_v0.02")
+
+    monkeypatch.setattr(torchaudio.datasets, "SPEECHCOMMANDS", download)
+    given = ["data=speech_commands", f"data.root={tmp_path / 'new'}", "data.download=true", "data.silence=0", *QUIET]
+    assert len(prepared(given).corpus.splits["train"]) == 18
+    monkeypatch.setattr(torchaudio.datasets, "SPEECHCOMMANDS", None)  # it is there now
+    assert len(prepared(given).corpus.splits["train"]) == 18
+    with pytest.raises(DataError, match=r"data.words: .* has no folder for maybe; there is: no, tree, yes"):
+        prepared([*given, "data.words=[yes,maybe]"])
