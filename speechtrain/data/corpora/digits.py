@@ -43,7 +43,7 @@ _VERSION = 1  # of `job`; another one makes new files
 
 
 class Digits:
-    """Spoken digit strings.
+    """A corpus of synthesized strings of spoken digits.
 
     Args:
         cache_dir: where the audio is kept.

@@ -1,4 +1,4 @@
-"""`data=kaldi`: Kaldi's data folders."""
+"""`data=kaldi`: corpora in Kaldi's data folders."""
 
 from __future__ import annotations
 

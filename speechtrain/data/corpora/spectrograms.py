@@ -53,7 +53,7 @@ class _Manifests(NamedTuple):
 
 
 class Featurised:
-    """A corpus of spectrograms.
+    """A corpus of spectrograms that another program made.
 
     Args:
         split_dir, spectrogram_manifest_dir, token_manifest_dir, vocab_dir, spectrogram_dir, token_dir: folders; see the module.

@@ -250,7 +250,7 @@ class Stored:
         return spectrum
 
     def finish(self, mel: torch.Tensor) -> torch.Tensor:
-        """Normalise frames (T, F)."""
+        """Normalise frames (T, F) over the utterance or each band."""
         return normalize_features(mel, self.normalize)
 
 
