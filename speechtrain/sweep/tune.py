@@ -82,7 +82,7 @@ def search_in_process(
     tried: list[tuple[float, list[str]]] = []
     if n_trials is None:
         if not space.is_finite():
-            raise ConfigError([Problem("n_trials", "must be given, for the ranges hold infinitely many values", "for example n_trials=50")])
+            raise ConfigError([Problem("n_trials", "must be set, for the ranges hold infinitely many values", "for example n_trials=50")])
         for point in space.points():
             settings = space.overrides(point)
             tried.append((value_of(settings), settings))

@@ -101,7 +101,7 @@ def test_settings_of_the_decoder_are_searched(trained: Path, capsys: pytest.Capt
     command = out.split("on test: python -m speechtrain.evaluate ")[1].split()
     assert here("evaluate", *command, "report=false", "out=best") == 0
     assert here("evaluate", "-m", f"from={trained}", "decoder=beam", "decoder.beam_threshold=interval(1,9)", "n_trials=3") == 0
-    with pytest.raises(ConfigError, match="n_trials: must be said"):
+    with pytest.raises(ConfigError, match="n_trials: must be set"):
         here("evaluate", "-m", f"from={trained}", "decoder=beam", "decoder.beam_threshold=interval(1,9)")
     with pytest.raises(ConfigError, match="there is nothing to search"):
         here("evaluate", "-m", f"from={trained}", "decoder=beam")
