@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> int:
         raise UserError(
             f"port {cfg.port} of {cfg.host} cannot be had ({error.strerror})\n    -> set port to another, or to 0 for any"
         ) from error
-    listening.listen(1024)  # before the address is told
+    listening.listen(1024)  # before the address is printed
     port = listening.getsockname()[1]
     console.print(f"serving     http://{cfg.host}:{port}   (POST /transcribe, GET /health, GET /metrics)", markup=False)
     config = uvicorn.Config(Service(recognizer, cfg).app(), log_level="warning", access_log=False, timeout_graceful_shutdown=5)

@@ -44,14 +44,14 @@ def train(
     Args:
         cfg: composed and checked, by `speechtrain.compose` or by Hydra.
         overrides: as typed, to be written down.
-        callbacks: told of every epoch, after the built-in ones.
+        callbacks: called at every epoch, after the built-in ones.
         tags: for the trackers, besides the usual ones.
         run_name: for the trackers; None: model and data.
         parents: ids of the runs that this one stands under, by tracker.
         brief: leave out what is for people: reports, and the model for MLflow.
         measure_latency: know `model/latency_ms` before training.
         reuse_data: see `speechtrain.data.prepare.prepare`.
-        after_fold: told of the results so far after each fold; may raise `RunPruned`.
+        after_fold: called with the results so far after each fold; may raise `RunPruned`.
 
     Raises:
         RunPruned: a callback ended it on purpose.
