@@ -43,8 +43,8 @@ def train(
 
     Args:
         cfg: composed and checked, by `speechtrain.compose` or by Hydra.
-        overrides: as typed, to be written down.
-        callbacks: called at every epoch, after the built-in ones.
+        overrides: overrides as typed, recorded with the run.
+        callbacks: called in every epoch, after the built-in ones.
         tags: for the trackers, besides the usual ones.
         run_name: for the trackers; None: model and data.
         parents: ids of the runs that this one stands under, by tracker.

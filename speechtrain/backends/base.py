@@ -58,7 +58,7 @@ class Monitor:
 
     @property
     def mode(self) -> Literal["min", "max"]:
-        """The direction as Lightning and Keras write it."""
+        """Return the direction as Lightning and Keras write it."""
         return "min" if self.direction == "minimize" else "max"
 
 
@@ -72,7 +72,7 @@ class TrainingPlan:
         objective: what the schedule goes by.
         checkpoint_monitor: what the best checkpoints are chosen by.
         stopping_monitor: what early stopping goes by.
-        folder: of the run; checkpoints go to `checkpoints` in it.
+        folder: folder of the run; checkpoints go to `checkpoints` in it.
         extra: written into each checkpoint, so that it can be loaded alone.
     """
 
@@ -94,12 +94,12 @@ class TrainingPlan:
         self.schedule.begin(min(total, self.trainer.max_steps or total), epoch_steps)
 
     def saves_inside(self, batch_index: int, batches: int, steps: int) -> bool:
-        """Whether the state is written after a batch, so that a run can be resumed inside an epoch.
+        """Return whether the state is written after a batch, so that a run can be resumed inside an epoch.
 
         Args:
-            batch_index: of the batch that was trained on.
-            batches: of the epoch; the state after the last one is written when the epoch is over.
-            steps: of the optimizer so far.
+            batch_index: index of the batch that was trained on.
+            batches: number of batches in the epoch; the state after the last one is written when the epoch is over.
+            steps: number of optimizer steps so far.
         """
         every = self.trainer.checkpoint.every_n_steps
         stepped = (batch_index + 1) % self.trainer.accumulate_grad_batches == 0
@@ -109,8 +109,8 @@ class TrainingPlan:
         """Refuse to resume inside an epoch that has another number of batches than the one that was stopped.
 
         Args:
-            written: batches of the epoch when the checkpoint was written.
-            batches: of the epoch now.
+            written: number of batches in the epoch when the checkpoint was written.
+            batches: number of batches in the epoch now.
 
         Raises:
             ConfigError: they differ.
@@ -134,7 +134,7 @@ class LayerSize:
     Attributes:
         name: its path in the model.
         kind: the name of its class.
-        megabytes: of its weights and running statistics.
+        megabytes: size of its weights and running statistics in MB.
     """
 
     name: str

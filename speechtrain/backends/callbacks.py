@@ -65,7 +65,7 @@ class TrainResult:
     Attributes:
         history: metrics of each epoch that this process trained.
         best_checkpoint, last_checkpoint, mean_checkpoint: None where none was asked for.
-        best_value: of the metric that checkpoints are chosen by.
+        best_value: best value of the metric that checkpoints are chosen by.
         stop_reason: why it ended before its last epoch; None: it did not.
         pruned: whether a callback ended it with `Control.prune`.
     """

@@ -57,7 +57,7 @@ def compose_command(schema: type[C], overrides: Sequence[str]) -> C:
     """Compose and check the config of one of the other commands; words for a list key may stand without brackets.
 
     Args:
-        schema: of the command, which is one of `COMMANDS`.
+        schema: schema of the command, one of `COMMANDS`.
         overrides: as typed behind `python -m speechtrain.COMMAND`.
 
     Raises:
@@ -282,7 +282,7 @@ def _options(group: str) -> list[str]:
 
 
 def _siblings(path: str, overrides: Sequence[str]) -> list[str]:
-    """Names beside a dotted path, in the options that are chosen; for a key of the root the groups too."""
+    """Return the names beside a dotted path, in the options that are chosen; for a key of the root the groups too."""
     parent = path.rpartition(".")[0]
     choices = [item for item in overrides if _GROUP_CHOICE.match(item)]
     cfg: Any

@@ -123,7 +123,7 @@ class ExperimentConfig:
 
     @property
     def backend_name(self) -> str:
-        """The name of the backend: `torch`, `keras`, or that of a backend of the user's own."""
+        """Return the name of the backend: `torch`, `keras`, or that of a backend of the user's own."""
         return str(self.composed.backend.name)
 
     def as_dict(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def class_name(component: Component) -> str:
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:
-    """The resolved values of a node."""
+    """Return the resolved values of a node."""
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -187,7 +187,7 @@ def _with_root_keys(cfg: DictConfig) -> DictConfig:
 
 @lru_cache
 def _defaults(file: str) -> DictConfig:
-    """The values of a file of `conf/`."""
+    """Return the values of a file of `conf/`."""
     content = OmegaConf.load(CONF_DIR / f"{file}.yaml")
     assert isinstance(content, DictConfig)
     return OmegaConf.masked_copy(content, [str(key) for key in content if key not in ("defaults", "hydra")])

@@ -93,7 +93,7 @@ def _unknown(name: str, module: _Module) -> UnknownTargetError:
 
 
 def _lookup(name: str, module: _Module, depth: int) -> Signature | None:
-    """The signature of a name at the top of a module; None if it cannot be read.
+    """Return the signature of a name at the top of a module; None if it cannot be read.
 
     Raises:
         UnknownTargetError: the module has no such name.
@@ -120,7 +120,7 @@ _MAX_DEPTH = 8
 
 
 def _name_at_origin(node: ast.ImportFrom, name: str) -> str | None:
-    """What an imported name is called where it comes from; None if the statement does not import it."""
+    """Return what an imported name is called where it comes from; None if the statement does not import it."""
     return next((alias.name for alias in node.names if (alias.asname or alias.name) == name), None)
 
 
@@ -154,7 +154,7 @@ def _signature_of_class(node: ast.ClassDef, module: _Module, depth: int) -> Sign
 
 
 def _dataclass_fields(node: ast.ClassDef) -> Signature:
-    """The arguments that a dataclass takes for its own fields; none for another class."""
+    """Return the arguments that a dataclass takes for its own fields; none for another class."""
     signature = Signature()
     if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         return signature
@@ -168,7 +168,7 @@ def _dataclass_fields(node: ast.ClassDef) -> Signature:
 
 
 def _signature_of_base(base: ast.expr, module: _Module, depth: int) -> Signature | None:
-    """The signature of a base class; None if it cannot be read."""
+    """Return the signature of a base class; None if it cannot be read."""
     if not isinstance(base, ast.Name):
         return None
     if base.id in ("object", "ABC", "Protocol", "Generic"):

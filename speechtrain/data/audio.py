@@ -27,12 +27,12 @@ Source = str | Path | bytes | bytearray | IO[bytes]
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".sph")
 """Endings of the files in a folder that count as recordings; libsndfile reads more, when a file is named."""
 
-_RATES = (1_000, 1_000_000)  # Hz that can be resampled: a damaged header may ask for any amount of memory
-_MISSING_SECONDS = 0.025  # that a recording may end before the part of it that a corpus lists, as rounded times let it
+_RATES = (1_000, 1_000_000)  # Hz; a rate outside comes from a damaged header and would take any amount of memory
+_MISSING_SECONDS = 0.025  # a recording may be this much shorter than the part that a corpus lists, because listed times are rounded
 
 
 def samples_in(seconds: float, rate: int) -> int:
-    """How many samples a time has at a rate in Hz, the half one rounded up."""
+    """Return the number of samples in `seconds` at a rate in Hz, halves rounded up."""
     return math.floor(round(seconds * rate, 8) + 0.5)
 
 
@@ -45,15 +45,15 @@ def read_recording(
     channel: int | None = None,
     name: str | None = None,
 ) -> Audio:
-    """Samples (N,) of a recording, or of a part of it, at `rate` Hz.
+    """Return the samples (N,) of a recording, or of a part of it, at `rate` Hz.
 
     Args:
         source: a file's name, the content of one, or an open one.
         rate: Hz of the result.
-        start: s, of the part, which is cut before it is resampled.
-        duration: s, of the part; None: to the end.
+        start: start of the part, s; the part is cut before it is resampled.
+        duration: duration of the part, s; None: to the end.
         channel: counted from 0; None: the mean of all channels.
-        name: of the source, for messages; None: the file's.
+        name: name of the source, for messages; None: the file's.
 
     Raises:
         DataError: the source cannot be decoded, is empty, ends before the part does, or holds NaN or infinite samples.
@@ -78,7 +78,7 @@ def read_recording(
 
 
 def from_samples(values: npt.ArrayLike, native: int, rate: int, *, name: str = "the audio") -> Audio:
-    """Samples (N,) at `rate` Hz of samples (N,) or (N, channels) at `native` Hz, by the rules of `read_recording`.
+    """Return the samples (N,) at `rate` Hz of samples (N,) or (N, channels) at `native` Hz, by the rules of `read_recording`.
 
     Raises:
         DataError: the values are no numbers, have another shape, are none, or are NaN or infinite.
@@ -95,7 +95,7 @@ def from_samples(values: npt.ArrayLike, native: int, rate: int, *, name: str = "
 
 
 def resample(samples: Audio, native: int, rate: int) -> Audio:
-    """Samples (N,) at `native` Hz as samples at `rate` Hz.
+    """Return the samples (N,) at `native` Hz as samples at `rate` Hz.
 
     Raises:
         DataError: one of the rates is out of reason.
@@ -116,8 +116,8 @@ class RecordingReader:
         raw_rate: Hz of a stream of 16-bit samples of one channel without a header, little-endian; None: the source has a header.
 
     Attributes:
-        name: of the source, for messages.
-        duration: s; None: unknown before the end.
+        name: name of the source, for messages.
+        duration: duration of the recording, s; None: unknown before the end.
 
     Raises:
         DataError: the source cannot be decoded.
@@ -141,7 +141,7 @@ class RecordingReader:
             self.duration = self._file.frames / self._native if self._file.frames > 0 else None
 
     def blocks(self, seconds: float = 10.0) -> Iterator[Audio]:
-        """Samples (N,) of about so many seconds each.
+        """Yield samples (N,) in blocks of about `seconds` seconds.
 
         Raises:
             DataError: the source is damaged, empty, or holds NaN or infinite samples.
@@ -163,7 +163,7 @@ class RecordingReader:
             yield rest
 
     def _native_blocks(self, count: int) -> Iterator[Audio]:
-        """Blocks (N,) of at most `count` samples at the source's own rate."""
+        """Yield blocks (N,) of at most `count` samples at the source's own rate."""
         if self._file is None:
             assert self._stream is not None
             odd = b""
@@ -184,14 +184,14 @@ class RecordingReader:
 
 
 def name_of(source: Source) -> str:
-    """What messages call a source of audio."""
+    """Return the name of a source of audio for messages."""
     if isinstance(source, (str, Path)):
         return str(source)
     return "the standard input" if getattr(source, "name", None) == "<stdin>" else "the audio"
 
 
 def open_recording(source: Source, name: str) -> soundfile.SoundFile:
-    """A file of audio, or the content of one, opened for reading.
+    """Open a file of audio, or the content of one, for reading.
 
     Raises:
         DataError: there is no such file, or it is no audio.
@@ -211,7 +211,7 @@ def _unreadable(name: str, error: Exception) -> DataError:
 
 
 def _one_channel(block: Audio, channel: int | None, name: str) -> Audio:
-    """Samples (N,) of a block (N, channels)."""
+    """Return the samples (N,) of a block (N, channels)."""
     if not block.size:
         raise DataError(f"{name}: holds no samples")
     channels = block.shape[1]

@@ -26,9 +26,9 @@ class Batch(NamedTuple):
         feature_lengths: (B,) int64, frames.
         targets: the task's, zero behind each utterance's end: labels (B, L) int64, or frames (B, L, C) float32.
         target_lengths: (B,) int64.
-        ids: of the utterances.
+        ids: ids of the utterances.
         texts: references as the corpus has them.
-        seconds: of audio, padding not counted.
+        seconds: duration of the audio, padding not counted.
         left_out: (id, reason) of utterances of this batch that cannot be read.
         is_filler: whether it only gives one of several processes a batch where there are fewer utterances; its loss does not count.
     """

@@ -24,10 +24,10 @@ class Limits:
     """How large a batch may be, and how alike in duration its utterances are.
 
     Attributes:
-        batch_seconds: of audio in a batch, padding included. A batch is full when one more utterance, as long as its longest, would exceed
-            them; so only a last utterance that is longer than all before it can exceed them.
-        batch_size: utterances in a batch at most; None: as many as fit.
-        num_buckets: into which the corpus is divided by duration, each with the same share of its seconds.
+        batch_seconds: seconds of audio in a batch, padding included. A batch is full when one more utterance as long as its longest would
+            exceed them, so only a last utterance that is longer than all before it can exceed them.
+        batch_size: greatest number of utterances in a batch; None: as many as fit.
+        num_buckets: number of buckets into which the corpus is divided by duration, each with the same share of its seconds.
     """
 
     batch_seconds: float
@@ -39,11 +39,11 @@ def epoch_batches(durations: Sequence[float], limits: Limits, *, shuffle: bool, 
     """Divide utterances into the batches of one epoch, each utterance once.
 
     Args:
-        durations: of the utterances, s (N,).
-        limits: of a batch.
+        durations: duration of each utterance, s (N,).
+        limits: the limits of a batch.
         shuffle: draw another order for each sum of `seed` and `epoch`; otherwise the utterances of a bucket keep theirs.
-        seed: of the order.
-        epoch: from 0.
+        seed: seed of the order.
+        epoch: number of the epoch, counted from 0.
 
     Returns:
         For each batch the places of its utterances in `durations`.
@@ -76,7 +76,7 @@ def epoch_batches(durations: Sequence[float], limits: Limits, *, shuffle: bool, 
 
 
 def _buckets(durations: Sequence[float], count: int) -> list[list[int]]:
-    """Places in `durations` by bucket, the shortest first; about `count` buckets of the same total duration."""
+    """Return the places in `durations` by bucket, the shortest first; about `count` buckets of the same total duration."""
     ordered = np.sort(np.array(durations, dtype=np.float64))
     share = ordered.sum() / count
     bounds: list[float] = []
@@ -93,7 +93,7 @@ def _buckets(durations: Sequence[float], count: int) -> list[list[int]]:
 
 
 def _next_bucket(buckets: Sequence[list[int]], turn: int, durations: Sequence[float], limits: Limits) -> list[int]:
-    """The bucket nearest to `turn` that still fills a batch; when none does, the nearest that is not empty."""
+    """Return the bucket nearest to `turn` that still fills a batch; when none does, the nearest that is not empty."""
     nearest = sorted(range(len(buckets)), key=lambda index: (abs(index - turn), index))
     for index in nearest:
         if _fill(buckets[index], durations, limits)[1]:
@@ -102,7 +102,7 @@ def _next_bucket(buckets: Sequence[list[int]], turn: int, durations: Sequence[fl
 
 
 def _fill(places: Sequence[int], durations: Sequence[float], limits: Limits) -> tuple[int, bool]:
-    """How many utterances from the first on make a batch, and whether they fill it."""
+    """Return how many utterances, counted from the first, make a batch, and whether the batch is full."""
     longest = 0.0
     for count, place in enumerate(places, start=1):
         longest = max(longest, durations[place])
@@ -112,7 +112,7 @@ def _fill(places: Sequence[int], durations: Sequence[float], limits: Limits) -> 
 
 
 def _without_buckets(durations: Sequence[float], limits: Limits, rng: random.Random | None) -> list[list[int]]:
-    """Batches of utterances that follow each other, in the order of the list or of `rng`; none of several exceeds the limits."""
+    """Return batches of consecutive utterances, in the order of the list or of `rng`; none of several exceeds the limits."""
     order = list(range(len(durations)))
     if rng is not None:
         rng.shuffle(order)

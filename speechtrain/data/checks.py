@@ -24,13 +24,13 @@ class SplitFacts:
     """What is to be known of one split.
 
     Attributes:
-        durations: of each utterance, s (N,).
+        durations: duration of each utterance, s (N,).
         rates: number of utterances by their recording's rate in Hz.
         speakers: number of speakers; 0: not known.
         words: number of words in all texts.
-        characters_per_s: of each utterance (N,).
+        characters_per_s: characters per second of each utterance (N,).
         outliers: (id, characters a second, text) of utterances that are spoken implausibly fast or slowly, the furthest first.
-        unknown: how often each token occurs that the vocabulary lacks.
+        unknown: number of occurrences of each token that the vocabulary lacks.
     """
 
     durations: npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ class SplitFacts:
 
     @property
     def hours(self) -> float:
-        """Hours of audio, the sum of all durations."""
+        """Return the hours of audio, the sum of all durations."""
         return float(self.durations.sum()) / 3600
 
 
@@ -81,8 +81,8 @@ def shared_between_splits(corpus: Corpus, checksums: Mapping[str, int]) -> dict[
     """Find speakers, parents and recordings that are in more than one split.
 
     Args:
-        corpus: as it will be used.
-        checksums: of the samples of each utterance, by id.
+        corpus: the corpus as it will be used.
+        checksums: checksums of the samples of each utterance, by id.
 
     Returns:
         By kind (`speaker`, `parent`, `audio`) and name, `split/id` of an example in each split.
@@ -99,7 +99,7 @@ def shared_between_splits(corpus: Corpus, checksums: Mapping[str, int]) -> dict[
 
 
 def _name(kind: str, cut: Cut, checksums: Mapping[str, int]) -> str | None:
-    """The speaker, the parent, or checksum and length of an utterance; None where it is not known."""
+    """Return the speaker, the parent, or checksum and length of an utterance; None where it is not known."""
     if kind == "speaker":
         speaker = cut.speaker
         return None if speaker is None else str(speaker)
@@ -121,8 +121,8 @@ def report_shared(corpus: Corpus, checksums: Mapping[str, int], on_shared: Mappi
     """Warn of what splits have in common, or refuse it.
 
     Args:
-        corpus: as it will be used.
-        checksums: of the samples of each utterance, by id.
+        corpus: the corpus as it will be used.
+        checksums: checksums of the samples of each utterance, by id.
         on_shared: `allow`, `warn` or `error` for each of `speaker`, `parent`, `audio`.
 
     Raises:

@@ -43,11 +43,11 @@ class Cut:
     It is as small as possible, for corpora have hundreds of thousands; Lhotse's own holds a supervision and a recording.
 
     Attributes:
-        duration: s.
-        sample_rate: of the recording, Hz.
+        duration: duration, s.
+        sample_rate: sample rate of the recording, Hz.
         path: file of the recording; None: the corpus' own `read`, or `recording`, gives the samples.
-        start: in the recording, s.
-        channel: of the recording, counted from 0; None: the mean of all.
+        start: start in the recording, s.
+        channel: channel of the recording, counted from 0; None: the mean of all.
         recording: reads the samples where that takes more than opening a file.
         custom: what else is known: `parent`, `words`, and keys that the error report is divided by.
     """
@@ -65,11 +65,11 @@ class Cut:
 
     @property
     def num_samples(self) -> int:
-        """How many samples it has at its recording's rate."""
+        """Return the number of samples at the recording's own rate."""
         return self.samples_at(self.sample_rate)
 
     def samples_at(self, rate: int) -> int:
-        """How many samples it has at a rate in Hz, half ones rounded up."""
+        """Return the number of samples at a rate in Hz, halves rounded up."""
         return samples_in(self.duration, rate)
 
 
@@ -105,11 +105,11 @@ class Corpus:
     """Utterances of the three splits.
 
     Attributes:
-        splits: of `train`, `val` and `test`; empty where there is no such split.
+        splits: utterances of `train`, `val` and `test`; empty where there is no such split.
         skipped: utterances that were left out because the lists or headers show that they are bad.
         read: reads the samples (N,) of an utterance at a rate in Hz; raises `DataError` where that is impossible.
         target: reads the target signal (T, C) of an utterance, which has as many frames as its features; None: the targets are texts.
-        target_size: C.
+        target_size: number of values C per frame of the target signal.
         normalized: example texts as the corpus has them and as they are trained on, those that differ first.
     """
 
@@ -122,7 +122,7 @@ class Corpus:
 
     @property
     def from_files(self) -> bool:
-        """Whether samples are those of the utterances' recordings, unchanged."""
+        """Return whether samples are those of the utterances' recordings, unchanged."""
         return self.read is read_audio
 
 
@@ -149,15 +149,15 @@ def make_cut(
     """Make an utterance of a whole recording, or of the part of it from `start` to `end` in seconds.
 
     Args:
-        utt_id: its id.
+        utt_id: id of the utterance.
         path: file of the recording; None: the corpus' own `read` gives the samples.
-        num_samples: of the whole recording.
-        sample_rate: of the recording, Hz.
+        num_samples: number of samples of the whole recording.
+        sample_rate: sample rate of the recording, Hz.
         text: what is said.
         speaker: who says it; None: not known.
         custom: what else is known, see `Cut`.
-        start: in the recording, s.
-        end: in the recording, s; None: its end.
+        start: start in the recording, s.
+        end: end in the recording, s; None: the end of the recording.
 
     Raises:
         DataError: the part is not inside the recording.
@@ -226,7 +226,7 @@ def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:
 
 
 def seconds(cuts: list[Cut]) -> float:
-    """Total duration of utterances in seconds."""
+    """Return the total duration of utterances in seconds."""
     return math.fsum(cut.duration for cut in cuts)
 
 

@@ -27,7 +27,7 @@ class FindsInfeasible(Protocol):
     on_infeasible: str | None
 
     def infeasible(self, lengths: Counts, target_lengths: Counts, repeats: Counts) -> npt.NDArray[np.bool_]:
-        """Which utterances (B,) cannot be learnt with that many encoder frames, labels, and equal neighbours among these."""
+        """Return which utterances (B,) cannot be learnt with that many encoder frames, labels, and equal neighbours among these."""
         ...
 
 
@@ -35,7 +35,7 @@ class Infeasible(NamedTuple):
     """An utterance that is too short for its text.
 
     Attributes:
-        frames: of the encoder, T'.
+        frames: number of encoder frames, T'.
         needed: frames that its labels need at least.
     """
 

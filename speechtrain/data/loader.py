@@ -34,8 +34,8 @@ class BatchBuilder(Dataset[Batch]):
         cache: gives their spectra and signals.
         features: makes features of spectra.
         target: makes a task's target of a reference.
-        augment: what is done to training utterances; None for evaluation.
-        seed: of the augmentation.
+        augment: augmentation of training utterances; None for evaluation.
+        seed: seed of the augmentation.
         views: how often each utterance stands in a batch, augmented each time anew but for its tempo; all utterances in one view come
             before all in the next.
         lenient: build the batch without the utterances that cannot be read, instead of raising their error.
@@ -85,7 +85,7 @@ class BatchBuilder(Dataset[Batch]):
         )
 
     def _read(self, epoch: int, ids: Sequence[str]) -> tuple[dict[str, list[tuple[torch.Tensor, Reference]]], list[tuple[str, str]]]:
-        """Features and reference of each view of the utterances that can be read, and (id, reason) of the others.
+        """Return the features and the reference of each view of the readable utterances, and (id, reason) of the others.
 
         Where none of them can be read, the first utterance of the split that can takes their place.
 
@@ -109,7 +109,7 @@ class BatchBuilder(Dataset[Batch]):
         return readable, left_out[: len(ids)]
 
     def _view(self, cut: Cut, epoch: int, view: int) -> tuple[torch.Tensor, Reference]:
-        """Features (T, F) of an utterance in one view, and its reference."""
+        """Return the features (T, F) of an utterance in one view, and its reference."""
         reference = Reference(cut.text, partial(self._cache.target, cut))
         if self._augment is None:
             return self._without_augmentation(cut), reference
@@ -122,7 +122,7 @@ class BatchBuilder(Dataset[Batch]):
         return self._augment(torch.cat(pieces), self._features, rng, view), Reference(" ".join(word.text for word in words))
 
     def _without_augmentation(self, cut: Cut) -> torch.Tensor:
-        """Features (T, F) of an utterance, kept in memory as far as the cache has room for them."""
+        """Return the features (T, F) of an utterance, stored in memory while the cache has room."""
         features = self._unaugmented.get(cut.id)
         if features is None:
             features = self._features.finish(self._features.mel(self._cache.spectrum(cut)))
@@ -149,9 +149,9 @@ class Loader:
     Args:
         cuts: the utterances of the split.
         builder: makes them into batches.
-        limits: how large a batch may be.
+        limits: size limits of a batch.
         shuffle: take another order each epoch, as for training.
-        seed: of the order.
+        seed: seed of the order.
         max_batches: use only the first ones of each epoch; None: all.
         num_workers: processes that build batches; 0: a thread of this one.
 
@@ -199,7 +199,7 @@ class Loader:
         return len(self._plan())
 
     def batch_ids(self) -> list[list[str]]:
-        """Ids of the utterances of each batch of the epoch, for all processes together."""
+        """Return the ids of the utterances of each batch of the epoch, for all processes together."""
         return [[self._ids[place] for place in places] for places in self._plan()]
 
     def example(self) -> Batch:
@@ -231,7 +231,7 @@ class Loader:
                 yield batch._replace(is_filler=True) if len(places) <= self._rank else batch
 
     def _key(self, places: Sequence[int]) -> tuple[int, list[str]]:
-        """What the builder makes this process's share of a batch from; a share without utterances takes the batch's first."""
+        """Return (epoch, ids) of this process's share of a batch; a share without utterances gets the first one of the batch."""
         share = places[self._rank :: self._world_size] or places[:1]
         return self._epoch, [self._ids[place] for place in share]
 
@@ -244,7 +244,7 @@ class Loader:
                     log.warning("%s: %s; it is left out (data.on_bad=skip)%s", utterance, reason, more)
 
     def _plan(self) -> list[list[int]]:
-        """The places of the epoch's utterances, batch by batch, as many batches as in epoch 0."""
+        """Return the places of the epoch's utterances, batch by batch, as many batches as in epoch 0."""
         epoch = self._epoch if self._shuffle else 0
         if epoch != self._planned_epoch:
             batches = self._divide(epoch)
@@ -259,7 +259,7 @@ class Loader:
 
 
 def _prefetch(builder: BatchBuilder, keys: Sequence[tuple[int, Sequence[str]]]) -> Iterator[Batch]:
-    """The batches in order, each built by a thread while those before it are used."""
+    """Yield the batches in order, each built by a thread while those before it are used."""
     pool = ThreadPoolExecutor(1, "batches")
     pending: deque[Future[Batch]] = deque()
     try:

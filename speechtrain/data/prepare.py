@@ -57,8 +57,8 @@ def prepare(cfg: ExperimentConfig, *, threads: int, reuse: bool = False) -> Prep
     """Load, check and read the corpus; build the tokenizer from its training texts.
 
     Args:
-        cfg: of the run.
-        threads: that decode.
+        cfg: config of the run.
+        threads: number of threads that decode.
         reuse: take a corpus that this process has read before for the same `data` and `features`, and remember this one: the trials of
             a sweep see the data as they were when it began.
 
@@ -95,10 +95,10 @@ def prepare_split(cfg: ExperimentConfig, split: str, tokenizer: Tokenizer, *, th
     """Load, check and read one split of a corpus, for a model that is trained already.
 
     Args:
-        cfg: of the run.
+        cfg: config of the run.
         split: train, val or test; the others stay empty.
         tokenizer: the model's.
-        threads: that decode.
+        threads: number of threads that decode.
 
     Raises:
         ConfigError: the corpus has no utterances in that split.
@@ -211,7 +211,7 @@ def _normalize(corpus: Corpus, steps: Sequence[str]) -> None:
 
 
 def _within_durations(corpus: Corpus, split: str, shortest: float, longest: float | None) -> list[Cut]:
-    """The utterances of a split between two durations in seconds; the others are skipped."""
+    """Return the utterances of a split between two durations in seconds; the others are skipped."""
     cuts = corpus.splits[split]
     outside = [cut for cut in cuts if cut.duration < shortest or (longest is not None and cut.duration > longest)]
     if not outside:

@@ -19,8 +19,8 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
         cuts: all utterances.
         by: what is never divided: `speaker`, `parent` (what variants of one recording share) or `utterance`.
         val: per cent of the utterances, taken by whole groups until the share is reached; or names of speakers.
-        test: likewise; taken first.
-        seed: of the order in which groups are taken.
+        test: the same for the test split, which is filled first.
+        seed: seed of the order in which groups are taken.
 
     Raises:
         DataError: there is no speaker of that name, or an utterance has no speaker and one is needed.
@@ -57,12 +57,12 @@ def complete_splits(
 
     Args:
         cuts: utterances by split, as listed.
-        missing: which of val and test have no list.
+        missing: names of the splits, val or test, that have no list.
         split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
         limit: utterances of a split at most; None: all.
 
     Raises:
-        DataError: as `split_cuts`, or nothing is left to train on.
+        DataError: see `split_cuts`; or nothing is left to train on.
     """
     shares = {part: split[part] for part in missing if split[part]}
     if shares:
@@ -82,7 +82,7 @@ def _utterance(cut: Cut) -> str:
 
 
 def _parent(cut: Cut) -> str:
-    """The recording that an utterance is a variant of; without one it is its own parent."""
+    """Return the recording that an utterance is a variant of; without one it is its own parent."""
     return str(cut.custom.get("parent") or cut.id)
 
 
@@ -114,10 +114,10 @@ def split_fold(cuts: Sequence[Cut], by: str, folds: int, fold: int) -> tuple[lis
     Groups go, the largest first, to the fold that is smallest so far; the same for every run.
 
     Args:
-        cuts: of all folds.
+        cuts: utterances of all folds.
         by: what is never divided: `speaker`, `parent` (`custom["parent"]`) or `utterance`.
-        folds: k.
-        fold: which of them to validate on, from 0.
+        folds: number of folds, k.
+        fold: number of the fold to validate on, counted from 0.
 
     Returns:
         The utterances to train on, and those to validate on.
@@ -147,7 +147,7 @@ def split_fold(cuts: Sequence[Cut], by: str, folds: int, fold: int) -> tuple[lis
 
 
 def _group_name(cut: Cut, by: str) -> str | None:
-    """The speaker, parent or id of an utterance; None: it has none."""
+    """Return the speaker, parent or id of an utterance; None: it has none."""
     if by == "utterance":
         return str(cut.id)
     name = cut.speaker if by == "speaker" else cut.custom.get("parent")

@@ -34,13 +34,13 @@ class PreparedCorpus:
 
     Attributes:
         corpus: its usable utterances.
-        cache: their spectra.
-        features: how features are made of spectra.
-        tokenizer: how labels are made of texts.
-        augment: what is done to training utterances.
-        limits: how large batches may be.
+        cache: the spectra of these utterances.
+        features: computes features from spectra.
+        tokenizer: converts texts to labels.
+        augment: augmentation of training utterances.
+        limits: size limits of batches.
         num_workers: processes that build batches; 0: a thread of this one.
-        seed: of the order of batches and of augmentation.
+        seed: seed of the order of batches and of augmentation.
         lenient: whether utterances that turn out to be unreadable while training are left out.
         skipped: how many utterances were left out as bad.
     """
@@ -62,7 +62,7 @@ class PreparedCorpus:
         return TaskData(**own, target=task.target)
 
     def frames(self, cut: Cut) -> int:
-        """T of an utterance, as far as its duration tells."""
+        """Return the number of frames T of an utterance, computed from its duration."""
         return self.features.num_frames(cut.samples_at(self.features.sample_rate))
 
     def example_samples(self) -> Audio:
@@ -112,7 +112,7 @@ class TaskData(PreparedCorpus):
     infeasible: int = 0
 
     def with_limits(self, limits: Limits) -> TaskData:
-        """The same data in batches of other limits."""
+        """Return the same data in batches of other limits."""
         return replace(self, limits=limits)
 
     def loader(

@@ -22,7 +22,7 @@ class Span:
     """A label and its encoder frames, from `start` up to and without `end`.
 
     Attributes:
-        probability: of the label in its most probable frame.
+        probability: probability of the label in its most probable frame.
     """
 
     label: int
@@ -84,10 +84,10 @@ def words_of(spans: Sequence[Span], tokenizer: Tokenizer, frame_seconds: float, 
     """Group labels into the words that they spell, each from the beginning of its first label to the end of its last one.
 
     Args:
-        spans: of the labels, in order.
-        tokenizer: that spells them.
-        frame_seconds: between two encoder frames.
-        offset: s, added to all times.
+        spans: spans of the labels, in order.
+        tokenizer: the tokenizer that the labels belong to.
+        frame_seconds: time between two encoder frames, s.
+        offset: time added to all times, s.
     """
     groups: list[list[Span]] = []
     labels = [span.label for span in spans]

@@ -24,7 +24,7 @@ class Hypothesis:
     """One of several sequences of labels that a decoder found.
 
     Attributes:
-        labels: without blanks.
+        labels: the labels, without blanks.
         score: natural logarithm of what it is ranked by: the probability of the labels, that of the language model to its weight, ...
     """
 

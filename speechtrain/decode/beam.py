@@ -47,15 +47,15 @@ class BeamDecoder:
 
     Args:
         tokenizer: spells words.
-        beam_size: prefixes that are followed.
+        beam_size: number of prefixes that are followed.
         beam_size_token: labels that may follow each, the most probable of a frame; None: all.
-        beam_threshold: how much less probable than the best a prefix may be, in natural logarithms.
+        beam_threshold: greatest log-probability (natural) by which a prefix may be below the best one.
         lexicon: file of the words that can be recognised, one a line; behind a tab tokens may stand between spaces. None: any text.
         lm: ARPA file (or KenLM's): over words with a lexicon or a tokenizer of words, else over tokens.
-        lm_weight: of its log-probability.
-        word_score: for each word, with a lexicon.
-        hot_words: that are preferred; with a lexicon they join it.
-        hot_word_score: for each.
+        lm_weight: factor of its log-probability.
+        word_score: score added for each word, with a lexicon.
+        hot_words: words that are preferred; with a lexicon they are added to it.
+        hot_word_score: score added for each hot word.
 
     Raises:
         ConfigError: the parts do not fit, or flashlight-text is not installed.
@@ -170,8 +170,8 @@ def _trie_of(spellings: Mapping[str, Sequence[Sequence[int]]], scorer: _WordScor
 
     Args:
         spellings: labels of each word.
-        scorer: of the words, in the same order.
-        size: V.
+        scorer: scores the words, which it numbers in the same order.
+        size: number of labels, V.
         space: label of the space between words; -1: there is none.
     """
     trie = flashlight.Trie(size, space)

@@ -22,10 +22,10 @@ def between_pauses(words: Sequence[Word], samples: npt.NDArray[np.float32], samp
     2.6 % (docs/decisions/0018).
 
     Args:
-        words: in order, as `words_of` gives them.
+        words: words in order, as `words_of` returns them.
         samples: (N,) of the recording.
         sample_rate: Hz.
-        offset: s, at which the samples begin.
+        offset: time at which the samples begin, s.
     """
     if not words or not len(samples):
         return list(words)

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Alignment:
-    """When the words and tokens of a given text were said.
+    """The times at which the words and tokens of a text were spoken.
 
     Attributes:
-        duration: s, of the recording.
-        score: mean log-probability of a frame on the best path; far below that of others where text and audio do not belong together.
+        duration: duration of the recording, s.
+        score: mean log-probability per frame on the best path; a score far below others suggests that text and audio do not match.
     """
 
     words: tuple[Word, ...]
@@ -48,11 +48,11 @@ def align_text(
 
     Args:
         log_probs: (T', V) of the blank and the tokenizer's labels.
-        text: that was said.
-        tokenizer: of the model.
+        text: the text that was spoken.
+        tokenizer: tokenizer of the model.
         samples: (N,) that the outputs were computed from; words reach up to the pauses in them.
-        sample_rate: Hz of the samples.
-        frame_seconds: between two encoder frames.
+        sample_rate: sample rate of the samples, Hz.
+        frame_seconds: time between two encoder frames, s.
 
     Raises:
         DataError: the text has tokens that the model lacks, or needs more frames than the recording has.

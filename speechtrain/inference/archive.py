@@ -32,9 +32,9 @@ def write_archive(path: Path, files: Mapping[str, Path | str], facts: Mapping[st
     """Write an archive, which appears whole or not at all.
 
     Args:
-        path: of the file.
-        files: by their names in it: a file, or a text.
-        facts: for the index; `weights` names the file that a model is loaded from.
+        path: the file.
+        files: a file or a text, by its name in the archive.
+        facts: further entries of the index; `weights` names the file that a model is loaded from.
     """
     with atomically(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         sums = {}

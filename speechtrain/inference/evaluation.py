@@ -32,9 +32,9 @@ class DecoderResult:
     """Metrics and edits of one decoder.
 
     Attributes:
-        metrics: as the task computes them, without a stage.
+        metrics: metrics of the task by name, without a stage.
         edits: `words substitutions insertions deletions utterances wrong`; empty where a task has no texts.
-        decode_seconds: that decoding and counting took.
+        decode_seconds: time that decoding and counting took, s.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Evaluation:
     """The evaluation of one model on one split.
 
     Attributes:
-        results: one a decoder.
-        model_seconds: that the model took.
-        passes: batches with the model's outputs.
+        results: one result for each decoder.
+        model_seconds: time that the model took, s.
+        passes: each batch with the model's outputs for it.
     """
 
     weights: Path
@@ -68,9 +68,9 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
     """Run a model over a split and count with each decoder.
 
     Args:
-        cfg: of `conf/evaluate.yaml`.
-        overrides: of the model's config.
-        split: which.
+        cfg: config of `conf/evaluate.yaml`.
+        overrides: overrides of the model's config.
+        split: train, val or test.
 
     Raises:
         UserError: the model, the data or a decoder cannot be used, or the data have tokens that the model lacks.
@@ -147,7 +147,7 @@ def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
 
 
 def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Path]:
-    """`evaluation.json`, the predictions of each decoder, its n best and the error report; the files."""
+    """Write `evaluation.json`, the predictions of each decoder, its n best and the error report; return the files."""
     from speechtrain.files import write_json, write_text
     from speechtrain.report.reports import Finished, write_report
 

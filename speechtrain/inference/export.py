@@ -40,11 +40,11 @@ class ExportResult:
     """What an exported file measured in its own runtime.
 
     Attributes:
-        megabytes: of the file.
-        latency_ms: of an utterance alone, the median.
-        real_time_factor: seconds it takes for a second of audio, the median.
-        difference: the greatest from the model's values, relative to 1 + their size; None: the model itself.
-        metrics: as the task computes them, of the utterances that were result.
+        megabytes: size of the file in MB.
+        latency_ms: median time for an utterance alone, ms.
+        real_time_factor: median processing time per second of audio, s.
+        difference: greatest difference from the model's values, relative to 1 + their size; None for the model itself.
+        metrics: metrics of the task, over the utterances that the file was tested on.
     """
 
     kind: str
@@ -60,8 +60,8 @@ class Export:
     """A model, and the utterances that its files are tried on.
 
     Args:
-        cfg: of `conf/export.yaml`.
-        overrides: of the model's config.
+        cfg: config of `conf/export.yaml`.
+        overrides: overrides of the model's config.
 
     Raises:
         UserError: the model or the data cannot be used, or a format is not available.
@@ -297,8 +297,8 @@ def write_exports(cfg: ExportConfig, overrides: Sequence[str]) -> list[str]:
     """Write a model in the formats that are asked for, and print how each file does beside the model itself.
 
     Args:
-        cfg: of `conf/export.yaml`.
-        overrides: of the model's config.
+        cfg: config of `conf/export.yaml`.
+        overrides: overrides of the model's config.
 
     Returns:
         A message for each file that is not good; empty where all are.

@@ -23,8 +23,8 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
     Args:
         name: `last`, a run's folder, a checkpoint, an archive, a folder of MLflow's, an MLflow run id (or its first letters, or the run's
             name), or a model URI (`models:/NAME/1`, `runs:/ID/model`).
-        tracking_uri: of MLflow; None: `mlflow.db` in the current folder.
-        experiment: that run ids and names are looked for in.
+        tracking_uri: URI of MLflow; None: `mlflow.db` in the current folder.
+        experiment: MLflow experiment in which run ids and names are looked up.
 
     Raises:
         ConfigError: there is no such model.
@@ -69,7 +69,7 @@ def load(
 
     Args:
         name: see `find_model`.
-        overrides: of its `decoder` and `backend`, as typed on the command line: `"decoder=beam", "decoder.lexicon=words.txt"`.
+        overrides: overrides of its `decoder` and `backend`, as typed on the command line: `"decoder=beam", "decoder.lexicon=words.txt"`.
         trust: whether its config may name classes of other packages, which are then run.
         tracking_uri: see `find_model`.
         experiment: see `find_model`.

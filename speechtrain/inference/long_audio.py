@@ -22,10 +22,10 @@ def transcribe_long(recognizer: Recognizer, blocks: Iterable[Audio], *, window: 
     """Transcribe a long recording, and yield its texts with times from its beginning; a short one has one text.
 
     Args:
-        recognizer: of a CTC model.
+        recognizer: recognizer of a CTC model.
         blocks: samples (N,) at the model's rate, in order.
-        window: s that the model computes at once, which is also the length of the longest text.
-        nbest: see `Recognizer.transcribe`.
+        window: seconds that the model computes at once, which is also the longest that one text can span.
+        nbest: number of alternative texts, see `Recognizer.transcribe`.
     """
     step = recognizer.frame_seconds
     rate = recognizer.sample_rate

@@ -59,7 +59,7 @@ class Recognizer:
         """Load the model of a checkpoint or an archive, of either backend.
 
         Args:
-            path: of the file.
+            path: the file.
             trust: whether its config may name classes of other packages, which are then run.
             cfg: the stored config with another decoder or backend; None: as the model was trained.
             features: replace those that the config names, for a model that was not trained on audio.
@@ -98,17 +98,17 @@ class Recognizer:
 
     @property
     def sample_rate(self) -> int:
-        """Hz of the audio that the model was trained on; other audio is resampled."""
+        """Return the sample rate in Hz of the audio that the model was trained on; other audio is resampled."""
         return self.features.sample_rate
 
     @property
     def frame_seconds(self) -> float:
-        """Seconds between two encoder frames."""
+        """Return the time between two encoder frames in seconds."""
         return self.backend.describe(self.model).subsampling / self.features.frame_rate
 
     @property
     def ranks(self) -> bool:
-        """Whether the decoder gives several texts for a recording."""
+        """Return whether the decoder gives several texts for a recording."""
         return isinstance(self.task.decoder, RankingDecoder)
 
     def transcribe(self, audio: Recording, sample_rate: int | None = None, *, nbest: int = 0) -> Transcription:
@@ -116,8 +116,8 @@ class Recognizer:
 
         Args:
             audio: a file, the content of one, or samples (N,) or (N, channels) between -1 and 1.
-            sample_rate: Hz of samples; None: the model's own. Files know theirs.
-            nbest: how many texts to give as alternatives, where the decoder ranks several.
+            sample_rate: sample rate of samples, Hz; None: the model's own. Files carry their own rate.
+            nbest: number of alternative texts to return, where the decoder ranks several.
 
         Raises:
             DataError: the audio cannot be read, or is empty.
@@ -177,7 +177,7 @@ class Recognizer:
         Args:
             values: (T', V), of one utterance.
             samples: (N,) that they were computed from: times of words then reach up to the pauses around them.
-            offset: s, added to the times of words.
+            offset: time added to the times of words, s.
             nbest: see `transcribe`.
         """
         transcription = self.task.transcription(values, frame_seconds=self.frame_seconds, offset=offset, nbest=nbest)

@@ -43,8 +43,8 @@ class Service:
     """Serves a model behind a queue of requests.
 
     Args:
-        recognizer: ready.
-        cfg: as in `conf/serve.yaml`.
+        recognizer: the loaded model.
+        cfg: config of `conf/serve.yaml`.
     """
 
     def __init__(self, recognizer: Recognizer, cfg: ServeConfig) -> None:

@@ -83,7 +83,7 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
     """Transcribe a live signal: yield a text at each pause, and print the latency of labels at the end.
 
     Args:
-        recognizer: whose model passes `check_streams`.
+        recognizer: a recognizer whose model passes `check_streams`.
         blocks: samples (N,) at the model's rate, as they come.
     """
     stream = check_streams(recognizer)

@@ -45,7 +45,7 @@ class Report:
         runs: the rows.
         metrics: the columns.
         config: keys whose values are not the same in all runs, with the value of each run.
-        differences: of error rates, each run against the first.
+        differences: differences between the error rates of each run and of the first.
     """
 
     runs: list[Record]

@@ -73,7 +73,7 @@ def draw_recordings(files: Sequence[str], folder: Path, overrides: Sequence[str]
     Args:
         files: audio files.
         folder: where the pictures go.
-        overrides: of the training's config.
+        overrides: overrides of the training's config.
         trained: config of a trained model, whose features and augmentation are taken where the overrides choose no others.
 
     Raises:

@@ -49,12 +49,12 @@ class Utterance:
 
     @cached_property
     def alignment(self) -> list[Aligned]:
-        """The words, as `align_words` aligns and `Counts` counts them."""
+        """Return the words of the reference and the hypothesis, aligned."""
         return align_words(self.reference.split(), self.hypothesis.split())
 
     @cached_property
     def counts(self) -> Counts:
-        """The words, as `align_words` aligns and `Counts` counts them."""
+        """Return the numbers of errors and words of this utterance."""
         found = Counter(item.operation for item in self.alignment)
         return Counts(
             utterances=1,
@@ -67,7 +67,7 @@ class Utterance:
 
     @cached_property
     def characters(self) -> tuple[int, int]:
-        """The numbers of edits and of characters of the reference, with the spaces between words."""
+        """Return the numbers of edits and of characters of the reference, with the spaces between words."""
         reference, hypothesis = self.reference.strip(), self.hypothesis.strip()
         return Levenshtein.distance(reference, hypothesis), len(reference)
 
@@ -88,12 +88,12 @@ class Counts:
 
     @property
     def errors(self) -> int:
-        """The sum of substitutions, insertions and deletions."""
+        """Return the sum of substitutions, insertions and deletions."""
         return self.substitutions + self.insertions + self.deletions
 
     @property
     def wer(self) -> float:
-        """The errors divided by the words of the reference; without any such word 0, or infinity where something was inserted."""
+        """Return the errors divided by the words of the reference; without any such word 0, or infinity where something was inserted."""
         return self.errors / self.words if self.words else (math.inf if self.errors else 0.0)
 
 

@@ -32,7 +32,7 @@ class Inspection:
         facts: durations, speakers and texts of each split that is not empty.
         shared: see `shared_between_splits`.
         duplicates: groups of ids with the same samples, in all splits.
-        infeasible: of each split, the utterances that the chosen model cannot align.
+        infeasible: utterances of each split that the chosen model cannot align.
         model: the config's model.
         profile: what the model costs on this machine, if that was asked for.
     """

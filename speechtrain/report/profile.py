@@ -40,7 +40,7 @@ class Cost:
 
     @property
     def real_time_factor(self) -> float:
-        """The time of the pass divided by the duration of the signal."""
+        """Return the time of the pass divided by the duration of the signal."""
         return self.latency_ms / 1000 / self.seconds
 
 

@@ -42,7 +42,7 @@ class SweepPlan:
 
     Attributes:
         study_name: name of the study, given or derived from the sweep.
-        folder: of the sweep.
+        folder: folder of the sweep.
         space: what is searched.
         first: assignments of the first slots, complete or in part; all of them for a grid.
         n_trials: slots of the study.

@@ -46,9 +46,9 @@ def launch_in_pool(
     Args:
         job_overrides: the command line of each job.
         first: number of the first job.
-        hydra_context: of the sweep.
+        hydra_context: Hydra's context of the sweep.
         task_function: the program.
-        config: of the sweep.
+        config: config of the sweep.
     """
     from speechtrain.sweep.workers.pool import Pool
 

@@ -124,7 +124,7 @@ def _refuse_private_storage(url: str, executor: Executor) -> None:
     """Refuse a storage in memory for jobs in several processes.
 
     Raises:
-        ConfigError: that is what was asked for.
+        ConfigError: the storage is in memory and the jobs run in several processes.
     """
     if executor.size > 1 and (url.startswith("memory:") or ":memory:" in url):
         message = f"{url} is not seen by the {executor.size} processes of n_jobs"
@@ -158,11 +158,11 @@ class TrialLoop:
 
     Args:
         options: `hydra.sweeper`.
-        plan: of the sweep.
+        plan: plan of the sweep.
         study: where trials are claimed.
         executor: runs the jobs.
         reporter: shows what happens.
-        recorder: of the sweep's own run; None: there is none.
+        recorder: recorder of the sweep's own run; None if there is none.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ def tune_decoder(cfg: EvaluateConfig, overrides: Sequence[str]) -> list[str]:
 
     Args:
         cfg: the config of `conf/evaluate.yaml`.
-        overrides: of the model's config; ranges of `decoder.*` are searched.
+        overrides: overrides of the model's config; ranges of `decoder.*` are searched.
 
     Returns:
         The overrides with the best values in place of the ranges.

@@ -53,27 +53,27 @@ class Ops(Protocol):
     framework: Any
 
     def ctc(self, log_probs: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:
-        """CTC loss (B,) of (B, T', V), blank 0; 0 where no alignment exists."""
+        """Return the CTC loss (B,) of (B, T', V), blank 0; 0 where no alignment exists."""
         ...
 
     def mask(self, lengths: Array, like: Array) -> Array:
-        """(B, T) in float32: 1 inside each row of another array (B, T, ...), 0 behind its end."""
+        """Make a mask (B, T) in float32: 1 inside each row of another array (B, T, ...), 0 behind its end."""
         ...
 
     def one_hot(self, labels: Array, size: int) -> Array:
-        """(B,) of whole numbers -> (B, size) in float32."""
+        """Map (B,) of whole numbers to (B, size) in float32."""
         ...
 
     def constant(self, values: Any, like: Array) -> Array:
-        """An array of numbers in float32, where another one is."""
+        """Return an array of numbers in float32, on the device of another one."""
         ...
 
     def sum(self, values: Array, axis: int | tuple[int, ...]) -> Array:
-        """Over one axis or several."""
+        """Reduce over one axis or several."""
         ...
 
     def mean(self, values: Array, axis: int | tuple[int, ...]) -> Array:
-        """Over one axis or several."""
+        """Reduce over one axis or several."""
         ...
 
     def absolute(self, values: Array) -> Array:
@@ -81,7 +81,7 @@ class Ops(Protocol):
         ...
 
     def where(self, condition: Array, yes: Array, no: Array) -> Array:
-        """Of each place the one or the other."""
+        """Choose each value from one array or the other by a condition."""
         ...
 
 
@@ -105,9 +105,9 @@ class Sample:
     """What was found of an utterance, beside what was wanted.
 
     Attributes:
-        reference, hypothesis: as text; empty where a task has none.
-        confidence: that it is right, from 0 to 1; None: not asked for.
-        words: of the hypothesis, each with its own confidence.
+        reference, hypothesis: texts; empty where a task has none.
+        confidence: probability that the hypothesis is right, from 0 to 1; None if it was not requested.
+        words: words of the hypothesis, each with its own confidence.
         measures: metrics of this utterance alone.
         arrays: what pictures are made of, by name.
     """
@@ -150,10 +150,10 @@ class Scorer(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """Metrics without their stage: `loss`, `cer`, ..."""
+        """Return the metrics by name without the stage, such as `loss` and `cer`."""
 
     def totals(self) -> Any:
-        """What was counted, to be added to another's count; needed where a run trains on several devices."""
+        """Return the counts, to be added to those of another process; needed where a run trains on several devices."""
         raise NotImplementedError(f"{type(self).__name__} has no totals(), which training on several devices needs")
 
     def add(self, totals: Any) -> None:
@@ -192,7 +192,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def head(self) -> Head:
-        """What stands on the encoder."""
+        """Describe the head that is put on the encoder."""
 
     def transcription(
         self,
@@ -217,11 +217,11 @@ class Task(ABC):
 
     @abstractmethod
     def target(self, reference: Reference) -> Target:
-        """What an utterance is to give: labels (L,) of whole numbers, or frames (L, C) of float32."""
+        """Return the target of an utterance: labels (L,) of whole numbers, or frames (L, C) of float32."""
 
     @abstractmethod
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:
-        """Of each utterance, summed over its targets, (B,); 0 for one without targets.
+        """Compute the loss of each utterance (B,), summed over its targets; 0 for one without targets.
 
         A training step divides the sum over the batch by the number of its targets (`target_lengths`).
 
@@ -234,12 +234,12 @@ class Task(ABC):
         """
 
     def regularised(self, ops: Ops, losses: Array, values: Array, lengths: Array) -> Array:  # noqa: ARG002
-        """The losses (B,) that are trained on, where they are others than those that are reported."""
+        """Return the losses (B,) to train on, where they differ from those that are reported."""
         return losses
 
     @abstractmethod
     def scorer(self, *, detailed: bool = False) -> Scorer:
-        """A fresh count; `detailed`: with what its samples have beyond texts."""
+        """Return a new scorer; `detailed`: its samples hold more than texts."""
 
     def learn(self, references: Sequence[str]) -> None:  # noqa: B027
         """Take what must be known of the training texts, such as how frequent each class is; before training."""
@@ -250,11 +250,11 @@ class Task(ABC):
         target_lengths: npt.NDArray[np.int64],
         repeats: npt.NDArray[np.int64],  # noqa: ARG002
     ) -> npt.NDArray[np.bool_]:
-        """Which utterances (B,) cannot be learnt with that many encoder frames, labels, and equal neighbours among these."""
+        """Return which utterances (B,) cannot be learnt with that many encoder frames, labels, and equal neighbours among these."""
         return np.zeros(len(target_lengths), dtype=bool)
 
     def direction(self, metric: str) -> Direction:
-        """Which way `stage/metric` is better.
+        """Return the direction in which `stage/metric` is better.
 
         Raises:
             KeyError: the task has no such metric.

@@ -1,4 +1,4 @@
-"""From the config to a task."""
+"""Builds the task and the decoder that a config names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def build_decoder(node: Component, tokenizer: Tokenizer) -> Decoder:
-    """The decoder that a node names, with the tokenizer if it takes that."""
+    """Build the decoder that a node names, with the tokenizer if it takes one."""
     try:
         takes = signature(str(node["_target_"]))
     except (UnknownTargetError, SyntaxError):
@@ -28,11 +28,11 @@ def build_decoder(node: Component, tokenizer: Tokenizer) -> Decoder:
 
 
 def build_task(cfg: ExperimentConfig, *, tokenizer: Tokenizer, input_size: int, target_size: int = 0) -> Task:
-    """The task that a config names, given what it takes of these and the decoder.
+    """Build the task that a config names, with those of the arguments and the decoder that it takes.
 
     Args:
         cfg: composed.
-        tokenizer: of the texts.
+        tokenizer: tokenizer of the texts.
         input_size: F.
         target_size: C of the signals that are wanted; 0: there are none.
     """

@@ -66,11 +66,11 @@ class Classification(Task):
 
     @property
     def head(self) -> Head:
-        """One frame of log-probabilities."""
+        """Describe a head of one frame of log-probabilities per utterance."""
         return Head(len(self.classes), pool=self.pool)
 
     def learn(self, references: Sequence[str]) -> None:
-        """How frequent each class is, for balanced weights."""
+        """Count each class in the training targets, for balanced weights."""
         if not self._balanced:
             return
         counts = Counter(label for text in references for label in self.tokenizer.encode(text))
@@ -78,11 +78,11 @@ class Classification(Task):
             self.weights[label] = counts.total() / (len(counts) * count)
 
     def target(self, reference: Reference) -> npt.NDArray[np.int64]:
-        """The class (1,); nothing for a text that is none of them."""
+        """Return the label of the class (1,); an empty array (0,) for a text that is no class."""
         return np.array(self.tokenizer.encode(reference.text)[:1], dtype=np.int64)
 
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:  # noqa: ARG002
-        """In nats, weighted; with label smoothing each class by its own weight, as PyTorch does."""
+        """Compute the weighted loss (B,) in nats; with label smoothing each class has its own weight, as in PyTorch."""
         share = self.label_smoothing / len(self.classes)
         wanted = (1 - self.label_smoothing) * ops.one_hot(targets[:, 0], len(self.classes)) + share
         losses = -ops.sum(wanted * ops.constant(self.weights, like=values) * values[:, 0], axis=1)
@@ -108,7 +108,7 @@ class Classification(Task):
         return Transcription(self.classes[best], float(probabilities[best]))
 
     def scorer(self, *, detailed: bool = False) -> Scorer:
-        """A fresh count; with the probabilities of all classes if it is detailed."""
+        """Return a new scorer; its samples hold the probabilities of all classes if it is detailed."""
         return ClassificationScorer(self.tokenizer, detailed=detailed)
 
 
@@ -124,7 +124,7 @@ class ClassificationScorer(Scorer):
         self.samples: list[Sample] = []
 
     def update(self, batch: Batch, outputs: Outputs) -> None:
-        """Count a batch."""
+        """Add the predictions for a batch to the counts."""
         self._loss += float(outputs.losses.sum())
         probabilities = np.exp(outputs.values[:, 0])
         for row, (utterance, text) in enumerate(zip(batch.ids, batch.texts, strict=True)):
@@ -138,18 +138,18 @@ class ClassificationScorer(Scorer):
             self.samples.append(Sample(utterance, reference, hypothesis, confidence, ((hypothesis, confidence or 0.0),), arrays=arrays))
 
     def totals(self) -> tuple[float, npt.NDArray[np.int64], list[Sample]]:
-        """The loss, the confusions, the samples."""
+        """Return the loss, the confusion matrix and the samples."""
         return self._loss, self.confusion, self.samples
 
     def add(self, totals: tuple[float, npt.NDArray[np.int64], list[Sample]]) -> None:
-        """Of another process."""
+        """Add the counts of another process."""
         loss, confusion, samples = totals
         self._loss += loss
         self.confusion += confusion
         self.samples += samples
 
     def compute(self) -> dict[str, float]:
-        """`loss` in nats, `accuracy`, `precision`, `recall`, `f1`."""
+        """Compute `loss` in nats, `accuracy`, `precision`, `recall` and `f1`."""
         count = int(self.confusion.sum())
         if count == 0:
             return {}

@@ -52,20 +52,20 @@ class Ctc(Task):
 
     @property
     def head(self) -> Head:
-        """Log-probabilities of the vocabulary with the blank; all alignments are equally likely at first where that helps."""
+        """Describe a head of log-probabilities of the blank and the vocabulary, all equally likely at first where that helps."""
         return Head(len(self.tokenizer.vocabulary), zero_init=True)
 
     def target(self, reference: Reference) -> npt.NDArray[np.int64]:
-        """The labels (L,) of the text."""
+        """Return the labels (L,) of an utterance's text."""
         labels = getattr(self.tokenizer, "labels", self.tokenizer.encode)(reference.text)
         return np.asarray(labels, dtype=np.int64)
 
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:
-        """In nats; 0 with gradient 0 where no alignment exists."""
+        """Compute the loss (B,) in nats; 0 with gradient 0 where no alignment exists."""
         return ops.ctc(values, lengths, targets, target_lengths)
 
     def regularised(self, ops: Ops, losses: Array, values: Array, lengths: Array) -> Array:
-        """With the share of label smoothing; still 0 where no alignment exists."""
+        """Add the share of label smoothing to the losses (B,); still 0 where no alignment exists."""
         if not self.label_smoothing:
             return losses
         # of equal probabilities from those found, up to a constant: log-probabilities far below the others pull hardest
@@ -76,7 +76,7 @@ class Ctc(Task):
     def infeasible(
         self, lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
-        """Which utterances (B,) have fewer frames than labels plus the blanks that part equal neighbours."""
+        """Return which utterances (B,) have fewer frames than labels plus the blanks that part equal neighbours."""
         return lengths < target_lengths + repeats
 
     def transcription(self, values: npt.NDArray[np.float32], *, frame_seconds: float, offset: float = 0.0, nbest: int = 0) -> Transcription:
@@ -93,7 +93,7 @@ class Ctc(Task):
         return Transcription(self.tokenizer.decode(labels).strip(), confidence, tuple(words), alternatives)
 
     def scorer(self, *, detailed: bool = False) -> Scorer:
-        """A fresh count; with confidences if it is detailed."""
+        """Return a new scorer; its samples hold confidences if it is detailed."""
         return CtcScorer(self.tokenizer, self.decoder, detailed=detailed)
 
 
@@ -124,18 +124,18 @@ class CtcScorer(Scorer):
             self.samples.append(sample)
 
     def totals(self) -> tuple[float, int, list[Sample]]:
-        """The loss, its labels, the samples."""
+        """Return the summed loss, the number of labels and the samples."""
         return self._loss, self._labels, self.samples
 
     def add(self, totals: tuple[float, int, list[Sample]]) -> None:
-        """Of another process."""
+        """Add the counts of another process."""
         loss, labels, samples = totals
         self._loss += loss
         self._labels += labels
         self.samples += samples
 
     def compute(self) -> dict[str, float]:
-        """`loss` in nats a label, `cer`, `wer`, `exact`; with phonemes as tokens `per` besides, which is `wer` then."""
+        """Compute `loss` in nats per label, `cer`, `wer` and `exact`; with phonemes as tokens also `per`, which then equals `wer`."""
         if not self.samples:
             return {}
         references = [sample.reference for sample in self.samples]
@@ -154,18 +154,18 @@ class CtcScorer(Scorer):
 
 
 def word_confidences(log_probs: npt.NDArray[np.float32], labels: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, float]]:
-    """Words of the text that labels spell, each with the probability that all its labels are right, taken as independent.
+    """Return the words of the text that labels spell, each with the probability that all its labels are right, taken as independent.
 
     Args:
         log_probs: (T', V).
-        labels: as decoded.
+        labels: the decoded labels, without blanks.
         tokenizer: spells them.
     """
     return [(word.text, word.confidence) for word in words_of(spans_of(log_probs, labels), tokenizer, 1.0)]
 
 
 def overall_confidence(words: Sequence[tuple[str, float]], log_probs: npt.NDArray[np.float32]) -> float:
-    """The share of the words that is expected to be right; where there are none, the probability that nothing was said in any frame."""
+    """Return the expected share of correct words; without any word, the probability that nothing was said in any frame."""
     if words:
         return float(np.mean([confidence for _, confidence in words]))
     return float(np.exp(log_probs.max(-1).sum())) if len(log_probs) else 1.0

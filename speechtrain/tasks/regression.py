@@ -72,16 +72,16 @@ class Regression(Task):
 
     @property
     def head(self) -> Head:
-        """C values for each frame that went in."""
+        """Describe a head of C values for each input frame."""
         return Head(self.target_size, log_softmax=False, per_input_frame=True)
 
     def target(self, reference: Reference) -> npt.NDArray[np.float32]:
-        """The signal (T, C)."""
+        """Return the target signal (T, C) of an utterance."""
         assert reference.signal is not None
         return reference.signal()
 
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:  # noqa: ARG002
-        """Mean over channels, summed over frames."""
+        """Compute the loss (B,) of each utterance, averaged over channels and summed over frames."""
         error = ops.absolute(values - targets)
         if self.criterion == "mse":
             each = error * error
@@ -93,7 +93,7 @@ class Regression(Task):
         return ops.sum(ops.mean(each, axis=2) * ops.mask(target_lengths, targets), axis=1)
 
     def scorer(self, *, detailed: bool = False) -> Scorer:
-        """A fresh count; with measures of each utterance, and the signals of some, if it is detailed."""
+        """Return a new scorer; if it is detailed, with the measures of each utterance and the signals of some."""
         return RegressionScorer(self.mixture_channel, detailed=detailed)
 
 
@@ -116,7 +116,7 @@ class SignalTotals:
 
     @classmethod
     def of(cls, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> SignalTotals:
-        """Of two signals of one shape."""
+        """Compute the sums over two signals of the same shape."""
         if wanted.size == 0:
             return cls()
         first, second = wanted.astype(np.float64).ravel(), found.astype(np.float64).ravel()
@@ -172,7 +172,7 @@ class SignalTotals:
 
 
 def decibels(signal: float, noise: float) -> float:
-    """Of two energies, within +-`LIMIT_DB`; 0 where both are nothing."""
+    """Return the ratio of two energies in dB, within +-`LIMIT_DB`; 0 where both are 0."""
     if signal <= _ZERO and noise <= _ZERO:
         return 0.0
     if noise <= _ZERO:
@@ -191,7 +191,7 @@ class RegressionScorer(Scorer):
         self.samples: list[Sample] = []
 
     def update(self, batch: Batch, outputs: Outputs) -> None:
-        """Count a batch."""
+        """Add the outputs for a batch to the sums."""
         self._loss += float(outputs.losses.sum())
         for row, utterance in enumerate(batch.ids):
             frames = int(batch.target_lengths[row])
@@ -211,11 +211,11 @@ class RegressionScorer(Scorer):
             self.samples.append(Sample(utterance, measures=measures if self._detailed else {}, arrays=keep))
 
     def totals(self) -> tuple[Any, ...]:
-        """The loss, its frames, the sums, the samples."""
+        """Return the summed loss, the number of frames, the sums and the samples."""
         return self._loss, self._frames, self._totals, self._before, self.samples
 
     def add(self, totals: tuple[Any, ...]) -> None:
-        """Of another process."""
+        """Add the counts of another process."""
         loss, frames, sums, before, samples = totals
         self._loss += loss
         self._frames += frames
@@ -224,7 +224,7 @@ class RegressionScorer(Scorer):
         self.samples += samples
 
     def compute(self) -> dict[str, float]:
-        """`loss` a frame, and the metrics of `SignalTotals`; `snr_gain_db` where the signals are mixed in a channel."""
+        """Compute the `loss` per frame and the metrics of `SignalTotals`; also `snr_gain_db` where an input channel is the mixture."""
         if not self.samples:
             return {}
         found = {"loss": self._loss / max(1, self._frames), **self._totals.metrics()}

@@ -84,7 +84,7 @@ class RunRecorder:
 
     @property
     def run_ids(self) -> dict[str, str]:
-        """The ids of the run, by tracker."""
+        """Return the ids of the run, by tracker."""
         return dict(read_run_file(self.folder).get("run_ids", {}))
 
     def epochs(self, every_n_steps: int | None) -> Callback:
@@ -146,7 +146,7 @@ class RunRecorder:
 
     @property
     def wants_model(self) -> bool:
-        """Whether one of the trackers keeps models."""
+        """Return whether one of the trackers keeps models."""
         return any(tracker.keeps_models for tracker in self.trackers.values())
 
     def model(self, weights: Path, data: PreparedCorpus, facts: Mapping[str, float]) -> None:
@@ -163,7 +163,7 @@ class RunRecorder:
 
 
 def _hides_interrupt(error: BaseException) -> bool:
-    """Whether Ctrl-C struck a library while it put something in order, which then failed with an error of its own (OmegaConf does).
+    """Return whether Ctrl-C struck a library while it put something in order, which then failed with an error of its own (OmegaConf does).
 
     An error of this package tells the truth itself: a process that died, for example, interrupts the one that waits for it.
     """
@@ -180,7 +180,7 @@ def recorded(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Iterat
     Args:
         cfg: the run's config.
         folder: the run's folder.
-        request: what is asked of the run besides.
+        request: overrides, tags and parents of the run.
     """
     trackers: dict[str, Tracker] = {name: build("tracking", child) for name, child in cfg.tracking.items()}
     infos = _run_infos(cfg, folder, request)

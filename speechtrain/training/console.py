@@ -32,7 +32,7 @@ class ConsoleProgress(Callback):
     """Shows a progress bar on a terminal, and prints one line an epoch anywhere.
 
     Args:
-        history: of the run; it receives each epoch before this does.
+        history: history of the run; it receives each epoch before this callback.
         metric: the metric whose best epochs are marked.
         names: metrics of the validation data in the line, without the stage.
     """

@@ -24,7 +24,7 @@ DEVIATION = "_std"
 
 
 def is_cross_validation(cfg: ExperimentConfig | DictConfig) -> bool:
-    """Whether a config asks for all its folds."""
+    """Return whether a config asks for all its folds."""
     return cfg.data.folds is not None and cfg.data.fold is None
 
 
@@ -37,7 +37,7 @@ def cross_validate(
     """Train every fold, in `fold_0`, `fold_1`, ... of the run's folder; those that a resumed run has finished are not trained again.
 
     Args:
-        cfg: of the run, with `data.folds`.
+        cfg: config of the run, with `data.folds`.
         train_fold: trains one fold.
         request: what the parent run was asked for; the folds are runs under it in the trackers.
         after_fold: called with the results so far after each fold.

@@ -68,7 +68,7 @@ class History(Callback):
         return statistics.fmean(values) if values else None
 
     def improved_within(self, metric: str, epochs: int) -> bool:
-        """Whether the best value was reached in the last `epochs` epochs."""
+        """Return whether the best value was reached in the last `epochs` epochs."""
         best = self.best(metric)
         return best is not None and best[0] >= len(self.epochs) - epochs
 

@@ -29,7 +29,7 @@ class Rerun:
 
     Args:
         cfg: the composed config, with `rerun` and the trackers.
-        overrides: as typed.
+        overrides: overrides as typed on the command line.
 
     Raises:
         ConfigError: there is no such run, it cannot be repeated, or an override does not fit it.
@@ -59,7 +59,7 @@ class Rerun:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags that name the repeated run in the trackers."""
+        """Return the tags that name the repeated run in the trackers."""
         return {"speechtrain.rerun_of": self.before.id}
 
     def print_differences(self) -> None:

@@ -49,7 +49,7 @@ class Experiment:
 
     @property
     def info(self) -> ModelInfo:
-        """Size and context of the model."""
+        """Return the size and the context of the model."""
         return self.backend.describe(self.model)
 
 
@@ -62,9 +62,9 @@ class Evaluation:
     """What a trained model reaches on the validation and the test data.
 
     Attributes:
-        metrics: by `split/name`.
-        samples: of the test data if there are any, else of the validation data.
-        split: which of them the samples are of.
+        metrics: values of the metrics by `split/name`.
+        samples: samples of the test data if there are any, else of the validation data.
+        split: the split that the samples belong to.
         unreadable: how many utterances could not be read, those of the training data included.
     """
 
@@ -214,7 +214,7 @@ def count(run: Experiment, *, measure_latency: bool) -> dict[str, float]:
 
 
 def _latency_ms(run: Experiment) -> float:
-    """Milliseconds that the model takes for one second of features alone in a batch: the median of 10 passes."""
+    """Return the milliseconds that the model takes for one second of features alone in a batch: the median of 10 passes."""
     from speechtrain.data.batches import silence
 
     features, lengths = silence(run.data.features, seconds=1.0)
@@ -409,7 +409,7 @@ def run_rank(cfg: ExperimentConfig, folder: Path, resume_from: Path | None) -> N
     """Train as one rank of a run that another process on this machine has begun; nothing is tracked or printed.
 
     Args:
-        cfg: as that process has written it.
+        cfg: the config as that process wrote it.
         folder: the folder of the run.
         resume_from: the checkpoint that the run is resumed from.
     """

@@ -31,7 +31,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
     """Sets the learning rate and the random state of each step, computes the metrics of each epoch, and passes events on.
 
     Args:
-        plan: of the training.
+        plan: plan of the training.
         optimizer: the one that makes the steps, inside of any loss scaling.
         peak: its learning rate where the schedule's factor is 1; a resumed optimizer has the rate that it was stopped at.
         callbacks: receive the events.
@@ -220,7 +220,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes the best k checkpoints, the last one, and one every n epochs.
 
     Args:
-        plan: of the training.
+        plan: plan of the training.
         write: writes a file, given its path, the epoch, the state of this callback, and that of an epoch which is not over.
         state: what this callback had in the run that is resumed.
     """

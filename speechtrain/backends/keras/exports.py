@@ -40,7 +40,7 @@ def to_tflite(model: SpeechModel, path: Path, options: Conversion, *, int8: bool
     whole numbers, by ranges that the representative utterances have shown; inputs and outputs stay floating-point.
 
     Args:
-        model: whose recurrent layers are left unrolled.
+        model: the model; its recurrent layers are left unrolled.
         path: the file.
         options: frames and representative utterances.
         int8: whether to quantise.

@@ -74,10 +74,10 @@ class Feed:
 
     Args:
         loader: the training batches.
-        shapes: how they are padded.
+        shapes: the shapes that batches are padded to.
         views: differently augmented copies of an utterance in a batch.
         epochs: numbers of the epochs.
-        done: how many batches of the first epoch are skipped.
+        done: number of batches of the first epoch that are skipped.
 
     Attributes:
         pending: batches that were yielded and not yet trained on, the oldest first.

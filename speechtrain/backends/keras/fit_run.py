@@ -25,7 +25,7 @@ class FitRun:
     Args:
         model: trained in place.
         step: the model with the loss of its task.
-        plan: of the training.
+        plan: plan of the training.
         callbacks: receive the events, and may ask to stop.
         train: training batches.
         validate: computes the metrics of a pass over the validation data; None: there is none.

@@ -18,7 +18,7 @@ def frame_mask(lengths: Any, frames: Any) -> Any:
 
 
 def counted(lengths: Any, frames: Any) -> Any:
-    """(B, T) of booleans: the frames that a batch has without the padding added to reach a shape that is compiled already.
+    """Return booleans (B, T) that mark the frames of a batch without the padding added to reach a shape that is compiled already.
 
     Statistics of a batch go by these, so that such padding changes nothing.
     """
@@ -27,7 +27,7 @@ def counted(lengths: Any, frames: Any) -> Any:
 
 
 def uniform(fan_in: int) -> Any:
-    """Numbers from +-1/sqrt(fan_in), as PyTorch draws weights and biases of linear, convolution and recurrent layers.
+    """Return numbers from +-1/sqrt(fan_in), as PyTorch draws weights and biases of linear, convolution and recurrent layers.
 
     One for each weight: an initializer of Keras draws the same numbers each time.
     """
@@ -36,12 +36,12 @@ def uniform(fan_in: int) -> Any:
 
 
 def linear(inputs: int, outputs: int) -> Any:
-    """An affine map of the last axis."""
+    """Make an affine map of the last axis."""
     return keras.layers.Dense(outputs, kernel_initializer=uniform(inputs), bias_initializer=uniform(inputs))
 
 
 def conv(inputs: int, outputs: int, kernel_size: int, *, dilation: int = 1) -> Any:
-    """A 1-D convolution over time without bias, as many frames out as in; the kernel is odd."""
+    """Make a 1-D convolution over time without bias that keeps the number of frames; the kernel size is odd."""
     return keras.layers.Conv1D(
         outputs, kernel_size, dilation_rate=dilation, padding="same", use_bias=False, kernel_initializer=uniform(inputs * kernel_size)
     )
@@ -63,7 +63,7 @@ class Depthwise(keras.layers.Layer):  # type: ignore[misc]
         )
 
     def call(self, x: Any) -> Any:
-        """(B, T, D) -> (B, T', D)."""
+        """Map (B, T, D) to (B, T', D)."""
         return self.conv(ops.pad(x, ((0, 0), (self.padding, self.padding), (0, 0))))
 
 
@@ -74,7 +74,7 @@ class BatchNorm(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def build(self, input_shape: Any) -> None:
-        """A scale, a shift and two running means a channel."""
+        """Make a scale, a shift and two running statistics per channel."""
         shape = (input_shape[-1],)
         self.gamma = self.add_weight(shape, initializer="ones", name="gamma")
         self.beta = self.add_weight(shape, initializer="zeros", name="beta")
@@ -82,7 +82,7 @@ class BatchNorm(keras.layers.Layer):  # type: ignore[misc]
         self.variance = self.add_weight(shape, initializer="ones", trainable=False, name="variance", autocast=False)
 
     def call(self, x: Any, seen: Any, training: bool | None = None) -> Any:
-        """(B, T, D) -> (B, T, D); statistics over the frames of `seen` (B, T)."""
+        """Map (B, T, D) to (B, T, D); statistics over the frames of `seen` (B, T)."""
         mean, variance = ops.convert_to_tensor(self.mean), ops.convert_to_tensor(self.variance)
         if training:
             wide = ops.cast(x, mean.dtype)
@@ -98,7 +98,7 @@ class BatchNorm(keras.layers.Layer):  # type: ignore[misc]
 
 
 def layer_norm() -> Any:
-    """Layer norm with PyTorch's constant."""
+    """Make a layer norm with PyTorch's epsilon."""
     return keras.layers.LayerNormalization(epsilon=1e-5)
 
 
@@ -118,10 +118,10 @@ class Encoder(keras.layers.Layer):  # type: ignore[misc]
     causal: bool = False
 
     def get_build_config(self) -> None:
-        """Nothing: a loaded model makes its weights by a first pass, as a new one does."""
+        """Return nothing: a loaded model makes its weights in a first pass, as a new one does."""
 
     def output_lengths(self, lengths: Any) -> Any:
-        """Encoder frames (B,) of input frames (B,), arrays or tensors of whole numbers."""
+        """Return the numbers of encoder frames (B,) for numbers of input frames (B,), as arrays or tensors of integers."""
         return (lengths + self.subsampling - 1) // self.subsampling
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
@@ -134,8 +134,8 @@ class ConvStem(keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         input_size: F.
-        channels: of each layer.
-        time_strides: of each layer.
+        channels: channels of each layer.
+        time_strides: time strides of each layer.
         output_size: D of a linear layer on what is left of the mels.
     """
 
@@ -162,7 +162,7 @@ class ConvStem(keras.layers.Layer):  # type: ignore[misc]
 
     @property
     def receptive_field(self) -> int:
-        """Input frames that an output frame depends on."""
+        """Return how many input frames an output frame depends on."""
         field, stride = 1, 1
         for step in self.time_strides:
             field += 2 * stride
@@ -176,7 +176,7 @@ class ConvStem(keras.layers.Layer):  # type: ignore[misc]
         return lengths
 
     def call(self, features: Any, lengths: Any) -> Any:
-        """(B, T, F) -> (B, T', D), lengths'."""
+        """Map features (B, T, F) to encoder frames (B, T', D), and their lengths (B,) to those of the output."""
         x = features[:, :, :, None]  # (B, T, F, 1)
         for layer, stride in zip(self.convs, self.time_strides, strict=True):
             lengths = (lengths + stride - 1) // stride

@@ -14,7 +14,7 @@ from speechtrain.backends.keras.layers import frame_mask
 
 
 def named(name: str, *, compiled: bool) -> Callable[[Any, Any, Any, Any], Any]:
-    """The loss of that name, by the fastest kernel of the engine; `compiled`: XLA has to know it."""
+    """Return the loss of that name, by the fastest kernel of the engine; `compiled`: XLA has to know it."""
     if name == "ctc" and keras.config.backend() == TENSORFLOW and not compiled:
         return partial(ctc, native=True)
     found: Callable[[Any, Any, Any, Any], Any] = globals()[name]
@@ -22,7 +22,7 @@ def named(name: str, *, compiled: bool) -> Callable[[Any, Any, Any, Any], Any]:
 
 
 def consistency(log_probs: Any, lengths: Any) -> Any:
-    """Divergence between two views, summed over frames, (B,): each view learns from the other, which stands still meanwhile.
+    """Return the divergence (B,) between two views, summed over frames; each view learns from the other, which gets no gradient.
 
     Half of the symmetric Kullback-Leibler divergence of CR-CTC (Yao et al. 2024, equation 3).
 
@@ -41,7 +41,7 @@ def _divergence(truth: Any, found: Any) -> Any:
 
 
 def ctc(log_probs: Any, lengths: Any, targets: Any, target_lengths: Any, *, native: bool = False) -> Any:
-    """CTC loss of each utterance in nats, in float32; 0 with gradient 0 where no alignment exists.
+    """Return the CTC loss of each utterance in nats, in float32; 0 with gradient 0 where no alignment exists.
 
     Args:
         log_probs: (B, T', V), normalised, blank 0.

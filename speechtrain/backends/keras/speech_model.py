@@ -43,7 +43,7 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
         self._around = _Steps()
 
     def call(self, features: Any, feature_lengths: Any, training: bool | None = None) -> tuple[Any, Any]:
-        """(B, T, F), (B,) -> what the head gives (B, T', V) and its frames (B,)."""
+        """Map features (B, T, F) and lengths (B,) to the head's values (B, T', V) and their lengths (B,)."""
         encoded, lengths = self.encoder(features, feature_lengths, training=training)
         if self.spec.pool is not None:
             encoded, lengths = pooled(encoded, lengths, self.spec.pool)
@@ -56,17 +56,17 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
         return ops.roll(values, -1, axis=-1) if self.blank_last else values, lengths
 
     def make_weights(self) -> None:
-        """All weights, by a first pass over nothing."""
+        """Make all weights in a first pass over zeros."""
         frames = 4 * self.encoder.subsampling
         features = ops.zeros((1, frames, self.input_size), dtype="float32")
         self(features, ops.convert_to_tensor([frames], dtype="int32"), training=False)
 
     def random_states(self) -> list[Any]:
-        """What dropout is drawn from."""
+        """Return the random states that dropout is drawn from."""
         return [variable for variable in self.non_trainable_variables if variable.path.endswith("seed_generator_state")]
 
     def step(self, task: Task, *, compiled: bool) -> Step:
-        """The model with a task's loss around it; one for each task, so that what it has compiled is used again."""
+        """Return the model with a task's loss around it, always the same one for a task, so that it is compiled once."""
         key = (task, compiled)
         if key not in self._around.made:
             self._around.made[key] = Step(self, task, compiled=compiled)
@@ -88,7 +88,7 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
         }
 
     def with_blank_last(self) -> SpeechModel:
-        """A copy that gives the blank behind the other labels."""
+        """Return a copy that gives the blank behind the other labels."""
         copy = SpeechModel.from_config({**self.get_config(), "blank_last": True})
         copy.set_weights(self.get_weights())
         return copy
@@ -104,7 +104,7 @@ class SpeechModel(keras.Model):  # type: ignore[misc]
 
 
 def pooled(x: Any, lengths: Any, how: str) -> tuple[Any, Any]:
-    """(B, T', D), (B,) -> (B, 1, D) over the frames inside each row (`mean`, `max`) or of its last one (`last`), and lengths of 1."""
+    """Pool (B, T', D) to (B, 1, D) over the frames of each row (`mean`, `max`), or take its last frame (`last`); lengths become 1."""
     lengths = ops.maximum(ops.cast(lengths, "int32"), 1)
     if how == "last":
         found = ops.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
@@ -166,7 +166,7 @@ class Step(keras.Model):  # type: ignore[misc]
         self.built = True
 
     def call(self, batch: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
-        """`values` (B, T', V), `lengths` (B,), `losses` (B,)."""
+        """Compute `values` (B, T', V), `lengths` (B,) and `losses` (B,)."""
         values, lengths = self.model(batch["features"], batch["feature_lengths"], training=training)
         found = self._loss(values, lengths, batch["targets"], batch["target_lengths"])
         return {"values": values, "lengths": lengths, "losses": found}
@@ -179,7 +179,7 @@ class Step(keras.Model):  # type: ignore[misc]
         sample_weight: Any = None,  # noqa: ARG002
         training: bool = True,  # noqa: ARG002
     ) -> Any:
-        """Mean loss a target, so that neither the batch's size nor its padding weighs."""
+        """Return the mean loss per target, so that neither the batch size nor padding weighs."""
         total = ops.sum(self._regularised(y_pred["losses"], y_pred["values"], y_pred["lengths"]))
         if self._consistency:
             # summed over both views like the CTC loss, of which it takes the share that the paper gives it
@@ -187,5 +187,5 @@ class Step(keras.Model):  # type: ignore[misc]
         return total / ops.cast(ops.maximum(ops.sum(x["target_lengths"]), 1), total.dtype)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:  # noqa: ARG002
-        """Of this batch: the loss, and what an epoch's mean is made of."""
+        """Return the loss of this batch, and the sums from which the mean of an epoch is computed."""
         return {"loss": self.compute_loss(x, y_pred=y_pred), "total": ops.sum(y_pred["losses"])}

@@ -14,7 +14,7 @@ from speechtrain.backends.torch.layers import blocks
 
 
 def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-    """Rotary positions (Su et al. 2021): turn the pairs (i, i + d/2) of (B, H, T', d) by their frame's angles.
+    """Apply rotary positions (Su et al. 2021): turn the pairs (i, i + d/2) of (B, H, T', d) by their frame's angles.
 
     Args:
         x: queries or keys.
@@ -52,13 +52,13 @@ def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 
 def attends_in_float32(device: torch.device) -> bool:
-    """Whether attention is to be computed in float32 under autocast: the gradient of the CPU's kernel for bfloat16 is slower."""
+    """Return whether to compute attention in float32 under autocast, because the gradient of the CPU's kernel for bfloat16 is slower."""
     return device.type == "cpu" and torch.is_autocast_enabled("cpu")
 
 
 @contextmanager
 def attention_precision(device: torch.device) -> Iterator[bool]:
-    """A block of attention, in which autocast is off where it is to be computed in float32; whether it is."""
+    """Turn autocast off in a block of attention that is to be computed in float32; yield whether it was."""
     wide = attends_in_float32(device)
     with torch.autocast("cpu", enabled=False) if wide else nullcontext():
         yield wide
@@ -74,7 +74,7 @@ _HEADS_AT_ONCE = 16  # 2 MB of weights of 250 frames stay in the cache
 def attend_in_bfloat16(
     x: torch.Tensor, qkv: nn.Linear, n_heads: int, attend: torch.Tensor | None, rotation: torch.Tensor
 ) -> torch.Tensor | None:
-    """Rotary attention in training under autocast of a CPU with matrix units for bfloat16: (B, T', D) -> (B, T', D).
+    """Apply rotary attention (B, T', D) -> (B, T', D) in training under autocast on a CPU with matrix units for bfloat16.
 
     The weights are kept for the gradient, which PyTorch's kernel computes again. Softmax needs no maximum where lengths of queries and
     keys say that no score is large (Cauchy and Schwarz); its sum is a column of ones beside the values, and its gradient's one more
@@ -115,19 +115,19 @@ def attend_in_bfloat16(
 
 
 def has_matrix_units() -> bool:
-    """Whether this processor multiplies matrices of bfloat16 in units of their own (Intel's AMX)."""
+    """Return whether this processor multiplies matrices of bfloat16 in units of their own (Intel's AMX)."""
     asked: Any = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(asked is not None and asked())
 
 
 def _paired(weight: torch.Tensor, n_heads: int) -> torch.Tensor:
-    """Rows (3 D, ...) of queries, keys and values with the halves of each query and key in turn."""
+    """Return the rows (3 D, ...) of queries, keys and values with the halves of each query and key in turn."""
     parts = weight.view(3, n_heads, 2, weight.shape[0] // (6 * n_heads), *weight.shape[1:])
     return torch.cat([parts[:2].transpose(2, 3).reshape(-1, *weight.shape[1:]), parts[2].reshape(-1, *weight.shape[1:])])
 
 
 def _turned_pairs(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Queries and keys (B, T', 2, H, d) turned in place by complex numbers (T', 2, H, d/2)."""
+    """Return the queries and keys (B, T', 2, H, d) turned in place by complex numbers (T', 2, H, d/2)."""
     torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)).mul_(turns)
     return x
 

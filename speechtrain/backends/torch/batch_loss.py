@@ -27,7 +27,7 @@ class BatchLoss:
     """Computes the loss of each utterance of a batch.
 
     Args:
-        model: in training or in evaluation mode.
+        model: the model, in training or in evaluation mode.
         task: knows the loss.
         compiled: whether `torch.compile` makes the model of the training step; training batches are then rounded up to few shapes.
     """
@@ -38,7 +38,7 @@ class BatchLoss:
         self._compiled = _compile(model) if compiled else None
 
     def __call__(self, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Losses of the utterances (B,), values of the head (B, T', V) and their frames (B,)."""
+        """Return the losses of the utterances (B,), values of the head (B, T', V) and their frames (B,)."""
         if self._compiled is not None and self.model.training:
             rows = len(batch.ids)
             values, lengths = (each[:rows] for each in self._compiled(*(_on(device, array) for array in _rounded_up(batch))))
@@ -53,7 +53,7 @@ class BatchLoss:
         torch.autograd.grad(total, [each for each in self.model.parameters() if each.requires_grad], allow_unused=True)
 
     def of_values(self, values: torch.Tensor, lengths: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Losses of the utterances (B,) from values of a head (B, T', V) and their frames (B,)."""
+        """Return the losses of the utterances (B,) from values of a head (B, T', V) and their frames (B,)."""
         targets, target_lengths = _on(values.device, batch.targets), _on(values.device, batch.target_lengths)
         losses: torch.Tensor = self.task.loss(OPS, values, lengths, targets, target_lengths)
         return losses
@@ -69,7 +69,7 @@ def to_outputs(utterance_losses: torch.Tensor, values: torch.Tensor, lengths: to
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch failed for want of memory: on a GPU by its exception, on the CPU by its message, as it has no exception for that."""
+    """Return whether PyTorch ran out of memory: on a GPU by its exception, on the CPU by its message, as there is no exception for it."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 

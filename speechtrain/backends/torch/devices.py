@@ -70,8 +70,8 @@ class RankProcesses(pl.Callback):
     """Runs the processes of ranks 1, 2, ... while a block runs, and ends them with it.
 
     Args:
-        count: how many there are beside rank 0; 0: nothing is started.
-        port: where rank 0 listens.
+        count: number of ranks besides rank 0; 0: nothing is started.
+        port: port that rank 0 listens on.
         folder: the folder of the run.
         resume_from: the checkpoint that the run is resumed from.
     """

@@ -137,8 +137,8 @@ class ConvStem(nn.Module):
 
     Args:
         input_size: F.
-        channels: of each layer.
-        time_strides: of each layer.
+        channels: channels of each layer.
+        time_strides: time strides of each layer.
         output_size: D of a linear layer on what is left of the mels.
         causal: look at no later frames.
     """
@@ -159,7 +159,7 @@ class ConvStem(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Input frames that an output frame depends on."""
+        """Return how many input frames an output frame depends on."""
         field, stride = 1, 1
         for step in self.time_strides:
             field += 2 * stride

@@ -18,7 +18,7 @@ def to_torchscript(model: SpeechModel, path: Path, input_size: int) -> None:
     """Write a traced model: features (B, T, F), lengths (B,) -> values (B, T', V), value_lengths (B,); batch and time are free.
 
     Args:
-        model: in evaluation mode.
+        model: the model, in evaluation mode.
         path: the file.
         input_size: F.
     """
@@ -44,7 +44,7 @@ def to_pt2(model: SpeechModel, path: Path, input_size: int) -> None:
 
 
 def example_of(model: SpeechModel, input_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (2, T, F) and lengths (2,) that a model is traced with."""
+    """Return features (2, T, F) and lengths (2,) that a model is traced with."""
     frames = 8 * model.encoder.subsampling + 3
     return torch.randn(2, frames, input_size), torch.tensor([frames, frames - 5])
 
@@ -55,7 +55,7 @@ def to_onnx(model: SpeechModel, path: Path, input_size: int) -> None:
     Recurrent layers go through PyTorch's older exporter: the newer one unrolls them to the length of its example.
 
     Args:
-        model: as built; exported in evaluation mode.
+        model: the model as built; it is exported in evaluation mode.
         path: the file, which appears whole or not at all.
         input_size: F.
     """

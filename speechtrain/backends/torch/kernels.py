@@ -85,7 +85,7 @@ def _run(x: torch.Tensor, weight: torch.Tensor, left: int, *, flip: bool) -> tor
 
 @torch.library.custom_op("speechtrain::depthwise", mutates_args=())
 def depthwise(x: torch.Tensor, weight: torch.Tensor, left: int) -> torch.Tensor:
-    """A convolution over time, of each channel alone, with as many frames out as in.
+    """Convolve each channel over time on its own, keeping the number of frames.
 
     Args:
         x: (B, T, D), contiguous.
@@ -97,7 +97,7 @@ def depthwise(x: torch.Tensor, weight: torch.Tensor, left: int) -> torch.Tensor:
 
 @torch.library.custom_op("speechtrain::depthwise_backward", mutates_args=())
 def _depthwise_backward(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, left: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of both."""
+    """Compute the gradients of input and weight."""
     grad = grad.contiguous()
     rows, frames, channels = x.shape
     blocks = rows * triton.cdiv(frames, _FRAMES)

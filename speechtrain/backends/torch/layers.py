@@ -57,23 +57,23 @@ class _Bytewise(torch.autograd.Function):
 
 
 def _draw(shape: torch.Size) -> torch.Tensor:
-    """Random bytes."""
+    """Draw random bytes of a shape, one for each value."""
     words = torch.empty(-(-shape.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
     return words.view(torch.uint8)[: shape.numel()].view(shape)
 
 
 def _scale(threshold: int) -> float:
-    """What dropout multiplies with what is left."""
+    """Return the factor by which dropout scales the values it keeps."""
     return 256 / (256 - threshold)
 
 
 def _zero(x: torch.Tensor, drawn: torch.Tensor | None, threshold: int) -> torch.Tensor:
-    """Dropout in place, without its scale."""
+    """Apply dropout in place, without its scale."""
     return _masked(x, _mask(x, drawn, threshold))
 
 
 def _mask(like: torch.Tensor, drawn: torch.Tensor | None, threshold: int) -> torch.Tensor | None:
-    """What `_masked` applies to values of such a type."""
+    """Return the mask that `_masked` applies to values of such a type."""
     if drawn is None:
         return None
     if like.dtype != torch.bfloat16:
@@ -102,9 +102,9 @@ class DepthwiseConv(nn.Conv1d):
 
     Args:
         channels: D.
-        kernel_size: in frames.
-        stride: in frames.
-        dilation: in frames.
+        kernel_size: kernel size in frames.
+        stride: stride in frames.
+        dilation: dilation in frames.
         causal: look at no later frames; else the kernel is centred.
         bias: add a bias.
     """
@@ -118,7 +118,7 @@ class DepthwiseConv(nn.Conv1d):
         self._is_plain = stride == dilation == 1 and (causal or kernel_size % 2 == 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) -> (B, T', D)."""
+        """Map (B, T, D) to (B, T', D)."""
         if x.device.type == "cuda" and x.dtype != torch.float64 and self._is_plain and _HAS_TRITON:
             from speechtrain.backends.torch import kernels  # importing Triton takes a second
 
@@ -136,7 +136,7 @@ class DepthwiseConv(nn.Conv1d):
 def _depthwise(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, before: int, after: int, stride: int = 1, dilation: int = 1
 ) -> torch.Tensor:
-    """(B, T, D) by (D, 1, K), with so many frames of zeros before and after it."""
+    """Convolve (B, T, D) by (D, 1, K), with so many frames of zeros before and after it."""
     both = min(before, after)
     if before != after:
         x = F.pad(x, (0, 0, before - both, after - both))
@@ -195,9 +195,9 @@ class FeedForward(nn.Sequential):
 
     Args:
         width: D.
-        hidden: between the two linear layers.
+        hidden: size between the two linear layers.
         dropout: behind each of them.
-        factor: of what is added.
+        factor: factor of the term that is added.
     """
 
     def __init__(self, width: int, hidden: int, dropout: float, factor: float = 0.5) -> None:
@@ -279,7 +279,7 @@ class _FeedForward(torch.autograd.Function):
 
 
 def blocks(count: int, size: int) -> list[slice]:
-    """So many rows, `size` at a time."""
+    """Yield slices of so many rows, `size` at a time."""
     return [slice(begin, begin + size) for begin in range(0, count, size)]
 
 
@@ -288,7 +288,7 @@ def _part(drawn: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
 
 
 def masked_relu(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """relu(x * mask), in place of x; the mask is 0 or 1."""
+    """Compute relu(x * mask) in place of x; the mask is 0 or 1."""
     if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
         out: torch.Tensor = _MaskedRelu.apply(x, mask)  # type: ignore[no-untyped-call]
         return out
@@ -335,7 +335,7 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 def convolve_one_channel(x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
-    """A convolution of pictures with one channel: (B, 1, T, F) -> (B, C, T', F').
+    """Convolve pictures with one channel: (B, 1, T, F) -> (B, C, T', F').
 
     On a CPU it is one product of all patches with the kernels. It gives channels last, which oneDNN does not where one channel leaves the
     layout open, and the gradient of a convolution that follows takes a third of the time with them.

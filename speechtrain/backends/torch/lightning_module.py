@@ -38,14 +38,14 @@ class TrainingModule(pl.LightningModule):
     Args:
         model: trained in place.
         task: knows the loss and counts errors.
-        plan: of the training.
+        plan: plan of the training.
         callbacks: receive the events, and may ask to stop.
         loader: training batches.
         compiled: whether `torch.compile` makes the model, and training batches are rounded up to few shapes for it.
 
     Attributes:
         batch: the one that is computed now or was last.
-        whole_weights: of a sharded training that has ended, gathered from all ranks.
+        whole_weights: weights of a sharded training that has ended, gathered from all ranks.
     """
 
     def __init__(

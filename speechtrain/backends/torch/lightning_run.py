@@ -39,7 +39,7 @@ class LightningRun:
     """Runs one training with Lightning.
 
     Args:
-        plan: of the training.
+        plan: plan of the training.
         has_val: whether there is validation data.
 
     Raises:
@@ -63,7 +63,7 @@ class LightningRun:
 
     @property
     def device(self) -> torch.device:
-        """The device that this process trains on."""
+        """Return the device that this process trains on."""
         device: torch.device = self._trainer.strategy.root_device
         return device
 
@@ -154,7 +154,7 @@ class NamedCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The role in front of the key that Lightning makes of the settings."""
+        """Return the role in front of the key that Lightning makes of the settings."""
         return f"{self.role} {super().state_key}"
 
 
@@ -201,7 +201,7 @@ def _explained(module: TrainingModule, resume_from: Path | None) -> Iterator[Non
 
 @contextmanager
 def _share_of(loaders: Sequence[Loader], rank: int, ranks: int) -> Iterator[None]:
-    """Let loaders give the share of one rank in each batch."""
+    """Make loaders return one rank's share of each batch."""
     for loader in loaders:
         loader.take_share(rank, ranks)
     try:
@@ -246,7 +246,7 @@ def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], ranks: ExternalRa
 
 
 def _checkpoints(plan: TrainingPlan, folder: Path) -> dict[str, NamedCheckpoint]:
-    """The kinds of checkpoints that are asked for, by their roles."""
+    """Return the kinds of checkpoints that are asked for, by their roles."""
     options, monitor = plan.trainer.checkpoint, plan.checkpoint_monitor
     wanted: dict[str, dict[str, Any]] = {}
     if options.save_top_k:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 def consistency(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Divergence between two views, summed over frames, (B,): each view learns from the other, which stands still meanwhile.
+    """Return the divergence (B,) between two views, summed over frames; each view learns from the other, which gets no gradient.
 
     Half of the symmetric Kullback-Leibler divergence of CR-CTC (Yao et al. 2024, equation 3).
 
@@ -23,7 +23,7 @@ def consistency(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 
 def ctc(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor) -> torch.Tensor:
-    """CTC loss of each utterance in nats, in float32; 0 with gradient 0 where no alignment exists.
+    """Return the CTC loss of each utterance in nats, in float32; 0 with gradient 0 where no alignment exists.
 
     Args:
         log_probs: (B, T', V), normalised, blank 0.

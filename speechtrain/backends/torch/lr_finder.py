@@ -28,8 +28,8 @@ def sweep(
     """Train with a growing rate; return (rate, smoothed loss) of each step, until the loss is four times the least one.
 
     Args:
-        optimizer: of weights that are restored afterwards.
-        batches: at least `STEPS` of them.
+        optimizer: optimizer of weights that are restored afterwards.
+        batches: training batches, at least `STEPS` of them.
         loss_of: computes the loss of a batch.
         gradient_clip_val: the norm that gradients are clipped to; None: they are not.
     """

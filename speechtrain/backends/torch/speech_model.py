@@ -28,7 +28,7 @@ class SpeechModel(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, F), (B,) -> what the head gives (B, T', V) and its frames (B,)."""
+        """Map features (B, T, F) and lengths (B,) to the head's values (B, T', V) and their lengths (B,)."""
         encoded, encoded_lengths = self.encoder(features.to(self.head.weight.dtype), lengths)
         if self.spec.pool is not None:
             encoded, encoded_lengths = pooled(encoded, encoded_lengths, self.spec.pool)
@@ -58,7 +58,7 @@ class SpeechModel(nn.Module):
         self._tapped = stacks
 
     def halfway(self) -> torch.Tensor:
-        """What the head gives (B, T', V) on the middle of the encoder in the last pass."""
+        """Return what the head gives (B, T', V) on the middle of the encoder in the last pass."""
         stack = self._tapped[0]
         assert stack.tapped is not None
         found, stack.tapped = self._values(stack.tapped), None
@@ -69,7 +69,7 @@ class ModelStream:
     """A model on a live signal of one utterance.
 
     Args:
-        model: in evaluation mode from here on.
+        model: the model, which is put in evaluation mode.
         encoder: what its encoder's `stream()` gave.
     """
 
@@ -79,13 +79,13 @@ class ModelStream:
 
     @torch.inference_mode()
     def push(self, features: torch.Tensor) -> npt.NDArray[np.float32]:
-        """(t, F) -> (t', V)."""
+        """Compute the outputs (t', V) that features (t, F) complete."""
         weight = self._model.head.weight
         return self._values(self._encoder.push(features[None].to(weight)))
 
     @torch.inference_mode()
     def finish(self) -> npt.NDArray[np.float32]:
-        """What is left (t', V)."""
+        """Return the outputs (t', V) that are still missing at the end of the signal."""
         return self._values(self._encoder.finish())
 
     def _values(self, encoded: torch.Tensor) -> npt.NDArray[np.float32]:
@@ -94,7 +94,7 @@ class ModelStream:
 
 
 def pooled(x: torch.Tensor, lengths: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T', D), (B,) -> (B, 1, D) over the frames inside each row (`mean`, `max`) or of its last one (`last`), and lengths of 1."""
+    """Pool (B, T', D) to (B, 1, D) over the frames of each row (`mean`, `max`), or take its last frame (`last`); lengths become 1."""
     if how == "last":
         index = (lengths.clamp_min(1) - 1).long()
         found = x[torch.arange(x.shape[0], device=x.device), index]

@@ -47,11 +47,11 @@ class Digits:
 
     Args:
         cache_dir: where the audio is kept.
-        seed: of the corpus.
+        seed: seed of the corpus.
         train_size, val_size, test_size: utterances.
         min_words, max_words: digits an utterance.
         sample_rate: Hz.
-        processes: that synthesize at a time; None: one a core.
+        processes: number of processes that synthesize; None: one per core.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class Archive:
     """A packed part of a corpus.
 
     Attributes:
-        url: of a tar file, packed or not.
+        url: URL of a tar file, compressed or not.
         digest: `sha256:...` or `md5:...` of it; None: none is published, and only the check of the packing itself is made.
         size: about, in GB, for messages.
     """
@@ -37,7 +37,7 @@ class Archive:
         return self.url.rsplit("/", 1)[-1]
 
     def at(self, mirror: str) -> Archive:
-        """The same archive under the address of a mirror."""
+        """Return the same archive under the address of a mirror."""
         return replace(self, url=f"{mirror.rstrip('/')}/{self.name}")
 
 

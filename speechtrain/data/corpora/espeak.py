@@ -35,7 +35,7 @@ def speak(text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> tup
     """Synthesize a text as samples (N,), and return them with their rate in Hz.
 
     Args:
-        text: to be spoken.
+        text: the text to be spoken.
         voice: an eSpeak language with a variant, for example `en-us+f2`.
         rate: words a minute.
         pitch: 0 to 100.

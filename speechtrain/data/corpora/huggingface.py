@@ -18,7 +18,7 @@ class HuggingFace:
     Args:
         root: folder of the data set, or of the dictionary of its splits.
         train: name of the split; ignored where the folder is a single data set.
-        val, test: likewise; None takes them from `train` as `split` says.
+        val, test: names of those splits; None takes them from `train` as `split` says.
         audio, text, speaker, id: names of columns; None for the last two: there is none.
         split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
     """
@@ -66,7 +66,7 @@ class HuggingFace:
         return Corpus(complete_splits(cuts, missing, self.split, limit), skipped, read=self.read)
 
     def read(self, cut: Cut, rate: int) -> Audio:
-        """Samples (N,) of a row at `rate` Hz.
+        """Return the samples (N,) of a row at `rate` Hz.
 
         Raises:
             DataError: they cannot be decoded.
@@ -104,7 +104,7 @@ class HuggingFace:
         raise DataError(f"{self.root}: column '{wanted['audio']}' holds {kind}, not audio\n    -> set data.audio to a column of audio")
 
     def _cut(self, split: str, row: int) -> Cut:
-        """The utterance of a row."""
+        """Return the utterance of a row."""
         values = self._tables[split][row]
         text = clean_text(values[self.columns["text"]] or "")
         if not text:
@@ -123,7 +123,7 @@ class HuggingFace:
         )
 
     def _file(self, split: str, row: int) -> io.BytesIO | Path:
-        """The encoded audio of a row, or the file that it is in."""
+        """Return the encoded audio of a row, or the file that it is in."""
         audio = self._tables[split][row][self.columns["audio"]]
         if audio is None:
             raise DataError("holds no audio")

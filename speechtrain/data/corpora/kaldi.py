@@ -28,11 +28,11 @@ class Kaldi(ListedCorpus):
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """The data folders of each split."""
+        """Return the data folders of each split."""
         return self._parts
 
     def folder(self, part: str) -> Path | None:
-        """The data folder, if it holds `wav.scp`."""
+        """Return the data folder, if it holds `wav.scp`."""
         return self.root / part if (self.root / part / "wav.scp").is_file() else None
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:  # noqa: ARG002

@@ -47,7 +47,7 @@ class LhotseRecording:
     """A recording that Lhotse reads, because it has transforms, several channels, or another source than a file.
 
     Attributes:
-        recording: as Lhotse describes it.
+        recording: Lhotse's description of the recording.
         member: where its encoded audio lies in a tar file; None: where the description says.
     """
 
@@ -75,7 +75,7 @@ class LhotseRecording:
 
 
 def is_plain_file(kind: str, channel: Any, source: str, channels: Sequence[int], transforms: Any) -> bool:
-    """Whether a cut is a part of the only channel of a file, without transforms, which is read without Lhotse."""
+    """Return whether a cut is a part of the only channel of a file, without transforms, which is read without Lhotse."""
     return kind == "MonoCut" and channel == 0 and source == "file" and list(channels) == [0] and not transforms
 
 
@@ -90,8 +90,8 @@ class LhotseCuts:
 
     Args:
         root: folder that relative paths of recordings are relative to.
-        train: in `root`, a manifest of cuts or a folder in Shar format.
-        val, test: likewise; None takes them from `train` as `split` says.
+        train: a manifest of cuts, or a folder in Shar format, in `root`.
+        val, test: the same for those splits; None takes them from `train` as `split` says.
         split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
     """
 
@@ -137,7 +137,7 @@ class LhotseCuts:
         return os.path.join(self._base, source)  # noqa: PTH118 # a Path takes ten times as long, which adds up
 
     def _simple_cut(self, item: dict[str, Any]) -> Cut | None:
-        """The utterance of a manifest's line that is a part of a file with one channel and one text, as most are; None: of another line."""
+        """Return the utterance of a manifest's line that is a part of a file with one channel and one text; None for any other line."""
         try:
             recording, (supervision,), custom = item["recording"], item["supervisions"], item.get("custom")
             (source,) = recording["sources"]

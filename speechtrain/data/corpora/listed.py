@@ -60,7 +60,7 @@ class ListedCorpus(ABC):
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """The corpus' own parts that make up each split; a split without any is taken from train."""
+        """Return the corpus' own parts that make up each split; a split without any is taken from train."""
         return {"train": ["all"], "val": [], "test": []}
 
     @abstractmethod
@@ -72,7 +72,7 @@ class ListedCorpus(ABC):
         """List the utterances of a part that lies in a folder."""
 
     def archives(self, part: str) -> Sequence[Archive]:  # noqa: ARG002
-        """The archives to fetch a part from; empty: it cannot be fetched."""
+        """Return the archives to fetch a part from; empty: it cannot be fetched."""
         return ()
 
     def load(self, limit: int | None) -> Corpus:

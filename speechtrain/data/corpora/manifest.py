@@ -29,9 +29,9 @@ class Manifest:
     """A corpus described by manifests of JSON lines.
 
     Args:
-        root: folder of the manifests, which audio may not leave.
+        root: folder of the manifests; audio outside of it is refused.
         train: manifest or manifests, relative to `root`.
-        val, test: likewise; None takes them from `train` as `split` says.
+        val, test: the same for those splits; None takes them from `train` as `split` says.
         split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
         sample_rate: rate in Hz that every file must have; None: any.
         duration_tolerance: s that a stated duration may differ from the file's.
@@ -85,7 +85,7 @@ class Manifest:
         return cuts
 
     def _cut(self, entry: dict[str, Any], folder: str) -> Cut:
-        """The utterance of a line in a manifest of a folder."""
+        """Return the utterance of a line in a manifest of a folder."""
         text = clean_text(entry["text"])
         if not text:
             raise DataError("'text' is empty")
@@ -105,7 +105,7 @@ class Manifest:
         )
 
     def _length(self, stated: Any, path: str) -> tuple[int, int]:
-        """Rate in Hz and number of samples of a file, whose line states a duration in seconds or none."""
+        """Return the rate in Hz and the number of samples of a file, whose line states a duration in seconds or none."""
         if stated is not None and (isinstance(stated, bool) or not isinstance(stated, (int, float))):
             raise DataError(f"'duration' must be a number of seconds, received {stated!r}")
         if self.trust_durations:
@@ -120,7 +120,7 @@ class Manifest:
 
 
 def _parse(line: str) -> dict[str, Any]:
-    """The JSON object of a line, with texts under the keys that are required."""
+    """Return the JSON object of a line, with texts under the keys that are required."""
     try:
         entry = json.loads(line)
     except ValueError as error:

@@ -15,7 +15,7 @@ class Mix:
     """A corpus made of others.
 
     Args:
-        corpora: by name, which is put before the ids and speakers of its utterances.
+        corpora: the corpora by name; the name is put before the ids and speakers of its utterances.
         weights: how often each training utterance of a corpus is seen in an epoch, 1 for corpora that are not named; of a weight of 0.3
             three in ten utterances are seen, always the same ones. Validation and test utterances are seen once.
     """
@@ -52,13 +52,13 @@ class Mix:
 
 
 def _times(name: str, weight: float) -> int:
-    """How often an utterance is seen: the whole part of the weight, and once more if its name's hash is below the fraction."""
+    """Return how often an utterance is seen: the whole part of the weight, and once more if its name's hash is below the fraction."""
     position = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) / 2**48
     return int(weight) + (position < weight - int(weight))
 
 
 def _renamed(cut: Cut, name: str, copy: int) -> Cut:
-    """An utterance under the name of its corpus and the number of its copy."""
+    """Return an utterance under the name of its corpus and the number of its copy."""
     label = f"{name}/{cut.id}" + (f"#{copy + 1}" if copy else "")
     speaker = None if cut.speaker is None else f"{name}/{cut.speaker}"
     return replace(cut, id=label, speaker=speaker, custom={**cut.custom, "corpus": name, "mixed": (name, cut.id)})

@@ -56,7 +56,7 @@ class LibriSpeech(ListedCorpus):
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """The parts of each split, as the config names them."""
+        """Return the parts of each split, as the config names them."""
         return self._parts
 
     def folder(self, part: str) -> Path | None:
@@ -169,7 +169,7 @@ class CommonVoice(ListedCorpus):
 
     @property
     def parts(self) -> Mapping[str, Sequence[str]]:
-        """The parts of each split, as the config names them."""
+        """Return the parts of each split, as the config names them."""
         return self._parts
 
     def folder(self, part: str) -> Path | None:

@@ -32,12 +32,12 @@ class Signals:
     An utterance is a function of (seed, split, index) alone.
 
     Args:
-        frequencies: of the sines, Hz; each has an amplitude and a phase of its own in every utterance.
+        frequencies: frequencies of the sines, Hz; each has an amplitude and a phase of its own in every utterance.
         amplitudes: [lowest, highest].
         snr_db: [lowest, highest] of the mixture in white noise.
         duration: s.
         sample_rate: Hz.
-        seed: of the data.
+        seed: seed of the data.
         train_size, val_size, test_size: utterances.
         save_to: folder to write them to as HDF5 files, one a split; None: they are made when they are read.
     """
@@ -248,7 +248,7 @@ def _cut(name: str, samples: int, rate: int, custom: dict[str, Any] | None = Non
 
 
 def _settings_of(path: Path) -> str | None:
-    """The settings that a file was made with; None: it cannot be read."""
+    """Return the settings that a file was made with; None: it cannot be read."""
     try:
         with h5py.File(path, "r") as file:
             return str(file.attrs.get("settings"))

@@ -40,9 +40,9 @@ class _Manifests(NamedTuple):
     """What the manifests list of spectrograms and tokens.
 
     Attributes:
-        spectrograms: by parent.
-        tokens: by id.
-        tokens_of_parent: by parent.
+        spectrograms: samples with a spectrogram, by parent.
+        tokens: samples with tokens, by id.
+        tokens_of_parent: samples with tokens, by parent.
         vocabulary: phonemes in the order of their numbers.
     """
 
@@ -95,7 +95,7 @@ class Featurised:
         return Corpus(splits, skipped, read=self.read)
 
     def _cuts(self, split: str, parents: Sequence[str], listed: _Manifests, limit: int | None, skipped: list[Skip]) -> list[Cut]:
-        """The utterances of a split, at most `limit`: all spectrograms of its parents."""
+        """Return the utterances of a split, at most `limit`: all spectrograms of its parents."""
         cuts: list[Cut] = []
         for parent in parents:
             for sample in listed.spectrograms.get(parent, []):
@@ -121,7 +121,7 @@ class Featurised:
         return np.ascontiguousarray(values[:, : cut.num_samples].T, dtype=np.float32)
 
     def _parents(self, split: str) -> list[str]:
-        """The parents that belong to a split."""
+        """Return the parents that belong to a split."""
         names = [f"{name}{ending}" for name in _SPLIT_NAMES[split] for ending in (".json", "_split.json", "_manifest.json")]
         manifests = [self.split_dir / name for name in names if (self.split_dir / name).is_file()]
         if not manifests and split == "train":
@@ -129,7 +129,7 @@ class Featurised:
         return [sample.parent for sample in _read_manifest(manifests[0])] if manifests else []
 
     def _samples(self, kind: str) -> list[Sample]:
-        """The samples of all manifests of a kind, `spectrogram` or `token`."""
+        """Return the samples of all manifests of a kind, `spectrogram` or `token`."""
         folder = self.manifests[kind]
         files = sorted(folder.glob("*.json"))
         if not files:
@@ -139,7 +139,7 @@ class Featurised:
         return [sample for file in files for sample in _read_manifest(file)]
 
     def _cut(self, sample: Sample, listed: _Manifests) -> Cut:
-        """The utterance of a spectrogram, with its own tokens or those of its parent."""
+        """Return the utterance of a spectrogram, with its own tokens or those of its parent."""
         of_same_parent = listed.tokens_of_parent.get(sample.parent, [])
         token = listed.tokens.get(sample.id) or next(iter(listed.tokens_of_parent.get(sample.id, of_same_parent)), None)
         if token is None:
@@ -228,7 +228,7 @@ def _read_manifest(path: Path) -> list[Sample]:
 
 
 def _sample(value: Any, path: Path, number: int) -> Sample:
-    """The sample that an id, or an object with an id, stands for."""
+    """Return the sample that an id, or an object with an id, stands for."""
     if isinstance(value, str):
         return Sample(value, value)
     if isinstance(value, dict):

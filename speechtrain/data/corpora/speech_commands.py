@@ -29,10 +29,10 @@ class SpeechCommands:
         root: folder with a folder for each word, `validation_list.txt`, `testing_list.txt` and, for silence, `_background_noise_`; or
             the folder that it is downloaded to, above `SpeechCommands/speech_commands_v0.02`.
         download: fetch version 2 (2.3 GB) through torchaudio, which checks it, if it is not there.
-        words: to be read; None: all.
+        words: the words to be read; None: all.
         silence: number of one-second pieces of background noise with the text `_silence_`, as a share of the utterances of each split;
             no part of a noise is in two splits.
-        seed: of the places in the noise.
+        seed: seed of the positions in the noise.
     """
 
     def __init__(self, root: str, download: bool, words: Sequence[str] | None, silence: float, seed: int) -> None:
@@ -114,7 +114,7 @@ class SpeechCommands:
 
 
 def _cut(path: Path) -> Cut:
-    """The utterance of a file `WORD/SPEAKER_nohash_NUMBER.wav`."""
+    """Return the utterance of a file `WORD/SPEAKER_nohash_NUMBER.wav`."""
     rate, count = read_header(path, None)
     speaker = _SPEAKER.match(path.name)
     return make_cut(

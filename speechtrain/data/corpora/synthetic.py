@@ -14,7 +14,7 @@ class Synthetic:
 
     Args:
         alphabet: the characters; the i-th is a tone, the tones spread evenly on a logarithmic scale from 300 Hz to 0.45 of `sample_rate`.
-        seed: of the corpus.
+        seed: seed of the corpus.
         train_size, val_size, test_size: utterances.
         min_chars, max_chars: characters an utterance.
         sample_rate: Hz.
@@ -48,7 +48,7 @@ class Synthetic:
         return Corpus(splits, read=self.read)
 
     def _draw(self, split: str, index: int) -> tuple[str, list[int], np.random.Generator]:
-        """The text of an utterance, the samples of each pause and tone in turn, and the generator for everything else."""
+        """Return the text of an utterance, the samples of each pause and tone in turn, and the generator for everything else."""
         rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
         letters = rng.integers(len(self.alphabet), size=rng.integers(self.chars[0], self.chars[1] + 1))
         milliseconds = rng.integers(80, 140, size=2 * len(letters) + 1)

@@ -84,7 +84,7 @@ class Augment:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether no utterance is ever changed, so that features may be computed once and kept."""
+        """Return whether no utterance is ever changed, so that features may be computed once and kept."""
         masks = self.freq_masks * self.freq_mask_width + self.time_masks * self.time_mask_width
         spectral = self.speed or self.tempo or self.warp or self.noise_prob or self.eq_db or masks or self.recombine_prob
         return not (spectral or self.frame_dropout or self.delay) and self.wave.changes_nothing
@@ -95,7 +95,7 @@ class Augment:
         Args:
             read: reads the waveform (N,).
             features: computes spectra.
-            rng: of the utterance, see `generator`.
+            rng: random generator of the utterance, see `generator`.
         """
         if self.wave.changes_nothing:
             return None
@@ -165,7 +165,7 @@ class Augment:
 
 
 def _quietest(mel: torch.Tensor) -> torch.Tensor:
-    """The mean (1, M) of the tenth of frames (T, M) with the least energy, which is what a pause sounds like there."""
+    """Return the mean (1, M) of the tenth of frames (T, M) with the least energy, which is what a pause sounds like there."""
     frames = mel.sum(1).argsort()[: max(1, len(mel) // 10)]
     return mel[frames].mean(0, keepdim=True)
 
@@ -174,7 +174,7 @@ def word_spans(custom: Mapping[str, Any] | None, utterance: str, frames: int, fr
     """Convert word times to frames, each word with half of the pauses around it.
 
     Args:
-        custom: of the utterance; its `words` are `[{word, start, end}]` in seconds.
+        custom: custom fields of the utterance; its `words` are `[{word, start, end}]` in seconds.
         utterance: its id.
         frames: T.
         frame_rate: frames a second.

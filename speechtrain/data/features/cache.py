@@ -35,8 +35,8 @@ class SpectrumCache:
     Args:
         corpus: reads samples and signals.
         features: computes spectra.
-        gigabytes: of memory to fill at most.
-        store: on disk; None: there is none.
+        gigabytes: memory to fill at most, GB.
+        store: the store of spectra on disk; None if there is none.
 
     Attributes:
         checksums: CRC-32 of the samples, and of the signal, of each utterance that was read, by id.
@@ -114,7 +114,7 @@ class SpectrumCache:
             return None  # reported when it is read again, into memory
 
     def spectrum(self, cut: Cut) -> torch.Tensor:
-        """The spectrum (T, K) of an utterance, in memory that the caller may write to.
+        """Return the spectrum (T, K) of an utterance, in memory that the caller may write to.
 
         Raises:
             DataError: it is read now, and cannot be.
@@ -127,7 +127,7 @@ class SpectrumCache:
         return self._corpus.read(cut, self._features.sample_rate)
 
     def target(self, cut: Cut) -> npt.NDArray[np.float32]:
-        """The target signal (T, C) of an utterance, in a corpus that has signals."""
+        """Return the target signal (T, C) of an utterance, in a corpus that has signals."""
         assert self._corpus.target is not None
         signal = self._targets.get(cut.id)
         return signal if signal is not None else self._corpus.target(cut)
@@ -157,7 +157,7 @@ class SpectrumCache:
 
 
 def _store_key(cut: Cut) -> str | None:
-    """The key of an utterance in a store; None where it is not simply a part of a file, or the file cannot be read."""
+    """Return the key of an utterance in a store; None where it is not simply a part of a file, or the file cannot be read."""
     if cut.path is None or cut.recording is not None:
         return None
     try:
@@ -174,9 +174,9 @@ def read_all(
     Args:
         corpus: its splits are changed.
         features: compute spectra.
-        gigabytes: of memory to fill at most.
-        threads: that decode.
-        store: on disk; None: there is none.
+        gigabytes: memory to fill at most, GB.
+        threads: number of threads that decode.
+        store: the store of spectra on disk; None if there is none.
 
     Returns:
         The filled cache, and the utterances that were dropped.

@@ -32,11 +32,11 @@ class Features(Protocol):
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second."""
+        """Return the number of frames per second."""
         ...
 
     def num_frames(self, num_samples: int) -> int:
-        """How many frames T that many samples give."""
+        """Return the number of frames T of so many samples."""
         ...
 
     def spectrum(self, samples: Audio) -> torch.Tensor:
@@ -52,12 +52,12 @@ class Features(Protocol):
         ...
 
     def filters(self, warp: float = 1.0) -> torch.Tensor:
-        """The filters (K, M) of all bands, with frequencies stretched by `warp`."""
+        """Return the filters (K, M) of all bands, with frequencies stretched by `warp`."""
         ...
 
     @property
     def bins_per_band(self) -> torch.Tensor:
-        """How many independent values the energy of each band sums (M,)."""
+        """Return how many independent values the energy of each band sums, (M,)."""
         ...
 
     def mel(self, spectrum: torch.Tensor, warp: float = 1.0) -> torch.Tensor:
@@ -70,7 +70,7 @@ class Features(Protocol):
 
     @property
     def normalize(self) -> str:
-        """How features are normalised: `utterance`, `band` or `none`."""
+        """Return how features are normalised: `utterance`, `band` or `none`."""
         ...
 
 
@@ -129,12 +129,12 @@ class LogMel:
             )
 
     def num_frames(self, num_samples: int) -> int:
-        """How many frames T that many samples give; frames are centred, the first at sample 0."""
+        """Return the number of frames T of so many samples; frames are centred, the first at sample 0."""
         return 1 + num_samples // self.hop_length
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second."""
+        """Return the number of frames per second."""
         return self.sample_rate / self.hop_length
 
     def spectrum(self, samples: Audio) -> torch.Tensor:
@@ -156,7 +156,7 @@ class LogMel:
         return packed.float().square_()
 
     def filters(self, warp: float = 1.0) -> torch.Tensor:
-        """Mel filters (K, M) that take the energy at a frequency f for that at `warp * f`, to the nearest hundredth of `warp`.
+        """Return mel filters (K, M) that take the energy at a frequency f for that at `warp * f`, to the nearest hundredth of `warp`.
 
         The upper end stays where it is: the axis is bent back towards it (Jaitly and Hinton 2013, VTLP).
         """
@@ -179,7 +179,7 @@ class LogMel:
 
     @cached_property
     def bins_per_band(self) -> torch.Tensor:
-        """About how many independent spectral values each mel energy sums (M,)."""
+        """Return about how many independent spectral values each mel energy sums, (M,)."""
         filters = self.filters()
         return filters.sum(0).square() / filters.square().sum(0).clamp_min(1e-9)
 
@@ -214,7 +214,7 @@ class Stored:
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second."""
+        """Return the number of frames per second."""
         return float(self.sample_rate)
 
     def num_frames(self, num_samples: int) -> int:
@@ -242,7 +242,7 @@ class Stored:
         return packed.clone()
 
     def filters(self, warp: float = 1.0) -> torch.Tensor:  # noqa: ARG002
-        """The identity (F, F): each band is one value of a frame."""
+        """Return the identity (F, F): each band is one value of a frame."""
         return torch.eye(self.size, dtype=torch.float32)
 
     def mel(self, spectrum: torch.Tensor, warp: float = 1.0) -> torch.Tensor:  # noqa: ARG002
@@ -270,7 +270,7 @@ class Waveform(Stored):
         self.identity = f"samples 1, {sample_rate} Hz"
 
     def spectrum(self, samples: Audio) -> torch.Tensor:
-        """Return samples (N,) as frames (N, 1)."""
+        """Return the samples (N,) as frames (N, 1)."""
         return torch.from_numpy(samples)[:, None]
 
     def pack(self, spectrum: torch.Tensor) -> torch.Tensor:
@@ -290,7 +290,7 @@ def normalize_features(features: torch.Tensor, over: str) -> torch.Tensor:
     """Shift and scale features (T, F) to mean 0 and deviation 1; constant ones become zeros.
 
     Args:
-        features: of one utterance.
+        features: features of one utterance, (T, F).
         over: what has one mean and deviation: the whole `utterance`, or each `band`; `none` changes nothing.
     """
     if over == "none":

@@ -48,9 +48,9 @@ class SpectrumStore:
     """The spectra on disk for one way of computing them.
 
     Args:
-        folder: holds a folder for each way.
+        folder: the folder that holds a folder for each way of computing spectra.
         identity: names this one, see `Features.identity`.
-        gigabytes: that all ways together may take; what was used least recently is deleted first.
+        gigabytes: size limit in GB of all folders together; what was used least recently is deleted first.
 
     Raises:
         OSError: the folder cannot be made.
@@ -191,8 +191,8 @@ def key_of(path: Path, channel: int | None, start: float, duration: float) -> st
     Args:
         path: the file.
         channel: counted from 0; None: the mean of all.
-        start: of the part in the file, s.
-        duration: of the part, s.
+        start: start of the part in the file, s.
+        duration: duration of the part, s.
 
     Raises:
         OSError: the file cannot be read.

@@ -35,7 +35,7 @@ class WaveAugment:
         lowpass_prob: share of utterances that lose their upper band.
         lowpass_hz: lowest and highest corner of a Butterworth filter of order 8.
         codec_prob: share of utterances that go through an 8 kHz telephone line with 8 bit mu-law.
-        gain_db: by which an utterance becomes louder or softer at most.
+        gain_db: greatest change of level, up or down, in dB.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class WaveAugment:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether no utterance is ever changed."""
+        """Return whether no utterance is ever changed."""
         return not (self.noise_prob or self.reverb_prob or self.lowpass_prob or self.codec_prob or self.gain_db)
 
     def draw(self, rng: np.random.Generator) -> tuple[bool, bool, bool, bool]:
@@ -133,7 +133,7 @@ def read_excerpt(path: Path, rate: int, count: int, position: float) -> Audio:
         path: the file.
         rate: Hz of the result.
         count: N.
-        position: of the excerpt in the file, in [0, 1).
+        position: position of the excerpt in the file, in [0, 1).
 
     Raises:
         DataError: the file cannot be decoded, or holds no samples.

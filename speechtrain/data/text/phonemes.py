@@ -24,7 +24,7 @@ class PhonemeTokenizer:
     Args:
         texts: training texts, in words.
         lexicon: a file of lines `WORD  PH ON EM ES`; of variants, `WORD(2)`, the first is used. None: eSpeak NG pronounces.
-        language: of eSpeak NG, such as `en-us`; ignored with a lexicon.
+        language: language code of eSpeak NG, such as `en-us`; ignored with a lexicon.
         stress: keep the digits of vowels (`AH0`), or eSpeak's stress marks.
         vocabulary: phonemes of a trained model, instead of those of the training texts.
 
@@ -76,7 +76,7 @@ class PhonemeTokenizer:
 
     @cached_property
     def _lexicon(self) -> dict[str, tuple[str, ...]]:
-        """The lexicon, read when a word is looked up first: a trained model that only decodes needs none."""
+        """Return the lexicon, read when a word is looked up first: a trained model that only decodes needs none."""
         assert self._lexicon_file is not None
         return read_lexicon(self._lexicon_file, stress=self.stress)
 

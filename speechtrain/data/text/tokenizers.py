@@ -90,7 +90,7 @@ class ListTokenizer:
     Args:
         texts: ignored.
         vocabulary_file: one token a line, without the blank.
-        blank: where other programs that use the list have the blank, `first` or `last`; here it is always label 0.
+        blank: position of the blank in other programs that use the list, `first` or `last`; here it is always label 0.
         vocabulary: tokens of a trained model, instead of the file's.
     """
 
@@ -163,7 +163,7 @@ class LabelTokenizer:
 
     Args:
         texts: training texts.
-        classes: in the order of their labels; None: all training texts, sorted.
+        classes: names of the classes in the order of their labels; None: all training texts, sorted.
         unknown: name of the class that every other text belongs to; None: other texts belong to none.
         vocabulary: classes of a trained model, instead of the above.
 

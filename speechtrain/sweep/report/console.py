@@ -39,8 +39,8 @@ class Reporter:
     """Prints lines while a sweep runs, and writes files at its end.
 
     Args:
-        study: of the sweep.
-        plan: of the sweep.
+        study: study of the sweep.
+        plan: plan of the sweep.
         composer: composes the best config.
         workers: jobs that may run at a time.
         options: `hydra.sweeper`.

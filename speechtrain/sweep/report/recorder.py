@@ -45,11 +45,11 @@ class SweepRecorder:
 
     Args:
         cfg: the config that all trials share.
-        study: of the sweep.
+        study: study of the sweep.
         objectives: names of the metrics; empty: what the program returns.
-        folder: of the sweep, absolute.
+        folder: folder of the sweep, absolute.
         settings: parameters of the run (`settings_of`).
-        overrides: as typed.
+        overrides: overrides as typed on the command line.
 
     Attributes:
         parents: ids of the sweep's runs, by tracker.

@@ -103,7 +103,7 @@ class Parameter:
     """A swept key and the values it may take.
 
     Attributes:
-        key: as in an override, with the `+` or `++` it may start with.
+        key: the key as in an override, with a leading `+` or `++` if there is one.
         domain: its values.
         condition: distinguishes parameters of the same key in several branches that have other values in each.
     """
@@ -389,7 +389,7 @@ def typed(space: Space, is_whole: Mapping[str, bool]) -> Space:
     """Make intervals whole where their keys take whole numbers, however they were written: `interval(1,256)` of an int key.
 
     Args:
-        space: as written.
+        space: the space as written.
         is_whole: whether a key takes whole numbers, for the keys whose type is known.
 
     Raises:

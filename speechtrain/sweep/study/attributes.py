@@ -90,7 +90,7 @@ def fail(storage: BaseStorage, trial_id: int, reason: str, *, charged: bool = Tr
     """Record a failure with its reason; return False if the trial was finished before.
 
     Args:
-        storage: of the study.
+        storage: storage of the study.
         trial_id: id of the trial in the storage.
         reason: what went wrong; shown in reports.
         charged: whether the failure counts towards `retries`.

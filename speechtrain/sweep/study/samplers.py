@@ -81,7 +81,7 @@ def sampler_factory(node: Mapping[str, Any] | None, *, conditional: bool) -> Cal
     """Return a function that builds the sampler of a trial from the trial's number, seeded by that and the config's seed.
 
     Args:
-        node: of the sampler; None, or a grid, whose points are enqueued: random draws.
+        node: config node of the sampler; None, or a grid, whose points are enqueued: random draws.
         conditional: whether parameters differ from trial to trial, which TPE has to know.
 
     Raises:

@@ -128,7 +128,7 @@ def storage_url(configured: str | None, folder: Path) -> str:
 
     Args:
         configured: `hydra.sweeper.storage`; None: a journal in the sweep's folder.
-        folder: of the sweep.
+        folder: folder of the sweep.
     """
     if configured is None:
         return f"journal:///{folder.absolute() / 'study.journal'}"
@@ -143,7 +143,7 @@ def storage_url(configured: str | None, folder: Path) -> str:
 
 @cache
 def _engine(url: str) -> sqlalchemy.Engine:
-    """Connections of our own for locks, beside those that Optuna keeps to itself."""
+    """Return an engine for the connections that hold locks, because Optuna's own is private."""
     return sqlalchemy.create_engine(url)
 
 

@@ -51,8 +51,8 @@ class ClaimedTrial:
     """A trial that this sweeper has set running and has to start a job for.
 
     Attributes:
-        id: of the trial in its storage.
-        number: of the trial in its study.
+        id: id of the trial in its storage.
+        number: number of the trial in its study.
         assignment: value of each active parameter.
         retry_of: number of the failed trial that it repeats.
     """
@@ -67,9 +67,9 @@ class Study:
     """Plans and claims the trials of one study, which other sweepers may share.
 
     Args:
-        url: of the storage.
+        url: URL of the storage.
         storage: the opened storage.
-        name: of the study.
+        name: name of the study.
         directions: direction of each objective.
         space: what is searched.
         make_sampler: builds the sampler of a trial number; a new one for each trial, so that what it proposes follows from the number and

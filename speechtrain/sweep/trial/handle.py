@@ -41,7 +41,7 @@ class TrialHandle:
 
     Attributes:
         context: the trial.
-        outcome: how its job ended, as the first one to know said; None while it runs.
+        outcome: how its job ended, as reported first; None while it runs.
         recorded: whether the storage has the outcome.
     """
 

@@ -149,7 +149,7 @@ def make_executor(options: SweeperOptions, program: Program, folder: Path) -> Ex
     Args:
         options: `hydra.sweeper`.
         program: what all jobs share.
-        folder: of the sweep.
+        folder: folder of the sweep.
 
     Raises:
         UserError: the launcher says that it cannot be used.

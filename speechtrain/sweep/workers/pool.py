@@ -54,7 +54,7 @@ class Pool:
     Args:
         program: what all jobs share.
         size: number of workers.
-        folder: of the sweep; what a job prints goes to `<number>/output.log` in it.
+        folder: the sweep's folder; what a job prints goes to `<number>/output.log` in it.
         options: threads, GPUs and limits of the workers.
         timeout: seconds a job may take.
         wants_returns: whether Hydra's whole JobReturn of each job is kept in `returned`.

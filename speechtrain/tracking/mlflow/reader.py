@@ -41,7 +41,7 @@ class Record:
 
     @property
     def is_sweep(self) -> bool:
-        """Whether it is the run of a sweep, under which its trials stand."""
+        """Return whether it is the run of a sweep, under which its trials stand."""
         return self.tags.get("speechtrain.kind") == "sweep"
 
 

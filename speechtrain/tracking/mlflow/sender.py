@@ -110,7 +110,7 @@ class Sender:
 
     @property
     def client(self) -> MlflowClient:
-        """The client of the run's server, opened when it is first needed."""
+        """Return the client of the run's server, opened when it is first needed."""
         if self._client is None:
             self._client = open_client(self.uri)
         return self._client
@@ -393,7 +393,7 @@ def import_run(
     Args:
         database: the SQLite file; artifacts are read from `mlartifacts` in its folder.
         run_id: the run in that database.
-        uri: where the copy goes.
+        uri: tracking URI that the run is copied to.
         known: id of an earlier copy, which is brought up to date; None makes a new one.
         tags: tags for the copy, besides those of the run.
         name: name of the copy; empty takes the run's.

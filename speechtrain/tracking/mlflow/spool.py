@@ -40,7 +40,7 @@ class Spool:
 
     @property
     def held(self) -> int:
-        """The number of events that could not be written, as on a full disk; each `append` tries again."""
+        """Return the number of events that could not be written, as on a full disk; each `append` tries again."""
         return len(self._held)
 
     def append(self, event: Event) -> None:

@@ -139,7 +139,7 @@ class Writer:
 
     @property
     def last_error_line(self) -> str:
-        """The last line that the process wrote to its standard error."""
+        """Return the last line that the process wrote to its standard error."""
         return self._error_lines[-1] if self._error_lines else "no output"
 
     def _handle_reply(self, reply: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ class Conformer(Encoder):
         return self.stem.output_lengths(lengths)
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
-        """(B, T, F) -> (B, T', D), lengths'."""
+        """Map features (B, T, F) to encoder frames (B, T', D), and their lengths (B,) to those of the output."""
         x, lengths = self.stem(features, lengths)
         frames = ops.shape(x)[1]
         inside = frame_mask(lengths, frames)
@@ -117,7 +117,7 @@ class Attention(keras.layers.Layer):  # type: ignore[misc]
         self.dropout = keras.layers.Dropout(dropout)
 
     def call(self, x: Any, attend: Any, rotation: Any, training: bool | None = None) -> Any:
-        """(B, T', D) -> (B, T', D); `attend` (B, 1, 1, T') is true where a key may be looked at."""
+        """Map (B, T', D) to (B, T', D); `attend` (B, 1, 1, T') is true where a key may be looked at."""
         batch, frames, width = ops.shape(x)[0], ops.shape(x)[1], x.shape[2]
         qkv = ops.reshape(self.qkv(self.norm(x)), (batch, frames, 3, self.n_heads, width // self.n_heads))
         q, k = rotate(qkv[:, :, 0], rotation), rotate(qkv[:, :, 1], rotation)
@@ -145,7 +145,7 @@ class ConvModule(keras.layers.Layer):  # type: ignore[misc]
         self.dropout = keras.layers.Dropout(dropout)
 
     def call(self, x: Any, inside: Any, seen: Any, training: bool | None = None) -> Any:
-        """(B, T', D) -> (B, T', D); frames outside `inside` (B, T', 1) reach no others."""
+        """Map (B, T', D) to (B, T', D); frames outside `inside` (B, T', 1) reach no others."""
         x = ops.glu(self.expand(self.norm(x)), axis=-1) * inside
         x = ops.silu(self.batch_norm(self.depthwise(x), seen, training=training))
         return self.dropout(self.project(x), training=training)

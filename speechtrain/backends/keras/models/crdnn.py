@@ -49,7 +49,7 @@ class Crdnn(Encoder):
         return self.stem.output_lengths(lengths)
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
-        """(B, T, F) -> (B, T', D), lengths'."""
+        """Map features (B, T, F) to encoder frames (B, T', D), and their lengths (B,) to those of the output."""
         x, lengths = self.stem(features, lengths)
         inside = frame_mask(lengths, ops.shape(x)[1])
         x = ops.relu(self.norm(x))
@@ -60,7 +60,7 @@ class Crdnn(Encoder):
 
 
 def _recurrent(kind: str, size: int, bidirectional: bool) -> Any:
-    """A layer whose backward direction starts at each utterance's own end, by the mask."""
+    """Return a layer whose backward direction starts at each utterance's own end, by the mask."""
     options = {
         "kernel_initializer": uniform(size),
         "recurrent_initializer": uniform(size),

@@ -43,11 +43,11 @@ class Lstm(Encoder):
         self.receptive_field = None
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
-        """(B, T, F) -> (B, T', D), lengths'."""
+        """Map features (B, T, F) to encoder frames (B, T', D), and their lengths (B,) to those of the output."""
         return self.run(stack_frames(features, self.subsampling), None, training=training)[0], self.output_lengths(lengths)
 
     def run(self, x: Any, states: list[Any] | None, training: bool | None = None) -> tuple[Any, list[Any]]:
-        """(B, T', stack * F) and the state of each layer -> (B, T', D) and the new states; None: a new signal."""
+        """Map (B, T', stack * F) and the state of each layer to (B, T', D) and the new states; None: a new signal."""
         after = []
         for index, (layer, dropout) in enumerate(zip(self.lstms, self.dropouts, strict=True)):
             x, *state = layer(x, initial_state=None if states is None else states[index], training=training)
@@ -56,7 +56,7 @@ class Lstm(Encoder):
         return x, after
 
     def stream(self) -> LstmStream:
-        """A fresh state for one live signal; its outputs are those of `call` outside training."""
+        """Return a fresh state for one live signal; its outputs are those of `call` outside training."""
         return LstmStream(self)
 
 
@@ -74,7 +74,7 @@ class Cell(keras.layers.Layer):  # type: ignore[misc]
         self.output_size = units
 
     def build(self, input_shape: Any) -> None:
-        """Gates in the order input, forget, cell, output."""
+        """Make the weights of the gates in the order input, forget, cell, output."""
         gates = 4 * self.units
         self.kernel = self.add_weight((input_shape[-1], gates), initializer=uniform(self.units), name="kernel")
         self.recurrent_kernel = self.add_weight((self.units, gates), initializer=uniform(self.units), name="recurrent_kernel")
@@ -82,7 +82,7 @@ class Cell(keras.layers.Layer):  # type: ignore[misc]
         self.recurrent_bias = self.add_weight((gates,), initializer=uniform(self.units), name="recurrent_bias")
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> Any:
-        """(B, D) and [(B, D), (B, D), (B, 1)] -> (B, D) and the states after."""
+        """Map (B, D) and [(B, D), (B, D), (B, 1)] to (B, D) and the states after."""
         hidden, cell, step = states
         if self.detach_steps is not None and training:
             cut = ops.equal(step % self.detach_steps, 0)

@@ -26,7 +26,7 @@ class Mlp(Encoder):
         self.receptive_field = stack
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
-        """(B, T, F) -> (B, T', D), lengths'."""
+        """Map features (B, T, F) to encoder frames (B, T', D), and their lengths (B,) to those of the output."""
         x = stack_frames(features, self.subsampling)
         for layer in self.layers:
             x = layer(x, training=training) if isinstance(layer, keras.layers.Dropout) else layer(x)

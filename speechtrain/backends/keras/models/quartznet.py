@@ -43,7 +43,7 @@ class QuartzNet(Encoder):
         self.receptive_field = stem_kernel + subsampling * context
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
-        """(B, T, F) -> (B, T', D), lengths'."""
+        """Map features (B, T, F) to encoder frames (B, T', D), and their lengths (B,) to those of the output."""
         inside = ops.cast(frame_mask(lengths, ops.shape(features)[1]), features.dtype)[:, :, None]
         lengths = self.output_lengths(lengths)
         frames = self.output_lengths(ops.shape(features)[1])
@@ -66,7 +66,7 @@ class Block(keras.layers.Layer):  # type: ignore[misc]
         self.dropouts = [keras.layers.Dropout(dropout) for _ in range(repeats)]
 
     def call(self, x: Any, inside: Any, seen: Any, training: bool | None = None) -> Any:
-        """(B, T', D) -> (B, T', D')."""
+        """Map (B, T', D) to (B, T', D')."""
         branch = x
         for index, layer in enumerate(self.convs):
             if index:
@@ -86,5 +86,5 @@ class SeparableConv(keras.layers.Layer):  # type: ignore[misc]
         self.norm = BatchNorm()
 
     def call(self, x: Any, inside: Any, seen: Any, training: bool | None = None) -> Any:
-        """(B, T, D) -> (B, T', D'); frames outside `inside` (B, T, 1) reach no others, statistics over `seen` (B, T')."""
+        """Map (B, T, D) to (B, T', D'); frames outside `inside` (B, T, 1) reach no others, statistics over `seen` (B, T')."""
         return self.norm(self.pointwise(self.depthwise(x * inside)), seen, training=training)

@@ -39,7 +39,7 @@ class Tdnn(Encoder):
         return self.stem.output_lengths(lengths)
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
-        """(B, T, F) -> (B, T', D), lengths'."""
+        """Map features (B, T, F) to encoder frames (B, T', D), and their lengths (B,) to those of the output."""
         x, lengths = self.stem(features, lengths)
         frames = ops.shape(x)[1]
         inside = ops.cast(frame_mask(lengths, frames), x.dtype)[:, :, None]
@@ -60,6 +60,6 @@ class Block(keras.layers.Layer):  # type: ignore[misc]
         self.dropout = keras.layers.Dropout(dropout)
 
     def call(self, x: Any, inside: Any, seen: Any, training: bool | None = None) -> Any:
-        """(B, T', D) -> (B, T', D), zero outside `inside` (B, T', 1); statistics over `seen` (B, T')."""
+        """Map (B, T', D) to (B, T', D), zero outside `inside` (B, T', 1); statistics over `seen` (B, T')."""
         branch = ops.relu(self.norm(self.conv(x), seen, training=training))
         return (x + self.dropout(branch, training=training)) * inside

@@ -21,8 +21,8 @@ class RotaryEncoder(Encoder):
         stem: (B, T, F), (B,) -> (B, T', D), (B,).
         layers: (x, mask (B, T', 1), attend, rotation) -> x.
         width: D.
-        head_size: of one attention head.
-        subsampling: of the stem.
+        head_size: size of one attention head.
+        subsampling: subsampling factor of the stem.
         dropout: behind the stem.
         chunk_frames: encoder frames of a chunk; no frame sees a later chunk than its own. None: every frame sees all.
         left_chunks: earlier chunks that a frame sees; None: all.
@@ -67,7 +67,7 @@ class RotaryEncoder(Encoder):
         return self.layers(self.dropout(x), mask[:, :, None].to(x.dtype), attend, self.rotation(0, x.shape[1], angles)), lengths
 
     def rotation(self, first: int, frames: int, dtype: torch.dtype) -> torch.Tensor:
-        """Cosines and sines (2, T', d/2) of the frames from `first`."""
+        """Return the cosines and sines (2, T', d/2) of the frames from `first`."""
         angles = torch.arange(first, first + frames, device=self.frequencies.device)[:, None] * self.frequencies
         return torch.stack([angles.cos(), angles.sin()]).to(dtype)
 
@@ -167,7 +167,7 @@ class Attention(nn.Module):
     def forward(
         self, x: torch.Tensor, attend: torch.Tensor | None, rotation: torch.Tensor, cache: dict[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """(B, T', D) -> (B, T', D); `attend` (B, 1, 1 or T', T') is true where a key may be attended to."""
+        """Map (B, T', D) to (B, T', D); `attend` (B, 1, 1 or T', T') is true where a key may be attended to."""
         x = self.norm(x)
         attended = attend_in_bfloat16(x, self.qkv, self.n_heads, attend, rotation) if cache is None else None
         if attended is None:

@@ -41,7 +41,7 @@ class SeparableStem(nn.Module):
 
     Args:
         input_size: F.
-        channels: of all of them.
+        channels: channels of all of them.
         subsampling: a power of 2; as many halvings.
         output_size: D of a linear layer on what is left of the mels.
     """

@@ -161,7 +161,7 @@ class Wav2Vec2(Encoder):
             return F.gelu(heard[:, :, : x.shape[1]]).transpose(1, 2).to(x.dtype)
 
     def _masked(self, x: torch.Tensor) -> torch.Tensor:
-        """Spans of frames (B, T') of `mask_length`, which may overlap, so many that about a share of `mask_prob` lies in them."""
+        """Return spans of frames (B, T') of `mask_length`, which may overlap, so many that about a share of `mask_prob` lies in them."""
         starts = torch.rand(x.shape[:2], device=x.device) < self.mask_prob / self.mask_length
         spread = F.max_pool1d(F.pad(starts.float()[:, None], (self.mask_length - 1, 0)), self.mask_length, stride=1)
         return spread[:, 0] > 0
@@ -175,7 +175,7 @@ class Layer(nn.Module):
         self.layer = layer
 
     def forward(self, x: torch.Tensor, attend: torch.Tensor) -> torch.Tensor:
-        """(B, T', D) -> (B, T', D); each frame sees those that `attend` (B, 1, T', T') says."""
+        """Map (B, T', D) to (B, T', D); each frame sees those that `attend` (B, 1, T', T') says."""
         found: torch.Tensor = self.layer(x, attend)[0]
         return found
 
@@ -186,7 +186,7 @@ def _shorter(lengths: torch.Tensor, block: Any) -> torch.Tensor:
 
 
 def norm_over_time(x: torch.Tensor, lengths: torch.Tensor, norm: nn.GroupNorm) -> torch.Tensor:
-    """Each channel of (B, C, T) with mean 0 and variance 1 over its utterance, then scaled and shifted as `norm` does."""
+    """Bring each channel of (B, C, T) to mean 0 and variance 1 over its utterance, then scale and shift it as `norm` does."""
     inside = frame_mask(lengths, x.shape[2])[:, None, :].to(torch.float32)
     count = lengths.clamp_min(1)[:, None, None]
     centred = (x - (x * inside).sum(2, keepdim=True, dtype=torch.float32) / count) * inside
@@ -195,7 +195,7 @@ def norm_over_time(x: torch.Tensor, lengths: torch.Tensor, norm: nn.GroupNorm) -
 
 
 def _without_weight_norm(net: Any) -> Any:
-    """The convolution of positions with the weight itself, which exporters know."""
+    """Return the convolution of positions with the weight itself, which exporters know."""
     nn.utils.parametrize.remove_parametrizations(net.encoder.transformer.pos_conv_embed.conv, "weight")
     return net
 

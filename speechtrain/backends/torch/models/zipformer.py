@@ -71,7 +71,7 @@ class Zipformer(Encoder):
 
 
 def with_width(x: torch.Tensor, width: int) -> torch.Tensor:
-    """(B, T, D) -> (B, T, width): cut off, or filled up with zeros."""
+    """Map (B, T, D) to (B, T, width): cut off, or filled up with zeros."""
     return x[:, :, :width] if x.shape[2] >= width else F.pad(x, (0, width - x.shape[2]))
 
 
@@ -81,12 +81,12 @@ class Stage(nn.Module):
     Args:
         width: D.
         rate: frames that become one.
-        layers: how many.
-        n_heads: of attention.
-        hidden: of the middle feed-forward module; the first has three quarters, the last five quarters of it.
-        kernel_size: of the depthwise convolutions.
-        head_size: of queries and keys.
-        dropout: in all of them.
+        layers: number of layers.
+        n_heads: number of attention heads.
+        hidden: size of the middle feed-forward module; the first has three quarters, the last five quarters of it.
+        kernel_size: kernel size of the depthwise convolutions.
+        head_size: size of queries and keys per head.
+        dropout: dropout rate in all modules.
     """
 
     frequencies: torch.Tensor
@@ -123,7 +123,7 @@ class Downsample(nn.Module):
         self.weights = nn.Parameter(torch.zeros(rate))
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, D) -> (B, ceil(T / rate), D)."""
+        """Map (B, T, D) to (B, ceil(T / rate), D)."""
         rate = len(self.weights)
         batch, frames = x.shape[0], (x.shape[1] + rate - 1) // rate
         missing = frames * rate - x.shape[1]
@@ -142,7 +142,7 @@ class Bypass(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), 0.5))
 
     def forward(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """(B, T, D), (B, T, D) -> (B, T, D)."""
+        """Map (B, T, D), (B, T, D) to (B, T, D)."""
         # not below 0.2, so that what is bypassed still learns (the paper has 0.9 at first, then 0.2)
         return before + self.scale.clamp(0.2, 1.0) * (after - before)
 
@@ -156,18 +156,18 @@ class BiasNorm(nn.Module):
         self.log_scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., D) -> (..., D)."""
+        """Map (..., D) to (..., D)."""
         scale = (x - self.bias).square().mean(-1, keepdim=True).clamp_min(1e-8).rsqrt()
         return x * scale * self.log_scale.exp()
 
 
 def swoosh_r(x: torch.Tensor) -> torch.Tensor:
-    """log(1 + exp(x - 1)) - 0.08 x - 0.313261687 (section 3.4 of the paper)."""
+    """Compute log(1 + exp(x - 1)) - 0.08 x - 0.313261687 (section 3.4 of the paper)."""
     return F.softplus(x - 1) - 0.08 * x - 0.313261687
 
 
 def swoosh_l(x: torch.Tensor) -> torch.Tensor:
-    """log(1 + exp(x - 4)) - 0.08 x - 0.035 (section 3.4 of the paper)."""
+    """Compute log(1 + exp(x - 4)) - 0.08 x - 0.035 (section 3.4 of the paper)."""
     return F.softplus(x - 4) - 0.08 * x - 0.035
 
 
@@ -219,7 +219,7 @@ def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
 
 
 def small(linear: nn.Linear) -> nn.Linear:
-    """A last layer of a module that begins with a tenth of the usual weights: without norms in between, sums would grow too fast."""
+    """Make the last layer of a module with a tenth of the usual weights: without norms in between, sums would grow too fast."""
     with torch.no_grad():
         linear.weight.mul_(0.1)
         linear.bias.zero_()
@@ -235,7 +235,7 @@ class AttentionWeights(nn.Module):
         self.qk = nn.Linear(width, 2 * n_heads * head_size)
 
     def forward(self, x: torch.Tensor, attend: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) -> (B, H, T, T)."""
+        """Map (B, T, D) to (B, H, T, T)."""
         q, k = self.qk(x).unflatten(-1, (2, self.n_heads, self.head_size)).permute(2, 0, 3, 1, 4)
         scores = torch.matmul(rotate(q, rotation), rotate(k, rotation).transpose(2, 3)) / math.sqrt(self.head_size)
         return scores.masked_fill(~attend, torch.finfo(scores.dtype).min).softmax(-1)
@@ -251,7 +251,7 @@ class SelfAttention(nn.Module):
         self.out = small(nn.Linear(n_heads * value_size, width))
 
     def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """(B, T, D), (B, H, T, T) -> (B, T, D)."""
+        """Map (B, T, D), (B, H, T, T) to (B, T, D)."""
         values = self.values(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, d)
         return cast(torch.Tensor, self.out(torch.matmul(weights, values).transpose(1, 2).flatten(2)))
 
@@ -265,7 +265,7 @@ class NonlinearAttention(nn.Module):
         self.out = small(nn.Linear(hidden, width))
 
     def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """(B, T, D), (B, 1, T, T) -> (B, T, D)."""
+        """Map (B, T, D), (B, 1, T, T) to (B, T, D)."""
         gate, value, after = self.expand(x).chunk(3, dim=-1)
         return cast(torch.Tensor, self.out(torch.matmul(weights[:, 0], value * gate.tanh()) * after))
 
