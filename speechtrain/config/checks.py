@@ -233,6 +233,7 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
     yield from _what_goes_together(cfg)
     yield from _of_stored_features(cfg)
     yield from _of_waveforms(cfg)
+    yield from _of_keras(cfg)
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")
     if f_max is not None and rate is not None and f_max > rate / 2:
@@ -246,6 +247,35 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
         if name is not None and ("/" in name or Path(name).suffix) and not Path(name).expanduser().exists():
             fix = "give last, a run's folder, a checkpoint or an MLflow run id"
             yield Problem(key, f"no such run or checkpoint: {Path(name).absolute()}", fix)
+
+
+_ONLY_TORCH: Mapping[str, object] = {
+    "ema_decay": None,
+    "average_last": None,
+    "layer_dropout": 0,
+    "find_lr": False,
+    "gradient_checkpointing": False,
+    "sync_batchnorm": False,
+}
+"""Keys of the trainer that only the Torch backend has, with the values that switch them off."""
+
+
+def _of_keras(cfg: DictConfig) -> Iterator[Problem]:
+    """Yield keys that ask the Keras backend for what only the Torch backend can do."""
+    if cfg.backend.get("name") != "keras":
+        return
+    for key, off in _ONLY_TORCH.items():
+        if (value := cfg.trainer.get(key, off)) != off:
+            message = f"is {value}, which only the Torch backend can do"
+            yield Problem(f"trainer.{key}", message, f"set trainer.{key}={'null' if off is None else off}, or backend=torch")
+    if cfg.task.get("intermediate"):
+        message = f"is {cfg.task.intermediate}; the Keras backend has no head in the middle"
+        yield Problem("task.intermediate", message, "set task.intermediate=0, or backend=torch")
+    if cfg.trainer.get("devices", 1) not in (1, "1", "auto"):
+        message = f"is {cfg.trainer.devices}; the Keras backend trains on one device"
+        yield Problem("trainer.devices", message, "set trainer.devices=1")
+    if cfg.trainer.get("strategy", "auto") != "auto":
+        yield Problem("trainer.strategy", f"is {cfg.trainer.strategy}; that is Lightning's", "set trainer.strategy=auto")
 
 
 def _what_goes_together(cfg: DictConfig) -> Iterator[Problem]:

@@ -14,7 +14,6 @@ from hydra.utils import instantiate
 from speechtrain.backends.base import Backend, Conversion, LayerSize, ModelInfo, TrainingPlan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
 from speechtrain.backends.keras import engine as engines
-from speechtrain.config.schemas.training import Trainer
 from speechtrain.data.batches import Batch
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Outputs, Task
@@ -30,17 +29,6 @@ _POLICIES = {
     "bf16-true": "bfloat16",
     "64-true": "float64",
 }
-
-
-_ONLY_TORCH: Mapping[str, object] = {
-    "ema_decay": None,
-    "average_last": None,
-    "layer_dropout": 0,
-    "find_lr": False,
-    "gradient_checkpointing": False,
-    "sync_batchnorm": False,
-}
-"""Keys of the trainer that only the Torch backend has, with the values that switch them off."""
 
 
 class KerasBackend(Backend):
@@ -127,7 +115,8 @@ class KerasBackend(Backend):
         """Train in place; see `Backend.train`."""
         from speechtrain.backends.keras.fit_run import FitRun
 
-        _check(plan.trainer, task, self._keras)
+        if problems := _accelerator_problems(plan.trainer.accelerator, self._keras):
+            raise ConfigError(problems)
         plan.begin_schedule(len(train))
 
         def validate() -> dict[str, float]:
@@ -225,30 +214,6 @@ class KerasBackend(Backend):
 
     def _step(self, model: SpeechModel, task: Task) -> Step:
         return model.step(task, compiled=self._compiled)
-
-
-def _check(trainer: Trainer, task: Task, keras: Any) -> None:
-    """Refuse what only the Torch backend can do.
-
-    Raises:
-        ConfigError: with every key that asks for it.
-    """
-    problems = []
-    for key, off in _ONLY_TORCH.items():
-        if (value := getattr(trainer, key)) != off:
-            message = f"is {value}, which only the Torch backend can do"
-            problems.append(Problem(f"trainer.{key}", message, f"set trainer.{key}={'null' if off is None else off}, or backend=torch"))
-    if task.intermediate:
-        message = f"is {task.intermediate}; the Keras backend has no head in the middle"
-        problems.append(Problem("task.intermediate", message, "set task.intermediate=0, or backend=torch"))
-    if trainer.devices not in (1, "1", "auto"):
-        message = f"is {trainer.devices}; the Keras backend trains on one device"
-        problems.append(Problem("trainer.devices", message, "set trainer.devices=1"))
-    if trainer.strategy != "auto":
-        problems.append(Problem("trainer.strategy", f"is {trainer.strategy}; that is Lightning's", "set trainer.strategy=auto"))
-    problems += _accelerator_problems(trainer.accelerator, keras)
-    if problems:
-        raise ConfigError(problems)
 
 
 def _accelerator_problems(accelerator: str, keras: Any) -> list[Problem]:

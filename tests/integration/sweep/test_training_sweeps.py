@@ -78,13 +78,13 @@ def test_trials_on_other_engines_run_in_processes_of_their_own(command, tmp_path
 
 
 def test_a_mistake_in_another_process_is_told_as_in_this_one(command, tmp_path):
-    failing = ["backend.engine=tensorflow,torch", "trainer.devices=4", "trainer.epochs=1", "hydra.sweeper.retries=0"]
+    failing = ["backend.engine=tensorflow,torch", "trainer.accelerator=gpu", "trainer.epochs=1", "hydra.sweeper.retries=0"]
 
     done = command("-m", *TRIALS, "backend=keras", *failing, "hydra.sweeper.max_failure_rate=1")
 
     assert [trial.state.name for trial in trials_of(tmp_path)] == ["FAIL", "FAIL"]
     for trial in trials_of(tmp_path):
-        assert "trainer.devices: is 4; the Keras backend trains on one device" in trial.user_attrs["reason"]
+        assert "trainer.accelerator: is gpu, but the engine sees none" in trial.user_attrs["reason"]
     assert "Traceback" not in done.stdout + done.stderr
 
 

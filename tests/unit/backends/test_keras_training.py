@@ -112,13 +112,3 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
 def test_another_engine_than_the_processs_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"backend.engine: is jax, but this process runs Keras on tensorflow"):
         KerasBackend("jax", 1)
-
-
-ONLY_TORCH = ["trainer.ema_decay=0.9", "trainer.average_last=2", "trainer.layer_dropout=0.1", "task.intermediate=0.3"]
-
-
-@pytest.mark.parametrize("option", ONLY_TORCH)
-def test_what_only_the_torch_backend_has_is_refused(tmp_path: Path, option: str) -> None:
-    setup = Setup(keras_backend(), tmp_path, "model=tdnn", option)
-    with pytest.raises(ConfigError, match=option.partition("=")[0]):
-        setup.train(setup.build())

@@ -246,3 +246,11 @@ def test_a_model_of_ones_own_needs_no_schema_its_signature_is_checked_with_its_t
     assert "model.width: must be a whole number, received 'wide'" in text
     assert "model.rates: must be a list, each item a number, received [0.5, 'fast']" in text
     assert compose([*own, "+model.width=8", "+model.rates=[1,0.5]"]).model.width == 8
+
+
+def test_all_that_only_the_torch_backend_has_is_refused_at_once_before_anything_is_read() -> None:
+    asked = ["trainer.ema_decay=0.9", "trainer.average_last=2", "trainer.layer_dropout=0.1", "task.intermediate=0.3", "trainer.devices=2"]
+    text = problems("backend=keras", "data=synthetic", *asked)
+    assert text.startswith("5 problems")
+    for key in asked:
+        assert f"{key.partition('=')[0]}: is {key.partition('=')[2]}" in text
