@@ -119,7 +119,7 @@ def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> 
                 yield utterance, cut.text, error
 
 
-def write(found: Iterator[tuple[str, str, Alignment | DataError]], folder: Path, formats: Sequence[str]) -> tuple[int, list[str]]:
+def write(aligned: Iterator[tuple[str, str, Alignment | DataError]], folder: Path, formats: Sequence[str]) -> tuple[int, list[str]]:
     """Write the alignments; return their number, and messages for the utterances that could not be aligned.
 
     Raises:
@@ -132,7 +132,7 @@ def write(found: Iterator[tuple[str, str, Alignment | DataError]], folder: Path,
     ctms, objects = [], []
     names: set[str] = set()
     try:
-        for utterance, text, alignment in found:
+        for utterance, text, alignment in aligned:
             if isinstance(alignment, DataError):
                 bad.append(f"{utterance}: {alignment}")
                 continue

@@ -128,17 +128,17 @@ def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
     Raises:
         DataError: tokens are missing, and `strict` is set.
     """
-    found: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
     for cut in data.corpus.splits[split]:
         for token in data.tokenizer.unknown(cut.text) if cut.text else ():
-            found.setdefault(token, []).append(str(cut.id))
-    if not found:
+            missing.setdefault(token, []).append(str(cut.id))
+    if not missing:
         return
-    ranked = sorted(found.items(), key=lambda item: -len(item[1]))
-    shown = ", ".join(f"{token!r} ({len(ids)}x, first in {ids[0]})" for token, ids in ranked[:_SHOWN_UNKNOWN])
-    more = f" and {len(found) - _SHOWN_UNKNOWN} more" if len(found) > _SHOWN_UNKNOWN else ""
+    ranked = sorted(missing.items(), key=lambda item: -len(item[1]))
+    examples = ", ".join(f"{token!r} ({len(ids)}x, first in {ids[0]})" for token, ids in ranked[:_SHOWN_UNKNOWN])
+    more = f" and {len(missing) - _SHOWN_UNKNOWN} more" if len(missing) > _SHOWN_UNKNOWN else ""
     has = "".join(token if len(token) == 1 else f" {token}" for token in data.tokenizer.vocabulary[:60])
-    message = f"the model has no token for {len(found)} that stand in the texts of {split}: {shown}{more}; it has {has!r}"
+    message = f"the model has no token for {len(missing)} that stand in the texts of {split}: {examples}{more}; it has {has!r}"
     if strict:
         raise DataError(
             f"{message}\n    -> set data.normalize (for example [nfc,lowercase,punctuation]), or on_unknown=warn to count them as errors"

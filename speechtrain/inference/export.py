@@ -124,25 +124,25 @@ class Export:
         from speechtrain.inference.convert import Job, convert
         from speechtrain.inference.runtimes import open_exported
 
-        found = [self._try_out("model", None, self._model)]
+        results = [self._try_out("model", None, self._model)]
         bad = []
         ranges = self._representative() if "tflite_int8" in self.kinds else ()
         for kind in self.kinds:
             try:
                 if kind == _ARCHIVE:
-                    found.append(self._archive([each.path for each in found if each.path is not None]))
+                    results.append(self._archive([each.path for each in results if each.path is not None]))
                     continue
                 path = self.folder / f"model{'_int8' if kind == 'tflite_int8' else ''}{self.recognizer.backend.formats[kind]}"
                 options = Conversion(self.recognizer.features.size, self.frames, ranges)
                 convert(Job(self.weights, self.settings, kind, path, options, bool(self.cfg.trust), self.data.corpus.target_size))
                 with _only_if_good(path):
-                    found.append(
+                    results.append(
                         self._try_out(kind, path, open_exported(kind, path), tolerance=inf if kind == "tflite_int8" else _TOLERANCE)
                     )
-                self._facts(path, found[-1])
+                self._facts(path, results[-1])
             except UserError as error:
                 bad.append(str(error))
-        return found, bad
+        return results, bad
 
     def _representative(self) -> list[npt.NDArray[np.float32]]:
         for split in ("val", "train"):
@@ -277,15 +277,15 @@ def _together(batches: Sequence[Batch]) -> Iterator[tuple[npt.NDArray[np.float32
         yield features, lengths
 
 
-def print_results(found: Sequence[ExportResult]) -> None:
+def print_results(results: Sequence[ExportResult]) -> None:
     """Print the results as a table, the model first."""
     from speechtrain.console import format_metric
 
     table = Table(box=None, pad_edge=False)
-    names = list(found[0].metrics)
+    names = list(results[0].metrics)
     for name in ("", "MB", "latency ms", "real-time factor", "difference", *names, "file"):
         table.add_column(name, justify="left" if name in ("", "file") else "right")
-    for each in found:
+    for each in results:
         values = [format_metric(name, each.metrics[name]) for name in names]
         difference = "" if each.difference is None else f"{each.difference:.1e}"
         numbers = [f"{each.megabytes:.2f}", f"{each.latency_ms:.1f}", f"{each.real_time_factor:.4f}", difference]
@@ -308,8 +308,8 @@ def write_exports(cfg: ExportConfig, overrides: Sequence[str]) -> list[str]:
     """
     export = Export(cfg, overrides)
     console.print(f"model       {export.weights}\ntried on    {len(export.batches)} utterances of {cfg.split}\n", markup=False)
-    found, bad = export.make()
-    print_results(found)
+    results, bad = export.make()
+    print_results(results)
     for line in bad:
         errors.print(line, style="red", markup=False)
     return bad

@@ -106,8 +106,8 @@ def run_folder(weights: Path) -> Path | None:
 
 
 def _weights_in(folder: Path, name: str) -> Path:
-    found = sorted(path for path in folder.rglob("*") if path.suffix in checkpoint_files.SUFFIXES and path.is_file())
-    best = [path for path in found if path.name.startswith((checkpoint_files.BEST, "recognizer"))]
-    if not found:
+    weights = sorted(path for path in folder.rglob("*") if path.suffix in checkpoint_files.SUFFIXES and path.is_file())
+    best = [path for path in weights if path.name.startswith((checkpoint_files.BEST, "recognizer"))]
+    if not weights:
         raise ConfigError([Problem("from", f"{name} holds no weights of speechtrain", _FIX)])
-    return (best or found)[-1]
+    return (best or weights)[-1]

@@ -28,9 +28,9 @@ def as_text(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa
 
 def as_json(name: str, texts: Iterable[Transcription]) -> Iterator[str]:
     """Write one object of JSON: the text, and its pieces with their words."""
-    found = list(texts)
+    transcriptions = list(texts)
     pieces: list[Mapping[str, Any]] = []
-    for each in found:
+    for each in transcriptions:
         start, end = (each.words[0].start, each.words[-1].end) if each.words else (None, None)
         piece = {
             "text": each.text,
@@ -42,7 +42,7 @@ def as_json(name: str, texts: Iterable[Transcription]) -> Iterator[str]:
         if each.alternatives:
             piece["alternatives"] = [{"text": text, "score": score} for text, score in each.alternatives]
         pieces.append(_rounded(piece))
-    text = " ".join(each.text for each in found if each.text)
+    text = " ".join(each.text for each in transcriptions if each.text)
     yield json.dumps({"file": name, "text": text, "segments": pieces}, ensure_ascii=False) + "\n"
 
 

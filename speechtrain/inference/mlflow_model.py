@@ -33,8 +33,8 @@ class TranscribingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-de
         """
         audios = list(model_input["audio"]) if isinstance(model_input, pd.DataFrame) else list(model_input)
         rate = int((params or {}).get("sample_rate") or 0) or None
-        found = list(self._recognizer.transcribe_all([_content(audio) for audio in audios], rate))
-        return pd.DataFrame({"text": [item.text for item in found], "confidence": [item.confidence for item in found]})
+        transcriptions = list(self._recognizer.transcribe_all([_content(audio) for audio in audios], rate))
+        return pd.DataFrame({"text": [item.text for item in transcriptions], "confidence": [item.confidence for item in transcriptions]})
 
 
 def _content(audio: Any) -> Any:

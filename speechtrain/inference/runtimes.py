@@ -65,8 +65,8 @@ def _of_torch(model: Any) -> Runner:
 
     def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
         with torch.inference_mode():
-            values, found = model(torch.from_numpy(features), torch.from_numpy(lengths))
-        return values.numpy(), found.numpy()
+            values, value_lengths = model(torch.from_numpy(features), torch.from_numpy(lengths))
+        return values.numpy(), value_lengths.numpy()
 
     return run
 
@@ -80,8 +80,8 @@ def _onnx(path: Path) -> Runner:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
-        values, found = session.run(["values", "value_lengths"], {"features": features, "lengths": lengths})
-        return values, found
+        values, value_lengths = session.run(["values", "value_lengths"], {"features": features, "lengths": lengths})
+        return values, value_lengths
 
     return run
 
@@ -91,8 +91,8 @@ def _keras(path: Path) -> Runner:
     model = keras.saving.load_model(path, compile=False)
 
     def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
-        values, found = model(features, lengths.astype(np.int32), training=False)
-        return keras.ops.convert_to_numpy(values), keras.ops.convert_to_numpy(found).astype(np.int64)
+        values, value_lengths = model(features, lengths.astype(np.int32), training=False)
+        return keras.ops.convert_to_numpy(values), keras.ops.convert_to_numpy(value_lengths).astype(np.int64)
 
     return run
 
@@ -107,14 +107,14 @@ def _tflite(path: Path) -> Runner:
     def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
         if features.shape[1] > frames:
             raise UserError(f"{path}: takes {frames} frames, received {features.shape[1]}\n    -> export with frames={features.shape[1]}")
-        values, found = [], []
+        values, value_lengths = [], []
         for row, length in zip(features, lengths, strict=True):
             padded = np.zeros((1, frames, row.shape[1]), dtype=np.float32)
             padded[0, :length] = row[:length]
-            said = signature(features=padded, lengths=np.array([length], dtype=np.int32))
-            values.append(said["values"][0])
-            found.append(int(said["value_lengths"][0]))
-        return np.stack(values), np.array(found, dtype=np.int64)
+            outputs = signature(features=padded, lengths=np.array([length], dtype=np.int32))
+            values.append(outputs["values"][0])
+            value_lengths.append(int(outputs["value_lengths"][0]))
+        return np.stack(values), np.array(value_lengths, dtype=np.int64)
 
     return run
 

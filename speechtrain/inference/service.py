@@ -82,7 +82,7 @@ class Service:
                 continue
             start = time.perf_counter()
             try:
-                found = await loop.run_in_executor(self._model, self._compute, [each.samples for each in some])
+                transcriptions = await loop.run_in_executor(self._model, self._compute, [each.samples for each in some])
             except Exception as error:  # noqa: BLE001 # one bad request must not end the service
                 for each in some:
                     if not each.answer.done():
@@ -90,7 +90,7 @@ class Service:
                 continue
             self._busy.inc(time.perf_counter() - start)
             self._batch.observe(len(some))
-            for each, answer in zip(some, found, strict=True):
+            for each, answer in zip(some, transcriptions, strict=True):
                 self._audio.inc(len(each.samples) / self.recognizer.sample_rate)
                 if not each.answer.done():
                     each.answer.set_result(answer)
@@ -100,15 +100,15 @@ class Service:
         from speechtrain.inference.long_audio import joined, transcribe_long
 
         recognizer = self.recognizer
-        found: dict[int, Transcription] = {}
+        transcriptions: dict[int, Transcription] = {}
         short = [index for index, samples in enumerate(audios) if len(samples) <= 30 * recognizer.sample_rate]
         if not recognizer.task.timed:
             short = list(range(len(audios)))
         order = sorted(short, key=lambda index: len(audios[index]))  # little padding
-        found.update(zip(order, recognizer.transcribe_all([audios[index] for index in order]), strict=True))
+        transcriptions.update(zip(order, recognizer.transcribe_all([audios[index] for index in order]), strict=True))
         for index in set(range(len(audios))) - set(short):
-            found[index] = joined(list(transcribe_long(recognizer, iter([audios[index]]))))
-        return [found[index] for index in range(len(audios))]
+            transcriptions[index] = joined(list(transcribe_long(recognizer, iter([audios[index]]))))
+        return [transcriptions[index] for index in range(len(audios))]
 
     async def transcribe(self, request: Request) -> Response:
         """Answer POST /transcribe, whose body is an audio file."""
@@ -129,19 +129,23 @@ class Service:
         except asyncio.QueueFull:
             return self._refused(503, "too many requests wait; try again", {"Retry-After": "1"})
         try:
-            found = await waiting.answer
+            transcription = await waiting.answer
         except UserError as error:
             return self._refused(400, str(error))
         took = time.perf_counter() - start
         self._latency.observe(took)
         self._requests.labels("200").inc()
         seconds = len(samples) / self.recognizer.sample_rate
-        answer: dict[str, Any] = {"text": found.text, "confidence": round(found.confidence, 4), "seconds": round(seconds, 3)}
+        answer: dict[str, Any] = {
+            "text": transcription.text,
+            "confidence": round(transcription.confidence, 4),
+            "seconds": round(seconds, 3),
+        }
         answer["latency"] = round(took, 4)
         if request.query_params.get("words", "").lower() in ("1", "true", "yes"):
             answer["words"] = [
                 {"text": w.text, "start": round(w.start, 3), "end": round(w.end, 3), "confidence": round(w.confidence, 4)}
-                for w in found.words
+                for w in transcription.words
             ]
         return JSONResponse(answer)
 

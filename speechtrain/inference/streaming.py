@@ -71,12 +71,12 @@ class LiveFeatures:
         if end <= self._done:
             return torch.zeros(0, features.size)
         energies = features.mel(features.unpack(features.pack(features.spectrum(self._kept))))
-        found = features.finish(energies[self._done - self._begin : end - self._begin])
+        frames = features.finish(energies[self._done - self._begin : end - self._begin])
         self._done = end
         drop = max(0, self._done - self._context - self._begin)
         self._kept = self._kept[drop * features.hop_length :]
         self._begin += drop
-        return found
+        return frames
 
 
 def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator[Transcription]:
@@ -94,14 +94,14 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
     pause = max(1, round(_PAUSE / step))
     kept = np.zeros((0, len(recognizer.tokenizer.vocabulary)), dtype=np.float32)
     done = 0
-    heard = busy = 0.0
+    received = busy = 0.0
     late: list[float] = []
 
     def follow(log_probs: npt.NDArray[np.float32], took: float) -> Iterator[Transcription]:
         nonlocal kept, done
         before = done + len(kept)
         kept = np.concatenate([kept, log_probs])
-        late.extend(heard - step * (before + int(frame) + 1) + took for frame in np.flatnonzero(log_probs.argmax(-1)))
+        late.extend(received - step * (before + int(frame) + 1) + took for frame in np.flatnonzero(log_probs.argmax(-1)))
         quiet = kept.argmax(-1) == 0
         spoken = np.flatnonzero(~quiet)
         if (len(spoken) and len(kept) - spoken[-1] > pause) or len(kept) * step > _LONGEST:
@@ -111,7 +111,7 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
             done, kept = done + len(kept) - pause, kept[-pause:]
 
     for block in blocks:
-        heard += len(block) / recognizer.sample_rate
+        received += len(block) / recognizer.sample_rate
         start = time.perf_counter()
         log_probs = stream.push(live.push(block))
         took = time.perf_counter() - start
@@ -125,6 +125,6 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
         yield recognizer.decode(kept, offset=done * step)
     if late:
         middle, most = np.quantile(late, [0.5, 0.95])
-        factor = (busy + took) / max(heard, 1e-9)
+        factor = (busy + took) / max(received, 1e-9)
         text = f"latency {middle:.2f} s in the middle, {most:.2f} s at 95 %, behind a label's end; real-time factor {factor:.3f}"
         errors.print(text, style="dim", markup=False)

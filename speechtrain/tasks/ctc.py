@@ -113,8 +113,8 @@ class CtcScorer(Scorer):
         aligned = np.isfinite(outputs.losses) & (outputs.losses > 0)
         self._loss += float(outputs.losses[aligned].sum())
         self._labels += int(batch.target_lengths[aligned].sum())
-        found = self._decoder(outputs.values, outputs.lengths)
-        for row, (utterance, reference, labels) in enumerate(zip(batch.ids, batch.texts, found, strict=True)):
+        decoded = self._decoder(outputs.values, outputs.lengths)
+        for row, (utterance, reference, labels) in enumerate(zip(batch.ids, batch.texts, decoded, strict=True)):
             wanted = self._tokenizer.reference(reference) if hasattr(self._tokenizer, "reference") else reference
             sample = Sample(utterance, wanted, self._tokenizer.decode(labels))
             if self._detailed:

@@ -17,8 +17,8 @@ def named(name: str, *, compiled: bool) -> Callable[[Any, Any, Any, Any], Any]:
     """Return the loss of that name, by the fastest kernel of the engine; `compiled`: XLA has to know it."""
     if name == "ctc" and keras.config.backend() == TENSORFLOW and not compiled:
         return partial(ctc, native=True)
-    found: Callable[[Any, Any, Any, Any], Any] = globals()[name]
-    return found
+    loss: Callable[[Any, Any, Any, Any], Any] = globals()[name]
+    return loss
 
 
 def consistency(log_probs: Any, lengths: Any) -> Any:
@@ -32,12 +32,12 @@ def consistency(log_probs: Any, lengths: Any) -> Any:
     """
     first, second = ops.split(log_probs, 2, axis=0)
     mask = ops.cast(frame_mask(ops.split(lengths, 2, axis=0)[0], ops.shape(log_probs)[1]), log_probs.dtype)
-    there, back = _divergence(ops.stop_gradient(second), first), _divergence(ops.stop_gradient(first), second)
-    return ops.sum(0.5 * (there + back) * mask, axis=1)
+    forward, backward = _divergence(ops.stop_gradient(second), first), _divergence(ops.stop_gradient(first), second)
+    return ops.sum(0.5 * (forward + backward) * mask, axis=1)
 
 
-def _divergence(truth: Any, found: Any) -> Any:
-    return ops.sum(ops.exp(truth) * (truth - found), axis=-1)
+def _divergence(truth: Any, estimate: Any) -> Any:
+    return ops.sum(ops.exp(truth) * (truth - estimate), axis=-1)
 
 
 def ctc(log_probs: Any, lengths: Any, targets: Any, target_lengths: Any, *, native: bool = False) -> Any:

@@ -107,16 +107,16 @@ def pooled(x: Any, lengths: Any, how: str) -> tuple[Any, Any]:
     """Pool (B, T', D) to (B, 1, D) over the frames of each row (`mean`, `max`), or take its last frame (`last`); lengths become 1."""
     lengths = ops.maximum(ops.cast(lengths, "int32"), 1)
     if how == "last":
-        found = ops.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
+        frames = ops.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
     else:
         inside = frame_mask(lengths, ops.shape(x)[1])[:, :, None]
         if how == "max":
             lowest = ops.cast(-6e4, x.dtype)  # within half precision
-            found = ops.max(ops.where(inside, x, lowest), axis=1, keepdims=True)
+            frames = ops.max(ops.where(inside, x, lowest), axis=1, keepdims=True)
         else:
             count = ops.cast(lengths, x.dtype)[:, None, None]
-            found = ops.sum(x * ops.cast(inside, x.dtype), axis=1, keepdims=True) / count
-    return found, ops.ones_like(lengths)
+            frames = ops.sum(x * ops.cast(inside, x.dtype), axis=1, keepdims=True) / count
+    return frames, ops.ones_like(lengths)
 
 
 class _Steps:
@@ -168,8 +168,8 @@ class Step(keras.Model):  # type: ignore[misc]
     def call(self, batch: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
         """Compute `values` (B, T', V), `lengths` (B,) and `losses` (B,)."""
         values, lengths = self.model(batch["features"], batch["feature_lengths"], training=training)
-        found = self._loss(values, lengths, batch["targets"], batch["target_lengths"])
-        return {"values": values, "lengths": lengths, "losses": found}
+        losses = self._loss(values, lengths, batch["targets"], batch["target_lengths"])
+        return {"values": values, "lengths": lengths, "losses": losses}
 
     def compute_loss(
         self,

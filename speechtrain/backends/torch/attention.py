@@ -179,8 +179,8 @@ class _Attention(torch.autograd.Function):
             block.mul_(weights[part])
             torch.bmm(block, k[part][..., :size], out=to_qk[0, part])
             torch.bmm(block.transpose(1, 2), q[part][..., :size], out=to_qk[1, part])
-        found = out.new_empty(batch, frames, 3, heads, size)
+        gradient = out.new_empty(batch, frames, 3, heads, size)
         rotated = to_qk.view(2, batch, heads, padded, size)[:, :, :, :frames].permute(1, 3, 0, 2, 4).contiguous().float()
-        found[:, :, :2].copy_(_turned_pairs(rotated, turns.conj() * size**-0.5))
-        found[:, :, 2].copy_(to_v.view(batch, heads, padded, size)[:, :, :frames].transpose(1, 2))
-        return found, None, None, None
+        gradient[:, :, :2].copy_(_turned_pairs(rotated, turns.conj() * size**-0.5))
+        gradient[:, :, 2].copy_(to_v.view(batch, heads, padded, size)[:, :, :frames].transpose(1, 2))
+        return gradient, None, None, None

@@ -128,8 +128,8 @@ class DepthwiseConv(nn.Conv1d):
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return _depthwise(x, self.weight, self.bias, **shape)
         if self._is_plain and self.kernel_size[0] >= _LONG and torch.is_grad_enabled() and self.training:
-            found: torch.Tensor = _Depthwise.apply(x, self.weight, shape["before"])  # type: ignore[no-untyped-call]
-            return found if self.bias is None else found + self.bias.to(found.dtype)
+            output: torch.Tensor = _Depthwise.apply(x, self.weight, shape["before"])  # type: ignore[no-untyped-call]
+            return output if self.bias is None else output + self.bias.to(output.dtype)
         return _depthwise_in_float32(x, self.weight, self.bias, **shape)
 
 
@@ -320,8 +320,8 @@ def contiguous_gradient(x: torch.Tensor) -> torch.Tensor:
     """
     if not x.requires_grad or torch.compiler.is_compiling():
         return x
-    found: torch.Tensor = _ContiguousGradient.apply(x)  # type: ignore[no-untyped-call]
-    return found
+    output: torch.Tensor = _ContiguousGradient.apply(x)  # type: ignore[no-untyped-call]
+    return output
 
 
 class _ContiguousGradient(torch.autograd.Function):
@@ -343,8 +343,8 @@ def convolve_one_channel(x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
     tracing: Any = torch.jit
     exported = torch.compiler.is_compiling() or tracing.is_tracing() or torch.onnx.is_in_onnx_export()
     if x.device.type != "cpu" or x.requires_grad or exported:
-        found: torch.Tensor = conv(x)
-        return found
+        output: torch.Tensor = conv(x)
+        return output
     assert conv.bias is not None
     assert not isinstance(conv.padding, str)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype

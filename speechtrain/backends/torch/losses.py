@@ -17,9 +17,9 @@ def consistency(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """
     first, second = log_probs.chunk(2)
     mask = torch.arange(log_probs.shape[1], device=lengths.device)[None, :] < lengths.chunk(2)[0][:, None]
-    there = F.kl_div(first, second.detach(), reduction="none", log_target=True).sum(-1)
-    back = F.kl_div(second, first.detach(), reduction="none", log_target=True).sum(-1)
-    return (0.5 * (there + back) * mask).sum(1)
+    forward = F.kl_div(first, second.detach(), reduction="none", log_target=True).sum(-1)
+    backward = F.kl_div(second, first.detach(), reduction="none", log_target=True).sum(-1)
+    return (0.5 * (forward + backward) * mask).sum(1)
 
 
 def ctc(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor) -> torch.Tensor:

@@ -61,8 +61,8 @@ class SpeechModel(nn.Module):
         """Return what the head gives (B, T', V) on the middle of the encoder in the last pass."""
         stack = self._tapped[0]
         assert stack.tapped is not None
-        found, stack.tapped = self._values(stack.tapped), None
-        return found
+        values, stack.tapped = self._values(stack.tapped), None
+        return values
 
 
 class ModelStream:
@@ -89,19 +89,19 @@ class ModelStream:
         return self._values(self._encoder.finish())
 
     def _values(self, encoded: torch.Tensor) -> npt.NDArray[np.float32]:
-        found: npt.NDArray[np.float32] = self._model._values(encoded)[0].cpu().numpy()
-        return found
+        values: npt.NDArray[np.float32] = self._model._values(encoded)[0].cpu().numpy()
+        return values
 
 
 def pooled(x: torch.Tensor, lengths: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Pool (B, T', D) to (B, 1, D) over the frames of each row (`mean`, `max`), or take its last frame (`last`); lengths become 1."""
     if how == "last":
         index = (lengths.clamp_min(1) - 1).long()
-        found = x[torch.arange(x.shape[0], device=x.device), index]
+        frames = x[torch.arange(x.shape[0], device=x.device), index]
     else:
         inside = frame_mask(lengths, x.shape[1])[:, :, None]
         if how == "max":
-            found = x.masked_fill(~inside, torch.finfo(x.dtype).min).amax(1)
+            frames = x.masked_fill(~inside, torch.finfo(x.dtype).min).amax(1)
         else:
-            found = (x * inside).sum(1) / lengths.clamp_min(1)[:, None]
-    return found[:, None], torch.ones_like(lengths)
+            frames = (x * inside).sum(1) / lengths.clamp_min(1)[:, None]
+    return frames[:, None], torch.ones_like(lengths)

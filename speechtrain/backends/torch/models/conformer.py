@@ -55,8 +55,8 @@ class RotaryEncoder(Encoder):
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Compute the numbers of encoder frames (B,) of input frames (B,)."""
-        found: torch.Tensor = self.stem.output_lengths(lengths)  # type: ignore[operator]
-        return found
+        output_lengths: torch.Tensor = self.stem.output_lengths(lengths)  # type: ignore[operator]
+        return output_lengths
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
@@ -237,10 +237,10 @@ class ConformerStream:
         """Return the encoder frames (B, t', D) of the chunks that features (B, t, F) complete; t' may be 0."""
         self._heard = features if self._heard is None else torch.cat([self._heard, features], dim=1)
         step = self._chunk * self._encoder.subsampling
-        found = [self._heard.new_zeros(len(features), 0, self._encoder.output_size)]
+        chunks = [self._heard.new_zeros(len(features), 0, self._encoder.output_size)]
         while self._heard.shape[1] - self._context >= step:
-            found.append(self._run(self._context + step))
-        return torch.cat(found, dim=1)
+            chunks.append(self._run(self._context + step))
+        return torch.cat(chunks, dim=1)
 
     def finish(self) -> torch.Tensor:
         """Return the encoder frames (B, t', D) of what is left; afterwards a new signal can begin."""
@@ -269,5 +269,5 @@ class ConformerStream:
         whole = -(-(stem.receptive_field - 1) // encoder.subsampling) * encoder.subsampling
         begin = max(0, end - whole)
         self._heard, self._context = heard[:, begin:], end - begin
-        found: torch.Tensor = x
-        return found
+        encoded: torch.Tensor = x
+        return encoded

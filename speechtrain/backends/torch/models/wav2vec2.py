@@ -54,7 +54,7 @@ class Wav2Vec2(Encoder):
         super().__init__()
         if input_size != 1:
             raise ConfigError(
-                [Problem("features", f"have {input_size} values a frame, and model=wav2vec2 hears samples", "features=waveform")]
+                [Problem("features", f"have {input_size} values a frame, and model=wav2vec2 takes samples", "features=waveform")]
             )
         self.weights = Path(weights).expanduser() if weights is not None else None
         if bundle is not None or weights is not None:
@@ -103,8 +103,8 @@ class Wav2Vec2(Encoder):
             return
         net = wav2vec2_model(**self.shape)
         try:
-            found = torch.load(self.weights, map_location="cpu", weights_only=True)
-            net.load_state_dict({name: value for name, value in found.items() if not name.startswith("aux.")})
+            state = torch.load(self.weights, map_location="cpu", weights_only=True)
+            net.load_state_dict({name: value for name, value in state.items() if not name.startswith("aux.")})
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, AttributeError, TypeError) as error:
             lines = str(error).strip().splitlines()
             reason = lines[1].strip() if isinstance(error, RuntimeError) and len(lines) > 1 else first_line(error, most=120)
@@ -153,12 +153,12 @@ class Wav2Vec2(Encoder):
         conv: Any = self.positions.conv
         half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
         if x.device.type != "cpu" or not half or conv.in_channels // conv.groups > _WRONG_UP_TO or torch.compiler.is_compiling():
-            found: torch.Tensor = self.positions(x)
-            return found
+            positions: torch.Tensor = self.positions(x)
+            return positions
         with torch.autocast("cpu", enabled=False):
             weight, bias = conv.weight.float(), conv.bias.float()
-            heard = F.conv1d(x.float().transpose(1, 2), weight, bias, padding=conv.padding, groups=conv.groups)
-            return F.gelu(heard[:, :, : x.shape[1]]).transpose(1, 2).to(x.dtype)
+            convolved = F.conv1d(x.float().transpose(1, 2), weight, bias, padding=conv.padding, groups=conv.groups)
+            return F.gelu(convolved[:, :, : x.shape[1]]).transpose(1, 2).to(x.dtype)
 
     def _masked(self, x: torch.Tensor) -> torch.Tensor:
         """Return spans of frames (B, T') of `mask_length`, which may overlap, so many that about a share of `mask_prob` lies in them."""
@@ -176,8 +176,8 @@ class Layer(nn.Module):
 
     def forward(self, x: torch.Tensor, attend: torch.Tensor) -> torch.Tensor:
         """Map (B, T', D) to (B, T', D); each frame sees those that `attend` (B, 1, T', T') says."""
-        found: torch.Tensor = self.layer(x, attend)[0]
-        return found
+        output: torch.Tensor = self.layer(x, attend)[0]
+        return output
 
 
 def _shorter(lengths: torch.Tensor, block: Any) -> torch.Tensor:
