@@ -155,6 +155,7 @@ def test_a_model_of_mlflow_gives_the_same_texts(model: Path, recordings: Path, e
         assert list(served.predict(None, pd.DataFrame({"audio": audio}))["text"]) == list(expected.values())
 
 
+@pytest.mark.cold
 def test_transcribing_a_clip_imports_no_more_than_it_needs(model: Path, recordings: Path, expected: dict[str, str]) -> None:
     code = """
 import runpy, sys
