@@ -1,1 +1,1 @@
-"""Posteriors to labels: greedy (prefix beam search and forced alignment to come)."""
+"""From log-probabilities to labels (greedy, beam search with language models), and from labels to their times."""

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.trial.context import TrialContext
+from speechtrain.sweep.trial.hydra_job import run_hydra_job
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob, outcome_of, outcome_of_error
-from speechtrain.sweep.trial.run_job import run_job
 
 
 @dataclass
@@ -48,7 +48,7 @@ class JobRunner:
         try:
             with own_trial(context) if context is not None else nullcontext() as handle:
                 cfg = self._composer.compose(job.overrides)
-                returned = run_job(cfg, self._program.task_function, self._program.hydra_context, number=job.number, env=job.env)
+                returned = run_hydra_job(cfg, self._program.task_function, self._program.hydra_context, number=job.number, env=job.env)
                 outcome = outcome_of(job.number, returned)
                 if handle is not None:
                     handle.end(outcome)

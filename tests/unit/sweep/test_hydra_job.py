@@ -20,10 +20,10 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from speechtrain.sweep.space.compose import Composer
-from speechtrain.sweep.trial.run_job import run_job
+from speechtrain.sweep.trial.hydra_job import run_hydra_job
 
 RUN_JOB = "398b3328"
-"""First digits of the SHA-256 of the source of `hydra.core.utils.run_job` that `speechtrain.sweep.trial.run_job` was compared with."""
+"""First digits of the SHA-256 of the source of `hydra.core.utils.run_job` that `speechtrain.sweep.trial.hydra_job` was compared with."""
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_hydras_run_job_is_the_one_that_ours_was_compared_with():
     digest = hashlib.sha256(inspect.getsource(hydra.core.utils.run_job).encode()).hexdigest()[:8]
 
     assert digest == RUN_JOB, (
-        f"Hydra {version('hydra-core')} changed hydra.core.utils.run_job: carry the change over to speechtrain/sweep/trial/run_job.py, "
+        f"Hydra {version('hydra-core')} changed hydra.core.utils.run_job: carry the change over to speechtrain/sweep/trial/hydra_job.py, "
         f"then set RUN_JOB to {digest}"
     )
 
@@ -65,7 +65,7 @@ def test_our_run_job_does_what_hydras_does(loader, sweep, tmp_path, chdir):
     for ours in (True, False):
         cfg = loader.load_sweep_config(sweep, ["x=2.5", "size=large", f"hydra.job.chdir={chdir}"])
         if ours:
-            returned.append(run_job(cfg, task, context, number=3, env={"SPEECHTRAIN_TEST": "1"}))
+            returned.append(run_hydra_job(cfg, task, context, number=3, env={"SPEECHTRAIN_TEST": "1"}))
         else:
             with read_write(cfg.hydra), open_dict(cfg.hydra):
                 cfg.hydra.job.id = cfg.hydra.job.num = 3
