@@ -1,1 +1,1 @@
-"""The sweeper: search space, study, the job's side of a trial, workers, report. `plugin.py` is where Hydra enters, `sweeper.py` drives."""
+"""Sweeps: the search space, the study, the trials, the workers and the report. Hydra calls `plugin.py`; `sweeper.py` runs a sweep."""

@@ -26,7 +26,7 @@ from speechtrain.errors import ConfigError, Problem
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.overrides import override_text
 from speechtrain.sweep.space.precheck import Check, check_space, first_value, label_of, own_point, settled_values, types_of
-from speechtrain.sweep.space.space import MANY, Assignment, Parameter, Space, parse_space, typed
+from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Parameter, Space, parse_space, typed
 from speechtrain.sweep.study.objectives import Constraint, directions_of, full_name
 from speechtrain.sweep.study.results import read_best
 
@@ -130,10 +130,10 @@ class Planner:
             self._config.hydra.overrides.hydra.append(f"hydra.sweep.dir={override_text(folder)}")
 
     def _check_count(self, space: Space) -> None:
-        """Refuse to search without end."""
+        """Refuse a space of too many points, or infinitely many, for which `n_trials` is not set."""
         if self._options.n_trials is None and space.size() is None:
             keys = ", ".join(parameter.path for parameter in space.all_parameters())
-            why = "has infinitely many points" if not space.is_finite() else f"has more than {MANY:,} points"
+            why = "has infinitely many points" if not space.is_finite() else f"has more than {MAX_ENUMERATED_POINTS:,} points"
             raise ConfigError([Problem("hydra.sweeper.n_trials", f"the space of {keys} {why}", "say how many: hydra.sweeper.n_trials=30")])
 
     def _compose_defaults(self, space: Space) -> DictConfig:
@@ -169,7 +169,7 @@ class Planner:
         sampler = node_of(options.sampler, "sampler")
         size = space.size()
         if is_grid(sampler) and size is None:
-            message = f"a grid needs lists of values, at most {MANY:,} points"
+            message = f"a grid needs lists of values, at most {MAX_ENUMERATED_POINTS:,} points"
             raise ConfigError([Problem("hydra.sweeper.sampler", message, "use choice() and range()")])
         own = own_point(self._composer, space, cfg) if options.own_values_first else {}
         leading = [own, *(self._enqueued(space, index, entry) for index, entry in enumerate(options.enqueue))]
@@ -188,20 +188,23 @@ class Planner:
         Raises:
             ConfigError: a key is not swept, or a value is not in the space.
         """
-        left = {str(key): value for key, value in entry.items()}
+        remaining = {str(key): value for key, value in entry.items()}
         assignment: Assignment = {}
         problems = []
         complete: Assignment = {}
         for parameter in space.active(complete):
-            if parameter.path in left:
-                is_offered, label = label_of(parameter, left.pop(parameter.path))
+            if parameter.path in remaining:
+                is_offered, label = label_of(parameter, remaining.pop(parameter.path))
                 if is_offered:
                     assignment[parameter.name] = label
                 else:
                     problems.append(_not_offered(parameter, index, entry))
             complete[parameter.name] = assignment.get(parameter.name, first_value(parameter))
         swept = ", ".join(parameter.path for parameter in space.all_parameters())
-        problems += [Problem(f"hydra.sweeper.enqueue[{index}].{key}", "is not swept (there)", f"swept are {swept}") for key in left]
+        problems += [
+            Problem(f"hydra.sweeper.enqueue[{index}].{key}", "is not swept, or not in this branch", f"swept are {swept}")
+            for key in remaining
+        ]
         if problems:
             raise ConfigError(problems)
         return assignment

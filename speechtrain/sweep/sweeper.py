@@ -59,7 +59,7 @@ class Sweep:
 
         Raises:
             ConfigError: the sweep cannot be run as it is described.
-            RunError: no trial, or too few, came to an end.
+            RunError: no trial finished, or too many failed.
         """
         plan = Planner(self._options, self._composer, self._program.config).plan(arguments)
         from speechtrain.sweep.report.console import Reporter
@@ -127,7 +127,7 @@ def _refuse_private_storage(url: str, executor: Executor) -> None:
         ConfigError: the storage is in memory and the jobs run in several processes.
     """
     if executor.size > 1 and (url.startswith("memory:") or ":memory:" in url):
-        message = f"{url} is not seen by the {executor.size} processes of n_jobs"
+        message = f"{url} is private to one process, and n_jobs starts {executor.size}"
         raise ConfigError([Problem("hydra.sweeper.storage", message, "leave it out: the default is a file")])
 
 

@@ -41,10 +41,10 @@ def tune_decoder(cfg: EvaluateConfig, overrides: Sequence[str]) -> list[str]:
     if len(base.results) != 1:
         raise ConfigError([Problem("decoder", "several cannot be searched at once", "choose one of them")])
     start = base.results[0].recognizer
-    known = list(base.results[0].metrics)
-    metric = cfg.metric or ("wer" if "wer" in known else start.cfg.objective.metric.rpartition("/")[2])
-    if metric not in known:
-        raise ConfigError([Problem("metric", f"there is no metric '{metric}'", did_you_mean(metric, known))])
+    metrics = list(base.results[0].metrics)
+    metric = cfg.metric or ("wer" if "wer" in metrics else start.cfg.objective.metric.rpartition("/")[2])
+    if metric not in metrics:
+        raise ConfigError([Problem("metric", f"there is no metric '{metric}'", did_you_mean(metric, metrics))])
     direction = task_directions(str(start.cfg.task["_target_"])).get(metric, "minimize")
 
     def value_of(settings: list[str]) -> float:
@@ -79,13 +79,13 @@ def search_in_process(
         ConfigError: the space is infinite and `n_trials` is None.
     """
     sign = 1 if direction == "minimize" else -1
-    tried: list[tuple[float, list[str]]] = []
+    results: list[tuple[float, list[str]]] = []
     if n_trials is None:
         if not space.is_finite():
             raise ConfigError([Problem("n_trials", "must be set, for the ranges hold infinitely many values", "for example n_trials=50")])
         for point in space.points():
             settings = space.overrides(point)
-            tried.append((value_of(settings), settings))
+            results.append((value_of(settings), settings))
     else:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
@@ -93,7 +93,7 @@ def search_in_process(
         for _ in range(n_trials):
             trial = study.ask(distributions)
             settings = space.overrides(trial.params)
-            tried.append((value_of(settings), settings))
-            study.tell(trial, tried[-1][0])
-    value, settings = min(tried, key=lambda item: sign * item[0])
+            results.append((value_of(settings), settings))
+            study.tell(trial, results[-1][0])
+    value, settings = min(results, key=lambda item: sign * item[0])
     return settings, value

@@ -1,1 +1,1 @@
-"""What people see of a sweep: console, MLflow run, page."""
+"""Shows and records a sweep: lines in the terminal, a run in the trackers, a page."""

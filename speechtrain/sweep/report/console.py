@@ -70,7 +70,7 @@ class Reporter:
         self._shown = {trial.number for trial in done}
         if done:
             count = len(self.study.ledger().done)
-            console.print(f"      {count} of {self.plan.n_trials} were done before; going on", markup=False)
+            console.print(f"      {count} of {self.plan.n_trials} were done before; continuing", markup=False)
 
     def show(self, ledger: Ledger, *, busy: int) -> None:
         """Print a line for each trial that has ended since the last call."""
@@ -118,13 +118,13 @@ class Reporter:
         return f", {_duration(seconds)} left"
 
     def interrupted(self) -> None:
-        """Print that nothing is lost."""
-        console.print("interrupted; what ran goes back in the queue, and the same command goes on", style="yellow")
+        """Print that the interrupted trials are queued again, and how to continue."""
+        console.print("interrupted; running trials are queued again, and the same command continues the study", style="yellow")
 
     # --- at the end -------------------------------------------------------------------------------------------------------------------
 
     def best(self) -> list[FrozenTrial]:
-        """Return the best trial, or the front of several objectives, of those that keep all constraints."""
+        """Return the best trial, or the front of several objectives, of those that meet all constraints."""
         valid = [
             trial
             for trial in self.study.trials(fresh=False)
@@ -155,8 +155,8 @@ class Reporter:
             if left:
                 return None
             reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state is TrialState.FAIL]
-            what = f"the last reason: {reasons[-1]}" if reasons else "all were pruned, or broke a constraint"
-            raise RunError(f"no trial of the study '{self.study.name}' came to an end with a result\n    {what}")
+            what = f"the last reason: {reasons[-1]}" if reasons else "all were pruned, or violated a constraint"
+            raise RunError(f"no trial of the study '{self.study.name}' finished with a result\n    {what}")
         self._write_results(best)
         for trial in best:
             values = ", ".join(
@@ -204,8 +204,8 @@ class Reporter:
         groups: dict[str, list[float]] = {}
         for trial in trials:
             if trial.state is TrialState.COMPLETE and trial.values:
-                rest = {name: value for name, value in trial.params.items() if name != "seed"}
-                groups.setdefault(short_text(rest), []).append(trial.values[0])
+                others = {name: value for name, value in trial.params.items() if name != "seed"}
+                groups.setdefault(short_text(others), []).append(trial.values[0])
         metric = (self.plan.objectives or ["result"])[0]
         lines = []
         for name, values in sorted(groups.items(), key=lambda item: statistics.fmean(item[1])):

@@ -20,7 +20,7 @@ from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import RunError, UserError, without_passwords
 from speechtrain.processes.fresh import FreshCall
 from speechtrain.sweep.study.cost import total_cost, trial_table
-from speechtrain.sweep.study.storage import exclusively
+from speechtrain.sweep.study.storage import study_lock
 from speechtrain.sweep.study.study import describe
 from speechtrain.tracking import provenance
 from speechtrain.training.limits import kind_of_test
@@ -98,7 +98,7 @@ class SweepRecorder:
             "overrides.txt": without_passwords("\n".join(self.overrides)),
             "space.json": json.dumps(describe(self.study.space), indent=2, ensure_ascii=False),
         }
-        with exclusively(self.study.url, self.study.name):  # sweepers that share a study share its run
+        with study_lock(self.study.url, self.study.name):  # sweepers that share a study share its run
             info = RunInfo(self.study.name, self.folder.absolute(), self.settings, tags, texts, uid=self._uid())
             for tracker in self._trackers.values():
                 tracker.start(info)

@@ -1,4 +1,4 @@
-"""Checks a space against the config it is about: the type of every swept key, and whether what trials will compose is valid."""
+"""Checks a space against the config that it varies: the type of every swept key, and whether what trials will compose is valid."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.overrides import override_text
 from speechtrain.sweep.space.space import Assignment, Choice, Parameter, Range, Scalar, Space
 
-SAMPLES = 100
-"""Random combinations that are checked of a space that is infinite, or too large to check all of it."""
-WHOLE = 500
+SAMPLED_POINTS = 100
+"""Number of random combinations that are checked where a space is infinite, or too large to check every point."""
+MAX_CHECKED_POINTS = 500
 """Size up to which every point of a finite space is checked."""
 
 Check = Callable[[DictConfig], list[Problem]]
@@ -59,18 +59,18 @@ def is_whole(cfg: DictConfig, path: str) -> bool | None:
 
 def types_of(composer: Composer, space: Space, cfg: DictConfig) -> dict[str, bool]:
     """Return for each swept range whether its key takes whole numbers, if that is known; keys of a group are read in its swept options."""
-    wanted = {p.path for p in space.all_parameters() if isinstance(p.domain, Range) and not p.domain.whole}
-    types = {path: whole for path in wanted if (whole := is_whole(cfg, path)) is not None}
+    paths = {p.path for p in space.all_parameters() if isinstance(p.domain, Range) and not p.domain.whole}
+    types = {path: whole for path in paths if (whole := is_whole(cfg, path)) is not None}
     groups = [p for p in space.all_parameters() if composer.is_group(p.path) and isinstance(p.domain, Choice)]
     for group in groups:
         for text in group.domain.texts if isinstance(group.domain, Choice) else ():
-            if wanted <= set(types):
+            if paths <= set(types):
                 return types
             try:
                 option = composer.compose([*space.fixed, f"{group.key}={text}"])
             except (HydraException, OmegaConfBaseException):
                 continue  # reported when the whole space is checked
-            types |= {path: whole for path in wanted - set(types) if (whole := is_whole(option, path)) is not None}
+            types |= {path: whole for path in paths - set(types) if (whole := is_whole(option, path)) is not None}
     return types
 
 
@@ -120,16 +120,16 @@ def own_point(composer: Composer, space: Space, cfg: DictConfig) -> Assignment:
     complete: Assignment = {}
     for parameter in space.active(complete):
         present, value = own_value(cfg, parameter.path, group=composer.is_group(parameter.path))
-        known, label = label_of(parameter, value) if present else (False, None)
-        if known:
+        is_offered, label = label_of(parameter, value) if present else (False, None)
+        if is_offered:
             assignment[parameter.name] = label
-        complete[parameter.name] = label if known else first_value(parameter)
+        complete[parameter.name] = label if is_offered else first_value(parameter)
     return assignment
 
 
 def combinations(space: Space) -> Iterator[Assignment]:
-    """Yield what is checked: every point of a small space; else each value in turn, the ends of ranges, and a sample of the rest."""
-    size = space.size(WHOLE)
+    """Yield the assignments to check: all points of a small space; else each value in turn, the ends of ranges, and a random sample."""
+    size = space.size(MAX_CHECKED_POINTS)
     if size is not None:
         yield from space.points()
         return
@@ -139,7 +139,7 @@ def combinations(space: Space) -> Iterator[Assignment]:
         for value in _probes(parameter):
             yield _completed(space, {**base, parameter.name: value})
     rng = random.Random(0)  # noqa: S311
-    for _ in range(SAMPLES):
+    for _ in range(SAMPLED_POINTS):
         drawn: Assignment = {}
         for parameter in space.active(drawn):
             drawn[parameter.name] = rng.choice(_probes(parameter))
@@ -156,10 +156,10 @@ def _probes(parameter: Parameter) -> Sequence[Scalar]:
     return (domain.low, round(middle) if domain.whole else middle, domain.high)
 
 
-def _completed(space: Space, wanted: Mapping[str, Scalar]) -> Assignment:
+def _completed(space: Space, values: Mapping[str, Scalar]) -> Assignment:
     assignment: Assignment = {}
     for parameter in space.active(assignment):
-        assignment[parameter.name] = wanted.get(parameter.name, first_value(parameter))
+        assignment[parameter.name] = values.get(parameter.name, first_value(parameter))
     return assignment
 
 

@@ -24,7 +24,7 @@ Scalar = None | bool | int | float | str
 Assignment = dict[str, Scalar]
 """Label or number of each active parameter, by the parameter's name."""
 
-MANY = 100_000
+MAX_ENUMERATED_POINTS = 100_000
 """Number of points above which a finite space is searched and not enumerated."""
 
 
@@ -189,7 +189,7 @@ class Space:
         for value in _values(missing.domain):
             yield from self._grow(assignment | {missing.name: value})
 
-    def size(self, limit: int = MANY) -> int | None:
+    def size(self, limit: int = MAX_ENUMERATED_POINTS) -> int | None:
         """Return the number of points; None if there are infinitely many, or more than `limit`."""
         if not self.is_finite() or math.prod(len(parameter.domain) for parameter in self.parameters) > limit:
             return None
@@ -235,7 +235,7 @@ def _interval(sweep: IntervalSweep) -> Range:
     assert low is not None
     assert high is not None
     if not math.isfinite(low) or not math.isfinite(high) or low > high:
-        raise ValueError("an interval goes from a finite number to one that is not smaller")
+        raise ValueError("an interval needs two finite numbers, the lower one first")
     log = "log" in sweep.tags
     if log and low <= 0:
         raise ValueError("a logarithmic interval must start above 0")
@@ -275,8 +275,8 @@ def choice_of(values: Sequence[Any]) -> Choice:
         if isinstance(value, QuotedString):
             texts.setdefault(override_text(value.text), value.text)
         else:
-            plain = _unquoted(value)
-            texts.setdefault(override_text(plain), plain)
+            unquoted = _unquoted(value)
+            texts.setdefault(override_text(unquoted), unquoted)
     if not texts:
         raise ValueError("there is nothing to choose from")
     labels = [value if value is None or isinstance(value, (bool, int, float, str)) else text for text, value in texts.items()]

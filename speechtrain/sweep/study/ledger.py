@@ -81,7 +81,7 @@ class Ledger:
     Attributes:
         slots: the first n_trials slots.
         surplus: waiting trials beyond n_trials, or planned twice at the same moment by two sweepers; they are never run.
-        retries: charged failures of a slot that are tried again.
+        retries: number of charged failures of a slot that are retried.
     """
 
     slots: list[Slot]

@@ -24,7 +24,7 @@ _CONSTRAINT = re.compile(r"\s*([\w/]+)\s*(<=|>=|≤|≥|<|>)\s*([-+]?[\d_]*\.?\d
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound that a metric must keep.
+    """A bound that a metric must not cross.
 
     Attributes:
         metric: full name of the metric.
@@ -92,7 +92,7 @@ def directions_of(metrics: Sequence[str], configured: str | Sequence[str] | None
         direction = DIRECTIONS.get(metric) or of_task.get(metric.rpartition("/")[2])
         if direction is None:
             fix = "name a metric of the task, or set hydra.sweeper.direction"
-            raise ConfigError([Problem("objective.metric", f"it is not known which way '{metric}' is better", fix)])
+            raise ConfigError([Problem("objective.metric", f"it is not known whether '{metric}' should be minimized or maximized", fix)])
         directions.append(direction)
     return directions
 

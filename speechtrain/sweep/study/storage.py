@@ -148,8 +148,8 @@ def _engine(url: str) -> sqlalchemy.Engine:
 
 
 @contextlib.contextmanager
-def exclusively(url: str, study: str) -> Iterator[bool]:
-    """Let one process at a time change the plan of a study; yields False where the storage has no lock to offer.
+def study_lock(url: str, study: str) -> Iterator[bool]:
+    """Hold the lock under which one process at a time changes the plan of a study; yield False where the storage has no locks.
 
     Without one (a gRPC proxy) two sweepers may plan a trial too many between them; the ledger never runs it.
     """

@@ -28,7 +28,7 @@ from speechtrain.sweep.space.space import Assignment, Choice, Domain, Scalar, Sp
 from speechtrain.sweep.study.attributes import BEAT, FAILURE, JOB, OWNER, RETRY_OF, SPACE, TrialEntry, fail, finish
 from speechtrain.sweep.study.internals import FIXED_PARAMS, id_of
 from speechtrain.sweep.study.ledger import Ledger, Slot, read_ledger
-from speechtrain.sweep.study.storage import exclusively
+from speechtrain.sweep.study.storage import study_lock
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Study:
         pruner: the pruner that the jobs use; samplers may ask for it.
         first: assignments of the first slots in order, complete or in part.
         n_trials: slots of the study in total.
-        retries: charged failures of a slot that are tried again.
+        retries: number of charged failures of a slot that are retried.
         ahead: trials that are planned before they are claimed.
         patience: seconds without a heartbeat after which a trial of another machine counts as dead.
 
@@ -176,7 +176,7 @@ class Study:
             return ledger
         if not ledger.to_retry and (len(ledger.slots) >= self.n_trials or len(ledger.waiting) > self.ahead // 2):
             return ledger
-        with exclusively(self.url, self.name) as alone:
+        with study_lock(self.url, self.name) as alone:
             ledger = self.ledger()
             for slot in ledger.to_retry:
                 self.storage.create_new_trial(self.id, template_trial=_waiting_trial(_retry_attributes(slot)))
@@ -190,7 +190,7 @@ class Study:
         """Set the next trial running, so that it is this sweeper's alone, and return it; None if none waits."""
         if self._by_creation:
             return self._claim_by_creating(ledger or self.ledger())
-        with exclusively(self.url, self.name) if self.url.startswith("sqlite") else nullcontext():
+        with study_lock(self.url, self.name) if self.url.startswith("sqlite") else nullcontext():
             return self._claim_waiting(ledger or self.ledger())
 
     def _claim_waiting(self, ledger: Ledger) -> ClaimedTrial | None:
@@ -236,18 +236,22 @@ class Study:
 
     def _suggest(self, trial_id: int, number: int) -> Assignment:
         study = optuna.load_study(study_name=self.name, storage=self.storage, sampler=self.make_sampler(number), pruner=self.pruner)
-        trial = optuna.trial.Trial(study, trial_id)  # Study.ask cannot be told which waiting trial to start
+        trial = optuna.trial.Trial(study, trial_id)  # Study.ask takes no id of a waiting trial
         assignment: Assignment = {}
         for parameter in self.space.active(assignment):
-            wanted = self._distributions[parameter.name]
+            distribution_ = self._distributions[parameter.name]
             value: Scalar
-            if isinstance(wanted, CategoricalDistribution):
-                value = trial.suggest_categorical(parameter.name, wanted.choices)
-            elif isinstance(wanted, IntDistribution):
-                value = trial.suggest_int(parameter.name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+            if isinstance(distribution_, CategoricalDistribution):
+                value = trial.suggest_categorical(parameter.name, distribution_.choices)
+            elif isinstance(distribution_, IntDistribution):
+                value = trial.suggest_int(
+                    parameter.name, distribution_.low, distribution_.high, step=distribution_.step, log=distribution_.log
+                )
             else:
-                assert isinstance(wanted, FloatDistribution)
-                value = trial.suggest_float(parameter.name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+                assert isinstance(distribution_, FloatDistribution)
+                value = trial.suggest_float(
+                    parameter.name, distribution_.low, distribution_.high, step=distribution_.step, log=distribution_.log
+                )
             assignment[parameter.name] = value
         return assignment
 
@@ -267,33 +271,33 @@ class Study:
             trial = entry.trial
             if id_of(trial) in self.claimed_ids:
                 continue
-            death = self._death(trial)
-            if death is not None and fail(self.storage, id_of(trial), death.reason, charged=death.charged):
-                failed.append((trial.number, death.reason))
+            dead = self._check_alive(trial)
+            if dead is not None and fail(self.storage, id_of(trial), dead.reason, charged=dead.charged):
+                failed.append((trial.number, dead.reason))
         return failed
 
-    def _death(self, trial: FrozenTrial) -> _Death | None:
-        """Return why a running trial counts as dead; None while its process may live."""
+    def _check_alive(self, trial: FrozenTrial) -> _DeadTrial | None:
+        """Return why a running trial counts as dead; None while its process may be alive."""
         attrs = trial.system_attrs
         job, owner = Process.from_dict(attrs.get(JOB)), Process.from_dict(attrs.get(OWNER))
         worker = job or owner
         if worker is None:
             lost = self._ownerless.is_silent(id_of(trial), None)
-            return _Death("its sweeper died before it started", charged=False) if lost else None
+            return _DeadTrial("its sweeper died before it started", charged=False) if lost else None
         if not worker.is_local():
             beat = attrs.get(BEAT, attrs.get(OWNER))
             silent = self._watch.is_silent(id_of(trial), json.dumps(beat))
-            return _Death(f"no heartbeat from {worker.host} for {self._watch.patience:.0f} s", charged=False) if silent else None
+            return _DeadTrial(f"no heartbeat from {worker.host} for {self._watch.patience:.0f} s", charged=False) if silent else None
         if worker.is_alive():
             return None
         owner_lives = owner is not None and owner.is_local() and owner.is_alive() and job is not None
         if owner_lives and owner != Process.current():
-            return None  # its own sweeper will record it
-        return _Death(f"its process {worker.pid} died", charged=owner_lives)
+            return None  # the sweeper that owns it will record it
+        return _DeadTrial(f"its process {worker.pid} died", charged=owner_lives)
 
 
 @dataclass(frozen=True)
-class _Death:
+class _DeadTrial:
     """Why a running trial counts as dead, and whether that failure counts towards its retries."""
 
     reason: str

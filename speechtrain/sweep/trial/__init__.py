@@ -1,1 +1,1 @@
-"""One trial in the process that runs it: what its job gets to know, who owns it, what it trains, how it ended."""
+"""One trial in the process that runs it: what its job knows of it, who owns it, what it trains, how it ended."""

@@ -12,7 +12,7 @@ from speechtrain.tracking.run_folder import RUN_FILE, read_run_file, write_run_f
 
 
 def close_runs(folder: Path, reason: str) -> None:
-    """Close the tracker runs below a trial's folder that are stored as running, with the reason of their failure."""
+    """Mark as failed, with a reason, the tracker runs below a trial's folder that are still stored as running."""
     for file in folder.glob(f"**/{RUN_FILE}"):
         run = read_run_file(file.parent)
         if run.get("status") != "RUNNING" or not (file.parent / "config.yaml").is_file():

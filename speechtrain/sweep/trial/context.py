@@ -1,4 +1,4 @@
-"""What a job gets to know about its trial, as text in its environment. Imports no framework, writes nothing; `handle.py` does."""
+"""What a job knows about its trial, passed as text in its environment. Imports no framework, writes nothing; `handle.py` does."""
 
 from __future__ import annotations
 

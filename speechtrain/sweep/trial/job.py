@@ -186,7 +186,7 @@ class _SeedTrainings:
         )
 
     def _store_run(self, result: Result) -> None:
-        """Store with the trial how it keeps its constraints, and where its run is."""
+        """Store with the trial by how much it breaks each constraint, its run's folder and its MLflow run id."""
         if self._context.constraints:
             self._trial.set_constraints(violations(result, [Constraint.parse(text) for text in self._context.constraints]))
         run = {"folder": str(result.folder)}
@@ -227,7 +227,7 @@ def _value(result: Result, metric: str, direction: Direction) -> float:
 
 
 def violations(result: Result, constraints: Sequence[Constraint]) -> dict[str, float]:
-    """Return by how much each constraint is broken (above 0 where it is) at the epoch that comes closest to keeping it."""
+    """Return by how much each constraint is broken (above 0 where it is) at the epoch that comes closest to meeting it."""
     best = {item: _value(result, item.metric, "minimize" if item.upper else "maximize") for item in constraints}
     return {str(item): item.violation(value) for item, value in best.items()}
 

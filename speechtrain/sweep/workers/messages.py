@@ -1,4 +1,4 @@
-"""What the pool and its worker processes say to each other through their connection; all of it, and how it is packed.
+"""The messages between the pool and its worker processes, and how they are pickled.
 
 The pool sends one `Setup`, then a `StartJob` for each job; the worker answers each with `JobStarted` and `JobEnded`. When the pool closes
 the connection, or dies, the worker ends after the job it has.

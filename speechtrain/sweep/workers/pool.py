@@ -140,7 +140,7 @@ class Pool:
                 stdout=output,
                 stderr=output,
                 env=env,
-                start_new_session=True,  # Ctrl-C is for the sweeper, which tells its workers
+                start_new_session=True,  # Ctrl-C must reach only the sweeper, which then ends its workers
             )
         theirs.close()
         send(ours, self._setup)
@@ -153,7 +153,7 @@ class Pool:
         try:
             message = receive(worker.connection)
         except Exception:  # closed, or broken off in the middle
-            return self._lose(worker, "died", _exit_reason(worker.process))
+            return self._end_worker(worker, "died", _exit_reason(worker.process))
         if isinstance(message, JobStarted):
             worker.started = time.monotonic()
             return None
@@ -169,18 +169,18 @@ class Pool:
     def _check(self, worker: _Worker) -> Outcome | None:
         """Return the outcome of a job whose worker is dead or has to be killed; None if all is well."""
         if worker.process.poll() is not None and not _has_message(worker.connection):
-            return self._lose(worker, "died", _exit_reason(worker.process))
+            return self._end_worker(worker, "died", _exit_reason(worker.process))
         now = time.monotonic()
         if worker.started is None:
             late = now - worker.sent > _START_SECONDS
-            return self._lose(worker, "died", f"its process did not start it within {_START_SECONDS:.0f} s") if late else None
+            return self._end_worker(worker, "died", f"its process did not start it within {_START_SECONDS:.0f} s") if late else None
         if self.timeout is not None and now - worker.started > self.timeout + _GRACE_SECONDS:
-            return self._lose(worker, "timeout", f"took longer than hydra.sweeper.timeout={self.timeout:g} s")
+            return self._end_worker(worker, "timeout", f"took longer than hydra.sweeper.timeout={self.timeout:g} s")
         if self.options.memory_gb is not None and (used := _memory_gb(worker.process)) > self.options.memory_gb:
-            return self._lose(worker, "memory", f"used {used:.1f} GB, hydra.launcher.memory_gb is {self.options.memory_gb:g}")
+            return self._end_worker(worker, "memory", f"used {used:.1f} GB, hydra.launcher.memory_gb is {self.options.memory_gb:g}")
         return None
 
-    def _lose(self, worker: _Worker, ending: Ending, reason: str) -> Outcome:
+    def _end_worker(self, worker: _Worker, ending: Ending, reason: str) -> Outcome:
         """End a worker and return the outcome of its job."""
         job, worker.job = worker.job, None
         assert job is not None

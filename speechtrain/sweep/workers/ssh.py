@@ -142,12 +142,14 @@ class RemoteRuns:
             raise UserError(f"{source} holds no pyproject.toml\n    -> set hydra.launcher.project to a checkout of the project")
         self.remote.call(f"mkdir -p {shlex.quote(self._project)} {shlex.quote(self._root)}/runs")
         self.remote.push(source, self._project)
-        needs = b"".join((source / name).read_bytes() for name in ("pyproject.toml", "requirements.lock") if (source / name).is_file())
-        wanted = hashlib.sha256(needs + options.setup.encode()).hexdigest()
+        requirements = b"".join(
+            (source / name).read_bytes() for name in ("pyproject.toml", "requirements.lock") if (source / name).is_file()
+        )
+        digest = hashlib.sha256(requirements + options.setup.encode()).hexdigest()
         marker = f"{self._root}/setup"
-        if self.remote.call(f"cat {shlex.quote(marker)} 2>/dev/null || true").strip() != wanted:
+        if self.remote.call(f"cat {shlex.quote(marker)} 2>/dev/null || true").strip() != digest:
             console.print(f"setting the project up on {options.host} (once)", markup=False)
-            self.remote.call(f"cd {shlex.quote(self._project)} && {{ {options.setup}; }} && echo {wanted} > {shlex.quote(marker)}")
+            self.remote.call(f"cd {shlex.quote(self._project)} && {{ {options.setup}; }} && echo {digest} > {shlex.quote(marker)}")
         self._ready = True
 
     def _start(self, overrides: Sequence[str], folder: str) -> None:
@@ -200,7 +202,9 @@ class RemoteRuns:
         uri = target.get("tracking_uri") or local_uri(Path.cwd())
         imported_before = read_run_file(local.parent / "imported").get(str(run_id))
         tags = trial.tags | ({PARENT: trial.parents["mlflow"]} if "mlflow" in trial.parents else {}) if trial is not None else {}
-        imported = import_run(database, str(run_id), uri, known=imported_before, tags=tags, name=trial.name if trial is not None else "")
+        imported = import_run(
+            database, str(run_id), uri, earlier_copy=imported_before, tags=tags, name=trial.name if trial is not None else ""
+        )
         (local.parent / "imported").mkdir(exist_ok=True)
         write_run_file(local.parent / "imported", {str(run_id): imported})
         write_run_file(local, {"mlflow_run_id": imported, "run_ids": {"mlflow": imported}})

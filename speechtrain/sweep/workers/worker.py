@@ -19,7 +19,7 @@ from speechtrain.sweep.workers.messages import JobEnded, JobStarted, Setup, Star
 
 
 def serve(connection: Connection) -> None:
-    """Run jobs until the other end closes."""
+    """Run jobs until the pool closes the connection."""
     setup = receive(connection)
     assert isinstance(setup, Setup)
     runner = JobRunner(setup.apply())

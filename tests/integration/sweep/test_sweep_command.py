@@ -35,7 +35,7 @@ from omegaconf import OmegaConf
         (["seed=1,2", "+hydra.sweeper.sampler.sed=1"], ["hydra.sweeper.sampler.sed: optuna.samplers.TPESampler takes no argument 'sed'"]),
         (["seed=1,2", "hydra.sweeper.constraints=['params < many']"], ["hydra.sweeper.constraints", "'params < many' cannot be read"]),
         (["seed=1,2", "hydra.sweeper.direction=down"], ["hydra.sweeper.direction: must be minimize or maximize"]),
-        (["seed=1,2", "hydra.sweeper.objectives=[val/wer,size]"], ["which way 'size' is better"]),
+        (["seed=1,2", "hydra.sweeper.objectives=[val/wer,size]"], ["whether 'size' should be minimized"]),
         (["seed=1,2", "hydra.sweeper.enqueue=[{seed:7}]"], ["hydra.sweeper.enqueue[0].seed: 7 is not among choice(1, 2)"]),
         (["seed=1,2", "hydra.sweeper.enqueue=[{samples:7}]"], ["hydra.sweeper.enqueue[0].samples: is not swept"]),
         (["seed=1,2", "hydra.sweeper.when=[{if:{modell:x},params:{samples:[1,2]}}]"], ["if modell", "there is no such key or group"]),
