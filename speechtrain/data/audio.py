@@ -61,18 +61,18 @@ def read_recording(
     name = name or name_of(source)
     with open_recording(source, name) as file:
         native = file.samplerate
-        wanted = None if duration is None else samples_in(duration, native)
+        expected = None if duration is None else samples_in(duration, native)
         try:
             file.seek(samples_in(start, native)) if start else None
-            block = file.read(-1 if wanted is None else wanted, dtype="float32", always_2d=True)
+            block = file.read(-1 if expected is None else expected, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, ValueError) as error:
             raise _unreadable(name, error) from error
     samples = _one_channel(block, channel, name)
     _check_finite(samples, native, name)
-    if wanted is not None and len(samples) < wanted:
-        missing = wanted - len(samples)
+    if expected is not None and len(samples) < expected:
+        missing = expected - len(samples)
         if missing > math.ceil(_MISSING_SECONDS * native):
-            raise DataError(f"{name}: ends at {start + len(samples) / native:.3f} s, before {start + wanted / native:.3f} s")
+            raise DataError(f"{name}: ends at {start + len(samples) / native:.3f} s, before {start + expected / native:.3f} s")
         samples = np.pad(samples, (0, missing), mode="reflect")
     return resample(samples, native, rate)
 

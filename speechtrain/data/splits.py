@@ -34,7 +34,7 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
         )
     group_of = {"speaker": _speaker, "parent": _parent, "utterance": _utterance}[by]
     parts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
-    rest = list(cuts)
+    remaining = list(cuts)
     for name, share in (("test", test), ("val", val)):
         if isinstance(share, list):
             unknown = [str(speaker) for speaker in share if str(speaker) not in speakers]
@@ -42,11 +42,11 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
                 raise DataError(f"data.split.{name}: no speaker {', '.join(unknown)}; there is: {', '.join(sorted(map(str, speakers)))}")
             chosen = {str(speaker) for speaker in share}
         else:
-            chosen = _draw_groups(rest, round(len(cuts) * share / 100), group_of, seed)
+            chosen = _draw_groups(remaining, round(len(cuts) * share / 100), group_of, seed)
         key = _speaker if isinstance(share, list) else group_of
-        parts[name] = [cut for cut in rest if key(cut) in chosen]
-        rest = [cut for cut in rest if key(cut) not in chosen]
-    parts["train"] = rest
+        parts[name] = [cut for cut in remaining if key(cut) in chosen]
+        remaining = [cut for cut in remaining if key(cut) not in chosen]
+    parts["train"] = remaining
     return parts
 
 
@@ -86,18 +86,18 @@ def _parent(cut: Cut) -> str:
     return str(cut.custom.get("parent") or cut.id)
 
 
-def _draw_groups(cuts: list[Cut], wanted: int, group_of: Callable[[Cut], str], seed: int) -> set[str]:
+def _draw_groups(cuts: list[Cut], goal: int, group_of: Callable[[Cut], str], seed: int) -> set[str]:
     """Draw whole groups until they hold the wanted number of utterances."""
     counts = Counter(group_of(cut) for cut in cuts)
     names = sorted(counts)
     np.random.default_rng(seed).shuffle(names)
     chosen: set[str] = set()
-    taken = 0
+    count = 0
     for name in names:
-        if taken >= wanted:
+        if count >= goal:
             break
         chosen.add(name)
-        taken += counts[name]
+        count += counts[name]
     return chosen
 
 

@@ -71,16 +71,16 @@ def fetch(archive: Archive, folder: Path) -> None:
 def _check(packed: Path, archive: Archive) -> None:
     if archive.digest is None:
         return
-    kind, _, wanted = archive.digest.partition(":")
+    kind, _, published = archive.digest.partition(":")
     received = hashlib.new(kind, usedforsecurity=False)
     with packed.open("rb") as file, progress_bar(f"checking {packed.name}", packed.stat().st_size) as advance:
         while chunk := file.read(_CHUNK):
             received.update(chunk)
             advance(len(chunk))
-    if received.hexdigest() != wanted:
+    if received.hexdigest() != published:
         packed.unlink()  # continuing it would give the same again
         raise DataError(
-            f"{packed.name}: {kind} is {received.hexdigest()}, published is {wanted}; what came from {archive.url} was removed\n"
+            f"{packed.name}: {kind} is {received.hexdigest()}, published is {published}; what came from {archive.url} was removed\n"
             "    -> try again; if the digest stays the same, the file was changed there"
         )
 

@@ -92,16 +92,16 @@ class HuggingFace:
                     f"{self.root}: has no split '{part}'; there is: {', '.join(loaded)}\n    -> set data.train, data.val, data.test"
                 )
             loaded = loaded[part]
-        wanted = {name: column for name, column in self.columns.items() if column is not None}
-        for name, column in wanted.items():
+        columns = {name: column for name, column in self.columns.items() if column is not None}
+        for name, column in columns.items():
             if column not in loaded.column_names:
                 names = ", ".join(loaded.column_names)
                 raise DataError(f"{self.root}: has no column '{column}'; there is: {names}\n    -> set data.{name}")
-        loaded = loaded.select_columns(list(dict.fromkeys(wanted.values())))
-        if isinstance(loaded.features[wanted["audio"]], datasets.Audio):
-            return loaded.cast_column(wanted["audio"], datasets.Audio(decode=False))
-        kind = loaded.features[wanted["audio"]]
-        raise DataError(f"{self.root}: column '{wanted['audio']}' holds {kind}, not audio\n    -> set data.audio to a column of audio")
+        loaded = loaded.select_columns(list(dict.fromkeys(columns.values())))
+        if isinstance(loaded.features[columns["audio"]], datasets.Audio):
+            return loaded.cast_column(columns["audio"], datasets.Audio(decode=False))
+        kind = loaded.features[columns["audio"]]
+        raise DataError(f"{self.root}: column '{columns['audio']}' holds {kind}, not audio\n    -> set data.audio to a column of audio")
 
     def _cut(self, split: str, row: int) -> Cut:
         """Return the utterance of a row."""

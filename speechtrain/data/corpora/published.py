@@ -240,10 +240,10 @@ class Timit(ListedCorpus):
         from lhotse.recipes.timit import get_speakers
 
         dev, test = ({name.lower() for name in names} for names in get_speakers())
-        wanted = {"dev": dev, "test": test}.get(part)
+        speakers = {"dev": dev, "test": test}.get(part)
         for path in sorted(each for each in folder.glob("*/*/*") if each.suffix.lower() == ".wav"):
             speaker = path.parent.name.lower()
-            if path.stem.lower().startswith("sa") or (wanted is not None and speaker not in wanted):
+            if path.stem.lower().startswith("sa") or (speakers is not None and speaker not in speakers):
                 continue
             problem, text = None, ""
             try:

@@ -175,13 +175,13 @@ class Hdf5Signals:
         missing = [name for name in (MIXED, TARGETS, CONDITIONS) if not isinstance(file.get(name), h5py.Dataset)]
         if missing:
             raise DataError(f"{path}: has no array {', '.join(missing)}; there is: {', '.join(file) or 'nothing'}")
-        mixed, wanted, conditions = (file[name] for name in (MIXED, TARGETS, CONDITIONS))
-        shapes = f"{MIXED} {mixed.shape}, {TARGETS} {wanted.shape}, {CONDITIONS} {conditions.shape}"
-        fits = mixed.ndim == conditions.ndim == 2 and mixed.shape == wanted.shape and len(conditions) == len(mixed)
+        mixed, target, conditions = (file[name] for name in (MIXED, TARGETS, CONDITIONS))
+        shapes = f"{MIXED} {mixed.shape}, {TARGETS} {target.shape}, {CONDITIONS} {conditions.shape}"
+        fits = mixed.ndim == conditions.ndim == 2 and mixed.shape == target.shape and len(conditions) == len(mixed)
         if not fits:
             raise DataError(f"{path}: the shapes do not fit together: {shapes}\n    -> (N, T), (N, T) and (N, C) are needed")
-        if not all(np.issubdtype(each.dtype, np.floating) or np.issubdtype(each.dtype, np.integer) for each in (mixed, wanted, conditions)):
-            raise DataError(f"{path}: holds arrays that are not numbers: {mixed.dtype}, {wanted.dtype}, {conditions.dtype}")
+        if not all(np.issubdtype(each.dtype, np.floating) or np.issubdtype(each.dtype, np.integer) for each in (mixed, target, conditions)):
+            raise DataError(f"{path}: holds arrays that are not numbers: {mixed.dtype}, {target.dtype}, {conditions.dtype}")
         if 0 in mixed.shape:
             raise DataError(f"{path}: holds no signal: {shapes}")
         if self._condition_size and conditions.shape[1] != self._condition_size:

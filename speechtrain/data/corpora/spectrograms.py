@@ -29,7 +29,7 @@ _IDS = ("id", "name", "sample_id")
 _PARENTS = ("parent_id", "parent_name", "parent")
 
 
-class Sample(NamedTuple):
+class ManifestSample(NamedTuple):
     """A sample of a manifest; one without a parent is its own."""
 
     id: str
@@ -46,9 +46,9 @@ class _Manifests(NamedTuple):
         vocabulary: phonemes in the order of their numbers.
     """
 
-    spectrograms: Mapping[str, Sequence[Sample]]
-    tokens: Mapping[str, Sample]
-    tokens_of_parent: Mapping[str, Sequence[Sample]]
+    spectrograms: Mapping[str, Sequence[ManifestSample]]
+    tokens: Mapping[str, ManifestSample]
+    tokens_of_parent: Mapping[str, Sequence[ManifestSample]]
     vocabulary: Sequence[str]
 
 
@@ -128,7 +128,7 @@ class Featurised:
             raise DataError(f"{self.split_dir}: holds no {names[0]}\n    -> set data.split_dir to the folder of the split's manifests")
         return [sample.parent for sample in _read_manifest(manifests[0])] if manifests else []
 
-    def _samples(self, kind: str) -> list[Sample]:
+    def _samples(self, kind: str) -> list[ManifestSample]:
         """Return the samples of all manifests of a kind, `spectrogram` or `token`."""
         folder = self.manifests[kind]
         files = sorted(folder.glob("*.json"))
@@ -138,7 +138,7 @@ class Featurised:
             )
         return [sample for file in files for sample in _read_manifest(file)]
 
-    def _cut(self, sample: Sample, listed: _Manifests) -> Cut:
+    def _cut(self, sample: ManifestSample, listed: _Manifests) -> Cut:
         """Return the utterance of a spectrogram, with its own tokens or those of its parent."""
         of_same_parent = listed.tokens_of_parent.get(sample.parent, [])
         token = listed.tokens.get(sample.id) or next(iter(listed.tokens_of_parent.get(sample.id, of_same_parent)), None)
@@ -212,7 +212,7 @@ class Featurised:
         return phonemes
 
 
-def _read_manifest(path: Path) -> list[Sample]:
+def _read_manifest(path: Path) -> list[ManifestSample]:
     """Read the samples of a manifest."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -227,19 +227,19 @@ def _read_manifest(path: Path) -> list[Sample]:
     return [_sample(value, path, number) for number, value in enumerate(samples)]
 
 
-def _sample(value: Any, path: Path, number: int) -> Sample:
+def _sample(value: Any, path: Path, number: int) -> ManifestSample:
     """Return the sample that an id, or an object with an id, stands for."""
     if isinstance(value, str):
-        return Sample(value, value)
+        return ManifestSample(value, value)
     if isinstance(value, dict):
         name = next((str(value[key]) for key in _IDS if value.get(key) is not None), None)
         if name is not None:
-            return Sample(name, next((str(value[key]) for key in _PARENTS if value.get(key) is not None), name))
+            return ManifestSample(name, next((str(value[key]) for key in _PARENTS if value.get(key) is not None), name))
     raise DataError(f"{path}: sample {number} must have an 'id' or a 'name', received {str(value)[:60]}")
 
 
-def _by_parent(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    groups: dict[str, list[Sample]] = {}
+def _by_parent(samples: Iterable[ManifestSample]) -> dict[str, list[ManifestSample]]:
+    groups: dict[str, list[ManifestSample]] = {}
     for sample in samples:
         groups.setdefault(sample.parent, []).append(sample)
     return groups

@@ -197,10 +197,10 @@ def _factor(spread: float, rng: np.random.Generator) -> float:
 def _stretch(mel: torch.Tensor, factor: float) -> torch.Tensor:
     """Interpolate energies (T, M) linearly to `factor` times as many frames."""
     frames = mel.shape[0]
-    wanted = max(1, round(frames * factor))
-    if wanted == frames:
+    new_frames = max(1, round(frames * factor))
+    if new_frames == frames:
         return mel
-    position = torch.arange(wanted, dtype=torch.float32) * ((frames - 1) / max(1, wanted - 1))
+    position = torch.arange(new_frames, dtype=torch.float32) * ((frames - 1) / max(1, new_frames - 1))
     left = position.floor().long().clamp_max_(max(0, frames - 2))
     right = (left + 1).clamp_max_(frames - 1)
     return torch.lerp(mel[left], mel[right], (position - left)[:, None])

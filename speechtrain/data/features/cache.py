@@ -87,15 +87,15 @@ class SpectrumCache:
                     self._add_to_store(missing, keys, store, pool)
                 except OSError as error:
                     log.warning("data.feature_cache cannot be written (%s); features are kept in memory", error)
-        others = []
+        unstored = []
         for cut in cuts:
             stored = store.get(keys[cut.id]) if cut.id in keys else None
             if stored is None:
-                others.append(cut)
+                unstored.append(cut)
             else:
                 self._packed[cut.id] = stored.packed
                 self.checksums[cut.id] = stored.checksum
-        return others
+        return unstored
 
     def _add_to_store(self, cuts: Sequence[Cut], keys: dict[str, str], store: SpectrumStore, pool: ThreadPoolExecutor) -> None:
         with store.writing() as writer, progress_bar("reading audio", len(cuts)) as advance:

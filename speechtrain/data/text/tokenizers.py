@@ -188,9 +188,9 @@ class LabelTokenizer:
         names = list(classes) if classes is not None else sorted(counts)
         self.vocabulary = list(dict.fromkeys([*names, *([unknown] if unknown is not None else [])]))
         self._labels = {token: label for label, token in enumerate(self.vocabulary)}
-        others = {text: count for text, count in counts.items() if text not in self._labels}
-        if others and unknown is None:
-            examples = ", ".join(f"'{text}' ({count}x)" for text, count in list(others.items())[:8])
+        other_texts = {text: count for text, count in counts.items() if text not in self._labels}
+        if other_texts and unknown is None:
+            examples = ", ".join(f"'{text}' ({count}x)" for text, count in list(other_texts.items())[:8])
             raise DataError(
                 f"tokenizer.classes lacks texts of the training data: {examples}\n"
                 "    -> add them, or set tokenizer.unknown=_unknown_ to make them one class"

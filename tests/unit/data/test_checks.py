@@ -96,7 +96,7 @@ def test_the_command_tells_all_and_draws_a_page(mine: list[str], tmp_path: Path)
         "train: 2 utterances with far more or fewer characters a second than the others: slow",
         "val: tokens that the training text lacks: 'É' (1x)",
         "train: 1 utterances are too short for their text at the model's subsampling of 4: fast",
-        "1 recordings stand more than once: t0 = v0",
+        "1 recordings occur more than once: t0 = v0",
         "1 parents are in more than one split: train/slow and val/v0",
     ):
         assert part in done.stdout

@@ -136,7 +136,7 @@ def test_a_manifest_that_is_trusted_must_say_how_long_each_utterance_is(
     data = prepared([*given, "data.sample_rate=8000"])
     assert [(cut.id, cut.duration, cut.num_samples) for cut in data.corpus.splits["train"]] == [("train-0", 1.0, 8000)]
     assert f"train.jsonl:2: {reason}" in caplog.text
-    with pytest.raises(ConfigError, match=r"data\.trust_durations: is true, so no file is opened that could tell its rate"):
+    with pytest.raises(ConfigError, match=r"data\.trust_durations: is true, so no file is opened to read its sample rate"):
         compose(given)
 
 
