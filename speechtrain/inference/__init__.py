@@ -1,1 +1,1 @@
-"""A trained model in use: found by name, loaded, and given audio."""
+"""Uses a trained model: finds it by name, loads it, transcribes, evaluates, aligns, exports and serves."""

@@ -72,7 +72,7 @@ def stored_config(path: str | Path, *, trust: bool = False) -> tuple[ExperimentC
 
 @contextmanager
 def weights_of(path: Path) -> Iterator[Path]:
-    """Give the file of weights of an archive, in a folder that is removed afterwards; any other path is given unchanged.
+    """Yield the file of weights of an archive, in a folder that is removed afterwards; any other path is yielded unchanged.
 
     Raises:
         UserError: see `read_index`; or its weights are not what the index says.

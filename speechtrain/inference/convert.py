@@ -15,8 +15,8 @@ _TIMEOUT = 1800  # s
 
 
 @dataclass(frozen=True)
-class Job:
-    """The file that is to be written, and the model that it is of.
+class ConversionJob:
+    """The file to write, and the model to convert.
 
     Attributes:
         weights: checkpoint or archive.
@@ -33,7 +33,7 @@ class Job:
     target_size: int = 0
 
 
-def convert(job: Job) -> None:
+def convert(job: ConversionJob) -> None:
     """Write a file, which appears whole or not at all.
 
     Raises:
@@ -55,11 +55,11 @@ def convert(job: Job) -> None:
         target.replace(job.path)
 
 
-def _failed(job: Job, reason: str) -> UserError:
+def _failed(job: ConversionJob, reason: str) -> UserError:
     return UserError(f"{job.kind}: {reason}\n    -> choose another format; nothing was written")
 
 
-def _write(job: Job) -> None:
+def _write(job: ConversionJob) -> None:
     """Load the model and write the file, in this process."""
     from speechtrain.config.build import build
     from speechtrain.inference.recognizer import Recognizer

@@ -1,4 +1,4 @@
-"""Transcription of recordings of any length in constant memory: in windows that overlap, with text cut where nothing is said."""
+"""Transcription of recordings of any length in constant memory: in overlapping windows, with the text cut at pauses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def transcribe_long(recognizer: Recognizer, blocks: Iterable[Audio], *, window: 
     rate = recognizer.sample_rate
     pending = np.zeros((0, 0), dtype=np.float32)
     audio = np.zeros(0, dtype=np.float32)
-    done = 0  # encoder frames whose text was given
+    done = 0  # number of encoder frames whose text was yielded
     for log_probs, samples in _windows(recognizer, blocks, window):
         pending = np.concatenate([pending, log_probs]) if len(pending) else log_probs
         audio = np.concatenate([audio, samples])
@@ -50,7 +50,7 @@ def _windows(recognizer: Recognizer, blocks: Iterable[Audio], window: float) -> 
     size = max(10, round(window * recognizer.sample_rate / frame))
     margin = int(_MARGIN * size)
     buffer = np.zeros(0, dtype=np.float32)
-    before = 0  # encoder frames at the buffer's beginning that were given already
+    before = 0  # number of encoder frames at the buffer's beginning that were yielded already
     for block in blocks:
         buffer = np.concatenate([buffer, block])
         while len(buffer) > size * frame + frame:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from speechtrain.data.text.tokenizers import Tokenizer
     from speechtrain.tasks.base import Task
 
-Recording = str | Path | bytes | npt.ArrayLike
+AudioInput = str | Path | bytes | npt.ArrayLike
 """A file, the content of a file, or samples (N,) or (N, channels) between -1 and 1."""
 
 
@@ -111,7 +111,7 @@ class Recognizer:
         """Return whether the decoder gives several texts for a recording."""
         return isinstance(self.task.decoder, RankingDecoder)
 
-    def transcribe(self, audio: Recording, sample_rate: int | None = None, *, nbest: int = 0) -> Transcription:
+    def transcribe(self, audio: AudioInput, sample_rate: int | None = None, *, nbest: int = 0) -> Transcription:
         """Transcribe one recording, which is computed as a whole; `speechtrain.inference.long_audio` takes recordings of any length.
 
         Args:
@@ -126,14 +126,14 @@ class Recognizer:
         return next(self.transcribe_all([audio], sample_rate, nbest=nbest))
 
     def transcribe_all(
-        self, audios: Sequence[Recording], sample_rate: int | None = None, *, batch_seconds: float = 100.0, nbest: int = 0
+        self, audios: Sequence[AudioInput], sample_rate: int | None = None, *, batch_seconds: float = 100.0, nbest: int = 0
     ) -> Iterator[Transcription]:
         """Transcribe several recordings in batches of at most so many seconds, and yield in their order; see `transcribe`."""
         for batch in self._batches((self.read(audio, sample_rate) for audio in audios), batch_seconds):
             for samples, values in zip(batch, self._outputs(batch), strict=True):
                 yield self.decode(values, samples, nbest=nbest)
 
-    def log_probs(self, audio: Recording, sample_rate: int | None = None) -> npt.NDArray[np.float32]:
+    def log_probs(self, audio: AudioInput, sample_rate: int | None = None) -> npt.NDArray[np.float32]:
         """Compute the model's outputs (T', V) for one recording: with CTC, log-probabilities of the blank and the vocabulary.
 
         Rows are `frame_seconds` apart.
@@ -143,7 +143,7 @@ class Recognizer:
         """
         return next(self._outputs([self.read(audio, sample_rate)]))
 
-    def align(self, audio: Recording, text: str, sample_rate: int | None = None) -> Alignment:
+    def align(self, audio: AudioInput, text: str, sample_rate: int | None = None) -> Alignment:
         """Find when each word and token of a text was said, on the best path of the text through the recording (forced alignment).
 
         Raises:
@@ -159,7 +159,7 @@ class Recognizer:
         """Align a text with log-probabilities (T', V) that were computed from samples (N,) before; see `align`."""
         return align_text(log_probs, text, self.tokenizer, samples, self.sample_rate, self.frame_seconds)
 
-    def read(self, audio: Recording, sample_rate: int | None = None) -> Audio:
+    def read(self, audio: AudioInput, sample_rate: int | None = None) -> Audio:
         """Read a recording as samples (N,) at the model's rate.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Exported models in the runtimes that they are for."""
+"""Opens exported files in the runtimes that they are made for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from speechtrain.errors import UserError, first_line
 
 Values = npt.NDArray[np.float32]
 Lengths = npt.NDArray[np.int64]
-Runner = Callable[[Values, Lengths], tuple[Values, Lengths]]
+ModelFunction = Callable[[Values, Lengths], tuple[Values, Lengths]]
 """features (B, T, F), lengths (B,) -> values (B, T', V), value_lengths (B,)."""
 
 
-def open_exported(kind: str, path: Path) -> Runner:
+def open_exported(kind: str, path: Path) -> ModelFunction:
     """Open a file of `speechtrain.export` in its own runtime.
 
     Raises:
@@ -48,19 +48,19 @@ def _failed(kind: str, error: Exception) -> UserError:
     return UserError(f"{kind}: its runtime cannot run the file ({first_line(error)})\n    -> choose another format")
 
 
-def _torchscript(path: Path) -> Runner:
+def _torchscript(path: Path) -> ModelFunction:
     import torch
 
-    return _of_torch(torch.jit.load(str(path)))  # type: ignore[no-untyped-call]
+    return _torch_function(torch.jit.load(str(path)))  # type: ignore[no-untyped-call]
 
 
-def _pt2(path: Path) -> Runner:
+def _pt2(path: Path) -> ModelFunction:
     import torch
 
-    return _of_torch(torch.export.load(path).module())
+    return _torch_function(torch.export.load(path).module())
 
 
-def _of_torch(model: Any) -> Runner:
+def _torch_function(model: Any) -> ModelFunction:
     import torch
 
     def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
@@ -71,7 +71,7 @@ def _of_torch(model: Any) -> Runner:
     return run
 
 
-def _onnx(path: Path) -> Runner:
+def _onnx(path: Path) -> ModelFunction:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -86,7 +86,7 @@ def _onnx(path: Path) -> Runner:
     return run
 
 
-def _keras(path: Path) -> Runner:
+def _keras(path: Path) -> ModelFunction:
     keras: Any = importlib.import_module("keras")  # not by an import statement, for this is read where Keras may be missing
     model = keras.saving.load_model(path, compile=False)
 
@@ -97,7 +97,7 @@ def _keras(path: Path) -> Runner:
     return run
 
 
-def _tflite(path: Path) -> Runner:
+def _tflite(path: Path) -> ModelFunction:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=1)
@@ -119,7 +119,7 @@ def _tflite(path: Path) -> Runner:
     return run
 
 
-_OPEN: dict[str, Callable[[Path], Runner]] = {
+_OPEN: dict[str, Callable[[Path], ModelFunction]] = {
     "torchscript": _torchscript,
     "pt2": _pt2,
     "onnx": _onnx,

@@ -256,7 +256,7 @@ def test_what_cannot_be_heard_is_named_and_the_others_are_transcribed(
     assert "Traceback" not in done.stderr
     with pytest.raises(ConfigError, match=r"there is no none\.wav"):
         here("transcribe", f"from={trained}", "none.wav")
-    with pytest.raises(ConfigError, match="Tdnn hears whole utterances"):
+    with pytest.raises(ConfigError, match="Tdnn needs whole utterances"):
         here("transcribe", f"from={trained}", path, "streaming=true")
 
 
@@ -355,7 +355,7 @@ def test_a_file_that_is_not_the_model_is_not_called_done(
     def broken(path: Path) -> runtimes.Runner:
         raise ValueError("no such operation")
 
-    for opened, told in ((wrong, "they differ by"), (shorter, "are of other lengths"), (broken, "no such operation")):
+    for opened, told in ((wrong, "they differ by"), (shorter, "have other lengths"), (broken, "no such operation")):
         monkeypatch.setitem(runtimes._OPEN, "onnx", opened)
         assert here("export", f"from={trained}", "format=onnx", "out=files") == 1
         assert told in capsys.readouterr().err
@@ -364,10 +364,10 @@ def test_a_file_that_is_not_the_model_is_not_called_done(
 
 def test_a_converter_that_crashes_is_told(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from speechtrain.backends.base import Conversion
-    from speechtrain.inference.convert import Job, convert
+    from speechtrain.inference.convert import ConversionJob, convert
 
     checkpoint = next((trained / "checkpoints").glob("best-*"))
-    job = Job(checkpoint, stored_config(checkpoint)[0], "nonsense", tmp_path / "out/model.onnx", Conversion(80, 10), trust=False)
+    job = ConversionJob(checkpoint, stored_config(checkpoint)[0], "nonsense", tmp_path / "out/model.onnx", Conversion(80, 10), trust=False)
     with pytest.raises(UserError, match="nonsense: the converter failed"):
         convert(job)
     assert list((tmp_path / "out").iterdir()) == []
@@ -582,7 +582,7 @@ def test_the_command_serves_from_the_moment_it_says_so_until_ctrl_c(trained: Pat
             capture_output=True,
             check=False,
         )
-        assert (busy.returncode, b"cannot be had" in busy.stderr) == (2, True)
+        assert (busy.returncode, b"cannot be opened" in busy.stderr) == (2, True)
         server.send_signal(signal.SIGINT)
         left, _ = server.communicate(timeout=30)
     finally:
