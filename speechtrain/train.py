@@ -45,11 +45,11 @@ def train(
         cfg: composed and checked, by `speechtrain.compose` or by Hydra.
         overrides: overrides as typed, recorded with the run.
         callbacks: called in every epoch, after the built-in ones.
-        tags: for the trackers, besides the usual ones.
-        run_name: for the trackers; None: model and data.
-        parents: ids of the runs that this one stands under, by tracker.
-        brief: leave out what is for people: reports, and the model for MLflow.
-        measure_latency: know `model/latency_ms` before training.
+        tags: tags for the trackers, besides the usual ones.
+        run_name: name of the run in the trackers; None: the names of model and data.
+        parents: ids of the runs that this one is nested in, by tracker.
+        brief: write no reports, and no model for MLflow.
+        measure_latency: measure `model/latency_ms` before training.
         reuse_data: see `speechtrain.data.prepare.prepare`.
         after_fold: called with the results so far after each fold; may raise `RunPruned`.
 
@@ -72,7 +72,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Options:
-    """The arguments of `train` that concern one run; `quiet`: print neither config nor samples nor where things are."""
+    """The arguments of `train` that concern one run; `quiet`: do not print config, samples and paths."""
 
     callbacks: Sequence[Callback]
     brief: bool

@@ -15,16 +15,16 @@ from speechtrain.tasks.base import Task
 log = logging.getLogger(__name__)
 
 _SMALLEST = 15.0  # s, the first size that is tried
-_GOOD_ENOUGH = 0.95  # share of the best speed
+_GOOD_ENOUGH = 0.95  # share of the best speed that a shorter batch must reach to be preferred
 _MIN_GAIN = 1.05  # in speed by a batch of twice the size, below which larger ones are not tried
 
 
 def find_batch_seconds(backend: Backend, model: Model, data: TaskData, task: Task, trainer: Trainer) -> float:
     """Return the seconds of the shortest batch, padding included, that is trained on nearly as fast as any that fits into memory.
 
-    Batches of 15 s, 30 s, 60 s, ... are tried with their largest of an epoch, until one does not fit, is no faster by the second of audio,
-    or holds no more: `data.batch_size` or the corpus is the limit then. A longer one than that found would make fewer steps of the same
-    epoch and gain no time.
+    The largest batch of an epoch is measured with 15 s, 30 s, 60 s, ... of audio, until one does not fit, is no faster per second of audio,
+    or is no larger because `data.batch_size` or the corpus limits it. Longer batches than the one returned would make fewer steps per epoch
+    and save no time.
 
     Args:
         backend: computes the batches.

@@ -82,7 +82,7 @@ class ConsoleProgress(Callback):
             console.print(f"stopped early: {result.stop_reason}")
 
     def close(self) -> None:
-        """Remove the progress bar from the terminal, also after an interruption."""
+        """Remove the progress bar from the terminal, after an interruption too."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -125,8 +125,8 @@ def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sam
     random.Random(seed).shuffle(order)  # noqa: S311
     wrong = [sample for sample in order if sample.reference != sample.hypothesis][: (count + 1) // 2]
     right = [sample for sample in order if sample.reference == sample.hypothesis]
-    rest = [sample for sample in order if sample not in wrong and sample not in right]
-    return [*wrong, *right, *rest][:count]
+    others = [sample for sample in order if sample not in wrong and sample not in right]
+    return [*wrong, *right, *others][:count]
 
 
 def marked(reference: str, hypothesis: str) -> tuple[str, str]:

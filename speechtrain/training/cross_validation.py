@@ -89,8 +89,8 @@ def summary(results: Sequence[Result], objective: str) -> dict[str, float]:
         if all(name in each.metrics for each in results) and not name.startswith(("train/", "time/")):
             values[name] = [each.metrics[name] for each in results]
     values[objective] = [math.nan if each.objective is None else each.objective for each in results]
-    means = {name: statistics.fmean(found) for name, found in values.items()}
-    return means | {f"{name}{DEVIATION}": statistics.stdev(found) for name, found in values.items()}
+    means = {name: statistics.fmean(each_fold) for name, each_fold in values.items()}
+    return means | {f"{name}{DEVIATION}": statistics.stdev(each_fold) for name, each_fold in values.items()}
 
 
 def print_folds(results: Sequence[Result], metrics: Mapping[str, float]) -> None:
@@ -114,8 +114,8 @@ def _config_of(cfg: ExperimentConfig, fold: int, folder: Path) -> ExperimentConf
 
 def _finished(folder: Path) -> Result | None:
     """Return the result of a fold that a resumed run has finished before; None: it has not."""
-    known = read_run_file(folder)
-    if known.get("status") != "FINISHED" or known.get("objective") is None or "metrics" not in known:
+    stored = read_run_file(folder)
+    if stored.get("status") != "FINISHED" or stored.get("objective") is None or "metrics" not in stored:
         return None
-    metrics = {str(name): float(value) for name, value in known["metrics"].items()}
-    return Result(metrics, float(known["objective"]), folder, None, [], [], dict(known.get("run_ids", {})))
+    metrics = {str(name): float(value) for name, value in stored["metrics"].items()}
+    return Result(metrics, float(stored["objective"]), folder, None, [], [], dict(stored.get("run_ids", {})))

@@ -37,8 +37,8 @@ def with_limits(cfg: ExperimentConfig) -> ExperimentConfig:
     values = {}
     for key, limit in limits.items():
         group, _, name = key.partition(".")
-        own = getattr(getattr(cfg, group), name)
-        values[key] = limit if own is None else min(own, limit)
+        configured = getattr(getattr(cfg, group), name)
+        values[key] = limit if configured is None else min(configured, limit)
     if kind is not None:
         log.warning(
             "%s: the run is shortened (%s) and marked as a test", kind, ", ".join(f"{key}={limit}" for key, limit in limits.items())

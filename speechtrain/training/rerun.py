@@ -1,4 +1,4 @@
-"""Repeats a run from its config in MLflow (`rerun=RUN_ID`), and prints what is different now."""
+"""Repeats a run from its config in MLflow (`rerun=RUN_ID`), and prints what has changed since."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Rerun:
             raise ConfigError([Problem("rerun", f"{cfg.rerun} is a sweep", "give one of its trials, or repeat it with the same command")])
         text = self.reader.text(self.before, "config.yaml")
         if text is None:
-            raise ConfigError([Problem("rerun", f"the run {self.before.id} kept no config.yaml", "give a run of speechtrain")])
+            raise ConfigError([Problem("rerun", f"the run {self.before.id} has no config.yaml", "give a run of speechtrain")])
         stored = OmegaConf.create(text)
         assert isinstance(stored, DictConfig)
         stored = with_present_names(stored)
@@ -84,20 +84,20 @@ class Rerun:
                 console.print(f"  the {split} data is not what it was (fingerprint {was}, now {fingerprint})", style="yellow", markup=False)
         after = _final(result)
         shared = [name for name in after if name in self.before.metrics and not any(word in name for word in _MAY_DIFFER)]
-        other = [name for name in shared if after[name] != self.before.metrics[name]]
-        if shared and not other:
+        differing = [name for name in shared if after[name] != self.before.metrics[name]]
+        if shared and not differing:
             console.print(f"all {len(shared)} metrics are identical to those of {self.before.id}", style="green", markup=False)
-        for name in other:
+        for name in differing:
             console.print(f"  {name}: was {self.before.metrics[name]:.6g}, is {after[name]:.6g}", style="yellow", markup=False)
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return what a run depends on and what has changed: name -> (was, is)."""
+    """Return what has changed of the code, the versions and the machine: name -> (was, is)."""
     watched = ("mlflow.source.git.commit", "git.dirty", "python", "platform", "host", "cpu_count", "OMP_NUM_THREADS")
     names = [*watched, *sorted({name for name in (*before, *now) if name.startswith("version.")})]
-    shown = {"mlflow.source.git.commit": "commit", "git.dirty": "uncommitted changes"}
+    labels = {"mlflow.source.git.commit": "commit", "git.dirty": "uncommitted changes"}
     return {
-        shown.get(name, name.removeprefix("version.")): (before.get(name, "nothing"), now.get(name, "nothing"))
+        labels.get(name, name.removeprefix("version.")): (before.get(name, "nothing"), now.get(name, "nothing"))
         for name in names
         if before.get(name) != now.get(name)
     }

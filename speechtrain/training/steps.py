@@ -58,7 +58,7 @@ Loaders = tuple["Loader", "Loader | None"]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class SplitEvaluation:
     """What a trained model reaches on the validation and the test data.
 
     Attributes:
@@ -132,7 +132,7 @@ def build_experiment(cfg: ExperimentConfig, folder: Path, backend: Backend, corp
 
 
 def _check_monitors(cfg: ExperimentConfig, task: Task, *, has_val: bool) -> None:
-    known = [f"val/{each}" for each in task.directions] + ["train/loss"]
+    metrics = [f"val/{each}" for each in task.directions] + ["train/loss"]
     monitors = {
         "objective.metric": cfg.objective.metric,
         "trainer.early_stopping.monitor": cfg.trainer.early_stopping.monitor,
@@ -140,8 +140,8 @@ def _check_monitors(cfg: ExperimentConfig, task: Task, *, has_val: bool) -> None
     }
     problems = []
     for path, metric in monitors.items():
-        if metric is not None and metric not in known:
-            problems.append(Problem(path, f"there is no metric '{metric}'", did_you_mean(metric, known)))
+        if metric is not None and metric not in metrics:
+            problems.append(Problem(path, f"there is no metric '{metric}'", did_you_mean(metric, metrics)))
         elif metric is not None and metric.startswith("val/") and not has_val:
             fix = f"give data.val or data.split.val, or set {path}=train/loss"
             problems.append(Problem(path, f"is {metric}, but there are no validation utterances", fix))
@@ -165,8 +165,8 @@ def load_initial_weights(run: Experiment) -> None:
         if weights.suffix != run.backend.suffix:
             fix = f"give a {run.backend.suffix} file, or another backend"
             raise ConfigError([Problem("init_from", f"{path} is not of backend={run.backend.name}", fix)])
-        left = run.backend.warm_start(run.model, weights)
-    log.info("weights of %s%s", path, f"; not of {', '.join(left)}, which have another shape there" if left else "")
+        not_loaded = run.backend.warm_start(run.model, weights)
+    log.info("weights of %s%s", path, f"; not of {', '.join(not_loaded)}, which have another shape there" if not_loaded else "")
 
 
 def log_model_size(run: Experiment) -> None:
@@ -312,7 +312,7 @@ def load_checkpoint(run: Experiment, trained: TrainResult) -> Path | None:
     return checkpoint
 
 
-def evaluate_splits(run: Experiment, loaders: Loaders) -> Evaluation:
+def evaluate_splits(run: Experiment, loaders: Loaders) -> SplitEvaluation:
     """Evaluate the model on the validation and the test data, as far as there are any."""
     train_loader, val_loader = loaders
     test_loader = run.data.loader("test", max_batches=run.cfg.trainer.limit_test_batches)
@@ -325,7 +325,7 @@ def evaluate_splits(run: Experiment, loaders: Loaders) -> Evaluation:
             metrics |= measured
             split = name
     unreadable = sum(len(loader.left_out) for loader in (train_loader, val_loader, test_loader) if loader is not None)
-    return Evaluation(metrics, samples, split, unreadable)
+    return SplitEvaluation(metrics, samples, split, unreadable)
 
 
 def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: str) -> tuple[dict[str, float], list[Sample]]:
@@ -340,7 +340,7 @@ def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: 
 
 
 def summarise(
-    run: Experiment, plan: TrainingPlan, trained: TrainResult, history: History, counts: Mapping[str, float], evaluation: Evaluation
+    run: Experiment, plan: TrainingPlan, trained: TrainResult, history: History, counts: Mapping[str, float], evaluation: SplitEvaluation
 ) -> Summary:
     """Put together the numbers of a run: what was counted before it, its last and its best epoch, and the evaluation."""
     objective = plan.objective.metric
@@ -363,7 +363,7 @@ def write_outputs(
     plan: TrainingPlan,
     recorder: RunRecorder,
     history: History,
-    evaluation: Evaluation,
+    evaluation: SplitEvaluation,
     checkpoint: Path | None,
     *,
     brief: bool,
@@ -373,15 +373,15 @@ def write_outputs(
     exported = run.backend.export(run.model, run.folder, plan.extra, blank_last=blank_last)
     recorder.transcripts(evaluation.samples)
     recorder.checkpoints([path for path in (checkpoint, exported) if path is not None])
-    wanted = run.cfg.report.enabled
-    reports = _write_reports(run, history, evaluation) if (not brief if wanted is None else wanted) else []
+    reports_enabled = run.cfg.report.enabled
+    reports = _write_reports(run, history, evaluation) if (not brief if reports_enabled is None else reports_enabled) else []
     recorder.files(reports)
     return [*([exported] if exported is not None else []), *reports]
 
 
-def _write_reports(run: Experiment, history: History, evaluation: Evaluation) -> list[Path]:
+def _write_reports(run: Experiment, history: History, evaluation: SplitEvaluation) -> list[Path]:
     """Draw the history, and what the task reports; what cannot be drawn is a warning."""
-    from speechtrain.report.reports import Finished, write_history, write_report
+    from speechtrain.report.reports import FinishedRun, write_history, write_report
 
     folder, objective = run.folder, run.cfg.objective.metric
     written: list[Path] = []
@@ -391,7 +391,7 @@ def _write_reports(run: Experiment, history: History, evaluation: Evaluation) ->
         written += [picture] if picture is not None else []
         title = f"{folder.parent.name}/{folder.name}"
         parts = {"backend": run.backend, "model": run.model, "task": run.task, "data": run.data}
-        written += write_report(Finished(folder, evaluation.samples, evaluation.split, title, **parts, options=run.cfg.report))
+        written += write_report(FinishedRun(folder, evaluation.samples, evaluation.split, title, **parts, options=run.cfg.report))
     except Exception as error:  # noqa: BLE001 # a report is no reason to lose a trained model
         log.warning("a report could not be written (%s: %s)", type(error).__name__, error)
     return written
