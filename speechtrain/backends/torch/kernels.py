@@ -40,11 +40,11 @@ def _convolve(  # type: ignore[no-untyped-def]
     inside = c < channels
     total = tl.zeros((BT, BC), dtype=tl.float32)
     for j in range(KERNEL):
-        taken = KERNEL - 1 - j if FLIP else j
-        factor = tl.load(weight + taken * channels + c, mask=inside, other=0.0).to(tl.float32)
+        tap = KERNEL - 1 - j if FLIP else j
+        factor = tl.load(weight + tap * channels + c, mask=inside, other=0.0).to(tl.float32)
         total += _values(x, row, t + j - left, c, frames, channels) * factor[None, :]
-    wanted = (t < frames)[:, None] & inside[None, :]
-    tl.store(out + (row * frames + t)[:, None] * channels + c[None, :], total.to(out.dtype.element_ty), mask=wanted)
+    written = (t < frames)[:, None] & inside[None, :]
+    tl.store(out + (row * frames + t)[:, None] * channels + c[None, :], total.to(out.dtype.element_ty), mask=written)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -117,7 +117,7 @@ def _(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, left: int) -> t
     return torch.empty_like(x), torch.empty_like(weight)
 
 
-def _keep(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, int], output: torch.Tensor) -> None:  # noqa: ARG001
+def _save_for_backward(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, int], output: torch.Tensor) -> None:  # noqa: ARG001
     x, weight, ctx.left = inputs
     ctx.save_for_backward(x, weight)
 
@@ -127,4 +127,4 @@ def _back(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Non
     return *_depthwise_backward(grad, x, weight, ctx.left), None
 
 
-depthwise.register_autograd(_back, setup_context=_keep)
+depthwise.register_autograd(_back, setup_context=_save_for_backward)
