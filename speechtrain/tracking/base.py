@@ -27,7 +27,7 @@ class RunInfo:
         texts: texts to keep as files, by name: the resolved config, a diff.
         run_id: the tracker's id of the run that is resumed; None starts a new one.
         uid: a unique name, by which another process finds the run before its id is known.
-        parent: the tracker's id of the run that this one stands under.
+        parent: the tracker's id of the run that this one is nested in.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Tracker(ABC):
     """Whether `log_model` does anything, so that the model has to be prepared for it."""
 
     nests: ClassVar[bool] = False
-    """Whether runs can stand under another, so that a sweep has a run of its own."""
+    """Whether runs can be nested in another, so that a sweep has a run of its own."""
 
     @abstractmethod
     def start(self, info: RunInfo) -> None:

@@ -1,4 +1,4 @@
-"""Records one run: sends everything that is kept of it to every tracker that the config names."""
+"""Records one run in every tracker that the config names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RunRequest:
         test: what kind of test the run is; None for a real run.
         tags: tags besides the usual ones.
         name: the run's name; None takes the names of model and data.
-        parents: ids of the runs that it stands under, by tracker.
+        parents: ids of the runs that it is nested in, by tracker.
     """
 
     overrides: Sequence[str] = ()
@@ -165,7 +165,7 @@ class RunRecorder:
 def _hides_interrupt(error: BaseException) -> bool:
     """Return whether Ctrl-C struck a library while it put something in order, which then failed with an error of its own (OmegaConf does).
 
-    An error of this package tells the truth itself: a process that died, for example, interrupts the one that waits for it.
+    An error of this package is reported as it is: the message about a process that died, for example, states its own cause.
     """
     seen: BaseException | None = error if not isinstance(error, (RunError, UserError)) else None
     while seen is not None and not isinstance(seen, KeyboardInterrupt):
@@ -218,8 +218,8 @@ def recorded(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Iterat
 
 def _run_infos(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Callable[[str], RunInfo]:
     """Note in `run.json` that the run has started, and return what gives the information on it for a tracker, by the tracker's name."""
-    known = read_run_file(folder)
-    run_ids, uid = known.get("run_ids", {}), known.get("uid") or uuid.uuid4().hex
+    stored = read_run_file(folder)
+    run_ids, uid = stored.get("run_ids", {}), stored.get("uid") or uuid.uuid4().hex
     test = {"speechtrain.test_run": request.test} if request.test else {}
     tags = provenance.run_tags(request.overrides) | {"seed": str(cfg.seed)} | test | dict(request.tags)
     texts = {"config.yaml": cfg.as_yaml(), "overrides.txt": "\n".join(request.overrides)}

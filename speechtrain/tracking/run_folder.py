@@ -25,9 +25,9 @@ def read_run_file(folder: Path) -> dict[str, Any]:
 
 def write_run_file(folder: Path, values: dict[str, Any]) -> None:
     """Add values to `run.json`, which is written whole or not at all."""
-    known = {**read_run_file(folder), **values}
+    content = {**read_run_file(folder), **values}
     with atomically(folder / RUN_FILE) as temporary:
-        temporary.write_text(json.dumps(known, indent=2), encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:

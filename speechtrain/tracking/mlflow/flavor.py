@@ -42,8 +42,8 @@ _NEEDED_BY_SUFFIX = {".ckpt": ("lightning",), ".keras": ("keras", "tensorflow-cp
 def log_model(client: MlflowClient, uri: str, run_id: str, event: Mapping[str, Any]) -> None:
     """Log a model under its run, and as a new version in the registry if the event names one; a model that is there already stays."""
     run = client.get_run(run_id)
-    known = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
-    if any(model.name == NAME and str(model.status) == "READY" for model in known):
+    logged = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    if any(model.name == NAME and str(model.status) == "READY" for model in logged):
         return
     weights = Path(event["weights"])
     signature = ModelSignature(

@@ -41,7 +41,7 @@ class Record:
 
     @property
     def is_sweep(self) -> bool:
-        """Return whether it is the run of a sweep, under which its trials stand."""
+        """Return whether it is the run of a sweep, in which its trials are nested."""
         return self.tags.get("speechtrain.kind") == "sweep"
 
 
@@ -66,10 +66,10 @@ class Reader:
             raise UserError(f"{path}: there is no such database\n    -> set {key}, or change the folder")
         try:
             self._client = open_client(self.uri)
-            known = self._client.get_experiment_by_name(experiment)
+            found_experiment = self._client.get_experiment_by_name(experiment)
         except Exception as error:
             raise UserError(f"MLflow cannot be reached at {self._address}: {first_line(error)}\n    -> set {key}") from error
-        self._experiment_id = known.experiment_id if known is not None else None
+        self._experiment_id = found_experiment.experiment_id if found_experiment is not None else None
 
     def run(self, name: str, *, key: str = "runs") -> Record:
         """Return a run by its id or the first letters of it, its folder, `last`, or its name where only one run has it.
@@ -77,25 +77,25 @@ class Reader:
         Raises:
             ConfigError: there is none, or several.
         """
-        wanted = name.strip("'\"")
-        if wanted == "last" or Path(wanted).exists():
-            folder, _ = find_run(wanted)
-            wanted = str(read_run_file(folder).get("mlflow_run_id") or wanted)
+        unquoted = name.strip("'\"")
+        if unquoted == "last" or Path(unquoted).exists():
+            folder, _ = find_run(unquoted)
+            unquoted = str(read_run_file(folder).get("mlflow_run_id") or unquoted)
         try:
-            return _record(self._client.get_run(wanted))
+            return _record(self._client.get_run(unquoted))
         except MlflowException:
             pass
-        known = self._search("")
-        matches = [run for run in known if run.id.startswith(wanted)] or [run for run in known if run.name == wanted]
+        runs = self._search("")
+        matches = [run for run in runs if run.id.startswith(unquoted)] or [run for run in runs if run.name == unquoted]
         if len(matches) == 1:
             return matches[0]
         if matches:
             ids = ", ".join(run.id[:8] for run in matches[:8])
-            raise ConfigError([Problem(key, f"{len(matches)} runs are called '{wanted}': {ids}", "give one of these ids")])
+            raise ConfigError([Problem(key, f"{len(matches)} runs are called '{unquoted}': {ids}", "give one of these ids")])
         where = f"experiment '{self.experiment}' of {self._address}"
-        names = [run.name for run in known[:50]]
-        fix = did_you_mean(wanted, names) if names else "train something first, or set experiment and tracking_uri"
-        raise ConfigError([Problem(key, f"there is no run '{wanted}' in {where}", fix)])
+        names = [run.name for run in runs[:50]]
+        fix = did_you_mean(unquoted, names) if names else "train something first, or set experiment and tracking_uri"
+        raise ConfigError([Problem(key, f"there is no run '{unquoted}' in {where}", fix)])
 
     def trials(self, study: str) -> list[Record]:
         """Return the runs of a study's trials, in the order of their numbers.

@@ -106,7 +106,7 @@ class Sender:
         first = next(spool.read(0), None)
         self.open_event: Mapping[str, Any] = first[0] if first is not None else {}
         self._client: MlflowClient | None = None
-        self._known: set[tuple[str, int]] | None = None
+        self._sent_metrics: set[tuple[str, int]] | None = None
 
     @property
     def client(self) -> MlflowClient:
@@ -177,7 +177,7 @@ class Sender:
         """
         self.uri, self.open_event = event["uri"], event
         self._client = None
-        self._known = None
+        self._sent_metrics = None
         self.closed = False
         tags = {PROCESS: json.dumps(event["process"]), UID: event["uid"], FOLDER: event["folder"], **event["tags"]}
         try:
@@ -197,24 +197,24 @@ class Sender:
 
     def _send_metrics(self, group: Sequence[Mapping[str, Any]]) -> None:
         """Send the metrics that the run does not have yet: an epoch that a resumed run had to repeat is not written twice."""
-        if self._known is None:
+        if self._sent_metrics is None:
             data = self.client.get_run(self.run_id).data.metrics
-            self._known = {(name, int(item.step)) for name in data for item in self.client.get_metric_history(self.run_id, name)}
+            self._sent_metrics = {(name, int(item.step)) for name in data for item in self.client.get_metric_history(self.run_id, name)}
         fresh = [
             Metric(name, value, event["timestamp"], event["step"])
             for event in group
             for name, value in event["metrics"].items()
-            if (name, event["step"]) not in self._known
+            if (name, event["step"]) not in self._sent_metrics
         ]
         for start in range(0, len(fresh), _METRICS_LIMIT):
             self.client.log_batch(self.run_id, metrics=fresh[start : start + _METRICS_LIMIT])
-        self._known.update((metric.key, metric.step) for metric in fresh)
+        self._sent_metrics.update((metric.key, metric.step) for metric in fresh)
 
     def _send_params(self, event: Mapping[str, Any]) -> None:
         """Send the parameters that the run does not have: MLflow refuses to change one, as a resumed run may want to."""
-        known = self.client.get_run(self.run_id).data.params
+        sent = self.client.get_run(self.run_id).data.params
         named = {_NO_NAME.sub("_", key): value for key, value in event["params"].items()}
-        params = [Param(key, value[:_PARAM_LIMIT]) for key, value in named.items() if key not in known]
+        params = [Param(key, value[:_PARAM_LIMIT]) for key, value in named.items() if key not in sent]
         for start in range(0, len(params), _BATCH_LIMIT):
             self.client.log_batch(self.run_id, params=params[start : start + _BATCH_LIMIT])
 
@@ -244,10 +244,10 @@ class Sender:
         columns = event["columns"]
         content = {"columns": list(columns), "data": [list(row) for row in zip(*columns.values(), strict=True)]}
         self.client.log_text(self.run_id, json.dumps(content, ensure_ascii=False), event["name"])
-        known = json.loads(self.client.get_run(self.run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
+        logged = json.loads(self.client.get_run(self.run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
         entry = {"path": event["name"], "type": "table"}
-        if entry not in known:
-            self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([*known, entry]))
+        if entry not in logged:
+            self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([*logged, entry]))
 
 
 _SENDERS: Mapping[str, Callable[[Sender, Mapping[str, Any]], None]] = {
@@ -312,7 +312,7 @@ def fail_run(client: MlflowClient, run_id: str, reason: str, *, keep_reason: boo
 
 
 def fail_dead_runs(client: MlflowClient, experiment_name: str) -> list[str]:
-    """Close the runs of this machine that say they run and whose process is gone, after sending their spools; return their ids."""
+    """Close this machine's runs that are stored as running although their process is gone, after sending their spools; return their ids."""
     failed: list[str] = []
     experiment = client.get_experiment_by_name(experiment_name)
     if experiment is None:
@@ -386,7 +386,7 @@ def _send_spool(spool: Spool) -> bool:
 
 
 def import_run(
-    database: Path, run_id: str, uri: str, *, known: str | None = None, tags: Mapping[str, str] | None = None, name: str = ""
+    database: Path, run_id: str, uri: str, *, earlier_copy: str | None = None, tags: Mapping[str, str] | None = None, name: str = ""
 ) -> str:
     """Copy a run from another machine's database and its artifacts to the server or database at `uri`, and return the id of the copy.
 
@@ -394,27 +394,31 @@ def import_run(
         database: the SQLite file; artifacts are read from `mlartifacts` in its folder.
         run_id: the run in that database.
         uri: tracking URI that the run is copied to.
-        known: id of an earlier copy, which is brought up to date; None makes a new one.
+        earlier_copy: id of an earlier copy, which is brought up to date; None makes a new one.
         tags: tags for the copy, besides those of the run.
         name: name of the copy; empty takes the run's.
     """
     source = open_client(f"sqlite:///{database.absolute()}")
     client = open_client(uri)
     run = source.get_run(run_id)
-    if known is None:
-        kept = {key: value for key, value in run.data.tags.items() if key not in ("mlflow.log-model.history", "mlflow.runName", PROCESS)}
+    if earlier_copy is None:
+        copied_tags = {
+            key: value for key, value in run.data.tags.items() if key not in ("mlflow.log-model.history", "mlflow.runName", PROCESS)
+        }
         experiment = experiment_id(client, uri, source.get_experiment(run.info.experiment_id).name)
-        known = client.create_run(experiment, run.info.start_time, {**kept, **(tags or {})}, name or run.info.run_name).info.run_id
-    there = client.get_run(known)
-    params = [Param(key, value) for key, value in run.data.params.items() if key not in there.data.params]
+        earlier_copy = client.create_run(
+            experiment, run.info.start_time, {**copied_tags, **(tags or {})}, name or run.info.run_name
+        ).info.run_id
+    copied = client.get_run(earlier_copy)
+    params = [Param(key, value) for key, value in run.data.params.items() if key not in copied.data.params]
     for start in range(0, len(params), _BATCH_LIMIT):
-        client.log_batch(known, params=params[start : start + _BATCH_LIMIT])
-    have = {(metric.key, metric.step) for name in there.data.metrics for metric in client.get_metric_history(known, name)}
+        client.log_batch(earlier_copy, params=params[start : start + _BATCH_LIMIT])
+    sent = {(metric.key, metric.step) for name in copied.data.metrics for metric in client.get_metric_history(earlier_copy, name)}
     metrics = [metric for name in run.data.metrics for metric in source.get_metric_history(run_id, name)]
-    fresh = [Metric(metric.key, metric.value, metric.timestamp, metric.step) for metric in metrics if (metric.key, metric.step) not in have]
+    fresh = [Metric(metric.key, metric.value, metric.timestamp, metric.step) for metric in metrics if (metric.key, metric.step) not in sent]
     for start in range(0, len(fresh), _BATCH_LIMIT):
-        client.log_batch(known, metrics=fresh[start : start + _BATCH_LIMIT])
+        client.log_batch(earlier_copy, metrics=fresh[start : start + _BATCH_LIMIT])
     for folder in (database.parent / "mlartifacts").glob(f"**/{run_id}/artifacts"):
-        client.log_artifacts(known, str(folder))
-    client.set_terminated(known, run.info.status, run.info.end_time)
-    return str(known)
+        client.log_artifacts(earlier_copy, str(folder))
+    client.set_terminated(earlier_copy, run.info.status, run.info.end_time)
+    return str(earlier_copy)

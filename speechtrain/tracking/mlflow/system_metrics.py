@@ -32,8 +32,8 @@ class SystemMetrics:
     def __init__(self, client: MlflowClient, run_id: str, seconds: float, pid: int) -> None:
         self.seconds = seconds
         self.due = time.monotonic() + min(seconds, 2.0)
-        known = next((name for name in client.get_run(run_id).data.metrics if name.startswith(_PREFIX)), None)
-        history = client.get_metric_history(run_id, known) if known is not None else []
+        earlier_name = next((name for name in client.get_run(run_id).data.metrics if name.startswith(_PREFIX)), None)
+        history = client.get_metric_history(run_id, earlier_name) if earlier_name is not None else []
         self._step = max((metric.step + 1 for metric in history), default=0)
         self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         with contextlib.suppress(ImportError, RuntimeError):  # no GPU, or nothing to ask it with

@@ -123,11 +123,11 @@ class MlflowTracker(Tracker):
         path, started = self._spool.path, time.monotonic()
         unexpected_exits = writer().unexpected_exits
         while time.monotonic() - started < _OPENING:
-            state = writer().wait(path, lambda said: "run_id" in said or "refused" in said or said.get("failures", 0) >= _TRIES, 1.0)
+            state = writer().wait(path, lambda reply: "run_id" in reply or "refused" in reply or reply.get("failures", 0) >= _TRIES, 1.0)
             if "run_id" in state or "refused" in state or state.get("failures", 0) >= _TRIES:
                 return state
             if writer().unexpected_exits - unexpected_exits >= _TRIES:
-                return {"died": f"the process that writes there dies ({writer().last_error_line})"}
+                return {"died": f"the process that sends to MLflow exits ({writer().last_error_line})"}
             if writer().unexpected_exits > unexpected_exits:
                 writer().attend(path)
         return {}
@@ -177,9 +177,9 @@ class MlflowTracker(Tracker):
             writer().send_command({"attend": str(path), "events": self._spool.take_unwritten()})
         started = time.monotonic()
 
-        def is_over(said: Mapping[str, Any]) -> bool:
+        def is_over(reply: Mapping[str, Any]) -> bool:
             waited = time.monotonic() - started
-            return "closed" in said or "refused" in said or (bool(said.get("failures")) and waited > self.patience)
+            return "closed" in reply or "refused" in reply or (bool(reply.get("failures")) and waited > self.patience)
 
         while not is_over(state := writer().wait(path, is_over, 1.0)) and time.monotonic() - started < _SENDING:
             continue

@@ -334,7 +334,7 @@ class _Server:
             self.quitting = True
 
     def _fail_dead_runs(self, run: _Run) -> None:
-        """Close runs that say they run and do not, once for each experiment."""
+        """Close runs that are stored as running although their process is gone, once for each experiment."""
         from speechtrain.tracking.mlflow.sender import fail_dead_runs
 
         experiment = str(run.sender.open_event.get("experiment"))
@@ -346,14 +346,14 @@ class _Server:
     def _fail_abandoned(self) -> None:
         from speechtrain.tracking.mlflow.sender import fail_run, open_client
 
-        left = []
+        unsent = []
         for item in self.abandoned:
             try:
                 fail_run(open_client(item["uri"]), item["abandon"], item["reason"])
             except Exception:
                 if item.setdefault("tries", 0) < 5:
-                    left.append({**item, "tries": item["tries"] + 1})
-        self.abandoned = left
+                    unsent.append({**item, "tries": item["tries"] + 1})
+        self.abandoned = unsent
 
     @staticmethod
     def _reply(path: str, **values: Any) -> None:
