@@ -5,7 +5,7 @@
     python -m speechtrain.compare study=lr-dropout-1b6cd7    the trials of a sweep
     python -m speechtrain.compare tags.host=here top=5 sort=test/wer
 
-The first run is what the others are held against. Keys are those of conf/compare.yaml.
+All other runs are compared with the first one. Keys are those of conf/compare.yaml.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from speechtrain.app.command import run_command
 from speechtrain.config.compose import compose_command
 from speechtrain.config.schemas.commands import CompareConfig
 from speechtrain.console import console
-from speechtrain.report.comparison import Report, _short, compare, rows, sentence, write_files
+from speechtrain.report.comparison import ComparisonReport, _short, compare, rows, sentence, write_files
 
 if TYPE_CHECKING:
     pass
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # --- showing it -----------------------------------------------------------------------------------------------------------------------
 
 
-def print_report(report: Report) -> None:
+def print_report(report: ComparisonReport) -> None:
     """Print a table of the metrics, one of the configs, and the results of the tests."""
     header, body = rows(report)
     split = 4 + len(report.metrics)

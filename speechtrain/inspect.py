@@ -28,12 +28,12 @@ from speechtrain.errors import ConfigError, Problem
 from speechtrain.report.inspection import Inspection, abbreviated, inspect, remarks, write_page
 
 
-def print_inspection(found: Inspection) -> None:
+def print_inspection(inspection: Inspection) -> None:
     """Print a table of the splits, the vocabulary, and what should be looked at."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "utterances", "hours", "speakers", "words", "shortest", "median", "longest", "characters/s", "rates"):
         table.add_column(name, justify="left" if name in ("", "rates") else "right")
-    for split, facts in found.facts.items():
+    for split, facts in inspection.facts.items():
         low, middle, high = np.quantile(facts.durations, [0, 0.5, 1])
         table.add_row(
             split,
@@ -48,54 +48,55 @@ def print_inspection(found: Inspection) -> None:
             ", ".join(f"{rate} Hz" + (f" ({count}x)" if len(facts.rates) > 1 else "") for rate, count in sorted(facts.rates.items())),
         )
     console.print(table)
-    vocabulary = found.data.tokenizer.vocabulary
+    vocabulary = inspection.data.tokenizer.vocabulary
     console.print(f"\nvocabulary  {len(vocabulary)} tokens: {abbreviated([repr(each)[1:-1] for each in vocabulary], 40)}", markup=False)
-    for before, after in found.data.corpus.normalized:
+    for before, after in inspection.data.corpus.normalized:
         console.print(f"text        {before!r} -> {after!r}" if before != after else f"text        {after!r}", markup=False)
-    for line in remarks(found):
+    for line in remarks(inspection):
         console.print(f"note        {line}", markup=False, style="yellow")
 
 
 def run(arguments: list[str]) -> int:
     """Print the data of a training's config; `out`, `examples`, `from`, `profile` and `files` are keys of this command."""
-    own = {"out": "", "examples": "4", "from": "", "profile": "false", "files": ""}
-    given: list[str] = []
+    keys = {"out": "", "examples": "4", "from": "", "profile": "false", "files": ""}
+    overrides: list[str] = []
     for item in arguments:
         key, _, value = item.partition("=")
-        if key in own:
-            own[key] = value
+        if key in keys:
+            keys[key] = value
         else:
-            given.append(item)
-    if not own["examples"].isdigit():
-        raise ConfigError([Problem("examples", f"must be a whole number, received {own['examples']!r}", "for example examples=4")])
+            overrides.append(item)
+    if not keys["examples"].isdigit():
+        raise ConfigError([Problem("examples", f"must be a whole number, received {keys['examples']!r}", "for example examples=4")])
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if own["files"]:
-        names = own["files"].strip("[]").split(",")
+    if keys["files"]:
+        names = keys["files"].strip("[]").split(",")
         from speechtrain.inference.find import load
         from speechtrain.report.data import draw_recordings
 
-        trained = load(own["from"]).cfg if own["from"] else None
-        for path in draw_recordings(names, Path(own["out"] or ".").expanduser().absolute(), given, trained):
+        trained = load(keys["from"]).cfg if keys["from"] else None
+        for path in draw_recordings(names, Path(keys["out"] or ".").expanduser().absolute(), overrides, trained):
             console.print(f"picture     {path}", markup=False)
         return 0
-    if own["from"]:
+    if keys["from"]:
         from speechtrain.inference.find import load
         from speechtrain.report.profile import print_profile, profile
 
-        model = load(own["from"], *given)
+        model = load(keys["from"], *overrides)
         name = class_name(model.cfg.model)
         print_profile(profile(model.backend, model.model, model.features), name)
         return 0
-    cfg = ExperimentConfig.of(compose([*given, "tracking=[]"]))
-    found = inspect(cfg, with_profile=own["profile"].lower() == "true")
-    print_inspection(found)
-    if found.profile is not None:
+    cfg = ExperimentConfig.of(compose([*overrides, "tracking=[]"]))
+    inspection = inspect(cfg, with_profile=keys["profile"].lower() == "true")
+    print_inspection(inspection)
+    if inspection.profile is not None:
         from speechtrain.report.profile import print_profile
 
         console.print()
-        print_profile(found.profile, class_name(cfg.model))
-    if own["out"]:
-        console.print(f"\npage        {write_page(found, Path(own['out']).expanduser().absolute(), int(own['examples']), ' '.join(given))}")
+        print_profile(inspection.profile, class_name(cfg.model))
+    if keys["out"]:
+        page = write_page(inspection, Path(keys["out"]).expanduser().absolute(), int(keys["examples"]), " ".join(overrides))
+        console.print(f"\npage        {page}")
     return 0
 
 

@@ -38,7 +38,7 @@ class Difference:
 
 
 @dataclass
-class Report:
+class ComparisonReport:
     """Holds what a comparison shows, in whatever form.
 
     Attributes:
@@ -54,7 +54,7 @@ class Report:
     differences: list[Difference]
 
 
-def compare(cfg: CompareConfig, runs: Sequence[str]) -> tuple[Report, Reader]:
+def compare(cfg: CompareConfig, runs: Sequence[str]) -> tuple[ComparisonReport, Reader]:
     """Read runs and compare them.
 
     Args:
@@ -67,21 +67,21 @@ def compare(cfg: CompareConfig, runs: Sequence[str]) -> tuple[Report, Reader]:
     from speechtrain.tracking.mlflow.reader import Reader
 
     reader = Reader(cfg.tracking_uri, cfg.experiment)
-    found: list[Record] = []
+    records: list[Record] = []
     for name in [*runs, *cfg.runs]:
         run = reader.run(str(name))
-        found += reader.trials(run.tags["speechtrain.study"]) if run.is_sweep else [run]
+        records += reader.trials(run.tags["speechtrain.study"]) if run.is_sweep else [run]
     for study in cfg.study:
-        found += reader.trials(str(study))
+        records += reader.trials(str(study))
     if cfg.tags:
-        found += reader.tagged({str(key): str(value) for key, value in _flat(cfg.tags).items()})
-    found = list({run.id: run for run in found}.values())
-    if not found:
+        records += reader.tagged({str(key): str(value) for key, value in _flat(cfg.tags).items()})
+    records = list({run.id: run for run in records}.values())
+    if not records:
         raise ConfigError([Problem("runs", "there is nothing to compare", "name runs: python -m speechtrain.compare RUN RUN")])
-    metrics = _metrics(found, cfg.metrics)
-    found = _ordered(found, cfg.sort)[: cfg.top]
-    differences = _differences(reader, found, cfg.bootstrap) if 1 < len(found) <= 20 else []
-    return Report(found, metrics, differing(found), differences), reader
+    metrics = _metrics(records, cfg.metrics)
+    records = _ordered(records, cfg.sort)[: cfg.top]
+    differences = _differences(reader, records, cfg.bootstrap) if 1 < len(records) <= 20 else []
+    return ComparisonReport(records, metrics, differing(records), differences), reader
 
 
 def _flat(tags: Any, prefix: str = "") -> dict[str, Any]:
@@ -92,28 +92,28 @@ def _flat(tags: Any, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _metrics(runs: Sequence[Record], asked: Sequence[str] | None) -> list[str]:
-    known = sorted({name for run in runs for name in run.metrics if not name.startswith("system/")})
-    if asked is None:
-        chosen = [name for name in known if name.startswith(("test/", "best/")) and not name.endswith(("audio_s_per_s", "best/epoch"))]
-        return chosen or [name for name in known if name.startswith("val/")]
-    if unknown := [name for name in asked if name not in known]:
-        raise ConfigError([Problem("metrics", f"no run has '{name}'", did_you_mean(name, known)) for name in unknown])
-    return list(asked)
+def _metrics(runs: Sequence[Record], requested: Sequence[str] | None) -> list[str]:
+    measured = sorted({name for run in runs for name in run.metrics if not name.startswith("system/")})
+    if requested is None:
+        chosen = [name for name in measured if name.startswith(("test/", "best/")) and not name.endswith(("audio_s_per_s", "best/epoch"))]
+        return chosen or [name for name in measured if name.startswith("val/")]
+    if unknown := [name for name in requested if name not in measured]:
+        raise ConfigError([Problem("metrics", f"no run has '{name}'", did_you_mean(name, measured)) for name in unknown])
+    return list(requested)
 
 
 def _ordered(runs: list[Record], metric: str | None) -> list[Record]:
     if metric is None:
         return runs
-    known = sorted({name for run in runs for name in run.metrics})
-    if metric not in known:
-        raise ConfigError([Problem("sort", f"no run has '{metric}'", did_you_mean(metric, known))])
+    measured = sorted({name for run in runs for name in run.metrics})
+    if metric not in measured:
+        raise ConfigError([Problem("sort", f"no run has '{metric}'", did_you_mean(metric, measured))])
     sign = 1 if is_lower_better(metric, runs) else -1
     return sorted(runs, key=lambda run: (metric not in run.metrics, sign * run.metrics.get(metric, 0.0)))
 
 
 def is_lower_better(metric: str, runs: Sequence[Record]) -> bool:
-    """Return whether less of a metric is better, as the runs' tasks say; it is for what they do not know, such as seconds."""
+    """Return whether less of a metric is better, as the runs' tasks say; true for metrics of no task, such as seconds."""
     directions: dict[str, str] = {}
     for target in {run.params.get("task._target_", "") for run in runs}:
         directions |= task_directions(present_name(target))
@@ -123,19 +123,19 @@ def is_lower_better(metric: str, runs: Sequence[Record]) -> bool:
 def differing(runs: Sequence[Record]) -> dict[str, list[str]]:
     """Return the keys of the config whose values differ between runs, with each run's value, `-` where it has none."""
     keys = sorted({key for run in runs for key in run.params})
-    found = {}
+    differing_keys = {}
     for key in keys:
         values = [present_name(value) if key.endswith("._target_") else value for value in (run.params.get(key, "-") for run in runs)]
         if len(set(values)) > 1 and not key.startswith(_NOT_COMPARED):
-            found[key] = values
-    return found
+            differing_keys[key] = values
+    return differing_keys
 
 
 def _differences(reader: Reader, runs: Sequence[Record], draws: int) -> list[Difference]:
     from speechtrain.report.errors import Utterance, paired_bootstrap
 
     texts = [reader.transcripts(run) for run in runs]
-    found = []
+    results = []
     for run, other in zip(runs[1:], texts[1:], strict=True):
         shared = [key for key, (reference, _) in other.items() if key in texts[0] and texts[0][key][0] == reference]
         if not shared:
@@ -146,11 +146,11 @@ def _differences(reader: Reader, runs: Sequence[Record], draws: int) -> list[Dif
         test = paired_bootstrap([each.errors for each in first], [each.errors for each in second], words, count=draws)
         size = max(1, sum(words))
         rates = [sum(each.errors for each in side) / size for side in (first, second)]
-        found.append(Difference(run, len(shared), rates[0], rates[1], test))
-    return found
+        results.append(Difference(run, len(shared), rates[0], rates[1], test))
+    return results
 
 
-def rows(report: Report) -> tuple[list[str], list[list[str]]]:
+def rows(report: ComparisonReport) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the table, as text."""
     header = ["run", "name", "status", "seconds", *report.metrics, *report.config]
     body = []
@@ -169,16 +169,16 @@ def _short(value: str) -> str:
         return value
 
 
-def sentence(report: Report, item: Difference) -> str:
+def sentence(report: ComparisonReport, item: Difference) -> str:
     """Return the result of a test in words."""
     gap, test = item.test.difference, item.test
-    verdict = "no difference that chance would not give" if test.p_value > 0.05 else ("better" if gap.value < 0 else "worse")
+    verdict = "no difference beyond chance" if test.p_value > 0.05 else ("better" if gap.value < 0 else "worse")
     rates = f"WER of {item.run.id[:8]} {100 * item.wer:.2f} %, of {report.runs[0].id[:8]} {100 * item.first_wer:.2f} %"
     interval = f"{100 * gap.value:+.2f} points (95 % from {100 * gap.low:+.2f} to {100 * gap.high:+.2f})"
     return f"{rates} on the same {item.utterances} utterances: {interval}, p = {test.p_value:.3g}; {verdict}"
 
 
-def as_csv(report: Report) -> str:
+def as_csv(report: ComparisonReport) -> str:
     """Return the table as CSV, with all numbers unrounded."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
@@ -189,7 +189,7 @@ def as_csv(report: Report) -> str:
     return buffer.getvalue()
 
 
-def as_markdown(report: Report) -> str:
+def as_markdown(report: ComparisonReport) -> str:
     """Return the table in Markdown, for a page or a pull request."""
     header, body = rows(report)
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
@@ -197,7 +197,7 @@ def as_markdown(report: Report) -> str:
     return "\n".join([*lines, "", *(f"- {sentence(report, item)}" for item in report.differences)]) + "\n"
 
 
-def as_page(report: Report, reader: Reader) -> str:
+def as_page(report: ComparisonReport, reader: Reader) -> str:
     """Return the comparison as a page, with the curves of all runs over each other."""
     from plotly.offline import get_plotlyjs
 
@@ -220,7 +220,7 @@ def as_page(report: Report, reader: Reader) -> str:
 def _curves(runs: Sequence[Record], reader: Reader) -> list[tuple[str, str]]:
     from plotly.graph_objects import Figure, Scatter
 
-    found = []
+    curves = []
     for metric in _CURVES:
         histories = [(run, reader.history(run, metric)) for run in runs]
         lines = [
@@ -232,11 +232,11 @@ def _curves(runs: Sequence[Record], reader: Reader) -> list[tuple[str, str]]:
             figure = Figure(lines)
             figure.update_layout(height=380, margin={"t": 20, "l": 60, "r": 20, "b": 40}, xaxis_title="epoch", template="simple_white")
             figure.update_layout(showlegend=True)
-            found.append((metric, figure.to_html(full_html=False, include_plotlyjs=False, default_width="100%")))
-    return found
+            curves.append((metric, figure.to_html(full_html=False, include_plotlyjs=False, default_width="100%")))
+    return curves
 
 
-def best_run(report: Report) -> Record:
+def best_run(report: ComparisonReport) -> Record:
     """Return the best run by the first metric, or the first run if it was never measured."""
     metric = next(iter(report.metrics), None)
     measured = [run for run in report.runs if metric is not None and metric in run.metrics]
@@ -245,7 +245,7 @@ def best_run(report: Report) -> Record:
     return (min if is_lower_better(metric, report.runs) else max)(measured, key=lambda run: run.metrics[metric])
 
 
-def write_files(report: Report, reader: Reader, folder: Path) -> list[Path]:
+def write_files(report: ComparisonReport, reader: Reader, folder: Path) -> list[Path]:
     """Write `compare.csv`, `compare.md`, `compare.html` and the config of the best run, and return the files.
 
     Raises:

@@ -55,14 +55,14 @@ class Utterance:
     @cached_property
     def counts(self) -> Counts:
         """Return the numbers of errors and words of this utterance."""
-        found = Counter(item.operation for item in self.alignment)
+        operations = Counter(item.operation for item in self.alignment)
         return Counts(
             utterances=1,
             wrong=int(self.reference.split() != self.hypothesis.split()),
-            words=found["equal"] + found["substitute"] + found["delete"],
-            substitutions=found["substitute"],
-            insertions=found["insert"],
-            deletions=found["delete"],
+            words=operations["equal"] + operations["substitute"] + operations["delete"],
+            substitutions=operations["substitute"],
+            insertions=operations["insert"],
+            deletions=operations["delete"],
         )
 
     @cached_property
@@ -108,21 +108,21 @@ def align_words(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Ali
         for column in range(1, columns):
             diagonal = above[column - 1] + (0 if word == hypothesis[column - 1] else _SUBSTITUTION)
             here[column] = min(diagonal, above[column] + _GAP, here[column - 1] + _GAP)
-    found: list[Aligned] = []
+    aligned: list[Aligned] = []
     row, column = rows - 1, columns - 1
     while row or column:
         left, right = reference[row - 1] if row else "", hypothesis[column - 1] if column else ""
         same = bool(row and column) and left == right
         if row and column and cost[row][column] == cost[row - 1][column - 1] + (0 if same else _SUBSTITUTION):
-            found.append(Aligned("equal" if same else "substitute", left, right))
+            aligned.append(Aligned("equal" if same else "substitute", left, right))
             row, column = row - 1, column - 1
         elif row and cost[row][column] == cost[row - 1][column] + _GAP:
-            found.append(Aligned("delete", left, ""))
+            aligned.append(Aligned("delete", left, ""))
             row -= 1
         else:
-            found.append(Aligned("insert", "", right))
+            aligned.append(Aligned("insert", "", right))
             column -= 1
-    return found[::-1]
+    return aligned[::-1]
 
 
 def total(utterances: Iterable[Utterance]) -> Counts:
@@ -219,23 +219,23 @@ def by_field(utterances: Sequence[Utterance], name: str) -> dict[str, Counts]:
 def fields_of(utterances: Sequence[Utterance], *, most: int = 40) -> list[str]:
     """Return the fields that divide the utterances into groups, but not into one each."""
     names = {name for utterance in utterances for name in utterance.fields}
-    found = []
+    names_found = []
     for name in sorted(names, key=lambda item: (item != "speaker", item)):
         values = {utterance.fields.get(name, "") for utterance in utterances}
         if 1 < len(values) <= most and len(values) <= len(utterances) / 2:
-            found.append(name)
-    return found
+            names_found.append(name)
+    return names_found
 
 
 def by_duration(utterances: Sequence[Utterance], *, groups: int = 6) -> dict[str, Counts]:
     """Return the counts for ranges of duration that hold about as many utterances each."""
-    known = sorted((each for each in utterances if not math.isnan(each.seconds)), key=lambda each: each.seconds)
-    found: dict[str, Counts] = {}
-    for part in np.array_split(np.arange(len(known)), min(groups, max(1, len(known) // 4))) if known else []:
-        chosen = [known[index] for index in part]
+    timed = sorted((each for each in utterances if not math.isnan(each.seconds)), key=lambda each: each.seconds)
+    counts: dict[str, Counts] = {}
+    for part in np.array_split(np.arange(len(timed)), min(groups, max(1, len(timed) // 4))) if timed else []:
+        chosen = [timed[index] for index in part]
         name = f"{chosen[0].seconds:.1f}–{chosen[-1].seconds:.1f} s"
-        found[name] = found.get(name, Counts()) + total(chosen)
-    return found
+        counts[name] = counts.get(name, Counts()) + total(chosen)
+    return counts
 
 
 def confused_words(utterances: Iterable[Utterance]) -> Counter[tuple[str, str]]:
@@ -246,14 +246,14 @@ def confused_words(utterances: Iterable[Utterance]) -> Counter[tuple[str, str]]:
 
 def confused_tokens(utterances: Iterable[Utterance], tokens: Callable[[str], Sequence[str]]) -> Counter[tuple[str, str]]:
     """Return the same as `confused_words` for tokens of the vocabulary, by an alignment with the fewest edits."""
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for utterance in utterances:
         reference, hypothesis = tokens(utterance.reference), tokens(utterance.hypothesis)
         for edit in Levenshtein.editops(reference, hypothesis):
             left = "" if edit.tag == "insert" else reference[edit.src_pos]
             right = "" if edit.tag == "delete" else hypothesis[edit.dest_pos]
-            found[left, right] += 1
-    return found
+            counts[left, right] += 1
+    return counts
 
 
 @dataclass(frozen=True)
@@ -274,21 +274,21 @@ def calibration(utterances: Iterable[Utterance], *, bins: int = 10) -> Calibrati
     confidences: list[float] = []
     right: list[bool] = []
     for utterance in utterances:
-        said = [item for item in utterance.alignment if item.hypothesis]
-        if len(said) == len(utterance.words):
+        recognized = [item for item in utterance.alignment if item.hypothesis]
+        if len(recognized) == len(utterance.words):
             confidences += [confidence for _, confidence in utterance.words]
-            right += [item.operation == "equal" for item in said]
+            right += [item.operation == "equal" for item in recognized]
     if not confidences:
         return None
     values, hits = np.array(confidences), np.array(right, dtype=np.float64)
     place = np.minimum((values * bins).astype(int), bins - 1)
-    found = [
+    tenths = [
         (float(values[place == each].mean()), float(hits[place == each].mean()), int((place == each).sum()))
         for each in range(bins)
         if (place == each).any()
     ]
-    error = sum(count * abs(mean - share) for mean, share, count in found) / len(values)
-    return Calibration(found, float(error))
+    error = sum(count * abs(mean - share) for mean, share, count in tenths) / len(values)
+    return Calibration(tenths, float(error))
 
 
 def worst(utterances: Sequence[Utterance], count: int) -> list[Utterance]:

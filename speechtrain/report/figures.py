@@ -1,4 +1,4 @@
-"""Figures of matplotlib for pages and files, made without its global state, so that any thread may draw."""
+"""Matplotlib figures for pages and files, made without pyplot's global state, so that any thread may draw."""
 
 from __future__ import annotations
 
@@ -107,22 +107,25 @@ def bars_figure(groups: Mapping[str, tuple[float, int]], title: str) -> Figure:
     return figure
 
 
-def calibration_figure(found: Calibration) -> Figure:
+def calibration_figure(calibration: Calibration) -> Figure:
     """Draw how often words of a confidence are right."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(4.2, 3.2))
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
-        sizes = np.array([count for _, _, count in found.bins], dtype=np.float64)
-        axes.plot([mean for mean, _, _ in found.bins], [share for _, share, _ in found.bins], color=_COLOURS[0])
+        sizes = np.array([count for _, _, count in calibration.bins], dtype=np.float64)
+        axes.plot([mean for mean, _, _ in calibration.bins], [share for _, share, _ in calibration.bins], color=_COLOURS[0])
         axes.scatter(
-            [mean for mean, _, _ in found.bins], [share for _, share, _ in found.bins], s=15 + 120 * sizes / sizes.max(), color=_COLOURS[0]
+            [mean for mean, _, _ in calibration.bins],
+            [share for _, share, _ in calibration.bins],
+            s=15 + 120 * sizes / sizes.max(),
+            color=_COLOURS[0],
         )
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.03)
         axes.set_xlabel("confidence of words")
         axes.set_ylabel("share that is right")
-        axes.set_title(f"calibration error {100 * found.error:.1f} %")
+        axes.set_title(f"calibration error {100 * calibration.error:.1f} %")
     return figure
 
 
@@ -143,15 +146,16 @@ class Posteriors:
     frame_rate: float
 
 
-def posteriors_figure(found: Posteriors, *, most: int = 24) -> Figure:
+def posteriors_figure(posteriors: Posteriors, *, most: int = 24) -> Figure:
     """Draw the probabilities of the likeliest tokens over time, above the forced alignment of the reference."""
-    probabilities = np.exp(found.log_probs)
+    probabilities = np.exp(posteriors.log_probs)
     peaks = probabilities[:, 1:].max(axis=0) if probabilities.shape[1] > 1 and len(probabilities) else np.zeros(0)
-    wanted = {token for token, _, _ in found.spans or ()}
-    ranked = sorted(range(1, len(found.tokens)), key=lambda label: (found.tokens[label] not in wanted, -peaks[label - 1]))
-    shown = sorted((label for label in ranked[:most] if peaks[label - 1] > 0.02 or found.tokens[label] in wanted), key=lambda each: each)
-    rows = [0, *shown]
-    seconds = len(probabilities) / found.frame_rate
+    tokens = posteriors.tokens
+    in_reference = {token for token, _, _ in posteriors.spans or ()}
+    ranked = sorted(range(1, len(tokens)), key=lambda label: (tokens[label] not in in_reference, -peaks[label - 1]))
+    drawn = sorted(label for label in ranked[:most] if peaks[label - 1] > 0.02 or tokens[label] in in_reference)
+    rows = [0, *drawn]
+    seconds = len(probabilities) / posteriors.frame_rate
     with rc_context(_STYLE):
         figure = Figure(figsize=(min(16.0, max(6.0, 1.6 * seconds)), 0.9 + 0.2 * len(rows)))
         axes = figure.add_subplot()
@@ -164,15 +168,15 @@ def posteriors_figure(found: Posteriors, *, most: int = 24) -> Figure:
             vmax=1,
             extent=(0.0, seconds, len(rows) - 0.5, -0.5),
         )
-        axes.set_yticks(range(len(rows)), ["blank", *(_visible(found.tokens[label]) for label in shown)])
+        axes.set_yticks(range(len(rows)), ["blank", *(_visible(tokens[label]) for label in drawn)])
         axes.set_xlabel("s")
-        _mark_spans(axes, found)
+        _mark_spans(axes, posteriors)
     return figure
 
 
-def _mark_spans(axes: Axes, found: Posteriors) -> None:
-    for token, start, end in found.spans or ():
-        left, right = start / found.frame_rate, end / found.frame_rate
+def _mark_spans(axes: Axes, posteriors: Posteriors) -> None:
+    for token, start, end in posteriors.spans or ():
+        left, right = start / posteriors.frame_rate, end / posteriors.frame_rate
         axes.axvspan(left, right, ymin=0, ymax=1, color=_COLOURS[1], alpha=0.13, linewidth=0)
         axes.text((left + right) / 2, -0.7, _visible(token), ha="center", va="bottom", fontsize=8, color=_COLOURS[1])
 

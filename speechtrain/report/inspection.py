@@ -68,8 +68,8 @@ def inspect(cfg: ExperimentConfig, *, with_profile: bool = False) -> Inspection:
     infeasible: dict[str, Sequence[str]] = {}
     if task.on_infeasible is not None:
         for name, cuts in splits.items():
-            found = find_infeasible(data, cuts, lambda lengths: backend.output_lengths(model, lengths), task)
-            infeasible[name] = [each.id for each in found]
+            too_short = find_infeasible(data, cuts, lambda lengths: backend.output_lengths(model, lengths), task)
+            infeasible[name] = [each.id for each in too_short]
     return Inspection(
         data=data,
         facts={name: facts_of(cuts, data.tokenizer) for name, cuts in splits.items()},
@@ -88,17 +88,19 @@ def remarks(inspection: Inspection) -> list[str]:
     lines = []
     for split, facts in inspection.facts.items():
         if facts.outliers:
-            shown = abbreviated([f"{name} ({speed:.1f}/s)" for name, speed, _ in facts.outliers])
-            lines.append(f"{split}: {len(facts.outliers)} utterances with far more or fewer characters a second than the others: {shown}")
+            examples = abbreviated([f"{name} ({speed:.1f}/s)" for name, speed, _ in facts.outliers])
+            lines.append(
+                f"{split}: {len(facts.outliers)} utterances with far more or fewer characters a second than the others: {examples}"
+            )
         if facts.unknown:
-            shown = abbreviated([f"{token!r} ({count}x)" for token, count in sorted(facts.unknown.items(), key=lambda item: -item[1])])
-            lines.append(f"{split}: tokens that the training text lacks: {shown}")
+            examples = abbreviated([f"{token!r} ({count}x)" for token, count in sorted(facts.unknown.items(), key=lambda item: -item[1])])
+            lines.append(f"{split}: tokens that the training text lacks: {examples}")
         if ids := inspection.infeasible.get(split):
             ratio = f"at the model's subsampling of {inspection.model.subsampling}"
             lines.append(f"{split}: {len(ids)} utterances are too short for their text {ratio}: {abbreviated(ids)}")
     if inspection.duplicates:
         groups = [" = ".join(ids[:3]) for ids in inspection.duplicates]
-        lines.append(f"{len(groups)} recordings stand more than once: {abbreviated(groups)}")
+        lines.append(f"{len(groups)} recordings occur more than once: {abbreviated(groups)}")
     for kind, names in inspection.shared.items():
         if names:
             lines.append(describe_shared(kind, names))

@@ -95,8 +95,8 @@ def error_report(
         edits=sum(edits for edits, _ in characters),
         characters=sum(size for _, size in characters),
         fewest=least if least != counts.errors else None,
-        worst=[_shown(example) for example in bad],
-        right=[_shown(example) for example in fine if example.posteriors is not None],
+        worst=[_values_of(example) for example in bad],
+        right=[_values_of(example) for example in fine if example.posteriors is not None],
         confusions=[
             ("words", confused_words(utterances).most_common(25)),
             ("tokens", confused_tokens(utterances, tokens).most_common(25)),
@@ -107,17 +107,17 @@ def error_report(
 
 
 def _figures(utterances: Sequence[Utterance]) -> list[str]:
-    found = []
+    figures = []
     groups = {"by duration": by_duration(utterances)} | {f"by {name}": by_field(utterances, name) for name in fields_of(utterances)}
     for title, counts in groups.items():
         if len(counts) > 1:
-            found.append(svg(bars_figure({name: (each.wer, each.words) for name, each in counts.items() if each.words}, f"WER {title}")))
+            figures.append(svg(bars_figure({name: (each.wer, each.words) for name, each in counts.items() if each.words}, f"WER {title}")))
     if (trust := calibration(utterances)) is not None:
-        found.append(svg(calibration_figure(trust)))
-    return found
+        figures.append(svg(calibration_figure(trust)))
+    return figures
 
 
-def _shown(example: Example) -> dict[str, Any]:
+def _values_of(example: Example) -> dict[str, Any]:
     return {
         "utterance": example.utterance,
         "audio": data_uri(example.audio, example.media_type) if example.audio else None,

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 LENGTHS = (1.0, 3.0, 10.0, 30.0)
 """s of the signals that a model is measured with."""
-_LEAST, _MOST = 3, 10  # passes of each
-_ENOUGH = 2.0  # s
+_LEAST, _MOST = 3, 10  # number of passes per duration
+_ENOUGH = 2.0  # s, after which no further pass is measured
 
 
 @dataclass(frozen=True)
-class Cost:
+class PassCost:
     """Holds the cost of one signal alone in a batch.
 
     Attributes:
@@ -56,7 +56,7 @@ class Profile:
 
     info: ModelInfo
     layers: Sequence[LayerSize]
-    costs: Sequence[Cost]
+    costs: Sequence[PassCost]
     megabytes: float
     peak_megabytes: float
     frame_seconds: float
@@ -76,7 +76,7 @@ def profile(backend: Backend, model: Any, features: Features, lengths: Sequence[
             start = time.perf_counter()
             backend.infer(model, silent, frames)
             took.append(time.perf_counter() - start)
-        costs.append(Cost(seconds, 1000 * statistics.median(took), backend.multiply_adds(model, silent, frames)))
+        costs.append(PassCost(seconds, 1000 * statistics.median(took), backend.multiply_adds(model, silent, frames)))
     layers = backend.layers(model)
     info = backend.describe(model)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
@@ -84,26 +84,26 @@ def profile(backend: Backend, model: Any, features: Features, lengths: Sequence[
     return Profile(info, layers, costs, sum(layer.megabytes for layer in layers), peak, step, getattr(backend, "threads", 0))
 
 
-def print_profile(found: Profile, name: str) -> None:
+def print_profile(measured: Profile, name: str) -> None:
     """Print a profile as two tables and some lines."""
-    info = found.info
+    info = measured.info
     field = f"{info.receptive_field} frames" if info.receptive_field else "the whole utterance"
-    console.print(f"model       {name}: {info.parameters:,} parameters, {found.megabytes:.2f} MB", markup=False)
+    console.print(f"model       {name}: {info.parameters:,} parameters, {measured.megabytes:.2f} MB", markup=False)
     console.print(f"context     {field}{', none of what comes later' if info.causal else ''}", markup=False)
-    console.print(f"subsampling {info.subsampling}: a frame each {1000 * found.frame_seconds:.0f} ms\n", markup=False)
+    console.print(f"subsampling {info.subsampling}: a frame each {1000 * measured.frame_seconds:.0f} ms\n", markup=False)
     table = Table(box=None, pad_edge=False)
     for title, justify in (("layer", "left"), ("kind", "left"), ("parameters", "right"), ("share", "right")):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
-    total = max(1, sum(layer.parameters for layer in found.layers))
-    for layer in found.layers:
+    total = max(1, sum(layer.parameters for layer in measured.layers))
+    for layer in measured.layers:
         table.add_row(layer.name, layer.kind, f"{layer.parameters:,}", f"{100 * layer.parameters / total:.1f} %")
     console.print(table)
     console.print()
     table = Table(box=None, pad_edge=False)
     for title in ("audio", "latency", "real-time factor", "multiply-adds"):
         table.add_column(title, justify="right")
-    for cost in found.costs:
+    for cost in measured.costs:
         sums = f"{cost.multiply_adds / 1e6:,.1f} M" if cost.multiply_adds is not None else "?"
         table.add_row(f"{cost.seconds:g} s", f"{cost.latency_ms:.1f} ms", f"{cost.real_time_factor:.4f}", sums)
     console.print(table)
-    console.print(f"\non the CPU with {found.threads} threads; the process used {found.peak_megabytes:,.0f} MB at most", markup=False)
+    console.print(f"\non the CPU with {measured.threads} threads; the process used {measured.peak_megabytes:,.0f} MB at most", markup=False)

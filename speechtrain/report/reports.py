@@ -52,7 +52,7 @@ def write_history(folder: Path, epochs: Sequence[Mapping[str, float]], best: tup
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """Holds what a report needs of a finished run.
 
     Attributes:
@@ -75,22 +75,22 @@ class Finished:
     options: Report
 
 
-def write_report(run: Finished) -> list[Path]:
+def write_report(run: FinishedRun) -> list[Path]:
     """Write the reports that the run's task asks for, and return the files."""
     name = run.task.report
     if name is None or not run.samples:
         return []
-    draw: Callable[[Finished], list[Path]] = REPORTS[name] if name in REPORTS else get_method(name)
+    draw: Callable[[FinishedRun], list[Path]] = REPORTS[name] if name in REPORTS else get_method(name)
     return draw(run)
 
 
-def write_error_report(run: Finished) -> list[Path]:
+def write_error_report(run: FinishedRun) -> list[Path]:
     """Write the page on the words that are wrong, and the texts for sclite."""
     folder, samples, split, data, options = run.folder, run.samples, run.split, run.data, run.options
     cuts: dict[str, Cut] = {str(cut.id): cut for cut in data.corpus.splits[split]}
     utterances = [_utterance(sample, cuts[sample.id]) for sample in samples if sample.id in cuts]
-    bad, fine, wanted = pages.choose_examples(utterances, wrong=options.worst, posteriors=options.posteriors)
-    posteriors = _posteriors(wanted, run) if wanted else {}
+    bad, fine, ids = pages.choose_examples(utterances, wrong=options.worst, posteriors=options.posteriors)
+    posteriors = _posteriors(ids, run) if ids else {}
     sounds = _Sounds(data) if options.audio and data.features.from_audio else None
 
     def example(utterance: Utterance) -> pages.Example:
@@ -122,25 +122,25 @@ def _utterance(sample: Sample, cut: Cut) -> Utterance:
     return Utterance(sample.id, sample.reference, sample.hypothesis, float(cut.duration), sample.confidence, sample.words, fields)
 
 
-def _posteriors(ids: set[str], run: Finished) -> dict[str, Posteriors]:
+def _posteriors(ids: set[str], run: FinishedRun) -> dict[str, Posteriors]:
     """Return the posteriors of some utterances, with the forced alignment of their references."""
     data = run.data
     subsampling = run.backend.describe(run.model).subsampling
     tokens = data.tokenizer.vocabulary
-    found = {}
+    posteriors = {}
     for batch, outputs in run.backend.predict(run.model, data.loader_of(run.split, ids), run.task):
         for row, (utterance, log_probs) in enumerate(_rows(batch, outputs.values, outputs.lengths)):
             spans = align(log_probs, batch.targets[row, : batch.target_lengths[row]].tolist())
             named = [(tokens[span.label], span.start, span.end) for span in spans] if spans is not None else None
-            found[utterance] = Posteriors(log_probs, tokens, named, data.features.frame_rate / subsampling)
-    return found
+            posteriors[utterance] = Posteriors(log_probs, tokens, named, data.features.frame_rate / subsampling)
+    return posteriors
 
 
 def _rows(batch: Batch, log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> list[tuple[str, npt.NDArray[np.float32]]]:
     return [(utterance, log_probs[row, : lengths[row]]) for row, utterance in enumerate(batch.ids)]
 
 
-def write_class_report(run: Finished) -> list[Path]:
+def write_class_report(run: FinishedRun) -> list[Path]:
     """Write the page on the classes, its pictures, and the table of the classes."""
     classes = list(run.data.tokenizer.vocabulary)
     labels = {name: label for label, name in enumerate(classes)}
@@ -157,7 +157,7 @@ def write_class_report(run: Finished) -> list[Path]:
     worst = sorted(wrong, key=lambda each: (-(each.confidence or 0.0), each.id))[: run.options.worst]
     cuts = {str(cut.id): cut for cut in run.data.corpus.splits[run.split]}
     sounds = _Sounds(run.data) if run.options.audio and run.data.features.from_audio else None
-    heard = {each.id: sounds.of(cuts[each.id]) for each in worst if each.id in cuts} if sounds is not None else {}
+    audio = {each.id: sounds.of(cuts[each.id]) for each in worst if each.id in cuts} if sounds is not None else {}
     text = pages.render(
         "classes.html.j2",
         title=f"Classes of {run.title}",
@@ -168,7 +168,7 @@ def write_class_report(run: Finished) -> list[Path]:
         draws=run.options.bootstrap,
         errors=bootstrap(mistakes, [1] * len(mistakes), count=run.options.bootstrap),
         figures=[svg(figure) for figure in figures.values()],
-        worst=[{"sample": each, "audio": pages.data_uri(sound, "audio/mpeg") if (sound := heard.get(each.id)) else None} for each in worst],
+        worst=[{"sample": each, "audio": pages.data_uri(sound, "audio/mpeg") if (sound := audio.get(each.id)) else None} for each in worst],
     )
     write_text(run.folder / CLASSES, text)
     write_text(run.folder / "classes" / "per_class.csv", scores_csv(results.scores))
@@ -177,16 +177,16 @@ def write_class_report(run: Finished) -> list[Path]:
     return [run.folder / CLASSES, run.folder / "classes" / "per_class.csv", *(run.folder / "classes" / f"{name}.png" for name in figures)]
 
 
-def write_signal_report(run: Finished) -> list[Path]:
+def write_signal_report(run: FinishedRun) -> list[Path]:
     """Write the page on signals, and its pictures as files."""
     names = list(run.samples[0].measures)
     by = next((name for name in ("snr_gain_db", "snr_db") if name in names), names[0])
     ranked = sorted(run.samples, key=lambda each: each.measures[by])
-    shown = [each for each in ranked if each.arrays]
-    shown = shown[:: max(1, len(shown) // max(1, run.options.posteriors))][: run.options.posteriors]
+    drawn = [each for each in ranked if each.arrays]
+    drawn = drawn[:: max(1, len(drawn) // max(1, run.options.posteriors))][: run.options.posteriors]
     rate = run.data.features.frame_rate
     figures = {f"spread_of_{by}": histogram_figure([each.measures[by] for each in run.samples], by)}
-    examples = {f"{each.id}": signal_figure(each.arrays, f"{each.id}   {by} {each.measures[by]:.2f}", rate) for each in shown}
+    examples = {f"{each.id}": signal_figure(each.arrays, f"{each.id}   {by} {each.measures[by]:.2f}", rate) for each in drawn}
     text = pages.render(
         "signals.html.j2",
         title=f"Signals of {run.title}",
