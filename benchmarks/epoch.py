@@ -25,7 +25,7 @@ import speechtrain
 from speechtrain import compose
 from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.backends.torch import losses
-from speechtrain.config.build import build, plain
+from speechtrain.config.build import build, component_of
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.batches import Batch
 from speechtrain.data.prepare import prepare
@@ -45,7 +45,7 @@ class Clock(Callback):
 
 def bare(cfg: object, batches: Sequence[Batch], model: torch.nn.Module) -> tuple[float, float]:
     """Seconds of the steps alone."""
-    optimizer = instantiate(plain("optimizer", cfg.optimizer), params=model.parameters(), _convert_="all")  # type: ignore[attr-defined]
+    optimizer = instantiate(component_of("optimizer", cfg.optimizer), params=model.parameters(), _convert_="all")  # type: ignore[attr-defined]
     model.train()
     wall, cpu = time.perf_counter(), time.process_time()
     for batch in batches:
@@ -75,7 +75,7 @@ def main() -> None:
     batches = list(loader)
     found: list[tuple[float, float]] = []
     for number in range(rounds):
-        model = backend.build(plain("model", cfg.model), task, input_size=data.features.size, seed=1)
+        model = backend.build(component_of("model", cfg.model), task, input_size=data.features.size, seed=1)
         alone = bare(cfg, batches, model)
         clock = Clock()
         with tempfile.TemporaryDirectory() as folder:

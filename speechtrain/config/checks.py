@@ -231,9 +231,9 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
     if cfg.augment.get("recombine_prob") and issubclass(OmegaConf.get_type(cfg.data) or dict, Generated):
         yield Problem("augment.recombine_prob", "needs word times, which only data=manifest has", "set augment.recombine_prob=0")
     yield from _what_goes_together(cfg)
-    yield from _of_stored_features(cfg)
-    yield from _of_waveforms(cfg)
-    yield from _of_keras(cfg)
+    yield from _stored_feature_problems(cfg)
+    yield from _waveform_problems(cfg)
+    yield from _keras_problems(cfg)
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")
     if f_max is not None and rate is not None and f_max > rate / 2:
@@ -260,7 +260,7 @@ _ONLY_TORCH: Mapping[str, object] = {
 """Keys of the trainer that only the Torch backend has, with the values that switch them off."""
 
 
-def _of_keras(cfg: DictConfig) -> Iterator[Problem]:
+def _keras_problems(cfg: DictConfig) -> Iterator[Problem]:
     """Yield keys that ask the Keras backend for what only the Torch backend can do."""
     if cfg.backend.get("name") != "keras":
         return
@@ -295,7 +295,7 @@ def _options_of(group: str, names: Sequence[str]) -> list[str]:
     return [option for option, kind in SCHEMAS.get(group, {}).items() if kind.__name__ in names]
 
 
-def _of_waveforms(cfg: DictConfig) -> Iterator[Problem]:
+def _waveform_problems(cfg: DictConfig) -> Iterator[Problem]:
     """Yield augmentation of spectra where features are waveforms, and a file of pretrained weights that does not exist."""
     if issubclass(OmegaConf.get_type(cfg.features) or dict, WaveformFeatures):
         for key in ("tempo", "warp", "noise_prob", "eq_db", "freq_masks", "delay", "frame_dropout"):
@@ -309,7 +309,7 @@ def _of_waveforms(cfg: DictConfig) -> Iterator[Problem]:
         )
 
 
-def _of_stored_features(cfg: DictConfig) -> Iterator[Problem]:
+def _stored_feature_problems(cfg: DictConfig) -> Iterator[Problem]:
     """Yield what does not go with stored features: data that is audio, and augmentation that needs audio."""
     kind = OmegaConf.get_type(cfg.data) or dict
     from_files = issubclass(kind, (Featurised, SignalData))

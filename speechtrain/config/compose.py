@@ -44,11 +44,11 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path | None = No
         ConfigError: with every problem found.
     """
     folder = Path(output_dir) if output_dir is not None else Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
-    given = [*overrides, f"output_dir='{folder.absolute()}'"]
+    with_folder = [*overrides, f"output_dir='{folder.absolute()}'"]
     try:
-        cfg = _compose(given)
+        cfg = _compose(with_folder)
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(given, error) from None
+        raise explain(with_folder, error) from None
     check(cfg)
     return cfg
 
@@ -67,15 +67,15 @@ def compose_command(schema: type[C], overrides: Sequence[str]) -> C:
     if GlobalHydra.instance().is_initialized():
         GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-        known = hydra_compose(name)
-        given = [_as_list(item, known) for item in overrides]
+        defaults = hydra_compose(name)
+        with_lists = [_as_list(item, defaults) for item in overrides]
         try:
-            cfg = hydra_compose(name, overrides=[item for item in given if not item.startswith("tags.")])
-            for item in (item for item in given if item.startswith("tags.")):
+            cfg = hydra_compose(name, overrides=[item for item in with_lists if not item.startswith("tags.")])
+            for item in (item for item in with_lists if item.startswith("tags.")):
                 key, _, value = item.removeprefix("tags.").partition("=")
                 cfg.tags[key] = value
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError([_of_command(error, given, known)]) from None
+            raise ConfigError([_command_problem(error, with_lists, defaults)]) from None
     problems = find_node_problems(cfg, "")
     if problems:
         raise ConfigError(problems)
@@ -90,7 +90,7 @@ def _as_list(item: str, known: DictConfig) -> str:
     return f"{key}=[{value}]" if is_list and not value.startswith("[") and value != "null" else item
 
 
-def _of_command(error: Exception, overrides: Sequence[str], known: DictConfig) -> Problem:
+def _command_problem(error: Exception, overrides: Sequence[str], known: DictConfig) -> Problem:
     names = [str(name) for name in known]
     for item in overrides:
         key = item.partition("=")[0]
@@ -159,16 +159,16 @@ def explain(overrides: Sequence[str], error: Exception, config_dir: str | None =
     Hydra stops at the first one. Here each override that is at fault is set aside and the rest composed again, until what is left
     composes; then that is checked as well. The overrides of a sweep hold several values each and are not composed again.
     """
-    left = list(overrides)
+    remaining = list(overrides)
     problems = []
     while True:
-        culprit = _culprit(left, error)
-        problems.append(_describe(error, culprit, left))
+        culprit = _culprit(remaining, error)
+        problems.append(_describe(error, culprit, remaining))
         if culprit is None or sweep:
             return ConfigError(problems)
-        left.remove(culprit)
+        remaining.remove(culprit)
         try:
-            cfg = _compose(left, config_dir)
+            cfg = _compose(remaining, config_dir)
         except (HydraException, OmegaConfBaseException) as next_error:
             error = next_error
             continue
@@ -178,11 +178,11 @@ def explain(overrides: Sequence[str], error: Exception, config_dir: str | None =
 def _compose(overrides: Sequence[str], config_dir: str | None = None, *, with_hydra: bool = False) -> DictConfig:
     if GlobalHydra.instance().is_initialized():
         GlobalHydra.instance().clear()
-    given = list(overrides)
+    all_overrides = list(overrides)
     if config_dir is not None:
-        given.append(f"hydra.searchpath=[file://{Path(config_dir).absolute()}]")
+        all_overrides.append(f"hydra.searchpath=[file://{Path(config_dir).absolute()}]")
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-        cfg = hydra_compose("config", overrides=given, return_hydra_config=with_hydra)
+        cfg = hydra_compose("config", overrides=all_overrides, return_hydra_config=with_hydra)
     _settle_folder(cfg)
     return cfg
 
@@ -237,8 +237,8 @@ def _describe(error: Exception, override: str | None, overrides: Sequence[str]) 
             return _missing_option(link.missing_cfg_file, link.options)
         if isinstance(link, (ConfigKeyError, ConfigAttributeError)):
             return _unknown_key(link.full_key or key, overrides)
-        if isinstance(link, ValidationError) and link.full_key and (wanted := _wanted(link)) is not None:
-            return Problem(link.full_key, f"must be {wanted}, received {link.value!r}", _example(link.full_key))
+        if isinstance(link, ValidationError) and link.full_key and (expected := _expected_type(link)) is not None:
+            return Problem(link.full_key, f"must be {expected}, received {link.value!r}", _example(link.full_key))
     last = list(_chain(error))[-1]
     first_line = next((line for line in str(last).splitlines() if line.strip()), type(last).__name__)
     path = getattr(last, "full_key", None) or key or "config"
@@ -257,7 +257,7 @@ def _unknown_key(path: str, overrides: Sequence[str]) -> Problem:
     return Problem(path, "there is no such key", did_you_mean(name, _siblings(path, overrides), prefix=parent))
 
 
-def _wanted(error: ValidationError) -> str | None:
+def _expected_type(error: ValidationError) -> str | None:
     """Return what the value of a key must be, by the type that it has in the schema; None: of no simple type."""
     for node, words in _NODE_WORDS.items():
         if isinstance(error.child_node, node):

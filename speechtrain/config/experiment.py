@@ -73,17 +73,17 @@ class ExperimentConfig:
     def of(cls, cfg: DictConfig) -> ExperimentConfig:
         """Make a composed config typed, or one that was stored with a run: keys that came later have the values of `conf/`."""
         cfg = _with_root_keys(cfg)
-        loading = {key: value for key, value in _plain(cfg.data).items() if key in (*LOADING_KEYS, "_target_")}
+        loading = {key: value for key, value in _resolved(cfg.data).items() if key in (*LOADING_KEYS, "_target_")}
         tracking = {str(name): component("tracking", node) for name, node in (cfg.get("tracking") or {}).items()}
         components: dict[str, Any] = {group: component(group, cfg[group]) for group in _COMPONENTS}
         return cls(
             data=_typed(Loading, loading, "schema/loading"),
             corpus=component("data", cfg.data),
             tracking=tracking,
-            trainer=_typed(Trainer, _plain(cfg.trainer), "trainer/default"),
-            objective=_typed(Objective, _plain(cfg.objective), "config", "objective"),
-            report=_typed(Report, _plain(cfg.report), "config", "report"),
-            export=_typed(Exports, _plain(cfg.export), "config", "export"),
+            trainer=_typed(Trainer, _resolved(cfg.trainer), "trainer/default"),
+            objective=_typed(Objective, _resolved(cfg.objective), "config", "objective"),
+            report=_typed(Report, _resolved(cfg.report), "config", "report"),
+            export=_typed(Exports, _resolved(cfg.export), "config", "export"),
             **{key: cfg[key] for key in _SCALARS},
             **components,
             composed=cfg,
@@ -128,7 +128,7 @@ class ExperimentConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all keys with their values resolved, as checkpoints and trackers store them."""
-        return _plain(self.composed)
+        return _resolved(self.composed)
 
     def as_yaml(self) -> str:
         """Return all keys with their values resolved, as `config.yaml` in a run's folder has them."""
@@ -148,7 +148,7 @@ def class_name(component: Component) -> str:
     return str(component["_target_"]).rpartition(".")[2]
 
 
-def _plain(node: DictConfig) -> dict[str, Any]:
+def _resolved(node: DictConfig) -> dict[str, Any]:
     """Return the resolved values of a node."""
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
@@ -157,10 +157,10 @@ def _plain(node: DictConfig) -> dict[str, Any]:
 
 def _typed(schema: type[T], values: Mapping[str, Any], file: str, key: str | None = None) -> T:
     """Make values an object of a schema; those that are missing are taken from a file of `conf/`, or from one of its keys."""
-    known = _known_keys(schema, values)
-    merged = OmegaConf.merge(OmegaConf.structured(schema), known)
+    values_of_schema = _known_keys(schema, values)
+    merged = OmegaConf.merge(OmegaConf.structured(schema), values_of_schema)
     if OmegaConf.missing_keys(merged):
-        merged = OmegaConf.merge(OmegaConf.structured(schema), _defaults(file) if key is None else _defaults(file)[key], known)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), _defaults(file) if key is None else _defaults(file)[key], values_of_schema)
     typed = OmegaConf.to_object(merged)
     assert isinstance(typed, schema)
     return typed
@@ -169,8 +169,8 @@ def _typed(schema: type[T], values: Mapping[str, Any], file: str, key: str | Non
 def _known_keys(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what a schema does not have, also in its nodes: a key that was dropped since is no mistake of a stored config."""
     kinds = get_type_hints(schema)
-    known = {each.name: values[each.name] for each in fields(schema) if each.name in values}
-    return {name: _known_keys(kinds[name], value) if is_dataclass(kinds[name]) else value for name, value in known.items()}
+    present = {each.name: values[each.name] for each in fields(schema) if each.name in values}
+    return {name: _known_keys(kinds[name], value) if is_dataclass(kinds[name]) else value for name, value in present.items()}
 
 
 def _with_root_keys(cfg: DictConfig) -> DictConfig:

@@ -25,12 +25,12 @@ def overlaid(stored: ExperimentConfig, overrides: Sequence[str]) -> ExperimentCo
     """
     cfg = stored.composed.copy()
     for group in OVERLAID_GROUPS:
-        mine = [item for item in overrides if item.lstrip("+~").startswith((f"{group}=", f"{group}.", f"{group}@"))]
-        if any(_chooses(item, group) for item in mine):
+        group_overrides = [item for item in overrides if item.lstrip("+~").startswith((f"{group}=", f"{group}.", f"{group}@"))]
+        if any(_chooses(item, group) for item in group_overrides):
             with open_dict(cfg):
-                cfg[group] = compose(mine)[group]
-        elif mine:
-            set_values(cfg, mine)
+                cfg[group] = compose(group_overrides)[group]
+        elif group_overrides:
+            set_values(cfg, group_overrides)
     problems = [problem for problem in find_problems(cfg) if problem.path.startswith(tuple(f"{group}." for group in OVERLAID_GROUPS))]
     if problems:
         raise ConfigError(problems)
@@ -43,23 +43,23 @@ def decoders_of(stored: ExperimentConfig, overrides: Sequence[str]) -> dict[str,
     Raises:
         ConfigError: none of the decoders has one of the keys.
     """
-    mine = [item for item in overrides if item.lstrip("+~").startswith(("decoder=", "decoder."))]
-    chosen = [item.partition("=")[2] for item in mine if item.startswith("decoder=")]
+    decoder_overrides = [item for item in overrides if item.lstrip("+~").startswith(("decoder=", "decoder."))]
+    chosen = [item.partition("=")[2] for item in decoder_overrides if item.startswith("decoder=")]
     if not chosen:
         decodes = "decoder" in getattr(signature(str(stored.task["_target_"])), "names", ("decoder",))
         name = class_name(stored.decoder).removesuffix("Decoder").lower()
-        return {name if decodes else "model": mine}
+        return {name if decodes else "model": decoder_overrides}
     try:
         value = OverridesParser.create().parse_override(f"decoder={chosen[-1]}").value()
     except HydraException:
         raise ConfigError([Problem("decoder", f"{chosen[-1]!r} cannot be read", "write decoder=beam, or decoder=[greedy,beam]")]) from None
     names = [str(name) for name in (value if isinstance(value, list) else [value])]
-    keys = [item for item in mine if not item.startswith("decoder=")]
+    keys = [item for item in decoder_overrides if not item.startswith("decoder=")]
     by_decoder: dict[str, list[str]] = {}
     used: set[str] = set()
     for name in names:
-        known = compose([f"decoder={name}"]).decoder
-        fitting = [item for item in keys if item.partition("=")[0].partition(".")[2] in known or item.startswith("+")]
+        keys_of_decoder = compose([f"decoder={name}"]).decoder
+        fitting = [item for item in keys if item.partition("=")[0].partition(".")[2] in keys_of_decoder or item.startswith("+")]
         used.update(fitting)
         by_decoder[name] = [f"decoder={name}", *fitting]
     if unused := [item for item in keys if item not in used]:

@@ -18,7 +18,7 @@ import soundfile
 from conftest import prepared
 
 import speechtrain
-from speechtrain.config.build import build, plain
+from speechtrain.config.build import build, component_of
 from speechtrain.inference.recognizer import Recognizer
 from speechtrain.tasks.build import build_task
 
@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     features = build("features", cfg.features)
     tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=VOCABULARY)
     task = build_task(cfg, tokenizer=tokenizer, input_size=features.size)
-    made = backend.build(plain("model", cfg.model), task, input_size=features.size, seed=1)
+    made = backend.build(component_of("model", cfg.model), task, input_size=features.size, seed=1)
     import torch
 
     torch.nn.init.normal_(made.head.weight, std=1.0)

@@ -13,7 +13,7 @@ from conftest import REPOSITORY, SHARED_DATA
 from mlflow import MlflowClient
 
 import speechtrain
-from speechtrain.config.build import build, plain
+from speechtrain.config.build import build, component_of
 from speechtrain.data.corpora.synthetic import Synthetic
 from speechtrain.inference.recognizer import Recognizer
 
@@ -150,5 +150,5 @@ def test_the_keyword_model_fits_a_microcontroller(command: Command) -> None:
     from speechtrain.tasks.classification import Classification
 
     task = Classification(LabelTokenizer(vocabulary=[*map(str, range(10)), "_unknown_", "_silence_"]))
-    model = TorchBackend(threads=1).build(plain("model", cfg.model), task, input_size=cfg.features.n_mels, seed=0)
+    model = TorchBackend(threads=1).build(component_of("model", cfg.model), task, input_size=cfg.features.n_mels, seed=0)
     assert TorchBackend(threads=1).describe(model).parameters <= 80_000

@@ -129,7 +129,7 @@ class Manifest(Loading):
             yield "root", f"no such folder: {root.absolute()}", "set data.root to the folder that the manifests are in"
             return
         if self.trust_durations and self.sample_rate is None:
-            yield "trust_durations", "is true, so no file is opened that could tell its rate", "set data.sample_rate"
+            yield "trust_durations", "is true, so no file is opened to read its sample rate", "set data.sample_rate"
         for part, value in (("train", self.train), ("val", self.val), ("test", self.test)):
             names = [value] if isinstance(value, str) else (value or [])
             for name in names:

@@ -63,7 +63,7 @@ class Label(Target):
         if twice:
             yield "classes", f"names {', '.join(twice)} twice", "name each class once"
         if self.classes is not None and len({*classes, *([self.unknown] if self.unknown else [])}) < 2:
-            yield "classes", f"is {classes}: there is nothing to tell apart", "name at least two classes, or set tokenizer.unknown as well"
+            yield "classes", f"is {classes}: there is nothing to distinguish", "name at least two classes, or set tokenizer.unknown as well"
 
 
 @dataclass
