@@ -1,4 +1,4 @@
-"""`python -m speechtrain.export`: a trained model for other runtimes, tried there before it is called done.
+"""`python -m speechtrain.export`: write a trained model for other runtimes, and test each file there.
 
     python -m speechtrain.export                                          an archive of the last run: one file that every command takes
     python -m speechtrain.export from=3f2a91 format=[onnx,pt2,torchscript,archive]

@@ -114,9 +114,9 @@ def _by_kenlm(sentences: Sequence[Sequence[str]], out: Path, order: int) -> NGra
 
 def run(arguments: list[str]) -> int:
     """Estimate a language model with the keys of conf/lm.yaml, and return the exit code."""
-    cfg, rest = arguments_of(LmConfig, arguments)
-    if rest:
-        raise ConfigError([Problem(rest[0].partition("=")[0], "is an unknown key for speechtrain.lm", "look at conf/lm.yaml")])
+    cfg, overrides = arguments_of(LmConfig, arguments)
+    if overrides:
+        raise ConfigError([Problem(overrides[0].partition("=")[0], "is an unknown key for speechtrain.lm", "look at conf/lm.yaml")])
     make(cfg)
     return 0
 

@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg, overrides = arguments_of(ServeConfig, arguments)
     recognizer = load_for(cfg, overrides)
-    recognizer.transcribe([0.0] * recognizer.sample_rate)  # what is made on first use is made now
+    recognizer.transcribe([0.0] * recognizer.sample_rate)  # the first pass is slow, so it is not left to the first request
     family = socket.AF_INET6 if ":" in cfg.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
         listening.bind((cfg.host, cfg.port))
     except OSError as error:
         raise UserError(
-            f"port {cfg.port} of {cfg.host} cannot be had ({error.strerror})\n    -> set port to another, or to 0 for any"
+            f"port {cfg.port} of {cfg.host} cannot be opened ({error.strerror})\n    -> set port to another, or to 0 for any"
         ) from error
     listening.listen(1024)  # before the address is printed
     port = listening.getsockname()[1]

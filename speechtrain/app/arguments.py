@@ -24,20 +24,20 @@ def arguments_of(schema: type[C], arguments: Sequence[str], *, words: str | None
     Raises:
         ConfigError: an argument is not `key=value`, or a key or its value does not fit.
     """
-    own: list[str] = []
-    rest: list[str] = []
+    command_keys: list[str] = []
+    model_overrides: list[str] = []
     bare: list[str] = []
     for item in arguments:
         key = item.partition("=")[0].lstrip("+~")
         if "=" not in item:
             bare.append(item)
         elif key.partition(".")[0].partition("@")[0] in OVERLAID_GROUPS:
-            rest.append(item)
+            model_overrides.append(item)
         else:
-            own.append(f"source={item.removeprefix('from=')}" if item.startswith("from=") else item)
+            command_keys.append(f"source={item.removeprefix('from=')}" if item.startswith("from=") else item)
     if bare and words is None:
         raise ConfigError([Problem("command line", f"'{bare[0]}' cannot be read", "write key=value")])
-    cfg = compose_command(schema, own)
+    cfg = compose_command(schema, command_keys)
     if words is not None:
         setattr(cfg, words, [*getattr(cfg, words), *bare])
-    return cfg, rest
+    return cfg, model_overrides

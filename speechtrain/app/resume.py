@@ -14,17 +14,17 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     Raises:
         ConfigError: there is no such run.
     """
-    wanted = [item.partition("=")[2] for item in arguments if item.startswith("resume=")]
-    if not wanted or wanted[-1] in ("", "null"):
+    names = [item.partition("=")[2] for item in arguments if item.startswith("resume=")]
+    if not names or names[-1] in ("", "null"):
         return arguments
-    folder, checkpoint = find_run(wanted[-1])
+    folder, checkpoint = find_run(names[-1])
     if "folds" in read_run_file(folder.parent):  # one fold is named, or was the last to begin: the cross-validation goes on
         folder, checkpoint = folder.parent, None
     if not (folder / ".hydra").is_dir():  # a checkpoint that was moved away from its run: a new run goes on from it
         return [*(item for item in arguments if not item.startswith("resume=")), f"resume='{checkpoint or folder}'"]
     earlier = folder / ".hydra" / "overrides.yaml"
-    before = yaml.safe_load(earlier.read_text(encoding="utf-8")) if earlier.is_file() else []
+    stored_overrides = yaml.safe_load(earlier.read_text(encoding="utf-8")) if earlier.is_file() else []
     flags = [item for item in arguments if item.startswith("-")]
     now = [item for item in arguments if not item.startswith(("resume=", "-"))]
-    kept = [with_present_name(str(item)) for item in before if not str(item).startswith("resume=")]
-    return [*flags, *kept, *now, f"resume='{checkpoint or folder}'", f"hydra.run.dir='{folder}'"]
+    earlier_overrides = [with_present_name(str(item)) for item in stored_overrides if not str(item).startswith("resume=")]
+    return [*flags, *earlier_overrides, *now, f"resume='{checkpoint or folder}'", f"hydra.run.dir='{folder}'"]

@@ -1,1 +1,1 @@
-"""ctc, classification, regression: targets, head, loss, metrics, which way is better."""
+"""Tasks: CTC, classification and regression, each with its targets, head, loss, metrics and their directions."""

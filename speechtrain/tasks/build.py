@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def build_decoder(node: Component, tokenizer: Tokenizer) -> Decoder:
     """Build the decoder that a node names, with the tokenizer if it takes one."""
     try:
-        takes = signature(str(node["_target_"]))
+        accepted = signature(str(node["_target_"]))
     except (UnknownTargetError, SyntaxError):
-        takes = None
-    given = {"tokenizer": tokenizer} if takes is not None and "tokenizer" in takes.names else {}
-    decoder: Decoder = build("decoder", node, **given)
+        accepted = None
+    arguments = {"tokenizer": tokenizer} if accepted is not None and "tokenizer" in accepted.names else {}
+    decoder: Decoder = build("decoder", node, **arguments)
     return decoder
 
 
@@ -31,23 +31,23 @@ def build_task(cfg: ExperimentConfig, *, tokenizer: Tokenizer, input_size: int, 
     """Build the task that a config names, with those of the arguments and the decoder that it takes.
 
     Args:
-        cfg: composed.
+        cfg: the composed config.
         tokenizer: tokenizer of the texts.
-        input_size: F.
-        target_size: C of the signals that are wanted; 0: there are none.
+        input_size: number of values F per feature frame.
+        target_size: number of values C per frame of the target signals; 0 if there are none.
     """
     try:
-        takes = signature(str(cfg.task["_target_"]))
+        accepted = signature(str(cfg.task["_target_"]))
     except (UnknownTargetError, SyntaxError):
-        takes = None
-    given: dict[str, Callable[[], Any]] = {
+        accepted = None
+    available: dict[str, Callable[[], Any]] = {
         "tokenizer": lambda: tokenizer,
         "decoder": lambda: build_decoder(cfg.decoder, tokenizer),
         "input_size": lambda: input_size,
         "target_size": lambda: target_size,
     }
-    wanted = [name for name in given if takes is None or takes.open or name in takes.names]
-    task: Task = build("task", cfg.task, **{name: given[name]() for name in wanted})
+    names = [name for name in available if accepted is None or accepted.open or name in accepted.names]
+    task: Task = build("task", cfg.task, **{name: available[name]() for name in names})
     return task
 
 
