@@ -51,7 +51,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Monitor:
-    """A metric that decides something, and which way it is better."""
+    """A metric that checkpoints or early stopping depend on, and the direction in which it is better."""
 
     metric: str
     direction: Direction
@@ -64,7 +64,7 @@ class Monitor:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How a backend trains one run.
+    """The settings with which a backend trains one run.
 
     Attributes:
         optimizer: node with `_target_`, to be called with the parameters.
@@ -171,7 +171,7 @@ class Stream(Protocol):
 
 
 class Backend(ABC):
-    """What the program asks of a framework."""
+    """The contract that each framework's backend fulfils."""
 
     name: ClassVar[str]
     suffix: ClassVar[str]

@@ -60,7 +60,7 @@ class Callback:
 
 @dataclass
 class TrainResult:
-    """What a training returns about itself.
+    """The result of one training by a backend.
 
     Attributes:
         history: metrics of each epoch that this process trained.

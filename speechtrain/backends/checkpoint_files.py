@@ -12,7 +12,7 @@ from typing import Any
 from speechtrain.errors import UserError, first_line
 
 FOLDER = "checkpoints"
-"""In the folder of a run."""
+"""Name of the folder of checkpoints in a run's folder."""
 
 SUFFIXES = (".ckpt", ".keras")
 """Endings of the checkpoints of the Torch and of the Keras backend."""
@@ -21,7 +21,7 @@ LAST = "last"
 """Name, without its ending, of the checkpoint that is written over after each epoch."""
 
 BEST = "best-"
-"""Beginning of the names of those with the best values of the objective."""
+"""Beginning of the names of checkpoints with the best values of the objective."""
 
 MEAN = "mean"
 """Name, without its ending, of the mean of the last ones (`trainer.average_last`)."""

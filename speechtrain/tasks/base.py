@@ -1,4 +1,4 @@
-"""What a task owns: its targets, its head, its loss, its metrics and which way each of them is better. No framework in here.
+"""What a task owns: its targets, its head, its loss, its metrics and the direction in which each is better. No framework is imported here.
 
 Everything else asks the task through this contract and never which task it is; `docs/tasks.md` adds one in a single file.
 """
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from speechtrain.decode.base import Decoder
 
 Array = Any
-"""Of the framework that computes the loss."""
+"""An array of the framework that computes the loss."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What stands on the encoder, as each backend builds it: [pool over time] -> linear -> [log-softmax].
+    """The head on the encoder, as each backend builds it: [pool over time] -> linear -> [log-softmax].
 
     Attributes:
         size: V, values a frame; with `per_input_frame` of an input frame.
@@ -45,7 +45,7 @@ class Head:
 
 
 class Ops(Protocol):
-    """What a loss may be written with, so that it is the same on every backend; arrays are the framework's own.
+    """The operations in which losses are written, so that they are the same on every backend; arrays are the framework's own.
 
     `framework` has the rest: `torch`, or `keras.ops`.
     """
@@ -87,7 +87,7 @@ class Ops(Protocol):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of a batch.
+    """The outputs of a model for a batch.
 
     Attributes:
         values: (B, T', V) float32, as the head gives them: log-probabilities, or signals.
@@ -102,7 +102,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was found of an utterance, beside what was wanted.
+    """The hypothesis for an utterance beside its reference.
 
     Attributes:
         reference, hypothesis: texts; empty where a task has none.
@@ -142,7 +142,7 @@ class Scorer(ABC):
     """Adds up one pass over a split; rates are corpus totals, not means of batches."""
 
     samples: list[Sample]
-    """In the order of the batches."""
+    """The scored utterances, in the order of the batches."""
 
     @abstractmethod
     def update(self, batch: Batch, outputs: Outputs) -> None:
@@ -171,7 +171,7 @@ class Task(ABC):
     """Metrics in the line of an epoch, by their names without the stage."""
 
     report: ClassVar[str | None] = None
-    """What draws a finished run: a function of `speechtrain.report.reports` by name, or a dotted path; None: nothing but the history."""
+    """The report on a finished run: a function of `speechtrain.report.reports` by name, or a dotted path; None: nothing but the history."""
 
     consistency: float = 0.0
     """Weight of the divergence between the outputs of two augmented views of an utterance; 0: one view."""
@@ -242,7 +242,7 @@ class Task(ABC):
         """Return a new scorer; `detailed`: its samples hold more than texts."""
 
     def learn(self, references: Sequence[str]) -> None:  # noqa: B027
-        """Take what must be known of the training texts, such as how frequent each class is; before training."""
+        """Collect statistics of the training texts, such as the frequency of each class, before training."""
 
     def infeasible(
         self,

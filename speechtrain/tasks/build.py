@@ -52,7 +52,7 @@ def build_task(cfg: ExperimentConfig, *, tokenizer: Tokenizer, input_size: int, 
 
 
 def task_for(cfg: ExperimentConfig, data: PreparedCorpus) -> Task:
-    """Build the task for a corpus, and let it learn from the training texts what it must know of them."""
+    """Build the task for a corpus, and let it collect statistics of the training texts."""
     task = build_task(cfg, tokenizer=data.tokenizer, input_size=data.features.size, target_size=data.corpus.target_size)
     texts: Sequence[str] = [cut.text for cut in data.corpus.splits["train"]]
     task.learn(texts)

@@ -16,10 +16,10 @@ from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Array, Head, Ops, Outputs, Sample, Scorer, Task
 
 LIMIT_DB = 100.0
-"""Signal-to-noise ratios beyond this are given as this: that of a perfect output is infinite."""
+"""Bound in dB of reported signal-to-noise ratios, because that of a perfect output is infinite."""
 
 _SHOWN = 16
-"""Utterances whose signals are kept for pictures."""
+"""Number of utterances whose signals are stored for pictures."""
 
 _ZERO, _PERFECT = 1e-30, 1e-24
 
@@ -112,7 +112,7 @@ class SignalTotals:
     together: float = 0.0  # sum of products of both deviations
     squared: float = 0.0  # of the errors
     absolute: float = 0.0  # of the errors
-    energy: float = 0.0  # of what is wanted
+    energy: float = 0.0  # of the target signal
 
     @classmethod
     def of(cls, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> SignalTotals:

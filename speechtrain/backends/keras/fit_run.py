@@ -1,4 +1,4 @@
-"""`keras.Model.fit` set up for one training, run, and asked what it left: checkpoints, early stopping, a run that is resumed."""
+"""Sets `keras.Model.fit` up for one training, runs it and collects the result: checkpoints, early stopping, resumed runs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class FitRun:
                 )
 
     def result(self) -> TrainResult:
-        """Return what the training left."""
+        """Return the result of the training."""
         control = self._epochs.control
         stop_reason = control.stop_reason
         if self._stopper is not None and stop_reason is None:

@@ -1,4 +1,4 @@
-"""What every encoder is, and the pieces that several of them share. Channels come last: (B, T, D)."""
+"""The base class of encoders, and the parts that several of them share. Channels come last: (B, T, D)."""
 
 from __future__ import annotations
 

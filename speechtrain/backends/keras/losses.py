@@ -1,4 +1,4 @@
-"""Losses with kernels of their own; the others stand in their tasks."""
+"""Losses with kernels of their own; the other losses are written in their tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks write their losses with, on Keras; see `speechtrain.tasks.base.Ops`."""
+"""The operations in which tasks write their losses, on Keras; see `speechtrain.tasks.base.Ops`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ops:
         return framework.mean(values, axis=axis)
 
     def absolute(self, values: Any) -> Any:
-        """Compute the value at each place."""
+        """Compute the absolute value of each element."""
         return framework.absolute(values)
 
     def where(self, condition: Any, yes: Any, no: Any) -> Any:

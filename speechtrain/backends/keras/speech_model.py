@@ -120,7 +120,7 @@ def pooled(x: Any, lengths: Any, how: str) -> tuple[Any, Any]:
 
 
 class _Steps:
-    """Out of Keras' sight, which would take them for parts of the model."""
+    """Holds objects that Keras must not track, because it would take them for parts of the model."""
 
     def __init__(self) -> None:
         self.made: dict[Any, Step] = {}
@@ -148,7 +148,7 @@ class Inference(keras.Model):  # type: ignore[misc]
 
 
 class Step(keras.Model):  # type: ignore[misc]
-    """A batch in, values and losses out; `fit` trains it.
+    """Computes values and losses of a batch; `fit` trains it.
 
     Args:
         model: with weights.

@@ -1,4 +1,4 @@
-"""Lightning set up for one training, run, and asked what it left: checkpoints, early stopping, ranks, and errors in words of ours."""
+"""Sets Lightning up for one training, runs it and collects the result: checkpoints, early stopping, ranks, and errors for users."""
 
 from __future__ import annotations
 

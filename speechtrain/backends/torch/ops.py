@@ -40,7 +40,7 @@ def mean(values: torch.Tensor, axis: int | tuple[int, ...]) -> torch.Tensor:
 
 
 def absolute(values: torch.Tensor) -> torch.Tensor:
-    """Compute the value at each place."""
+    """Compute the absolute value of each element."""
     return values.abs()
 
 

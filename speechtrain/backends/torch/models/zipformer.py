@@ -209,7 +209,7 @@ class SwooshL(nn.Module):
     """The activation `swoosh_l` as a module."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the value at each place."""
+        """Apply the activation to each element."""
         return swoosh_l(x)
 
 
