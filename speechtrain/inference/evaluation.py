@@ -138,7 +138,7 @@ def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
     examples = ", ".join(f"{token!r} ({len(ids)}x, first in {ids[0]})" for token, ids in ranked[:_SHOWN_UNKNOWN])
     more = f" and {len(missing) - _SHOWN_UNKNOWN} more" if len(missing) > _SHOWN_UNKNOWN else ""
     has = "".join(token if len(token) == 1 else f" {token}" for token in data.tokenizer.vocabulary[:60])
-    message = f"the model has no token for {len(missing)} that stand in the texts of {split}: {examples}{more}; it has {has!r}"
+    message = f"the model has no token for {len(missing)} tokens in the texts of {split}: {examples}{more}; it has {has!r}"
     if strict:
         raise DataError(
             f"{message}\n    -> set data.normalize (for example [nfc,lowercase,punctuation]), or on_unknown=warn to count them as errors"
@@ -149,7 +149,7 @@ def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
 def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Path]:
     """Write `evaluation.json`, the predictions of each decoder, its n best and the error report; return the files."""
     from speechtrain.files import write_json, write_text
-    from speechtrain.report.reports import Finished, write_report
+    from speechtrain.report.reports import FinishedRun, write_report
 
     several = len(evaluation.results) > 1
     files = []
@@ -175,7 +175,7 @@ def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Pat
             options = each.recognizer.cfg.report
             where = folder / each.name if several else folder
             title = f"{evaluation.weights.parent.parent.name} with {each.name}"
-            files += write_report(Finished(where, each.samples, evaluation.split, title, **parts, options=options))
+            files += write_report(FinishedRun(where, each.samples, evaluation.split, title, **parts, options=options))
     return files
 
 

@@ -1,4 +1,4 @@
-"""Export of a trained model to other runtimes; each file is run in its own runtime before it counts."""
+"""Export of a trained model to other runtimes; each file is tested in its own runtime before it is reported as done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from speechtrain.errors import ConfigError, Problem, UserError, unwritable
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
     from speechtrain.data.task_data import PreparedCorpus
-    from speechtrain.inference.runtimes import Runner
+    from speechtrain.inference.runtimes import ModelFunction
 
 
 _TOLERANCE = 2e-3  # of a value, relative to 1 + its size
@@ -37,7 +37,7 @@ _ARCHIVE = "archive"
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an exported file measured in its own runtime.
+    """Measurements of an exported file in its own runtime.
 
     Attributes:
         megabytes: size of the file in MB.
@@ -57,7 +57,7 @@ class ExportResult:
 
 
 class Export:
-    """A model, and the utterances that its files are tried on.
+    """Exports a model, and tests each file on some utterances.
 
     Args:
         cfg: config of `conf/export.yaml`.
@@ -112,7 +112,7 @@ class Export:
         return prepare_split(self.settings, split, tokenizer, threads=2)
 
     def _utterances(self, data: PreparedCorpus, split: str, count: int) -> list[Batch]:
-        """Make a batch of each of some utterances, whose lengths are spread over all."""
+        """Make batches of one utterance each, with lengths spread over the whole range."""
         cuts = sorted(data.corpus.splits[split], key=lambda cut: (cut.duration, cut.id))
         places = np.unique(np.linspace(0, len(cuts) - 1, min(count, len(cuts))).round().astype(int))
         alone = data.for_task(self.recognizer.task).with_limits(replace(data.limits, batch_size=1))
@@ -121,7 +121,7 @@ class Export:
     def make(self) -> tuple[list[ExportResult], list[str]]:
         """Write each format and try it out; return the results, and messages for the formats that failed."""
         from speechtrain.backends.base import Conversion
-        from speechtrain.inference.convert import Job, convert
+        from speechtrain.inference.convert import ConversionJob, convert
         from speechtrain.inference.runtimes import open_exported
 
         results = [self._try_out("model", None, self._model)]
@@ -134,7 +134,7 @@ class Export:
                     continue
                 path = self.folder / f"model{'_int8' if kind == 'tflite_int8' else ''}{self.recognizer.backend.formats[kind]}"
                 options = Conversion(self.recognizer.features.size, self.frames, ranges)
-                convert(Job(self.weights, self.settings, kind, path, options, bool(self.cfg.trust), self.data.corpus.target_size))
+                convert(ConversionJob(self.weights, self.settings, kind, path, options, bool(self.cfg.trust), self.data.corpus.target_size))
                 with _only_if_good(path):
                     results.append(
                         self._try_out(kind, path, open_exported(kind, path), tolerance=inf if kind == "tflite_int8" else _TOLERANCE)
@@ -152,11 +152,11 @@ class Export:
                 continue
         raise ConfigError([Problem("format", "tflite_int8 needs utterances that ranges are measured on", "give data.val")])
 
-    def _try_out(self, kind: str, path: Path | None, run: Runner, tolerance: float = _TOLERANCE) -> ExportResult:
+    def _try_out(self, kind: str, path: Path | None, run: ModelFunction, tolerance: float = _TOLERANCE) -> ExportResult:
         """Compare a runtime with the model, utterance by utterance and in batches.
 
         Raises:
-            UserError: its values are others, by more than the tolerance, or of other shapes.
+            UserError: its values differ by more than the tolerance, or have other shapes.
         """
         scorer = self.recognizer.task.scorer()
         took, worst = [], 0.0
@@ -174,8 +174,8 @@ class Export:
             for features, lengths in _together(self.batches):
                 worst = max(worst, _difference(*run(features, lengths), *self._model(features, lengths)))
         if worst == inf or worst > tolerance:
-            what = "are of other lengths, or no numbers" if worst == inf else f"differ by {worst:.3g}, {tolerance:g} is allowed"
-            raise UserError(f"{kind}: its values are not those of the model: they {what}\n    -> choose another format")
+            what = "have other lengths, or are NaN or infinite" if worst == inf else f"differ by {worst:.3g}, {tolerance:g} is allowed"
+            raise UserError(f"{kind}: its values differ from the model's: they {what}\n    -> choose another format")
         metrics = {name: float(value) for name, value in scorer.compute().items() if name != "loss"}
         factors = [one / batch.seconds for one, batch in zip(took, self.batches, strict=True)]
         size = (path or self.weights).stat().st_size / 1e6
@@ -277,7 +277,7 @@ def _together(batches: Sequence[Batch]) -> Iterator[tuple[npt.NDArray[np.float32
         yield features, lengths
 
 
-def print_results(results: Sequence[ExportResult]) -> None:
+def print_export_results(results: Sequence[ExportResult]) -> None:
     """Print the results as a table, the model first."""
     from speechtrain.console import format_metric
 
@@ -294,14 +294,14 @@ def print_results(results: Sequence[ExportResult]) -> None:
 
 
 def write_exports(cfg: ExportConfig, overrides: Sequence[str]) -> list[str]:
-    """Write a model in the formats that are asked for, and print how each file does beside the model itself.
+    """Write a model in the formats that are asked for, and print the measurements of each file beside those of the model.
 
     Args:
         cfg: config of `conf/export.yaml`.
         overrides: overrides of the model's config.
 
     Returns:
-        A message for each file that is not good; empty where all are.
+        A message for each file that failed; empty if none did.
 
     Raises:
         UserError: the model or the data cannot be used, or a format is not available.
@@ -309,7 +309,7 @@ def write_exports(cfg: ExportConfig, overrides: Sequence[str]) -> list[str]:
     export = Export(cfg, overrides)
     console.print(f"model       {export.weights}\ntried on    {len(export.batches)} utterances of {cfg.split}\n", markup=False)
     results, bad = export.make()
-    print_results(results)
+    print_export_results(results)
     for line in bad:
         errors.print(line, style="red", markup=False)
     return bad

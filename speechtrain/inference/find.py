@@ -58,7 +58,7 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
             raise local from None
         try:
             return find_weights(run.id, "from")
-        except ConfigError:  # it ran elsewhere
+        except ConfigError:  # its folder is on another machine
             return _weights_in(reader.download(f"runs:/{run.id}/{checkpoint_files.FOLDER}"), wanted)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from speechtrain.tasks.base import Transcription
 
 
-_TOGETHER = 16  # requests that are computed in one batch at most
+_TOGETHER = 16  # greatest number of requests in a batch
 
 
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # s

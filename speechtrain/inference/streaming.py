@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from speechtrain.inference.recognizer import Recognizer
     from speechtrain.tasks.base import Transcription
 
-_PAUSE = 0.5  # s without a label, at which a text ends
-_LONGEST = 30.0  # s of a text
+_PAUSE = 0.5  # s without a label after which a text ends
+_LONGEST = 30.0  # s, after which a text ends even without a pause
 
 
 def check_streams(recognizer: Recognizer) -> Stream:
@@ -55,7 +55,7 @@ class LiveFeatures:
         self._context = -(-features.n_fft // (2 * features.hop_length)) + 1  # frames that samples reach into
         self._kept = np.zeros(0, dtype=np.float32)
         self._begin = 0  # frame that the kept samples begin with
-        self._done = 0  # frames that were given
+        self._done = 0  # number of frames that were returned
 
     def push(self, samples: Audio) -> torch.Tensor:
         """Return the frames (t, F) that samples (N,) complete."""
@@ -126,5 +126,5 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
     if late:
         middle, most = np.quantile(late, [0.5, 0.95])
         factor = (busy + took) / max(received, 1e-9)
-        text = f"latency {middle:.2f} s in the middle, {most:.2f} s at 95 %, behind a label's end; real-time factor {factor:.3f}"
+        text = f"latency after the end of a label: median {middle:.2f} s, 95 % within {most:.2f} s; real-time factor {factor:.3f}"
         errors.print(text, style="dim", markup=False)

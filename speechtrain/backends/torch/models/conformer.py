@@ -251,7 +251,7 @@ class ConformerStream:
         return out
 
     def _run(self, end: int) -> torch.Tensor:
-        """Encode the first frames of what was heard, up to `end`, and forget those that nothing looks at any more."""
+        """Encode the received frames up to `end`, and drop those that no later frame attends to."""
         encoder, heard = self._encoder, self._heard
         assert heard is not None
         lengths = torch.full((len(heard),), end, device=heard.device)
