@@ -25,8 +25,6 @@ if not os.environ.get("SPEECHTRAIN_TEST_GPU"):
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # tests in the background of a shell: what they start would not hear Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-forked.install()
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
@@ -44,6 +42,12 @@ TINY = [
 
 TRAINED = [*TINY, "model=tdnn", "model.channels=48", "augment=none", "data.train_size=80", "data.batch_size=8", "trainer.epochs=12"]
 """The config of the run that `trained` is."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the process that runs tests fork what they start; the one that only hands them out to others starts these cold."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        forked.install()
 
 
 def prepared(overrides: Sequence[str], threads: int = 1) -> Any:
