@@ -90,9 +90,9 @@ def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str
     from speechtrain.inference.find import stored_for
     from speechtrain.inference.recognizer import Recognizer
 
-    weights, stored, _ = stored_for(cfg)
+    weights, stored, vocabulary = stored_for(cfg)
     settings = overlaid(stored, overrides)
-    recognizer = Recognizer.load(weights, trust=cfg.trust, cfg=settings)
+    recognizer = Recognizer.of(weights, settings, vocabulary)
     if cfg.audio is not None and cfg.text is not None:
         path = Path(cfg.audio).expanduser()
         if not path.is_file():

@@ -62,11 +62,12 @@ def _failed(job: ConversionJob, reason: str) -> UserError:
 def _write(job: ConversionJob) -> None:
     """Load the model and write the file, in this process."""
     from speechtrain.config.build import build
+    from speechtrain.inference.archive import stored_config
     from speechtrain.inference.recognizer import Recognizer
 
     features = build("features", job.cfg.features)
     if not features.from_audio:
         features.size = job.options.input_size  # which it would learn from what is read
     sizes = {"features": features, "target_size": job.target_size}
-    recognizer = Recognizer.load(job.weights, trust=job.trust, cfg=job.cfg, **sizes)
+    recognizer = Recognizer.of(job.weights, job.cfg, stored_config(job.weights, trust=job.trust)[1], **sizes)
     recognizer.backend.convert(recognizer.model, job.kind, job.path, job.options)

@@ -89,7 +89,7 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
     data = prepare_split(first, split, tokenizer, threads=2)
     check_vocabulary(data, split, strict=cfg.on_unknown == "error")
     features = data.features if not data.features.from_audio else None
-    recognizer = Recognizer.load(weights, trust=cfg.trust, cfg=first, features=features, target_size=data.corpus.target_size)
+    recognizer = Recognizer.of(weights, first, vocabulary, features=features, target_size=data.corpus.target_size)
     recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name]) for name in settings}
     if cfg.nbest and not any(each.ranks for each in recognizers.values()):
         ranking(recognizer.task.decoder)  # says that it does not

@@ -86,7 +86,7 @@ class Export:
         self.data = self._read(cfg.split)
         features = self.data.features if not self.data.features.from_audio else None
         size = self.data.corpus.target_size
-        self.recognizer = Recognizer.load(self.weights, trust=cfg.trust, cfg=self.settings, features=features, target_size=size)
+        self.recognizer = Recognizer.of(self.weights, self.settings, self.vocabulary, features=features, target_size=size)
         known = [*self.recognizer.backend.formats, _ARCHIVE]
         if wrong := [kind for kind in kinds if kind not in known]:
             name = self.recognizer.backend.name
@@ -203,7 +203,7 @@ class Export:
 
     def _archive(self, exports: Sequence[Path]) -> ExportResult:
         """Write an archive with everything, and try it out as it is read again."""
-        from speechtrain.inference.archive import SUFFIX, write_archive
+        from speechtrain.inference.archive import SUFFIX, stored_config, write_archive
         from speechtrain.inference.recognizer import Recognizer
 
         path = self.folder / f"{self.run.name if self.run is not None else self.weights.stem}{SUFFIX}"
@@ -224,7 +224,7 @@ class Export:
             write_archive(path, files, {"weights": name, "backend": self.recognizer.backend.name})
         features, size = self.recognizer.features, self.data.corpus.target_size
         with _only_if_good(path):
-            again = Recognizer.load(path, trust=self.cfg.trust, cfg=self.settings, features=features, target_size=size)
+            again = Recognizer.of(path, self.settings, stored_config(path, trust=self.cfg.trust)[1], features=features, target_size=size)
             return self._try_out(_ARCHIVE, path, partial(again.backend.infer, again.model))
 
 

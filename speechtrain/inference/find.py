@@ -80,8 +80,8 @@ def load(
     if wrong := [item for item in overrides if item.lstrip("+").startswith("data")]:
         raise ConfigError([Problem(wrong[0].partition("=")[0], "is not accepted here", "speechtrain.evaluate takes data=...")])
     weights = find_model(name, tracking_uri=tracking_uri, experiment=experiment)
-    stored, _ = stored_config(weights, trust=trust)
-    return Recognizer.load(weights, trust=trust, cfg=overlaid(stored, overrides))
+    stored, vocabulary = stored_config(weights, trust=trust)
+    return Recognizer.of(weights, overlaid(stored, overrides), vocabulary)
 
 
 def stored_for(cfg: ModelCommand) -> tuple[Path, ExperimentConfig, list[str]]:

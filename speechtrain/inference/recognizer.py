@@ -47,29 +47,40 @@ class Recognizer:
         self.cfg = cfg
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        *,
-        trust: bool = False,
-        cfg: ExperimentConfig | None = None,
-        features: Features | None = None,
-        target_size: int = 0,
-    ) -> Recognizer:
-        """Load the model of a checkpoint or an archive, of either backend.
+    def load(cls, path: str | Path, *, trust: bool = False) -> Recognizer:
+        """Load the model of a checkpoint or an archive, of either backend, as it was trained.
 
         Args:
             path: the file.
             trust: whether its config may name classes of other packages, which are then run.
-            cfg: the stored config with another decoder or backend; None: as the model was trained.
-            features: replace those that the config names, for a model that was not trained on audio.
-            target_size: C of the signals that a model of signals gives.
 
         Raises:
             UserError: the file holds no model, or names classes of other packages.
         """
-        stored, vocabulary = stored_config(path, trust=trust)
-        cfg = cfg if cfg is not None else stored
+        return cls.of(path, *stored_config(path, trust=trust))
+
+    @classmethod
+    def of(
+        cls,
+        path: str | Path,
+        cfg: ExperimentConfig,
+        vocabulary: Sequence[str],
+        *,
+        features: Features | None = None,
+        target_size: int = 0,
+    ) -> Recognizer:
+        """Build the model of a checkpoint or an archive from a config that was read from it, and load its weights.
+
+        Args:
+            path: the file.
+            cfg: the stored config, perhaps with another decoder or backend; it may name only classes that are trusted.
+            vocabulary: the tokens that the model was trained with.
+            features: replace those that the config names, for a model that was not trained on audio.
+            target_size: C of the signals that a model of signals gives.
+
+        Raises:
+            UserError: the weights cannot be read, or the task gives signals and `target_size` is 0.
+        """
         if features is None:
             features = build("features", cfg.features)
             if not features.from_audio:
