@@ -156,7 +156,7 @@ def test_sharded_weights_begin_with_those_that_the_first_process_was_given(tmp_p
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["trainer.strategy=fsdp_cpu_offload"], "trainer.strategy: is fsdp_cpu_offload, which is not one"),
+        (["trainer.strategy=fsdp_cpu_offload"], "trainer.strategy: is fsdp_cpu_offload, which is not available"),
         (["trainer.devices=1"], "trainer.strategy: is fsdp, and there is one device"),
         (["trainer.precision=16-mixed"], "trainer.precision: is 16-mixed; losses of sharded weights are not scaled"),
         (["trainer.find_lr=true"], "trainer.find_lr: is true; sharded weights cannot be tried out"),
