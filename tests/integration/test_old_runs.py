@@ -22,6 +22,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY
 from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -117,9 +118,16 @@ RESUMED = {
 """Of the epoch that is added: its loss, and the metric that the run is judged by."""
 
 
+def callback_states(folder: Path) -> set[str]:
+    """Return the names under which a run's last checkpoint of Lightning has the state of its callbacks."""
+    path = folder / "checkpoints" / "last.ckpt"
+    return set(torch.load(path, weights_only=True)["callbacks"]) if path.is_file() else set()
+
+
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_goes_on_for_one_more_epoch(name: str, own_modules: None, old: Path, command: Command) -> None:
     before = history(name)
+    states = callback_states(old / "outputs" / name)
     more = f"trainer.epochs={len(before) + 1}"
     if name in ("tracked", "keras"):
         done = command(f"resume=outputs/{name}", more)
@@ -132,6 +140,7 @@ def test_a_run_goes_on_for_one_more_epoch(name: str, own_modules: None, old: Pat
     loss, metric, value = RESUMED[name]
     assert added["train/loss"] == pytest.approx(loss, rel=1e-4)
     assert added[metric] == pytest.approx(value, rel=1e-4)
+    assert callback_states(old / "outputs" / name) == states, "Lightning does not restore the state of a callback under another name"
 
 
 @pytest.mark.parametrize("source", ["outputs/tracked", "outputs/tracked/exports/tracked.zip"])

@@ -155,7 +155,8 @@ class NamedCheckpoint(ModelCheckpoint):
     @property
     def state_key(self) -> str:
         """Return the role in front of the key that Lightning makes of the settings."""
-        return f"{self.role} {super().state_key}"
+        key = super().state_key.replace(type(self).__qualname__, "Keeper", 1)  # as checkpoints have it since the class was called so
+        return f"{self.role} {key}"
 
 
 @contextmanager
