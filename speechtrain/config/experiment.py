@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.checks import arguments, external_targets
 from speechtrain.config.compose import CONF_DIR
@@ -21,7 +22,7 @@ from speechtrain.config.schema import Exports, Objective, Report
 from speechtrain.config.schemas.data import LOADING_KEYS, Loading
 from speechtrain.config.schemas.node import Node
 from speechtrain.config.schemas.training import Trainer
-from speechtrain.errors import ConfigError, Problem
+from speechtrain.errors import ConfigError, Problem, UserError, first_line
 
 Component = Mapping[str, Any]
 """`_target_` and the arguments that the config has for it."""
@@ -100,7 +101,16 @@ class ExperimentConfig:
 
         Raises:
             ConfigError: classes of other packages are named, and the place is not trusted.
+            UserError: these are not the keys of a run.
         """
+        try:
+            return cls._stored(values, place, trust=trust)
+        except (OmegaConfBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
+            message = f"{place}: its config cannot be read ({first_line(error, most=160)})"
+            raise UserError(f"{message}\n    -> give a checkpoint, an archive or a run that speechtrain wrote") from error
+
+    @classmethod
+    def _stored(cls, values: Mapping[str, Any], place: str, *, trust: bool) -> ExperimentConfig:
         cfg = with_present_names(OmegaConf.create(dict(values)))
         if not trust and (foreign := external_targets(cfg)):
             fix = "trust=true runs it, if you trust the file"

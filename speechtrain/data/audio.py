@@ -74,7 +74,7 @@ def read_recording(
         if missing > math.ceil(_MISSING_SECONDS * native):
             raise DataError(f"{name}: ends at {start + len(samples) / native:.3f} s, before {start + expected / native:.3f} s")
         samples = np.pad(samples, (0, missing), mode="reflect")
-    return resample(samples, native, rate)
+    return resample(samples, native, rate, name=name)
 
 
 def from_samples(values: npt.ArrayLike, native: int, rate: int, *, name: str = "the audio") -> Audio:
@@ -91,18 +91,18 @@ def from_samples(values: npt.ArrayLike, native: int, rate: int, *, name: str = "
         raise DataError(f"{name}: has the shape {block.shape}\n    -> give (samples,) or (samples, channels)")
     samples = _one_channel(block if block.ndim == 2 else block[:, None], None, name)
     _check_finite(samples, native, name)
-    return resample(samples, native, rate)
+    return resample(samples, native, rate, name=name)
 
 
-def resample(samples: Audio, native: int, rate: int) -> Audio:
-    """Return the samples (N,) at `native` Hz as samples at `rate` Hz.
+def resample(samples: Audio, native: int, rate: int, *, name: str = "the audio") -> Audio:
+    """Return the samples (N,) at `native` Hz as samples at `rate` Hz; `name` is the recording's, for messages.
 
     Raises:
         DataError: one of the rates is out of reason.
     """
     if native == rate:
         return np.ascontiguousarray(samples)
-    _check_rates(native, rate)
+    _check_rates(native, rate, name)
     resampled: Audio = soxr.resample(np.ascontiguousarray(samples), native, rate)
     return resampled
 
@@ -148,7 +148,7 @@ class RecordingReader:
         """
         resampler = None
         if self._native != self.rate:
-            _check_rates(self._native, self.rate)
+            _check_rates(self._native, self.rate, self.name)
             resampler = soxr.ResampleStream(self._native, self.rate, 1, dtype="float32")
         total = 0
         for block in self._native_blocks(max(1, round(seconds * self._native))):
@@ -230,7 +230,7 @@ def _check_finite(samples: Audio, rate: int, name: str, *, begin: float = 0.0) -
         raise DataError(f"{name}: holds {int((~finite).sum())} samples that are NaN or infinite, the first at {first:.3f} s")
 
 
-def _check_rates(native: int, rate: int) -> None:
+def _check_rates(native: int, rate: int, name: str) -> None:
     for each in (native, rate):
         if not _RATES[0] <= each <= _RATES[1]:
-            raise DataError(f"audio at {each} Hz cannot be resampled; rates from {_RATES[0]} to {_RATES[1]} Hz can")
+            raise DataError(f"{name}: audio at {each} Hz cannot be resampled; rates from {_RATES[0]} to {_RATES[1]} Hz can")

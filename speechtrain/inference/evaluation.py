@@ -17,7 +17,7 @@ from speechtrain.errors import DataError
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
-    from speechtrain.data.task_data import PreparedCorpus
+    from speechtrain.data.task_data import PreparedCorpus, TaskData
     from speechtrain.inference.recognizer import Recognizer
     from speechtrain.tasks.base import Outputs, Sample
 
@@ -58,7 +58,7 @@ class Evaluation:
 
     weights: Path
     split: str
-    data: PreparedCorpus
+    data: TaskData
     results: list[DecoderResult]
     model_seconds: float
     passes: list[tuple[Batch, Outputs]]
@@ -93,7 +93,8 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
     recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name]) for name in settings}
     if cfg.nbest and not any(each.ranks for each in recognizers.values()):
         ranking(recognizer.task.decoder)  # says that it does not
-    loader = data.for_task(recognizer.task).loader(split)
+    task_data = data.for_task(recognizer.task)
+    loader = task_data.loader(split)
     assert loader is not None
     start = time.perf_counter()
     passes = list(recognizer.backend.predict(recognizer.model, loader, recognizer.task))
@@ -101,7 +102,7 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
     if loader.left_out:
         log.warning("%d utterances could not be read, and were left out", len(loader.left_out))
     results = [scored(name, decoders[name], each, passes) for name, each in recognizers.items()]
-    return Evaluation(weights, split, data, results, took, passes)
+    return Evaluation(weights, split, task_data, results, took, passes)
 
 
 def scored(name: str, overrides: Sequence[str], recognizer: Recognizer, passes: Iterable[tuple[Batch, Outputs]]) -> DecoderResult:
@@ -166,16 +167,19 @@ def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Pat
     files.append(folder / "evaluation.json")
     if cfg.report:
         for each in evaluation.results:
-            parts = {
-                "backend": each.recognizer.backend,
-                "model": each.recognizer.model,
-                "task": each.recognizer.task,
-                "data": evaluation.data,
-            }
-            options = each.recognizer.cfg.report
-            where = folder / each.name if several else folder
-            title = f"{evaluation.weights.parent.parent.name} with {each.name}"
-            files += write_report(FinishedRun(where, each.samples, evaluation.split, title, **parts, options=options))
+            recognizer = each.recognizer
+            run = FinishedRun(
+                folder / each.name if several else folder,
+                each.samples,
+                evaluation.split,
+                f"{evaluation.weights.parent.parent.name} with {each.name}",
+                backend=recognizer.backend,
+                model=recognizer.model,
+                task=recognizer.task,
+                data=evaluation.data,
+                options=recognizer.cfg.report,
+            )
+            files += write_report(run)
     return files
 
 

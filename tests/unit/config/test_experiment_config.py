@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +12,7 @@ from speechtrain import compose
 from speechtrain.config.checks import external_targets
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.schemas.training import EarlyStopping, Trainer
+from speechtrain.errors import UserError
 
 
 def stored(cfg: DictConfig) -> DictConfig:
@@ -96,3 +98,14 @@ def test_classes_of_other_packages_are_found_at_any_depth_but_for_trackers_which
         ("data.corpora.a._target_", "my_pkg.Corpus"),
         ("data.more.0._target_", "x.Y"),
     ]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"report": None}, {"trainer": {"epochs": "many"}}, {"model": None}, {"tracking": [1]}, {"data": {"on_shared": None}}]
+)
+def test_a_stored_config_that_is_none_of_a_run_is_a_users_error_that_names_the_file(damage: dict[str, Any]) -> None:
+    values = OmegaConf.to_container(compose(["data=synthetic", "tracking=[]"]), resolve=True)
+    for group, value in damage.items():
+        values[group] = {**values[group], **value} if isinstance(value, dict) else value
+    with pytest.raises(UserError, match=r"old\.ckpt: its config cannot be read"):
+        ExperimentConfig.stored(values, "old.ckpt", trust=False)
