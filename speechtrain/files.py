@@ -12,7 +12,7 @@ from typing import Any
 
 
 @contextmanager
-def atomically(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def atomically(path: Path, *, durable: bool = False, suffix: str | None = None) -> Iterator[Path]:
     """Give a temporary path in the folder of `path` that is renamed to `path` when the block ends, and removed when it raises.
 
     The temporary name is hidden, has the same ending (some libraries choose a format by it) and holds the number of this process, so that
@@ -21,8 +21,9 @@ def atomically(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Args:
         path: the file to write; its folder must exist.
         durable: whether the content must be on the disk before it gets its name, so that it survives a loss of power.
+        suffix: ending of the temporary name, where a library insists on another than the file has.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix if suffix is None else suffix}")
     try:
         yield temporary
         if durable:

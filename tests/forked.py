@@ -41,7 +41,7 @@ LIBRARIES = (
 )
 """What is imported before anything is forked. Keras is not among them: it reads its engine from the environment while it is imported."""
 
-READ_AT_START = ("OMP_", "MKL_NUM_THREADS", "OPENBLAS_", "CUDA_VISIBLE", "LD_", "LC_", "LANG", "PYTHON")
+READ_AT_START = ("OMP_", "MKL_NUM_THREADS", "OPENBLAS_", "CUDA_VISIBLE", "LD_", "LC_", "LANG", "PYTHON", "TRITON_")
 """Beginnings of the names of environment variables that are read while libraries, or Python itself, start; but for PYTHONPATH.
 
 Not those that libraries write themselves while they are at work in the tests' own process, such as TORCHINDUCTOR_CACHE_DIR.

@@ -378,7 +378,7 @@ def test_a_converter_that_crashes_is_told(trained: Path, tmp_path: Path, monkeyp
     with pytest.raises(UserError, match="nonsense: the converter crashed with signal 11"):
         convert(job)
     assert list((tmp_path / "out").iterdir()) == []
-    with pytest.raises(ConfigError, match="'tflite' is not to be had of a model of backend=torch"):
+    with pytest.raises(ConfigError, match="'tflite' is not available for a model of backend=torch"):
         here("export", f"from={trained}", "format=[tflite]")
 
 

@@ -216,11 +216,19 @@ class KerasBackend(Backend):
         return model.step(task, compiled=self._compiled)
 
 
+def _sees_gpu(keras: Any) -> bool:
+    if keras.backend.backend() == "torch":  # keras.distribution has no devices of this engine
+        import torch
+
+        return torch.cuda.is_available()
+    return any("gpu" in device for device in keras.distribution.list_devices())
+
+
 def _accelerator_problems(accelerator: str, keras: Any) -> list[Problem]:
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         message = f"must be auto, cpu or gpu, received {accelerator!r}"
         return [Problem("trainer.accelerator", message, "set trainer.accelerator=auto")]
-    if accelerator in ("gpu", "cuda") and not any("gpu" in device for device in keras.distribution.list_devices()):
+    if accelerator in ("gpu", "cuda") and not _sees_gpu(keras):
         message = "is gpu, but the engine sees none"
         return [Problem("trainer.accelerator", message, "set trainer.accelerator=auto, or install the engine with CUDA")]
     return []

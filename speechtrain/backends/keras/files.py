@@ -25,7 +25,7 @@ _OPTIMIZER = "optimizer.npz"
 def write(model: Any, path: Path, state: Mapping[str, Any], optimizer: Any = None) -> None:
     """Write a model, `state` (JSON) and the optimizer's variables; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomically(path, durable=True) as temporary:
+    with atomically(path, durable=True, suffix=".keras") as temporary:
         keras.saving.save_model(model, temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(STATE, json.dumps(state))

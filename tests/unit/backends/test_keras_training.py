@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     setup = Setup(keras_backend(), tmp_path, *SMALL)
     model = setup.build()
     files.write(model, tmp_path / "model.keras", {"extra": {"a": 1}})
-    monkeypatch.setattr(files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space left on device")))
+    monkeypatch.setattr("speechtrain.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError("no space left on device")))
     with pytest.raises(OSError, match="no space"):
         files.write(model, tmp_path / "model.keras", {"extra": {"a": 2}})
     assert files.read_state(tmp_path / "model.keras") == {"extra": {"a": 1}}
