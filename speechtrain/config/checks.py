@@ -183,16 +183,37 @@ def _targets(value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _targets(item, dotted)
 
 
+def _unknown_target(path: str, target: str, error: UnknownTargetError) -> Problem:
+    """Return what is wrong with a `_target_` that does not exist: it has moved, another backend has it, or its name is misspelt."""
+    key = f"{path}._target_"
+    if present_name(target) != target:
+        return Problem(key, f"{target} has moved", f"write {present_name(target)}")
+    if other := _other_backend(target):
+        return Problem(
+            key, f"{target.rpartition('.')[2]} is there for backend={other} only", f"set backend={other}, or choose another {path}"
+        )
+    return Problem(key, str(error), did_you_mean(target, error.nearest) if error.nearest else "")
+
+
+def _other_backend(target: str) -> str | None:
+    """Return the backend that has the class which `target` looks for in another one; None: neither has it."""
+    for here, there in (("keras", "torch"), ("torch", "keras")):
+        if target.startswith(f"speechtrain.backends.{here}."):
+            try:
+                signature(target.replace(f".{here}.", f".{there}.", 1))
+            except (UnknownTargetError, SyntaxError):
+                return None
+            return there
+    return None
+
+
 def _target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
     group = path.split(".")[0]
     target = str(node["_target_"])
     try:
         takes = signature(target)
     except UnknownTargetError as error:
-        if present_name(target) != target:
-            yield Problem(f"{path}._target_", f"{target} has moved", f"write {present_name(target)}")
-            return
-        yield Problem(f"{path}._target_", str(error), did_you_mean(target, error.nearest) if error.nearest else "")
+        yield _unknown_target(path, target, error)
         return
     except SyntaxError as error:
         yield Problem(f"{path}._target_", f"{error.filename} line {error.lineno} cannot be read: {error.msg}", "mend the file")

@@ -254,3 +254,10 @@ def test_all_that_only_the_torch_backend_has_is_refused_at_once_before_anything_
     assert text.startswith("5 problems")
     for key in asked:
         assert f"{key.partition('=')[0]}: is {key.partition('=')[2]}" in text
+
+
+def test_a_model_that_only_the_other_backend_has_is_named_with_that_backend() -> None:
+    target = "model._target_=speechtrain.backends.keras.models.Zipformer"
+    text = problems("backend=keras", "data=synthetic", "model=custom", target)
+    assert "model._target_: Zipformer is there for backend=torch only" in text
+    assert "set backend=torch" in text
