@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 import_moved_modules()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Result", "__version__", "compose", "load", "train"]
 

@@ -1,8 +1,9 @@
-"""The order of the house: what may lie at the package's root, and how its docstrings read."""
+"""The order of the house: what may lie at the roots of repository and package, and how docstrings read."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,20 @@ CLEAN = [
 ]
 """Files and folders whose docstrings are sentences; whoever goes through a room adds it."""
 LEAST_WORDS = 5
+TOP = {
+    *("README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"),
+    *("pyproject.toml", "requirements.lock", "Makefile"),
+    *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
+    *("speechtrain", "hydra_plugins", "conf", "tests", "benchmarks", "docs", "multirun"),
+}
+"""What is tracked at the repository's root: what people or tools look for there by name, and folders."""
+
+
+def test_the_repository_has_at_its_root_only_what_is_looked_for_there() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("the tests do not lie in a git repository")
+    assert {line.partition("/")[0] for line in listed.stdout.splitlines()} == TOP
 
 
 def test_the_root_holds_what_a_user_types_and_what_every_room_may_use() -> None:
