@@ -10,6 +10,9 @@ From Python:
 
 from __future__ import annotations
 
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechtrain.config import compose
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
 
 import_moved_modules()
 
-__version__ = "0.2.0"
+_PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+# a checkout may be newer than what was installed of it, or not be installed at all
+__version__: str = tomllib.loads(_PROJECT.read_text("utf-8"))["project"]["version"] if _PROJECT.is_file() else version("speechtrain")
 
 __all__ = ["Result", "__version__", "compose", "load", "train"]
 

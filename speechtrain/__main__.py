@@ -1,4 +1,4 @@
-"""`python -m speechtrain`: compose, check, train, return the objective.
+"""`speechtrain`, `python -m speechtrain`: compose, check, train, return the objective; or start the command that is named first.
 
 Exit codes: 0 done, 1 the run failed, 2 the user can mend it (the message says how), 130 interrupted.
 """
@@ -16,6 +16,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from speechtrain.app import commands
+from speechtrain.app.command import print_version
+from speechtrain.app.completion import print_matches, wants_matches
 from speechtrain.app.help import print_help
 from speechtrain.app.resume import resume_arguments
 from speechtrain.config import CONF_DIR
@@ -42,16 +45,32 @@ def _fail(error: UserError | RunError) -> NoReturn:
 
 def main() -> None:
     """Run the command line, and end with one of the exit codes above."""
+    sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder, also when started as `speechtrain`
     arguments = sys.argv[1:]
-    if "--help" in arguments or "-h" in arguments:
+    try:
+        command = commands.named_command(arguments)
+    except UserError as error:
+        _fail(error)
+    if arguments[:1] == [command]:
+        del sys.argv[1]
+    if command != commands.TRAIN:
+        commands.start(command)
+    elif "--help" in arguments or "-h" in arguments:
         print_help()
-        return
+    elif "--version" in arguments:
+        print_version()
+    elif wants_matches(arguments):
+        print_matches(run)
+    else:
+        _train(sys.argv[1:])
+
+
+def _train(arguments: list[str]) -> None:
     if _TRACES_WANTED:
         os.environ["SPEECHTRAIN_TRACES"] = "1"
     # the only way to have Hydra raise its errors instead of printing them in its own way
     os.environ["HYDRA_FULL_ERROR"] = "1"
     interrupts.listen()
-    sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder, also when started as `speechtrain`
     try:
         sys.argv[1:] = resume_arguments(arguments)
         run()

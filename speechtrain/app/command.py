@@ -1,4 +1,4 @@
-"""What the commands besides training have in common: `--help`, and errors of the user without a stack trace."""
+"""What the commands besides training have in common: `--help`, `--version`, and errors of the user without a stack trace."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
+import speechtrain
 from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
 
@@ -13,6 +14,9 @@ from speechtrain.errors import RunError, UserError
 def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None:
     """Call with the command line's arguments and end with the exit code that is returned; `--help` prints the text instead."""
     arguments = sys.argv[1:]
+    if "--version" in arguments:
+        print_version()
+        return
     if any(item in ("-h", "--help") for item in arguments):
         console.print((help_text or "").strip(), markup=False)
         return
@@ -27,3 +31,8 @@ def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None
     except BrokenPipeError:  # the program that read the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def print_version() -> None:
+    """Print the name of the program and its version."""
+    console.print(f"speechtrain {speechtrain.__version__}")

@@ -1,10 +1,11 @@
-"""`--help` of training: lists every group with its options, each with the first line of its file."""
+"""`--help` of the program: lists the commands, and every group with its options, each with the first line of its file."""
 
 from __future__ import annotations
 
 from rich.markup import escape
 from rich.table import Table
 
+from speechtrain.app.commands import COMMANDS, summary
 from speechtrain.config import CONF_DIR
 from speechtrain.console import console
 
@@ -20,9 +21,17 @@ def describe(text: str) -> str:
 
 
 def print_help() -> None:
-    """Print usage, groups and options, without composing anything."""
-    console.print("[bold]python -m speechtrain[/] \\[group=option] \\[key=value] \\[-m] ...\n")
+    """Print usage, commands, groups and options, without composing anything."""
+    console.print("[bold]speechtrain[/] \\[train] \\[group=option] \\[key=value] \\[-m] ...      or python -m speechtrain ...")
+    console.print("[bold]speechtrain[/] COMMAND ...                                    or python -m speechtrain.COMMAND ...\n")
     console.print("Trains a CTC speech recogniser, by default on digits spoken by eSpeak NG; every run is in MLflow (make ui).\n")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name in COMMANDS:
+        table.add_row(name, escape(summary(name).rstrip(".")))
+    console.print(table)
+    console.print("\n[bold]speechtrain COMMAND --help[/] says more of each. What a training is composed of:\n")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(no_wrap=True, style="cyan")
@@ -37,8 +46,8 @@ def print_help() -> None:
         "[bold]Try out[/]   trainer.fast_dev_run=true (one batch)   dry_run=true (one epoch)   experiment=quick\n"
         "[bold]Several[/]   -m model=tdnn,conformer seed=1,2\n"
         "[bold]Repeat[/]    rerun=RUN_ID: the same run from what MLflow holds, and what is different now\n"
-        "[bold]Look[/]      make ui   python -m speechtrain.compare RUN RUN   python -m speechtrain.sync\n"
-        "[bold]Use[/]       python -m speechtrain.evaluate | transcribe | align | export | serve | inspect, from=last   (docs/use.md)\n"
+        "[bold]Look[/]      make ui   speechtrain compare RUN RUN   speechtrain sync\n"
+        "[bold]Use[/]       speechtrain evaluate | transcribe | align | export | serve | inspect, from=last   (docs/use.md)\n"
         '[bold]Complete[/]  eval "$(speechtrain -sc install=bash)"   (zsh and fish too)\n'
         "[bold]Own files[/] --config-dir DIR adds groups and options; --hydra-help lists Hydra's own flags"
     )

@@ -218,6 +218,8 @@ def test_the_wheel_works_in_an_empty_folder_as_the_checkout_does(tmp_path: Path,
         [sys.executable, "-c", code], cwd=tmp_path / "empty", env={**os.environ, **environment}, capture_output=True, text=True, check=True
     )
     assert all(path.startswith(str(site)) for path in where.stdout.split())
+    assert (site / "speechtrain/py.typed").is_file()
+    assert command("--version", **environment).stdout == command("--version").stdout
     done = command(*SMALL, "trainer.epochs=1", cwd=tmp_path / "empty", **environment)
     assert done.returncode == 0, done.stderr
     assert runs(tmp_path / "empty")[0].info.status == "FINISHED"

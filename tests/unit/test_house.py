@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import speechtrain
+from speechtrain.app import commands
 
 PACKAGE = Path(speechtrain.__file__).parent
-COMMANDS = {"train", "evaluate", "transcribe", "align", "serve", "export", "inspect", "compare", "lm", "sync"}
+COMMANDS = {commands.TRAIN, *commands.COMMANDS}
 SHARED = {"errors", "console", "files"}
 ROOMS = {
     *("app", "sweep", "training", "inference", "report", "tracking", "backends", "tasks", "decode", "data", "config", "processes"),

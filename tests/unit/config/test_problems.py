@@ -192,16 +192,6 @@ def test_help_lists_groups_with_what_each_option_is(command: Callable[..., subpr
     assert "schema" not in done.stdout
 
 
-def test_shell_completion_completes_groups_and_keys(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    def complete(line: str) -> set[str]:
-        done = command("-sc", "query=bash", COMP_LINE=f"speechtrain {line}", COMP_POINT=str(len(f"speechtrain {line}")))
-        return set(done.stdout.split())
-
-    assert {"model=tdnn", "model=conformer"} <= complete("model=")
-    assert "model.channels=" in complete("model.cha")
-    assert "complete" in command("-sc", "install=bash").stdout
-
-
 def test_a_folder_of_ones_own_adds_options(command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "wide.yaml").write_text("defaults: [tdnn, _self_]\nchannels: 256\n")
