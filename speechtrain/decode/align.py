@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchaudio.functional import forced_align, merge_tokens
 
 if TYPE_CHECKING:
     from speechtrain.data.text.tokenizers import Tokenizer
@@ -42,12 +40,12 @@ def align(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> list[Spa
     """Find the spans of given labels on their best path through log_probs (T', V); None if there are too few frames for them."""
     if not labels:
         return []
-    targets = torch.tensor([list(labels)], dtype=torch.int32)
-    try:
-        path, scores = forced_align(torch.from_numpy(np.ascontiguousarray(log_probs))[None], targets, blank=0)
-    except RuntimeError:
+    if len(log_probs) < len(labels) + sum(one == other for one, other in pairwise(labels)):
         return None
-    return [_span(log_probs, span.token, span.start, span.end) for span in merge_tokens(path[0], scores[0])]
+    states = _best_states(log_probs, labels)
+    bounds = np.flatnonzero(np.diff(states, prepend=-1, append=-1))
+    pieces = [(int(states[start]), start, end) for start, end in pairwise(bounds.tolist())]
+    return [_span(log_probs, labels[state // 2], start, end) for state, start, end in pieces if state % 2]
 
 
 def spans_of(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> list[Span]:
@@ -107,6 +105,32 @@ def words_of(spans: Sequence[Span], tokenizer: Tokenizer, frame_seconds: float, 
         for text, group in zip(words, groups, strict=False)
         if group
     ]
+
+
+def _best_states(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Find the state of each frame (T',) on the best path of CTC (Graves et al. 2006) through log_probs (T', V) that spells labels (L,).
+
+    State 2 i + 1 is label i, and the 2 L + 1 states of even number are the blanks around the labels. A path stays, goes on by one state, or
+    by two past a blank between labels that differ.
+    """
+    spelled = np.zeros(2 * len(labels) + 1, dtype=np.int64)
+    spelled[1::2] = labels
+    skips = np.zeros(len(spelled), dtype=bool)
+    skips[3::2] = spelled[3::2] != spelled[1:-2:2]
+    steps = np.zeros((len(log_probs), len(spelled)), dtype=np.int8)
+    score = np.full(len(spelled) + 2, -np.inf, dtype=np.float32)  # two more in front, which no path begins in
+    score[2:4] = log_probs[0, spelled[:2]]
+    for frame in range(1, len(log_probs)):
+        stay, one, two = score[2:], score[1:-1], np.where(skips, score[:-2], -np.inf)
+        best = np.maximum(np.maximum(stay, one), two)
+        steps[frame] = np.where(best == stay, 0, np.where(best == one, 1, 2))
+        score[2:] = best + log_probs[frame, spelled]
+    states = np.empty(len(log_probs), dtype=np.int64)
+    state = len(spelled) - 1 if score[-1] > score[-2] else len(spelled) - 2
+    for frame in range(len(log_probs) - 1, -1, -1):
+        states[frame] = state
+        state -= int(steps[frame, state])
+    return states
 
 
 def _span(log_probs: npt.NDArray[np.float32], label: int, start: int, end: int) -> Span:
