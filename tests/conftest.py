@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,3 +172,26 @@ def corpus(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Callable[..., tuple[str, bytes]]]:
+    """Packs a folder and serves it: gives the address above the archive, and what is in it."""
+    place = tmp_path / "server"
+    place.mkdir()
+    handler = functools.partial(_Quiet, directory=str(place))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def serve(folder: Path, name: str, inside: str | None = None) -> tuple[str, bytes]:
+            with tarfile.open(place / name, "w:gz") as tar:
+                tar.add(folder, arcname=inside or folder.name)
+            return f"http://127.0.0.1:{server.server_port}", (place / name).read_bytes()
+
+        yield serve
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from speechtrain.data.corpora.download import Archive, fetch
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, audio_files, make_cut, read_header
 from speechtrain.data.splits import limit_cuts
 from speechtrain.data.text.lines import read_text
 from speechtrain.errors import DataError
 
-log = logging.getLogger(__name__)
-
 SILENCE = "_silence_"
 _NOISE = "_background_noise_"
 _LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
+RELEASED = Archive(  # version 2; TensorFlow Datasets publishes the digest
+    "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
+    "sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
+    2.3,
+)
 _SPEAKER = re.compile(r"^(?P<speaker>.+?)_nohash_")
 
 
@@ -28,16 +31,18 @@ class SpeechCommands:
     Args:
         root: folder with a folder for each word, `validation_list.txt`, `testing_list.txt` and, for silence, `_background_noise_`; or
             the folder that it is downloaded to, above `SpeechCommands/speech_commands_v0.02`.
-        download: fetch version 2 (2.3 GB) through torchaudio, which checks it, if it is not there.
+        download: fetch version 2 (2.3 GB) if it is not there.
+        mirror: address to fetch from instead of its own, without the archive's name.
         words: the words to be read; None: all.
         silence: number of one-second pieces of background noise with the text `_silence_`, as a share of the utterances of each split;
             no part of a noise is in two splits.
         seed: seed of the positions in the noise.
     """
 
-    def __init__(self, root: str, download: bool, words: Sequence[str] | None, silence: float, seed: int) -> None:
+    def __init__(self, root: str, download: bool, mirror: str | None, words: Sequence[str] | None, silence: float, seed: int) -> None:
         self.root = Path(root).expanduser().absolute()
         self.download = download
+        self.mirror = mirror
         self.words = list(words) if words is not None else None
         self.silence = silence
         self.seed = seed
@@ -74,18 +79,12 @@ class SpeechCommands:
 
     def _find_or_fetch(self) -> Path:
         inside = self.root / "SpeechCommands" / "speech_commands_v0.02"
-        for place in (self.root, inside):
+        cut_off = (inside / RELEASED.name).exists()  # while it was unpacked
+        for place in (self.root, *([] if cut_off else [inside])):
             if all((place / name).is_file() for name in _LISTS.values()):
                 return place
         if self.download:
-            from torchaudio.datasets import SPEECHCOMMANDS
-
-            log.info("downloading Speech Commands to %s", self.root)
-            self.root.mkdir(parents=True, exist_ok=True)
-            try:
-                SPEECHCOMMANDS(self.root, download=True)
-            except (OSError, RuntimeError) as error:
-                raise DataError(f"{self.root}: Speech Commands could not be downloaded ({error})\n    -> check the network") from error
+            fetch(RELEASED if self.mirror is None else RELEASED.at(self.mirror), inside)
             return inside
         raise DataError(
             f"{self.root}: is not Speech Commands ({' and '.join(_LISTS.values())} are missing)\n"

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
-import tarfile
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import corpora
@@ -146,29 +141,6 @@ def test_a_wrong_line_of_kaldis_is_named(tmp_path: Path, caplog: pytest.LogCaptu
     prepared(["data=kaldi", f"data.root={tmp_path}", *QUIET])
     assert message in caplog.text
     assert f"{tmp_path / 'train'}/" in caplog.text
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Callable[[Path, str], tuple[str, bytes]]]:
-    """Packs a folder and serves it: gives the address above the archive, and what is in it."""
-    place = tmp_path / "server"
-    place.mkdir()
-    handler = functools.partial(_Quiet, directory=str(place))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-
-        def serve(folder: Path, name: str) -> tuple[str, bytes]:
-            with tarfile.open(place / name, "w:gz") as tar:
-                tar.add(folder, arcname=folder.name)
-            return f"http://127.0.0.1:{server.server_port}", (place / name).read_bytes()
-
-        yield serve
-        server.shutdown()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 def test_a_corpus_is_fetched_checked_unpacked_and_marked(tmp_path: Path, served, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

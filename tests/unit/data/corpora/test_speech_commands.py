@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
 from conftest import prepared
 from corpora import tone
 
+from speechtrain.data.corpora import speech_commands as speech_commands_data
 from speechtrain.data.corpora.speech_commands import SILENCE
 from speechtrain.data.corpus import SPLITS
 from speechtrain.data.task_data import TaskData
@@ -59,20 +62,24 @@ def test_speech_commands_are_split_by_their_lists_with_silence_that_no_two_parts
     assert set(texts(some, "train")) == {SILENCE, "yes", "no"}
 
 
-def test_speech_commands_that_are_not_there_say_both_ways_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchaudio
-
+def test_speech_commands_that_are_not_there_say_both_ways_to_get_them(tmp_path: Path, served, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DataError, match=r"is not Speech Commands[\s\S]*set data.root[\s\S]*data.download=true"):
         prepared(["data=speech_commands", f"data.root={tmp_path}", *QUIET])
 
-    def download(root: Path, *, download: bool) -> None:
-        assert download
-        speech_commands(Path(root) / "SpeechCommands" / "speech_commands_v0.02")
-
-    monkeypatch.setattr(torchaudio.datasets, "SPEECHCOMMANDS", download)
-    given = ["data=speech_commands", f"data.root={tmp_path / 'new'}", "data.download=true", "data.silence=0", *QUIET]
-    assert len(prepared(given).corpus.splits["train"]) == 18
-    monkeypatch.setattr(torchaudio.datasets, "SPEECHCOMMANDS", None)  # it is there now
-    assert len(prepared(given).corpus.splits["train"]) == 18
+    speech_commands(tmp_path / "there")
+    mirror, packed = served(tmp_path / "there", "speech_commands_v0.02.tar.gz", inside=".")
+    new = tmp_path / "new"
+    given = ["data=speech_commands", f"data.root={new}", "data.download=true", "data.silence=0", *QUIET]
+    with pytest.raises(DataError, match=r"speech_commands_v0\.02\.tar\.gz: sha256 is .*, published is af14739ee7"):
+        prepared([*given, f"data.mirror={mirror}"])
+    released = dataclasses.replace(speech_commands_data.RELEASED, digest=f"sha256:{hashlib.sha256(packed).hexdigest()}")
+    monkeypatch.setattr(speech_commands_data, "RELEASED", released)
+    assert len(prepared([*given, f"data.mirror={mirror}"]).corpus.splits["train"]) == 18
+    assert len(prepared([*given, "data.mirror=http://127.0.0.1:1"]).corpus.splits["train"]) == 18  # it is there now
+    inside = new / "SpeechCommands" / "speech_commands_v0.02"
+    (inside / released.name).write_bytes(packed[:100])  # the unpacking was cut off
+    with pytest.raises(DataError, match="is not Speech Commands"):
+        prepared([item for item in given if not item.startswith("data.download")])
+    (inside / released.name).unlink()
     with pytest.raises(DataError, match=r"data.words: .* has no folder for maybe; there is: no, tree, yes"):
         prepared([*given, "data.words=[yes,maybe]"])
