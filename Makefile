@@ -1,7 +1,10 @@
 # Everything starts from a machine with Python 3.11, make and git; each target installs what it needs first.
 PYTHON ?= python3
 BIN := .venv/bin
+ENOUGH_TO_RUN := .venv/.run
 INSTALLED := .venv/.installed
+# cpu: PyTorch's builds without CUDA, a quarter of the size; or another word of uv's --torch-backend
+TORCH ?=
 ARGS ?=
 
 # Where this is set, each of the many processes below would compile all that it imports: ten seconds of CPU time
@@ -13,16 +16,24 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-install: $(INSTALLED) ## make .venv with exactly the versions of requirements.lock
+install: $(INSTALLED) ## make .venv with everything, in exactly the versions of requirements.lock
 
-$(INSTALLED): pyproject.toml requirements.lock
+UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend $(TORCH)) --constraints requirements.lock
+
+$(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "speechtrain needs Python 3.11 or later, $(PYTHON) is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock --editable '.[synth,dev]'
+
+$(ENOUGH_TO_RUN): pyproject.toml requirements.lock | $(BIN)/uv
+	$(UV_INSTALL) --editable '.[synth]'
 	@touch $@
 
-run: $(INSTALLED) ## train on spoken digits, or what ARGS="model=conformer ..." says
+$(INSTALLED): pyproject.toml requirements.lock | $(BIN)/uv
+	$(UV_INSTALL) --editable '.[dev]'
+	@touch $@ $(ENOUGH_TO_RUN)
+
+run: $(ENOUGH_TO_RUN) ## train on spoken digits, or what ARGS="model=conformer ..." says
 	$(BIN)/python -m speechtrain $(ARGS)
 
 test: $(INSTALLED) ## the tests of five minutes
@@ -37,7 +48,7 @@ test-slow: $(INSTALLED) ## the tests that take minutes each
 test-gpu: $(INSTALLED) ## the tests that need an NVIDIA GPU
 	SPEECHTRAIN_TEST_GPU=1 $(BIN)/python -m pytest tests/unit/backends/test_cuda.py $(ARGS)
 
-ui: $(INSTALLED) ## MLflow on the runs of this folder
+ui: $(ENOUGH_TO_RUN) ## MLflow on the runs of this folder
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
 
 screenshots: $(INSTALLED) ## docs/images anew, with Chromium (apt-get install chromium chromium-driver)
