@@ -23,6 +23,7 @@ from speechtrain.app.help import print_help
 from speechtrain.app.resume import resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import explain
+from speechtrain.config.extras import explain_missing
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.processes import interrupts
@@ -41,6 +42,17 @@ def run(cfg: DictConfig) -> Any:
 def _fail(error: UserError | RunError) -> NoReturn:
     errors.print(str(error), style="red", markup=False)
     sys.exit(error.exit_code)
+
+
+def _fail_unless_defect(error: ModuleNotFoundError | ValueError | OSError) -> NoReturn:
+    """End with a message where an optional package is missing, or Hydra refuses what was typed; raise the error otherwise."""
+    explained = explain_missing(error) if isinstance(error, ModuleNotFoundError) else None
+    # Hydra raises these for a group set to null, or a folder it cannot make; out of our own modules they are defects
+    files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+    ours = any(file.is_relative_to(Path(__file__).parent) and file != Path(__file__) for file in files)
+    if _TRACES_WANTED or (explained is None and ours):
+        raise error
+    _fail(explained or ConfigError([Problem("command line", str(error), "python -m speechtrain --help shows what can be written")]))
 
 
 def main() -> None:
@@ -86,12 +98,8 @@ def _train(arguments: list[str]) -> None:
             overrides = [item for item in typed if not item.startswith("-")]
             error = explain(overrides, error, _config_dir(typed), sweep=_is_sweep(typed))
         _fail(error)
-    except (ValueError, OSError) as error:
-        # Hydra raises these for a group set to null, or a folder it cannot make; out of our own modules they are defects
-        files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
-        if _TRACES_WANTED or any(file.is_relative_to(Path(__file__).parent) and file != Path(__file__) for file in files):
-            raise
-        _fail(ConfigError([Problem("command line", str(error), "python -m speechtrain --help shows what can be written")]))
+    except (ModuleNotFoundError, ValueError, OSError) as error:
+        _fail_unless_defect(error)
 
 
 def _is_sweep(arguments: list[str]) -> bool:

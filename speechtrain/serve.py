@@ -33,12 +33,12 @@ def run(arguments: list[str]) -> int:
     """Serve a model with the keys of conf/serve.yaml, and return the exit code."""
     import socket
 
-    import uvicorn
-
     from speechtrain.inference.find import load_for
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg, overrides = arguments_of(ServeConfig, arguments)
+    import uvicorn  # the line above says how to install it
+
     recognizer = load_for(cfg, overrides)
     recognizer.transcribe([0.0] * recognizer.sample_rate)  # the first pass is slow, so it is not left to the first request
     family = socket.AF_INET6 if ":" in cfg.host else socket.AF_INET

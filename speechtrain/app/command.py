@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import speechtrain
+from speechtrain.config.extras import explain_missing
 from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
 
@@ -25,6 +26,11 @@ def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None
     except (UserError, RunError) as error:
         errors.print(str(error), style="red", markup=False)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (explained := explain_missing(error)) is None:
+            raise
+        errors.print(str(explained), style="red", markup=False)
+        sys.exit(explained.exit_code)
     except KeyboardInterrupt:
         errors.print("interrupted", style="yellow")
         sys.exit(130)

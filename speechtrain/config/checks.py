@@ -70,7 +70,7 @@ def _walk(node: Any, path: str) -> Iterator[Problem]:
     typed: Any = OmegaConf.to_object(node) if clean and schemas else None
     for schema in schemas if clean else []:
         for key, message, fix in schema.rules(typed):
-            yield Problem(f"{path}.{key}" if path else key, message, fix)
+            yield Problem(".".join(part for part in (path, key) if part), message, fix)
 
 
 def _nodes(node: DictConfig) -> Iterator[tuple[str, DictConfig]]:

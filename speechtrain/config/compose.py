@@ -18,6 +18,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from speechtrain.config import schema
 from speechtrain.config.checks import find_node_problems, find_problems
+from speechtrain.config.extras import LAUNCHERS
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.node import Node
 from speechtrain.errors import ConfigError, Problem, did_you_mean
@@ -249,6 +250,8 @@ def _missing_option(name: str, options: Sequence[str] | None) -> Problem:
     group, _, option = name.rpartition("/")
     if not group:
         return Problem(name, "no such config", "python -m speechtrain --help lists what there is")
+    if group == "hydra/launcher" and option in LAUNCHERS:
+        return Problem(group, f"{option} is not installed here", f"pip install 'speechtrain[{LAUNCHERS[option]}]'")
     return Problem(group, f"there is no '{option}'", did_you_mean(option, options or _options(group)))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from speechtrain.config.extras import needed
 from speechtrain.decode.base import Hypothesis
 from speechtrain.decode.greedy import GreedyDecoder
 from speechtrain.decode.ngram import BEGIN, END, Gram, LanguageModel, open_language_model
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 try:
     import flashlight.lib.text.decoder as flashlight
-except ImportError:
+except ModuleNotFoundError:
     flashlight = None
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ class BeamDecoder:
 def _check_installed() -> None:
     """Raise a ConfigError where flashlight-text is not installed."""
     if flashlight is None:
-        raise ConfigError([Problem("decoder", "beam search needs flashlight-text, which is not installed", "pip install flashlight-text")])
+        raise ConfigError([Problem(*rule) for rule in needed("decoder", ("flashlight",))])
 
 
 def _check_hot_words(words: Sequence[str], tokenizer: Tokenizer) -> None:

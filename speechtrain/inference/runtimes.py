@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.config.extras import explain_missing
 from speechtrain.errors import UserError, first_line
 
 Values = npt.NDArray[np.float32]
@@ -26,10 +27,8 @@ def open_exported(kind: str, path: Path) -> ModelFunction:
     """
     try:
         run = _OPEN[kind](path)
-    except ImportError as error:
-        raise UserError(
-            f"{path}: cannot be run, for {error.name} is not installed\n    -> pip install 'speechtrain[onnx,litert]'"
-        ) from error
+    except ModuleNotFoundError as error:
+        raise explain_missing(error) or _failed(kind, error) from error
     except Exception as error:
         raise _failed(kind, error) from error
 

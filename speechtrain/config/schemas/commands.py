@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
 
-from speechtrain.config.schemas.node import Node, choice, number
+from speechtrain.config.extras import FORMATS, needed
+from speechtrain.config.schemas.node import Node, Rule, choice, number
 
 
 @dataclass
@@ -86,6 +88,9 @@ class ExportConfig(ModelCommand):
     split: str = choice("train", "val", "test")
     frames: int | None = number(ge=1)
 
+    def rules(self) -> Iterator[Rule]:
+        yield from needed("format", (module for kind in self.format for module in FORMATS.get(kind, ())))
+
 
 @dataclass
 class ServeConfig(ModelCommand):
@@ -96,6 +101,9 @@ class ServeConfig(ModelCommand):
     max_megabytes: float = number(gt=0)
     max_seconds: float = number(gt=0)
     queue: int = number(ge=1)
+
+    def rules(self) -> Iterator[Rule]:
+        yield from needed("serve", ("starlette", "uvicorn", "prometheus_client"))
 
 
 @dataclass

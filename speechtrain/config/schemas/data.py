@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import Node, Rule, Target, choice, number
 
 
@@ -45,6 +46,8 @@ class Loading(Target):
     on_empty: str = choice("error", "warn")
 
     def rules(self) -> Iterator[Rule]:
+        if any(step.partition(":")[0] == "numbers" for step in self.normalize):
+            yield from needed("normalize", ("num2words",))
         if self.fold is not None and (self.folds is None or self.fold >= self.folds):
             fix = "leave data.fold out to train all folds" if self.folds else "set data.folds as well"
             yield "fold", f"is {self.fold}, and there are {self.folds or 'no'} folds, counted from 0", fix
@@ -72,6 +75,8 @@ class Digits(Generated):
     processes: int | None = number(ge=1)
 
     def rules(self) -> Iterator[Rule]:
+        if not (Path(self.cache_dir).expanduser() / "digits").is_dir():  # what was spoken before needs no voice
+            yield from needed("", ("espeakng_loader",))
         if self.min_words > self.max_words:
             yield "min_words", f"is {self.min_words}, more than max_words={self.max_words}", "set data.min_words to at most data.max_words"
 
@@ -172,6 +177,7 @@ class Folder(Loading):
 class SpeechCommands(Loading):
     root: str = MISSING
     download: bool = MISSING
+    mirror: str | None = MISSING
     words: list[str] | None = MISSING
     silence: float = number(ge=0, le=1)
     seed: int = number(ge=0)
@@ -280,6 +286,9 @@ class HuggingFace(InParts):
     speaker: str | None = MISSING
     id: str | None = MISSING
 
+    def rules(self) -> Iterator[Rule]:
+        yield from needed("", ("datasets",))
+
 
 @dataclass
 class Mix(Loading):
@@ -323,6 +332,8 @@ class Signals(SignalData):
     save_to: str | None = MISSING
 
     def rules(self) -> Iterator[Rule]:
+        if self.save_to is not None:
+            yield from needed("save_to", ("h5py",))
         if not self.frequencies:
             yield "frequencies", "is empty", "for example data.frequencies=[1,3,5,7]"
         for frequency in self.frequencies:
@@ -344,6 +355,7 @@ class Hdf5Signals(SignalData):
     sample_rate: int = number(ge=1)
 
     def rules(self) -> Iterator[Rule]:
+        yield from needed("", ("h5py",))
         root = Path(self.root).expanduser()
         yield from _root_problem(self.root, "the HDF5 files are in")
         for part, name in (("train", self.train), ("val", self.val), ("test", self.test)):

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
+from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import SIZES, Rule, Target, choice, number
 
 
@@ -138,6 +139,7 @@ class Wav2Vec2(Sized):
     freeze_extractor: bool = MISSING
 
     def rules(self) -> Iterator[Rule]:
+        yield from needed("", ("torchaudio",))
         step = math.lcm(16, self.n_heads)  # positions are convolved in 16 groups
         if self.d_model % step:
             message = f"is {self.d_model}, no multiple of 16 and of n_heads={self.n_heads}"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 Rule = tuple[str, str, str]
-"""A problem of a node: its key inside the node, what is wrong, and what to do."""
+"""A problem of a node: its key inside the node (empty: the node itself), what is wrong, and what to do."""
 
 
 def number(*, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> Any:

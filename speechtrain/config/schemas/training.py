@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import Node, Rule, Target, choice, number
 
 
@@ -29,11 +29,7 @@ class KerasBackend(Target):
     deterministic: bool = MISSING
 
     def rules(self) -> Iterator[Rule]:
-        modules = {"keras": "keras", "tensorflow": "keras", "jax": "keras,jax", "torch": "keras"}
-        for module in dict.fromkeys(("keras", self.engine)):
-            if importlib.util.find_spec(module) is None:
-                yield "engine", f"needs {module}, which is not installed", f"pip install 'speechtrain[{modules[module]}]'"
-                return
+        yield from needed("engine", ("keras", self.engine) if self.engine != "torch" else ("keras",))
 
 
 @dataclass
@@ -156,6 +152,9 @@ class BeamDecoder(Target):
     word_score: float = MISSING
     hot_words: list[str] = MISSING
     hot_word_score: float = MISSING
+
+    def rules(self) -> Iterator[Rule]:
+        yield from needed("", ("flashlight",))
 
 
 @dataclass

@@ -7,7 +7,6 @@ cache can be shared by runs of any size. No voice is in two splits.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ import filelock
 import numpy as np
 import soundfile
 
+from speechtrain.config.extras import require
 from speechtrain.console import progress_bar
 from speechtrain.data.corpus import SPLITS, Corpus, make_cut
 from speechtrain.errors import DataError, RunError, unwritable
@@ -118,10 +118,7 @@ class Digits:
         missing = {job["path"]: job for job in jobs if not Path(job["path"]).is_file()}
         if not missing:
             return
-        if importlib.util.find_spec("espeakng_loader") is None:
-            raise DataError(
-                "data=digits needs eSpeak NG, which is not installed\n    -> pip install 'speechtrain[synth]', or use data=synthetic"
-            )
+        require("data=digits", ("espeakng_loader",), otherwise="use data=synthetic")
         try:
             for path in missing:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -76,10 +76,8 @@ class HuggingFace:
 
     def _table(self, part: str) -> Any:
         """Open a split of the data set, with the columns that are read."""
-        try:
-            import datasets
-        except ImportError:
-            raise DataError("data=huggingface needs the package datasets\n    -> pip install 'speechtrain[huggingface]'") from None
+        import datasets
+
         try:
             loaded = datasets.load_from_disk(str(self.root))
         except (OSError, ValueError) as error:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +21,9 @@ from speechtrain.data.corpus import SPLITS, Corpus, Cut, make_cut
 from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError, first_line, unwritable
 from speechtrain.files import atomically
+
+if TYPE_CHECKING:
+    import h5py
 
 MIXED, TARGETS, CONDITIONS = "mixed_signals", "target_signals", "condition_vectors"
 
@@ -107,6 +109,8 @@ class Signals:
         Raises:
             DataError: a file exists that was made with other settings, or cannot be written.
         """
+        import h5py
+
         settings = {
             "frequencies": self.frequencies.tolist(),
             "amplitudes": self.amplitudes,
@@ -171,6 +175,8 @@ class Hdf5Signals:
         return Corpus(complete_splits(cuts, missing, self.split, limit), read=self.read, target=self.target, target_size=1)
 
     def _rows(self, path: Path) -> list[Cut]:
+        import h5py
+
         file = self._file(path)
         missing = [name for name in (MIXED, TARGETS, CONDITIONS) if not isinstance(file.get(name), h5py.Dataset)]
         if missing:
@@ -195,6 +201,8 @@ class Hdf5Signals:
         ]
 
     def _file(self, path: Path) -> h5py.File:
+        import h5py
+
         key = (os.getpid(), str(path))  # a handle is valid only in the process that opened it
         if key not in self._open:
             try:
@@ -249,6 +257,8 @@ def _cut(name: str, samples: int, rate: int, custom: dict[str, Any] | None = Non
 
 def _settings_of(path: Path) -> str | None:
     """Return the settings that a file was made with; None: it cannot be read."""
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
             return str(file.attrs.get("settings"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from speechtrain.config.extras import require
 from speechtrain.data.text.lines import read_lines
 from speechtrain.data.text.tokenizers import BLANK
 from speechtrain.errors import DataError
@@ -126,11 +126,7 @@ def pronounce_words(words: Sequence[str], language: str) -> list[str]:
     """
     if not words:
         return []
-    if importlib.util.find_spec("espeakng_loader") is None:
-        raise DataError(
-            "tokenizer=phoneme without a lexicon asks eSpeak NG, which is not installed\n"
-            "    -> pip install 'speechtrain[synth]', or give tokenizer.lexicon"
-        )
+    require("tokenizer=phoneme without a lexicon", ("espeakng_loader",), otherwise="give tokenizer.lexicon")
     try:
         return fresh.call(_pronounce_here, list(words), language, quiet=True)
     except ValueError:

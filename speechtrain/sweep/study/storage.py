@@ -18,7 +18,8 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from speechtrain.errors import ConfigError, Problem, without_passwords
+from speechtrain.config.extras import needed
+from speechtrain.errors import ConfigError, Problem, first_line, without_passwords
 from speechtrain.sweep.study.internals import JournalLock
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -93,7 +94,10 @@ def _open(url: str) -> BaseStorage:
             return _open_sqlite(url)
         return _open_database(url)
     except ImportError as error:
-        raise _unusable(url, str(error), "pip install 'speechtrain[postgresql]' or 'speechtrain[grpc]'") from error
+        driver = "grpc" if parts.scheme == "grpc" else "psycopg" if parts.scheme.startswith("postgresql") else None
+        if absent := list(needed("hydra.sweeper.storage", [driver] if driver else [])):
+            raise ConfigError([Problem(*rule) for rule in absent]) from error
+        raise _unusable(url, first_line(error), f"install the driver of this database, or write {_URL_FORMS}") from error
     except Exception as error:  # each database has errors of its own
         reason = next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__)
         raise _unusable(url, reason, f"write {_URL_FORMS}") from error

@@ -29,7 +29,6 @@ _NEEDED = (
     "filelock",
     "psutil",
     "torch",
-    "torchaudio",
     "lhotse",
     "soundfile",
     "soxr",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchaudio import pipelines
-from torchaudio.models import wav2vec2_model
 
 from speechtrain.backends.torch import internals
 from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask
@@ -75,7 +74,7 @@ class Wav2Vec2(Encoder):
         self.shape |= dict.fromkeys(("encoder_projection_dropout", "encoder_attention_dropout", "encoder_dropout"), dropout)
         self.shape |= {"encoder_ff_interm_dropout": 0.0, "encoder_layer_drop": 0.0, "aux_num_out": None}
         self.frozen = self.weights is not None and freeze_extractor
-        self._take(_without_weight_norm(wav2vec2_model(**self.shape)))
+        self._take(_without_weight_norm(_net(self.shape)))
         self.mask_prob, self.mask_length = mask_prob, mask_length
         self.output_size = int(self.shape["encoder_embed_dim"])
         self.mask = nn.Parameter(torch.empty(self.output_size).uniform_())
@@ -101,7 +100,7 @@ class Wav2Vec2(Encoder):
         """
         if self.weights is None:
             return
-        net = wav2vec2_model(**self.shape)
+        net = _net(self.shape)
         try:
             state = torch.load(self.weights, map_location="cpu", weights_only=True)
             net.load_state_dict({name: value for name, value in state.items() if not name.startswith("aux.")})
@@ -200,8 +199,17 @@ def _without_weight_norm(net: Any) -> Any:
     return net
 
 
+def _net(shape: Mapping[str, Any]) -> Any:
+    """Build torchaudio's model of a shape, with weights drawn at random."""
+    from torchaudio.models import wav2vec2_model
+
+    return wav2vec2_model(**shape)
+
+
 def _shape_of(bundle: str | None, weights: Path | None) -> dict[str, Any]:
     """Find the arguments of torchaudio's model by the bundle's name, or by that of its file."""
+    from torchaudio import pipelines
+
     known = {name: each for name in dir(pipelines) if isinstance(each := getattr(pipelines, name), pipelines.Wav2Vec2Bundle)}
     if bundle is None:
         assert weights is not None

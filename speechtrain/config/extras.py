@@ -1,0 +1,114 @@
+"""Which extra of `pyproject.toml` installs a package that not every run needs, and what to say where it is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator
+
+from speechtrain.config.schemas.node import Rule
+from speechtrain.errors import UserError
+
+EXTRAS = {
+    "espeakng_loader": "synth",
+    "flashlight": "beam",
+    "h5py": "hdf5",
+    "num2words": "numbers",
+    "torchaudio": "wav2vec2",
+    "datasets": "huggingface",
+    "keras": "keras",
+    "tensorflow": "keras",
+    "jax": "jax",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "tf2onnx": "onnx",
+    "ai_edge_litert": "litert",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "psycopg": "postgresql",
+    "grpc": "grpc",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+}
+"""The extra by the name of the module that is imported."""
+
+FORMATS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "tflite": ("tensorflow", "ai_edge_litert"),
+    "tflite_int8": ("tensorflow", "ai_edge_litert"),
+    "keras": ("keras",),
+}
+"""The modules that write and test a file of a format; the other formats need none beside PyTorch."""
+
+LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+"""The extra by the name of a launcher that is a package of its own."""
+
+_NEWEST_PYTHON = {"flashlight": (3, 12)}
+"""The newest Python that a package has wheels for, where that is below the newest that PyTorch has wheels for."""
+
+_TRAINING = (
+    "lightning",
+    "scipy",
+    "lhotse",
+    "mlflow",
+    "optuna",
+    "jiwer",
+    "rapidfuzz",
+    "matplotlib",
+    "plotly",
+    "sklearn",
+    "pandas",
+    "jinja2",
+)
+"""Modules that an installation for training has, and one for transcribing and serving alone has not."""
+
+
+def missing(modules: Iterable[str]) -> list[str]:
+    """Return those of some modules that are not installed, each once; none of them is imported."""
+    return [module for module in dict.fromkeys(modules) if importlib.util.find_spec(module) is None]
+
+
+def how_to_install(modules: Iterable[str]) -> str:
+    """Return the command that installs the extras of some modules."""
+    names = list(modules)
+    extras = ",".join(dict.fromkeys(EXTRAS[module] for module in names))
+    command = f"pip install 'speechtrain[{extras}]'"
+    for module in names:
+        newest = _NEWEST_PYTHON.get(module, sys.version_info[:2])
+        if sys.version_info[:2] > newest:
+            return f"{command}, with Python {'.'.join(map(str, newest))}: {module} has no wheels for a later one"
+    return command
+
+
+def needed(key: str, modules: Iterable[str]) -> Iterator[Rule]:
+    """Yield a problem of a key, or of the whole node if it is empty, whose value needs modules that are not installed."""
+    if absent := missing(modules):
+        yield key, f"needs {' and '.join(absent)}, not installed here", how_to_install(absent)
+
+
+def require(what: str, modules: Iterable[str], *, otherwise: str | None = None) -> None:
+    """Check that modules are installed before a command does anything that takes time.
+
+    Args:
+        what: the command or option that needs them, for the message.
+        modules: names of the modules.
+        otherwise: what the user can do without them.
+
+    Raises:
+        UserError: some are not installed.
+    """
+    if absent := missing(modules):
+        fix = ", or ".join(part for part in (how_to_install(absent), otherwise) if part)
+        raise UserError(f"{what} needs {' and '.join(absent)}, not installed here\n    -> {fix}")
+
+
+def explain_missing(error: ModuleNotFoundError) -> UserError | None:
+    """Return the error to show instead of a failed import of a package that an extra, or an installation for training, has."""
+    module = (error.name or "").partition(".")[0]
+    if module in EXTRAS:
+        return UserError(f"this needs {module}, not installed here\n    -> {how_to_install([module])}")
+    if module in _TRAINING:
+        return UserError(f"this needs {module}, and only what transcribes and serves is installed here\n    -> pip install speechtrain")
+    return None

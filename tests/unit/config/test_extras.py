@@ -1,0 +1,91 @@
+"""Packages that only some runs need: the extra that has each is named before any work is done."""
+
+import importlib.util
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+
+import pytest
+from conftest import REPOSITORY
+
+from speechtrain import compose
+from speechtrain.config import extras
+from speechtrain.config.compose import compose_command
+from speechtrain.config.schemas.commands import ExportConfig, ServeConfig
+from speechtrain.errors import ConfigError, UserError
+
+Hide = Callable[..., None]
+
+
+@pytest.fixture
+def hide(monkeypatch: pytest.MonkeyPatch) -> Hide:
+    """Make modules look as if they were not installed."""
+    find = importlib.util.find_spec
+
+    def hidden(*names: str) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name in names else find(name, package))
+
+    return hidden
+
+
+def test_each_extra_that_is_named_exists() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    named = {*extras.EXTRAS.values(), *extras.LAUNCHERS.values()}
+    assert named <= set(project["optional-dependencies"])
+    everything = re.findall(r"\w+", " ".join(project["optional-dependencies"]["all"]).partition("[")[2])
+    assert set(everything) == set(project["optional-dependencies"]) - {"all", "dev", "ray"}
+
+
+def test_the_light_group_asks_for_nothing_that_the_project_does_not() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    known = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["serve"]]
+    assert set(project["dependency-groups"]["light"]) <= set(known)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "module", "problem"),
+    [
+        (["decoder=beam"], "flashlight", "decoder: needs flashlight"),
+        (["data.normalize=[lowercase,numbers:en]"], "num2words", "data.normalize: needs num2words"),
+        (["model=wav2vec2", "features=waveform"], "torchaudio", "model: needs torchaudio"),
+        (["data=huggingface", "data.root=."], "datasets", "data: needs datasets"),
+        (["data=hdf5_signals", "data.root=."], "h5py", "data: needs h5py"),
+        (["experiment=signal_extraction", "data.save_to=here"], "h5py", "data.save_to: needs h5py"),
+        (["backend=keras"], "keras", "backend.engine: needs keras"),
+        (["backend=keras", "backend.engine=jax"], "jax", "backend.engine: needs jax"),
+        (["data=digits", "data.cache_dir=nowhere"], "espeakng_loader", "data: needs espeakng_loader"),
+    ],
+)
+def test_a_choice_whose_package_is_missing_names_the_extra(hide: Hide, overrides: list[str], module: str, problem: str) -> None:
+    hide(module)
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    assert f"{problem}, not installed here\n    -> pip install 'speechtrain[{extras.EXTRAS[module]}]'" in str(caught.value)
+
+
+def test_an_export_and_a_server_name_what_they_lack_before_the_model_is_loaded(hide: Hide) -> None:
+    hide("onnxscript", "ai_edge_litert", "prometheus_client")
+    with pytest.raises(ConfigError, match=r"format: needs onnxscript and ai_edge_litert, .*\n.*'speechtrain\[onnx,litert\]'"):
+        compose_command(ExportConfig, ["format=[onnx,tflite]"])
+    with pytest.raises(ConfigError, match=r"serve: needs prometheus_client, .*\n.*'speechtrain\[serve\]'"):
+        compose_command(ServeConfig, [])
+
+
+def test_a_launcher_that_is_not_installed_names_its_extra() -> None:
+    with pytest.raises(ConfigError, match=r"hydra/launcher: ray is not installed here\n.*'speechtrain\[ray\]'"):
+        compose(["hydra/launcher=ray"])
+
+
+def test_a_package_without_wheels_for_this_python_says_which_python_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    assert extras.how_to_install(["flashlight"]).endswith("with Python 3.12: flashlight has no wheels for a later one")
+    assert extras.how_to_install(["onnx"]) == "pip install 'speechtrain[onnx]'"
+
+
+def test_a_failed_import_is_explained_where_the_package_is_known() -> None:
+    explained = extras.explain_missing(ModuleNotFoundError("No module named 'lightning.pytorch'", name="lightning.pytorch"))
+    assert isinstance(explained, UserError)
+    assert "this needs lightning" in str(explained)
+    assert "-> pip install speechtrain" in str(explained)
+    assert extras.explain_missing(ModuleNotFoundError("No module named 'my_part'", name="my_part")) is None
