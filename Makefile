@@ -55,7 +55,7 @@ screenshots: $(INSTALLED) ## docs/images anew, with Chromium (apt-get install ch
 	mkdir -p docs/images
 	SPEECHTRAIN_SCREENSHOTS=$(CURDIR)/docs/images OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/integration/test_browser.py
 
-lint: $(INSTALLED) ## style, types, and which room may import which
+lint: $(INSTALLED) ## style, types, which room may import which, and the files that other tools read
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -64,6 +64,8 @@ lint: $(INSTALLED) ## style, types, and which room may import which
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/ci.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/hadolint Dockerfile
 
 format: $(INSTALLED) ## rewrite to the house style
 	$(BIN)/ruff check --fix .

@@ -45,6 +45,7 @@ LEAST_WORDS = 5
 TOP = {
     *("README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"),
     *("pyproject.toml", "requirements.lock", "Makefile"),
+    *("Dockerfile", ".dockerignore", "compose.yaml"),
     *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
     *("speechtrain", "hydra_plugins", "conf", "tests", "benchmarks", "docs", "multirun"),
 }

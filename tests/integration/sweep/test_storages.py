@@ -2,58 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import databases
 import optuna
 import pytest
+from databases import free_port
 
 pytestmark = pytest.mark.long
 
 POOL = ("hydra/launcher=pool", "hydra.sweeper.n_jobs=2")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def postgresql(tmp_path):
-    """A server of its own; skipped where its binaries are not installed."""
-    candidates = [shutil.which("initdb"), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True))]
-    initdb = next((Path(item) for item in candidates if item), None)
-    if initdb is None:
-        pytest.skip("PostgreSQL's binaries are not installed")
-    data = tmp_path / "postgres"
-    data.mkdir()
-    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []  # it refuses to run as root
-    if user:
-        os.chown(data, 65534, 65534)
-        for parent in data.parents:
-            if parent.stat().st_mode & 0o001 == 0:
-                parent.chmod(parent.stat().st_mode | 0o001)
-    port = free_port()
-    subprocess.run([*user, str(initdb), "-D", str(data), "-U", "speech", "--auth=trust", "-N"], check=True, capture_output=True)
-    options = ["-p", str(port), "-k", str(data), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-    server = subprocess.Popen([*user, str(initdb.parent / "postgres"), "-D", str(data), *options], stderr=subprocess.DEVNULL)
-    url = f"postgresql+psycopg://speech@127.0.0.1:{port}/postgres"
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    time.sleep(0.5)
-    yield url
-    server.send_signal(signal.SIGINT)  # without waiting for clients
-    server.wait(20)
+    with databases.postgresql(tmp_path, "speech") as port:
+        yield f"postgresql+psycopg://speech@127.0.0.1:{port}/postgres"
 
 
 @pytest.fixture
