@@ -122,7 +122,7 @@ class Machine:
             yield
         finally:
             os.killpg(process.pid, signal.SIGTERM)  # as a container that stops, with all that it started
-            process.wait(20)
+            process.wait(60)
 
 
 def test_services_train_and_sweep_against_a_tracking_server_and_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
