@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
@@ -19,11 +18,6 @@ from speechtrain.config.schemas.commands import AlignConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.inference.alignment import alignments, write
-
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger(__name__)
 
 FORMATS = ("textgrid", "ctm", "json")
 
@@ -38,6 +32,8 @@ def run(arguments: list[str]) -> int:
         problems.append(
             Problem("text" if cfg.text is None else "audio", "is missing: audio and text go together", 'audio=a.wav text="seven two"')
         )
+    if cfg.audio is not None and not Path(cfg.audio).expanduser().is_file():
+        problems.append(Problem("audio", f"there is no file {cfg.audio}", "give a WAV, FLAC, OGG or MP3 file"))
     if problems:
         raise ConfigError(problems)
     folder = Path(cfg.out).expanduser()

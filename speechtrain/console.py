@@ -38,6 +38,12 @@ class ConsoleHandler(logging.Handler):
         where.print(f"{record.levelname.lower()}: {text}" if style else text, style=style)
 
 
+def announce(text: str) -> None:
+    """Print what is being done, if someone watches: to the standard error, and only if that is a terminal."""
+    if errors.is_terminal:
+        errors.print(text, style="dim", markup=False)
+
+
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal while something is done; what it yields advances the bar by so many of `total`."""

@@ -25,6 +25,7 @@ from speechtrain.config.compose import compose
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
+from speechtrain.inference.find import load
 from speechtrain.report.inspection import Inspection, abbreviated, inspect, remarks, write_page
 
 
@@ -70,19 +71,11 @@ def run(arguments: list[str]) -> int:
         raise ConfigError([Problem("examples", f"must be a whole number, received {keys['examples']!r}", "for example examples=4")])
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if keys["files"]:
-        names = keys["files"].strip("[]").split(",")
-        from speechtrain.inference.find import load
-        from speechtrain.report.data import draw_recordings
-
-        trained = load(keys["from"]).cfg if keys["from"] else None
-        for path in draw_recordings(names, Path(keys["out"] or ".").expanduser().absolute(), overrides, trained):
-            console.print(f"picture     {path}", markup=False)
-        return 0
+        return _draw(keys["files"].strip("[]").split(","), Path(keys["out"] or ".").expanduser().absolute(), keys["from"], overrides)
     if keys["from"]:
-        from speechtrain.inference.find import load
+        model = load(keys["from"], *overrides)
         from speechtrain.report.profile import print_profile, profile
 
-        model = load(keys["from"], *overrides)
         name = class_name(model.cfg.model)
         print_profile(profile(model.backend, model.model, model.features), name)
         return 0
@@ -97,6 +90,18 @@ def run(arguments: list[str]) -> int:
     if keys["out"]:
         page = write_page(inspection, Path(keys["out"]).expanduser().absolute(), int(keys["examples"]), " ".join(overrides))
         console.print(f"\npage        {page}")
+    return 0
+
+
+def _draw(files: list[str], folder: Path, trained: str, overrides: list[str]) -> int:
+    """Draw recordings as the features of a trained model, or else of a config, make them."""
+    if missing := [name for name in files if not Path(name).expanduser().is_file()]:
+        raise ConfigError([Problem("files", f"there is no {name}", "give WAV, FLAC, OGG or MP3 files") for name in missing])
+    model = load(trained) if trained else None
+    from speechtrain.report.data import draw_recordings
+
+    for path in draw_recordings(files, folder, overrides, model.cfg if model is not None else None):
+        console.print(f"picture     {path}", markup=False)
     return 0
 
 

@@ -19,11 +19,14 @@ from pathlib import Path
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
+from speechtrain.config.build import build
 from speechtrain.config.schemas.commands import LmConfig
 from speechtrain.console import console
-from speechtrain.decode.beam import names_of
+from speechtrain.data.text.normalize import normalizer
 from speechtrain.decode.ngram import NGram, read_sentences
 from speechtrain.errors import ConfigError, DataError, Problem, unwritable
+from speechtrain.files import write_text
+from speechtrain.inference.find import stored_for
 
 
 def make(cfg: LmConfig) -> NGram:
@@ -32,8 +35,6 @@ def make(cfg: LmConfig) -> NGram:
     Raises:
         UserError: the text cannot be read, or a file cannot be written.
     """
-    from speechtrain.files import write_text
-
     if not cfg.text:
         raise ConfigError([Problem("text", "names no file", "text=corpus.txt")])
     split = _splitter(cfg)
@@ -63,19 +64,16 @@ def make(cfg: LmConfig) -> NGram:
 
 def _splitter(cfg: LmConfig) -> Callable[[str], list[str]]:
     """Return what splits a line into units: words, or the tokens of a model."""
-    from speechtrain.data.text.normalize import normalizer
-
     if cfg.source is None:
         if cfg.units == "tokens":
             raise ConfigError([Problem("units", "is tokens, which are a model's", "name it: from=last")])
         return str.split
-    from speechtrain.config.build import build
-    from speechtrain.inference.find import stored_for
-
     _, stored, vocabulary = stored_for(cfg)
     normalize = normalizer(stored.data.normalize)
     if cfg.units == "words":
         return lambda text: normalize(text).split()
+    from speechtrain.decode.beam import names_of
+
     tokenizer = build("tokenizer", stored.tokenizer, vocabulary=vocabulary)
     names = names_of(tokenizer)
     return lambda text: [names[label] for label in tokenizer.encode(normalize(text))]

@@ -14,33 +14,43 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+import socket
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import ServeConfig
 from speechtrain.console import console
 from speechtrain.errors import UserError
-from speechtrain.inference.service import Service
-
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger(__name__)
+from speechtrain.inference.find import load_for
 
 
 def run(arguments: list[str]) -> int:
     """Serve a model with the keys of conf/serve.yaml, and return the exit code."""
-    import socket
-
-    from speechtrain.inference.find import load_for
-
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg, overrides = arguments_of(ServeConfig, arguments)
-    import uvicorn  # the line above says how to install it
+    with _opened_port(cfg) as listening:
+        recognizer = load_for(cfg, overrides)
+        import uvicorn
 
-    recognizer = load_for(cfg, overrides)
-    recognizer.transcribe([0.0] * recognizer.sample_rate)  # the first pass is slow, so it is not left to the first request
+        from speechtrain.inference.service import Service
+
+        recognizer.transcribe([0.0] * recognizer.sample_rate)  # the first pass is slow, so it is not left to the first request
+        listening.listen(1024)  # before the address is printed
+        port = listening.getsockname()[1]
+        console.print(f"serving     http://{cfg.host}:{port}   (POST /transcribe, GET /health, GET /metrics)", markup=False)
+        config = uvicorn.Config(Service(recognizer, cfg).app(), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
+    return 0
+
+
+def _opened_port(cfg: ServeConfig) -> socket.socket:
+    """Return a socket with the port of a config, on which nobody listens yet.
+
+    Raises:
+        UserError: the port cannot be opened.
+    """
     family = socket.AF_INET6 if ":" in cfg.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,14 +60,7 @@ def run(arguments: list[str]) -> int:
         raise UserError(
             f"port {cfg.port} of {cfg.host} cannot be opened ({error.strerror})\n    -> set port to another, or to 0 for any"
         ) from error
-    listening.listen(1024)  # before the address is printed
-    port = listening.getsockname()[1]
-    console.print(f"serving     http://{cfg.host}:{port}   (POST /transcribe, GET /health, GET /metrics)", markup=False)
-    config = uvicorn.Config(Service(recognizer, cfg).app(), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listening])
-    return 0
+    return listening
 
 
 if __name__ == "__main__":

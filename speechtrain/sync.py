@@ -14,6 +14,7 @@ from pathlib import Path
 from speechtrain.app.command import run_command
 from speechtrain.console import console
 from speechtrain.errors import UserError
+from speechtrain.tracking.mlflow.spool import spools_below
 
 
 def sync(folders: Sequence[Path]) -> int:
@@ -22,14 +23,16 @@ def sync(folders: Sequence[Path]) -> int:
     Raises:
         UserError: one of the folders is not there.
     """
-    from speechtrain.tracking.mlflow.sender import is_in_use, send_spool
-    from speechtrain.tracking.mlflow.spool import spools_below
-
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder\n    -> give the folder of a run, or one above it")
-    left = 0
     spools = spools_below(folders)
+    if not spools:
+        console.print("nothing waits", markup=False)
+        return 0
+    from speechtrain.tracking.mlflow.sender import is_in_use, send_spool
+
+    left = 0
     for spool in spools:
         folder = spool.path.parent.parent
         if is_in_use(spool):
@@ -43,8 +46,6 @@ def sync(folders: Sequence[Path]) -> int:
         left += not sent
         if sent:
             console.print(f"{folder}: sent", markup=False)
-    if not spools:
-        console.print("nothing waits", markup=False)
     return left
 
 

@@ -26,6 +26,7 @@ from speechtrain.console import errors
 from speechtrain.data.audio import RecordingReader
 from speechtrain.decode.base import ranking
 from speechtrain.errors import UserError
+from speechtrain.inference.find import load_for
 from speechtrain.inference.formats import FORMATS
 from speechtrain.inference.recordings import find_recordings, transcribe_blocks, transcript_path, write_transcript
 
@@ -42,8 +43,6 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
     Raises:
         UserError: there is no such file or model, or the model cannot do what is asked for.
     """
-    from speechtrain.inference.find import load_for
-
     files = find_recordings([str(name) for name in cfg.files])
     recognizer = load_for(cfg, overrides)
     if cfg.streaming:

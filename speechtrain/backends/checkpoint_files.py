@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
+import zlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,15 +57,48 @@ def read_extra(path: Path) -> Mapping[str, Any]:
     Raises:
         UserError: the file is not of speechtrain, or damaged.
     """
-    import torch  # a command that only looks for a run does not need it
-
     try:
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive:
+            if path.suffix == ".keras":
                 return dict(json.loads(archive.read(STATE))["extra"])
-        import torch
-
-        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["extra"])
-    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, KeyError, ValueError, EOFError, TypeError) as error:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            return dict(_PlainUnpickler(io.BytesIO(archive.read(name))).load()["extra"])
+    except _UNREADABLE as error:
         reason = first_line(error, most=120)
         raise UserError(f"{path}: is not a model of speechtrain ({reason})\n    -> give a checkpoint, or a model from MLflow") from error
+
+
+_UNREADABLE = (
+    *(OSError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, StopIteration),
+    *(LookupError, ValueError, TypeError, AttributeError, RuntimeError),
+)
+"""The errors of reading a damaged file, or one of another program."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads the plain values of what `torch.save` wrote, without PyTorch; tensors and all other objects become placeholders."""
+
+    def find_class(self, module: str, name: str) -> type:
+        return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Placeholder
+
+    def persistent_load(self, _pid: object) -> None:
+        """Leave out the storage of a tensor, which is a file of its own."""
+
+
+class _Placeholder:
+    """Stands for an object that is not read; nothing of its class is run."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __call__(self, *_: object, **__: object) -> _Placeholder:
+        return self
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+    def __setitem__(self, _key: object, _value: object) -> None:
+        pass
+
+    def extend(self, _items: object) -> None:
+        """Leave out the items of a list of another class."""

@@ -254,6 +254,7 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
     yield from _what_goes_together(cfg)
     yield from _stored_feature_problems(cfg)
     yield from _waveform_problems(cfg)
+    yield from _missing_decoder_files(cfg)
     yield from _keras_problems(cfg)
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")
@@ -328,6 +329,17 @@ def _waveform_problems(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem(
             "model.weights", f"no such file: {Path(weights).expanduser().absolute()}", "give the file of the pretrained model, or null"
         )
+
+
+def _missing_decoder_files(cfg: DictConfig) -> Iterator[Problem]:
+    """Yield a lexicon and a language model of the beam search that do not exist."""
+    if not str(cfg.decoder.get("_target_")).endswith(".BeamDecoder"):
+        return
+    makes = {"lexicon": "a file with one word a line", "lm": "an ARPA file, which python -m speechtrain.lm text=FILE makes"}
+    for key, fix in makes.items():
+        name = cfg.decoder.get(key)
+        if isinstance(name, str) and not Path(name).expanduser().is_file():
+            yield Problem(f"decoder.{key}", f"no such file: {Path(name).expanduser().absolute()}", f"give {fix}, or null")
 
 
 def _stored_feature_problems(cfg: DictConfig) -> Iterator[Problem]:

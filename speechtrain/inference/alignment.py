@@ -17,7 +17,8 @@ from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import AlignConfig
 from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
-from speechtrain.errors import ConfigError, DataError, Problem, unwritable
+from speechtrain.errors import DataError, unwritable
+from speechtrain.inference.find import stored_for
 from speechtrain.inference.formats import as_object, ctm, textgrid
 
 if TYPE_CHECKING:
@@ -87,16 +88,13 @@ def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str
     Raises:
         UserError: the model or the data cannot be used.
     """
-    from speechtrain.inference.find import stored_for
-    from speechtrain.inference.recognizer import Recognizer
-
     weights, stored, vocabulary = stored_for(cfg)
     settings = overlaid(stored, overrides)
+    from speechtrain.inference.recognizer import Recognizer
+
     recognizer = Recognizer.of(weights, settings, vocabulary)
     if cfg.audio is not None and cfg.text is not None:
         path = Path(cfg.audio).expanduser()
-        if not path.is_file():
-            raise ConfigError([Problem("audio", f"there is no file {path}", "give a WAV, FLAC, OGG or MP3 file")])
         yield path.stem, cfg.text, recognizer.align(path, cfg.text)
         return
     yield from _of_data(recognizer, settings, cfg.split)

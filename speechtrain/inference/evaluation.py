@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechtrain.config.build import build
 from speechtrain.config.overlay import decoders_of, overlaid
 from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.decode.base import ranking
 from speechtrain.errors import DataError
+from speechtrain.inference.find import run_folder, stored_for
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
@@ -75,16 +77,14 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
     Raises:
         UserError: the model, the data or a decoder cannot be used, or the data have tokens that the model lacks.
     """
-    from speechtrain.config.build import build
-    from speechtrain.data.prepare import prepare_split
-    from speechtrain.inference.find import stored_for
-    from speechtrain.inference.recognizer import Recognizer
-
     weights, stored, vocabulary = stored_for(cfg)
     decoders = decoders_of(stored, overrides)
     others = [item for item in overrides if not item.lstrip("+~").startswith(("decoder=", "decoder."))]
     settings = {name: overlaid(stored, [*others, *mine]) for name, mine in decoders.items()}
     first = next(iter(settings.values()))
+    from speechtrain.data.prepare import prepare_split
+    from speechtrain.inference.recognizer import Recognizer
+
     tokenizer = build("tokenizer", first.tokenizer, vocabulary=vocabulary)
     data = prepare_split(first, split, tokenizer, threads=2)
     check_vocabulary(data, split, strict=cfg.on_unknown == "error")
@@ -220,8 +220,6 @@ def _cell(text: str) -> str:
 
 def folder_for(weights: Path, split: str, out: str | None) -> Path:
     """Return the folder for results: `out`, else `evaluation-SPLIT` in the folder of the run, or in the current one if there is no run."""
-    from speechtrain.inference.find import run_folder
-
     if out is not None:
         return Path(out).expanduser().absolute()
     return (run_folder(weights) or Path.cwd()) / f"evaluation-{split}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,8 +20,10 @@ from rich.table import Table
 
 from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import ExportConfig
+from speechtrain.config.targets import class_constant
 from speechtrain.console import console, errors
 from speechtrain.errors import ConfigError, Problem, UserError, unwritable
+from speechtrain.inference.find import run_folder, stored_for
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
@@ -68,9 +70,6 @@ class Export:
     """
 
     def __init__(self, cfg: ExportConfig, overrides: Sequence[str]) -> None:
-        from speechtrain.inference.find import run_folder, stored_for
-        from speechtrain.inference.recognizer import Recognizer
-
         self.cfg = cfg
         self.weights, stored, self.vocabulary = stored_for(cfg)
         self.run = run_folder(self.weights)
@@ -78,6 +77,9 @@ class Export:
         if stored.backend_name == "keras" and set(kinds) - {_ARCHIVE, "keras"}:
             stored = stored.with_values({"backend.engine": "tensorflow"})  # the weights are the same on every engine
         self.settings = overlaid(stored, overrides)
+        formats = class_constant(str(self.settings.backend["_target_"]), "formats")
+        if isinstance(formats, dict):  # of a backend of the user's own that inherits them it is known once it is built
+            _check_formats(kinds, formats, self.settings.backend_name)
         self.folder = Path(cfg.out).expanduser().absolute() if cfg.out else (self.run or Path.cwd()) / "exports"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,12 +88,10 @@ class Export:
         self.data = self._read(cfg.split)
         features = self.data.features if not self.data.features.from_audio else None
         size = self.data.corpus.target_size
+        from speechtrain.inference.recognizer import Recognizer
+
         self.recognizer = Recognizer.of(self.weights, self.settings, self.vocabulary, features=features, target_size=size)
-        known = [*self.recognizer.backend.formats, _ARCHIVE]
-        if wrong := [kind for kind in kinds if kind not in known]:
-            name = self.recognizer.backend.name
-            fix = f"with backend={name} there is {', '.join(known)}"
-            raise ConfigError([Problem("format", f"'{kind}' is not available for a model of backend={name}", fix) for kind in wrong])
+        _check_formats(kinds, self.recognizer.backend.formats, self.recognizer.backend.name)
         self.kinds = sorted(kinds, key=lambda kind: kind == _ARCHIVE)
         self.batches = self._utterances(self.data, cfg.split, cfg.utterances)
         self.frames = cfg.frames or max(int(batch.feature_lengths.max()) for batch in self.batches)
@@ -275,6 +275,13 @@ def _together(batches: Sequence[Batch]) -> Iterator[tuple[npt.NDArray[np.float32
         for row, batch in enumerate(some):
             features[row, : lengths[row]] = batch.features[0, : lengths[row]]
         yield features, lengths
+
+
+def _check_formats(kinds: Sequence[str], formats: Iterable[str], backend: str) -> None:
+    known = [*formats, _ARCHIVE]
+    if wrong := [kind for kind in kinds if kind not in known]:
+        fix = f"with backend={backend} there is {', '.join(known)}"
+        raise ConfigError([Problem("format", f"'{kind}' is not available for a model of backend={backend}", fix) for kind in wrong])
 
 
 def print_export_results(results: Sequence[ExportResult]) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechtrain.backends import checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import ModelCommand
+from speechtrain.console import announce
 from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.inference.archive import SUFFIX, stored_config
-from speechtrain.inference.recognizer import Recognizer
+from speechtrain.tracking.mlflow.lookup import open_reader
 from speechtrain.tracking.run_folder import find_weights
+
+if TYPE_CHECKING:
+    from speechtrain.inference.recognizer import Recognizer
 
 _FIX = "give last, a run's folder, a checkpoint, an archive, an MLflow run id, or a model URI such as models:/NAME/1"
 
@@ -32,9 +37,7 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
     """
     wanted = name.strip("'\"")
     if wanted.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
-        from speechtrain.tracking.mlflow.reader import Reader
-
-        return _weights_in(Reader(tracking_uri, experiment).download(wanted), wanted)
+        return _weights_in(open_reader(tracking_uri, experiment).download(wanted), wanted)
     path = Path(wanted).expanduser()
     if path.is_file():
         if path.suffix not in (*checkpoint_files.SUFFIXES, SUFFIX):
@@ -49,10 +52,8 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
     except ConfigError as local:
         if wanted == "last" or path.is_dir():
             raise
-        from speechtrain.tracking.mlflow.reader import Reader
-
         try:
-            reader = Reader(tracking_uri, experiment)
+            reader = open_reader(tracking_uri, experiment, runs=[wanted])
             run = reader.run(wanted, key="from")
         except UserError:
             raise local from None
@@ -77,11 +78,8 @@ def load(
     Raises:
         UserError: there is no such model, it cannot be used, or an override does not fit.
     """
-    if wrong := [item for item in overrides if item.lstrip("+").startswith("data")]:
-        raise ConfigError([Problem(wrong[0].partition("=")[0], "is not accepted here", "speechtrain.evaluate takes data=...")])
     weights = find_model(name, tracking_uri=tracking_uri, experiment=experiment)
-    stored, vocabulary = stored_config(weights, trust=trust)
-    return Recognizer.of(weights, overlaid(stored, overrides), vocabulary)
+    return _recognizer(weights, *stored_config(weights, trust=trust), overrides)
 
 
 def stored_for(cfg: ModelCommand) -> tuple[Path, ExperimentConfig, list[str]]:
@@ -91,12 +89,23 @@ def stored_for(cfg: ModelCommand) -> tuple[Path, ExperimentConfig, list[str]]:
         UserError: see `find_model` and `stored_config`.
     """
     weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
+    announce(f"loading     {weights}")
     return weights, *stored_config(weights, trust=cfg.trust)
 
 
 def load_for(cfg: ModelCommand, overrides: Sequence[str]) -> Recognizer:
     """Load the model that a command's own config names; see `load`."""
-    return load(str(cfg.source), *overrides, trust=cfg.trust, tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
+    return _recognizer(*stored_for(cfg), overrides)
+
+
+def _recognizer(weights: Path, stored: ExperimentConfig, vocabulary: Sequence[str], overrides: Sequence[str]) -> Recognizer:
+    """Return the recognizer of a model with overrides, which are checked before any framework is imported."""
+    if wrong := [item for item in overrides if item.lstrip("+").startswith("data")]:
+        raise ConfigError([Problem(wrong[0].partition("=")[0], "is not accepted here", "speechtrain.evaluate takes data=...")])
+    cfg = overlaid(stored, overrides)
+    from speechtrain.inference.recognizer import Recognizer
+
+    return Recognizer.of(weights, cfg, vocabulary)
 
 
 def run_folder(weights: Path) -> Path | None:

@@ -14,6 +14,7 @@ from speechtrain.config.schemas.commands import CompareConfig
 from speechtrain.config.targets import task_directions
 from speechtrain.console import format_metric
 from speechtrain.errors import ConfigError, Problem, did_you_mean, unwritable
+from speechtrain.tracking.mlflow.lookup import open_reader
 
 if TYPE_CHECKING:
     from speechtrain.report.errors import Comparison
@@ -64,20 +65,19 @@ def compare(cfg: CompareConfig, runs: Sequence[str]) -> tuple[ComparisonReport, 
     Raises:
         ConfigError: there is nothing to compare, or no such run or metric.
     """
-    from speechtrain.tracking.mlflow.reader import Reader
-
-    reader = Reader(cfg.tracking_uri, cfg.experiment)
+    names = [str(name) for name in [*runs, *cfg.runs]]
+    if not (names or cfg.study or cfg.tags):
+        raise ConfigError([Problem("runs", "there is nothing to compare", "name runs: python -m speechtrain.compare RUN RUN")])
+    reader = open_reader(cfg.tracking_uri, cfg.experiment, runs=names, studies=[str(study) for study in cfg.study])
     records: list[Record] = []
-    for name in [*runs, *cfg.runs]:
-        run = reader.run(str(name))
+    for name in names:
+        run = reader.run(name)
         records += reader.trials(run.tags["speechtrain.study"]) if run.is_sweep else [run]
     for study in cfg.study:
         records += reader.trials(str(study))
     if cfg.tags:
         records += reader.tagged({str(key): str(value) for key, value in _flat(cfg.tags).items()})
     records = list({run.id: run for run in records}.values())
-    if not records:
-        raise ConfigError([Problem("runs", "there is nothing to compare", "name runs: python -m speechtrain.compare RUN RUN")])
     metrics = _metrics(records, cfg.metrics)
     records = _ordered(records, cfg.sort)[: cfg.top]
     differences = _differences(reader, records, cfg.bootstrap) if 1 < len(records) <= 20 else []

@@ -13,10 +13,10 @@ from speechtrain.config.moved import with_present_names
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tracking import provenance
+from speechtrain.tracking.mlflow.lookup import open_reader
 from speechtrain.tracking.run_folder import read_run_file
 
 if TYPE_CHECKING:
-    from speechtrain.tracking.mlflow.reader import Reader
     from speechtrain.training.result import Result
 
 _OWN_KEYS = ("output_dir", "tracking", "resume", "rerun", "trust", "report", "samples", "export")
@@ -36,7 +36,11 @@ class Rerun:
     """
 
     def __init__(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
-        self.reader = _reader(cfg)
+        node = (cfg.get("tracking") or {}).get("mlflow")
+        if node is None:
+            raise ConfigError([Problem("rerun", "needs MLflow, and the trackers are without it", "leave tracking=[mlflow] in")])
+        uri_key = "tracking.mlflow.tracking_uri"
+        self.reader = open_reader(node.tracking_uri, node.experiment, runs=[str(cfg.rerun)], key="rerun", uri_key=uri_key)
         self.before = self.reader.run(str(cfg.rerun), key="rerun")
         if self.before.is_sweep:
             raise ConfigError([Problem("rerun", f"{cfg.rerun} is a sweep", "give one of its trials, or repeat it with the same command")])
@@ -107,12 +111,3 @@ def _final(result: Result) -> dict[str, float]:
     """Return the last value of each metric, as the trackers have it."""
     last = {name: value for epoch in result.history for name, value in epoch.items()}
     return {**last, **{name: value for name, value in result.metrics.items() if name.startswith(("test/", "data/", "model/"))}}
-
-
-def _reader(cfg: DictConfig) -> Reader:
-    from speechtrain.tracking.mlflow.reader import Reader
-
-    node = (cfg.get("tracking") or {}).get("mlflow")
-    if node is None:
-        raise ConfigError([Problem("rerun", "needs MLflow, and the trackers are without it", "leave tracking=[mlflow] in")])
-    return Reader(node.tracking_uri, node.experiment, key="tracking.mlflow.tracking_uri")

@@ -147,8 +147,8 @@ def test_other_data_are_evaluated_and_texts_that_the_model_cannot_say_are_refuse
         (["spilt=val"], "did you mean 'split'"),
         (["from=RUN", "decoder=bem"], "did you mean 'beam'"),
         (["from=RUN", "decoder=beam", "decoder.lexicn=a"], "did you mean 'decoder.lexicon'"),
-        (["from=RUN", "decoder=beam", "decoder.lexicon=none.txt"], "none.txt: cannot be read"),
-        (["from=RUN", "decoder=beam", "decoder.lm=none.arpa"], "none.arpa: there is no such language model"),
+        (["from=RUN", "decoder=beam", "decoder.lexicon=none.txt"], "decoder.lexicon: no such file"),
+        (["from=RUN", "decoder=beam", "decoder.lm=none.arpa"], "decoder.lm: no such file"),
         (["from=RUN", "data.rot=/x"], "data.rot"),
         (["from=RUN", "data.test_size=0"], "data"),
         (["RUN"], "write key=value"),
@@ -415,8 +415,11 @@ def test_recordings_are_drawn_as_the_model_sees_them(
     assert asked[0].augment.changes_nothing
     assert here("inspect", f"files={first},{second}", "augment=specaugment", "features=logmel_8k", "out=look") == 0
     assert {path.name for path in (tmp_path / "look").iterdir()} == {f"{Path(path).stem}.png" for path in (first, second)}
-    with pytest.raises(DataError, match=r"none\.wav: cannot be read as audio"):
+    with pytest.raises(ConfigError, match=r"files: there is no none\.wav"):
         here("inspect", "files=none.wav", "out=look")
+    (tmp_path / "text.wav").write_text("no audio")
+    with pytest.raises(DataError, match=r"text\.wav: cannot be read as audio"):
+        here("inspect", "files=text.wav", "out=look")
     capsys.readouterr()
 
 

@@ -14,10 +14,9 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean, first_line, without_passwords
+from speechtrain.errors import ConfigError, Problem, UserError, first_line, without_passwords
+from speechtrain.tracking.mlflow.lookup import choose_run, no_study, stored_id
 from speechtrain.tracking.mlflow.sender import open_client
-from speechtrain.tracking.mlflow.tracker import local_uri
-from speechtrain.tracking.run_folder import find_run, read_run_file
 
 
 @dataclass(frozen=True)
@@ -46,24 +45,21 @@ class Record:
 
 
 class Reader:
-    """Reads runs from one server or database.
+    """Reads runs from one server or database; `lookup.open_reader` makes one.
 
     Args:
-        tracking_uri: the server or database; None takes `mlflow.db` in the current folder.
+        uri: the server, or a database that exists.
         experiment: the experiment in which names and tags are looked for.
-        key: the key of the config that `tracking_uri` comes from, for messages.
+        key: the key of the config that `uri` comes from, for messages.
 
     Raises:
-        UserError: there is no such database, or the server cannot be reached.
+        UserError: the server cannot be reached.
     """
 
-    def __init__(self, tracking_uri: str | None, experiment: str, *, key: str = "tracking_uri") -> None:
-        self.uri = tracking_uri or local_uri(Path.cwd())
-        self._address = without_passwords(self.uri)
+    def __init__(self, uri: str, experiment: str, *, key: str = "tracking_uri") -> None:
+        self.uri = uri
+        self._address = without_passwords(uri)
         self.experiment = experiment
-        path = Path(self.uri.removeprefix("sqlite:///"))
-        if self.uri.startswith("sqlite:///") and not path.is_file():
-            raise UserError(f"{path}: there is no such database\n    -> set {key}, or change the folder")
         try:
             self._client = open_client(self.uri)
             found_experiment = self._client.get_experiment_by_name(experiment)
@@ -77,25 +73,12 @@ class Reader:
         Raises:
             ConfigError: there is none, or several.
         """
-        unquoted = name.strip("'\"")
-        if unquoted == "last" or Path(unquoted).exists():
-            folder, _ = find_run(unquoted)
-            unquoted = str(read_run_file(folder).get("mlflow_run_id") or unquoted)
+        wanted = stored_id(name)
         try:
-            return _record(self._client.get_run(unquoted))
+            return _record(self._client.get_run(wanted))
         except MlflowException:
-            pass
-        runs = self._search("")
-        matches = [run for run in runs if run.id.startswith(unquoted)] or [run for run in runs if run.name == unquoted]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            ids = ", ".join(run.id[:8] for run in matches[:8])
-            raise ConfigError([Problem(key, f"{len(matches)} runs are called '{unquoted}': {ids}", "give one of these ids")])
-        where = f"experiment '{self.experiment}' of {self._address}"
-        names = [run.name for run in runs[:50]]
-        fix = did_you_mean(unquoted, names) if names else "train something first, or set experiment and tracking_uri"
-        raise ConfigError([Problem(key, f"there is no run '{unquoted}' in {where}", fix)])
+            runs = {run.id: run for run in self._search("")}
+        return runs[choose_run(wanted, {run.id: run.name for run in runs.values()}, self.experiment, self.uri, key)]
 
     def trials(self, study: str) -> list[Record]:
         """Return the runs of a study's trials, in the order of their numbers.
@@ -105,8 +88,7 @@ class Reader:
         """
         runs = [run for run in self._search(f"tags.`speechtrain.study` = '{_quoted(study)}'") if not run.is_sweep]
         if not runs:
-            names = sorted({run.tags["speechtrain.study"] for run in self._search("") if "speechtrain.study" in run.tags})
-            raise ConfigError([Problem("study", f"there are no trials of '{study}' in {self._address}", did_you_mean(study, names))])
+            raise no_study(study, {run.tags["speechtrain.study"] for run in self._search("") if "speechtrain.study" in run.tags}, self.uri)
         return sorted(runs, key=lambda run: int(run.tags.get("speechtrain.trial", 0)))
 
     def tagged(self, tags: Mapping[str, str]) -> list[Record]:

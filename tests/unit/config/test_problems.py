@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
 from speechtrain import compose
 from speechtrain.config import CONF_DIR
@@ -155,24 +153,6 @@ def test_keys_of_the_option_that_a_foreign_target_does_not_take_are_left_out_unl
     cfg = _compose(given)
     drop_unaccepted_defaults(cfg, given)
     assert "takes no argument 'channels'" in str(find_problems(cfg)[0])
-
-
-@pytest.mark.cold
-@pytest.mark.parametrize("arguments", [["--help"], ["model.chanels=3"], ["--cfg", "job"], ["model.channels=-1"]])
-def test_help_and_errors_import_no_framework(arguments: list[str]) -> None:
-    code = f"""
-import sys
-sys.argv = ["speechtrain", *{arguments!r}]
-from speechtrain.__main__ import main
-try:
-    main()
-except SystemExit:
-    pass
-heavy = {{"torch", "lightning", "lhotse", "mlflow", "torchaudio", "keras", "optuna", "pandas"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.cold

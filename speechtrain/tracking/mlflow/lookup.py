@@ -1,0 +1,101 @@
+"""Finds runs by the names that users type. A local database is read without MLflow, so that a wrong name is answered at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean, without_passwords
+from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
+from speechtrain.tracking.mlflow.tracker import local_uri
+from speechtrain.tracking.run_folder import find_run, read_run_file
+
+if TYPE_CHECKING:
+    from speechtrain.tracking.mlflow.reader import Reader
+
+
+def open_reader(
+    tracking_uri: str | None,
+    experiment: str,
+    *,
+    runs: Sequence[str] = (),
+    studies: Sequence[str] = (),
+    key: str = "runs",
+    uri_key: str = "tracking_uri",
+) -> Reader:
+    """Return a reader of a server or a database, which has these runs and studies if it is a local one.
+
+    Args:
+        tracking_uri: the server or database; None takes `mlflow.db` in the current folder.
+        experiment: the experiment in which names are looked for.
+        runs: names of runs that will be read.
+        studies: names of studies whose trials will be read.
+        key: the key of the config that names the runs, for messages.
+        uri_key: the key of the config that `tracking_uri` comes from, for messages.
+
+    Raises:
+        UserError: there is no such database, run or study, or the server cannot be reached.
+    """
+    uri = tracking_uri or local_uri(Path.cwd())
+    if uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///"))
+        if not database.is_file():
+            raise UserError(f"{database}: there is no such database\n    -> set {uri_key}, or change the folder")
+        _check_names(database, uri, experiment, runs, studies, key)
+    from speechtrain.tracking.mlflow.reader import Reader
+
+    return Reader(uri, experiment, key=uri_key)
+
+
+def _check_names(database: Path, uri: str, experiment: str, runs: Sequence[str], studies: Sequence[str], key: str) -> None:
+    wanted = [stored_id(name) for name in runs]
+    if unknown := [name for name in wanted if not has_run(database, name)]:
+        names = run_names(database, experiment)
+        for name in unknown if names is not None else ():
+            choose_run(name, names or {}, experiment, uri, key)
+    known = study_names(database, experiment) if studies else None
+    for study in studies if known is not None else ():
+        if study not in (known or ()):
+            raise no_study(study, known or (), uri)
+
+
+def stored_id(name: str) -> str:
+    """Return MLflow's id of a run that is named by its folder or as `last`; any other name unquoted.
+
+    Raises:
+        ConfigError: there is no last run.
+    """
+    unquoted = name.strip("'\"")
+    if unquoted == "last" or Path(unquoted).exists():
+        folder, _ = find_run(unquoted)
+        return str(read_run_file(folder).get("mlflow_run_id") or unquoted)
+    return unquoted
+
+
+def choose_run(wanted: str, names: Mapping[str, str], experiment: str, uri: str, key: str) -> str:
+    """Return the id of the one run whose id begins so, or that has this name.
+
+    Args:
+        wanted: what was typed.
+        names: names of the runs of an experiment by their ids, the newest first.
+        experiment: the experiment, for messages.
+        uri: where it was looked for, for messages.
+        key: the key of the config that names the run, for messages.
+
+    Raises:
+        ConfigError: there is none, or several.
+    """
+    matches = [run for run in names if run.startswith(wanted)] or [run for run, name in names.items() if name == wanted]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        ids = ", ".join(run[:8] for run in matches[:8])
+        raise ConfigError([Problem(key, f"{len(matches)} runs are called '{wanted}': {ids}", "give one of these ids")])
+    fix = did_you_mean(wanted, list(names.values())[:50]) if names else "train something first, or set experiment and tracking_uri"
+    raise ConfigError([Problem(key, f"there is no run '{wanted}' in experiment '{experiment}' of {without_passwords(uri)}", fix)])
+
+
+def no_study(study: str, known: Iterable[str], uri: str) -> ConfigError:
+    """Return the error to raise where no trial of a study is found among those of the studies that are known."""
+    return ConfigError([Problem("study", f"there are no trials of '{study}' in {without_passwords(uri)}", did_you_mean(study, known))])

@@ -1,0 +1,88 @@
+"""The tables of MLflow's database that are read without MLflow: a test fails with MLflow's name when they change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from speechtrain.errors import ConfigError, UserError
+from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
+from speechtrain.tracking.mlflow.lookup import open_reader
+from speechtrain.tracking.mlflow.sender import open_client
+from speechtrain.tracking.mlflow.tracker import local_uri
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> dict[str, str]:
+    """A database in the current folder with three runs of one experiment, one of them deleted, and one of another; their ids by name."""
+    client = open_client(local_uri(tmp_path))
+    here, there = (client.create_experiment(name) for name in ("here", "there"))
+    runs = {"first": here, "second": here, "gone": here, "other": there}
+    tags = {"second": {"speechtrain.study": "lr-1b6cd7", "speechtrain.trial": "0"}}
+    found = {
+        name: client.create_run(experiment, start_time=number, run_name=name, tags=tags.get(name)).info.run_id
+        for number, (name, experiment) in enumerate(runs.items(), start=1)
+    }
+    client.delete_run(found["gone"])
+    return found
+
+
+def test_mlflow_keeps_runs_and_studies_in_the_tables_that_are_read(tmp_path: Path, ids: dict[str, str]) -> None:
+    database = tmp_path / "mlflow.db"
+    changed = f"MLflow {mlflow.__version__} changed its tables, which speechtrain/tracking/mlflow/internals.py reads"
+    names = run_names(database, "here")
+    assert names is not None, changed
+    assert list(names.items()) == [(ids["second"], "second"), (ids["first"], "first")], changed
+    assert [has_run(database, each) for each in (ids["gone"], ids["other"], "zzz")] == [True, True, False], changed
+    assert (study_names(database, "here"), study_names(database, "there")) == (["lr-1b6cd7"], []), changed
+
+
+def test_another_database_is_left_to_mlflow(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database")
+    assert run_names(tmp_path / "text.db", "here") is None
+    assert study_names(tmp_path / "text.db", "here") is None
+
+
+@pytest.mark.parametrize("name", ["zzz", "gone", "other"])
+def test_a_run_that_is_not_there_is_refused_as_by_mlflow(name: str, ids: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as early:
+        open_reader(None, "here", runs=[ids["first"], name])
+    with pytest.raises(ConfigError) as late:
+        open_reader(None, "here").run(name)
+    assert str(early.value) == str(late.value)
+    assert f"runs: there is no run '{name}' in experiment 'here'" in str(early.value)
+    assert "there is: first, second" in str(early.value)
+
+
+def test_a_study_that_is_not_there_is_refused_as_by_mlflow(ids: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as early:
+        open_reader(None, "here", studies=["lr-1b6cd8"])
+    with pytest.raises(ConfigError) as late:
+        open_reader(None, "here").trials("lr-1b6cd8")
+    assert str(early.value) == str(late.value)
+    assert "did you mean 'lr-1b6cd7'" in str(early.value)
+
+
+def test_runs_are_found_by_id_first_letters_and_name(ids: dict[str, str]) -> None:
+    first = ids["first"]
+    length = next(count for count in range(1, 33) if sum(each.startswith(first[:count]) for each in ids.values()) == 1)
+    names = [first, first[:length], "first"]
+    reader = open_reader(None, "here", runs=[*names, ids["other"]], studies=["lr-1b6cd7"])
+    assert [reader.run(name).id for name in names] == [first] * 3
+    assert reader.run(ids["other"]).name == "other"
+
+
+def test_a_name_of_several_runs_is_answered_with_their_ids(ids: dict[str, str], tmp_path: Path) -> None:
+    client = open_client(local_uri(tmp_path))
+    again = client.create_run(client.get_experiment_by_name("here").experiment_id, run_name="first").info.run_id
+    with pytest.raises(ConfigError, match="2 runs are called 'first'") as error:
+        open_reader(None, "here", runs=["first"])
+    assert again[:8] in str(error.value)
+
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mlflow\.db: there is no such database\n    -> set tracking_uri"):
+        open_reader(None, "here", runs=["zzz"])
+    assert not (tmp_path / "mlflow.db").exists()
