@@ -41,6 +41,9 @@ LIBRARIES = (
 )
 """What is imported before anything is forked. Keras is not among them: it reads its engine from the environment while it is imported."""
 
+KERAS = ("keras",)
+"""What is imported besides, on Keras' usual engine, TensorFlow, before commands are forked that name Keras and no engine."""
+
 READ_AT_START = ("OMP_", "MKL_NUM_THREADS", "OPENBLAS_", "CUDA_VISIBLE", "LD_", "LC_", "LANG", "PYTHON", "TRITON_")
 """Beginnings of the names of environment variables that are read while libraries, or Python itself, start; but for PYTHONPATH.
 
@@ -58,6 +61,7 @@ class Nursery:
     """The process that forks for this one: a child of it, and it ends with it."""
 
     current: Nursery | None = None
+    with_keras: Nursery | None = None
     environment_at_start: Mapping[str, str] | None = None
     child: int | None = None
     allowed = not os.environ.get("SPEECHTRAIN_TEST_COLD")
@@ -88,6 +92,15 @@ class Nursery:
         with ours.makefile("rb") as file:
             modules, path = json.loads(file.readline())
         return cls(ours, environment, modules, path)
+
+    def branch(self, imports: Sequence[str]) -> Nursery:
+        """Another one, forked from this, in which more is imported."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.fork({"imports": imports, "parent": os.getpid()}, [theirs.fileno()])
+        with ours.makefile("rb") as file:
+            modules, path = json.loads(file.readline())
+        return Nursery(ours, self.environment, modules, path)
 
     def suits(self, environment: Mapping[str, str]) -> bool:
         """Whether Python and the libraries would start alike in this environment."""
@@ -156,7 +169,7 @@ def fork(given: Mapping[str, Any]) -> int | None:
     options = [word for word in words[1:] if word != "-u"]
     if not options or (options[0].startswith("-") and options[0] not in ("-m", "-c")):
         return None
-    nursery = nursery_of_this_process() if Nursery.allowed else None
+    nursery = nursery_of_this_process(words, environment) if Nursery.allowed else None
     if nursery is None or not nursery.suits(environment):
         return None
     passed = sorted(given["pass_fds"])
@@ -193,13 +206,28 @@ def install() -> None:
         subprocess.Popen = Popen  # type: ignore[misc]
 
 
-def nursery_of_this_process() -> Nursery | None:
-    """The one that forks for this process, started if there may be one; None in a forked process that is to have none."""
+def nursery_of_this_process(words: Sequence[str], environment: Mapping[str, str]) -> Nursery | None:
+    """The one that forks this command, started if there may be one; None in a forked process that is to have none."""
     if Nursery.current is None and Nursery.environment_at_start is not None:
         Nursery.current = Nursery.start(Nursery.environment_at_start)
         atexit.register(Nursery.current.connection.close)
         Nursery.environment_at_start = None
-    return Nursery.current if Nursery.current is not None and Nursery.current.owner == os.getpid() else None
+    if Nursery.current is None or Nursery.current.owner != os.getpid():
+        return None
+    if not uses_keras(words, environment, Nursery.current.environment) or "keras" in Nursery.current.modules:
+        return Nursery.current
+    if Nursery.with_keras is None:
+        Nursery.with_keras = Nursery.current.branch(KERAS)
+        atexit.register(Nursery.with_keras.connection.close)
+    return Nursery.with_keras
+
+
+def uses_keras(words: Sequence[str], environment: Mapping[str, str], environment_at_start: Mapping[str, str]) -> bool:
+    """Whether a command imports Keras on TensorFlow, by its words, in an environment that changes nothing about these."""
+    names = {name for name in {*environment, *environment_at_start} if name.startswith(("TF_", "XLA_"))} - {"TF_CPP_MIN_LOG_LEVEL"}
+    alike = all(environment.get(name) == environment_at_start.get(name) for name in names)
+    named = any("keras" in word for word in words) and not any("engine" in word or word == "pytest" for word in words)
+    return named and alike and environment.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
 
 
 # --- the nursery itself ---------------------------------------------------------------------------------------------------------------
@@ -208,14 +236,17 @@ def nursery_of_this_process() -> Nursery | None:
 def first(descriptor: int) -> Callable[[], None]:
     """Import the libraries and serve; comes back in forked processes only, with what they have to do."""
     sys.path.remove(str(Path(__file__).parent))
-    path = sys.path[1:]
-    for name in LIBRARIES:
+    main = sys.modules["__main__"].__dict__
+    del main["sys"], main["forked"]
+    return import_and_serve(LIBRARIES, descriptor, sys.path[1:])
+
+
+def import_and_serve(libraries: Sequence[str], descriptor: int, path: list[str]) -> Callable[[], None]:
+    for name in libraries:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that the memory stays shared
     modules = sorted({name.partition(".")[0] for name in sys.modules} - {"__main__", "forked"})
-    main = sys.modules["__main__"].__dict__
-    del main["sys"], main["forked"]
     connection = socket.socket(fileno=descriptor)
     connection.sendall(json.dumps([modules, path]).encode() + b"\n")
     return serve(connection, modules, path)
@@ -235,21 +266,38 @@ def serve(connection: socket.socket, modules: list[str], path: list[str]) -> Cal
             if os.fork():
                 os._exit(0)  # so that the process becomes a child of the one that asks
             connection.close()
-            return become(json.loads(content), files, modules, path)
+            job = json.loads(content)
+            return become(job, files, modules, path) if "words" in job else become_branch(job, files, path)
         os.waitpid(between, 0)
         for file in files:
             os.close(file)
 
 
-def become(job: dict[str, Any], files: list[int], modules: list[str], path: list[str]) -> Callable[[], None]:
-    """Make this forked process what Python makes of itself when it starts; what is left to do is the call that comes back."""
+def wait_for_parent(job: Mapping[str, Any]) -> None:
+    """Wait until this process is a child of the one that asked for it."""
     while os.getppid() != job["parent"]:
         time.sleep(0.0005)
+
+
+def become_branch(job: Mapping[str, Any], files: list[int], path: list[str]) -> Callable[[], None]:
+    """Make this forked process a nursery with more libraries."""
+    wait_for_parent(job)
+    reply, descriptor = files
+    os.write(reply, b"%d" % os.getpid())
+    os.close(reply)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # TensorFlow's C++ part prints while it is loaded
+    return import_and_serve(job["imports"], descriptor, path)
+
+
+def become(job: dict[str, Any], files: list[int], modules: list[str], path: list[str]) -> Callable[[], None]:
+    """Make this forked process what Python makes of itself when it starts; what is left to do is the call that comes back."""
+    wait_for_parent(job)
     if job["session"]:
         os.setsid()
     elif job["group"] != -1:
         os.setpgid(0, job["group"])
-    Nursery.current = Nursery.child = None
+    Nursery.current = Nursery.with_keras = Nursery.child = None
     if starts_others(job["words"]):
         ours, theirs = socket.socketpair()
         Nursery.child = os.fork()
@@ -292,8 +340,8 @@ def become(job: dict[str, Any], files: list[int], modules: list[str], path: list
 
 
 def starts_others(words: Sequence[str]) -> bool:
-    """Whether a command may start Python processes that import the libraries: a run, a sweep, its worker, or a program of the tests."""
-    modules = {"speechtrain", "speechtrain.sweep.workers.worker", "pytest"}
+    """Whether a command may start Python processes that import the libraries: a run, a sweep, its job, or a program of the tests."""
+    modules = {"speechtrain", "speechtrain.sweep.workers.worker", "submitit.local._local", "submitit.core._submit", "pytest"}
     return words[1].endswith(".py") or (words[1] != "-c" and not modules.isdisjoint(words[1:4]))
 
 

@@ -21,7 +21,7 @@ print(json.dumps({
     "argv": sys.argv, "orig_argv": sys.orig_argv, "path": sys.path, "folder": os.getcwd(), "environment": dict(os.environ),
     "name": __name__, "parent": os.getppid(), "session": os.getsid(0) == os.getpid(), "stdin": sys.stdin.read(),
     "signals": {number.name: str(signal.getsignal(number)) for number in signals}, "mask": len(signal.pthread_sigmask(0, [])),
-    "modules": [name for name in ("torch", "speechtrain") if name in sys.modules],
+    "modules": [name for name in ("torch", "tensorflow", "speechtrain") if name in sys.modules],
 }))
 """
 
@@ -102,6 +102,12 @@ def test_it_has_the_open_files_that_are_passed_to_it() -> None:
     end, begin = os.pipe()
     subprocess.run([sys.executable, "-c", f"import os; os.write({begin}, b'word')"], pass_fds=[begin], check=True)
     assert os.read(end, 4) == b"word"
+
+
+def test_a_command_that_names_keras_has_it_imported_on_tensorflow_unless_it_names_an_engine_too() -> None:
+    assert told(["-c", TELL, "backend=keras"], input="")["modules"] == ["torch", "tensorflow"]
+    assert told(["-c", TELL, "backend=keras", "backend.engine=torch"], input="")["modules"] == ["torch"]
+    assert told(["-c", TELL, "backend=keras"], input="", env={**os.environ, "KERAS_BACKEND": "jax"})["modules"] == ["torch"]
 
 
 @pytest.mark.parametrize("different", [{"OMP_NUM_THREADS": "3"}, {"PYTHONHASHSEED": "1"}, {"PYTHONPATH": "hiding"}])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from speechtrain.backends.keras.layers import frame_mask
 def named(name: str, *, compiled: bool) -> Callable[[Any, Any, Any, Any], Any]:
     """Return the loss of that name, by the fastest kernel of the engine; `compiled`: XLA has to know it."""
     if name == "ctc" and keras.config.backend() == TENSORFLOW and not compiled:
-        return partial(ctc, native=True)
+        return _ctc_of_tensorflow
     loss: Callable[[Any, Any, Any, Any], Any] = globals()[name]
     return loss
 
@@ -64,6 +64,22 @@ def ctc(log_probs: Any, lengths: Any, targets: Any, target_lengths: Any, *, nati
     lengths, target_lengths = ops.where(usual, lengths, 1), ops.where(usual, target_lengths, 1)
     losses = (_native if native else _portable)(log_probs, lengths, targets, target_lengths)
     return ops.where(usual, losses, ops.where(aligned, blanks, ops.zeros_like(losses)))
+
+
+def _ctc_of_tensorflow(log_probs: Any, lengths: Any, targets: Any, target_lengths: Any) -> Any:
+    """Compute `ctc` with TensorFlow's own kernel; the graphs of all steps call one graph of it instead of tracing it anew each."""
+    integers = (ops.cast(x, "int32") for x in (lengths, targets, target_lengths))
+    return ctc_graph(log_probs.shape[-1])(ops.cast(log_probs, "float32"), *integers)
+
+
+@cache
+def ctc_graph(classes: int) -> Any:
+    """Return `ctc` with TensorFlow's own kernel for so many classes, as a function that is traced when it is called first."""
+    import tensorflow as tf
+
+    rows = tf.TensorSpec([None], tf.int32)
+    signature = [tf.TensorSpec([None, None, classes], tf.float32), rows, tf.TensorSpec([None, None], tf.int32), rows]
+    return tf.function(partial(ctc, native=True), input_signature=signature, autograph=False)
 
 
 def _portable(log_probs: Any, lengths: Any, targets: Any, target_lengths: Any) -> Any:

@@ -173,7 +173,8 @@ class BackendConformance:
     def test_a_run_resumed_inside_an_epoch_sees_what_it_had_not_seen_and_ends_alike(
         self, backend: Backend, tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        options = [*self.drawing, "trainer.epochs=3", "data.batch_size=4", "trainer.checkpoint.every_n_steps=1"]
+        model = self.drawing if accumulate == 1 else ["model=mlp"]
+        options = [*model, "trainer.epochs=3", "data.train_size=28", "data.batch_size=4", "trainer.checkpoint.every_n_steps=1"]
         options += [f"trainer.accumulate_grad_batches={accumulate}", "scheduler=warmup_cosine", *self.augmented]
         read: dict[BatchBuilder, list[tuple[int, list[str]]]] = {}  # by loader: another run's threads may still read
         whole, begun, resumed = Recorder(), Recorder(interrupt_in=1, at_batch=3 * accumulate - 1), Recorder()
@@ -331,9 +332,8 @@ class BackendConformance:
         assert result.best_value == pytest.approx(result.history[best]["val/loss"])
 
     def test_a_checkpoints_name_may_hold_its_epoch_and_metrics(self, backend: Backend, tmp_path: Path) -> None:
-        setup = Setup(
-            backend, tmp_path, "model=mlp", "trainer.epochs=2", "trainer.checkpoint.every_n_epochs=1", "trainer.checkpoint.save_top_k=0"
-        )
+        options = ["model=mlp", "trainer.epochs=2", "trainer.checkpoint.every_n_epochs=1", "trainer.checkpoint.save_top_k=0"]
+        setup = self.setup(backend, tmp_path, *options)
         setup.change({"trainer.checkpoint.filename": "e={epoch:02d}-loss={val/loss:.3f}"})
         history = setup.train(setup.build()).history
         names = sorted(path.stem for path in (tmp_path / "checkpoints").iterdir())

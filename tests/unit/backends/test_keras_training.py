@@ -109,6 +109,17 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
 
 
+def test_the_graph_of_the_ctc_loss_is_made_once_for_all_models(tmp_path: Path) -> None:
+    from speechtrain.backends.keras import losses
+
+    losses.ctc_graph.cache_clear()
+    for name in ("one", "two"):
+        setup = Setup(keras_backend(), tmp_path / name, *SMALL, "trainer.epochs=1")
+        setup.train(setup.build())
+    assert losses.ctc_graph.cache_info().misses == 1
+    assert losses.ctc_graph(setup.task.head.size).experimental_get_tracing_count() == 1
+
+
 def test_another_engine_than_the_processs_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"backend.engine: is jax, but this process runs Keras on tensorflow"):
         KerasBackend("jax", 1)
