@@ -23,7 +23,7 @@ from speechtrain.app.help import print_help
 from speechtrain.app.resume import resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import explain
-from speechtrain.config.extras import explain_missing
+from speechtrain.config.extras import explain_missing, require_training
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.processes import interrupts
@@ -84,6 +84,7 @@ def _train(arguments: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     interrupts.listen()
     try:
+        require_training()
         sys.argv[1:] = resume_arguments(arguments)
         run()
     except KeyboardInterrupt:

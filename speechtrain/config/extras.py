@@ -109,6 +109,18 @@ def explain_missing(error: ModuleNotFoundError) -> UserError | None:
     module = (error.name or "").partition(".")[0]
     if module in EXTRAS:
         return UserError(f"this needs {module}, not installed here\n    -> {how_to_install([module])}")
-    if module in _TRAINING:
-        return UserError(f"this needs {module}, and only what transcribes and serves is installed here\n    -> pip install speechtrain")
-    return None
+    return _without_training(module) if module in _TRAINING else None
+
+
+def require_training() -> None:
+    """Check that what trains is installed, and not only what transcribes and serves.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    if absent := missing(_TRAINING):
+        raise _without_training(absent[0])
+
+
+def _without_training(module: str) -> UserError:
+    return UserError(f"this needs {module}, and only what transcribes and serves is installed here\n    -> pip install speechtrain")

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import TINY
@@ -192,34 +191,3 @@ def test_what_is_not_there_is_named_and_the_exit_code_is_2(command: Command, arg
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.cold
-def test_the_wheel_works_in_an_empty_folder_as_the_checkout_does(tmp_path: Path, command: Command) -> None:
-    from conftest import REPOSITORY
-
-    built = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(REPOSITORY)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    site = tmp_path / "site"
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(site)], check=True)
-    (tmp_path / "empty").mkdir()
-    environment: dict[str, Any] = {"PYTHONPATH": str(site)}
-    configs = [command(*SMALL, "--cfg", "job", cwd=tmp_path / "empty", **extra).stdout for extra in (environment, {})]
-    assert configs[0] == configs[1]
-    assert "hidden_sizes" in configs[0]
-    code = "import speechtrain, speechtrain.config as c; print(speechtrain.__file__, c.CONF_DIR)"
-    where = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "empty", env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    )
-    assert all(path.startswith(str(site)) for path in where.stdout.split())
-    assert (site / "speechtrain/py.typed").is_file()
-    assert command("--version", **environment).stdout == command("--version").stdout
-    done = command(*SMALL, "trainer.epochs=1", cwd=tmp_path / "empty", **environment)
-    assert done.returncode == 0, done.stderr
-    assert runs(tmp_path / "empty")[0].info.status == "FINISHED"

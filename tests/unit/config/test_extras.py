@@ -89,3 +89,10 @@ def test_a_failed_import_is_explained_where_the_package_is_known() -> None:
     assert "this needs lightning" in str(explained)
     assert "-> pip install speechtrain" in str(explained)
     assert extras.explain_missing(ModuleNotFoundError("No module named 'my_part'", name="my_part")) is None
+
+
+def test_training_is_refused_where_only_what_transcribes_is_installed(hide: Hide) -> None:
+    extras.require_training()
+    hide("lightning")
+    with pytest.raises(UserError, match=r"this needs lightning, .*\n    -> pip install speechtrain"):
+        extras.require_training()
