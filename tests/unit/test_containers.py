@@ -124,3 +124,15 @@ def test_a_password_is_asked_for_and_stands_in_no_file() -> None:
     services = containers.compose({"POSTGRES_PASSWORD": "of this test alone"})["services"]
     secrets = [value for service in services.values() for name, value in service["environment"].items() if "PASSWORD" in name]
     assert secrets == ["of this test alone"] * len(services)
+
+
+def test_images_stages_and_services_that_the_page_names_exist() -> None:
+    page = (REPOSITORY / "docs" / "containers.md").read_text(encoding="utf-8")
+    commands = "\n".join(re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+
+    assert set(re.findall(r"--target (\S+)", commands)) == set(IMAGES) - {"cpu"}
+    assert set(re.findall(r"speechtrain:(\w+)", commands)) == set(IMAGES)
+    assert set(re.findall(r"compose run --rm (\S+)", commands)) == {name for name, service in SERVICES.items() if "profiles" in service}
+    assert {name for name in re.findall(r"--build-arg (\w+)=", commands)} == {"PYTHON"}
+    mounted = {place for place in re.findall(r"--volume \S+?:(/\w+)", commands) if place != "/data"}
+    assert mounted <= {word for words in STAGES["base"].commands if words[0] == "install" for word in words}
