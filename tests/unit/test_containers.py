@@ -133,6 +133,6 @@ def test_images_stages_and_services_that_the_page_names_exist() -> None:
     assert set(re.findall(r"--target (\S+)", commands)) == set(IMAGES) - {"cpu"}
     assert set(re.findall(r"speechtrain:(\w+)", commands)) == set(IMAGES)
     assert set(re.findall(r"compose run --rm (\S+)", commands)) == {name for name, service in SERVICES.items() if "profiles" in service}
-    assert {name for name in re.findall(r"--build-arg (\w+)=", commands)} == {"PYTHON"}
+    assert set(re.findall(r"--build-arg (\w+)=", commands)) == {"PYTHON"}
     mounted = {place for place in re.findall(r"--volume \S+?:(/\w+)", commands) if place != "/data"}
     assert mounted <= {word for words in STAGES["base"].commands if words[0] == "install" for word in words}
