@@ -251,7 +251,7 @@ def _missing_option(name: str, options: Sequence[str] | None) -> Problem:
     if not group:
         return Problem(name, "no such config", "python -m speechtrain --help lists what there is")
     if group == "hydra/launcher" and option in LAUNCHERS:
-        return Problem(group, f"{option} is not installed here", f"pip install 'speechtrain[{LAUNCHERS[option]}]'")
+        return Problem(group, f"{option} is not installed", f"pip install 'speechtrain[{LAUNCHERS[option]}]'")
     return Problem(group, f"there is no '{option}'", did_you_mean(option, options or _options(group)))
 
 

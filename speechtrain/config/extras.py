@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from speechtrain.config.schemas.node import Rule
 from speechtrain.errors import UserError
@@ -85,7 +85,11 @@ def how_to_install(modules: Iterable[str]) -> str:
 def needed(key: str, modules: Iterable[str]) -> Iterator[Rule]:
     """Yield a problem of a key, or of the whole node if it is empty, whose value needs modules that are not installed."""
     if absent := missing(modules):
-        yield key, f"needs {' and '.join(absent)}, not installed here", how_to_install(absent)
+        yield key, f"needs {_not_installed(absent)}", how_to_install(absent)
+
+
+def _not_installed(modules: Sequence[str]) -> str:
+    return f"{', '.join(modules)}, which {'is' if len(modules) == 1 else 'are'} not installed"
 
 
 def require(what: str, modules: Iterable[str], *, otherwise: str | None = None) -> None:
@@ -101,14 +105,14 @@ def require(what: str, modules: Iterable[str], *, otherwise: str | None = None) 
     """
     if absent := missing(modules):
         fix = ", or ".join(part for part in (how_to_install(absent), otherwise) if part)
-        raise UserError(f"{what} needs {' and '.join(absent)}, not installed here\n    -> {fix}")
+        raise UserError(f"{what} needs {_not_installed(absent)}\n    -> {fix}")
 
 
 def explain_missing(error: ModuleNotFoundError) -> UserError | None:
     """Return the error to show instead of a failed import of a package that an extra, or an installation for training, has."""
     module = (error.name or "").partition(".")[0]
     if module in EXTRAS:
-        return UserError(f"this needs {module}, not installed here\n    -> {how_to_install([module])}")
+        return UserError(f"this needs {_not_installed([module])}\n    -> {how_to_install([module])}")
     return _without_training(module) if module in _TRAINING else None
 
 

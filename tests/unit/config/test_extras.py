@@ -61,19 +61,19 @@ def test_a_choice_whose_package_is_missing_names_the_extra(hide: Hide, overrides
     hide(module)
     with pytest.raises(ConfigError) as caught:
         compose(overrides)
-    assert f"{problem}, not installed here\n    -> pip install 'speechtrain[{extras.EXTRAS[module]}]'" in str(caught.value)
+    assert f"{problem}, which is not installed\n    -> pip install 'speechtrain[{extras.EXTRAS[module]}]'" in str(caught.value)
 
 
 def test_an_export_and_a_server_name_what_they_lack_before_the_model_is_loaded(hide: Hide) -> None:
     hide("onnxscript", "ai_edge_litert", "prometheus_client")
-    with pytest.raises(ConfigError, match=r"format: needs onnxscript and ai_edge_litert, .*\n.*'speechtrain\[onnx,litert\]'"):
+    with pytest.raises(ConfigError, match=r"format: needs onnxscript, ai_edge_litert, which are .*\n.*'speechtrain\[onnx,litert\]'"):
         compose_command(ExportConfig, ["format=[onnx,tflite]"])
     with pytest.raises(ConfigError, match=r"serve: needs prometheus_client, .*\n.*'speechtrain\[serve\]'"):
         compose_command(ServeConfig, [])
 
 
 def test_a_launcher_that_is_not_installed_names_its_extra() -> None:
-    with pytest.raises(ConfigError, match=r"hydra/launcher: ray is not installed here\n.*'speechtrain\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"hydra/launcher: ray is not installed\n.*'speechtrain\[ray\]'"):
         compose(["hydra/launcher=ray"])
 
 
