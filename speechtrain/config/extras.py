@@ -34,7 +34,7 @@ EXTRAS = {
 }
 """The extra by the name of the module that is imported."""
 
-FORMATS = {
+_FORMATS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "tflite": ("tensorflow", "ai_edge_litert"),
     "tflite_int8": ("tensorflow", "ai_edge_litert"),
@@ -63,6 +63,11 @@ _TRAINING = (
     "jinja2",
 )
 """Modules that an installation for training has, and one for transcribing and serving alone has not."""
+
+
+def modules_of(formats: Iterable[str]) -> list[str]:
+    """Return the modules that the exports of some formats need."""
+    return [module for kind in formats for module in _FORMATS.get(kind, ())]
 
 
 def missing(modules: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from speechtrain.config.extras import FORMATS, needed
+from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.schemas.node import Node, Rule, choice, number
 
 
@@ -89,7 +89,7 @@ class ExportConfig(ModelCommand):
     frames: int | None = number(ge=1)
 
     def rules(self) -> Iterator[Rule]:
-        yield from needed("format", (module for kind in self.format for module in FORMATS.get(kind, ())))
+        yield from needed("format", modules_of(self.format))
 
 
 @dataclass

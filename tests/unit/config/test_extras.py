@@ -54,6 +54,7 @@ def test_the_light_group_asks_for_nothing_that_the_project_does_not() -> None:
         (["experiment=signal_extraction", "data.save_to=here"], "h5py", "data.save_to: needs h5py"),
         (["backend=keras"], "keras", "backend.engine: needs keras"),
         (["backend=keras", "backend.engine=jax"], "jax", "backend.engine: needs jax"),
+        (["export.on_train_end=[archive,onnx]"], "onnxscript", "export.on_train_end: needs onnxscript"),
         (["data=digits", "data.cache_dir=nowhere"], "espeakng_loader", "data: needs espeakng_loader"),
     ],
 )
