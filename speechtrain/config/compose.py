@@ -74,7 +74,8 @@ def compose_command(schema: type[C], overrides: Sequence[str]) -> C:
             cfg = hydra_compose(name, overrides=[item for item in with_lists if not item.startswith("tags.")])
             for item in (item for item in with_lists if item.startswith("tags.")):
                 key, _, value = item.removeprefix("tags.").partition("=")
-                cfg.tags[key] = value
+                with open_dict(cfg.tags):
+                    cfg.tags[key] = value
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([_command_problem(error, with_lists, defaults)]) from None
     problems = find_node_problems(cfg, "")
@@ -162,18 +163,17 @@ def explain(overrides: Sequence[str], error: Exception, config_dir: str | None =
     """
     remaining = list(overrides)
     problems = []
-    while True:
-        culprit = _culprit(remaining, error)
-        problems.append(_describe(error, culprit, remaining))
-        if culprit is None or sweep:
-            return ConfigError(problems)
-        remaining.remove(culprit)
+    while (culprit := _culprit(remaining, error)) is not None and not sweep:
+        rest = list(remaining)
+        rest.remove(culprit)
         try:
-            cfg = _compose(remaining, config_dir)
+            cfg = _compose(rest, config_dir)
         except (HydraException, OmegaConfBaseException) as next_error:
-            error = next_error
+            problems.append(_describe(error, culprit, remaining))
+            remaining, error = rest, next_error
             continue
-        return ConfigError([*problems, *find_problems(cfg)])
+        return ConfigError([*problems, _describe(error, culprit, remaining, cfg), *find_problems(cfg)])
+    return ConfigError([*problems, _describe(error, culprit, remaining)])
 
 
 def _compose(overrides: Sequence[str], config_dir: str | None = None, *, with_hydra: bool = False) -> DictConfig:
@@ -227,8 +227,15 @@ def _is_about(error: BaseException) -> Callable[[str, str], bool]:
     return lambda *_: False
 
 
-def _describe(error: Exception, override: str | None, overrides: Sequence[str]) -> Problem:
-    """Say in words of ours what an error of Hydra or OmegaConf means."""
+def _describe(error: Exception, override: str | None, overrides: Sequence[str], others: DictConfig | None = None) -> Problem:
+    """Say in words of ours what an error of Hydra or OmegaConf means.
+
+    Args:
+        error: the error.
+        override: the override that is at fault; None: it cannot be told.
+        overrides: all overrides.
+        others: what the other overrides compose to, if they do.
+    """
     if isinstance(error, OverrideParseException):
         fix = "write key=value; quote a value with spaces or brackets for the shell"
         return Problem("command line", f"'{error.override}' cannot be read", fix)
@@ -237,7 +244,7 @@ def _describe(error: Exception, override: str | None, overrides: Sequence[str]) 
         if isinstance(link, MissingConfigException) and link.missing_cfg_file is not None:
             return _missing_option(link.missing_cfg_file, link.options)
         if isinstance(link, (ConfigKeyError, ConfigAttributeError)):
-            return _unknown_key(link.full_key or key, overrides)
+            return _unknown_key(link.full_key or key, overrides, others)
         if isinstance(link, ValidationError) and link.full_key and (expected := _expected_type(link)) is not None:
             return Problem(link.full_key, f"must be {expected}, received {link.value!r}", _example(link.full_key))
     last = list(_chain(error))[-1]
@@ -255,9 +262,9 @@ def _missing_option(name: str, options: Sequence[str] | None) -> Problem:
     return Problem(group, f"there is no '{option}'", did_you_mean(option, options or _options(group)))
 
 
-def _unknown_key(path: str, overrides: Sequence[str]) -> Problem:
+def _unknown_key(path: str, overrides: Sequence[str], others: DictConfig | None) -> Problem:
     parent, _, name = path.rpartition(".")
-    return Problem(path, "there is no such key", did_you_mean(name, _siblings(path, overrides), prefix=parent))
+    return Problem(path, "there is no such key", did_you_mean(name, _siblings(path, overrides, others), prefix=parent))
 
 
 def _expected_type(error: ValidationError) -> str | None:
@@ -284,15 +291,16 @@ def _options(group: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
 
 
-def _siblings(path: str, overrides: Sequence[str]) -> list[str]:
+def _siblings(path: str, overrides: Sequence[str], others: DictConfig | None) -> list[str]:
     """Return the names beside a dotted path, in the options that are chosen; for a key of the root the groups too."""
     parent = path.rpartition(".")[0]
-    choices = [item for item in overrides if _GROUP_CHOICE.match(item)]
-    cfg: Any
-    try:
-        cfg = _compose(choices, with_hydra=path.startswith("hydra."))
-    except (HydraException, OmegaConfBaseException):
-        cfg = _compose([])
+    cfg: Any = None if path.startswith("hydra.") else others
+    if cfg is None:
+        choices = [item for item in overrides if _GROUP_CHOICE.match(item)]
+        try:
+            cfg = _compose(choices, with_hydra=path.startswith("hydra."))
+        except (HydraException, OmegaConfBaseException):
+            cfg = _compose([])
     for part in filter(None, parent.split(".")):
         cfg = cfg.get(part) if isinstance(cfg, DictConfig) and part in cfg else None
     names = [str(name) for name in cfg] if isinstance(cfg, DictConfig) else []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import optuna
-
 from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.config.targets import Direction, task_directions
@@ -13,7 +11,6 @@ from speechtrain.console import console, format_metric
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 from speechtrain.inference.evaluation import evaluate, scored
 from speechtrain.sweep.space.space import Choice, Space, parse_space
-from speechtrain.sweep.study.study import distribution
 
 
 def tune_decoder(cfg: EvaluateConfig, overrides: Sequence[str]) -> list[str]:
@@ -87,6 +84,10 @@ def search_in_process(
             settings = space.overrides(point)
             results.append((value_of(settings), settings))
     else:
+        import optuna
+
+        from speechtrain.sweep.study.study import distribution
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
         distributions = {parameter.name: distribution(parameter.domain) for parameter in space.all_parameters()}

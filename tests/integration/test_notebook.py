@@ -247,6 +247,7 @@ def test_runs_are_compared_in_the_terminal_and_in_files(place: Path) -> None:
         (["last", "top=0"], "must be at least 1"),
         (["sotr=x"], "did you mean 'sort'"),
         (["study=none"], "there are no trials of 'none'"),
+        (["tags.host=nowhere"], "no run has {'host': 'nowhere'}"),
         (["last", "tracking_uri=sqlite:////nowhere/a.db"], "there is no such database"),
     ],
 )

@@ -26,10 +26,19 @@ HEAVY = (
 ANSWERED = ["--help", "--version", "--cfg job", "evaluate --help", "sync outputs"]
 
 MISTAKES = [
-    *("model.chanels=3", "model.channels=-1", "evalute", "resume=zzz", "init_from=zzz", "rerun=zzz", "data=manifest data.root=zzz"),
+    *(
+        "model.chanels=3",
+        "model.channels=-1",
+        "-m model.chanels=1,2",
+        "evalute",
+        "resume=zzz",
+        "init_from=zzz",
+        "rerun=zzz",
+        "data=manifest data.root=zzz",
+    ),
     *("transcribe nothere.wav", "transcribe zzz=1", "transcribe from=zzz a.wav", "transcribe from=run decoder=zzz a.wav"),
     *("evaluate from=zzz", "evaluate from=run decoder.lexicon=zzz", "evaluate from=run decoder=beam decoder.lexicon=zzz"),
-    *("evaluate from=run data=manifest data.root=zzz", "evaluate from=run decoder=[greedy,zzz]"),
+    *("evaluate from=run data=manifest data.root=zzz", "evaluate from=run decoder=[greedy,zzz]", "evaluate -m decoder=beam"),
     *("align audio=zzz.wav text=a", "align format=zzz", "align from=zzz", "export format=zzz from=run", "export from=zzz"),
     *("inspect data.rot=zzz", "inspect from=zzz", "inspect files=zzz.wav", "inspect examples=zzz"),
     *("serve from=zzz", "serve port=-1", "lm text=zzz", "lm text=a.wav units=tokens from=zzz", "sync zzz"),

@@ -10,6 +10,8 @@ import pytest
 
 from speechtrain import compose
 from speechtrain.config import CONF_DIR
+from speechtrain.config.compose import compose_command
+from speechtrain.config.schemas.commands import CompareConfig
 from speechtrain.errors import ConfigError
 
 
@@ -231,3 +233,8 @@ def test_a_model_that_only_the_other_backend_has_is_named_with_that_backend() ->
     text = problems("backend=keras", "data=synthetic", "model=custom", target)
     assert "model._target_: Zipformer is there for backend=torch only" in text
     assert "set backend=torch" in text
+
+
+def test_tags_of_runs_to_compare_may_have_any_name() -> None:
+    cfg = compose_command(CompareConfig, ["tags.host=here", "tags.data.fingerprint.test=ab12", "top=5"])
+    assert (cfg.tags, cfg.top) == ({"host": "here", "data.fingerprint.test": "ab12"}, 5)
