@@ -23,7 +23,6 @@ from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import TranscribeConfig
 from speechtrain.console import errors
-from speechtrain.data.audio import RecordingReader
 from speechtrain.decode.base import ranking
 from speechtrain.errors import UserError
 from speechtrain.inference.find import load_for
@@ -31,7 +30,7 @@ from speechtrain.inference.formats import FORMATS
 from speechtrain.inference.recordings import find_recordings, transcribe_blocks, transcript_path, write_transcript
 
 if TYPE_CHECKING:
-    from speechtrain.data.audio import Audio
+    from speechtrain.data.audio import Audio, RecordingReader
 
 _BLOCK_SECONDS = 10.0
 """How much of a recording is read at a time, where the text is not wanted as it is spoken."""
@@ -45,6 +44,8 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
     """
     files = find_recordings([str(name) for name in cfg.files])
     recognizer = load_for(cfg, overrides)
+    from speechtrain.data.audio import RecordingReader
+
     if cfg.streaming:
         from speechtrain.inference.streaming import check_streams
 

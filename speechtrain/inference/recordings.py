@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechtrain.config.schemas.commands import TranscribeConfig
-from speechtrain.data.audio import AUDIO_SUFFIXES
 from speechtrain.errors import ConfigError, Problem, unwritable
 from speechtrain.files import atomically
 
@@ -34,6 +33,8 @@ def find_recordings(names: Sequence[str]) -> list[Path | None]:
         elif path.is_file():
             files.append(path)
         elif path.is_dir():
+            from speechtrain.data.audio import AUDIO_SUFFIXES
+
             inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in AUDIO_SUFFIXES and each.is_file())
             if not inside:
                 problems.append(Problem("files", f"{path} holds no audio", f"files that end in {' '.join(AUDIO_SUFFIXES)} are looked for"))

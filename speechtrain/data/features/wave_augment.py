@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import soundfile
-from scipy.signal import butter, fftconvolve, sosfilt
 
 from speechtrain.data.audio import Audio, read_recording, resample
 from speechtrain.data.corpus import audio_files
@@ -84,6 +83,8 @@ class WaveAugment:
         if noise:
             out = self._with_noise(out, rate, rng)
         if lowpass and (corner := rng.uniform(*self.lowpass_hz)) < 0.49 * rate:
+            from scipy.signal import butter, sosfilt  # a second of import, for those who filter
+
             out = sosfilt(butter(8, corner, fs=rate, output="sos"), out).astype(np.float32)
         if codec:
             out = telephone(out, rate)
@@ -96,6 +97,8 @@ class WaveAugment:
         files = _files(self.reverb_folder, "augment.reverb_folder")
         path = files[int(rng.integers(len(files)))]
         response = _response(path, rate)
+        from scipy.signal import fftconvolve
+
         reverberant = fftconvolve(samples, response)[: len(samples)]
         return match_energy(reverberant.astype(np.float32), samples)
 
