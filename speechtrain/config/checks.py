@@ -6,7 +6,7 @@ All problems are gathered before any is reported. Nothing here imports a framewo
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, SignalData
 from speechtrain.config.schemas.node import Node
 from speechtrain.config.schemas.sound import StoredFeatures, WaveformFeatures
-from speechtrain.config.targets import Signature, UnknownTargetError, signature, type_mismatch
+from speechtrain.config.targets import Signature, UnknownTargetError, signature, task_directions, type_mismatch
 from speechtrain.errors import Problem, did_you_mean
 
 RUN_TIME_ARGUMENTS = {
@@ -255,6 +255,8 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
     yield from _stored_feature_problems(cfg)
     yield from _waveform_problems(cfg)
     yield from _missing_decoder_files(cfg)
+    if directions := task_directions(str(cfg.task.get("_target_"))):
+        yield from unknown_metrics({path: OmegaConf.select(cfg, path) for path in _MONITORS}, directions)
     yield from _keras_problems(cfg)
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")
@@ -329,6 +331,23 @@ def _waveform_problems(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem(
             "model.weights", f"no such file: {Path(weights).expanduser().absolute()}", "give the file of the pretrained model, or null"
         )
+
+
+_MONITORS = ("objective.metric", "trainer.early_stopping.monitor", "trainer.checkpoint.monitor")
+"""The keys that name a metric which is watched while a model trains."""
+
+
+def unknown_metrics(monitors: Mapping[str, str | None], names: Iterable[str]) -> Iterator[Problem]:
+    """Yield the keys that name a metric which is not measured.
+
+    Args:
+        monitors: the metrics by the keys that name them.
+        names: names of the task's metrics, which are measured on the validation data.
+    """
+    measured = [*(f"val/{name}" for name in names), "train/loss"]
+    for path, metric in monitors.items():
+        if metric is not None and metric not in measured:
+            yield Problem(path, f"there is no metric '{metric}'", did_you_mean(metric, measured))
 
 
 def _missing_decoder_files(cfg: DictConfig) -> Iterator[Problem]:

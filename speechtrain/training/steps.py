@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from speechtrain.backends.checkpoint_files import LAST, other_checkpoints
 from speechtrain.config.build import build
+from speechtrain.config.checks import unknown_metrics
 from speechtrain.config.experiment import ExperimentConfig, class_name
-from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, did_you_mean, unwritable
+from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, unwritable
 from speechtrain.inference.archive import weights_of
 from speechtrain.tracking.run_folder import find_run, find_weights, read_run_file, write_run_file
 
@@ -132,17 +133,15 @@ def build_experiment(cfg: ExperimentConfig, folder: Path, backend: Backend, corp
 
 
 def _check_monitors(cfg: ExperimentConfig, task: Task, *, has_val: bool) -> None:
-    metrics = [f"val/{each}" for each in task.directions] + ["train/loss"]
     monitors = {
         "objective.metric": cfg.objective.metric,
         "trainer.early_stopping.monitor": cfg.trainer.early_stopping.monitor,
         "trainer.checkpoint.monitor": cfg.trainer.checkpoint.monitor,
     }
-    problems = []
+    problems = list(unknown_metrics(monitors, task.directions))
+    unknown = [problem.path for problem in problems]
     for path, metric in monitors.items():
-        if metric is not None and metric not in metrics:
-            problems.append(Problem(path, f"there is no metric '{metric}'", did_you_mean(metric, metrics)))
-        elif metric is not None and metric.startswith("val/") and not has_val:
+        if metric is not None and metric.startswith("val/") and not has_val and path not in unknown:
             fix = f"give data.val or data.split.val, or set {path}=train/loss"
             problems.append(Problem(path, f"is {metric}, but there are no validation utterances", fix))
     if problems:
