@@ -105,7 +105,7 @@ class Nursery:
     def suits(self, environment: Mapping[str, str]) -> bool:
         """Whether Python and the libraries would start alike in this environment."""
         names = {name for name in {*environment, *self.environment} if name.startswith(READ_AT_START) and name != "PYTHONPATH"}
-        if any(environment.get(name) != self.environment.get(name) for name in names):
+        if any(value_of(name, environment) != value_of(name, self.environment) for name in names):
             return False
         hidden = self.modules | {"sitecustomize", "usercustomize"}
         for folder in set(environment.get("PYTHONPATH", "").split(os.pathsep)) - self.path:
@@ -135,6 +135,12 @@ class Nursery:
         if not number:
             raise BrokenPipeError("no process was forked")
         return int(number)
+
+
+def value_of(name: str, environment: Mapping[str, str]) -> str | None:
+    """What a variable means to the libraries: those for linear algebra look for the threads of OpenMP where they have none of their own."""
+    usual = environment.get("OMP_NUM_THREADS") if name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") else None
+    return environment.get(name, usual)
 
 
 def adopt(wanted: bool) -> None:
@@ -340,9 +346,11 @@ def become(job: dict[str, Any], files: list[int], modules: list[str], path: list
 
 
 def starts_others(words: Sequence[str]) -> bool:
-    """Whether a command may start Python processes that import the libraries: a run, a sweep, its job, or a program of the tests."""
-    modules = {"speechtrain", "speechtrain.sweep.workers.worker", "submitit.local._local", "submitit.core._submit", "pytest"}
-    return words[1].endswith(".py") or (words[1] != "-c" and not modules.isdisjoint(words[1:4]))
+    """Whether a command may start Python processes that import the libraries: a run, a sweep, its job, a server, a program of the tests."""
+    if words[1] == "-c":
+        return "speechtrain" in words[2] and "mlflow.writer import main" not in words[2]
+    modules = {"speechtrain", "speechtrain.sweep.workers.worker", "submitit.local._local", "submitit.core._submit", "mlflow", "pytest"}
+    return words[1].endswith(".py") or not modules.isdisjoint(words[1:4])
 
 
 def program(words: list[str], folder: str, path: list[str]) -> Callable[[], None]:

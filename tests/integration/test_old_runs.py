@@ -151,6 +151,7 @@ def test_a_run_begins_with_the_weights_of_an_old_one(source: str, old: Path) -> 
     assert result.metrics["test/loss"] == pytest.approx(FOUND["tracked"]["loss"], rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_run_of_mlflow_is_repeated_and_compared_with_what_it_was(old: Path, command: Command) -> None:
     done = command(f"rerun={run_id('tracked')}", "hydra.run.dir=outputs/again")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -205,6 +206,7 @@ def test_an_evaluation_finds_what_the_earlier_version_found(name: str, own_modul
     assert {key: found[key] for key in FOUND[name]} == pytest.approx(FOUND[name], rel=1e-4)
 
 
+@pytest.mark.long
 def test_archives_and_registered_models_are_evaluated_too(old: Path) -> None:
     for name, source in {"tracked": "outputs/tracked/exports/tracked.zip", "keras": "outputs/keras/exports/keras.zip"}.items():
         assert evaluated(f"from={source}")["cer"] == pytest.approx(FOUND[name]["cer"])
@@ -253,6 +255,7 @@ NEXT = {"model.stack": 1, "optimizer.lr": 0.004491523825138}, 14.107057218198422
 """Of the trial that follows on those of the study: what is tried, and what it gives."""
 
 
+@pytest.mark.long
 def test_a_finished_sweep_goes_on(tmp_path: Path, command: Command) -> None:
     unpack("sweep.tar.xz", tmp_path)
     journal = JournalStorage(JournalFileBackend("multirun/study/study.journal"))

@@ -337,6 +337,7 @@ def test_every_format_of_torch_is_tried_in_its_own_runtime(trained: Path, tmp_pa
     assert re.search(r"^archive +[\d.]+ +[\d.]+", out, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_a_file_that_is_not_the_model_is_not_called_done(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

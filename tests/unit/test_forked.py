@@ -110,7 +110,9 @@ def test_a_command_that_names_keras_has_it_imported_on_tensorflow_unless_it_name
     assert told(["-c", TELL, "backend=keras"], input="", env={**os.environ, "KERAS_BACKEND": "jax"})["modules"] == ["torch"]
 
 
-@pytest.mark.parametrize("different", [{"OMP_NUM_THREADS": "3"}, {"PYTHONHASHSEED": "1"}, {"PYTHONPATH": "hiding"}])
+@pytest.mark.parametrize(
+    "different", [{"OMP_NUM_THREADS": "3"}, {"MKL_NUM_THREADS": "3"}, {"PYTHONHASHSEED": "1"}, {"PYTHONPATH": "hiding"}]
+)
 def test_what_libraries_read_while_they_are_imported_starts_it_cold(tmp_path: Path, different: dict[str, str]) -> None:
     (tmp_path / "hiding/torch").mkdir(parents=True)
     (tmp_path / "hiding/torch/__init__.py").touch()
@@ -118,7 +120,12 @@ def test_what_libraries_read_while_they_are_imported_starts_it_cold(tmp_path: Pa
 
 
 def test_what_libraries_wrote_into_the_environment_of_the_tests_does_not_start_it_cold() -> None:
-    written = {"TORCHINDUCTOR_CACHE_DIR": "/tmp/there", "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "KMP_INIT_AT_FORK": "FALSE"}
+    written = {
+        "MKL_NUM_THREADS": os.environ["OMP_NUM_THREADS"],
+        "TORCHINDUCTOR_CACHE_DIR": "/tmp/there",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        "KMP_INIT_AT_FORK": "FALSE",
+    }
     assert told(["-c", TELL], input="", env={**os.environ, **written})["modules"] == ["torch"]
 
 

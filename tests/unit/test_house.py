@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,7 @@ def names_in(name: str, methods: dict[str, tuple[set[str], set[str]]]) -> set[st
     return names.union(*(names_in(base, methods) for base in bases - {name}))
 
 
+@cache
 def methods_by_class() -> dict[str, tuple[set[str], set[str]]]:
     """Bases and methods of every class of the package, by the class's name."""
     found: dict[str, tuple[set[str], set[str]]] = {}

@@ -19,7 +19,7 @@ from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Outputs, Task
 
 if TYPE_CHECKING:
-    from speechtrain.backends.keras.speech_model import SpeechModel, Step
+    from speechtrain.backends.keras.speech_model import Inference, SpeechModel, Step
     from speechtrain.data.loader import Loader
 
 _POLICIES = {
@@ -141,7 +141,7 @@ class KerasBackend(Backend):
         from speechtrain.backends.keras.feed import Shapes
 
         inputs = Shapes(active=self._compiled).features(features, lengths)
-        values, value_lengths = model.inference(compiled=self._compiled).predict_on_batch(inputs)
+        values, value_lengths = self._predict(model.inference(compiled=self._compiled), inputs)
         value_lengths = np.asarray(value_lengths, dtype=np.int64)[: len(lengths)]
         return np.asarray(values, dtype=np.float32)[: len(lengths), : int(value_lengths.max())], value_lengths
 
@@ -152,7 +152,7 @@ class KerasBackend(Backend):
         shapes = Shapes(active=self._compiled)
         step = self._step(model, task)
         for batch in batches:
-            arrays = shapes.outputs(step.predict_on_batch(shapes.inputs(batch)), batch)
+            arrays = shapes.outputs(self._predict(step, shapes.inputs(batch)), batch)
             lengths = np.asarray(arrays["lengths"], dtype=np.int64)
             yield (
                 batch,
@@ -211,6 +211,13 @@ class KerasBackend(Backend):
         extra: Mapping[str, Any] = files.read_state(path)["extra"]
         files.read_weights(model, path)
         return extra
+
+    def _predict(self, model: Step | Inference, inputs: dict[str, Any]) -> Any:
+        if self.engine == engines.TENSORFLOW and not self._compiled:
+            from speechtrain.backends.keras.internals import predict_any_size
+
+            predict_any_size(model, inputs)
+        return model.predict_on_batch(inputs)
 
     def _step(self, model: SpeechModel, task: Task) -> Step:
         return model.step(task, compiled=self._compiled)

@@ -26,3 +26,18 @@ def index_of(optimizer: Any, variable: Any) -> int:
 def batches_counted(optimizer: Any) -> int:
     """Return how many batches an optimizer was given; `iterations` counts its steps where gradients are accumulated."""
     return int(optimizer._iterations.numpy())
+
+
+def predict_any_size(model: Any, inputs: dict[str, Any]) -> None:
+    """Make the graph by which TensorFlow predicts batches of any size, so that it does not make another for the size of the first.
+
+    Args:
+        model: compiled, and not by XLA, which needs the sizes.
+        inputs: arrays of a batch; how many axes they have and what lies behind the second stays the same for all batches.
+    """
+    import tensorflow as tf
+
+    if model.predict_function is None:
+        model.make_predict_function()
+        specs = {name: tf.TensorSpec([None, None, *array.shape[2:]][: array.ndim], array.dtype) for name, array in inputs.items()}
+        model.predict_function.get_concrete_function([(specs,)])

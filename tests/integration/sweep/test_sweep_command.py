@@ -146,6 +146,7 @@ def test_help_imports_nothing_heavy_and_lists_the_presets(command):
         assert re.search(rf"\b{preset}\b", done.stdout)
 
 
+@pytest.mark.long
 def test_two_models_with_sizes_of_their_own(command, tmp_path):
     when = "hydra.sweeper.when=[{if:{model:mlp},params:{model.stack:[1,2]}},{if:{model:tdnn},params:{model.channels:[16,32]}}]"
 

@@ -56,6 +56,7 @@ for kind in ("fp32", "bf16", "fp16"):
 @pytest.mark.parametrize(
     ("program", "environment"), [(INTERPRETED, {"TRITON_INTERPRET": "1"}), (COMPILED, {})], ids=["numbers", "machine code"]
 )
+@pytest.mark.long
 def test_the_depthwise_kernels_can_be_compiled_and_give_what_pytorch_does(
     tmp_path: Path, program: str, environment: dict[str, str]
 ) -> None:

@@ -37,17 +37,17 @@ from speechtrain.backends.keras import losses, optimizers  # noqa: E402
 
 MODELS = [
     ["model=tdnn"],
-    ["model=tdnn", "model.dilations=[1,3]", "model.kernel_size=3", "model.stem_time_strides=[2,2]"],
+    pytest.param(["model=tdnn", "model.dilations=[1,3]", "model.kernel_size=3", "model.stem_time_strides=[2,2]"], marks=pytest.mark.long),
     ["model=conformer"],
-    ["model=conformer", "model.subsampling=8", "model.kernel_size=7"],
+    pytest.param(["model=conformer", "model.subsampling=8", "model.kernel_size=7"], marks=pytest.mark.long),
     ["model=crdnn"],
-    ["model=crdnn", "model.rnn=lstm", "model.bidirectional=false"],
+    pytest.param(["model=crdnn", "model.rnn=lstm", "model.bidirectional=false"], marks=pytest.mark.long),
     ["model=quartznet"],
-    ["model=quartznet", "model.subsampling=3", "model.repeats=1", "model.kernel_sizes=[3,5,7]"],
+    pytest.param(["model=quartznet", "model.subsampling=3", "model.repeats=1", "model.kernel_sizes=[3,5,7]"], marks=pytest.mark.long),
     ["model=lstm"],
-    ["model=lstm", "model.stack=3", "model.chunk_frames=1", "model.layers=1"],
+    pytest.param(["model=lstm", "model.stack=3", "model.chunk_frames=1", "model.layers=1"], marks=pytest.mark.long),
     ["model=mlp"],
-    ["model=mlp", "model.stack=3"],
+    pytest.param(["model=mlp", "model.stack=3"], marks=pytest.mark.long),
 ]
 
 
@@ -86,6 +86,7 @@ def test_a_model_with_the_torch_models_weights_gives_its_outputs(options: list[s
 
 
 @pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "quartznet", "lstm", "mlp"])
+@pytest.mark.long
 def test_no_two_weights_begin_with_the_same_numbers_and_all_within_torchs_bounds(tmp_path: Path, model: str) -> None:
     setups = [Setup(backend, tmp_path / backend.name, f"model={model}") for backend in (TorchBackend(threads=1), BACKEND)]
     first, second = [setup.build() for setup in setups]
@@ -100,6 +101,7 @@ def test_no_two_weights_begin_with_the_same_numbers_and_all_within_torchs_bounds
 
 
 @pytest.mark.parametrize("options", [["model=tdnn"], ["model=conformer"], ["model=quartznet"], ["model=crdnn"]], ids=" ".join)
+@pytest.mark.long
 def test_padding_up_to_a_compiled_shape_changes_nothing_in_training_either(options: list[str]) -> None:
     _, model = pair(options)
     lengths = np.array([61, 24, 60], dtype=np.int32)

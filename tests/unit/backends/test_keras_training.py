@@ -30,8 +30,8 @@ def keras_backend(**options: object) -> KerasBackend:
 @pytest.mark.parametrize(
     "options",
     [
-        ["trainer.max_steps=14"],
-        ["trainer.max_steps=10"],
+        pytest.param(["trainer.max_steps=14"], marks=pytest.mark.long),
+        pytest.param(["trainer.max_steps=10"], marks=pytest.mark.long),
         ["trainer.val_every_n_epochs=2", "objective.metric=train/loss"],
         ["trainer.accumulate_grad_batches=4", "trainer.max_steps=4"],
     ],
@@ -48,7 +48,9 @@ def test_a_limited_training_has_the_events_and_metrics_that_it_has_on_torch(tmp_
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize(
+    "precision", ["16-mixed", *(pytest.param(each, marks=pytest.mark.long) for each in ("bf16-mixed", "bf16-true", "64-true"))]
+)
 def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
     setup = Setup(keras_backend(precision=precision), tmp_path, "model=tdnn", "model.channels=16", f"trainer.precision={precision}")
     setup.change({"trainer.epochs": 2})
@@ -118,6 +120,18 @@ def test_the_graph_of_the_ctc_loss_is_made_once_for_all_models(tmp_path: Path) -
         setup.train(setup.build())
     assert losses.ctc_graph.cache_info().misses == 1
     assert losses.ctc_graph(setup.task.head.size).experimental_get_tracing_count() == 1
+
+
+def test_one_graph_predicts_batches_of_any_size(tmp_path: Path) -> None:
+    setup = Setup(keras_backend(), tmp_path, *SMALL)
+    model = setup.build()
+    batches = list(setup.data.loader("train") or [])
+    assert len({batch.features.shape for batch in batches}) > 1
+    setup.outputs(model, batches)
+    assert model.step(setup.task, compiled=False).predict_function.experimental_get_tracing_count() == 1
+    for batch in batches:
+        setup.backend.infer(model, batch.features, batch.feature_lengths)
+    assert model.inference(compiled=False).predict_function.experimental_get_tracing_count() == 1
 
 
 def test_another_engine_than_the_processs_is_refused() -> None:

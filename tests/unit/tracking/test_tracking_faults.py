@@ -109,6 +109,7 @@ def until_true(check: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_a_server_that_dies_in_the_middle_and_comes_back_has_everything_once(server: Server, tmp_path: Path) -> None:
     server.start()
     one, run_id = begin(server.uri, tmp_path / "run", patience=60.0)
@@ -127,6 +128,7 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_has_everything_once(ser
     assert spools_in(tmp_path / "run") == []
 
 
+@pytest.mark.long
 def test_what_never_arrived_waits_beside_the_run_and_sync_sends_it(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +209,7 @@ class _Slow(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
+@pytest.mark.long
 def test_a_slow_server_whose_answers_get_lost_keeps_nobody_waiting_and_has_nothing_twice(server: Server, tmp_path: Path) -> None:
     server.start()
     slow = Slow(server.uri)
