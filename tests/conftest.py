@@ -23,6 +23,8 @@ import soundfile
 from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of everything that is started; numbers are compared bit for bit
+for size in ("COLUMNS", "LINES"):
+    os.environ.pop(size, None)  # pytest-xdist says 80, and tables would be folded only where tests run beside each other
 if not os.environ.get("SPEECHTRAIN_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # numbers are compared bit for bit, which a GPU's are not
 
