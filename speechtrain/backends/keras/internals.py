@@ -37,7 +37,8 @@ def predict_any_size(model: Any, inputs: dict[str, Any]) -> None:
     """
     import tensorflow as tf
 
-    if model.predict_function is None:
+    is_made = model.predict_function is not None
+    if not is_made:
         model.make_predict_function()
         specs = {name: tf.TensorSpec([None, None, *array.shape[2:]][: array.ndim], array.dtype) for name, array in inputs.items()}
         model.predict_function.get_concrete_function([(specs,)])

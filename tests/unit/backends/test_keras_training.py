@@ -128,7 +128,9 @@ def test_one_graph_predicts_batches_of_any_size(tmp_path: Path) -> None:
     batches = list(setup.data.loader("train") or [])
     assert len({batch.features.shape for batch in batches}) > 1
     setup.outputs(model, batches)
-    assert model.step(setup.task, compiled=False).predict_function.experimental_get_tracing_count() == 1
+    assert model.step(setup.task, compiled=False).predict_function.experimental_get_tracing_count() == 1, (
+        "Keras has changed: Model.predict_function"
+    )
     for batch in batches:
         setup.backend.infer(model, batch.features, batch.feature_lengths)
     assert model.inference(compiled=False).predict_function.experimental_get_tracing_count() == 1
