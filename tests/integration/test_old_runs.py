@@ -124,7 +124,7 @@ def callback_states(folder: Path) -> set[str]:
     return set(torch.load(path, weights_only=True)["callbacks"]) if path.is_file() else set()
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name == "keras" else name for name in RESUMED])
 def test_a_run_goes_on_for_one_more_epoch(name: str, own_modules: None, old: Path, command: Command) -> None:
     before = history(name)
     states = callback_states(old / "outputs" / name)

@@ -169,7 +169,7 @@ class BackendConformance:
         assert resumed.metrics == whole.metrics[3:]
         assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(continued, "test")["test/loss"]
 
-    @pytest.mark.parametrize("accumulate", [1, 2])
+    @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.long)])
     def test_a_run_resumed_inside_an_epoch_sees_what_it_had_not_seen_and_ends_alike(
         self, backend: Backend, tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -316,6 +316,7 @@ def test_a_run_killed_with_its_writer_is_failed_by_the_next_start(tmp_path: Path
     assert spools_in(tmp_path / "run") == []
 
 
+@pytest.mark.long
 def test_a_writer_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     one, run_id = begin(None, tmp_path / "run")
     one.log_metrics({"val/wer": 0.5}, 1)
