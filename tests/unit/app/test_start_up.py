@@ -32,6 +32,7 @@ MISTAKES = [
         "-m model.chanels=1,2",
         "evalute",
         "resume=zzz",
+        "data=synthetic objective.metric=val/zzz",
         "init_from=zzz",
         "rerun=zzz",
         "data=manifest data.root=zzz",
