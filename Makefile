@@ -1,9 +1,9 @@
 # Everything starts from a machine with Python 3.11, make and git; each target installs what it needs first.
 PYTHON ?= python3
 BIN := .venv/bin
-ENOUGH_TO_RUN := .venv/.run
+RUN_INSTALLED := .venv/.run
 INSTALLED := .venv/.installed
-# cpu: PyTorch's builds without CUDA, a quarter of the size; or another word of uv's --torch-backend
+# cpu: PyTorch's builds without CUDA, a third of the size; or another word of uv's --torch-backend
 TORCH ?=
 ARGS ?=
 
@@ -25,15 +25,15 @@ $(BIN)/uv:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-$(ENOUGH_TO_RUN): pyproject.toml requirements.lock | $(BIN)/uv
+$(RUN_INSTALLED): pyproject.toml requirements.lock | $(BIN)/uv
 	$(UV_INSTALL) --editable '.[synth]'
 	@touch $@
 
 $(INSTALLED): pyproject.toml requirements.lock | $(BIN)/uv
 	$(UV_INSTALL) --editable '.[dev]'
-	@touch $@ $(ENOUGH_TO_RUN)
+	@touch $@ $(RUN_INSTALLED)
 
-run: $(ENOUGH_TO_RUN) ## train on spoken digits, or what ARGS="model=conformer ..." says
+run: $(RUN_INSTALLED) ## train on spoken digits, or what ARGS="model=conformer ..." says
 	$(BIN)/python -m speechtrain $(ARGS)
 
 test: $(INSTALLED) ## the tests of five minutes
@@ -48,7 +48,7 @@ test-slow: $(INSTALLED) ## the tests that take minutes each
 test-gpu: $(INSTALLED) ## the tests that need an NVIDIA GPU
 	SPEECHTRAIN_TEST_GPU=1 $(BIN)/python -m pytest tests/unit/backends/test_cuda.py $(ARGS)
 
-ui: $(ENOUGH_TO_RUN) ## MLflow on the runs of this folder
+ui: $(RUN_INSTALLED) ## MLflow on the runs of this folder
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
 
 screenshots: $(INSTALLED) ## docs/images anew, with Chromium (apt-get install chromium chromium-driver)

@@ -47,7 +47,7 @@ def main() -> None:
         "training, newest versions": ["."],
     }
     if build := without_cuda():
-        choices["training, without CUDA"] = [*build, "."]
+        choices["spoken digits, without CUDA"] = [*build, ".[synth]"]
         choices["light, without CUDA"] = [*build, "--group", "light"]
     full = 0.0
     for title, arguments in choices.items():

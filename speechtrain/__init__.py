@@ -10,9 +10,6 @@ From Python:
 
 from __future__ import annotations
 
-import tomllib
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechtrain.config import compose
@@ -25,9 +22,7 @@ if TYPE_CHECKING:
 
 import_moved_modules()
 
-_PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
-# a checkout may be newer than what was installed of it, or not be installed at all
-__version__: str = tomllib.loads(_PROJECT.read_text("utf-8"))["project"]["version"] if _PROJECT.is_file() else version("speechtrain")
+__version__ = "0.2.0"
 
 __all__ = ["Result", "__version__", "compose", "load", "train"]
 

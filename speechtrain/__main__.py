@@ -57,8 +57,9 @@ def _fail_unless_defect(error: ModuleNotFoundError | ValueError | OSError) -> No
 
 def main() -> None:
     """Run the command line, and end with one of the exit codes above."""
-    sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder, also when started as `speechtrain`
     arguments = sys.argv[1:]
+    if not wants_matches(arguments):  # a completion runs no code of the current folder
+        sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder, also when started as `speechtrain`
     try:
         command = commands.named_command(arguments)
     except UserError as error:

@@ -35,7 +35,6 @@ def run(arguments: list[str]) -> int:
         from speechtrain.inference.service import Service
 
         recognizer.transcribe([0.0] * recognizer.sample_rate)  # the first pass is slow, so it is not left to the first request
-        listening.listen(1024)  # before the address is printed
         port = listening.getsockname()[1]
         console.print(f"serving     http://{cfg.host}:{port}   (POST /transcribe, GET /health, GET /metrics)", markup=False)
         config = uvicorn.Config(Service(recognizer, cfg).app(), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
@@ -46,7 +45,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _opened_port(cfg: ServeConfig) -> socket.socket:
-    """Return a socket with the port of a config, on which nobody listens yet.
+    """Return a socket that listens on the port of a config; who connects waits until requests are answered.
 
     Raises:
         UserError: the port cannot be opened.
@@ -56,6 +55,7 @@ def _opened_port(cfg: ServeConfig) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((cfg.host, cfg.port))
+        listening.listen(1024)
     except OSError as error:
         raise UserError(
             f"port {cfg.port} of {cfg.host} cannot be opened ({error.strerror})\n    -> set port to another, or to 0 for any"

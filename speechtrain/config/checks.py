@@ -13,12 +13,13 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.moved import present_name
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, SignalData
 from speechtrain.config.schemas.node import Node
 from speechtrain.config.schemas.sound import StoredFeatures, WaveformFeatures
-from speechtrain.config.targets import Signature, UnknownTargetError, signature, task_directions, type_mismatch
+from speechtrain.config.targets import Signature, UnknownTargetError, class_constant, signature, task_directions, type_mismatch
 from speechtrain.errors import Problem, did_you_mean
 
 RUN_TIME_ARGUMENTS = {
@@ -254,7 +255,8 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
     yield from _what_goes_together(cfg)
     yield from _stored_feature_problems(cfg)
     yield from _waveform_problems(cfg)
-    yield from _missing_decoder_files(cfg)
+    yield from _decoder_problems(cfg)
+    yield from _export_problems(cfg)
     if directions := task_directions(str(cfg.task.get("_target_"))):
         yield from unknown_metrics({path: OmegaConf.select(cfg, path) for path in _MONITORS}, directions)
     yield from _keras_problems(cfg)
@@ -350,10 +352,25 @@ def unknown_metrics(monitors: Mapping[str, str | None], names: Iterable[str]) ->
             yield Problem(path, f"there is no metric '{metric}'", did_you_mean(metric, measured))
 
 
-def _missing_decoder_files(cfg: DictConfig) -> Iterator[Problem]:
-    """Yield a lexicon and a language model of the beam search that do not exist."""
-    if not str(cfg.decoder.get("_target_")).endswith(".BeamDecoder"):
+def _export_problems(cfg: DictConfig) -> Iterator[Problem]:
+    """Yield formats of the export at the end of training that the backend does not write, or whose packages are missing."""
+    kinds = [str(kind) for kind in cfg.export.on_train_end]
+    formats = class_constant(str(cfg.backend.get("_target_")), "formats")
+    if isinstance(formats, dict):
+        for kind in kinds:
+            if kind not in formats and kind != "archive":
+                fix = f"with backend={cfg.backend.name} there is {', '.join([*formats, 'archive'])}"
+                yield Problem("export.on_train_end", f"'{kind}' is not available for a model of backend={cfg.backend.name}", fix)
+    for rule in needed("export.on_train_end", modules_of(kinds, str(cfg.backend.name))):
+        yield Problem(*rule)
+
+
+def _decoder_problems(cfg: DictConfig) -> Iterator[Problem]:
+    """Yield what the beam search lacks: its package, a lexicon or a language model; here, for a stored config has no schema."""
+    if present_name(str(cfg.decoder.get("_target_"))) != "speechtrain.decode.beam.BeamDecoder":
         return
+    for rule in needed("decoder", ("flashlight",)):
+        yield Problem(*rule)
     makes = {"lexicon": "a file with one word a line", "lm": "an ARPA file, which python -m speechtrain.lm text=FILE makes"}
     for key, fix in makes.items():
         name = cfg.decoder.get(key)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.machinery
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from speechtrain.config.schemas.node import Rule
 from speechtrain.errors import UserError
@@ -35,12 +36,12 @@ EXTRAS = {
 """The extra by the name of the module that is imported."""
 
 _FORMATS = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "tflite": ("tensorflow", "ai_edge_litert"),
-    "tflite_int8": ("tensorflow", "ai_edge_litert"),
-    "keras": ("keras",),
+    ("torch", "onnx"): ("onnx", "onnxscript", "onnxruntime"),
+    ("keras", "onnx"): ("onnx", "tf2onnx", "onnxruntime"),
+    ("keras", "tflite"): ("ai_edge_litert",),
+    ("keras", "tflite_int8"): ("ai_edge_litert",),
 }
-"""The modules that write and test a file of a format; the other formats need none beside PyTorch."""
+"""The modules that write and test a file, by backend and format, beside those that the backend needs anyway."""
 
 LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 """The extra by the name of a launcher that is a package of its own."""
@@ -48,7 +49,7 @@ LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submi
 _NEWEST_PYTHON = {"flashlight": (3, 12)}
 """The newest Python that a package has wheels for, where that is below the newest that PyTorch has wheels for."""
 
-_TRAINING = (
+TRAINING = (
     "lightning",
     "scipy",
     "lhotse",
@@ -61,18 +62,26 @@ _TRAINING = (
     "sklearn",
     "pandas",
     "jinja2",
+    "alembic",
+    "sqlalchemy",
 )
 """Modules that an installation for training has, and one for transcribing and serving alone has not."""
 
 
-def modules_of(formats: Iterable[str]) -> list[str]:
-    """Return the modules that the exports of some formats need."""
-    return [module for kind in formats for module in _FORMATS.get(kind, ())]
+def modules_of(formats: Iterable[str], backend: str) -> list[str]:
+    """Return the modules that exports of a backend's model to some formats need."""
+    return [module for kind in formats for module in _FORMATS.get((backend, kind), ())]
 
 
 def missing(modules: Iterable[str]) -> list[str]:
     """Return those of some modules that are not installed, each once; none of them is imported."""
-    return [module for module in dict.fromkeys(modules) if importlib.util.find_spec(module) is None]
+    return [module for module in dict.fromkeys(modules) if not is_installed(module)]
+
+
+def is_installed(module: str) -> bool:
+    """Say whether a module is installed; a folder of this name in the current folder, such as `datasets`, is not taken for it."""
+    elsewhere = [place for place in sys.path if Path(place).absolute() != Path.cwd()]
+    return importlib.machinery.PathFinder.find_spec(module, elsewhere) is not None
 
 
 def how_to_install(modules: Iterable[str]) -> str:
@@ -88,7 +97,7 @@ def how_to_install(modules: Iterable[str]) -> str:
 
 
 def needed(key: str, modules: Iterable[str]) -> Iterator[Rule]:
-    """Yield a problem of a key, or of the whole node if it is empty, whose value needs modules that are not installed."""
+    """Yield a problem if modules that a key needs are not installed; an empty key stands for the node."""
     if absent := missing(modules):
         yield key, f"needs {_not_installed(absent)}", how_to_install(absent)
 
@@ -114,11 +123,11 @@ def require(what: str, modules: Iterable[str], *, otherwise: str | None = None) 
 
 
 def explain_missing(error: ModuleNotFoundError) -> UserError | None:
-    """Return the error to show instead of a failed import of a package that an extra, or an installation for training, has."""
+    """Return the message for a failed import of a package that is known here; None for any other."""
     module = (error.name or "").partition(".")[0]
     if module in EXTRAS:
         return UserError(f"this needs {_not_installed([module])}\n    -> {how_to_install([module])}")
-    return _without_training(module) if module in _TRAINING else None
+    return _without_training(module) if module in TRAINING else None
 
 
 def require_training() -> None:
@@ -127,7 +136,7 @@ def require_training() -> None:
     Raises:
         UserError: a package is missing.
     """
-    if absent := missing(_TRAINING):
+    if absent := missing(TRAINING):
         raise _without_training(absent[0])
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.data import (
     An4,
@@ -92,7 +91,6 @@ class Exports(Node):
         for name in self.on_train_end:
             if name not in FORMATS:
                 yield "on_train_end", f"there is no format '{name}'", f"choose of {', '.join(FORMATS)}"
-        yield from needed("on_train_end", modules_of(self.on_train_end))
 
 
 @dataclass

@@ -37,12 +37,16 @@ def greedy_spans(log_probs: npt.NDArray[np.float32]) -> list[Span]:
 
 
 def align(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> list[Span] | None:
-    """Find the spans of given labels on their best path through log_probs (T', V); None if there are too few frames for them."""
+    """Find the spans of given labels on their best path through log_probs (T', V).
+
+    None: there are too few frames for them, or no path is possible.
+    """
     if not labels:
         return []
     if len(log_probs) < len(labels) + sum(one == other for one, other in pairwise(labels)):
         return None
-    states = _best_states(log_probs, labels)
+    if (states := _best_states(log_probs, labels)) is None:
+        return None
     bounds = np.flatnonzero(np.diff(states, prepend=-1, append=-1))
     pieces = [(int(states[start]), start, end) for start, end in pairwise(bounds.tolist())]
     return [_span(log_probs, labels[state // 2], start, end) for state, start, end in pieces if state % 2]
@@ -107,11 +111,11 @@ def words_of(spans: Sequence[Span], tokenizer: Tokenizer, frame_seconds: float, 
     ]
 
 
-def _best_states(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> npt.NDArray[np.int64]:
+def _best_states(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> npt.NDArray[np.int64] | None:
     """Find the state of each frame (T',) on the best path of CTC (Graves et al. 2006) through log_probs (T', V) that spells labels (L,).
 
     State 2 i + 1 is label i, and the 2 L + 1 states of even number are the blanks around the labels. A path stays, goes on by one state, or
-    by two past a blank between labels that differ.
+    by two past a blank between labels that differ. None: no path is possible, or a log-probability is NaN.
     """
     spelled = np.zeros(2 * len(labels) + 1, dtype=np.int64)
     spelled[1::2] = labels
@@ -125,6 +129,8 @@ def _best_states(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> n
         best = np.maximum(np.maximum(stay, one), two)
         steps[frame] = np.where(best == stay, 0, np.where(best == one, 1, 2))
         score[2:] = best + log_probs[frame, spelled]
+    if not score[-2:].max() > -np.inf:
+        return None
     states = np.empty(len(log_probs), dtype=np.int64)
     state = len(spelled) - 1 if score[-1] > score[-2] else len(spelled) - 2
     for frame in range(len(log_probs) - 1, -1, -1):

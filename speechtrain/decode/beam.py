@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from speechtrain.config.extras import needed
+from speechtrain.config.extras import how_to_install
 from speechtrain.decode.base import Hypothesis
 from speechtrain.decode.greedy import GreedyDecoder
 from speechtrain.decode.ngram import BEGIN, END, Gram, LanguageModel, open_language_model
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 try:
     import flashlight.lib.text.decoder as flashlight
-except ModuleNotFoundError:
+except ImportError:
     flashlight = None
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class BeamDecoder:
 def _check_installed() -> None:
     """Raise a ConfigError where flashlight-text is not installed."""
     if flashlight is None:
-        raise ConfigError([Problem(*rule) for rule in needed("decoder", ("flashlight",))])
+        raise ConfigError([Problem("decoder", "needs flashlight, which cannot be imported", how_to_install(["flashlight"]))])
 
 
 def _check_hot_words(words: Sequence[str], tokenizer: Tokenizer) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
+from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.config.targets import class_constant
@@ -80,6 +81,8 @@ class Export:
         formats = class_constant(str(self.settings.backend["_target_"]), "formats")
         if isinstance(formats, dict):  # of a backend of the user's own that inherits them it is known once it is built
             _check_formats(kinds, formats, self.settings.backend_name)
+        if absent := list(needed("format", modules_of(kinds, self.settings.backend_name))):
+            raise ConfigError([Problem(*rule) for rule in absent])
         self.folder = Path(cfg.out).expanduser().absolute() if cfg.out else (self.run or Path.cwd()) / "exports"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from speechtrain.config.extras import modules_of, needed
+from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import Node, Rule, choice, number
 
 
@@ -87,9 +87,6 @@ class ExportConfig(ModelCommand):
     representative: int = number(ge=1)
     split: str = choice("train", "val", "test")
     frames: int | None = number(ge=1)
-
-    def rules(self) -> Iterator[Rule]:
-        yield from needed("format", modules_of(self.format))
 
 
 @dataclass

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import Rule, Target, choice, number
 
 
@@ -89,7 +90,9 @@ class Phonemes(Target):
     stress: bool = MISSING
 
     def rules(self) -> Iterator[Rule]:
-        if self.lexicon is not None and not Path(self.lexicon).expanduser().is_file():
+        if self.lexicon is None:
+            yield from needed("lexicon", ("espeakng_loader",))
+        elif not Path(self.lexicon).expanduser().is_file():
             yield "lexicon", f"no such file: {Path(self.lexicon).expanduser().absolute()}", "give a file such as cmudict.dict, or null"
 
 

@@ -153,9 +153,6 @@ class BeamDecoder(Target):
     hot_words: list[str] = MISSING
     hot_word_score: float = MISSING
 
-    def rules(self) -> Iterator[Rule]:
-        yield from needed("", ("flashlight",))
-
 
 @dataclass
 class MlflowTracking(Target):

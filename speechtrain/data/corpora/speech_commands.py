@@ -18,7 +18,7 @@ SILENCE = "_silence_"
 _NOISE = "_background_noise_"
 _LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 RELEASED = Archive(  # version 2; TensorFlow Datasets publishes the digest
-    "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
+    "https://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
     "sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
     2.3,
 )

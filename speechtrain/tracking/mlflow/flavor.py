@@ -29,6 +29,8 @@ _NEEDED = (
     "filelock",
     "psutil",
     "torch",
+    "torchaudio",
+    "sentencepiece",
     "lhotse",
     "soundfile",
     "soxr",

@@ -1,19 +1,22 @@
 """Packages that only some runs need: the extra that has each is named before any work is done."""
 
-import importlib.util
 import re
 import sys
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 
 from speechtrain import compose
+from speechtrain.app.arguments import arguments_of
 from speechtrain.config import extras
 from speechtrain.config.compose import compose_command
 from speechtrain.config.schemas.commands import ExportConfig, ServeConfig
 from speechtrain.errors import ConfigError, UserError
+from speechtrain.inference.export import write_exports
+from speechtrain.inference.recognizer import Recognizer
 
 Hide = Callable[..., None]
 
@@ -21,10 +24,10 @@ Hide = Callable[..., None]
 @pytest.fixture
 def hide(monkeypatch: pytest.MonkeyPatch) -> Hide:
     """Make modules look as if they were not installed."""
-    find = importlib.util.find_spec
+    is_installed = extras.is_installed
 
     def hidden(*names: str) -> None:
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name in names else find(name, package))
+        monkeypatch.setattr(extras, "is_installed", lambda name: name not in names and is_installed(name))
 
     return hidden
 
@@ -52,6 +55,8 @@ def test_the_light_group_asks_for_nothing_that_the_project_does_not() -> None:
         (["data=huggingface", "data.root=."], "datasets", "data: needs datasets"),
         (["data=hdf5_signals", "data.root=."], "h5py", "data: needs h5py"),
         (["experiment=signal_extraction", "data.save_to=here"], "h5py", "data.save_to: needs h5py"),
+        (["tokenizer=phoneme"], "espeakng_loader", "tokenizer.lexicon: needs espeakng_loader"),
+        (["backend=keras", "export.on_train_end=[onnx]"], "tf2onnx", "export.on_train_end: needs tf2onnx"),
         (["backend=keras"], "keras", "backend.engine: needs keras"),
         (["backend=keras", "backend.engine=jax"], "jax", "backend.engine: needs jax"),
         (["export.on_train_end=[archive,onnx]"], "onnxscript", "export.on_train_end: needs onnxscript"),
@@ -65,10 +70,28 @@ def test_a_choice_whose_package_is_missing_names_the_extra(hide: Hide, overrides
     assert f"{problem}, which is not installed\n    -> pip install 'speechtrain[{extras.EXTRAS[module]}]'" in str(caught.value)
 
 
-def test_an_export_and_a_server_name_what_they_lack_before_the_model_is_loaded(hide: Hide) -> None:
-    hide("onnxscript", "ai_edge_litert", "prometheus_client")
-    with pytest.raises(ConfigError, match=r"format: needs onnxscript, ai_edge_litert, which are .*\n.*'speechtrain\[onnx,litert\]'"):
-        compose_command(ExportConfig, ["format=[onnx,tflite]"])
+def test_an_export_names_what_it_lacks_before_the_model_is_loaded(hide: Hide, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide("onnxscript", "onnxruntime")
+    monkeypatch.setattr(Recognizer, "of", None)
+    with pytest.raises(ConfigError, match=r"format: needs onnxscript, onnxruntime, which are .*\n.*'speechtrain\[onnx\]'"):
+        write_exports(*arguments_of(ExportConfig, [f"from={trained}", "format=[archive,onnx]"]))
+
+
+def test_a_format_of_the_other_backend_is_refused_before_the_training(hide: Hide) -> None:
+    hide("ai_edge_litert")
+    with pytest.raises(ConfigError, match=r"export\.on_train_end: 'tflite' is not available for a model of backend=torch"):
+        compose(["export.on_train_end=[tflite]"])
+
+
+def test_a_folder_that_is_called_like_a_package_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "torch").mkdir()
+    assert extras.missing(["ray", "torch"]) == ["ray"]
+
+
+def test_a_server_names_what_it_lacks(hide: Hide) -> None:
+    hide("prometheus_client")
     with pytest.raises(ConfigError, match=r"serve: needs prometheus_client, .*\n.*'speechtrain\[serve\]'"):
         compose_command(ServeConfig, [])
 
@@ -97,3 +120,10 @@ def test_training_is_refused_where_only_what_transcribes_is_installed(hide: Hide
     hide("lightning")
     with pytest.raises(UserError, match=r"this needs lightning, .*\n    -> pip install speechtrain"):
         extras.require_training()
+
+
+def test_what_only_training_needs_is_what_the_light_group_lacks() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    names = [re.split(r"[<>=]", requirement)[0] for requirement in project["project"]["dependencies"]]
+    light = [re.split(r"[<>=]", requirement)[0] for requirement in project["dependency-groups"]["light"]]
+    assert {"sklearn" if name == "scikit-learn" else name for name in set(names) - set(light)} == set(extras.TRAINING)

@@ -61,3 +61,10 @@ def test_labels_that_need_more_frames_than_there_are_have_no_alignment() -> None
     assert align(distributions(2, 3, 0), [1, 1]) is None
     assert align(distributions(3, 3, 0), [1, 1]) is not None
     assert align(distributions(3, 3, 0), []) == []
+
+
+def test_log_probabilities_that_allow_no_path_have_no_alignment() -> None:
+    log_probs = distributions(5, 3, 0)
+    log_probs[:, 1] = -np.inf
+    assert align(log_probs, [1, 2]) is None
+    assert align(np.full((5, 3), np.nan, dtype=np.float32), [1, 2]) is None
