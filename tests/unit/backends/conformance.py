@@ -173,7 +173,7 @@ class BackendConformance:
     def test_a_run_resumed_inside_an_epoch_sees_what_it_had_not_seen_and_ends_alike(
         self, backend: Backend, tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        model = self.drawing if accumulate == 1 else ["model=mlp"]
+        model = self.drawing if accumulate == 1 or backend.name == "torch" else ["model=mlp"]  # with Keras each trace takes seconds
         options = [*model, "trainer.epochs=3", "data.train_size=28", "data.batch_size=4", "trainer.checkpoint.every_n_steps=1"]
         options += [f"trainer.accumulate_grad_batches={accumulate}", "scheduler=warmup_cosine", *self.augmented]
         read: dict[BatchBuilder, list[tuple[int, list[str]]]] = {}  # by loader: another run's threads may still read
