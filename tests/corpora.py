@@ -105,12 +105,12 @@ def an4(root: Path) -> Path:
     return root
 
 
-def kaldi(root: Path) -> Path:
-    """train/{wav.scp, text, utt2spk, segments}: two utterances a recording."""
-    folder = root / "train"
+def kaldi(root: Path, part: str = "train", speakers: tuple[str, ...] = ("ann", "bob", "cyd")) -> Path:
+    """PART/{wav.scp, text, utt2spk, segments}: two utterances a recording."""
+    folder = root / part
     folder.mkdir(parents=True)
     files: dict[str, list[str]] = {"wav.scp": [], "text": [], "utt2spk": [], "segments": []}
-    for speaker in ("ann", "bob", "cyd"):
+    for speaker in speakers:
         first, second = SENTENCES[1], SENTENCES[3]
         write(root / "audio" / f"{speaker}.wav", first + second)
         files["wav.scp"].append(f"{speaker} audio/{speaker}.wav")
