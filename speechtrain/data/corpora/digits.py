@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from speechtrain.config.extras import require
 from speechtrain.console import progress_bar
 from speechtrain.data.corpus import SPLITS, Corpus, make_cut
 from speechtrain.errors import DataError, RunError, unwritable
+
+log = logging.getLogger(__name__)
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
@@ -134,6 +137,7 @@ class Digits:
     def _synthesize(self, jobs: list[dict[str, Any]]) -> None:
         """Share the jobs among worker processes, and wait for all of them."""
         count = min(self.processes, len(jobs))
+        log.info("eSpeak NG speaks %d utterances, once; they are kept in %s", len(jobs), self.cache_dir / "digits")
         with (
             progress_bar(f"synthesizing {len(jobs)} utterances in {count} processes", len(jobs)) as advance,
             tempfile.TemporaryDirectory() as folder,
