@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -26,6 +27,15 @@ pytestmark = pytest.mark.long
 MODEL = ["model=mlp", "model.dropout=0", "trainer.epochs=3", "data.batch_size=5"]
 
 
+def ranks_of(process: psutil.Process) -> list[psutil.Process]:
+    """The ranks among the processes that a process has started, but for those that have ended."""
+    ranks = []
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            ranks += [child] * ("speechtrain.training.rank" in child.cmdline())
+    return ranks
+
+
 def test_two_processes_have_the_loss_curve_of_one_with_the_same_batches(tmp_path: Path) -> None:
     results = {}
     for devices in (1, 2):
@@ -37,7 +47,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_same_batches(tmp_path
         for name in ("train/loss", "train/grad_norm", "train/lr", "val/loss", "val/cer", "val/wer", "val/exact"):
             assert two[name] == pytest.approx(one[name], rel=1e-3), name
     assert results[2].metrics["test/loss"] == pytest.approx(results[1].metrics["test/loss"], rel=1e-3)
-    assert not [process for process in psutil.Process().children(recursive=True) if "speechtrain.training.rank" in process.cmdline()]
+    assert not ranks_of(psutil.Process())
 
 
 def test_a_run_on_two_devices_is_resumed_by_another_pair(tmp_path: Path) -> None:
@@ -61,7 +71,7 @@ def training(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.P
             assert run.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        (second,) = (each for each in psutil.Process(run.pid).children(recursive=True) if "speechtrain.training.rank" in each.cmdline())
+        (second,) = ranks_of(psutil.Process(run.pid))
         yield run, second
     finally:
         run.kill()
@@ -80,7 +90,7 @@ class Kill(Callback):
     """Kills the second process after a batch, while this one does something else than to wait for it."""
 
     def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
-        (second,) = (each for each in psutil.Process().children(recursive=True) if "speechtrain.training.rank" in each.cmdline())
+        (second,) = ranks_of(psutil.Process())
         second.kill()
         for _ in range(600):
             time.sleep(0.05)  # it is interrupted
