@@ -6,6 +6,8 @@ INSTALLED := .venv/.installed
 # cpu: PyTorch's builds without CUDA, a third of the size; or another word of uv's --torch-backend
 TORCH ?=
 ARGS ?=
+# Processes that test: one more than there are cores, for some tests wait
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 # Where this is set, each of the many processes below would compile all that it imports: ten seconds of CPU time
 unexport PYTHONDONTWRITEBYTECODE
@@ -37,10 +39,10 @@ run: $(RUN_INSTALLED) ## train on spoken digits, or what ARGS="model=conformer .
 	$(BIN)/python -m speechtrain $(ARGS)
 
 test: $(INSTALLED) ## the tests of five minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow and not long' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not long' $(ARGS)
 
 test-all: $(INSTALLED) ## all tests but those of test-slow; what CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-slow: $(INSTALLED) ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
