@@ -371,10 +371,9 @@ def parameters(languages: tuple[str, ...]) -> list[Any]:
 
 
 def marks_of(block: Block) -> Any:
-    """What trains a batch is run by `make test`, the rest of README.md by `make test-all`, that of the other pages by `make test-slow`."""
-    if block.language in SHELL and is_quick(block):
-        return ()
-    return pytest.mark.long if block.page == "README.md" else pytest.mark.slow
+    """README.md and what only trains a batch is run by `make test-all`, the rest of the other pages by `make test-slow`."""
+    quick = block.language in SHELL and is_quick(block)
+    return pytest.mark.long if quick or block.page == "README.md" else pytest.mark.slow
 
 
 @pytest.mark.parametrize("block", parameters(SHELL))
