@@ -357,12 +357,26 @@ def _export_problems(cfg: DictConfig) -> Iterator[Problem]:
     kinds = [str(kind) for kind in cfg.export.on_train_end]
     formats = class_constant(str(cfg.backend.get("_target_")), "formats")
     if isinstance(formats, dict):
-        for kind in kinds:
-            if kind not in formats and kind != "archive":
-                fix = f"with backend={cfg.backend.name} there is {', '.join([*formats, 'archive'])}"
-                yield Problem("export.on_train_end", f"'{kind}' is not available for a model of backend={cfg.backend.name}", fix)
+        yield from unknown_formats("export.on_train_end", kinds, formats, str(cfg.backend.name))
     for rule in needed("export.on_train_end", modules_of(kinds, str(cfg.backend.name))):
         yield Problem(*rule)
+
+
+def unknown_formats(key: str, kinds: Iterable[str], formats: Iterable[str], backend: str) -> Iterator[Problem]:
+    """Yield the formats that a backend does not write.
+
+    Args:
+        key: the key that names them.
+        kinds: the formats that are asked for.
+        formats: the formats that the backend writes, beside the archive.
+        backend: name of the backend.
+    """
+    known = [*formats, "archive"]
+    for kind in kinds:
+        if kind not in known:
+            yield Problem(
+                key, f"'{kind}' is not available for a model of backend={backend}", f"with backend={backend} there is {', '.join(known)}"
+            )
 
 
 def _decoder_problems(cfg: DictConfig) -> Iterator[Problem]:

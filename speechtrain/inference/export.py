@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
+from speechtrain.config.checks import unknown_formats
 from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import ExportConfig
@@ -281,10 +282,8 @@ def _together(batches: Sequence[Batch]) -> Iterator[tuple[npt.NDArray[np.float32
 
 
 def _check_formats(kinds: Sequence[str], formats: Iterable[str], backend: str) -> None:
-    known = [*formats, _ARCHIVE]
-    if wrong := [kind for kind in kinds if kind not in known]:
-        fix = f"with backend={backend} there is {', '.join(known)}"
-        raise ConfigError([Problem("format", f"'{kind}' is not available for a model of backend={backend}", fix) for kind in wrong])
+    if problems := list(unknown_formats("format", kinds, formats, backend)):
+        raise ConfigError(problems)
 
 
 def print_export_results(results: Sequence[ExportResult]) -> None:
