@@ -24,6 +24,7 @@ from speechtrain.app.resume import resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import explain
 from speechtrain.config.extras import explain_missing, require_training
+from speechtrain.config.overrides import text_as_typed
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.processes import interrupts
@@ -86,7 +87,7 @@ def _train(arguments: list[str]) -> None:
     interrupts.listen()
     try:
         require_training()
-        sys.argv[1:] = resume_arguments(arguments)
+        sys.argv[1:] = text_as_typed(resume_arguments(arguments))
         run()
     except KeyboardInterrupt:
         if not _is_sweep(sys.argv[1:]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from speechtrain.config.compose import compose_command
@@ -19,7 +20,7 @@ def arguments_of(schema: type[C], arguments: Sequence[str], *, words: str | None
     Args:
         schema: class of the command's config.
         arguments: what was typed.
-        words: the key, a list, to which arguments without `=` are added; None refuses them.
+        words: the key, a list, to which arguments without `=` and names of files are added; None refuses the former.
 
     Raises:
         ConfigError: an argument is not `key=value`, or a key or its value does not fit.
@@ -29,7 +30,7 @@ def arguments_of(schema: type[C], arguments: Sequence[str], *, words: str | None
     bare: list[str] = []
     for item in arguments:
         key = item.partition("=")[0].lstrip("+~")
-        if "=" not in item:
+        if "=" not in item or (words is not None and Path(item).exists()):
             bare.append(item)
         elif key.partition(".")[0].partition("@")[0] in OVERLAID_GROUPS:
             model_overrides.append(item)

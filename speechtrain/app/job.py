@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from speechtrain.app.arguments import arguments_of
 from speechtrain.config.checks import drop_unaccepted_defaults
 from speechtrain.config.compose import check
+from speechtrain.config.overrides import override_text
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
@@ -85,7 +86,7 @@ def _export(cfg: DictConfig, result: Result) -> None:
         return
     from speechtrain.inference.export import write_exports
 
-    words = [f"from='{result.checkpoint}'", f"format=[{','.join(kinds)}]", f"trust={str(cfg.trust).lower()}"]
+    words = [f"from={override_text(str(result.checkpoint))}", f"format=[{','.join(kinds)}]", f"trust={str(cfg.trust).lower()}"]
     console.print()
     if write_exports(*arguments_of(ExportConfig, words)):
         raise RunError("the run is finished and kept; what could not be exported is named above")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import yaml
 
 from speechtrain.config.moved import with_present_name
+from speechtrain.config.overrides import override_text
 from speechtrain.tracking.run_folder import find_run, read_run_file
 
 
@@ -20,11 +21,12 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     folder, checkpoint = find_run(names[-1])
     if "folds" in read_run_file(folder.parent):  # one fold is named, or was the last to begin: the cross-validation goes on
         folder, checkpoint = folder.parent, None
+    resumed = f"resume={override_text(str(checkpoint or folder))}"
     if not (folder / ".hydra").is_dir():  # a checkpoint that was moved away from its run: a new run goes on from it
-        return [*(item for item in arguments if not item.startswith("resume=")), f"resume='{checkpoint or folder}'"]
+        return [*(item for item in arguments if not item.startswith("resume=")), resumed]
     earlier = folder / ".hydra" / "overrides.yaml"
     stored_overrides = yaml.safe_load(earlier.read_text(encoding="utf-8")) if earlier.is_file() else []
     flags = [item for item in arguments if item.startswith("-")]
     now = [item for item in arguments if not item.startswith(("resume=", "-"))]
     earlier_overrides = [with_present_name(str(item)) for item in stored_overrides if not str(item).startswith("resume=")]
-    return [*flags, *earlier_overrides, *now, f"resume='{checkpoint or folder}'", f"hydra.run.dir='{folder}'"]
+    return [*flags, *earlier_overrides, *now, resumed, f"hydra.run.dir={override_text(str(folder))}"]

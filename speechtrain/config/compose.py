@@ -19,6 +19,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from speechtrain.config import schema
 from speechtrain.config.checks import find_node_problems, find_problems
 from speechtrain.config.extras import LAUNCHERS
+from speechtrain.config.overrides import override_text, text_as_typed
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.node import Node
 from speechtrain.errors import ConfigError, Problem, did_you_mean
@@ -45,7 +46,7 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path | None = No
         ConfigError: with every problem found.
     """
     folder = Path(output_dir) if output_dir is not None else Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
-    with_folder = [*overrides, f"output_dir='{folder.absolute()}'"]
+    with_folder = [*text_as_typed(overrides), f"output_dir={override_text(str(folder.absolute()))}"]
     try:
         cfg = _compose(with_folder)
     except (HydraException, OmegaConfBaseException) as error:
@@ -69,7 +70,7 @@ def compose_command(schema: type[C], overrides: Sequence[str]) -> C:
         GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
         defaults = hydra_compose(name)
-        with_lists = [_as_list(item, defaults) for item in overrides]
+        with_lists = text_as_typed([_as_list(item, defaults) for item in overrides], schema)
         try:
             cfg = hydra_compose(name, overrides=[item for item in with_lists if not item.startswith("tags.")])
             for item in (item for item in with_lists if item.startswith("tags.")):
@@ -128,7 +129,7 @@ def set_values(cfg: DictConfig, overrides: Sequence[str]) -> None:
         ConfigError: the config has no such key, or it is a whole group.
     """
     problems = []
-    for item in overrides:
+    for item in text_as_typed(overrides):
         key, _, value = item.partition("=")
         current = _ABSENT if key.startswith(("+", "~")) else OmegaConf.select(cfg, key, default=_ABSENT)
         if current is _ABSENT:

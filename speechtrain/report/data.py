@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from speechtrain.config.compose import compose
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.overrides import override_text
 from speechtrain.errors import DataError, unwritable
 from speechtrain.files import numbered
 from speechtrain.report.figures import save_png, svg
@@ -84,7 +85,13 @@ def draw_recordings(files: Sequence[str], folder: Path, overrides: Sequence[str]
 
     with TemporaryDirectory() as root:
         _write_manifest(files, Path(root))
-        read = ["data=manifest", f"data.root='{root}'", "data.train=all.jsonl", "data.feature_cache=null", "data.on_shared.audio=allow"]
+        read = [
+            "data=manifest",
+            f"data.root={override_text(root)}",
+            "data.train=all.jsonl",
+            "data.feature_cache=null",
+            "data.on_shared.audio=allow",
+        ]
         cfg = ExperimentConfig.of(compose([*overrides, *read, "tracking=[]"]))
         for group in ("features", "augment"):
             if trained is not None and not any(item.startswith((f"{group}=", f"{group}.")) for item in overrides):

@@ -20,11 +20,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from speechtrain.config.checks import find_node_problems
 from speechtrain.config.compose import explain
+from speechtrain.config.overrides import override_text
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.config.targets import Direction, task_directions
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.sweep.space.compose import Composer
-from speechtrain.sweep.space.overrides import override_text
 from speechtrain.sweep.space.precheck import Check, check_space, first_value, label_of, own_point, settled_values, types_of
 from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Parameter, Space, parse_space, typed
 from speechtrain.sweep.study.objectives import Constraint, directions_of, full_name

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.internals import apply_overrides, is_group, override_dirname
-from speechtrain.sweep.space.overrides import parser
+from speechtrain.config.overrides import parser
 
 
 @cache

@@ -10,9 +10,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, FloatNode, IntegerNode, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from speechtrain.config.overrides import override_text
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.sweep.space.compose import Composer
-from speechtrain.sweep.space.overrides import override_text
 from speechtrain.sweep.space.space import Assignment, Choice, Parameter, Range, Scalar, Space
 
 SAMPLED_POINTS = 100

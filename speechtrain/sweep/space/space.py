@@ -17,8 +17,8 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString, RangeSweep, Transformer
 from hydra.errors import HydraException
 
+from speechtrain.config.overrides import override_text, parser
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.sweep.space.overrides import override_text, parser
 
 Scalar = None | bool | int | float | str
 Assignment = dict[str, Scalar]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from hydra.core.utils import JobReturn, JobStatus
 
 from speechtrain.config.internals import result_of
+from speechtrain.config.overrides import override_text
 from speechtrain.errors import RunError, RunPruned, UserError
-from speechtrain.sweep.space.overrides import override_text
 
 VARIABLE = "SPEECHTRAIN_TRIAL"
 """Environment variable that tells a job which trial it is; its value is `TrialContext.to_text()`."""

@@ -21,10 +21,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from speechtrain.backends.checkpoint_files import FOLDER, LAST, SUFFIXES
+from speechtrain.config.overrides import parser
 from speechtrain.config.schemas.sweeps import SshOptions
 from speechtrain.console import console
 from speechtrain.errors import RunError, UserError
-from speechtrain.sweep.space.overrides import parser
 from speechtrain.sweep.trial.outcome import VARIABLE
 from speechtrain.tracking.run_folder import read_run_file, write_run_file
 

@@ -40,8 +40,8 @@ def test_the_runs_own_overrides_come_first_and_new_ones_on_top() -> None:
         "model=mlp",
         "seed=3",
         "trainer.epochs=9",
-        f"resume='{one}/checkpoints/last.ckpt'",
-        f"hydra.run.dir='{one}'",
+        f"resume={one}/checkpoints/last.ckpt",
+        f"hydra.run.dir={one}",
     ]
     assert resume_arguments(["seed=1"]) == ["seed=1"]
     assert resume_arguments(["resume=null"]) == ["resume=null"]
@@ -50,7 +50,7 @@ def test_the_runs_own_overrides_come_first_and_new_ones_on_top() -> None:
 def test_a_checkpoint_away_from_its_run_starts_a_new_run(tmp_path: Path) -> None:
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "model.ckpt").touch()
-    assert resume_arguments(["seed=1", "resume=some/model.ckpt"]) == ["seed=1", f"resume='{tmp_path}/some/model.ckpt'"]
+    assert resume_arguments(["seed=1", "resume=some/model.ckpt"]) == ["seed=1", f"resume={tmp_path}/some/model.ckpt"]
 
 
 def test_no_such_run_is_an_error_that_says_where_it_was_looked_for() -> None:

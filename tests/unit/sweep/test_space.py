@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from speechtrain.config.overrides import override_text
 from speechtrain.errors import ConfigError
-from speechtrain.sweep.space.overrides import override_text
 from speechtrain.sweep.space.space import Choice, Range, choice_of, parse_space, typed
 from speechtrain.sweep.study.study import distribution
 

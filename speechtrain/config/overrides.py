@@ -1,0 +1,135 @@
+"""Writes values as override text that Hydra reads back unchanged, and keeps text that was typed from being read as a number."""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+from speechtrain.config.schema import SCHEMAS, Config
+from speechtrain.config.schemas.node import Node
+
+_PLAIN = re.compile(r"[A-Za-z_/.][\w/.\-]*", re.ASCII)
+_PLAIN_KEY = re.compile(r"[A-Za-z_][\w.\-]*", re.ASCII)
+
+parser = OverridesParser.create()
+
+
+def override_text(value: Any) -> str:
+    """Return the text that Hydra's grammar reads back as `value` (None, bool, number, string, list or dictionary of these).
+
+    Raises:
+        ValueError: Hydra's grammar has no way to write it.
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "nan"
+        return repr(value) if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_key(key)}:{override_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ",".join(override_text(item) for item in value) + "]"
+    raise ValueError(f"a {type(value).__name__} cannot be written on a command line")
+
+
+def _string(value: str) -> str:
+    if _PLAIN.fullmatch(value) and _reads_as(value, value):
+        return value
+    return QuotedString(text=value, quote=Quote.single).with_quotes()
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, bool) or key is None or isinstance(key, float):
+        return override_text(key)
+    text = str(key)
+    if isinstance(key, int) or _PLAIN_KEY.fullmatch(text):
+        return text
+    raise ValueError(f"{key!r} cannot be the key of a dictionary on a command line")
+
+
+def _reads_as(text: str, value: Any) -> bool:
+    try:
+        read = parser.parse_override(f"key={text}").value()
+    except HydraException:
+        return False
+    return type(read) is type(value) and read == value
+
+
+def text_as_typed(arguments: Sequence[str], schema: type[Node] = Config) -> list[str]:
+    """Return a command line in which the values of keys that take text are quoted where Hydra would read something else.
+
+    Hydra reads `rerun=4598e534` as the number infinity, `study_name=1_000` as 1000, and refuses `init_from=best-epoch=001.ckpt`.
+    What a user quoted, lists of several values (`key=a,b`), functions and interpolations stay as they are.
+
+    Args:
+        arguments: as typed, options such as `-m` included.
+        schema: the root of the config, `Config` or the schema of a command.
+    """
+    text_keys, list_keys = _keys_of_text(schema)
+    result = []
+    for item in arguments:
+        key, equals, value = item.partition("=")
+        name = key.lstrip("+")
+        if not equals or item.startswith("-"):
+            result.append(item)
+        elif name in text_keys:
+            result.append(f"{key}={_quoted_unless_read_as_text(value)}")
+        elif name in list_keys and re.fullmatch(r"\[[^\[\]{}()'\"\\$]+\]", value):
+            result.append(f"{key}=[{','.join(_quoted_unless_read_as_text(each.strip()) for each in value[1:-1].split(','))}]")
+        else:
+            result.append(item)
+    return result
+
+
+def _quoted_unless_read_as_text(value: str) -> str:
+    """Return a value, quoted if it is one that Hydra would read as another than this text."""
+    if value.strip() in ("", "null") or value.lstrip()[0] in "'\"[{" or "${" in value:
+        return value
+    try:
+        override = parser.parse_override(f"key={value}")
+    except HydraException:
+        several_or_escaped = re.search(r"[,\\]", value)
+        return value if several_or_escaped else override_text(value)
+    if override.is_sweep_override() or isinstance(override.value(), (str, list, dict)):
+        return value
+    return override_text(value)
+
+
+def _keys_of_text(schema: type[Node]) -> tuple[set[str], set[str]]:
+    """Return the dotted keys that take text under every option of their group, and those that take lists of text."""
+    kinds: dict[str, set[str]] = {}
+    _note_kinds("", schema, kinds)
+    for group, options in SCHEMAS.items() if schema is Config else ():
+        prefix = f"hydra.{group}." if group in ("sweeper", "launcher") else f"{group}."
+        for name, option in options.items():
+            _note_kinds(f"{prefix}{name}." if group == "tracking" else prefix, option, kinds)
+    return {key for key, of_key in kinds.items() if of_key == {"text"}}, {key for key, of_key in kinds.items() if of_key == {"texts"}}
+
+
+def _note_kinds(prefix: str, schema: type[Node], kinds: dict[str, set[str]]) -> None:
+    for name, hint in get_type_hints(schema).items():
+        variants = _variants(hint) - {type(None)}
+        kind = "text" if variants == {str} else "texts" if variants == {list[str]} else "other"
+        kinds.setdefault(f"{prefix}{name}", set()).add(kind)
+        for each in variants:
+            if is_dataclass(each) and isinstance(each, type) and issubclass(each, Node):
+                _note_kinds(f"{prefix}{name}.", each, kinds)
+
+
+def _variants(hint: Any) -> set[Any]:
+    return set(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else {hint}

@@ -1,0 +1,80 @@
+"""The value of a key that takes text is the text that was typed, also where Hydra's grammar has another reading of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speechtrain import compose
+from speechtrain.app.arguments import arguments_of
+from speechtrain.app.resume import resume_arguments
+from speechtrain.config.compose import compose_command
+from speechtrain.config.overrides import text_as_typed
+from speechtrain.config.schemas.commands import CompareConfig, ExportConfig, TranscribeConfig
+from speechtrain.tracking.run_folder import write_run_file
+
+parser = OverridesParser.create()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.from_regex(r"[0-9a-f]{1,12}|[0-9][0-9_.e+-]{0,10}|[\w./:@ =()%~-]{1,20}", fullmatch=True))
+def test_text_is_read_as_it_was_typed(text: str) -> None:
+    if text.strip() in ("", "null") or text != text.strip():
+        return
+    (override,) = text_as_typed([f"rerun={text}"])
+
+    assert parser.parse_override(override).value() == text
+
+
+@pytest.mark.parametrize("run", ["4598e534", "12345678", "1_000", "00e1", "nan", "true"])
+def test_the_first_letters_of_a_run_id_are_no_number(run: str) -> None:
+    assert compose([f"rerun={run}"]).rerun == run
+    assert arguments_of(ExportConfig, [f"from={run}"])[0].source == run
+    assert compose_command(CompareConfig, [f"runs={run},other", f"study=[{run}]"]).runs == [run, "other"]
+
+
+def test_names_of_our_own_checkpoints_need_no_quotes(tmp_path: Path) -> None:
+    name = str(tmp_path / "a day" / "best-epoch=001-val_loss=0.5.ckpt")
+    Path(name).parent.mkdir()
+    Path(name).touch()
+
+    assert compose([f"init_from={name}"]).init_from == name
+    assert arguments_of(ExportConfig, [f"from={name}"])[0].source == name
+
+
+def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "take=2.wav").touch()
+
+    assert arguments_of(TranscribeConfig, ["take=2.wav"], words="files")[0].files == ["take=2.wav"]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "rerun=null",
+        "rerun='1e5'",
+        "data.root=a,b",
+        "init_from=choice(a,b)",
+        "output_dir=${hydra:runtime.output_dir}",
+        "seed=1e5",
+        "-m",
+        "data=mix",
+    ],
+)
+def test_what_was_quoted_or_has_a_meaning_of_its_own_stays(item: str) -> None:
+    assert text_as_typed([item]) == [item]
+
+
+def test_a_run_in_a_folder_with_quotes_in_its_name_is_resumed(tmp_path: Path) -> None:
+    folder = tmp_path / "Anna's runs" / "it's 1"
+    (folder / ".hydra").mkdir(parents=True)
+    write_run_file(folder, {"started": "2026-01-01"})
+
+    values = [parser.parse_override(item).value() for item in resume_arguments([f"resume={folder}"])]
+
+    assert values == [str(folder), str(folder)]
