@@ -118,7 +118,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         checkpoint = steps.load_checkpoint(run, trained)
         evaluation = steps.evaluate_splits(run, loaders)
         summary = steps.summarise(run, plan, trained, history, counts, evaluation)
-        recorder.metrics(summary.final, step=cfg.trainer.epochs)
+        recorder.metrics(summary.final, step=len(history.epochs))
         files = steps.write_outputs(run, plan, recorder, history, evaluation, checkpoint, brief=options.brief)
         if not options.brief:
             steps.track_model(run, plan, recorder, summary)

@@ -13,6 +13,9 @@ from speechtrain.files import atomically
 RUN_FILE = "run.json"
 """Name of the file in every run's folder with what is needed to find it again: MLflow's run id, the status."""
 
+NUMBERED_FROM = "epochs_in_names_from"
+"""Key of `run.json`: the number that names of checkpoints have for the first epoch; a run without it began when that was 0."""
+
 
 def read_run_file(folder: Path) -> dict[str, Any]:
     """Return the content of `run.json` in a folder; empty if there is none that can be read."""

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechtrain.backends.checkpoint_files import LAST, other_checkpoints
+from speechtrain.backends.checkpoint_files import LAST, best_checkpoint, other_checkpoints
 from speechtrain.config.build import build
 from speechtrain.config.checks import unknown_metrics
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, unwritable
 from speechtrain.inference.archive import weights_of
-from speechtrain.tracking.run_folder import find_run, find_weights, read_run_file, write_run_file
+from speechtrain.tracking.run_folder import NUMBERED_FROM, find_run, find_weights, read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Model, ModelInfo, TrainingPlan
@@ -106,7 +106,7 @@ def start_folder(cfg: ExperimentConfig) -> Path:
     except OSError as error:
         raise unwritable(folder, error, "hydra.run.dir") from error
     if "started" not in read_run_file(folder):
-        write_run_file(folder, {"started": time.time_ns()})
+        write_run_file(folder, {"started": time.time_ns(), NUMBERED_FROM: 1})
     return folder
 
 
@@ -242,6 +242,7 @@ def checkpoint_to_resume(cfg: ExperimentConfig, backend: Backend) -> Path | None
     """
     if cfg.resume is None:
         return None
+    _explain_older_names(Path(cfg.output_dir))
     _, checkpoint = find_run(cfg.resume)
     if checkpoint is None:
         log.warning("%s has no finished epoch yet; starting again from the beginning", cfg.resume)
@@ -259,6 +260,13 @@ def checkpoint_to_resume(cfg: ExperimentConfig, backend: Backend) -> Path | None
                 return other
         raise
     return checkpoint
+
+
+def _explain_older_names(folder: Path) -> None:
+    """Log that checkpoints which an earlier version wrote in a run's folder have other numbers in their names than those to come."""
+    older = best_checkpoint(folder)
+    if older is not None and NUMBERED_FROM not in read_run_file(folder):
+        log.info("names such as %s are of an earlier version and count epochs from 0; new ones count from 1", older.name)
 
 
 def make_plan(run: Experiment, resume_from: Path | None = None) -> TrainingPlan:

@@ -422,7 +422,7 @@ def keras_checkpoint() -> dict[str, Any]:
     result = speechtrain.train(cfg)
     assert result.checkpoint is not None
     Path("checkpoints").mkdir()
-    shutil.copy(result.checkpoint, "checkpoints/best-epoch=004.keras")
+    shutil.copy(result.checkpoint, "checkpoints/best-epoch=005.keras")
     return {"features": np.zeros((2, 50, cfg.features.n_mels), np.float32), "feature_lengths": np.array([50, 40], np.int32)}
 
 

@@ -143,6 +143,16 @@ def test_a_run_goes_on_for_one_more_epoch(name: str, own_modules: None, old: Pat
     assert callback_states(old / "outputs" / name) == states, "Lightning does not restore the state of a callback under another name"
 
 
+def test_a_resumed_old_run_names_new_checkpoints_by_the_epochs_that_people_read(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = old / "outputs" / "signals"
+    more = ["trainer.epochs=3", "trainer.checkpoint.every_n_epochs=1", f"resume={folder}"]
+    with caplog.at_level("INFO", logger="speechtrain"):
+        speechtrain.train(speechtrain.compose([*overrides_of("signals"), *more, "tracking=[]"], output_dir=folder))
+    assert "names such as best-epoch=001.ckpt are of an earlier version and count epochs from 0" in caplog.text
+    assert (folder / "checkpoints" / "epoch=003.ckpt").is_file()
+    assert len(history("signals")) == 3
+
+
 @pytest.mark.parametrize("source", ["outputs/tracked", "outputs/tracked/exports/tracked.zip"])
 def test_a_run_begins_with_the_weights_of_an_old_one(source: str, old: Path) -> None:
     still = ["trainer.epochs=1", "optimizer.lr=1e-12", "tracking=[]", f"init_from={source}"]

@@ -239,7 +239,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Write the checkpoints of this epoch, and delete those that are no longer among the best."""
-        metrics = {**(logs or {}), "epoch": epoch}
+        metrics = {**(logs or {}), "epoch": epoch + 1}
         value = metrics.get(self.monitor.metric)
         name = re.sub(r"\{([\w/]+)", r"{0[\1]", self.options.filename).format(metrics)
         targets = []

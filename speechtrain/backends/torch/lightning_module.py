@@ -301,7 +301,7 @@ class TrainingModule(pl.LightningModule):
         metrics = value_of_rank0(metrics)
         self._reset()
         self.history.append(metrics)
-        self.log_dict(metrics, batch_size=1)
+        self.log_dict({**metrics, "epoch": float(self.current_epoch + 1)}, batch_size=1)  # names of files have the number that people read
         self.plan.schedule.epoch_end(metrics.get(self.plan.objective.metric), self.plan.objective.direction == "minimize")
         for callback in self.callbacks:
             callback.on_epoch_end(self.current_epoch, metrics, self.control)

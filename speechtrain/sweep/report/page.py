@@ -50,7 +50,7 @@ def _plots(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[str
     if single:
         makers += [
             ("History", lambda: draw.plot_optimization_history(study, target_name=name)),
-            ("Intermediate values", lambda: draw.plot_intermediate_values(study)),
+            ("Intermediate values", lambda: _by_epoch(draw.plot_intermediate_values(study))),
             ("Importance", lambda: draw.plot_param_importances(study, target_name=name)),
             ("Parallel coordinates", lambda: draw.plot_parallel_coordinate(study, target_name=name)),
             ("Slices", lambda: draw.plot_slice(study, params=_swept(study)[:_MAX_SLICES], target_name=name)),
@@ -76,6 +76,13 @@ def _plots(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[str
         if figure.data:
             figure.update_layout(title=None, margin={"t": 30, "l": 60, "r": 30, "b": 50}, height=None if title == "Rank" else 430)
             yield title, figure.to_html(full_html=False, include_plotlyjs=False, default_width="100%")
+
+
+def _by_epoch(figure: Any) -> Any:
+    """Return a figure over the steps of a study, which pruners count from 0, with epochs counted from 1 in their place."""
+    for trace in figure.data:
+        trace.x = [step + 1 for step in trace.x]
+    return figure.update_xaxes(title="epoch")
 
 
 def _swept(study: optuna.Study) -> list[str]:

@@ -225,8 +225,8 @@ class BackendConformance:
         two.change({"resume": str(tmp_path / "two")})
         two.train(two.build(), resumed)
         assert resumed.metrics == whole.metrics[2:]
-        assert f"going on from {tmp_path / 'two/checkpoints/epoch=001'}{backend.suffix} instead" in caplog.text
-        for path in (last, *earlier, tmp_path / f"two/checkpoints/epoch=002{backend.suffix}"):
+        assert f"going on from {tmp_path / 'two/checkpoints/epoch=002'}{backend.suffix} instead" in caplog.text
+        for path in (last, *earlier, tmp_path / f"two/checkpoints/epoch=003{backend.suffix}"):
             path.write_bytes(b"")
         with pytest.raises(UserError, match=r"last\.\w+ is not a .*checkpoint that can be read"):
             two.train(two.build())
@@ -324,11 +324,11 @@ class BackendConformance:
         result = setup.train(setup.build())
         names = sorted(path.stem for path in (tmp_path / "checkpoints").iterdir())
         assert len([name for name in names if name.startswith("best-")]) == 2
-        assert [name for name in names if name.startswith("epoch=")] == ["epoch=001", "epoch=003"]
+        assert [name for name in names if name.startswith("epoch=")] == ["epoch=002", "epoch=004"]
         assert "last" in names
         best = min(range(5), key=lambda epoch: result.history[epoch]["val/loss"])
         assert result.best_checkpoint is not None
-        assert f"epoch={best:03d}" in result.best_checkpoint.name
+        assert f"epoch={best + 1:03d}" in result.best_checkpoint.name
         assert result.best_value == pytest.approx(result.history[best]["val/loss"])
 
     def test_a_checkpoints_name_may_hold_its_epoch_and_metrics(self, backend: Backend, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ class BackendConformance:
         setup.change({"trainer.checkpoint.filename": "e={epoch:02d}-loss={val/loss:.3f}"})
         history = setup.train(setup.build()).history
         names = sorted(path.stem for path in (tmp_path / "checkpoints").iterdir())
-        assert names == [*(f"e={epoch:02d}-loss={history[epoch]['val/loss']:.3f}" for epoch in range(2)), "last"]
+        assert names == [*(f"e={epoch + 1:02d}-loss={history[epoch]['val/loss']:.3f}" for epoch in range(2)), "last"]
 
     def test_saves_and_loads(self, backend: Backend, tmp_path: Path) -> None:
         setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")

@@ -137,11 +137,11 @@ def test_the_mean_of_the_last_checkpoints_is_kept(backend: Backend, tmp_path: Pa
     result = setup.train(setup.build())
     folder = tmp_path / "checkpoints"
     assert result.mean_checkpoint == folder / "mean.ckpt"
-    mean, third, fourth = (weights(folder / f"{name}.ckpt") for name in ("mean", "epoch=002", "epoch=003"))
+    mean, third, fourth = (weights(folder / f"{name}.ckpt") for name in ("mean", "epoch=003", "epoch=004"))
     for name, value in mean.items():
         wanted = (third[name] + fourth[name]) / 2 if value.is_floating_point() else fourth[name]
         torch.testing.assert_close(value, wanted)
-    assert sorted(path.name for path in folder.glob("recent*")) == ["recent-epoch=002.ckpt", "recent-epoch=003.ckpt"]
+    assert sorted(path.name for path in folder.glob("recent*")) == ["recent-epoch=003.ckpt", "recent-epoch=004.ckpt"]
     backend.load(setup.build(), result.mean_checkpoint)
 
 

@@ -138,3 +138,12 @@ def test_a_page_can_be_made_of_any_study(directions):
     assert ("Pareto front" in page) == (len(directions) > 1)
     assert "<b>study</b>" not in page
     assert "n </script>" not in page
+
+
+def test_the_page_counts_the_epochs_of_a_trial_from_1():
+    study = optuna.create_study()
+    study.add_trial(create_trial(value=0.5, intermediate_values={0: 0.9, 1: 0.7, 2: 0.5}))
+    page = sweep_page(study, ["val/wer"])
+    element = page[page.index("Intermediate values") :]
+    assert '"x":[1,2,3]' in element
+    assert '"title":{"text":"epoch"}' in element
