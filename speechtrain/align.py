@@ -10,13 +10,13 @@ of conf/align.yaml, and `data` and `backend` as in training.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import AlignConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import ConfigError, Problem
+from speechtrain.files import is_file, user_path
 from speechtrain.inference.alignment import alignments, write
 
 FORMATS = ("textgrid", "ctm", "json")
@@ -32,11 +32,11 @@ def run(arguments: list[str]) -> int:
         problems.append(
             Problem("text" if cfg.text is None else "audio", "is missing: audio and text go together", 'audio=a.wav text="seven two"')
         )
-    if cfg.audio is not None and not Path(cfg.audio).expanduser().is_file():
+    if cfg.audio is not None and not is_file(user_path(cfg.audio)):
         problems.append(Problem("audio", f"there is no file {cfg.audio}", "give a WAV, FLAC, OGG or MP3 file"))
     if problems:
         raise ConfigError(problems)
-    folder = Path(cfg.out).expanduser()
+    folder = user_path(cfg.out)
     count, bad = write(alignments(cfg, overrides), folder, formats)
     for line in bad[:10]:
         errors.print(line, style="yellow", markup=False)

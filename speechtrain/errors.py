@@ -18,6 +18,9 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 class DataError(UserError):
     """The data cannot be used: the message names the file and, where there is one, the line or the utterance."""
@@ -25,6 +28,11 @@ class DataError(UserError):
 
 class EmptyDataError(DataError):
     """Nothing is left to train on, and the config says that this is no mistake (`data.on_empty=warn`)."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text as UTF-8 can hold it: bytes of a file's name that are not UTF-8, and halves of surrogate pairs, as `\udc..`."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def first_line(error: BaseException, *, most: int = 300) -> str:

@@ -3,12 +3,54 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+
+def user_path(name: str | Path) -> Path:
+    """Return the path that a user names, in which `~` stands for the home folder; one of no known user stays as it is."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 # Path.expanduser raises RuntimeError for a user that there is not
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a regular file of a name, which may be one that no file can have: there `Path.is_file` raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder of a name, see `is_file`."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def regular_size(path: Path) -> int:
+    """Return the size in bytes of a regular file, or of the one that a link names.
+
+    Raises:
+        OSError: there is none; folders, pipes and devices are none, for reading them may never end.
+    """
+    try:
+        status = path.stat()
+    except ValueError:  # of os.fsencode, and for a zero byte
+        raise OSError(errno.EINVAL, "no file can have such a name", str(path)) from None
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    raise OSError(errno.EINVAL, "is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file", str(path))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file of the user's for reading.
+
+    Raises:
+        OSError: there is none, it cannot be read, or it is no regular file.
+    """
+    regular_size(path)
+    return path.open("rb")
 
 
 @contextmanager

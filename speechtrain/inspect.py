@@ -25,6 +25,7 @@ from speechtrain.config.compose import compose
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
+from speechtrain.files import is_file, user_path
 from speechtrain.inference.find import load
 from speechtrain.report.inspection import Inspection, abbreviated, inspect, remarks, write_page
 
@@ -71,7 +72,7 @@ def run(arguments: list[str]) -> int:
         raise ConfigError([Problem("examples", f"must be a whole number, received {keys['examples']!r}", "for example examples=4")])
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if keys["files"]:
-        return _draw(keys["files"].strip("[]").split(","), Path(keys["out"] or ".").expanduser().absolute(), keys["from"], overrides)
+        return _draw(keys["files"].strip("[]").split(","), user_path(keys["out"] or ".").absolute(), keys["from"], overrides)
     if keys["from"]:
         model = load(keys["from"], *overrides)
         from speechtrain.report.profile import print_profile, profile
@@ -88,14 +89,14 @@ def run(arguments: list[str]) -> int:
         console.print()
         print_profile(inspection.profile, class_name(cfg.model))
     if keys["out"]:
-        page = write_page(inspection, Path(keys["out"]).expanduser().absolute(), int(keys["examples"]), " ".join(overrides))
+        page = write_page(inspection, user_path(keys["out"]).absolute(), int(keys["examples"]), " ".join(overrides))
         console.print(f"\npage        {page}")
     return 0
 
 
 def _draw(files: list[str], folder: Path, trained: str, overrides: list[str]) -> int:
     """Draw recordings as the features of a trained model, or else of a config, make them."""
-    if missing := [name for name in files if not Path(name).expanduser().is_file()]:
+    if missing := [name for name in files if not is_file(user_path(name))]:
         raise ConfigError([Problem("files", f"there is no {name}", "give WAV, FLAC, OGG or MP3 files") for name in missing])
     model = load(trained) if trained else None
     from speechtrain.report.data import draw_recordings

@@ -25,7 +25,7 @@ from speechtrain.console import console
 from speechtrain.data.text.normalize import normalizer
 from speechtrain.decode.ngram import NGram, read_sentences
 from speechtrain.errors import ConfigError, DataError, Problem, unwritable
-from speechtrain.files import write_text
+from speechtrain.files import user_path, write_text
 from speechtrain.inference.find import stored_for
 
 
@@ -39,14 +39,14 @@ def make(cfg: LmConfig) -> NGram:
         raise ConfigError([Problem("text", "names no file", "text=corpus.txt")])
     split = _splitter(cfg)
     sentences = [split(text) for text in _texts([str(name) for name in cfg.text])]
-    out = Path(cfg.out).expanduser()
+    out = user_path(cfg.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         model = _by_kenlm(sentences, out, cfg.order) or NGram.estimate(sentences, cfg.order)
         model.write(out)
         if cfg.lexicon is not None:
             counts = Counter(itertools.chain.from_iterable(sentences))
-            write_text(Path(cfg.lexicon).expanduser(), "".join(f"{word}\n" for word in sorted(counts)))
+            write_text(user_path(cfg.lexicon), "".join(f"{word}\n" for word in sorted(counts)))
     except OSError as error:
         raise unwritable(Path(error.filename or out), error, "out") from error
     words = sum(map(len, sentences))
@@ -81,7 +81,7 @@ def _splitter(cfg: LmConfig) -> Callable[[str], list[str]]:
 
 def _texts(files: Sequence[str]) -> Iterator[str]:
     for name in files:
-        path = Path(name).expanduser()
+        path = user_path(name)
         for number, words in enumerate(read_sentences(path), start=1):
             line = " ".join(words)
             if ".jsonl" in path.name and line:

@@ -25,6 +25,7 @@ from speechtrain.config.schemas.commands import TranscribeConfig
 from speechtrain.console import errors
 from speechtrain.decode.base import ranking
 from speechtrain.errors import UserError
+from speechtrain.files import user_path
 from speechtrain.inference.find import load_for
 from speechtrain.inference.formats import FORMATS
 from speechtrain.inference.recordings import find_recordings, transcribe_blocks, transcript_path, write_transcript
@@ -65,7 +66,7 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
                 if cfg.out is None:
                     _print(pieces, name if len(files) > 1 and cfg.format == "text" else None)
                 else:
-                    write_transcript(pieces, transcript_path(Path(cfg.out).expanduser(), path, files, cfg.format))
+                    write_transcript(pieces, transcript_path(user_path(cfg.out), path, files, cfg.format))
             except UserError as error:
                 bad += 1
                 errors.print(str(error), style="red", markup=False)

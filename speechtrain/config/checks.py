@@ -21,6 +21,7 @@ from speechtrain.config.schemas.node import Node
 from speechtrain.config.schemas.sound import StoredFeatures, WaveformFeatures
 from speechtrain.config.targets import Signature, UnknownTargetError, class_constant, signature, task_directions, type_mismatch
 from speechtrain.errors import Problem, did_you_mean
+from speechtrain.files import is_file, is_folder, user_path
 
 RUN_TIME_ARGUMENTS = {
     "model": ("input_size",),
@@ -270,7 +271,8 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
         )
     for key in ("resume", "init_from"):
         name = cfg.get(key)
-        if name is not None and ("/" in name or Path(name).suffix) and not Path(name).expanduser().exists():
+        path = user_path(name or "")
+        if name is not None and ("/" in name or path.suffix) and not (is_file(path) or is_folder(path)):
             fix = "give last, a run's folder, a checkpoint or an MLflow run id"
             yield Problem(key, f"no such run or checkpoint: {Path(name).absolute()}", fix)
 
@@ -329,10 +331,8 @@ def _waveform_problems(cfg: DictConfig) -> Iterator[Problem]:
                 fix = f"set augment.{key}=0, or augment=none; speed, time masks and augmentation with folders of recordings are there"
                 yield Problem(f"augment.{key}", "works on spectra, and features=waveform has none", fix)
     weights = cfg.model.get("weights")
-    if isinstance(weights, str) and cfg.resume is None and not Path(weights).expanduser().is_file():
-        yield Problem(
-            "model.weights", f"no such file: {Path(weights).expanduser().absolute()}", "give the file of the pretrained model, or null"
-        )
+    if isinstance(weights, str) and cfg.resume is None and not is_file(user_path(weights)):
+        yield Problem("model.weights", f"no such file: {user_path(weights).absolute()}", "give the file of the pretrained model, or null")
 
 
 _MONITORS = ("objective.metric", "trainer.early_stopping.monitor", "trainer.checkpoint.monitor")
@@ -388,8 +388,8 @@ def _decoder_problems(cfg: DictConfig) -> Iterator[Problem]:
     makes = {"lexicon": "a file with one word a line", "lm": "an ARPA file, which python -m speechtrain.lm text=FILE makes"}
     for key, fix in makes.items():
         name = cfg.decoder.get(key)
-        if isinstance(name, str) and not Path(name).expanduser().is_file():
-            yield Problem(f"decoder.{key}", f"no such file: {Path(name).expanduser().absolute()}", f"give {fix}, or null")
+        if isinstance(name, str) and not is_file(user_path(name)):
+            yield Problem(f"decoder.{key}", f"no such file: {user_path(name).absolute()}", f"give {fix}, or null")
 
 
 def _stored_feature_problems(cfg: DictConfig) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ import soundfile
 import soxr
 
 from speechtrain.errors import DataError
+from speechtrain.files import regular_size
 
 Audio = npt.NDArray[np.float32]
 
@@ -27,7 +28,12 @@ Source = str | Path | bytes | bytearray | IO[bytes]
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".sph")
 """Endings of the files in a folder that count as recordings; libsndfile reads more, when a file is named."""
 
-_RATES = (1_000, 1_000_000)  # Hz; a rate outside comes from a damaged header and would take any amount of memory
+RATES = (1_000, 768_000)
+"""Lowest and highest rate in Hz of a recording: what converters and formats have; another one comes from a damaged header."""
+MOST_SAMPLES = 1 << 28
+"""Samples of one channel that are held at once: 4.6 h at 16 kHz, 93 minutes at 48 kHz. Longer recordings are read in blocks or in parts."""
+_MOST_BYTES = 1 << 31  # of a recording that comes through a pipe, which is held as it comes
+_BLOCK_VALUES = 1 << 22  # samples of all channels that are decoded at once: 16 MB
 _MISSING_SECONDS = 0.025  # a recording may be this much shorter than the part that a corpus lists, because listed times are rounded
 
 
@@ -62,19 +68,45 @@ def read_recording(
     with open_recording(source, name) as file:
         native = file.samplerate
         expected = None if duration is None else samples_in(duration, native)
-        try:
-            file.seek(samples_in(start, native)) if start else None
-            block = file.read(-1 if expected is None else expected, dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, ValueError) as error:
-            raise _unreadable(name, error) from error
-    samples = _one_channel(block, channel, name)
-    _check_finite(samples, native, name)
+        samples = read_part(file, samples_in(start, native), expected, channel, name)
     if expected is not None and len(samples) < expected:
         missing = expected - len(samples)
         if missing > math.ceil(_MISSING_SECONDS * native):
             raise DataError(f"{name}: ends at {start + len(samples) / native:.3f} s, before {start + expected / native:.3f} s")
         samples = np.pad(samples, (0, missing), mode="reflect")
     return resample(samples, native, rate, name=name)
+
+
+def read_part(file: soundfile.SoundFile, start: int, count: int | None, channel: int | None, name: str) -> Audio:
+    """Return the samples (N,) of a part of an open recording at its own rate; fewer than are asked for at its end.
+
+    Args:
+        file: the recording.
+        start: first sample of the part.
+        count: number of samples, N; None: to the end.
+        channel: counted from 0; None: the mean of all channels.
+        name: name of the recording, for messages.
+
+    Raises:
+        DataError: the part cannot be decoded, has more than `MOST_SAMPLES`, none, or some that are NaN or infinite.
+    """
+    blocks: list[Audio] = []
+    left = MOST_SAMPLES + 1 if count is None else min(count, MOST_SAMPLES + 1)
+    try:
+        if start:
+            file.seek(start)
+        while left > 0 and len(block := file.read(min(left, _block_frames(file)), dtype="float32", always_2d=True)):
+            blocks.append(_one_channel(block, channel, name))
+            left -= len(block)
+    except (soundfile.SoundFileError, ValueError, OverflowError) as error:
+        raise _unreadable(name, error) from error
+    if sum(map(len, blocks)) > MOST_SAMPLES:
+        raise DataError(f"{name}: is longer than the {MOST_SAMPLES} samples that are read at once\n    -> divide it")
+    if not blocks:
+        raise DataError(f"{name}: holds no samples")
+    samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    _check_finite(samples, file.samplerate, name)
+    return samples
 
 
 def from_samples(values: npt.ArrayLike, native: int, rate: int, *, name: str = "the audio") -> Audio:
@@ -98,11 +130,14 @@ def resample(samples: Audio, native: int, rate: int, *, name: str = "the audio")
     """Return the samples (N,) at `native` Hz as samples at `rate` Hz; `name` is the recording's, for messages.
 
     Raises:
-        DataError: one of the rates is out of reason.
+        DataError: one of the rates is outside `RATES`, or the result has more than `MOST_SAMPLES`.
     """
     if native == rate:
         return np.ascontiguousarray(samples)
-    _check_rates(native, rate, name)
+    for each in (native, rate):
+        check_rate(each, name)
+    if len(samples) * rate > MOST_SAMPLES * native:
+        raise DataError(f"{name}: has more than {MOST_SAMPLES} samples at {rate} Hz\n    -> divide it")
     resampled: Audio = soxr.resample(np.ascontiguousarray(samples), native, rate)
     return resampled
 
@@ -114,18 +149,20 @@ class RecordingReader:
         source: a file's name, the content of one, or a stream of one.
         rate: Hz of the blocks.
         raw_rate: Hz of a stream of 16-bit samples of one channel without a header, little-endian; None: the source has a header.
+        longest: s that the recording may last, whatever its header says; None: any time.
 
     Attributes:
         name: name of the source, for messages.
         duration: duration of the recording, s; None: unknown before the end.
 
     Raises:
-        DataError: the source cannot be decoded.
+        DataError: the source cannot be decoded, or is longer than it may be.
     """
 
-    def __init__(self, source: Source, rate: int, raw_rate: int | None = None) -> None:
+    def __init__(self, source: Source, rate: int, raw_rate: int | None = None, *, longest: float | None = None) -> None:
         self.name = name_of(source)
         self.rate = rate
+        self.longest = longest
         self.duration: float | None = None
         self._stream: IO[bytes] | None = None
         self._file: soundfile.SoundFile | None = None
@@ -135,10 +172,13 @@ class RecordingReader:
             self._stream = source
         else:
             # pipes are read whole, for libsndfile seeks
-            whole = source if isinstance(source, (str, Path, bytes, bytearray)) else source.read()
+            whole = source if isinstance(source, (str, Path, bytes, bytearray)) else source.read(_MOST_BYTES)
+            if isinstance(whole, bytes) and len(whole) == _MOST_BYTES:
+                raise DataError(f"{self.name}: is larger than {_MOST_BYTES >> 20} MiB\n    -> give it as a file")
             self._file = open_recording(whole, self.name)
             self._native = self._file.samplerate
             self.duration = self._file.frames / self._native if self._file.frames > 0 else None
+        self._check_length(self.duration or 0.0)
 
     def blocks(self, seconds: float = 10.0) -> Iterator[Audio]:
         """Yield samples (N,) in blocks of about `seconds` seconds.
@@ -148,12 +188,14 @@ class RecordingReader:
         """
         resampler = None
         if self._native != self.rate:
-            _check_rates(self._native, self.rate, self.name)
+            for each in (self._native, self.rate):
+                check_rate(each, self.name)
             resampler = soxr.ResampleStream(self._native, self.rate, 1, dtype="float32")
         total = 0
         for block in self._native_blocks(max(1, round(seconds * self._native))):
             _check_finite(block, self._native, self.name, begin=total / self._native)
             total += len(block)
+            self._check_length(total / self._native)
             resampled = resampler.resample_chunk(block) if resampler is not None else block
             if len(resampled):
                 yield resampled
@@ -161,6 +203,10 @@ class RecordingReader:
             raise DataError(f"{self.name}: holds no samples")
         if resampler is not None and len(rest := resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)):
             yield rest
+
+    def _check_length(self, seconds: float) -> None:
+        if self.longest is not None and seconds > self.longest:
+            raise DataError(f"{self.name} lasts {seconds:.0f} s; {self.longest:g} s are allowed")
 
     def _native_blocks(self, count: int) -> Iterator[Audio]:
         """Yield blocks (N,) of at most `count` samples at the source's own rate."""
@@ -175,7 +221,7 @@ class RecordingReader:
         with self._file as file:
             while True:
                 try:
-                    block = file.read(count, dtype="float32", always_2d=True)
+                    block = file.read(min(count, _block_frames(file)), dtype="float32", always_2d=True)
                 except soundfile.SoundFileError as error:
                     raise _unreadable(self.name, error) from error
                 if not len(block):
@@ -194,15 +240,41 @@ def open_recording(source: Source, name: str) -> soundfile.SoundFile:
     """Open a file of audio, or the content of one, for reading.
 
     Raises:
-        DataError: there is no such file, or it is no audio.
+        DataError: there is no such file, it is no audio, or has a rate outside `RATES`.
     """
-    if isinstance(source, (str, Path)) and not Path(source).is_file():
-        raise DataError(f"no such file: {source}")
+    if isinstance(source, (str, Path)):
+        check_file(Path(source))
     opened = str(source) if isinstance(source, Path) else io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
     try:
-        return soundfile.SoundFile(opened)
+        file = soundfile.SoundFile(opened)
     except (OSError, soundfile.SoundFileError) as error:
         raise _unreadable(name, error) from None
+    try:
+        check_rate(file.samplerate, name)
+    except DataError:
+        file.close()
+        raise
+    return file
+
+
+def check_file(path: Path) -> None:
+    """Check that a regular file that is not empty has a name.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        size = regular_size(path)
+    except FileNotFoundError:
+        raise DataError(f"no such file: {path}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if size == 0:
+        raise DataError(f"{path} is empty (0 bytes)")
+
+
+def _block_frames(file: soundfile.SoundFile) -> int:
+    return max(1, _BLOCK_VALUES // int(file.channels))
 
 
 def _unreadable(name: str, error: Exception) -> DataError:
@@ -230,7 +302,11 @@ def _check_finite(samples: Audio, rate: int, name: str, *, begin: float = 0.0) -
         raise DataError(f"{name}: holds {int((~finite).sum())} samples that are NaN or infinite, the first at {first:.3f} s")
 
 
-def _check_rates(native: int, rate: int, name: str) -> None:
-    for each in (native, rate):
-        if not _RATES[0] <= each <= _RATES[1]:
-            raise DataError(f"{name}: audio at {each} Hz cannot be resampled; rates from {_RATES[0]} to {_RATES[1]} Hz can")
+def check_rate(rate: int, name: str) -> None:
+    """Check that a recording's rate is one that recordings have.
+
+    Raises:
+        DataError: it is outside `RATES`.
+    """
+    if not RATES[0] <= rate <= RATES[1]:
+        raise DataError(f"{name}: is at {rate} Hz; recordings from {RATES[0]} to {RATES[1]} Hz can be read")

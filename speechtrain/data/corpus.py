@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 import soundfile
 
-from speechtrain.data.audio import AUDIO_SUFFIXES, Audio, read_recording, samples_in
-from speechtrain.errors import DataError
+from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, check_file, check_rate, read_recording, samples_in
+from speechtrain.errors import DataError, printable
+from speechtrain.files import is_file, is_folder
 
 log = logging.getLogger(__name__)
 
@@ -160,8 +161,14 @@ def make_cut(
         end: end in the recording, s; None: the end of the recording.
 
     Raises:
-        DataError: the part is not inside the recording.
+        DataError: the part is not inside the recording, or has more than `MOST_SAMPLES`; a name or the text cannot be written down.
     """
+    for name in (utt_id, speaker or ""):
+        check_name(name)
+    if text != printable(text):
+        raise DataError(f"its text {text[:60]!r} is not UTF-8")
+    if num_samples > MOST_SAMPLES and end is None and not start:
+        raise DataError(f"has {num_samples} samples; an utterance may have {MOST_SAMPLES}")
     duration = num_samples / sample_rate
     cut = Cut(utt_id, text, duration, sample_rate, speaker, None if path is None else str(path), custom=custom or _NO_CUSTOM)
     if start == 0.0 and end is None:
@@ -170,7 +177,23 @@ def make_cut(
     if not 0 <= start < last <= duration:
         raise DataError(f"lies from {start:g} to {last:g} s, but {Path(path).name if path is not None else utt_id} lasts {duration:.3f} s")
     cut.start, cut.duration = start, round(last - start, 8)
+    if cut.num_samples > MOST_SAMPLES:
+        raise DataError(f"has {cut.num_samples} samples; an utterance may have {MOST_SAMPLES}")
     return cut
+
+
+def check_name(name: str) -> None:
+    """Check that the name of an utterance or of a speaker can stand in a line of a file in UTF-8.
+
+    Raises:
+        DataError: it holds line ends or other control characters, or comes from the name of a file that is not UTF-8.
+    """
+    if not name.isprintable() and any(unicodedata.category(char) in _NOT_IN_NAMES for char in name):
+        raise DataError(f"the name {name[:60]!r} is not UTF-8, or holds line ends or control characters\n    -> rename it")
+
+
+_NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, halves of surrogate pairs, and separators of lines and paragraphs."""
 
 
 def read_header(path: Path | BytesIO, sample_rate: int | None) -> tuple[int, int]:
@@ -185,16 +208,14 @@ def read_header(path: Path | BytesIO, sample_rate: int | None) -> tuple[int, int
     """
     name = path if isinstance(path, Path) else "its audio"
     if isinstance(path, Path):
-        if not path.is_file():
-            raise DataError(f"no such file: {path}")
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty (0 bytes)")
+        check_file(path)
     try:
         header = soundfile.info(str(path) if isinstance(path, Path) else path)
     except soundfile.SoundFileError as error:
         raise DataError(f"{name} is not audio that can be read ({str(error).split(': ')[-1].strip()})") from None
     if header.frames <= 0:
         raise DataError(f"{name} holds no samples")
+    check_rate(header.samplerate, str(name))
     if sample_rate is not None and header.samplerate != sample_rate:
         raise DataError(f"{name} is at {header.samplerate} Hz, but data.sample_rate is {sample_rate}")
     return header.samplerate, header.frames
@@ -217,7 +238,7 @@ def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:
     lines = [f"  {item.where}: {item.reason} ({item.split})" for item in items[:10]]
     if len(items) > 10:
         lines.append(f"  ... and {len(items) - 10} more")
-    text = "\n".join(lines)
+    text = printable("\n".join(lines))
     if on_bad == "error":
         raise DataError(
             f"{len(items)} bad utterances, and data.on_bad=error:\n{text}\n    -> mend them, or set data.on_bad=skip to go on without them"
@@ -236,7 +257,10 @@ def audio_files(folder: Path) -> list[Path]:
     Raises:
         DataError: there is no such folder.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"no such folder: {folder}")
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    try:
+        paths = [path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and is_file(path)]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}: {error.filename})") from None
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))

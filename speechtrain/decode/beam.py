@@ -22,6 +22,7 @@ from speechtrain.decode.base import Hypothesis
 from speechtrain.decode.greedy import GreedyDecoder
 from speechtrain.decode.ngram import BEGIN, END, Gram, LanguageModel, open_language_model
 from speechtrain.errors import ConfigError, DataError, Problem
+from speechtrain.files import user_path
 
 if TYPE_CHECKING:
     from speechtrain.data.text.tokenizers import Tokenizer
@@ -83,12 +84,12 @@ class BeamDecoder:
         self._unweighted = lexicon is None and lm is None and not hot_words
         vocabulary = tokenizer.vocabulary
         limits = beam_size, beam_size_token or len(vocabulary), beam_threshold
-        model = open_language_model(Path(lm).expanduser()) if lm is not None else None
+        model = open_language_model(user_path(lm)) if lm is not None else None
         space = vocabulary.index(" ") if " " in vocabulary else -1
         self._words: list[str] | None = None  # of the lexicon
         self._end: npt.NDArray[np.float32] | None = None  # a frame that follows the last one
         if lexicon is not None:
-            spellings = read_lexicon(Path(lexicon).expanduser(), tokenizer)
+            spellings = read_lexicon(user_path(lexicon), tokenizer)
             spellings |= {word: [tokenizer.encode(word)] for word in hot_words if word not in spellings}
             self._words = list(spellings)
             _check_known(model, self._words, lm)

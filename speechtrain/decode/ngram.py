@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from speechtrain.errors import DataError
-from speechtrain.files import atomically
+from speechtrain.files import atomically, is_file
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 Gram = tuple[str, ...]
@@ -210,7 +210,7 @@ def open_language_model(path: Path) -> LanguageModel:
     Raises:
         DataError: the file cannot be read.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: there is no such language model\n    -> python -m speechtrain.lm text=FILE out={path.name} makes one")
     if not path.name.endswith((".arpa", ".arpa.gz", ".lm", ".lm.gz")):
         try:

@@ -18,6 +18,7 @@ from speechtrain.config.schemas.commands import AlignConfig
 from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import DataError, unwritable
+from speechtrain.files import user_path
 from speechtrain.inference.find import stored_for
 from speechtrain.inference.formats import as_object, ctm, textgrid
 
@@ -94,7 +95,7 @@ def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str
 
     recognizer = Recognizer.of(weights, settings, vocabulary)
     if cfg.audio is not None and cfg.text is not None:
-        path = Path(cfg.audio).expanduser()
+        path = user_path(cfg.audio)
         yield path.stem, cfg.text, recognizer.align(path, cfg.text)
         return
     yield from _of_data(recognizer, settings, cfg.split)

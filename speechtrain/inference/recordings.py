@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from speechtrain.config.schemas.commands import TranscribeConfig
 from speechtrain.errors import ConfigError, Problem, unwritable
-from speechtrain.files import atomically
+from speechtrain.files import atomically, is_file, is_folder, user_path
 
 if TYPE_CHECKING:
     from speechtrain.data.audio import Audio
@@ -27,15 +27,15 @@ def find_recordings(names: Sequence[str]) -> list[Path | None]:
     files: list[Path | None] = []
     problems = []
     for name in names:
-        path = Path(name).expanduser()
+        path = user_path(name)
         if name == "-":
             files.append(None)
-        elif path.is_file():
+        elif is_file(path):
             files.append(path)
-        elif path.is_dir():
+        elif is_folder(path):
             from speechtrain.data.audio import AUDIO_SUFFIXES
 
-            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in AUDIO_SUFFIXES and each.is_file())
+            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in AUDIO_SUFFIXES and is_file(each))
             if not inside:
                 problems.append(Problem("files", f"{path} holds no audio", f"files that end in {' '.join(AUDIO_SUFFIXES)} are looked for"))
             files += inside

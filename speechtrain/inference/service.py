@@ -164,9 +164,7 @@ class Service:
     def _read(self, body: bytes) -> npt.NDArray[np.float32]:
         if not body:
             raise DataError("the request has no body; send an audio file as it")
-        reader = RecordingReader(body, self.recognizer.sample_rate)
-        if reader.duration is not None and reader.duration > self._most_seconds:
-            raise DataError(f"the audio lasts {reader.duration:.0f} s; {self._most_seconds:g} s are allowed")
+        reader = RecordingReader(body, self.recognizer.sample_rate, longest=self._most_seconds)
         return np.concatenate(list(reader.blocks()))
 
     def _refused(self, status: int, reason: str, headers: dict[str, str] | None = None) -> Response:

@@ -19,7 +19,7 @@ from speechtrain.config.compose import compose
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overrides import override_text
 from speechtrain.errors import DataError, unwritable
-from speechtrain.files import numbered
+from speechtrain.files import numbered, user_path
 from speechtrain.report.figures import save_png, svg
 from speechtrain.report.pages import render
 
@@ -117,7 +117,7 @@ def _write_manifest(files: Sequence[str], root: Path) -> None:
     """
     lines = []
     for number, name in enumerate(files):
-        path = Path(name).expanduser()
+        path = user_path(name)
         try:
             duration = soundfile.info(str(path)).duration
             shutil.copyfile(path, root / f"{number}{path.suffix}")

@@ -6,13 +6,13 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
 from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import Node, Rule, Target, choice, number
+from speechtrain.files import is_file, is_folder, user_path
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Digits(Generated):
     processes: int | None = number(ge=1)
 
     def rules(self) -> Iterator[Rule]:
-        if not (Path(self.cache_dir).expanduser() / "digits").is_dir():  # what was spoken before needs no voice
+        if not is_folder(user_path(self.cache_dir) / "digits"):  # what was spoken before needs no voice
             yield from needed("", ("espeakng_loader",))
         if self.min_words > self.max_words:
             yield "min_words", f"is {self.min_words}, more than max_words={self.max_words}", "set data.min_words to at most data.max_words"
@@ -129,8 +129,8 @@ class Manifest(Loading):
     trust_durations: bool = MISSING
 
     def rules(self) -> Iterator[Rule]:
-        root = Path(self.root).expanduser()
-        if not root.is_dir():
+        root = user_path(self.root)
+        if not is_folder(root):
             yield "root", f"no such folder: {root.absolute()}", "set data.root to the folder that the manifests are in"
             return
         if self.trust_durations and self.sample_rate is None:
@@ -138,7 +138,7 @@ class Manifest(Loading):
         for part, value in (("train", self.train), ("val", self.val), ("test", self.test)):
             names = [value] if isinstance(value, str) else (value or [])
             for name in names:
-                if not (root / str(name)).is_file():
+                if not is_file(root / str(name)):
                     yield (
                         part,
                         f"no such manifest: {(root / str(name)).absolute()}",
@@ -160,8 +160,8 @@ class Folder(Loading):
     def rules(self) -> Iterator[Rule]:
         yield from _root_problem(self.root, "the audio is in")
         for part, name in (("train", self.train), ("val", self.val), ("test", self.test)):
-            folder = Path(self.root).expanduser() / (name or "")
-            if Path(self.root).expanduser().is_dir() and not folder.is_dir():
+            folder = user_path(self.root) / (name or "")
+            if is_folder(user_path(self.root)) and not is_folder(folder):
                 yield part, f"no such folder: {folder.absolute()}", f"set data.{part} to a folder inside data.root, or to null"
         if self.speaker not in (None, "folder"):
             try:
@@ -266,8 +266,8 @@ class InParts(InFolder):
 class Kaldi(InParts):
     def rules(self) -> Iterator[Rule]:
         for part, name in (("train", self.train), ("val", self.val), ("test", self.test)):
-            folder = Path(self.root).expanduser() / (name or "")
-            if name is not None and not (folder / "wav.scp").is_file():
+            folder = user_path(self.root) / (name or "")
+            if name is not None and not is_file(folder / "wav.scp"):
                 yield part, f"no wav.scp in {folder.absolute()}", f"set data.{part} to a data folder inside data.root"
 
 
@@ -275,7 +275,8 @@ class Kaldi(InParts):
 class LhotseCuts(InParts):
     def rules(self) -> Iterator[Rule]:
         for part, name in (("train", self.train), ("val", self.val), ("test", self.test)):
-            if name is not None and not (path := Path(self.root).expanduser() / name).exists():
+            path = user_path(self.root) / (name or "")
+            if name is not None and not (is_file(path) or is_folder(path)):
                 yield part, f"no such file or folder: {path.absolute()}", f"set data.{part} to a manifest of cuts or a Shar folder"
 
 
@@ -306,8 +307,8 @@ class Mix(Loading):
 
 
 def _root_problem(root: str, holds: str) -> Iterator[Rule]:
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
+    folder = user_path(root)
+    if not is_folder(folder):
         yield "root", f"no such folder: {folder.absolute()}", f"set data.root to the folder that {holds}"
 
 
@@ -356,10 +357,10 @@ class Hdf5Signals(SignalData):
 
     def rules(self) -> Iterator[Rule]:
         yield from needed("", ("h5py",))
-        root = Path(self.root).expanduser()
+        root = user_path(self.root)
         yield from _root_problem(self.root, "the HDF5 files are in")
         for part, name in (("train", self.train), ("val", self.val), ("test", self.test)):
-            if root.is_dir() and name is not None and not (root / name).is_file():
+            if is_folder(root) and name is not None and not is_file(root / name):
                 yield part, f"no such file: {(root / name).absolute()}", f"set data.{part} to an HDF5 file, relative to data.root"
         if self.split.by != "utterance":
             yield "split.by", "must be utterance: signals have no speakers", "set data.split.by=utterance"
@@ -379,8 +380,8 @@ class Featurised(Loading):
 
     def rules(self) -> Iterator[Rule]:
         for key in ("split_dir", "spectrogram_manifest_dir", "token_manifest_dir", "vocab_dir", "spectrogram_dir", "token_dir"):
-            folder = Path(getattr(self, key)).expanduser()
-            if not folder.is_dir():
+            folder = user_path(getattr(self, key))
+            if not is_folder(folder):
                 yield (
                     key,
                     f"no such folder: {folder.absolute()}",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from omegaconf import MISSING
 
 from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import Rule, Target, choice, number
+from speechtrain.files import is_file, is_folder, user_path
 
 
 @dataclass
@@ -92,8 +92,8 @@ class Phonemes(Target):
     def rules(self) -> Iterator[Rule]:
         if self.lexicon is None:
             yield from needed("lexicon", ("espeakng_loader",))
-        elif not Path(self.lexicon).expanduser().is_file():
-            yield "lexicon", f"no such file: {Path(self.lexicon).expanduser().absolute()}", "give a file such as cmudict.dict, or null"
+        elif not is_file(user_path(self.lexicon)):
+            yield "lexicon", f"no such file: {user_path(self.lexicon).absolute()}", "give a file such as cmudict.dict, or null"
 
 
 @dataclass
@@ -129,6 +129,6 @@ class Augment(Target):
             if len(values) != 2 or values[0] > values[1]:
                 yield key, f"must be [lowest, highest] in {unit}, received {values}", f"for example augment.{key}={example}"
         for key, folder in (("noise_folder", self.noise_folder), ("reverb_folder", self.reverb_folder)):
-            if folder is not None and not Path(folder).expanduser().is_dir():
-                message = f"no such folder: {Path(folder).expanduser().absolute()}"
+            if folder is not None and not is_folder(user_path(folder)):
+                message = f"no such folder: {user_path(folder).absolute()}"
                 yield key, message, f"set augment.{key} to a folder of recordings, or null"

@@ -12,6 +12,7 @@ from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, audio_files, clea
 from speechtrain.data.splits import complete_splits
 from speechtrain.data.text.lines import read_text
 from speechtrain.errors import DataError
+from speechtrain.files import is_file, user_path
 
 _TEXT_SUFFIXES = (".txt", ".lab")
 
@@ -41,7 +42,7 @@ class Folder:
         speaker: str | None = None,
         sample_rate: int | None = None,
     ) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = user_path(root).absolute()
         self.labels = labels
         self.parts = {"train": train, "val": val, "test": test}
         self.split = split
@@ -110,4 +111,4 @@ class Folder:
 
 def _text_file(path: Path) -> Path | None:
     """Find the transcript beside an audio file."""
-    return next((each for suffix in _TEXT_SUFFIXES if (each := path.with_suffix(suffix)).is_file()), None)
+    return next((each for suffix in _TEXT_SUFFIXES if is_file(each := path.with_suffix(suffix))), None)

@@ -10,6 +10,7 @@ from speechtrain.data.audio import Audio, read_recording
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError, first_line
+from speechtrain.files import user_path
 
 
 class HuggingFace:
@@ -35,7 +36,7 @@ class HuggingFace:
         id: str | None,  # noqa: A002
         split: dict[str, Any],
     ) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = user_path(root).absolute()
         self.parts = {"train": train, "val": val, "test": test}
         self.columns = {"audio": audio, "text": text, "speaker": speaker, "id": id}
         self.split = split
@@ -80,7 +81,7 @@ class HuggingFace:
 
         try:
             loaded = datasets.load_from_disk(str(self.root))
-        except (OSError, ValueError) as error:
+        except Exception as error:
             raise DataError(
                 f"{self.root}: is not a data set on disk ({first_line(error, most=120)})\n    -> give a folder that save_to_disk wrote"
             ) from error
@@ -103,8 +104,14 @@ class HuggingFace:
 
     def _cut(self, split: str, row: int) -> Cut:
         """Return the utterance of a row."""
-        values = self._tables[split][row]
-        text = clean_text(values[self.columns["text"]] or "")
+        try:
+            values = self._tables[split][row]
+        except Exception as error:
+            raise DataError(f"cannot be read ({first_line(error, most=120)})") from error
+        text = values[self.columns["text"]] or ""
+        if not isinstance(text, str):
+            raise DataError(f"its text must be a text, received {text!r:.60}")
+        text = clean_text(text)
         if not text:
             raise DataError("its text is empty")
         rate, samples = read_header(self._file(split, row), None)
@@ -123,6 +130,6 @@ class HuggingFace:
     def _file(self, split: str, row: int) -> io.BytesIO | Path:
         """Return the encoded audio of a row, or the file that it is in."""
         audio = self._tables[split][row][self.columns["audio"]]
-        if audio is None:
+        if audio is None or (audio["bytes"] is None and audio["path"] is None):
             raise DataError("holds no audio")
         return io.BytesIO(audio["bytes"]) if audio["bytes"] is not None else Path(audio["path"])

@@ -9,6 +9,7 @@ from typing import Any
 from speechtrain.data.corpora.listed import Entry, ListedCorpus
 from speechtrain.data.text.lines import numbered_lines
 from speechtrain.errors import DataError
+from speechtrain.files import is_file
 
 
 class Kaldi(ListedCorpus):
@@ -33,14 +34,14 @@ class Kaldi(ListedCorpus):
 
     def folder(self, part: str) -> Path | None:
         """Return the data folder, if it holds `wav.scp`."""
-        return self.root / part if (self.root / part / "wav.scp").is_file() else None
+        return self.root / part if is_file(self.root / part / "wav.scp") else None
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:  # noqa: ARG002
         """List the lines of `segments`, or of `wav.scp` where there is none, with their texts."""
         recordings = _table(folder / "wav.scp")
         texts = _table(folder / "text")
-        speakers = _table(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
-        if (folder / "segments").is_file():
+        speakers = _table(folder / "utt2spk") if is_file(folder / "utt2spk") else {}
+        if is_file(folder / "segments"):
             for name, (where, line) in _table(folder / "segments").items():
                 yield self._entry(name, where, line.split(), recordings, texts, speakers)
         else:

@@ -21,6 +21,7 @@ from speechtrain.data.audio import Audio, from_samples
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text
 from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError, first_line
+from speechtrain.files import is_file, is_folder, user_path
 
 set_current_audio_backend(LibsndfileBackend())  # torchaudio's, which Lhotse would take, needs torchcodec
 
@@ -67,7 +68,7 @@ class LhotseRecording:
         try:
             samples = MonoCut(cut.id, cut.start, cut.duration, cut.channel or 0, recording=recording).load_audio()[0]
         except Exception as error:  # the decoders' exceptions have no common type
-            if cut.path is not None and not Path(cut.path).is_file():
+            if cut.path is not None and not is_file(Path(cut.path)):
                 raise DataError(f"no such file: {cut.path}") from None
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise DataError(f"{name}: cannot be read as audio ({reason[-1]})") from error
@@ -96,7 +97,7 @@ class LhotseCuts:
     """
 
     def __init__(self, root: str, train: str, val: str | None, test: str | None, split: dict[str, Any]) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = user_path(root).absolute()
         self.parts = {"train": train, "val": val, "test": test}
         self.split = split
         self._base = str(self.root)
@@ -114,7 +115,7 @@ class LhotseCuts:
                 continue
             path = self.root / part
             try:
-                for item, member in _shar_items(path) if path.is_dir() else _items(path):
+                for item, member in _shar_items(path) if is_folder(path) else _items(path):
                     cut = self._simple_cut(item) if isinstance(item, dict) else None
                     if cut is not None:
                         cuts[split].append(cut)

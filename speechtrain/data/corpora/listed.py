@@ -12,6 +12,7 @@ from speechtrain.data.corpora.download import Archive, fetch
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError
+from speechtrain.files import user_path
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ListedCorpus(ABC):
     """Where a person gets it, if no program may fetch it."""
 
     def __init__(self, root: str, *, download: bool = False, mirror: str | None = None, split: dict[str, Any] | None = None) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = user_path(root).absolute()
         self.download = download
         self.mirror = mirror
         self.split = split or {"by": "utterance", "val": 0, "test": 0, "seed": 0}

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -17,10 +15,14 @@ from typing import Any
 
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
-from speechtrain.data.text.lines import numbered_lines
+from speechtrain.data.text.lines import numbered_lines, parse_json
 from speechtrain.errors import DataError
+from speechtrain.files import user_path
 
 _REQUIRED = ("audio_filepath", "text")
+_LONGEST = 1e9
+"""Seconds that a line may state: 30 years, so that no arithmetic overflows."""
+_NAMES = ("utt_id", "speaker")
 _READ = ("utt_id", "audio_filepath", "duration", "text", "speaker")
 """Keys with a meaning; `words` gives word times, and the error report is divided by all others."""
 
@@ -49,7 +51,7 @@ class Manifest:
         duration_tolerance: float = 0.1,
         trust_durations: bool = False,
     ) -> None:
-        self.root = _absolute(Path(root).expanduser())
+        self.root = _absolute(user_path(root))
         self.files = {"train": _as_list(train), "val": _as_list(val), "test": _as_list(test)}
         self.split = split
         self.sample_rate = sample_rate
@@ -77,7 +79,7 @@ class Manifest:
     def _read(self, path: Path, split: str, skipped: list[Skip]) -> list[Cut]:
         cuts = []
         folder = str(_absolute(path.parent))
-        for where, line in numbered_lines(path, errors="replace"):
+        for where, line in numbered_lines(path):
             try:
                 cuts.append(self._cut(_parse(line), folder))
             except DataError as error:
@@ -106,11 +108,11 @@ class Manifest:
 
     def _length(self, stated: Any, path: str) -> tuple[int, int]:
         """Return the rate in Hz and the number of samples of a file, whose line states a duration in seconds or none."""
-        if stated is not None and (isinstance(stated, bool) or not isinstance(stated, (int, float))):
-            raise DataError(f"'duration' must be a number of seconds, received {stated!r}")
+        if stated is not None and (isinstance(stated, bool) or not isinstance(stated, (int, float)) or not abs(stated) <= _LONGEST):
+            raise DataError(f"'duration' must be a number of seconds, received {stated!r:.60}")
         if self.trust_durations:
             assert self.sample_rate is not None
-            if stated is None or not 0 < stated < math.inf:
+            if stated is None or stated <= 0:
                 raise DataError(f"'duration' must be above 0 s, received {stated!r}; data.trust_durations=true goes by it")
             return self.sample_rate, round(stated * self.sample_rate)
         rate, num_samples = read_header(Path(path), self.sample_rate)
@@ -121,17 +123,17 @@ class Manifest:
 
 def _parse(line: str) -> dict[str, Any]:
     """Return the JSON object of a line, with texts under the keys that are required."""
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"not JSON ({error}), received {line[:60]!r}") from None
+    entry = parse_json(line)
     if not isinstance(entry, dict):
         raise DataError(f"must be a JSON object, received {line[:60]!r}")
     for key in _REQUIRED:
         if key not in entry:
             raise DataError(f"key '{key}' is missing; there is: {', '.join(map(str, entry))}")
         if not isinstance(entry[key], str):
-            raise DataError(f"'{key}' must be a text, received {entry[key]!r}")
+            raise DataError(f"'{key}' must be a text, received {entry[key]!r:.60}")
+    for key in _NAMES:
+        if isinstance(entry.get(key), (bool, list, dict)):
+            raise DataError(f"'{key}' must be a text or a number, received {entry[key]!r:.60}")
     return entry
 
 

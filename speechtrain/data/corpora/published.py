@@ -5,7 +5,6 @@ Each class lists its utterances; what all have in common (headers, bad files, sp
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from speechtrain.data.corpora.download import Archive
 from speechtrain.data.corpora.listed import Entry, ListedCorpus
 from speechtrain.data.text.lines import numbered_lines
 from speechtrain.errors import DataError
+from speechtrain.files import is_file, is_folder
 
 _OPENSLR = "https://www.openslr.org/resources"
 
@@ -61,7 +61,7 @@ class LibriSpeech(ListedCorpus):
 
     def folder(self, part: str) -> Path | None:
         """Find the part's own folder."""
-        return next((path for path in (self.root / part, self.root / "LibriSpeech" / part) if path.is_dir()), None)
+        return next((path for path in (self.root / part, self.root / "LibriSpeech" / part) if is_folder(path)), None)
 
     def archives(self, part: str) -> Sequence[Archive]:
         """Each part has an archive of its own."""
@@ -134,7 +134,7 @@ class LJSpeech(ListedCorpus):
 
     def folder(self, part: str) -> Path | None:  # noqa: ARG002
         """Find the folder of `metadata.csv`."""
-        return next((path for path in (self.root, self.root / "LJSpeech-1.1") if (path / "metadata.csv").is_file()), None)
+        return next((path for path in (self.root, self.root / "LJSpeech-1.1") if is_file(path / "metadata.csv")), None)
 
     def archives(self, part: str) -> Sequence[Archive]:  # noqa: ARG002
         """All recordings are in one archive."""
@@ -175,7 +175,7 @@ class CommonVoice(ListedCorpus):
     def folder(self, part: str) -> Path | None:
         """Find the folder of the list."""
         places = (self.root / self.language, self.root)
-        return next((path for path in places if (path / f"{part}.tsv").is_file()), None)
+        return next((path for path in places if is_file(path / f"{part}.tsv")), None)
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:
         """List the lines of a list."""
@@ -186,14 +186,13 @@ class CommonVoice(ListedCorpus):
             raise DataError(
                 f"{path}: needs the columns 'path' and 'sentence', received {names[:8]}\n    -> give a list of Common Voice's own"
             )
-        rows = csv.reader((line for _, line in lines[1:]), delimiter="\t", quoting=csv.QUOTE_NONE)
-        for (where, _), row in zip(lines[1:], rows, strict=True):
-            values = dict(zip(names, row, strict=False))
+        for where, line in lines[1:]:
+            values = dict.fromkeys(names, "") | dict(zip(names, line.split("\t"), strict=False))  # quotation marks are part of the text
             clip = values["path"] if values["path"].endswith(".mp3") else f"{values['path']}.mp3"
             yield Entry(
                 Path(clip).stem,
                 folder / "clips" / clip,
-                values.get("sentence", ""),
+                values["sentence"],
                 values.get("client_id"),
                 where=where,
                 custom={key: values[key] for key in ("age", "gender", "accents", "accent") if values.get(key)},
@@ -233,7 +232,7 @@ class Timit(ListedCorpus):
         """Find the folder of the train or of the test speakers, in capitals or not."""
         name = "train" if part == "train" else "test"
         places = [self.root / above / each for above in (".", "data", "DATA", "TIMIT", "timit") for each in (name, name.upper())]
-        return next((path for path in places if path.is_dir()), None)
+        return next((path for path in places if is_folder(path)), None)
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:
         """List the WAV files of the part's speakers."""
@@ -254,7 +253,7 @@ class Timit(ListedCorpus):
 
     def _text(self, path: Path) -> str:
         suffix = ".txt" if self.units == "words" else ".phn"
-        transcript = next((each for each in (path.with_suffix(suffix), path.with_suffix(suffix.upper())) if each.is_file()), None)
+        transcript = next((each for each in (path.with_suffix(suffix), path.with_suffix(suffix.upper())) if is_file(each)), None)
         if transcript is None:
             raise DataError(f"there is no {path.stem}{suffix} beside it")
         rows = [line.split() for _, line in numbered_lines(transcript)]
@@ -280,7 +279,7 @@ class An4(ListedCorpus):
 
     def folder(self, part: str) -> Path | None:
         """Find the folder of `etc` and `wav`."""
-        return next((path for path in (self.root, self.root / "an4") if (path / "etc" / f"an4_{part}.transcription").is_file()), None)
+        return next((path for path in (self.root, self.root / "an4") if is_file(path / "etc" / f"an4_{part}.transcription")), None)
 
     def archives(self, part: str) -> Sequence[Archive]:  # noqa: ARG002
         """All recordings are in one archive; the makers' own server is gone, this is the copy that NeMo's tutorials fetch."""
@@ -298,7 +297,7 @@ class An4(ListedCorpus):
             elif name not in paths:
                 problem = f"'{name}' is not in an4_{part}.fileids"
             files = [folder / "wav" / f"{paths.get(name, name)}{suffix}" for suffix in (".sph", ".wav")]
-            path = next((each for each in files if each.is_file()), files[0])
+            path = next((each for each in files if is_file(each)), files[0])
             speaker = name.split("-")[1] if name.count("-") == 2 else None
             yield Entry(name, path, match["text"] if match else "", speaker, where=where, problem=problem)
 

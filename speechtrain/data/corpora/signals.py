@@ -20,7 +20,7 @@ from speechtrain.data.audio import Audio
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, make_cut
 from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError, first_line, unwritable
-from speechtrain.files import atomically
+from speechtrain.files import atomically, user_path
 
 if TYPE_CHECKING:
     import h5py
@@ -64,7 +64,7 @@ class Signals:
         self.sample_rate = sample_rate
         self.seed = seed
         self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
-        self.save_to = Path(save_to).expanduser().absolute() if save_to is not None else None
+        self.save_to = user_path(save_to).absolute() if save_to is not None else None
 
     def load(self, limit: int | None) -> Corpus:
         """List every utterance; signals are made when they are read."""
@@ -154,7 +154,7 @@ class Hdf5Signals:
     """
 
     def __init__(self, root: str, train: str, val: str | None, test: str | None, split: dict[str, Any], sample_rate: int) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = user_path(root).absolute()
         self.files = {"train": train, "val": val, "test": test}
         self.split = split
         self.sample_rate = sample_rate

@@ -23,6 +23,7 @@ from speechtrain.data.audio import Audio
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, make_cut
 from speechtrain.data.text.tokenizers import read_vocabulary
 from speechtrain.errors import DataError, first_line
+from speechtrain.files import is_file, user_path
 
 _SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "eval")}
 _IDS = ("id", "name", "sample_id")
@@ -72,10 +73,10 @@ class Featurised:
         frame_rate: int,
         pad_value: float | None,
     ) -> None:
-        self.split_dir = Path(split_dir).expanduser()
-        self.manifests = {"spectrogram": Path(spectrogram_manifest_dir).expanduser(), "token": Path(token_manifest_dir).expanduser()}
-        self.folders = {"spectrogram": Path(spectrogram_dir).expanduser(), "token": Path(token_dir).expanduser()}
-        self.vocab_dir = Path(vocab_dir).expanduser()
+        self.split_dir = user_path(split_dir)
+        self.manifests = {"spectrogram": user_path(spectrogram_manifest_dir), "token": user_path(token_manifest_dir)}
+        self.folders = {"spectrogram": user_path(spectrogram_dir), "token": user_path(token_dir)}
+        self.vocab_dir = user_path(vocab_dir)
         self.frame_rate = frame_rate
         self.pad_value = pad_value
 
@@ -123,7 +124,7 @@ class Featurised:
     def _parents(self, split: str) -> list[str]:
         """Return the parents that belong to a split."""
         names = [f"{name}{ending}" for name in _SPLIT_NAMES[split] for ending in (".json", "_split.json", "_manifest.json")]
-        manifests = [self.split_dir / name for name in names if (self.split_dir / name).is_file()]
+        manifests = [self.split_dir / name for name in names if is_file(self.split_dir / name)]
         if not manifests and split == "train":
             raise DataError(f"{self.split_dir}: holds no {names[0]}\n    -> set data.split_dir to the folder of the split's manifests")
         return [sample.parent for sample in _read_manifest(manifests[0])] if manifests else []
@@ -163,7 +164,7 @@ class Featurised:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise DataError(f"'{name}' leaves the folder {folder}")
-        if not path.is_file():
+        if not is_file(path):
             raise DataError(f"no such file: {path}")
         return path
 

@@ -13,6 +13,7 @@ from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, audio_files, make
 from speechtrain.data.splits import limit_cuts
 from speechtrain.data.text.lines import read_text
 from speechtrain.errors import DataError
+from speechtrain.files import is_file, is_folder, user_path
 
 SILENCE = "_silence_"
 _NOISE = "_background_noise_"
@@ -40,7 +41,7 @@ class SpeechCommands:
     """
 
     def __init__(self, root: str, download: bool, mirror: str | None, words: Sequence[str] | None, silence: float, seed: int) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = user_path(root).absolute()
         self.download = download
         self.mirror = mirror
         self.words = list(words) if words is not None else None
@@ -55,7 +56,7 @@ class SpeechCommands:
         """
         root = self._find_or_fetch()
         split_of = {name: split for split, file in _LISTS.items() for name in read_text(root / file).split()}
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(("_", ".")))
+        folders = sorted(path for path in root.iterdir() if is_folder(path) and not path.name.startswith(("_", ".")))
         names = [path.name for path in folders]
         if missing := [word for word in self.words or () if word not in names]:
             raise DataError(f"data.words: {root} has no folder for {', '.join(missing)}; there is: {', '.join(names)}")
@@ -81,7 +82,7 @@ class SpeechCommands:
         inside = self.root / "SpeechCommands" / "speech_commands_v0.02"
         cut_off = (inside / RELEASED.name).exists()  # while it was unpacked
         for place in (self.root, *([] if cut_off else [inside])):
-            if all((place / name).is_file() for name in _LISTS.values()):
+            if all(is_file(place / name) for name in _LISTS.values()):
                 return place
         if self.download:
             fetch(RELEASED if self.mirror is None else RELEASED.at(self.mirror), inside)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 
 from speechtrain.errors import first_line
-from speechtrain.files import atomically
+from speechtrain.files import atomically, open_regular
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ def key_of(path: Path, channel: int | None, start: float, duration: float) -> st
         OSError: the file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     digest.update(f"{_READING}:{channel}:{start:.6f}+{duration:.6f}".encode())

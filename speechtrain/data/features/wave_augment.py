@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
-from speechtrain.data.audio import Audio, read_recording, resample
+from speechtrain.data.audio import Audio, open_recording, read_part, read_recording, resample
 from speechtrain.data.corpus import audio_files
-from speechtrain.errors import DataError, first_line
+from speechtrain.errors import DataError
+from speechtrain.files import user_path
 
 _MU = 255.0  # of ITU-T G.711
 _TELEPHONE = 8000  # Hz
@@ -139,19 +139,14 @@ def read_excerpt(path: Path, rate: int, count: int, position: float) -> Audio:
         position: position of the excerpt in the file, in [0, 1).
 
     Raises:
-        DataError: the file cannot be decoded, or holds no samples.
+        DataError: the file cannot be decoded, or holds no samples, or some that are NaN or infinite.
     """
-    try:
-        with soundfile.SoundFile(path) as file:
-            needed = -(-count * file.samplerate // rate) + 1
-            start = int(position * max(1, file.frames - needed + 1)) if file.frames > needed else 0
-            file.seek(start)
-            native = file.read(needed, dtype="float32", always_2d=True)[:, 0]
-            samples = resample(native, file.samplerate, rate)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise DataError(f"{path}: noise that cannot be decoded ({first_line(error)})") from error
-    if len(samples) == 0:
-        raise DataError(f"{path}: noise that holds no samples")
+    name = f"the noise {path}"
+    with open_recording(path, name) as file:
+        native = file.samplerate
+        needed = -(-count * native // rate) + 1
+        start = int(position * max(1, file.frames - needed + 1)) if file.frames > needed else 0
+        samples = resample(read_part(file, start, needed, 0, name), native, rate, name=name)
     return np.resize(samples, count)
 
 
@@ -167,7 +162,7 @@ def _response(path: Path, rate: int) -> npt.NDArray[np.float32]:
 @lru_cache(maxsize=8)
 def _files(folder: str, key: str) -> list[Path]:
     """List the recordings of a folder that the config names under a key."""
-    files = audio_files(Path(folder).expanduser())
+    files = audio_files(user_path(folder))
     if not files:
         raise DataError(f"{folder}: holds no audio\n    -> set {key} to a folder of recordings, or to null")
     return files

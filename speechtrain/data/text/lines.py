@@ -1,43 +1,117 @@
-"""Text files that users give: transcripts, lists, manifests, vocabularies, lexicons."""
+"""Text files that users give: transcripts, lists, manifests, vocabularies, lexicons. They are UTF-8, and no line or text is endless."""
 
 from __future__ import annotations
 
+import codecs
+import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from speechtrain.errors import DataError
+from speechtrain.files import open_regular
 
 _FIX = "a text file in UTF-8 is needed"
 
+_LONGEST_LINE = 1 << 24
+"""Bytes of the longest line that is read; hours of speech with the times of all words take a tenth of it."""
+_LARGEST_FILE = 1 << 30
+"""Bytes of the largest file that is read whole. Manifests are read line by line and may be larger."""
+_DEEPEST = 32
+"""How deeply arrays and objects of JSON may be nested; what is deeper overflows the stack of one or the other reader."""
 
-def read_text(path: Path, fix: str = _FIX, *, errors: str = "strict") -> str:
+
+def read_text(path: Path, fix: str = _FIX) -> str:
     """Read a file in UTF-8, with or without a byte order mark; line ends become single line feeds.
 
     Args:
         path: the file.
         fix: what the user is to do if it cannot be read.
-        errors: what becomes of bytes that are not UTF-8, as for `bytes.decode`.
 
     Raises:
-        DataError: there is no such file, or it is not UTF-8.
+        DataError: there is no such file, it is not UTF-8, or it is too large.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig", errors=errors)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})\n    -> {fix}") from None
+    return "\n".join(read_lines(path, fix))
 
 
-def read_lines(path: Path, fix: str = _FIX, *, errors: str = "strict") -> list[str]:
-    """Read the lines of a file, as `read_text` reads it.
+def read_lines(path: Path, fix: str = _FIX) -> list[str]:
+    """Read the lines of a file in UTF-8, with or without a byte order mark.
 
-    Only line feeds and carriage returns end a line: `str.splitlines` also cuts at U+2028 and U+0085, which texts may hold.
+    Only line feeds end a line, with or without a carriage return before: `str.splitlines` also cuts at U+2028 and U+0085, which texts may
+    hold.
+
+    Raises:
+        DataError: there is no such file, it is not UTF-8, or it is too large.
     """
-    lines = read_text(path, fix, errors=errors).split("\n")
-    return lines if lines[-1] else lines[:-1]
+    lines, size = [], 0
+    for _, line in _lines(path, fix):
+        lines.append(line)
+        size += len(line) + 1
+        if size > _LARGEST_FILE:
+            raise DataError(f"{path}: is larger than {_LARGEST_FILE >> 20} MiB\n    -> {fix}")
+    return lines
 
 
-def numbered_lines(path: Path, *, errors: str = "strict") -> Iterator[tuple[str, str]]:
-    """Read the lines of a file that are not empty, each with `FILE:NUMBER` for messages before it."""
-    for number, line in enumerate(read_lines(path, errors=errors), start=1):
+def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Read the lines of a file that are not empty, as `read_lines` does, each with `FILE:NUMBER` for messages before it."""
+    for number, line in _lines(path, _FIX):
         if line.strip():
             yield f"{path}:{number}", line
+
+
+def _lines(path: Path, fix: str) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        with open_regular(path) as file:
+            for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE + 1), b""), start=1):
+                if len(line) > _LONGEST_LINE:
+                    raise DataError(f"{path}:{number}: is longer than {_LONGEST_LINE >> 20} MiB\n    -> {fix}")
+                own = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                yield number, own.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})\n    -> {fix}") from None
+    except UnicodeDecodeError as error:
+        wrong = f"byte 0x{error.object[error.start]:02x}, number {error.start + 1} of the line, is not UTF-8 ({error.reason})"
+        raise DataError(f"{path}:{number}: {wrong}\n    -> {fix}; iconv -f LATIN1 -t UTF-8 FILE converts one in Latin-1") from None
+
+
+def parse_json(text: str) -> Any:
+    """Return the value that a text in JSON stands for.
+
+    Raises:
+        DataError: it is not JSON, is nested too deeply, or holds half a surrogate pair, which is no character.
+    """
+    try:
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise DataError(f"holds half a surrogate pair, \\u{ord(half):04x}, which is no character, received {text[:60]!r}") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise DataError(f"not JSON ({reason}), received {text[:60]!r}") from None
+    if text.count("[") + text.count("{") > _DEEPEST and _is_deeper(value, _DEEPEST):
+        raise DataError(f"its JSON is nested more than {_DEEPEST} deep, received {text[:60]!r}")
+    return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [inner for each in level if isinstance(each, (list, dict)) for inner in (each.values() if isinstance(each, dict) else each)]
+    return any(isinstance(each, (list, dict)) for each in level)
+
+
+def read_json(path: Path) -> Any:
+    """Read the value of a file in JSON.
+
+    Raises:
+        DataError: there is no such file, or `parse_json` refuses it; the message names the file.
+    """
+    text = read_text(path, "give a file in JSON")
+    try:
+        return parse_json(text)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None

@@ -5,6 +5,7 @@ The references that errors are counted against are the normalised ones. `python 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -13,6 +14,12 @@ from functools import partial
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 
 _NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?![\w])")
+_ONE_NUMBER = re.compile(r"(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?")
+"""A number with commas between thousands or without; dates, versions and addresses, such as 24.12.2025, are several."""
+_MOST_FIGURES = 27
+"""Figures of the longest number that has a name; num2words raises for larger ones in some languages."""
+_FEWER_FIGURES = {"am": 6}
+"""The same for languages in which num2words does not come to an end."""
 _INNER_MARKS = "'-"
 """Marks that `punctuation` leaves inside words: the apostrophe and the hyphen belong to their spelling."""
 
@@ -58,16 +65,26 @@ def diacritics(text: str) -> str:
 
 
 def numbers(text: str, language: str) -> str:
-    """Write figures as words of a language (`num2words`); years and ordinals are read as cardinal numbers."""
+    """Write figures as words of a language (`num2words`); years and ordinals are read as cardinal numbers.
+
+    Numbers with several points, such as dates, are read one after the other, and those too long for a name figure by figure.
+    """
     from num2words import num2words
 
-    def spoken(match: re.Match[str]) -> str:
-        figure = match[0]
-        whole, _, fraction = figure.replace(",", "").partition(".") if "," in figure and "." in figure else figure.partition(".")
-        value = whole.replace(",", "")
-        return str(num2words(f"{value}.{fraction}" if fraction else int(value), lang=language))
+    most = _FEWER_FIGURES.get(language, _MOST_FIGURES)
 
-    return _NUMBER.sub(spoken, text)
+    def spoken(figures: str) -> str:
+        if len(figures) <= most:
+            with contextlib.suppress(ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError):
+                return str(num2words(figures if "." in figures else int(figures), lang=language))
+        return " ".join(str(num2words(int(each), lang=language)) for each in figures if each.isdigit())
+
+    def read(match: re.Match[str]) -> str:
+        found = match[0]
+        each = [found.replace(",", "")] if _ONE_NUMBER.fullmatch(found) else re.split("[.,]", found)
+        return " ".join(map(spoken, each))
+
+    return _NUMBER.sub(read, text)
 
 
 STEPS: dict[str, Callable[[str], str]] = {
@@ -106,9 +123,12 @@ def _step(step: str) -> Callable[[str], str]:
     if name == "replace" and ":" in rest:
         pattern, _, replacement = rest.rpartition(":")
         try:
-            return partial(re.compile(pattern).sub, replacement)
-        except re.error as error:
-            raise ConfigError([Problem("data.normalize", f"'{pattern}' is not a regular expression ({error})", "correct it")]) from None
+            replace = partial(re.compile(pattern).sub, replacement)
+            replace("")  # parses the replacement
+        except (re.error, IndexError, OverflowError, RecursionError) as error:
+            message = f"'{pattern}' and '{replacement}' are no regular expression and its replacement ({error})"
+            raise ConfigError([Problem("data.normalize", message, "correct it")]) from None
+        return replace
     if name == "numbers" and rest:
         from num2words import CONVERTER_CLASSES
 

@@ -11,6 +11,7 @@ from speechtrain.config.extras import require
 from speechtrain.data.text.lines import read_lines
 from speechtrain.data.text.tokenizers import BLANK
 from speechtrain.errors import DataError
+from speechtrain.files import user_path
 from speechtrain.processes import fresh
 
 _VARIANT = re.compile(r"\(\d+\)$")
@@ -45,7 +46,7 @@ class PhonemeTokenizer:
     ) -> None:
         self.stress = stress
         self.language = language
-        self._lexicon_file = Path(lexicon).expanduser() if lexicon is not None else None
+        self._lexicon_file = user_path(lexicon) if lexicon is not None else None
         self._pronunciations: dict[str, tuple[str, ...]] = {}
         training_texts = list(texts)
         if self._lexicon_file is None and training_texts:

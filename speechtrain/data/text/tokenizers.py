@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from speechtrain.data.text.lines import read_lines
 from speechtrain.errors import DataError
+from speechtrain.files import user_path
 
 BLANK = 0
 
@@ -102,7 +103,7 @@ class ListTokenizer:
         blank: str = "last",
         vocabulary: Sequence[str] | None = None,
     ) -> None:
-        tokens = read_vocabulary(Path(vocabulary_file).expanduser()) if vocabulary is None and vocabulary_file is not None else []
+        tokens = read_vocabulary(user_path(vocabulary_file)) if vocabulary is None and vocabulary_file is not None else []
         self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *tokens]
         self.blank_last = blank == "last"
         self._labels = {token: label for label, token in enumerate(self.vocabulary) if label != BLANK}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from fuzzing import peak_megabytes, refused
 
+from speechtrain.data import audio
 from speechtrain.data.audio import Audio, RecordingReader, from_samples, read_recording, resample
-from speechtrain.data.corpus import make_cut, read_audio
+from speechtrain.data.corpus import make_cut, read_audio, read_header
 from speechtrain.errors import DataError
 
 RATES = [8000, 11025, 22050, 44100, 48000]
@@ -96,5 +99,78 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
     for values_of, message in [([[[0.0]]], "has the shape"), (["a"], "is no array of numbers"), ([], "holds no samples")]:
         with pytest.raises(DataError, match=message):
             from_samples(values_of, 8000, 8000)
-    with pytest.raises(DataError, match="audio at 1 Hz cannot be resampled; rates from 1000 to 1000000 Hz can"):
+    with pytest.raises(DataError, match="is at 1 Hz; recordings from 1000 to 768000 Hz can be read"):
         from_samples([0.0], 1, 16000)
+
+
+def wav_of(rate: int, channels: int = 1, frames: int = 16_000, stated: int | None = None) -> bytes:
+    """A WAV file of 16-bit noise, whose header states a number of bytes."""
+    samples = (3000 * np.random.default_rng(0).standard_normal(frames * channels)).astype("<i2").tobytes()
+    size = len(samples) if stated is None else stated
+    layout = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, 2 * channels * rate % 2**32, 2 * channels, 16)
+    return b"RIFF" + struct.pack("<I", (36 + size) % 2**32) + b"WAVE" + layout + b"data" + struct.pack("<I", size) + samples
+
+
+@pytest.mark.parametrize("rate", [1000, 8001, 22254, 44101, 96001, 192_000, 767_999])
+def test_any_plausible_rate_takes_no_more_memory_than_its_samples(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav_of(rate))
+    samples, peak = peak_megabytes(lambda: read_recording(path, 16_000))
+    assert abs(len(samples) - 16_000 * 16_000 / rate) <= 1
+    assert peak < 20
+
+
+@pytest.mark.parametrize("rate", [0, 1, 999, 768_001, 999_983, 2_000_000_011])
+def test_rates_that_no_recording_has_are_refused_in_headers_and_in_samples(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav_of(rate))
+    message = refused(lambda: read_recording(path, 16_000), rate)
+    assert rate == 0 or f"a.wav: is at {rate} Hz; recordings from 1000 to 768000 Hz can be read" in message
+    assert refused(lambda: list(RecordingReader(path, 16_000).blocks()), rate) == message
+    refused(lambda: read_header(path, None), rate)
+
+
+def test_a_header_of_more_samples_than_the_file_holds_takes_no_memory_for_them(tmp_path: Path) -> None:
+    flac = tmp_path / "long.flac"
+    soundfile.write(flac, noise(16_000), 16_000)
+    content = bytearray(flac.read_bytes())
+    content[21] |= 0x0F  # the upper four bits of the 36 that count the samples in STREAMINFO
+    content[22:26] = b"\xff\xff\xff\xff"
+    flac.write_bytes(content)
+    wav = tmp_path / "long.wav"
+    wav.write_bytes(wav_of(16_000, stated=2**31 - 1))
+    samples, peak = peak_megabytes(lambda: read_recording(wav, 16_000))
+    assert (len(samples), peak < 20) == (16_000, True)
+    message, peak = peak_megabytes(lambda: refused(lambda: read_recording(flac, 16_000), flac))
+    assert ("long.flac: cannot be read as audio" in message, peak < 20) == (True, True)
+    with pytest.raises(DataError, match=r"has 68719476735 samples; an utterance may have 268435456"):
+        make_cut("a", flac, num_samples=read_header(flac, None)[1], sample_rate=16_000, text="a", speaker=None)
+
+
+def test_a_thousand_channels_are_mixed_block_by_block() -> None:
+    content = wav_of(16_000, channels=1000, frames=32_000)
+    samples, peak = peak_megabytes(lambda: read_recording(content, 8000))
+    assert len(samples) == 16_000
+    assert peak < 50  # all channels together are 128 MB
+    blocks, peak = peak_megabytes(lambda: np.concatenate(list(RecordingReader(content, 8000).blocks())))
+    np.testing.assert_array_equal(blocks, samples)
+    assert peak < 50
+
+
+def test_more_samples_than_are_held_at_once_are_refused_and_still_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "MOST_SAMPLES", 10_000)
+    content = wav_of(16_000, frames=10_001)
+    with pytest.raises(DataError, match="is longer than the 10000 samples that are read at once"):
+        read_recording(content, 16_000)
+    assert len(read_recording(content, 16_000, duration=10_000 / 16_000)) == 10_000
+    assert sum(map(len, RecordingReader(content, 16_000).blocks())) == 10_001
+    with pytest.raises(DataError, match="has more than 10000 samples at 48000 Hz"):
+        resample(noise(16_000, 0.5)[:, 0], 16_000, 48_000)
+
+
+def test_a_recording_may_be_no_longer_than_the_reader_allows_whatever_its_header_says() -> None:
+    with pytest.raises(DataError, match="the audio lasts 2 s; 1 s are allowed"):
+        RecordingReader(wav_of(8000), 16_000, longest=1.0)
+    stream = io.BytesIO(wav_of(8000)[44:])
+    with pytest.raises(DataError, match="the audio lasts 2 s; 1 s are allowed"):
+        list(RecordingReader(stream, 16_000, raw_rate=8000, longest=1.0).blocks(1.5))

@@ -123,7 +123,7 @@ def test_a_batch_of_which_nothing_can_be_read_holds_another_utterance_in_trainin
     [
         ({"duration": None}, "'duration' must be above 0 s, received None; data.trust_durations=true goes by it"),
         ({"duration": 0}, "'duration' must be above 0 s, received 0"),
-        ({"duration": float("nan")}, "'duration' must be above 0 s, received nan"),
+        ({"duration": float("nan")}, "'duration' must be a number of seconds, received nan"),
     ],
 )
 def test_a_manifest_that_is_trusted_must_say_how_long_each_utterance_is(

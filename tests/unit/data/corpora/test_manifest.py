@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ def test_utterances_are_read_with_their_ids_texts_and_speakers(corpus: Write) ->
         ({"audio_filepath": "../../elsewhere.wav"}, "leaves the data folder"),
         ({"audio_filepath": "/etc/passwd"}, "leaves the data folder"),
         ({"audio_filepath": "audio/absent.wav"}, "no such file"),
+        ({"audio_filepath": f"audio/{'a' * 300}.wav"}, "File name too long"),
+        ({"audio_filepath": "audio/a\0.wav"}, "no file can have such a name"),
+        ({"audio_filepath": "audio"}, "is a folder"),
+        ({"audio_filepath": "audio/\ud800.wav"}, "half a surrogate pair"),
+        ({"text": "seven\udc80"}, "half a surrogate pair"),
+        ({"utt_id": "a\ud800"}, "half a surrogate pair"),
+        ({"utt_id": "a\tb"}, "line ends or control characters"),
+        ({"utt_id": ["a"]}, "'utt_id' must be a text or a number"),
+        ({"speaker": {}}, "'speaker' must be a text or a number"),
+        ({"duration": 10**400}, "'duration' must be a number of seconds, received 1000"),
+        ({"duration": float("inf")}, "'duration' must be a number of seconds, received inf"),
+        ({"duration": float("nan")}, "'duration' must be a number of seconds, received nan"),
     ],
 )
 def test_a_bad_entry_is_named_by_file_and_line_and_skipped(corpus: Write, change: dict[str, Any], reason: str) -> None:
@@ -62,6 +75,21 @@ def test_a_bad_entry_is_named_by_file_and_line_and_skipped(corpus: Write, change
     assert ids(found.splits["train"]) == ["train-0", "train-2"]
     assert found.skipped[0].where == f"{root / 'train.jsonl'}:2"
     assert reason in found.skipped[0].reason
+
+
+def test_a_manifest_in_latin_1_is_refused_with_the_byte_and_the_line(corpus: Write) -> None:
+    root = corpus(["one", "café"])
+    manifest = root / "train.jsonl"
+    manifest.write_bytes(json.dumps(json.loads(manifest.read_text().splitlines()[1]), ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(DataError, match=r"train\.jsonl:1: byte 0xe9, number \d+ of the line, is not UTF-8"):
+        load(root)
+
+
+def test_a_pipe_that_is_named_as_a_recording_is_skipped_without_waiting(corpus: Write) -> None:
+    root = corpus(["a", "b"])
+    (root / "audio" / "train-1.wav").unlink()
+    os.mkfifo(root / "audio" / "train-1.wav")
+    assert "is no regular file" in load(root).skipped[0].reason
 
 
 def test_a_linked_audio_folder_is_inside(corpus: Write, tmp_path: Path) -> None:
@@ -94,7 +122,7 @@ def test_a_header_without_samples_is_named(corpus: Write) -> None:
     assert "holds no samples" in load(root).skipped[0].reason
 
 
-@pytest.mark.parametrize("line", ["{not json", "[1, 2]", '"text"', '{"audio_filepath": "audio/train-0.wav"'])
+@pytest.mark.parametrize("line", ["[" * 100_000, "{not json", "[1, 2]", '"text"', '{"audio_filepath": "audio/train-0.wav"'])
 def test_a_line_that_is_no_json_object_is_named(corpus: Write, line: str) -> None:
     root = corpus(["a"])
     with (root / "train.jsonl").open("a") as file:

@@ -81,6 +81,10 @@ def test_pieces_are_fewer_than_characters_and_come_from_the_training_text_alone(
         (["nfkc"], "ﬁne ２", "fine 2"),
         (["numbers:en"], "1,234 men and 3.5 m", "one thousand, two hundred and thirty-four men and three point five m"),
         (["numbers:de"], "42 Hunde", "zweiundvierzig Hunde"),
+        (["numbers:en"], "on 24.12.2025, 1.2.3", "on twenty-four twelve two thousand and twenty-five, one two three"),
+        (["numbers:en"], "7" * 400, " ".join(["seven"] * 400)),
+        (["numbers:id"], "1.5 kg", "satu lima kg"),
+        (["numbers:am"], "1234567", "አንድ ሁለት ሦስት አራት አምስት ስድስት ሰባት"),
         (["replace:<[a-z]+>:", "spaces"], "uh <noise> yes <laugh>", "uh yes"),
         (["replace:é:e", "lowercase"], "ÉTÉ été", "été ete"),
     ],
@@ -94,7 +98,10 @@ def test_steps_are_done_in_their_order(steps: list[str], text: str, wanted: str)
     [
         ("lowcase", "there is no step 'lowcase'(?s:.*)lowercase"),
         ("numbers:xx", "num2words has no language 'xx'"),
-        ("replace:[:x", "is not a regular expression"),
+        ("replace:[:x", "no regular expression"),
+        (r"replace:(a):\9", "invalid group reference 9"),
+        (r"replace:(?P<a>a):\g<b>", "unknown group name 'b'"),
+        ("replace:" + "(" * 3000 + ")" * 3000 + ":b", "no regular expression"),
     ],
 )
 def test_a_step_that_is_unknown_is_refused(step: str, message: str) -> None:
