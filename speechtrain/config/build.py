@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_object
 from omegaconf import DictConfig
 
+from speechtrain.config.checks import MIX
 from speechtrain.config.experiment import Component, component
+from speechtrain.errors import ConfigError, Problem, UserError, first_line
 
 
 def component_of(group: str, node: DictConfig | Component) -> Component:
@@ -17,4 +20,29 @@ def component_of(group: str, node: DictConfig | Component) -> Component:
 
 def build(group: str, node: DictConfig | Component, **known_now: Any) -> Any:
     """Call the target of a node with its arguments and with those that are only known now, which are passed on unchanged."""
-    return instantiate(dict(component_of(group, node)), _partial_=True, _convert_="all")(**known_now)
+    made = dict(component_of(group, node))
+    if made["_target_"] == MIX:
+        made["corpora"] = {name: build(group, corpus) for name, corpus in made["corpora"].items()}
+    return _call(made, known_now)
+
+
+def construct(group: str, component: Component, **known_now: Any) -> Any:
+    """Call the target of a component as `build` does.
+
+    Raises:
+        ConfigError: it cannot be called with these arguments.
+    """
+    try:
+        return _call(component, known_now)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        message = f"{component['_target_']} cannot be made of the keys of {group} ({reason})"
+        raise ConfigError([Problem(f"{group}._target_", message, f"change the keys of {group}")]) from error
+
+
+def _call(component: Component, known_now: Mapping[str, Any]) -> Any:
+    """Call the target of a component; its arguments are values, of which none is resolved or built, whatever keys they have."""
+    arguments = {key: value for key, value in component.items() if key != "_target_"}
+    return get_object(str(component["_target_"]))(**arguments, **known_now)

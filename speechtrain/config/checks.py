@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -36,39 +37,44 @@ RUN_TIME_ARGUMENTS = {
 def find_problems(cfg: DictConfig) -> list[Problem]:
     """Return all problems of a composed config."""
     problems = list(_walk(cfg, ""))
-    if any(problem.message in (_NO_VALUE, _NOT_CHOSEN) for problem in problems):
+    if any(problem.message in (NO_VALUE, NOT_CHOSEN) for problem in problems):
         return problems
     unsound = {problem.path.split(".")[0] for problem in problems}
     for group, node in _nodes(cfg):
         nodes = {f"tracking.{name}": child for name, child in _nodes(node)} if group == "tracking" else {group: node}
         for path, child in nodes.items():
             if "_target_" in child and group not in unsound:
-                problems += _target_problems(path, child)
+                problems += target_problems(path, child)
     problems += _between_groups(cfg)
     return problems
 
 
-_NO_VALUE = "has no value"
-_NOT_CHOSEN = "is not chosen"
+NO_VALUE = "has no value"
+NOT_CHOSEN = "is not chosen"
+"""The messages of a key and of a group that are missing."""
+
+MIX = "speechtrain.data.corpora.mix.Mix"
+"""The class of `data=mix`, whose `corpora` are components themselves."""
 
 
-def find_node_problems(node: Any, path: str) -> list[Problem]:
-    """Return the problems of one typed node: missing values, ranges and its own rules."""
-    return list(_walk(node, path))
+def find_node_problems(node: Any, path: str, *, with_rules: bool = True) -> list[Problem]:
+    """Return the problems of one typed node: missing values, ranges and, unless they are left out, its own rules."""
+    return list(_walk(node, path, with_rules=with_rules))
 
 
-def _walk(node: Any, path: str) -> Iterator[Problem]:
+def _walk(node: Any, path: str, *, with_rules: bool = True) -> Iterator[Problem]:
     """Yield missing values, values out of range and what breaks a node's own rules, from the leaves up."""
     clean = True
     for problem in _values(node, path):
         clean = False
         yield problem
     for key, child in _nodes(node):
-        for problem in _walk(child, f"{path}.{key}" if path else key):
+        for problem in _walk(child, f"{path}.{key}" if path else key, with_rules=with_rules):
             clean = False
             yield problem
     kind = OmegaConf.get_type(node)
     schemas = [each for each in getattr(kind, "__mro__", ()) if issubclass(each, Node) and each is not Node and "rules" in vars(each)]
+    clean = clean and with_rules
     typed: Any = OmegaConf.to_object(node) if clean and schemas else None
     for schema in schemas if clean else []:
         for key, message, fix in schema.rules(typed):
@@ -89,7 +95,7 @@ def _values(node: DictConfig, path: str) -> Iterator[Problem]:
     for key in node:
         dotted = f"{path}.{key!s}" if path else str(key)
         if OmegaConf.is_missing(node, key):
-            yield Problem(dotted, _NO_VALUE, f"set it: {dotted}=...") if path else Problem(dotted, _NOT_CHOSEN, f"set it: {dotted}=OPTION")
+            yield Problem(dotted, NO_VALUE, f"set it: {dotted}=...") if path else Problem(dotted, NOT_CHOSEN, f"set it: {dotted}=OPTION")
             continue
         try:
             value = node[key]
@@ -97,12 +103,28 @@ def _values(node: DictConfig, path: str) -> Iterator[Problem]:
             yield Problem(dotted, str(error).splitlines()[0], "")
             continue
         limits = fields[str(key)].metadata if str(key) in fields else {}
+        if str(key) in fields and _has_nested_items(value, kind, str(key)):
+            yield Problem(dotted, f"must hold single values, received {OmegaConf.to_container(value)!s:.80}")
+            continue
         for item in value if isinstance(value, (ListConfig, list)) else [value]:
             if (message := _outside(item, limits)) is not None:
                 shown = list(value) if isinstance(value, (ListConfig, list)) else value
                 fix = did_you_mean(str(item), limits["choices"]) if limits.get("choices") else ""
                 yield Problem(dotted, f"{message}, received {shown!r}", fix)
                 break
+
+
+def _has_nested_items(value: object, kind: Any, key: str) -> bool:
+    """Return whether a list or mapping of single values holds lists or mappings, which OmegaConf takes for them."""
+    if not isinstance(value, (ListConfig, DictConfig)):
+        return False
+    hint = _type_hints(kind)[key]
+    wanted = {get_args(each)[-1] for each in (hint, *get_args(hint)) if get_args(each)}
+    items = value if isinstance(value, ListConfig) else value.values()
+    return bool(wanted & {int, float, str, bool}) and any(isinstance(item, (ListConfig, DictConfig)) for item in items)
+
+
+_type_hints = lru_cache(get_type_hints)
 
 
 def _outside(value: Any, limits: Any) -> str | None:
@@ -164,27 +186,6 @@ def drop_unaccepted_defaults(cfg: DictConfig, overrides: Sequence[str]) -> list[
     return dropped
 
 
-def external_targets(cfg: DictConfig) -> list[tuple[str, str]]:
-    """Return (dotted path, target) of what a config names outside of this package, at any depth: it would be run if it were built.
-
-    Trackers are left out: those of a stored config are never built.
-    """
-    groups = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "tracking"])
-    targets = _targets(OmegaConf.to_container(groups, resolve=False), "")
-    return [(path, target) for path, target in targets if not target.startswith("speechtrain.")]
-
-
-def _targets(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the dotted path and the value of every `_target_` inside a plain value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        dotted = f"{path}.{key}" if path else str(key)
-        if key == "_target_":
-            yield dotted, str(item)
-        else:
-            yield from _targets(item, dotted)
-
-
 def _unknown_target(path: str, target: str, error: UnknownTargetError) -> Problem:
     """Return what is wrong with a `_target_` that does not exist: it has moved, another backend has it, or its name is misspelt."""
     key = f"{path}._target_"
@@ -209,7 +210,8 @@ def _other_backend(target: str) -> str | None:
     return None
 
 
-def _target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
+def target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
+    """Yield what is wrong with the class that a component names, and with the arguments that its keys are."""
     group = path.split(".")[0]
     target = str(node["_target_"])
     try:

@@ -246,7 +246,7 @@ def _describe(error: Exception, override: str | None, overrides: Sequence[str], 
             return _missing_option(link.missing_cfg_file, link.options)
         if isinstance(link, (ConfigKeyError, ConfigAttributeError)):
             return _unknown_key(link.full_key or key, overrides, others)
-        if isinstance(link, ValidationError) and link.full_key and (expected := _expected_type(link)) is not None:
+        if isinstance(link, ValidationError) and link.full_key and (expected := expected_type(link)) is not None:
             return Problem(link.full_key, f"must be {expected}, received {link.value!r}", _example(link.full_key))
     last = list(_chain(error))[-1]
     first_line = next((line for line in str(last).splitlines() if line.strip()), type(last).__name__)
@@ -268,7 +268,7 @@ def _unknown_key(path: str, overrides: Sequence[str], others: DictConfig | None)
     return Problem(path, "there is no such key", did_you_mean(name, _siblings(path, overrides, others), prefix=parent))
 
 
-def _expected_type(error: ValidationError) -> str | None:
+def expected_type(error: ValidationError) -> str | None:
     """Return what the value of a key must be, by the type that it has in the schema; None: of no simple type."""
     for node, words in _NODE_WORDS.items():
         if isinstance(error.child_node, node):

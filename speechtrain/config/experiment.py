@@ -13,23 +13,19 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from speechtrain.config.checks import arguments, external_targets
+from speechtrain.config.checks import arguments
 from speechtrain.config.compose import CONF_DIR
-from speechtrain.config.moved import with_present_names
 from speechtrain.config.schema import Exports, Objective, Report
 from speechtrain.config.schemas.data import LOADING_KEYS, Loading
 from speechtrain.config.schemas.node import Node
 from speechtrain.config.schemas.training import Trainer
-from speechtrain.errors import ConfigError, Problem, UserError, first_line
+from speechtrain.config.stored import COMPONENTS, stored_values
 
 Component = Mapping[str, Any]
 """`_target_` and the arguments that the config has for it."""
 
 T = TypeVar("T", bound=Node)
-
-_COMPONENTS = ("features", "tokenizer", "augment", "model", "optimizer", "scheduler", "backend", "task", "decoder")
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class ExperimentConfig:
         cfg = _with_root_keys(cfg)
         loading = {key: value for key, value in _resolved(cfg.data).items() if key in (*LOADING_KEYS, "_target_")}
         tracking = {str(name): component("tracking", node) for name, node in (cfg.get("tracking") or {}).items()}
-        components: dict[str, Any] = {group: component(group, cfg[group]) for group in _COMPONENTS}
+        components: dict[str, Any] = {group: component(group, cfg[group]) for group in COMPONENTS}
         return cls(
             data=_typed(Loading, loading, "schema/loading"),
             corpus=component("data", cfg.data),
@@ -85,13 +81,13 @@ class ExperimentConfig:
             objective=_typed(Objective, _resolved(cfg.objective), "config", "objective"),
             report=_typed(Report, _resolved(cfg.report), "config", "report"),
             export=_typed(Exports, _resolved(cfg.export), "config", "export"),
-            **{key: cfg[key] for key in _SCALARS},
+            **{key: cfg[key] for key in SCALARS},
             **components,
             composed=cfg,
         )
 
     @classmethod
-    def stored(cls, values: Mapping[str, Any], place: str, *, trust: bool) -> ExperimentConfig:
+    def stored(cls, values: object, place: str, *, trust: bool) -> ExperimentConfig:
         """Make the config typed that a checkpoint, an archive or MLflow holds.
 
         Args:
@@ -101,21 +97,9 @@ class ExperimentConfig:
 
         Raises:
             ConfigError: classes of other packages are named, and the place is not trusted.
-            UserError: these are not the keys of a run.
+            UserError: these are not the keys and values of a run.
         """
-        try:
-            return cls._stored(values, place, trust=trust)
-        except (OmegaConfBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
-            message = f"{place}: its config cannot be read ({first_line(error, most=160)})"
-            raise UserError(f"{message}\n    -> give a checkpoint, an archive or a run that speechtrain wrote") from error
-
-    @classmethod
-    def _stored(cls, values: Mapping[str, Any], place: str, *, trust: bool) -> ExperimentConfig:
-        cfg = with_present_names(OmegaConf.create(dict(values)))
-        if not trust and (foreign := external_targets(cfg)):
-            fix = "trust=true runs it, if you trust the file"
-            raise ConfigError([Problem(key, f"in {place} is {target}, which is not of this package", fix) for key, target in foreign])
-        return cls.of(cfg)
+        return cls.of(OmegaConf.create(stored_values(values, place, trust=trust)))
 
     @classmethod
     def read(cls, path: Path) -> ExperimentConfig:
@@ -145,7 +129,7 @@ class ExperimentConfig:
         return OmegaConf.to_yaml(self.composed, resolve=True)
 
 
-_SCALARS = ("seed", "dry_run", "test_run", "resume", "init_from", "rerun", "trust", "samples", "output_dir")
+SCALARS = ("seed", "dry_run", "test_run", "resume", "init_from", "rerun", "trust", "samples", "output_dir")
 
 
 def component(group: str, node: DictConfig) -> Component:
@@ -185,7 +169,7 @@ def _known_keys(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_root_keys(cfg: DictConfig) -> DictConfig:
     """Return a config that has every key of `conf/config.yaml` outside of the groups."""
-    missing = [key for key in ("objective", "report", "export", *_SCALARS) if key not in cfg]
+    missing = [key for key in ("objective", "report", "export", *SCALARS) if key not in cfg]
     if not missing:
         return cfg
     cfg = cfg.copy()

@@ -16,7 +16,7 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 MOVED_MODULES = {
     "speechtrain.data.corpora": "speechtrain.data.corpora.published",
@@ -90,14 +90,15 @@ def with_present_name(override: str) -> str:
 
 def with_present_names(cfg: DictConfig) -> DictConfig:
     """Return a copy of a stored config in which each `_target_`, at any depth, names its class by the present path."""
-    copy = OmegaConf.create(_renamed(OmegaConf.to_container(cfg, resolve=False)))
+    copy = OmegaConf.create(renamed(OmegaConf.to_container(cfg, resolve=False)))
     assert isinstance(copy, DictConfig)
     return copy
 
 
-def _renamed(value: Any) -> Any:
-    if isinstance(value, (dict, DictConfig)):
-        return {key: present_name(item) if key == "_target_" and isinstance(item, str) else _renamed(item) for key, item in value.items()}
-    if isinstance(value, (list, ListConfig)):
-        return [_renamed(item) for item in value]
+def renamed(value: Any) -> Any:
+    """Return a copy of a plain value in which each `_target_`, at any depth, names its class by the present path."""
+    if isinstance(value, dict):
+        return {key: present_name(item) if key == "_target_" and isinstance(item, str) else renamed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [renamed(item) for item in value]
     return value

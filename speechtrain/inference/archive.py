@@ -18,6 +18,7 @@ from typing import Any
 
 from speechtrain.backends.checkpoint_files import read_extra
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.stored import stored_vocabulary
 from speechtrain.errors import UserError, first_line
 from speechtrain.files import atomically
 
@@ -67,7 +68,7 @@ def stored_config(path: str | Path, *, trust: bool = False) -> tuple[ExperimentC
     """
     with weights_of(Path(path)) as weights:
         extra = read_extra(weights)
-    return ExperimentConfig.stored(extra["config"], str(path), trust=trust), list(extra["vocabulary"])
+    return ExperimentConfig.stored(extra.get("config"), str(path), trust=trust), stored_vocabulary(extra.get("vocabulary"), str(path))
 
 
 @contextmanager

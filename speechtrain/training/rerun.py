@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from speechtrain.config.checks import external_targets
 from speechtrain.config.compose import set_values
-from speechtrain.config.moved import with_present_names
+from speechtrain.config.stored import read_yaml, stored_values
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tracking import provenance
@@ -47,12 +46,8 @@ class Rerun:
         text = self.reader.text(self.before, "config.yaml")
         if text is None:
             raise ConfigError([Problem("rerun", f"the run {self.before.id} has no config.yaml", "give a run of speechtrain")])
-        stored = OmegaConf.create(text)
-        assert isinstance(stored, DictConfig)
-        stored = with_present_names(stored)
-        if not cfg.trust and (foreign := external_targets(stored)):
-            message = f"in run {self.before.id} is"
-            raise ConfigError([Problem(path, f"{message} {name}, not of this package", "trust=true runs it") for path, name in foreign])
+        place = f"run {self.before.id}"
+        stored = OmegaConf.create(stored_values(read_yaml(text, f"config.yaml of {place}"), place, trust=cfg.trust))
         with open_dict(stored):
             for key in _OWN_KEYS:
                 if key in cfg:

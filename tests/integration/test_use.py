@@ -500,14 +500,19 @@ def test_a_model_that_names_foreign_classes_is_refused_unless_it_is_trusted(trai
 
     checkpoint = torch.load(next((trained / "checkpoints").glob("best-*")), weights_only=True)
     checkpoint["extra"]["config"]["decoder"] = {"_target_": "os.system"}
+    checkpoint["extra"]["config"]["tokenizer"]["lowercase"] = {"_target_": "torch.utils.collect_env.run", "command": "touch canary"}
     torch.save(checkpoint, tmp_path / "evil.ckpt")
     for call in (
         lambda: speechtrain.load("evil.ckpt"),
         lambda: here("evaluate", "from=evil.ckpt"),
         lambda: here("export", "from=evil.ckpt"),
     ):
-        with pytest.raises(ConfigError, match=r"os\.system, which is not of this package"):
+        with pytest.raises(ConfigError, match=r"os\.system, which is not of this package") as caught:
             call()
+        assert "tokenizer.lowercase._target_" in str(caught.value)
+    with pytest.raises(UserError, match=r"tokenizer\.lowercase"):
+        speechtrain.load("evil.ckpt", trust=True)
+    assert not (tmp_path / "canary").exists()
 
 
 # from Python

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from hydra.utils import instantiate
 
 from speechtrain.backends.base import Backend, Conversion, LayerSize, ModelInfo, TrainingPlan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
 from speechtrain.backends.keras import engine as engines
+from speechtrain.config.build import construct
 from speechtrain.data.batches import Batch
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tasks.base import Outputs, Task
@@ -73,7 +73,7 @@ class KerasBackend(Backend):
         before = self._keras.config.dtype_policy()
         self._keras.config.set_dtype_policy(self._policy)
         try:
-            encoder = instantiate(dict(model), input_size=input_size, _convert_="all")
+            encoder = construct("model", model, input_size=input_size)
             if not isinstance(encoder, self._keras.layers.Layer) or not all(
                 hasattr(encoder, name) for name in ("output_size", "subsampling", "output_lengths")
             ):

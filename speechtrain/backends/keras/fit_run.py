@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from hydra.utils import instantiate
 
 from speechtrain.backends.base import TrainingPlan
 from speechtrain.backends.callbacks import Callback, TrainResult
@@ -16,6 +15,7 @@ from speechtrain.backends.keras.callbacks import LAST_FILE, Checkpoints, EarlySt
 from speechtrain.backends.keras.engine import JAX
 from speechtrain.backends.keras.feed import Feed, Shapes
 from speechtrain.backends.keras.speech_model import SpeechModel, Step
+from speechtrain.config.build import construct
 from speechtrain.data.loader import Loader
 
 
@@ -67,7 +67,7 @@ class FitRun:
     def _compile(self) -> tuple[Any, float]:
         """Build the optimizer and compile the step with it; returns the optimizer and its learning rate."""
         trainer = self._plan.trainer
-        optimizer = instantiate(dict(self._plan.optimizer), _convert_="all")
+        optimizer = construct("optimizer", self._plan.optimizer)
         by_norm = trainer.gradient_clip_algorithm == "norm"
         optimizers.measured(optimizer, trainer.gradient_clip_val, by_norm=by_norm, accumulate=trainer.accumulate_grad_batches)
         peak = float(keras.ops.convert_to_numpy(optimizer.learning_rate))

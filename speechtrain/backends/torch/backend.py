@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from hydra.utils import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
 from speechtrain.backends.base import Backend, Conversion, LayerSize, ModelInfo, TrainingPlan, default_threads
@@ -22,6 +21,7 @@ from speechtrain.backends.torch.checkpoint import read_weights, write_weights
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
 from speechtrain.backends.torch.random_state import restored
 from speechtrain.backends.torch.speech_model import ModelStream, SpeechModel
+from speechtrain.config.build import construct
 from speechtrain.config.schemas.training import Trainer
 from speechtrain.data.batches import Batch
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
@@ -56,7 +56,7 @@ class TorchBackend(Backend):
             ConfigError: the target made something that is not an encoder.
         """
         torch.manual_seed(seed)
-        encoder = instantiate(dict(model), input_size=input_size, _convert_="all")
+        encoder = construct("model", model, input_size=input_size)
         if not isinstance(encoder, torch.nn.Module) or not all(
             hasattr(encoder, name) for name in ("output_size", "subsampling", "output_lengths")
         ):

@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.utils import instantiate
 
 from speechtrain.backends.base import TrainingPlan
 from speechtrain.backends.callbacks import Callback, Control, EpochClock
@@ -24,6 +23,7 @@ from speechtrain.backends.torch.devices import broadcast_from_rank0, gather_from
 from speechtrain.backends.torch.internals import copy_all
 from speechtrain.backends.torch.random_state import random_state, restored, set_random_state
 from speechtrain.backends.torch.speech_model import SpeechModel
+from speechtrain.config.build import construct
 from speechtrain.data.batches import Batch
 from speechtrain.data.loader import Loader
 from speechtrain.processes import interrupts
@@ -180,7 +180,7 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer of the plan; its `lr` is the peak of the schedule."""
-        optimizer: torch.optim.Optimizer = instantiate(dict(self.plan.optimizer), params=self.model.parameters(), _convert_="all")
+        optimizer: torch.optim.Optimizer = construct("optimizer", self.plan.optimizer, params=self.model.parameters())
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer

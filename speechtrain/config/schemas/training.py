@@ -11,11 +11,14 @@ from omegaconf import MISSING
 from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import Node, Rule, Target, choice, number
 
+MOST_THREADS = 1024
+"""More threads of one operation than any machine has cores for; tens of thousands end PyTorch's process."""
+
 
 @dataclass
 class TorchBackend(Target):
     name: str = MISSING
-    threads: int | None = number(ge=1)
+    threads: int | None = number(ge=1, le=MOST_THREADS)
     compile: bool = MISSING
 
 
@@ -23,7 +26,7 @@ class TorchBackend(Target):
 class KerasBackend(Target):
     name: str = MISSING
     engine: str = choice("tensorflow", "jax", "torch")
-    threads: int | None = number(ge=1)
+    threads: int | None = number(ge=1, le=MOST_THREADS)
     jit_compile: bool | None = MISSING
     precision: str = MISSING
     deterministic: bool = MISSING

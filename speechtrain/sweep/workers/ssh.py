@@ -158,7 +158,7 @@ class RemoteRuns:
         arguments = [*overrides, *tracking, f"hydra.run.dir={folder}"]
         python = self.options.python if self.options.python.startswith("/") else f"{self._project}/{self.options.python}"
         quoted, command = shlex.quote(folder), shlex.join([python, "-m", "speechtrain", *arguments])
-        resumed = shlex.join([python, "-m", "speechtrain", f"resume={folder}"])
+        resumed = shlex.join([python, "-m", "speechtrain", f"resume={folder}", "trust=true"])  # its own folder
         has_checkpoint = " || ".join(f"[ -f {FOLDER}/{LAST}{suffix} ]" for suffix in SUFFIXES)
         script = (
             f"cd {shlex.quote(self._project)}; mkdir -p {quoted}; cd {quoted}\n"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from speechtrain.app.resume import resume_arguments
-from speechtrain.errors import ConfigError
+from speechtrain.errors import ConfigError, UserError
 from speechtrain.tracking.run_folder import find_run, read_run_file, write_run_file
 
 
@@ -64,3 +64,66 @@ def test_a_damaged_run_file_is_no_run(tmp_path: Path) -> None:
     assert read_run_file(tmp_path) == {"a": 1, "b": 2}
     (tmp_path / "run.json").write_text("{half")
     assert read_run_file(tmp_path) == {}
+
+
+def with_overrides(*overrides: object) -> Path:
+    one = run(Path("outputs/1"), 1, "aa")
+    (one / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
+    return one
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data._target_=os.system", r"data\._target_: in .*overrides\.yaml is os\.system, which is not of this package"),
+        ("++data._target_=speechtrain.files.os.system", r"data\._target_: in .* is speechtrain\.files\.os\.system, which"),
+        ("data={_target_: os.system, command: x}", r"data\._target_: in .* is os\.system"),
+        ("+tokenizer.extra=[{a: {_target_: os.system}}]", r"tokenizer\.extra\.0\.a\._target_: in .* is os\.system"),
+        ("data._target_=${oc.env:HOME}", "which is resolved with what is on this machine"),
+        ("data._target_=${samples}", r"data\._target_: in .* is \$\{samples\}"),
+        ("+note=${oc.env:HOME}", "which is resolved with what is on this machine"),
+        ("model=../../../evil/model", "an option outside of the config groups"),
+        ("+data@data.corpora.a=[../../evil]", "an option outside of the config groups"),
+        ("experiment=/evil", "an option outside of the config groups"),
+        ("hydra.launcher._target_=os.system", "a key of Hydra's own"),
+        ("+hydra/callbacks@hydra.callbacks.x=evil", "a key of Hydra's own"),
+        ("hydra.job.env_set={LD_PRELOAD: x}", "a key of Hydra's own"),
+        ("++hydra.job.env_set.PATH=x", "a key of Hydra's own"),
+        ("~hydra", "a key of Hydra's own"),
+        ("+model@hydra.callbacks.x=tdnn", "a key of Hydra's own"),
+        ("--config-dir=/evil", "which is no override"),
+        ("-m", "which is no override"),
+        ("a b", "which is no override"),
+    ],
+)
+def test_what_only_the_users_own_overrides_may_do_needs_trust(override: str, told: str) -> None:
+    one = with_overrides("seed=3", override, "++trust=true")
+    with pytest.raises(ConfigError, match=told):
+        resume_arguments([f"resume={one}"])
+    with pytest.raises(ConfigError, match=told):
+        resume_arguments([f"resume={one}", "trust=true", "trust=false"])
+    assert resume_arguments([f"resume={one}", "trust=true"])[:3] == ["seed=3", override, "trust=true"]
+
+
+def test_an_honest_run_is_not_asked_about() -> None:
+    honest = [
+        "model._target_=speechtrain.backends.torch.models.Mlp",
+        "data.root=/data/../speech",
+        "scheduler.step_epochs=${trainer.epochs}",
+    ]
+    honest += ["+data@data.corpora.a=synthetic", "data.normalize=['replace:(a):b',nfc]", "init_from=/runs/../1/last.ckpt", "model=custom"]
+    one = with_overrides(*honest, "trust=true")
+    assert resume_arguments([f"resume={one}"])[: len(honest) + 1] == [*honest, f"resume={one}/checkpoints/last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a: b", "[1]", "[[a]]", "- a: &x 1\n- *x", "\x00", '["\\0"]', "!!python/name:os.system", "[" * 3000, "a" * 2_000_000]
+)
+def test_overrides_that_no_run_stores_are_a_users_error_that_names_the_file(text: str) -> None:
+    one = with_overrides()
+    (one / ".hydra" / "overrides.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"overrides\.yaml (cannot be read|holds no list)"):
+        resume_arguments([f"resume={one}"])
+    (one / ".hydra" / "overrides.yaml").write_bytes(b"- a=\xff")
+    with pytest.raises(UserError, match=r"overrides\.yaml cannot be read"):
+        resume_arguments([f"resume={one}"])

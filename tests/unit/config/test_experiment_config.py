@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain import compose
-from speechtrain.config.checks import external_targets
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.schemas.training import EarlyStopping, Trainer
-from speechtrain.errors import UserError
 
 
 def stored(cfg: DictConfig) -> DictConfig:
@@ -81,31 +78,3 @@ def test_parts_of_a_mix_of_corpora_have_only_their_own_arguments(tmp_path: Path)
     for config in (ExperimentConfig.of(cfg), ExperimentConfig.of(stored(cfg))):
         assert "batch_seconds" not in config.corpus["corpora"]["a"]
         assert "alphabet" in config.corpus["corpora"]["a"]
-
-
-def test_classes_of_other_packages_are_found_at_any_depth_but_for_trackers_which_are_never_built() -> None:
-    content = {
-        "model": {"_target_": "speechtrain.backends.torch.models.Mlp", "inner": {"_target_": "os.system", "command": "true"}},
-        "data": {
-            "_target_": "speechtrain.data.corpora.mix.Mix",
-            "corpora": {"a": {"_target_": "my_pkg.Corpus"}},
-            "more": [{"_target_": "x.Y"}],
-        },
-        "tracking": {"mine": {"_target_": "my_pkg.Tracker"}},
-    }
-    assert external_targets(OmegaConf.create(content)) == [
-        ("model.inner._target_", "os.system"),
-        ("data.corpora.a._target_", "my_pkg.Corpus"),
-        ("data.more.0._target_", "x.Y"),
-    ]
-
-
-@pytest.mark.parametrize(
-    "damage", [{"report": None}, {"trainer": {"epochs": "many"}}, {"model": None}, {"tracking": [1]}, {"data": {"on_shared": None}}]
-)
-def test_a_stored_config_that_is_none_of_a_run_is_a_users_error_that_names_the_file(damage: dict[str, Any]) -> None:
-    values = OmegaConf.to_container(compose(["data=synthetic", "tracking=[]"]), resolve=True)
-    for group, value in damage.items():
-        values[group] = {**values[group], **value} if isinstance(value, dict) else value
-    with pytest.raises(UserError, match=r"old\.ckpt: its config cannot be read"):
-        ExperimentConfig.stored(values, "old.ckpt", trust=False)
