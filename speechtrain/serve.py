@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+from typing import TYPE_CHECKING
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
@@ -23,6 +24,11 @@ from speechtrain.console import console
 from speechtrain.errors import UserError
 from speechtrain.inference.find import load_for
 
+if TYPE_CHECKING:
+    import uvicorn
+
+    from speechtrain.inference.service import Service
+
 
 def run(arguments: list[str]) -> int:
     """Serve a model with the keys of conf/serve.yaml, and return the exit code."""
@@ -30,18 +36,34 @@ def run(arguments: list[str]) -> int:
     cfg, overrides = arguments_of(ServeConfig, arguments)
     with _opened_port(cfg) as listening:
         recognizer = load_for(cfg, overrides)
-        import uvicorn
-
         from speechtrain.inference.service import Service
 
+        service = Service(recognizer, cfg)
         recognizer.transcribe([0.0] * recognizer.sample_rate)  # the first pass is slow, so it is not left to the first request
         port = listening.getsockname()[1]
         console.print(f"serving     http://{cfg.host}:{port}   (POST /transcribe, GET /health, GET /metrics)", markup=False)
-        config = uvicorn.Config(Service(recognizer, cfg).app(), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
         with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[listening])
+            server_of(service).run(sockets=[listening])
     return 0
+
+
+def server_of(service: Service) -> uvicorn.Server:
+    """Return the server of a service, with its limits."""
+    import uvicorn
+
+    from speechtrain.inference.connections import limited_protocol
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            service.app(),
+            http=limited_protocol(service),
+            ws="none",
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=service.cfg.drain_seconds,
+        )
+    )
 
 
 def _opened_port(cfg: ServeConfig) -> socket.socket:

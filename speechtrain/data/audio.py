@@ -34,6 +34,7 @@ MOST_SAMPLES = 1 << 28
 """Samples of one channel that are held at once: 4.6 h at 16 kHz, 93 minutes at 48 kHz. Longer recordings are read in blocks or in parts."""
 _MOST_BYTES = 1 << 31  # of a recording that comes through a pipe, which is held as it comes
 _BLOCK_VALUES = 1 << 22  # samples of all channels that are decoded at once: 16 MB
+_LOUDEST = 100.0  # of samples in floating point, with which spectra at any rate stay within half precision (data/features)
 _MISSING_SECONDS = 0.025  # a recording may be this much shorter than the part that a corpus lists, because listed times are rounded
 
 
@@ -300,6 +301,9 @@ def _check_finite(samples: Audio, rate: int, name: str, *, begin: float = 0.0) -
     if not finite.all():
         first = begin + int(np.argmin(finite)) / rate
         raise DataError(f"{name}: holds {int((~finite).sum())} samples that are NaN or infinite, the first at {first:.3f} s")
+    loudest = float(np.max(np.abs(samples), initial=0.0))
+    if loudest > _LOUDEST:
+        raise DataError(f"{name}: holds samples up to {loudest:g}, and full scale is 1\n    -> scale them to -1 ... 1")
 
 
 def check_rate(rate: int, name: str) -> None:

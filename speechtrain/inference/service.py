@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from speechtrain.config.experiment import class_name
 from speechtrain.config.schemas.commands import ServeConfig
 from speechtrain.data.audio import RecordingReader
-from speechtrain.errors import DataError, UserError
+from speechtrain.errors import ConfigError, DataError, Problem, UserError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from speechtrain.inference.recognizer import Recognizer
     from speechtrain.tasks.base import Transcription
 
 
-_TOGETHER = 16  # greatest number of requests in a batch
+log = logging.getLogger(__name__)
 
+_TOGETHER = 16  # greatest number of requests in a batch
+_LEFT = "499"  # what nginx, too, counts a request as whose client has left before the answer
+_QUEUE_IS_FULL = "too many requests wait; try again"
+_SLACK = 0.1  # s by which decoded audio may exceed what is allowed, for resamplers and formats pad
 
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # s
 
@@ -37,6 +46,36 @@ _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0) 
 class _Waiting:
     samples: npt.NDArray[np.float32]
     answer: asyncio.Future[Transcription]
+
+
+class Memory:
+    """Counts the bytes that all requests together hold.
+
+    Args:
+        most: greatest number of bytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+    def take(self, count: int) -> None:
+        """Count bytes that are held from now on.
+
+        Raises:
+            HTTPException: there would be too many.
+        """
+        if self.held + count > self.most:
+            raise _refusal(503, "other requests take all memory; try again")
+        self.held += count
+
+    def give_back(self, count: int) -> None:
+        """Count bytes that are no longer held."""
+        self.held -= count
+
+
+def _refusal(status: int, reason: str) -> HTTPException:
+    return HTTPException(status, reason, {"Retry-After": "1"} if status == 503 else None)
 
 
 class Service:
@@ -53,6 +92,19 @@ class Service:
         self.recognizer = recognizer
         self._most_bytes = int(cfg.max_megabytes * 1e6)
         self._most_seconds = float(cfg.max_seconds)
+        self.cfg = cfg
+        greatest = self._most_bytes + int(4 * (cfg.max_seconds + _SLACK) * recognizer.sample_rate)
+        self._memory = Memory(8 * greatest if cfg.memory_megabytes is None else int(cfg.memory_megabytes * 1e6))
+        if self._memory.most < greatest:
+            raise ConfigError(
+                [
+                    Problem(
+                        "memory_megabytes",
+                        f"is {cfg.memory_megabytes:g}, and one request of max_megabytes and max_seconds takes {greatest / 1e6:.0f}",
+                        "set it to several times that, or max_seconds and max_megabytes to less",
+                    )
+                ]
+            )
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(cfg.queue)
         self._readers = ThreadPoolExecutor(2, "read")
         self._model = ThreadPoolExecutor(1, "model")  # one batch at a time: the model itself has the cores
@@ -68,32 +120,39 @@ class Service:
         )
         self._batch = Histogram(f"{name}batch_size", "Requests computed together", buckets=(1, 2, 4, 8, 16), registry=self.registry)
         Gauge(f"{name}queue_length", "Requests that wait", registry=self.registry).set_function(self._queue.qsize)
+        Gauge(f"{name}held_bytes", "Bodies and decoded audio", registry=self.registry).set_function(lambda: self._memory.held)
         self._started = time.monotonic()
 
     async def work(self) -> None:
         """Compute the requests that wait, until the task is cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             some = [await self._queue.get()]
             while len(some) < _TOGETHER and not self._queue.empty():
                 some.append(self._queue.get_nowait())
-            some = [each for each in some if not each.answer.done()]  # of clients that have gone
-            if not some:
-                continue
-            start = time.perf_counter()
-            try:
-                transcriptions = await loop.run_in_executor(self._model, self._compute, [each.samples for each in some])
-            except Exception as error:  # noqa: BLE001 # one bad request must not end the service
+            wanted = [each for each in some if not each.answer.done()]  # the clients of the others have gone
+            if wanted:
+                await self._answer(wanted)
+            for each in some:
+                self._memory.give_back(each.samples.nbytes)
+
+    async def _answer(self, some: list[_Waiting]) -> None:
+        """Compute requests together, and each on its own where they fail together, so that one does not spoil the others."""
+        start = time.perf_counter()
+        try:
+            transcriptions = await asyncio.get_running_loop().run_in_executor(self._model, self._compute, [each.samples for each in some])
+        except Exception as error:  # noqa: BLE001 # one bad request must not end the service
+            if len(some) > 1:
                 for each in some:
-                    if not each.answer.done():
-                        each.answer.set_exception(error)
-                continue
-            self._busy.inc(time.perf_counter() - start)
-            self._batch.observe(len(some))
-            for each, answer in zip(some, transcriptions, strict=True):
-                self._audio.inc(len(each.samples) / self.recognizer.sample_rate)
-                if not each.answer.done():
-                    each.answer.set_result(answer)
+                    await self._answer([each])
+            elif not some[0].answer.done():
+                some[0].answer.set_exception(error)
+            return
+        self._busy.inc(time.perf_counter() - start)
+        self._batch.observe(len(some))
+        for each, answer in zip(some, transcriptions, strict=True):
+            self._audio.inc(len(each.samples) / self.recognizer.sample_rate)
+            if not each.answer.done():
+                each.answer.set_result(answer)
 
     def _compute(self, audios: Sequence[npt.NDArray[np.float32]]) -> list[Transcription]:
         """Transcribe short recordings together, and long ones in windows."""
@@ -112,29 +171,15 @@ class Service:
 
     async def transcribe(self, request: Request) -> Response:
         """Answer POST /transcribe, whose body is an audio file."""
-        from starlette.responses import JSONResponse
-
-        body = await self._body(request)
-        if isinstance(body, str):
-            return self._refused(413, body)
-        start = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        try:
-            samples = await loop.run_in_executor(self._readers, self._read, body)
-        except DataError as error:
-            return self._refused(400, str(error))
-        waiting = _Waiting(samples, loop.create_future())
-        try:
-            self._queue.put_nowait(waiting)
-        except asyncio.QueueFull:
-            return self._refused(503, "too many requests wait; try again", {"Retry-After": "1"})
-        try:
-            transcription = await waiting.answer
-        except UserError as error:
-            return self._refused(400, str(error))
+        if self._queue.full():
+            raise _refusal(503, _QUEUE_IS_FULL)
+        with self._body() as body:
+            await self._receive(request, body)
+            start = time.perf_counter()
+            samples = await self._decoded(body)
+        transcription = await self._transcribed(request, samples)
         took = time.perf_counter() - start
         self._latency.observe(took)
-        self._requests.labels("200").inc()
         seconds = len(samples) / self.recognizer.sample_rate
         answer: dict[str, Any] = {
             "text": transcription.text,
@@ -149,34 +194,117 @@ class Service:
             ]
         return JSONResponse(answer)
 
-    async def _body(self, request: Request) -> bytes | str:
-        """Read the request's body; a text says why it is refused."""
-        refused = f"a request may have {self._most_bytes / 1e6:g} MB; this one has more"
-        if int(request.headers.get("content-length") or 0) > self._most_bytes:
-            return refused
-        parts = bytearray()
-        async for part in request.stream():
-            parts += part
-            if len(parts) > self._most_bytes:
-                return refused
-        return bytes(parts)
+    @contextlib.contextmanager
+    def _body(self) -> Iterator[bytearray]:
+        """Give what the body of a request goes to; its bytes, which `_receive` counts, are no longer held when the block ends."""
+        body = bytearray()
+        try:
+            yield body
+        finally:
+            self._memory.give_back(len(body))
 
-    def _read(self, body: bytes) -> npt.NDArray[np.float32]:
+    async def _receive(self, request: Request, body: bytearray) -> None:
+        """Read the body of a request.
+
+        Raises:
+            HTTPException: it is too large, comes too slowly, or all memory is taken.
+        """
+        too_large = _refusal(413, f"a request may have {self._most_bytes / 1e6:g} MB; this one has more")
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > self._most_bytes:
+            raise too_large
+        cfg = self.cfg
+        begin = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(begin + cfg.body_seconds) as limit:
+                async for part in request.stream():
+                    if len(body) + len(part) > self._most_bytes:
+                        raise too_large
+                    self._memory.take(len(part))
+                    body += part
+                    limit.reschedule(begin + cfg.body_seconds + min(len(body) / cfg.min_rate, cfg.max_seconds))
+        except TimeoutError:
+            raise _refusal(408, f"{len(body)} bytes of the request have come; send at least {cfg.min_rate:g} in a second") from None
+
+    async def _decoded(self, body: bytearray) -> npt.NDArray[np.float32]:
+        """Return the samples (N,) of a body at the model's rate; they are held until they are computed.
+
+        Raises:
+            HTTPException: it is no audio, too long, or all memory is taken.
+        """
+        try:
+            samples = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, body)
+        except DataError as error:
+            raise _refusal(400, str(error)) from None
+        self._memory.take(samples.nbytes)
+        return samples
+
+    async def _transcribed(self, request: Request, samples: npt.NDArray[np.float32]) -> Transcription:
+        """Wait for the model's answer, as long as the client does.
+
+        Raises:
+            HTTPException: too many requests wait, or the model refuses the audio.
+            ClientDisconnect: the client has left.
+        """
+        waiting = _Waiting(samples, asyncio.get_running_loop().create_future())
+        try:
+            self._queue.put_nowait(waiting)
+        except asyncio.QueueFull:
+            self._memory.give_back(samples.nbytes)
+            raise _refusal(503, _QUEUE_IS_FULL) from None
+        left = asyncio.ensure_future(request.receive())  # behind the body comes only the end of the connection
+        try:
+            await asyncio.wait((waiting.answer, left), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.answer.done():
+                raise ClientDisconnect
+            return waiting.answer.result()
+        except UserError as error:
+            raise _refusal(400, str(error)) from None
+        finally:
+            left.cancel()
+            waiting.answer.cancel()
+
+    def _read(self, body: bytearray) -> npt.NDArray[np.float32]:
         if not body:
             raise DataError("the request has no body; send an audio file as it")
         reader = RecordingReader(body, self.recognizer.sample_rate, longest=self._most_seconds)
         return np.concatenate(list(reader.blocks()))
 
-    def _refused(self, status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
-        from starlette.responses import JSONResponse
+    def count(self, status: str) -> None:
+        """Count a request by the status that it was answered with."""
+        self._requests.labels(status).inc()
 
-        self._requests.labels(str(status)).inc()
-        return JSONResponse({"error": reason}, status, headers)
+    def _counted(self, app: ASGIApp) -> ASGIApp:
+        """Return an application that counts the requests of another by their statuses, and answers those that it fails at."""
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            status = ""
+
+            async def noted(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = str(message["status"])
+                await send(message)
+
+            try:
+                await app(scope, receive, noted)
+            except ClientDisconnect:
+                status = _LEFT
+            except asyncio.CancelledError:  # uvicorn ends, and this request is not done
+                await _as_json(None, _refusal(503, "the service ends"))(scope, receive, noted)
+            except Exception:
+                log.exception("a request cannot be answered")
+                await _as_json(None, _refusal(500, "the service has failed at this request"))(scope, receive, noted)
+            if status != "200" or scope["path"] == "/transcribe":
+                self.count(status)
+
+        return counted
 
     async def health(self, request: Request) -> Response:  # noqa: ARG002
         """Answer GET /health with what is served."""
-        from starlette.responses import JSONResponse
-
         busy, audio = (self.registry.get_sample_value(f"speechtrain_{name}_seconds_total") or 0.0 for name in ("model", "audio"))
         return JSONResponse(
             {
@@ -193,14 +321,11 @@ class Service:
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
         """Answer GET /metrics in Prometheus' text form."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-        from starlette.responses import Response
 
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
     def app(self) -> Starlette:
         """Build the application that an ASGI server runs."""
-        from starlette.applications import Starlette
-        from starlette.routing import Route
 
         @contextlib.asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -215,4 +340,14 @@ class Service:
             Route("/health", self.health),
             Route("/metrics", self.metrics),
         ]
-        return Starlette(routes=routes, lifespan=lifespan)
+        return Starlette(
+            routes=routes,
+            lifespan=lifespan,
+            middleware=[Middleware(self._counted)],
+            exception_handlers={HTTPException: _as_json},
+        )
+
+
+def _as_json(_: Request | None, refusal: Exception) -> Response:
+    assert isinstance(refusal, HTTPException)
+    return JSONResponse({"error": refusal.detail}, refusal.status_code, refusal.headers)

@@ -98,6 +98,13 @@ class ServeConfig(ModelCommand):
     max_megabytes: float = number(gt=0)
     max_seconds: float = number(gt=0)
     queue: int = number(ge=1)
+    memory_megabytes: float | None = number(gt=0)
+    connections: int = number(ge=1)
+    header_seconds: float = number(gt=0)
+    body_seconds: float = number(gt=0)
+    min_rate: float = number(gt=0)
+    write_seconds: float = number(gt=0)
+    drain_seconds: int = number(ge=0)
 
     def rules(self) -> Iterator[Rule]:
         yield from needed("serve", ("starlette", "uvicorn", "prometheus_client"))
