@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import speechtrain.processes.quiet_start  # noqa: F401
 from speechtrain.config import compose
 from speechtrain.config.moved import import_moved_modules
 from speechtrain.train import train

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed, 2 the user can mend it (the message says h
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.app import commands
-from speechtrain.app.command import print_version
+from speechtrain.app.command import explain_full, print_version
 from speechtrain.app.completion import print_matches, wants_matches
 from speechtrain.app.help import print_help
 from speechtrain.app.resume import resume_arguments
@@ -45,9 +46,15 @@ def _fail(error: UserError | RunError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def _folder_of_runs() -> Path:
+    """Return the folder in which Hydra makes a folder for the run, or that folder if it was typed."""
+    typed = [item.partition("=")[2].strip("'\"") for item in sys.argv[1:] if item.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+    return Path(typed[-1] if typed else "outputs").absolute()
+
+
 def _fail_unless_defect(error: ModuleNotFoundError | ValueError | OSError) -> NoReturn:
-    """End with a message where an optional package is missing, or Hydra refuses what was typed; raise the error otherwise."""
-    explained = explain_missing(error) if isinstance(error, ModuleNotFoundError) else None
+    """End with a message where a package is missing, a disk is full, or Hydra refuses what was typed; raise the error otherwise."""
+    explained = explain_missing(error) if isinstance(error, ModuleNotFoundError) else explain_full(error, _folder_of_runs())
     # Hydra raises these for a group set to null, or a folder it cannot make; out of our own modules they are defects
     files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
     ours = any(file.is_relative_to(Path(__file__).parent) and file != Path(__file__) for file in files)
@@ -84,15 +91,16 @@ def _train(arguments: list[str]) -> None:
         os.environ["SPEECHTRAIN_TRACES"] = "1"
     # the only way to have Hydra raise its errors instead of printing them in its own way
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    interrupts.listen()
+    logging.raiseExceptions = False  # a log file on a full disk is no reason for a stack trace
     try:
-        require_training()
-        sys.argv[1:] = text_as_typed(resume_arguments(arguments))
-        run()
+        with interrupts.command():
+            require_training()
+            sys.argv[1:] = text_as_typed(resume_arguments(arguments))
+            run()
     except KeyboardInterrupt:
         if not _is_sweep(sys.argv[1:]):
             errors.print("interrupted; `python -m speechtrain resume=last` goes on from the last finished epoch", style="yellow")
-        sys.exit(130)
+        sys.exit(interrupts.EXIT_CODE)
     except (UserError, RunError, HydraException, OmegaConfBaseException) as error:
         if _TRACES_WANTED:
             raise

@@ -7,6 +7,7 @@ with code 1. Neither shows a stack trace. Anything else is a defect of speechtra
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,8 +41,12 @@ def first_line(error: BaseException, *, most: int = 300) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a disk, a quota or a limit (`ulimit -f`) that leaves no room for a file."""
+
+
 def unwritable(path: Path, error: OSError, key: str, kind: type[UserError] = UserError) -> UserError:
-    """Return the error to raise where a file or folder of the user's cannot be written.
+    """Return the error to raise where a file or folder of the user's cannot be written, and a key of the config names another.
 
     Args:
         path: the file or folder.
@@ -49,13 +54,25 @@ def unwritable(path: Path, error: OSError, key: str, kind: type[UserError] = Use
         key: the key of the config that names the folder.
         kind: the class of the error that is returned.
     """
-    return kind(f"{path}: cannot be written ({error.strerror or first_line(error)})\n    -> set {key} to a folder that can be written")
+    fix = f"make room, or set {key} to a folder on another disk" if error.errno in FULL else f"set {key} to a folder that can be written"
+    return kind(f"{path}: cannot be written ({error.strerror or first_line(error)})\n    -> {fix}")
 
 
 class RunError(Exception):
     """Training stopped for a reason that the user should read, without a stack trace."""
 
     exit_code = 1
+
+
+class DiskError(RunError, OSError):
+    """A file cannot be written, for example because the disk is full; the message names the file, the reason and what to do.
+
+    It is an `OSError` too, with number, reason and file name, for those who can do without the file or know the key that names its folder.
+    """
+
+    def __str__(self) -> str:
+        fix = "make room" if self.errno in FULL else "make its folder writable"
+        return f"{self.filename}: cannot be written ({self.strerror})\n    -> {fix}; resume=last goes on with a training"
 
 
 class RunPruned(Exception):  # noqa: N818

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and names that do not collide."""
+"""Files that appear whole or not at all, errors that name the file which cannot be written, files that a user names, other names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import psutil
+
+from speechtrain.errors import FULL, DiskError, RunError, UserError
+
+_REASONS = (
+    *(*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ESTALE, errno.ENOTCONN),
+)
+"""Numbers of the errors of a disk or a folder."""
+_PROBE_BYTES = 1 << 20
+_UNFINISHED = re.compile(r"\..+\.(\d+)\.tmp(\.\w+)?")
+"""Matches the temporary names of `atomically`; the group is the number of the process that writes the file."""
 
 
 def user_path(name: str | Path) -> Path:
@@ -64,22 +78,67 @@ def atomically(path: Path, *, durable: bool = False, suffix: str | None = None) 
         path: the file to write; its folder must exist.
         durable: whether the content must be on the disk before it gets its name, so that it survives a loss of power.
         suffix: ending of the temporary name, where a library insists on another than the file has.
+
+    Raises:
+        DiskError: the disk is full or the folder cannot be written, whatever a library makes of it.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix if suffix is None else suffix}")
     try:
-        yield temporary
-        if durable:
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        with _naming(path, temporary):
+            yield temporary
+            if durable:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Turn what a full disk or a folder that cannot be written makes of the block into a `DiskError` of `path`."""
+    try:
+        yield
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        number = _reason(error, {str(path), str(temporary), str(path.parent)}, temporary)
+        if number is None:
+            raise
+        raise DiskError(number, os.strerror(number), str(path)) from error
+
+
+def _reason(error: Exception, names: set[str], probe: Path) -> int | None:
+    """Return the number of the disk's error that another one comes from; None: it does not come from the disk.
+
+    Libraries of C and C++ report a short write as a RuntimeError, or as an OSError without a number: then a file is written to see.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in _REASONS and (error.filename is None or str(error.filename) in names) else None
+    try:
+        with probe.open("ab") as file:
+            file.write(bytes(_PROBE_BYTES))
+    except OSError as full:
+        return full.errno if full.errno in _REASONS else None
+    return None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, if it is not there.
+
+    Raises:
+        DiskError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(error.errno, error.strerror, str(path)) from error
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8 that appears whole or not at all, and make its folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a text file in UTF-8 that appears whole or not at all, and make its folder if there is none; see `atomically`."""
+    make_folder(path.parent)
     with atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -87,6 +146,34 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON that people can read, see `write_text`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def append(path: Path, content: bytes) -> None:
+    """Append to a file, which is made if it is not there, in one piece or not at all.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            before = os.fstat(number).st_size
+            if os.write(number, content) < len(content):
+                os.ftruncate(number, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(number)
+    except OSError as error:
+        raise DiskError(error.errno, error.strerror, str(path)) from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files that processes which were killed have left in a folder and those below it."""
+    for path in folder.rglob(".*.tmp*"):
+        name = _UNFINISHED.fullmatch(path.name)
+        if name is not None and path.is_file() and not psutil.pid_exists(int(name.group(1))):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def numbered(name: str, used: set[str]) -> str:

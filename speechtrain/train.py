@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.errors import EmptyDataError
+from speechtrain.processes import interrupts
 from speechtrain.tracking.recorder import RunRequest, recorded
 from speechtrain.tracking.run_folder import write_run_file
 from speechtrain.training import steps
@@ -62,12 +63,15 @@ def train(
     config = steps.resolve_init_from(ExperimentConfig.of(cfg))
     request = RunRequest(overrides, kind_of_test(config), tags or {}, run_name, parents or {})
     options = _Options(callbacks, brief=brief, measure_latency=measure_latency, reuse_data=reuse_data)
-    if not is_cross_validation(config):
-        return _train(config, request, options)
-    steps.start_folder(config)
-    print_config(config)
-    quietly = replace(options, brief=True, reuse_data=True, quiet=True)
-    return cross_validate(config, lambda fold, under: _train(fold, under, quietly), request, after_fold)
+    if is_cross_validation(config):
+        steps.start_folder(config)
+        print_config(config)
+        quietly = replace(options, brief=True, reuse_data=True, quiet=True)
+        result = cross_validate(config, lambda fold, under: _train(fold, under, quietly), request, after_fold)
+    else:
+        result = _train(config, request, options)
+    interrupts.check()
+    return result
 
 
 @dataclass(frozen=True)

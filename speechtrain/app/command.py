@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import speechtrain
 from speechtrain.config.extras import explain_missing
 from speechtrain.console import console, errors
-from speechtrain.errors import RunError, UserError
+from speechtrain.errors import FULL, RunError, UserError
+from speechtrain.processes import interrupts
 
 
 def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None:
@@ -22,21 +24,38 @@ def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None
         console.print((help_text or "").strip(), markup=False)
         return
     try:
-        sys.exit(call(arguments))
+        with interrupts.command():
+            code = call(arguments)
+        sys.exit(code)
     except (UserError, RunError) as error:
         errors.print(str(error), style="red", markup=False)
         sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        if (explained := explain_missing(error)) is None:
-            raise
-        errors.print(str(explained), style="red", markup=False)
-        sys.exit(explained.exit_code)
     except KeyboardInterrupt:
         errors.print("interrupted", style="yellow")
-        sys.exit(130)
+        sys.exit(interrupts.EXIT_CODE)
     except BrokenPipeError:  # the program that read the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (ModuleNotFoundError, OSError) as error:
+        explained = explain_missing(error) if isinstance(error, ModuleNotFoundError) else explain_full(error)
+        if explained is None:
+            raise
+        errors.print(str(explained), style="red", markup=False)
+        sys.exit(explained.exit_code)
+
+
+def explain_full(error: Exception, folder: Path | None = None) -> UserError | None:
+    """Return what to tell of a full disk that a library met; None: the error is another one.
+
+    Args:
+        error: what the library raised.
+        folder: where it probably wrote, if the error does not say.
+    """
+    cause = error if isinstance(error, OSError) else error.__cause__  # which logging hides behind a ValueError
+    if not isinstance(cause, OSError) or cause.errno not in FULL:
+        return None
+    place = cause.filename or folder or "a file, perhaps that of this output,"
+    return UserError(f"{place}: cannot be written ({cause.strerror})\n    -> make room, or write to another disk")
 
 
 def print_version() -> None:

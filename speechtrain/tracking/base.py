@@ -129,9 +129,12 @@ class Tracker(ABC):
     def set_tag(self, name: str, value: str) -> None:
         """Set a tag of the run to a value."""
 
+    def note_end(self, status: Status) -> None:  # noqa: B027 # most trackers write it down when they finish
+        """Write down how the run ended, without waiting, so that it stays true if the process is killed before `finish`."""
+
     @abstractmethod
     def finish(self, status: Status) -> None:
-        """Close the run with the status it really ended with."""
+        """Close the run with the status it really ended with; a signal that waits (`interrupts.is_waiting`) cuts waiting short."""
 
     def abandon(self, run_id: str, reason: str) -> None:  # noqa: ARG002
         """Close a run as failed whose process died before it could close it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.console import console
-from speechtrain.errors import RunError, RunPruned, UserError, without_passwords
+from speechtrain.errors import DiskError, RunError, RunPruned, UserError, without_passwords
+from speechtrain.processes import interrupts
 from speechtrain.tracking import provenance
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo
 from speechtrain.tracking.run_folder import read_run_file, write_run_file
@@ -162,13 +163,17 @@ class RunRecorder:
             console.print(tracker.how_to_look())
 
 
-def _hides_interrupt(error: BaseException) -> bool:
+def _hides_interrupt(error: BaseException, *, lost: bool) -> bool:
     """Return whether Ctrl-C struck a library while it put something in order, which then failed with an error of its own (OmegaConf does).
 
     An error of this package is reported as it is: the message about a process that died, for example, states its own cause.
+
+    Args:
+        error: what the run ended with.
+        lost: whether an interrupt came that was not seen otherwise.
     """
     seen: BaseException | None = error if not isinstance(error, (RunError, UserError)) else None
-    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+    while seen is not None and not lost and not isinstance(seen, KeyboardInterrupt):
         seen = seen.__cause__ or seen.__context__
     return seen is not None
 
@@ -186,16 +191,20 @@ def recorded(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Iterat
     infos = _run_infos(cfg, folder, request)
     open_trackers: list[Tracker] = []
     status: Status = "FAILED"
+    closing = ExitStack()
     try:
         for name, tracker in trackers.items():
             tracker.start(infos(name))
             open_trackers.append(tracker)
         yield RunRecorder(trackers, folder)
+        interrupts.check()
+        closing.enter_context(interrupts.deferred())
         status = "FINISHED"
     except NotOpenedError as error:
         open_trackers = [tracker for tracker in open_trackers if tracker is not error.tracker]
         raise
     except KeyboardInterrupt:
+        interrupts.forget()
         status = "KILLED"
         raise
     except RunPruned as error:
@@ -204,16 +213,34 @@ def recorded(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Iterat
             tracker.set_tag("pruned", str(error))
         raise
     except Exception as error:
-        if _hides_interrupt(error):
+        if _hides_interrupt(error, lost=interrupts.forget()):
             status = "KILLED"
             raise KeyboardInterrupt from error
         for tracker in open_trackers:
             tracker.set_tag("error", f"{type(error).__name__}: {error}")
         raise
     finally:
-        for tracker in open_trackers:
-            tracker.finish(status)
+        closing.enter_context(interrupts.deferred())
+        with closing:
+            _close(open_trackers, folder, status)
+
+
+def _close(trackers: Sequence[Tracker], folder: Path, status: Status) -> None:
+    """Note how a run ended, in `run.json` and in its trackers, and wait for these.
+
+    Raises:
+        DiskError: `run.json` cannot be written. A run that failed has said so, or something that matters more.
+    """
+    for tracker in trackers:
+        tracker.note_end(status)
+    try:
         write_run_file(folder, {"status": status})
+    except DiskError:
+        if status == "FINISHED":
+            raise
+    finally:
+        for tracker in trackers:
+            tracker.finish(status)
 
 
 def _run_infos(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Callable[[str], RunInfo]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from speechtrain.backends.checkpoint_files import best_checkpoint, last_checkpoint
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.files import atomically
+from speechtrain.files import write_json
 
 RUN_FILE = "run.json"
 """Name of the file in every run's folder with what is needed to find it again: MLflow's run id, the status."""
@@ -29,8 +29,7 @@ def read_run_file(folder: Path) -> dict[str, Any]:
 def write_run_file(folder: Path, values: dict[str, Any]) -> None:
     """Add values to `run.json`, which is written whole or not at all."""
     content = {**read_run_file(folder), **values}
-    with atomically(folder / RUN_FILE) as temporary:
-        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_json(folder / RUN_FILE, content)
 
 
 def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.config.targets import Direction
-from speechtrain.files import write_text
+from speechtrain.files import append, write_text
 
 HISTORY = "history.jsonl"
 """The file in a run's folder, one line an epoch."""
@@ -41,8 +41,7 @@ class History(Callback):
         """Add the metrics of an epoch."""
         self.epochs.append(dict(metrics))
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self.epochs[-1]) + "\n")
+            append(self._path, (json.dumps(self.epochs[-1]) + "\n").encode())
 
     def values(self, metric: str) -> list[tuple[int, float]]:
         """Return (epoch, value) wherever the metric was measured and is a number."""

@@ -17,7 +17,9 @@ from speechtrain.config.build import build
 from speechtrain.config.checks import unknown_metrics
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, unwritable
+from speechtrain.files import remove_unfinished, write_text
 from speechtrain.inference.archive import weights_of
+from speechtrain.processes import interrupts
 from speechtrain.tracking.run_folder import NUMBERED_FROM, find_run, find_weights, read_run_file, write_run_file
 
 if TYPE_CHECKING:
@@ -101,12 +103,12 @@ def start_folder(cfg: ExperimentConfig) -> Path:
     """Make the run's folder, with the resolved config in it; returns its absolute path."""
     folder = Path(cfg.output_dir).absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(cfg.as_yaml(), encoding="utf-8")
+        write_text(folder / "config.yaml", cfg.as_yaml())
+        remove_unfinished(folder)
+        if "started" not in read_run_file(folder):
+            write_run_file(folder, {"started": time.time_ns(), NUMBERED_FROM: 1})
     except OSError as error:
         raise unwritable(folder, error, "hydra.run.dir") from error
-    if "started" not in read_run_file(folder):
-        write_run_file(folder, {"started": time.time_ns(), NUMBERED_FROM: 1})
     return folder
 
 
@@ -340,6 +342,7 @@ def evaluate(backend: Backend, model: Model, loader: Loader, task: Task, split: 
     scorer = task.scorer(detailed=True)
     start, audio = time.perf_counter(), 0.0
     for batch, outputs in backend.predict(model, loader, task):
+        interrupts.check()
         scorer.update(batch, outputs)
         audio += batch.seconds
     speed = audio / max(1e-9, time.perf_counter() - start)
@@ -351,7 +354,7 @@ def summarise(
 ) -> Summary:
     """Put together the numbers of a run: what was counted before it, its last and its best epoch, and the evaluation."""
     objective = plan.objective.metric
-    metrics = {**counts, **(trained.history[-1] if trained.history else {}), **evaluation.metrics}
+    metrics = {**counts, **(history.epochs[-1] if history.epochs else {}), **evaluation.metrics}
     final = {name: value for name, value in metrics.items() if name.startswith("test/")}
     best = history.best(objective)
     if best is not None:
@@ -378,6 +381,7 @@ def write_outputs(
     """Write what the run leaves besides its checkpoints, and track it: the exported model and, unless brief, the reports."""
     blank_last = getattr(run.data.tokenizer, "blank_last", False)
     exported = run.backend.export(run.model, run.folder, plan.extra, blank_last=blank_last)
+    interrupts.check()
     recorder.transcripts(evaluation.samples)
     recorder.checkpoints([path for path in (checkpoint, exported) if path is not None])
     reports_enabled = run.cfg.report.enabled

@@ -9,14 +9,85 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY
 
+import speechtrain
+from speechtrain.backends.callbacks import Callback, TrainResult
+from speechtrain.processes import interrupts
+from speechtrain.tracking.run_folder import write_run_file
+from speechtrain.training import steps
+
 KILLS = 20
+SMALL = [*TINY, "model=mlp", "trainer.epochs=2", "data.train_size=16"]
+
+
+@pytest.fixture
+def _listening() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupts.listen()
+    yield
+    interrupts.forget()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def known(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+
+
+def test_a_run_killed_after_its_last_epoch_and_resumed_knows_what_an_uninterrupted_one_knows(tmp_path: Path) -> None:
+    class Interrupted(Callback):
+        def on_train_end(self, result: TrainResult) -> None:
+            raise KeyboardInterrupt
+
+    speechtrain.train(speechtrain.compose(SMALL, output_dir=tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        speechtrain.train(speechtrain.compose(SMALL, output_dir=tmp_path / "parts"), callbacks=[Interrupted()])
+    assert known(tmp_path / "parts")["status"] == "KILLED"
+    speechtrain.train(speechtrain.compose([*SMALL, f"resume={tmp_path / 'parts'}"], output_dir=tmp_path / "parts"))
+    whole, parts = (known(tmp_path / name) for name in ("whole", "parts"))
+    assert whole["metrics"].keys() == parts["metrics"].keys()
+    for name, value in whole["metrics"].items():
+        assert value == parts["metrics"][name] or "time/" in name or name.endswith("_per_s"), name
+    assert (parts["objective"], parts["status"]) == (whole["objective"], "FINISHED")
+
+
+@pytest.mark.usefixtures("_listening")
+@pytest.mark.parametrize("step", ["load_checkpoint", "evaluate_splits", "summarise", "write_outputs"])
+def test_a_signal_that_is_lost_in_any_step_after_the_training_ends_the_run_as_killed(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = getattr(steps, step)
+
+    def swallowing(*given: Any, **named: Any) -> Any:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            return original(*given, **named)
+
+    monkeypatch.setattr(steps, step, swallowing)
+    with pytest.raises(KeyboardInterrupt):
+        speechtrain.train(speechtrain.compose(SMALL, output_dir=tmp_path / "run"))
+    assert known(tmp_path / "run")["status"] == "KILLED"
+
+
+@pytest.mark.usefixtures("_listening")
+def test_a_signal_while_the_end_of_a_run_is_written_down_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(folder: Path, values: dict[str, Any]) -> None:
+        if values.keys() == {"status"}:
+            signal.raise_signal(signal.SIGTERM)
+        write_run_file(folder, values)
+
+    monkeypatch.setattr("speechtrain.tracking.recorder.write_run_file", write)
+    with pytest.raises(KeyboardInterrupt):
+        speechtrain.train(speechtrain.compose(SMALL, output_dir=tmp_path / "run"))
+    assert known(tmp_path / "run")["status"] == "FINISHED"
 
 
 @pytest.mark.slow

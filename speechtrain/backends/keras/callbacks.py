@@ -188,6 +188,16 @@ class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
         self._before = state
         self._begun = False
         self.reason: str | None = None
+        if state is not None and state["wait"] >= self.patience:
+            self.reason = self._out_of_patience()
+
+    @property
+    def has_stopped(self) -> bool:
+        """Return whether the training is over, as in a run that had been stopped and is resumed."""
+        return self.reason is not None
+
+    def _out_of_patience(self) -> str:
+        return f"{self.monitor} has not improved for {self.patience} epochs"
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Restore the count of a resumed run."""
@@ -205,11 +215,12 @@ class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
             return
         if not math.isfinite(value):
             self.reason = f"{self.monitor} is {value}"
+            self.wait = self.patience
             self.model.stop_training = True
             return
         super().on_epoch_end(epoch, logs)
         if self.stopped_epoch:
-            self.reason = f"{self.monitor} has not improved for {self.patience} epochs"
+            self.reason = self._out_of_patience()
 
     def state(self) -> dict[str, Any]:
         """Return the state that a resumed run needs."""

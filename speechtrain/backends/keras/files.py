@@ -17,14 +17,14 @@ import numpy as np
 
 from speechtrain.backends.checkpoint_files import STATE
 from speechtrain.errors import UserError, first_line
-from speechtrain.files import atomically
+from speechtrain.files import atomically, make_folder
 
 _OPTIMIZER = "optimizer.npz"
 
 
 def write(model: Any, path: Path, state: Mapping[str, Any], optimizer: Any = None) -> None:
     """Write a model, `state` (JSON) and the optimizer's variables; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomically(path, durable=True, suffix=".keras") as temporary:
         keras.saving.save_model(model, temporary)
         with zipfile.ZipFile(temporary, "a") as archive:

@@ -94,6 +94,8 @@ class FitRun:
         """
         first, last, done = self._first, self._plan.trainer.epochs, self._epochs.done
         parts = [(first, first + 1, done), (first + 1, last, 0)] if done else [(first, last, 0)]
+        if self._stopper is not None and self._stopper.has_stopped:
+            parts = []
         monitors = [self._epochs, *([self._stopper] if self._stopper is not None else []), self._checkpoints]
         for begin, end, skipped in parts:
             if begin < end and not (begin > first and self._step.stop_training):
@@ -107,6 +109,7 @@ class FitRun:
                     verbose=0,
                     callbacks=monitors,
                 )
+        self._epochs.on_train_begin()  # where no epoch is left
 
     def result(self) -> TrainResult:
         """Return the result of the training."""

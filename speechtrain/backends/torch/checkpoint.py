@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from speechtrain.errors import UserError, first_line
-from speechtrain.files import atomically
+from speechtrain.files import atomically, make_folder
 
 RESUME_KEYS = (
     "pytorch-lightning_version",
@@ -30,7 +30,7 @@ RESUME_KEYS = (
 
 def write(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint so that it appears under its name whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with atomically(path, durable=True) as temporary:

@@ -45,6 +45,7 @@ class TrainingModule(pl.LightningModule):
 
     Attributes:
         batch: the one that is computed now or was last.
+        begun: whether the callbacks know which epoch comes first.
         whole_weights: weights of a sharded training that has ended, gathered from all ranks.
     """
 
@@ -67,6 +68,7 @@ class TrainingModule(pl.LightningModule):
         self.batch: Batch | None = None
         self.loader = loader
         self.sharded = False
+        self.begun = False
         self.whole_weights: dict[str, torch.Tensor] = {}
         self._good_buffers: list[torch.Tensor] = []
         self._passes = ExitStack()
@@ -196,8 +198,13 @@ class TrainingModule(pl.LightningModule):
         if self.plan.trainer.find_lr and self.plan.resume_from is None:
             self._find_lr()
         self.clock.start()  # an epoch that is resumed inside has no start of its own
+        self.begin(self.current_epoch)
+
+    def begin(self, first_epoch: int) -> None:
+        """Tell the callbacks which epoch comes first."""
+        self.begun = True
         for callback in self.callbacks:
-            callback.on_train_start(self.trainer.max_epochs or 0, self.current_epoch)
+            callback.on_train_start(self.trainer.max_epochs or 0, first_epoch)
 
     @contextmanager
     def _as_in_training(self) -> Iterator[None]:

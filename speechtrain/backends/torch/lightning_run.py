@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from speechtrain.backends.base import TrainingPlan
 from speechtrain.backends.callbacks import EpochClock, TrainResult
@@ -96,6 +97,9 @@ class LightningRun:
                 ckpt_path=self._plan.resume_from,
                 weights_only=True if self._plan.resume_from is not None else None,
             )
+            if not module.begun:  # Lightning calls nothing where no epoch is left of a run that is resumed
+                module.begin(epochs_processed(self._trainer))
+                module.on_train_end()
 
     def result(self, module: TrainingModule) -> TrainResult:
         """Return what the training left; the mean of the last checkpoints is written here."""
@@ -157,6 +161,26 @@ class NamedCheckpoint(ModelCheckpoint):
         """Return the role in front of the key that Lightning makes of the settings."""
         key = super().state_key.replace(type(self).__qualname__, "Keeper", 1)  # as checkpoints have it since the class was called so
         return f"{self.role} {key}"
+
+
+class ResumedStopping(EarlyStopping):
+    """An EarlyStopping by which a run that had been stopped and is resumed ends as it did, unless it is given more patience."""
+
+    @property
+    def state_key(self) -> str:
+        """Return Lightning's key for its own class."""
+        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the count, but not the patience, which the config may have changed."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Stop before the first epoch if the run had been stopped after its last one."""
+        if self.wait_count >= self.patience or self.stopping_reason == EarlyStoppingReason.NON_FINITE_METRIC:
+            trainer.should_stop = True
+        else:
+            self.stopped_epoch = 0
 
 
 @contextmanager
@@ -264,11 +288,11 @@ def _checkpoints(plan: TrainingPlan, folder: Path) -> dict[str, NamedCheckpoint]
     return {role: NamedCheckpoint(role, dirpath=folder, **settings, **common) for role, settings in wanted.items()}
 
 
-def _early_stopping(plan: TrainingPlan) -> EarlyStopping | None:
+def _early_stopping(plan: TrainingPlan) -> ResumedStopping | None:
     options, monitor = plan.trainer.early_stopping, plan.stopping_monitor
     if options.patience is None:
         return None
-    return EarlyStopping(
+    return ResumedStopping(
         monitor=monitor.metric,
         mode=monitor.mode,
         patience=options.patience,

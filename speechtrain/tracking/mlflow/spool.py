@@ -16,7 +16,7 @@ from typing import Any
 
 import filelock
 
-from speechtrain.files import atomically
+from speechtrain.files import append, atomically, make_folder
 
 FOLDER = "unsent"
 """Name of the folder of spools in a run's folder."""
@@ -47,21 +47,13 @@ class Spool:
         """Append an event as one line, which is there whole or not at all.
 
         Raises:
-            OSError: it cannot be written now; it is held in memory.
+            DiskError: it cannot be written now; it is held in memory.
         """
         self._held.append(json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        number = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            while self._held:
-                before = os.fstat(number).st_size
-                if os.write(number, self._held[0]) < len(self._held[0]):
-                    with contextlib.suppress(OSError):
-                        os.truncate(self.path, before)
-                    raise OSError(28, "No space left on device", str(self.path))
-                self._held.pop(0)
-        finally:
-            os.close(number)
+        make_folder(self.path.parent)
+        while self._held:
+            append(self.path, self._held[0])
+            self._held.pop(0)
 
     def take_unwritten(self) -> list[Event]:
         """Remove and return the events that could not be written, to be sent in another way."""

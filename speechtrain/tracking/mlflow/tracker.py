@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from speechtrain.backends.checkpoint_files import FOLDER
 from speechtrain.errors import UserError, without_passwords
+from speechtrain.processes import interrupts
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
 from speechtrain.tracking.mlflow.spool import Spool
@@ -76,6 +77,7 @@ class MlflowTracker(Tracker):
         self.patience = patience
         self._spool: Spool
         self._run_id: str | None = None
+        self._closed = False
         self._warned_of_disk = False
         self._warned_of_server = False
 
@@ -169,9 +171,15 @@ class MlflowTracker(Tracker):
         """Set a tag of the run."""
         self._add("tags", tags={name: value})
 
+    def note_end(self, status: Status) -> None:
+        """Append the status to what is to be sent, which the process that sends does even if this one is killed."""
+        self._add("close", status=status)
+        self._closed = True
+
     def finish(self, status: Status) -> None:
         """Close the run with its status, and wait until all is sent, or for `patience` seconds if the server does not answer."""
-        self._add("close", status=status)
+        if not self._closed:
+            self.note_end(status)
         path = self._spool.path
         if self._spool.held:
             writer().send_command({"attend": str(path), "events": self._spool.take_unwritten()})
@@ -182,8 +190,9 @@ class MlflowTracker(Tracker):
             return "closed" in reply or "refused" in reply or (bool(reply.get("failures")) and waited > self.patience)
 
         while not is_over(state := writer().wait(path, is_over, 1.0)) and time.monotonic() - started < _SENDING:
-            continue
-        if "closed" not in state:
+            if interrupts.is_waiting():
+                break
+        if "closed" not in state and not interrupts.is_waiting():
             log.warning(
                 "MLflow at %s did not take everything (%s); the rest is in %s, and `python -m speechtrain.sync` sends it",
                 without_passwords(self.uri),

@@ -168,6 +168,11 @@ class BackendConformance:
         assert resumed.events[0] == "start 3/5"
         assert resumed.metrics == whole.metrics[3:]
         assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(continued, "test")["test/loss"]
+        nothing_left = Recorder()
+        done = two.build()
+        two.train(done, nothing_left)
+        assert nothing_left.events == ["start 5/5", "end"]
+        assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(done, "test")["test/loss"]
 
     @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.long)])
     def test_a_run_resumed_inside_an_epoch_sees_what_it_had_not_seen_and_ends_alike(
@@ -250,6 +255,11 @@ class BackendConformance:
         assert resumed.best_checkpoint is not None
         assert resumed.best_checkpoint.name == whole.best_checkpoint.name
         assert [path.name for path in (tmp_path / "two/checkpoints").glob("best-*")] == [whole.best_checkpoint.name]
+        again = two.train(two.build())  # as after a kill between the last epoch and the end of the run
+        assert (again.history, again.stop_reason, again.best_value) == ([], whole.stop_reason, whole.best_value)
+        assert again.best_checkpoint == resumed.best_checkpoint
+        two.change({"trainer.early_stopping.patience": 4})
+        assert len(two.train(two.build()).history) == 1
 
     def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(self, backend: Backend, tmp_path: Path) -> None:
         found = []
