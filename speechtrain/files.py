@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, errors that name the file which cannot be written, files that a user names, other names."""
+"""Files that appear whole or not at all, errors that name the file which cannot be written, and names as users give them."""
 
 from __future__ import annotations
 
