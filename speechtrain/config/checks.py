@@ -18,7 +18,7 @@ from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.moved import present_name
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, SignalData
-from speechtrain.config.schemas.node import Node
+from speechtrain.config.schemas.node import MOST, Node
 from speechtrain.config.schemas.sound import StoredFeatures, WaveformFeatures
 from speechtrain.config.targets import Signature, UnknownTargetError, class_constant, signature, task_directions, type_mismatch
 from speechtrain.errors import Problem, did_you_mean
@@ -102,15 +102,17 @@ def _values(node: DictConfig, path: str) -> Iterator[Problem]:
         except OmegaConfBaseException as error:
             yield Problem(dotted, str(error).splitlines()[0], "")
             continue
-        limits = fields[str(key)].metadata if str(key) in fields else {}
-        if str(key) in fields and _has_nested_items(value, kind, str(key)):
+        if str(key) not in fields:
+            continue  # of a target of the user's own
+        limits = fields[str(key)].metadata
+        if _has_nested_items(value, kind, str(key)):
             yield Problem(dotted, f"must hold single values, received {OmegaConf.to_container(value)!s:.80}")
             continue
-        for item in value if isinstance(value, (ListConfig, list)) else [value]:
+        for item in _items(value):
             if (message := _outside(item, limits)) is not None:
                 shown = list(value) if isinstance(value, (ListConfig, list)) else value
                 fix = did_you_mean(str(item), limits["choices"]) if limits.get("choices") else ""
-                yield Problem(dotted, f"{message}, received {shown!r}", fix)
+                yield Problem(dotted, f"{message}, received {shown!r:.80}", fix)
                 break
 
 
@@ -127,15 +129,34 @@ def _has_nested_items(value: object, kind: Any, key: str) -> bool:
 _type_hints = lru_cache(get_type_hints)
 
 
-def _outside(value: Any, limits: Any) -> str | None:
-    if value is None or not limits:
+def _items(value: Any) -> Iterator[Any]:
+    """Yield the values inside lists, and in mappings that have no schema of their own."""
+    if isinstance(value, (ListConfig, list)):
+        for item in value:
+            yield from _items(item)
+    elif isinstance(value, DictConfig):
+        keys: list[Any] = list(value) if OmegaConf.get_type(value) is dict else []
+        for key in keys:
+            if not OmegaConf.is_missing(value, key) and not OmegaConf.is_interpolation(value, key):
+                yield from _items(value[key])
+    else:
+        yield value
+
+
+def _outside(value: Any, limits: Mapping[str, Any]) -> str | None:
+    if value is None:
         return None
     if "choices" in limits:
         return None if value in limits["choices"] else f"must be one of {', '.join(limits['choices'])}"
-    bounds = {name: limits[name] for name in _BOUNDS if limits.get(name) is not None}
-    if not isinstance(value, (int, float)) or all(_BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
+    if not isinstance(value, (int, float)):
         return None
-    return "must be " + " and ".join(f"{_BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
+    bounds = {name: limits[name] for name in _BOUNDS if limits.get(name) is not None}
+    if not all(_BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
+        return "must be " + " and ".join(f"{_BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
+    if value != value:
+        return "must be a number"
+    most = limits.get("most", MOST)
+    return None if -most <= value <= most else f"must be {'at most' if value > 0 else 'at least'} {most if value > 0 else -most:,.0f}"
 
 
 _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {

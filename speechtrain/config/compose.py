@@ -49,7 +49,7 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path | None = No
     with_folder = [*text_as_typed(overrides), f"output_dir={override_text(str(folder.absolute()))}"]
     try:
         cfg = _compose(with_folder)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: of a number with thousands of figures
         raise explain(with_folder, error) from None
     check(cfg)
     return cfg
@@ -77,7 +77,7 @@ def compose_command(schema: type[C], overrides: Sequence[str]) -> C:
                 key, _, value = item.removeprefix("tags.").partition("=")
                 with open_dict(cfg.tags):
                     cfg.tags[key] = value
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError([_command_problem(error, with_lists, defaults)]) from None
     problems = find_node_problems(cfg, "")
     if problems:

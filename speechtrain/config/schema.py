@@ -74,10 +74,10 @@ class Objective(Node):
 @dataclass
 class Report(Node):
     enabled: bool | None = MISSING
-    worst: int = number(ge=0)
+    worst: int = number(ge=0, most=100_000)
     audio: bool = MISSING
-    posteriors: int = number(ge=0)
-    bootstrap: int = number(ge=1)
+    posteriors: int = number(ge=0, most=10_000)
+    bootstrap: int = number(ge=1, most=1_000_000)
 
 
 FORMATS = ("torchscript", "pt2", "onnx", "keras", "tflite", "tflite_int8", "archive")

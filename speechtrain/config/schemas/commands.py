@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from speechtrain.config.extras import needed
-from speechtrain.config.schemas.node import Node, Rule, choice, number
+from speechtrain.config.schemas.node import HIGHEST_RATE, Node, Rule, choice, number
 
 
 @dataclass
@@ -25,7 +25,7 @@ class CompareConfig(Node):
     sort: str | None = MISSING
     top: int | None = number(ge=1)
     out: str | None = MISSING
-    bootstrap: int = number(ge=1)
+    bootstrap: int = number(ge=1, most=1_000_000)
 
 
 @dataclass
@@ -44,7 +44,7 @@ class EvaluateConfig(ModelCommand):
 
     split: str | None = choice("train", "val", "test")
     out: str | None = MISSING
-    nbest: int = number(ge=0)
+    nbest: int = number(ge=0, most=10_000)
     on_unknown: str = choice("error", "warn")
     report: bool = MISSING
     n_trials: int | None = number(ge=1)
@@ -59,11 +59,11 @@ class TranscribeConfig(ModelCommand):
     files: list[str] = MISSING
     format: str = choice("text", "json", "srt", "vtt")
     out: str | None = MISSING
-    window: float = number(ge=2)
+    window: float = number(ge=2, most=86_400)
     streaming: bool = MISSING
-    chunk: float = number(gt=0)
-    raw_rate: int | None = number(ge=1000)
-    nbest: int = number(ge=0)
+    chunk: float = number(gt=0, most=3600)
+    raw_rate: int | None = number(ge=1000, most=HIGHEST_RATE)
+    nbest: int = number(ge=0, most=10_000)
 
 
 @dataclass
@@ -86,7 +86,7 @@ class ExportConfig(ModelCommand):
     utterances: int = number(ge=1)
     representative: int = number(ge=1)
     split: str = choice("train", "val", "test")
-    frames: int | None = number(ge=1)
+    frames: int | None = number(ge=1, most=10_000_000)
 
 
 @dataclass
@@ -95,9 +95,9 @@ class ServeConfig(ModelCommand):
 
     host: str = MISSING
     port: int = number(ge=0, le=65535)
-    max_megabytes: float = number(gt=0)
-    max_seconds: float = number(gt=0)
-    queue: int = number(ge=1)
+    max_megabytes: float = number(gt=0, most=2_000)
+    max_seconds: float = number(gt=0, most=86_400)
+    queue: int = number(ge=1, most=1_000_000)
     memory_megabytes: float | None = number(gt=0)
     connections: int = number(ge=1)
     header_seconds: float = number(gt=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from speechtrain.config.extras import needed
-from speechtrain.config.schemas.node import Node, Rule, Target, choice, number
+from speechtrain.config.schemas.node import HIGHEST_RATE, Node, Rule, Target, choice, number
 from speechtrain.files import is_file, is_folder, user_path
 
 
@@ -27,9 +28,9 @@ class Loading(Target):
     """How any corpus is read and batched; these keys are not passed to `_target_`."""
 
     batch_seconds: float = number(gt=0)
-    batch_size: int | None = number(ge=1)
-    num_buckets: int = number(ge=1)
-    num_workers: int = number(ge=0)
+    batch_size: int | None = number(ge=1, most=1_000_000)
+    num_buckets: int = number(ge=1, most=10_000)
+    num_workers: int = number(ge=0, most=1024)
     cache_gb: float = number(ge=0)
     check_hours: float = number(ge=0)
     feature_cache: str | None = MISSING
@@ -37,7 +38,7 @@ class Loading(Target):
     min_duration: float = number(ge=0)
     max_duration: float | None = number(gt=0)
     limit_utterances: int | None = number(ge=1)
-    folds: int | None = number(ge=2)
+    folds: int | None = number(ge=2, most=10_000)
     fold: int | None = number(ge=0)
     fold_by: str = choice("speaker", "parent", "utterance")
     normalize: list[str] = MISSING
@@ -60,19 +61,19 @@ LOADING_KEYS = frozenset(f.name for f in dataclasses.fields(Loading)) - {"_targe
 class Generated(Loading):
     """A corpus that is generated when a run begins."""
 
-    seed: int = number(ge=0)
-    train_size: int = number(ge=1)
-    val_size: int = number(ge=1)
-    test_size: int = number(ge=1)
-    sample_rate: int = number(ge=1000)
+    seed: int = number(ge=0, most=2**63)
+    train_size: int = number(ge=1, most=10_000_000)
+    val_size: int = number(ge=1, most=10_000_000)
+    test_size: int = number(ge=1, most=10_000_000)
+    sample_rate: int = number(ge=1000, most=HIGHEST_RATE)
 
 
 @dataclass
 class Digits(Generated):
     cache_dir: str = MISSING
-    min_words: int = number(ge=1)
-    max_words: int = number(ge=1)
-    processes: int | None = number(ge=1)
+    min_words: int = number(ge=1, most=10_000)
+    max_words: int = number(ge=1, most=10_000)
+    processes: int | None = number(ge=1, most=1024)
 
     def rules(self) -> Iterator[Rule]:
         if not is_folder(user_path(self.cache_dir) / "digits"):  # what was spoken before needs no voice
@@ -84,9 +85,9 @@ class Digits(Generated):
 @dataclass
 class Synthetic(Generated):
     alphabet: str = MISSING
-    min_chars: int = number(ge=1)
-    max_chars: int = number(ge=1)
-    snr_db: float = number()
+    min_chars: int = number(ge=1, most=10_000)
+    max_chars: int = number(ge=1, most=10_000)
+    snr_db: float = number(most=200)
 
     def rules(self) -> Iterator[Rule]:
         if self.min_chars > self.max_chars:
@@ -102,7 +103,7 @@ class Split(Node):
     by: str = choice("speaker", "parent", "utterance")
     val: Any = MISSING
     test: Any = MISSING
-    seed: int = number(ge=0)
+    seed: int = number(ge=0, most=2**63)
 
     def rules(self) -> Iterator[Rule]:
         percentages = 0.0
@@ -124,7 +125,7 @@ class Manifest(Loading):
     val: Any = MISSING
     test: Any = MISSING
     split: Split = field(default_factory=Split)
-    sample_rate: int | None = number(ge=1000)
+    sample_rate: int | None = number(ge=1000, most=HIGHEST_RATE)
     duration_tolerance: float = number(ge=0)
     trust_durations: bool = MISSING
 
@@ -155,7 +156,7 @@ class Folder(Loading):
     test: str | None = MISSING
     split: Split = field(default_factory=Split)
     speaker: str | None = MISSING
-    sample_rate: int | None = number(ge=1000)
+    sample_rate: int | None = number(ge=1000, most=HIGHEST_RATE)
 
     def rules(self) -> Iterator[Rule]:
         yield from _root_problem(self.root, "the audio is in")
@@ -180,7 +181,7 @@ class SpeechCommands(Loading):
     mirror: str | None = MISSING
     words: list[str] | None = MISSING
     silence: float = number(ge=0, le=1)
-    seed: int = number(ge=0)
+    seed: int = number(ge=0, most=2**63)
 
     def rules(self) -> Iterator[Rule]:
         if not self.download:
@@ -319,22 +320,28 @@ class SignalData(Loading):
     goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"features": ("StoredFeatures",), "task": ("RegressionTask",)}
 
 
+_MOST_SAMPLES = 10_000_000  # of a signal that is made
+
+
 @dataclass
 class Signals(SignalData):
     frequencies: list[float] = number(gt=0)
     amplitudes: list[float] = number(ge=0)
-    snr_db: list[float] = number()
-    duration: float = number(gt=0)
-    sample_rate: int = number(ge=1)
-    seed: int = number(ge=0)
-    train_size: int = number(ge=1)
-    val_size: int = number(ge=1)
-    test_size: int = number(ge=1)
+    snr_db: list[float] = number(most=200)
+    duration: float = number(gt=0, most=100_000)
+    sample_rate: int = number(ge=1, most=HIGHEST_RATE)
+    seed: int = number(ge=0, most=2**63)
+    train_size: int = number(ge=1, most=10_000_000)
+    val_size: int = number(ge=1, most=10_000_000)
+    test_size: int = number(ge=1, most=10_000_000)
     save_to: str | None = MISSING
 
     def rules(self) -> Iterator[Rule]:
         if self.save_to is not None:
             yield from needed("save_to", ("h5py",))
+        if self.duration * self.sample_rate > _MOST_SAMPLES:
+            message = f"is {self.duration:g} s, more than {_MOST_SAMPLES} samples at {self.sample_rate} Hz"
+            yield "duration", message, "lower data.duration or data.sample_rate"
         if not self.frequencies:
             yield "frequencies", "is empty", "for example data.frequencies=[1,3,5,7]"
         for frequency in self.frequencies:
@@ -353,7 +360,7 @@ class Hdf5Signals(SignalData):
     val: str | None = MISSING
     test: str | None = MISSING
     split: Split = field(default_factory=Split)
-    sample_rate: int = number(ge=1)
+    sample_rate: int = number(ge=1, most=HIGHEST_RATE)
 
     def rules(self) -> Iterator[Rule]:
         yield from needed("", ("h5py",))
@@ -375,8 +382,8 @@ class Featurised(Loading):
     vocab_dir: str = MISSING
     spectrogram_dir: str = MISSING
     token_dir: str = MISSING
-    frame_rate: int = number(ge=1)
-    pad_value: float | None = MISSING
+    frame_rate: int = number(ge=1, most=HIGHEST_RATE)
+    pad_value: float | None = number(most=math.inf)
 
     def rules(self) -> Iterator[Rule]:
         for key in ("split_dir", "spectrogram_manifest_dir", "token_manifest_dir", "vocab_dir", "spectrogram_dir", "token_dir"):

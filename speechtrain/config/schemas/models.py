@@ -12,14 +12,17 @@ from omegaconf import MISSING
 from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import SIZES, Rule, Target, choice, number
 
+_WIDTH, _DEPTH, _REACH = 65_536, 1_000, 10_000
+"""The most channels of a layer, layers, and frames or layers that a kernel, a stride or a stack takes in."""
+
 
 @dataclass
 class Tdnn(Target):
-    stem_channels: list[int] = number(ge=1)
-    stem_time_strides: list[int] = number(ge=1)
-    channels: int = number(ge=1)
-    kernel_size: int = number(ge=1)
-    dilations: list[int] = number(ge=1)
+    stem_channels: list[int] = number(ge=1, most=_WIDTH)
+    stem_time_strides: list[int] = number(ge=1, most=_REACH)
+    channels: int = number(ge=1, most=_WIDTH)
+    kernel_size: int = number(ge=1, most=_REACH)
+    dilations: list[int] = number(ge=1, most=_REACH)
     dropout: float = number(ge=0, lt=1)
 
     def rules(self) -> Iterator[Rule]:
@@ -44,13 +47,13 @@ class Sized(Target):
 class Attentive(Sized):
     """The keys that all encoders with attention have."""
 
-    d_model: int = number(ge=1)
-    n_layers: int = number(ge=1)
-    n_heads: int = number(ge=1)
-    ff_multiplier: float = number(gt=0)
-    kernel_size: int = number(ge=1)
+    d_model: int = number(ge=1, most=_WIDTH)
+    n_layers: int = number(ge=1, most=_DEPTH)
+    n_heads: int = number(ge=1, most=_WIDTH)
+    ff_multiplier: float = number(gt=0, most=_REACH)
+    kernel_size: int = number(ge=1, most=_REACH)
     subsampling: int = number(ge=2, le=8)
-    stem_channels: int = number(ge=1)
+    stem_channels: int = number(ge=1, most=_WIDTH)
     dropout: float = number(ge=0, lt=1)
 
     def rules(self) -> Iterator[Rule]:
@@ -95,20 +98,20 @@ class FastConformer(Attentive):
 @dataclass
 class EBranchformer(Attentive):
     goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = _TORCH
-    gate_multiplier: float = number(gt=0)
+    gate_multiplier: float = number(gt=0, most=_REACH)
 
 
 @dataclass
 class Zipformer(Sized):
     goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = _TORCH
-    rates: list[int] = number(ge=1)
-    widths: list[int] = number(ge=1)
-    layers: list[int] = number(ge=1)
-    heads: list[int] = number(ge=1)
-    hidden: list[int] = number(ge=4)
-    kernel_sizes: list[int] = number(ge=1)
-    head_size: int = number(ge=2)
-    stem_channels: int = number(ge=1)
+    rates: list[int] = number(ge=1, most=_REACH)
+    widths: list[int] = number(ge=1, most=_WIDTH)
+    layers: list[int] = number(ge=1, most=_DEPTH)
+    heads: list[int] = number(ge=1, most=_WIDTH)
+    hidden: list[int] = number(ge=4, most=_WIDTH)
+    kernel_sizes: list[int] = number(ge=1, most=_REACH)
+    head_size: int = number(ge=2, most=_WIDTH)
+    stem_channels: int = number(ge=1, most=_WIDTH)
     dropout: float = number(ge=0, lt=1)
 
     def rules(self) -> Iterator[Rule]:
@@ -124,12 +127,12 @@ class Zipformer(Sized):
 @dataclass
 class Wav2Vec2(Sized):
     goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {**_TORCH, "features": ("WaveformFeatures",)}
-    channels: int = number(ge=1)
-    d_model: int = number(ge=16)
-    n_layers: int = number(ge=1)
-    n_heads: int = number(ge=1)
-    ff_multiplier: float = number(gt=0)
-    position_kernel: int = number(ge=1)
+    channels: int = number(ge=1, most=_WIDTH)
+    d_model: int = number(ge=16, most=_WIDTH)
+    n_layers: int = number(ge=1, most=_DEPTH)
+    n_heads: int = number(ge=1, most=_WIDTH)
+    ff_multiplier: float = number(gt=0, most=_REACH)
+    position_kernel: int = number(ge=1, most=_REACH)
     layer_norm: bool = MISSING
     dropout: float = number(ge=0, lt=1)
     mask_prob: float = number(ge=0, lt=1)
@@ -148,13 +151,13 @@ class Wav2Vec2(Sized):
 
 @dataclass
 class Crdnn(Sized):
-    conv_channels: list[int] = number(ge=1)
-    conv_time_strides: list[int] = number(ge=1)
+    conv_channels: list[int] = number(ge=1, most=_WIDTH)
+    conv_time_strides: list[int] = number(ge=1, most=_REACH)
     rnn: str = choice("lstm", "gru")
-    rnn_size: int = number(ge=1)
-    rnn_layers: int = number(ge=1)
+    rnn_size: int = number(ge=1, most=_WIDTH)
+    rnn_layers: int = number(ge=1, most=_DEPTH)
     bidirectional: bool = MISSING
-    dnn_size: int = number(ge=1)
+    dnn_size: int = number(ge=1, most=_WIDTH)
     dropout: float = number(ge=0, lt=1)
 
     def rules(self) -> Iterator[Rule]:
@@ -168,22 +171,22 @@ class Crdnn(Sized):
 
 @dataclass
 class Mlp(Target):
-    hidden_sizes: list[int] = number(ge=1)
-    stack: int = number(ge=1)
+    hidden_sizes: list[int] = number(ge=1, most=_WIDTH)
+    stack: int = number(ge=1, most=_REACH)
     dropout: float = number(ge=0, lt=1)
 
 
 @dataclass
 class QuartzNet(Sized):
-    stem_channels: int = number(ge=1)
-    stem_kernel: int = number(ge=1)
+    stem_channels: int = number(ge=1, most=_WIDTH)
+    stem_kernel: int = number(ge=1, most=_REACH)
     subsampling: int = number(ge=1, le=8)
-    channels: list[int] = number(ge=1)
-    kernel_sizes: list[int] = number(ge=1)
-    repeats: int = number(ge=1)
-    head_channels: int = number(ge=1)
-    head_kernel: int = number(ge=1)
-    head_dilation: int = number(ge=1)
+    channels: list[int] = number(ge=1, most=_WIDTH)
+    kernel_sizes: list[int] = number(ge=1, most=_REACH)
+    repeats: int = number(ge=1, most=_DEPTH)
+    head_channels: int = number(ge=1, most=_WIDTH)
+    head_kernel: int = number(ge=1, most=_REACH)
+    head_dilation: int = number(ge=1, most=_REACH)
     dropout: float = number(ge=0, lt=1)
 
     def rules(self) -> Iterator[Rule]:
@@ -197,9 +200,9 @@ class QuartzNet(Sized):
 
 @dataclass
 class Lstm(Sized):
-    hidden_size: int = number(ge=1)
-    layers: int = number(ge=1)
-    stack: int = number(ge=1)
+    hidden_size: int = number(ge=1, most=_WIDTH)
+    layers: int = number(ge=1, most=_DEPTH)
+    stack: int = number(ge=1, most=_REACH)
     chunk_frames: int = number(ge=1)
     detach_every: int | None = number(ge=1)
     dropout: float = number(ge=0, lt=1)

@@ -12,9 +12,26 @@ Rule = tuple[str, str, str]
 """A problem of a node: its key inside the node (empty: the node itself), what is wrong, and what to do."""
 
 
-def number(*, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> Any:
-    """Declare a field whose value, or each of whose values if it is a list, must lie within the bounds; None is not checked."""
-    return field(default=MISSING, metadata={"ge": ge, "gt": gt, "le": le, "lt": lt})
+HIGHEST_RATE = 768_000
+"""Hz; `data.audio` reads no recordings at higher ones."""
+MOST = 1e9
+"""The greatest absolute value of a number that does not say otherwise; more is a slip of the finger, and would fill any memory."""
+
+
+def number(
+    *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None, most: float = MOST
+) -> Any:
+    """Declare a field whose value, or each of whose values if it is a list, must lie within the bounds; None is not checked.
+
+    Args:
+        ge: at least this; like the next three a bound that follows from what the number means, which a message always names.
+        gt: more than this.
+        le: at most this.
+        lt: less than this.
+        most: the greatest absolute value that makes sense, which a message names only where a value is beyond it. Infinity is allowed only
+            where it is `math.inf`, and NaN nowhere.
+    """
+    return field(default=MISSING, metadata={"ge": ge, "gt": gt, "le": le, "lt": lt, "most": most})
 
 
 def choice(*allowed: str) -> Any:

@@ -12,8 +12,8 @@ from speechtrain.config.schemas.node import Rule, Target, number
 
 @dataclass
 class Optimizer(Target):
-    lr: float = number(gt=0)
-    weight_decay: float = number(ge=0)
+    lr: float = number(gt=0, most=1_000_000)
+    weight_decay: float = number(ge=0, most=1_000_000)
 
 
 @dataclass

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from omegaconf import MISSING
 
 from speechtrain.config.extras import needed
-from speechtrain.config.schemas.node import Rule, Target, choice, number
+from speechtrain.config.schemas.node import HIGHEST_RATE, Rule, Target, choice, number
 from speechtrain.files import is_file, is_folder, user_path
 
 
 @dataclass
 class LogMel(Target):
-    sample_rate: int = number(ge=1000)
-    n_mels: int = number(ge=1)
+    sample_rate: int = number(ge=1000, most=HIGHEST_RATE)
+    n_mels: int = number(ge=1, most=4096)
     window: float = number(gt=0, le=1)
     hop: float = number(gt=0, le=1)
     f_min: float = number(ge=0)
@@ -33,17 +33,20 @@ class LogMel(Target):
             yield "f_min", f"is {self.f_min:g} Hz, not below the upper limit of {top:g} Hz", "lower features.f_min"
         if self.hop > self.window:
             yield "hop", f"is {self.hop} s, longer than the window of {self.window} s: samples would be left out", "lower features.hop"
+        if round(self.hop * self.sample_rate) < 1 or round(self.window * self.sample_rate) < 2:
+            message = f"is {self.hop} s, and the window {self.window} s: not a sample at {self.sample_rate} Hz"
+            yield "hop", message, "for example features.hop=0.01 features.window=0.025"
 
 
 @dataclass
 class WaveformFeatures(Target):
-    sample_rate: int = number(ge=1000)
+    sample_rate: int = number(ge=1000, most=HIGHEST_RATE)
     normalize: str = choice("utterance", "none")
 
 
 @dataclass
 class StoredFeatures(Target):
-    sample_rate: int = number(ge=1)
+    sample_rate: int = number(ge=1, most=HIGHEST_RATE)
     normalize: str = choice("utterance", "band", "none")
 
 
@@ -74,7 +77,7 @@ class Char(Target):
 
 @dataclass
 class Bpe(Target):
-    vocab_size: int = number(ge=2)
+    vocab_size: int = number(ge=2, most=1_000_000)
 
 
 @dataclass
@@ -102,15 +105,15 @@ class Augment(Target):
     tempo: float = number(ge=0, lt=0.5)
     warp: float = number(ge=0, lt=0.5)
     noise_prob: float = number(ge=0, le=1)
-    noise_snr_db: list[float] = field(default=MISSING)
-    eq_db: float = number(ge=0)
-    freq_masks: int = number(ge=0)
+    noise_snr_db: list[float] = number(most=200)
+    eq_db: float = number(ge=0, most=200)
+    freq_masks: int = number(ge=0, most=1000)
     freq_mask_width: int = number(ge=0)
-    time_masks: int = number(ge=0)
+    time_masks: int = number(ge=0, most=1000)
     time_mask_width: int = number(ge=0)
     time_mask_ratio: float = number(ge=0, le=1)
     recombine_prob: float = number(ge=0, le=1)
-    delay: float = number(ge=0)
+    delay: float = number(ge=0, most=1000)
     frame_dropout: float = number(ge=0, lt=1)
     noise_folder: str | None = MISSING
     noise_folder_prob: float = number(ge=0, le=1)
@@ -119,7 +122,7 @@ class Augment(Target):
     lowpass_prob: float = number(ge=0, le=1)
     lowpass_hz: list[float] = number(gt=0)
     codec_prob: float = number(ge=0, le=1)
-    gain_db: float = number(ge=0)
+    gain_db: float = number(ge=0, most=200)
 
     def rules(self) -> Iterator[Rule]:
         for key, values, unit, example in (

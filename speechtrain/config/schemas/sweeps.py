@@ -21,10 +21,10 @@ class SweeperOptions(Target):
     direction: Any = MISSING
     constraints: list[str] = MISSING
     report: str | None = MISSING
-    seeds_per_trial: int = number(ge=1)
+    seeds_per_trial: int = number(ge=1, most=10_000)
     seeds_startup_trials: int = number(ge=1)
     n_trials: int | None = number(ge=1)
-    n_jobs: int = number(ge=1)
+    n_jobs: int = number(ge=1, most=1024)
     stop_after: float | None = number(gt=0)
     timeout: float | None = number(gt=0)
     retries: int = number(ge=0)
@@ -42,8 +42,8 @@ class SweeperOptions(Target):
 
 @dataclass
 class PoolOptions(Target):
-    n_workers: int | None = number(ge=1)
-    threads: int | None = number(ge=1)
+    n_workers: int | None = number(ge=1, most=1024)
+    threads: int | None = number(ge=1, most=1024)
     gpus: list[int] | None = MISSING
     memory_gb: float | None = number(gt=0)
     max_jobs: int | None = number(ge=1)

@@ -111,7 +111,7 @@ class Trainer(Node):
     accumulate_grad_batches: int = number(ge=1)
     ema_decay: float | None = number(gt=0, lt=1)
     layer_dropout: float = number(ge=0, lt=1)
-    average_last: int | None = number(ge=1)
+    average_last: int | None = number(ge=1, most=10_000)
     gradient_checkpointing: bool = MISSING
     try_largest: bool | None = MISSING
     find_lr: bool = MISSING
@@ -146,15 +146,15 @@ class GreedyDecoder(Target):
 
 @dataclass
 class BeamDecoder(Target):
-    beam_size: int = number(ge=1)
-    beam_size_token: int | None = number(ge=1)
+    beam_size: int = number(ge=1, most=100_000)
+    beam_size_token: int | None = number(ge=1, most=1_000_000)
     beam_threshold: float = number(gt=0)
     lexicon: str | None = MISSING
     lm: str | None = MISSING
     lm_weight: float = number(ge=0)
-    word_score: float = MISSING
+    word_score: float = number()
     hot_words: list[str] = MISSING
-    hot_word_score: float = MISSING
+    hot_word_score: float = number()
 
 
 @dataclass

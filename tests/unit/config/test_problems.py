@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from speechtrain import compose
 from speechtrain.config import CONF_DIR
+from speechtrain.config.checks import find_node_problems
 from speechtrain.config.compose import compose_command
-from speechtrain.config.schemas.commands import CompareConfig
+from speechtrain.config.schema import SCHEMAS
+from speechtrain.config.schemas.commands import COMMANDS, CompareConfig, ServeConfig, TranscribeConfig
+from speechtrain.config.schemas.node import Node
 from speechtrain.errors import ConfigError
 
 
@@ -38,6 +44,22 @@ def problems(*overrides: str) -> str:
         (["model.channels=-3"], ["model.channels: must be at least 1, received -3"]),
         (["optimizer.lr=0"], ["optimizer.lr: must be more than 0, received 0"]),
         (["optimizer.lr=nan"], ["optimizer.lr: must be more than 0, received nan"]),
+        (["optimizer.lr=inf"], ["optimizer.lr: must be at most 1,000,000, received inf"]),
+        (["optimizer.weight_decay=1e400"], ["optimizer.weight_decay: must be at most 1,000,000, received inf"]),
+        (["trainer.gradient_clip_val=inf"], ["trainer.gradient_clip_val: must be at most 1,000,000,000, received inf"]),
+        (["data.batch_seconds=inf"], ["data.batch_seconds: must be at most 1,000,000,000, received inf"]),
+        (["model.channels=100000000000000"], ["model.channels: must be at most 65,536, received 100000000000000"]),
+        (["model.channels=inf"], ["model.channels: must be a whole number, received inf"]),
+        (["model.channels=" + "9" * 400], ["model.channels: must be at most 65,536, received 999"]),
+        (["model.channels=" + "9" * 5000], ["Exceeds the limit"]),
+        (["model.dilations=[1,10000000000000]"], ["model.dilations: must be at most 10,000"]),
+        (["backend.threads=1000000"], ["backend.threads: must be at least 1 and at most 1024, received 1000000"]),
+        (["augment.noise_snr_db=[-inf,3]"], ["augment.noise_snr_db: must be at least -200, received [-inf, 3"]),
+        (["task=classification", "task.class_weights={a:[inf]}"], ["task.class_weights: must be at most 1,000,000,000"]),
+        (["data=signals", "data.duration=100000", "data.sample_rate=700000"], ["data.duration: is 100000 s, more than 10000000 samples"]),
+        (["features.hop=1e-9"], ["features.hop: is 1e-09 s", "not a sample at 16000 Hz"]),
+        (["data=manifest", f"data.root={'a' * 300}"], ["data.root: no such folder"]),
+        (["data=manifest", "data.root=~nobody-of-this-name/a"], ["data.root: no such folder"]),
         (["model.dropout=1"], ["model.dropout: must be at least 0 and less than 1"]),
         (["model.dilations=[1,0]"], ["model.dilations: must be at least 1, received [1, 0]"]),
         (["trainer.precision=17"], ["trainer.precision: must be one of", "32-true"]),
@@ -238,3 +260,33 @@ def test_a_model_that_only_the_other_backend_has_is_named_with_that_backend() ->
 def test_tags_of_runs_to_compare_may_have_any_name() -> None:
     cfg = compose_command(CompareConfig, ["tags.host=here", "tags.data.fingerprint.test=ab12", "top=5"])
     assert (cfg.tags, cfg.top) == ({"host": "here", "data.fingerprint.test": "ab12"}, 5)
+
+
+def test_every_number_of_every_schema_is_refused_where_it_is_infinite_or_not_a_number() -> None:
+    schemas = [each for options in SCHEMAS.values() for each in options.values()] + list(COMMANDS.values())
+    numbers = [
+        (each, field) for each in schemas for field in dataclasses.fields(each) if str(field.type).split(" ")[0] in ("float", "list[float]")
+    ]
+    assert len(numbers) > 100
+    for schema, field in numbers:
+        for value in (math.nan, math.inf, -math.inf):
+            node = OmegaConf.structured(schema)
+            node[field.name] = [value] if "list" in str(field.type) else value
+            found = [problem for problem in find_node_problems(node, "") if problem.path == field.name]
+            allowed = schema.__name__ == "Featurised" and field.name == "pad_value" and not math.isnan(value)
+            assert bool(found) is not allowed, (schema, field.name, value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "typed", "said"),
+    [
+        (TranscribeConfig, "window=1e400", "window: must be at most 86,400, received inf"),
+        (TranscribeConfig, "raw_rate=999983", "raw_rate: must be at most 768,000"),
+        (TranscribeConfig, f"nbest={'9' * 5000}", "Exceeds the limit"),
+        (ServeConfig, "max_seconds=nan", "max_seconds: must be more than 0, received nan"),
+        (ServeConfig, "max_megabytes=inf", "max_megabytes: must be at most 2,000, received inf"),
+    ],
+)
+def test_numbers_of_commands_are_bounded(schema: type[Node], typed: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compose_command(schema, [typed])
