@@ -10,7 +10,6 @@ Kneser-Ney. The keys are those of conf/lm.yaml.
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import subprocess
 from collections import Counter
@@ -22,9 +21,10 @@ from speechtrain.app.command import run_command
 from speechtrain.config.build import build
 from speechtrain.config.schemas.commands import LmConfig
 from speechtrain.console import console
+from speechtrain.data.text.lines import lines_of, parse_json
 from speechtrain.data.text.normalize import normalizer
-from speechtrain.decode.ngram import NGram, read_sentences
-from speechtrain.errors import ConfigError, DataError, Problem, unwritable
+from speechtrain.decode.ngram import NGram
+from speechtrain.errors import ConfigError, DataError, Problem, first_line, unwritable
 from speechtrain.files import user_path, write_text
 from speechtrain.inference.find import stored_for
 
@@ -82,15 +82,18 @@ def _splitter(cfg: LmConfig) -> Callable[[str], list[str]]:
 def _texts(files: Sequence[str]) -> Iterator[str]:
     for name in files:
         path = user_path(name)
-        for number, words in enumerate(read_sentences(path), start=1):
-            line = " ".join(words)
-            if ".jsonl" in path.name and line:
-                try:
-                    line = str(json.loads(line)["text"])
-                except (ValueError, KeyError, TypeError) as error:
-                    raise DataError(f"{path}:{number}: is no line of a manifest ({error!r})\n    -> JSON with a text") from None
-            if line:
-                yield line
+        for number, line in lines_of(path, "give a file with a sentence a line"):
+            text = _text_of(line, f"{path}:{number}") if ".jsonl" in path.name and line.strip() else line
+            if text.strip():
+                yield text
+
+
+def _text_of(line: str, where: str) -> str:
+    """Return the text in a line of a manifest; `where` names the line."""
+    try:
+        return str(parse_json(line)["text"])
+    except (DataError, KeyError, TypeError) as error:
+        raise DataError(f"{where}: is no line of a manifest ({first_line(error)})\n    -> JSON with a text") from None
 
 
 def _by_kenlm(sentences: Sequence[Sequence[str]], out: Path, order: int) -> NGram | None:

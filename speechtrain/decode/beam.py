@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from speechtrain.config.extras import how_to_install
+from speechtrain.data.text.lines import lines_of
 from speechtrain.decode.base import Hypothesis
 from speechtrain.decode.greedy import GreedyDecoder
 from speechtrain.decode.ngram import BEGIN, END, Gram, LanguageModel, open_language_model
@@ -210,27 +211,31 @@ def read_lexicon(path: Path, tokenizer: Tokenizer) -> dict[str, list[list[int]]]
     Raises:
         DataError: the file cannot be read, is empty, or holds words that the model has no tokens for.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})\n    -> give a lexicon with one word a line") from None
     spellings: dict[str, list[list[int]]] = {}
     labels = {token: label for label, token in enumerate(tokenizer.vocabulary) if label}
-    for number, line in enumerate(lines, start=1):
-        word, _, spelled = line.strip().partition("\t")
-        word = word.strip()
+    for number, line in lines_of(path, "give a lexicon with one word a line"):
+        word, tokens = _word_and_tokens(line, labels)
         if not word:
             continue
-        tokens = spelled.split()
         missing = [token for token in tokens if token not in labels] if tokens else tokenizer.unknown(word)
         if missing:
-            needed = ", ".join(map(repr, missing[:5]))
+            needed = ", ".join(f"{token!r:.40}" for token in missing[:5])
             fix = "leave the word out, or spell it behind a tab with tokens of the model"
-            raise DataError(f"{path}:{number}: '{word}' needs {needed}, which the model has no token for\n    -> {fix}")
+            raise DataError(f"{path}:{number}: '{word[:60]}' needs {needed}, which the model has no token for\n    -> {fix}")
         spellings.setdefault(word, []).append([labels[token] for token in tokens] if tokens else tokenizer.encode(word))
     if not spellings:
         raise DataError(f"{path}: holds no words\n    -> give a lexicon with one word a line")
     return spellings
+
+
+def _word_and_tokens(line: str, labels: Mapping[str, int]) -> tuple[str, list[str]]:
+    """Return the word of a lexicon's line and its tokens: those behind a tab, or behind blanks if they can be nothing but a spelling."""
+    word, tab, spelled = line.strip().partition("\t")
+    first, *others = word.split(" ")
+    tokens = [token for token in others if token]
+    if not tab and tokens and labels.keys() >= set(tokens) and (" " not in labels or "".join(tokens) == first):
+        return first, tokens
+    return word.strip(), spelled.split()
 
 
 def _check_known(model: LanguageModel | None, words: Sequence[str], path: str | None) -> None:

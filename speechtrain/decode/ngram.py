@@ -7,13 +7,14 @@ Files of other programs (KenLM's `lmplz`, SRILM) are read as well; KenLM's binar
 
 from __future__ import annotations
 
-import gzip
 import math
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
+from speechtrain.data.text.lines import lines_of
 from speechtrain.errors import DataError
 from speechtrain.files import atomically, is_file
 
@@ -129,53 +130,87 @@ class NGram:
         """Read an ARPA file, which may be compressed (`.gz`).
 
         Raises:
-            DataError: the file cannot be read, or has a line that no ARPA file has.
+            DataError: the file cannot be read, is cut off or damaged, has a line that no ARPA file has, or other counts than it states.
         """
         probabilities: dict[Gram, float] = {}
         backoffs: dict[Gram, float] = {}
-        order = line_number = 0
-        try:
-            with _opened(path) as file:
-                for line_number, size, line in _arpa_entries(file):  # noqa: B007 # for the message
-                    order = max(order, size)
-                    gram, probability, backoff = _arpa_entry(line, size)
-                    probabilities[gram] = probability
-                    if backoff is not None:
-                        backoffs[gram] = backoff
-        except (OSError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read ({error})\n    -> give an ARPA file; python -m speechtrain.lm makes one") from None
-        except (ValueError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}:{line_number}: is no line of an ARPA file ({error})\n    -> give an ARPA file") from None
-        if not order:
-            raise DataError(f"{path}: holds no n-grams\n    -> give an ARPA file; python -m speechtrain.lm makes one")
+        stated: dict[int, int] = {}
+        section, number = "", 0
+        for number, line in lines_of(path, _FIX):
+            text = line.strip()
+            try:
+                if text.startswith("\\") and section != _END and (text in (_DATA, _END) or text.endswith("-grams:")):
+                    section = text
+                elif section == _DATA and text:
+                    _read_count(text, stated)
+                elif section not in ("", _DATA, _END) and text:
+                    _read_entry(text, _size_of(section), probabilities, backoffs)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: is no line of an ARPA file ({error})\n    -> {_FIX}") from None
+        if not probabilities:
+            raise DataError(f"{path}: holds no n-grams\n    -> {_FIX}")
+        if section != _END:
+            raise DataError(f"{path}: ends in line {number} without {_END}, so something is missing\n    -> {_FIX}")
+        found = Counter(map(len, probabilities))
+        if stated != found:
+            raise DataError(f"{path}: holds {_counts(found)}, and states {_counts(stated)}\n    -> {_FIX}")
         if (UNKNOWN,) not in probabilities:
             probabilities[(UNKNOWN,)] = _NEVER
-        return cls(order, probabilities, backoffs)
+        return cls(max(found), probabilities, backoffs)
 
 
-def _arpa_entries(lines: Iterable[str]) -> Iterator[tuple[int, int, str]]:
-    r"""Yield the number of each line of an ARPA file that holds an n-gram, the n, and the line, up to `\end\`."""
-    size = 0
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if text == "\\end\\":
-            return
-        if text.startswith("\\"):
-            size = int(text[1:].partition("-")[0]) if text.endswith("-grams:") else 0
-        elif size and text:
-            yield number, size, text
+_DATA, _END = "\\data\\", "\\end\\"
+_FIX = "give an ARPA file; python -m speechtrain.lm makes one"
+_LEAST = -10_000.0
+"""The least logarithm that a file may have: sums of them stay finite."""
 
 
-def _arpa_entry(line: str, size: int) -> tuple[Gram, float, float | None]:
-    """Split a line of an ARPA file into its n-gram, log10 of its probability and that of its back-off weight.
+def _read_count(line: str, stated: dict[int, int]) -> None:
+    """Read a line `ngram SIZE=COUNT` of an ARPA file's head.
 
     Raises:
         ValueError: it is none.
     """
-    probability, *words = line.split()
+    match = re.fullmatch(r"ngram\s+([0-9]{1,2})\s*=\s*([0-9]{1,18})", line)
+    if match is None or int(match[1]) in stated:
+        raise ValueError("ngram SIZE=COUNT is expected, each size once")
+    if count := int(match[2]):
+        stated[int(match[1])] = count
+
+
+def _size_of(section: str) -> int:
+    match = re.fullmatch(r"\\([1-9][0-9]?)-grams:", section)
+    if match is None:
+        raise ValueError(f"there is no section {section[:20]!r}")
+    return int(match[1])
+
+
+def _read_entry(line: str, size: int, probabilities: dict[Gram, float], backoffs: dict[Gram, float]) -> None:
+    """Read a line of an ARPA file: log10 of a probability, the words of an n-gram, and perhaps log10 of its back-off weight.
+
+    Raises:
+        ValueError: it is none, or the n-gram was read before.
+    """
+    probability, *words = (field for field in line.replace("\t", " ").split(" ") if field)
     if not size <= len(words) <= size + 1:
         raise ValueError(f"an n-gram of {size} words is expected")
-    return tuple(words[:size]), float(probability), float(words[size]) if len(words) > size else None
+    gram = tuple(words[:size])
+    if gram in probabilities:
+        raise ValueError(f"'{' '.join(gram)}' is there twice")
+    probabilities[gram] = _logarithm(probability, 0.0)
+    if len(words) > size:
+        backoffs[gram] = _logarithm(words[size], -_LEAST)
+
+
+def _logarithm(text: str, most: float) -> float:
+    value = float(text)
+    if not _LEAST <= value <= most:
+        raise ValueError(f"log10 of a {'probability' if most == 0 else 'weight'} must be from {_LEAST:g} to {most:g}, received {text[:20]}")
+    return value
+
+
+def _counts(sizes: Mapping[int, int]) -> str:
+    return ", ".join(f"{count} n-grams of {size}" for size, count in sorted(sizes.items())) or "none"
 
 
 class _KenLM:
@@ -223,10 +258,6 @@ def open_language_model(path: Path) -> LanguageModel:
     return NGram.read(path)
 
 
-def _opened(path: Path) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-
-
 def _counted(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Gram]]:
     """Count how often each n-gram occurs, in one counter an order."""
     counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
@@ -253,17 +284,3 @@ def _discounts(grams: Counter[Gram]) -> tuple[float, float, float]:
     share = one / (one + 2 * two)
     discounts = (1 - 2 * share * two / one, 2 - 3 * share * three / two, 3 - 4 * share * four / three)
     return discounts if all(0 < value < most for value, most in zip(discounts, (1, 2, 3), strict=True)) else (0.5, 0.75, 0.9)
-
-
-def read_sentences(path: Path) -> Iterator[list[str]]:
-    """Yield the words of each line of a text file.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        with _opened(path) as file:
-            for line in file:
-                yield line.split()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error})\n    -> give a file with a sentence a line") from None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from speechtrain.errors import DataError
-from speechtrain.files import open_regular
+from speechtrain.files import open_regular, regular_size
 
 _FIX = "a text file in UTF-8 is needed"
 
@@ -18,6 +20,8 @@ _LONGEST_LINE = 1 << 24
 """Bytes of the longest line that is read; hours of speech with the times of all words take a tenth of it."""
 _LARGEST_FILE = 1 << 30
 """Bytes of the largest file that is read whole. Manifests are read line by line and may be larger."""
+_RATIO, _MOST_UNPACKED = 100, 1 << 24
+"""How many times its size a packed text may have, and bytes that any may have: lists and models shrink to a fifth or a twentieth."""
 _DEEPEST = 32
 """How deeply arrays and objects of JSON may be nested; what is deeper overflows the stack of one or the other reader."""
 
@@ -45,7 +49,7 @@ def read_lines(path: Path, fix: str = _FIX) -> list[str]:
         DataError: there is no such file, it is not UTF-8, or it is too large.
     """
     lines, size = [], 0
-    for _, line in _lines(path, fix):
+    for _, line in lines_of(path, fix):
         lines.append(line)
         size += len(line) + 1
         if size > _LARGEST_FILE:
@@ -55,25 +59,38 @@ def read_lines(path: Path, fix: str = _FIX) -> list[str]:
 
 def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Read the lines of a file that are not empty, as `read_lines` does, each with `FILE:NUMBER` for messages before it."""
-    for number, line in _lines(path, _FIX):
+    for number, line in lines_of(path):
         if line.strip():
             yield f"{path}:{number}", line
 
 
-def _lines(path: Path, fix: str) -> Iterator[tuple[int, str]]:
-    number = 0
+def lines_of(path: Path, fix: str = _FIX) -> Iterator[tuple[int, str]]:
+    """Read the lines of a file, which may be compressed (`.gz`), one by one as `read_lines` does, with their numbers from 1.
+
+    Raises:
+        DataError: there is no such file, it is damaged, not UTF-8, has an endless line, or unpacks to far more than texts do.
+    """
+    number = size = 0
     try:
-        with open_regular(path) as file:
+        with open_regular(path) as packed, _unpacked(packed, path) as file:
+            most = None if path.suffix != ".gz" else _MOST_UNPACKED + _RATIO * regular_size(path)
             for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE + 1), b""), start=1):
+                size += len(line)
                 if len(line) > _LONGEST_LINE:
                     raise DataError(f"{path}:{number}: is longer than {_LONGEST_LINE >> 20} MiB\n    -> {fix}")
+                if most is not None and size > most:
+                    raise DataError(f"{path}: unpacks to more than {_RATIO} times its size, as no text does\n    -> {fix}")
                 own = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 yield number, own.removesuffix(b"\n").removesuffix(b"\r").decode()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})\n    -> {fix}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})\n    -> {fix}") from None
     except UnicodeDecodeError as error:
         wrong = f"byte 0x{error.object[error.start]:02x}, number {error.start + 1} of the line, is not UTF-8 ({error.reason})"
         raise DataError(f"{path}:{number}: {wrong}\n    -> {fix}; iconv -f LATIN1 -t UTF-8 FILE converts one in Latin-1") from None
+
+
+def _unpacked(file: BinaryIO, path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
 
 
 def parse_json(text: str) -> Any:

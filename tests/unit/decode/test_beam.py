@@ -177,6 +177,12 @@ def test_a_lexicon_that_the_model_cannot_spell_is_refused_by_line(lines: list[st
         read_lexicon(Path(lexicon(tmp_path, *lines)), DIGITS)
 
 
+def test_a_lexicon_parted_by_blanks_is_a_spelling_where_it_can_be_nothing_else(tmp_path: Path) -> None:
+    found = read_lexicon(Path(lexicon(tmp_path, "one o n e", "to  t  o", "one t")), DIGITS)
+    labels = DIGITS.encode
+    assert found == {"one": [labels("one")], "to": [labels("to")], "one t": [labels("one t")]}
+
+
 def test_a_lexicon_may_spell_words_in_several_ways(tmp_path: Path) -> None:
     found = read_lexicon(Path(lexicon(tmp_path, "one\to n e", "one\tw o n", "two")), DIGITS)
     assert {word: len(ways) for word, ways in found.items()} == {"one": 2, "two": 1}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from speechtrain.decode.ngram import BEGIN, END, UNKNOWN, NGram, open_language_model, read_sentences
+from speechtrain.decode.ngram import BEGIN, END, UNKNOWN, NGram, open_language_model
 from speechtrain.errors import DataError
 
 TEXT = ["the cat sat", "the cat ran", "a dog sat", "the dog ran home", "a cat ran home", "the cat sat", "dogs sat"]
@@ -55,12 +55,26 @@ def test_kenlm_reads_the_file_and_finds_the_same(tmp_path: Path) -> None:
         assert theirs.score(line) * math.log(10) == pytest.approx(total, abs=1e-4)
 
 
+ARPA = "\\data\\\nngram 1=2\nngram 2=1\n\n\\1-grams:\n-0.5\ta\t-0.3\n-0.7\tb\n\n\\2-grams:\n-0.1\ta b\n\n\\end\\\n"
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         ("", "holds no n-grams"),
         ("\\data\\\nngram 1=1\n\n\\1-grams:\nminus a\n\\end\\\n", ":5: is no line of an ARPA file"),
         ("\\data\\\n\n\\2-grams:\n-1.0 a\n\\end\\\n", ":4: is no line of an ARPA file"),
+        (ARPA.replace("-0.5", "nan"), ":6: is no line of an ARPA file .log10 of a probability must be from -10000 to 0, received nan"),
+        (ARPA.replace("-0.5", "-inf"), "received -inf"),
+        (ARPA.replace("-0.5", "0.1"), "received 0.1"),
+        (ARPA.replace("-0.3", "inf"), "log10 of a weight must be from -10000 to 10000, received inf"),
+        (ARPA.replace("ngram 1=2", "ngram 1=1000000000000"), "holds 2 n-grams of 1, 1 n-grams of 2, and states 1000000000000 n-grams of 1"),
+        (ARPA.replace("ngram 2=1\n", ""), "holds 2 n-grams of 1, 1 n-grams of 2, and states 2 n-grams of 1"),
+        (ARPA.replace("ngram 2=1", "ngram 1=2"), ":3: is no line of an ARPA file"),
+        (ARPA.replace("-0.7\tb", "-0.7\ta"), ":7: is no line of an ARPA file .'a' is there twice"),
+        (ARPA.replace("2-grams:", "99999999999-grams:"), ":10: is no line of an ARPA file .there is no section"),
+        (ARPA.replace("\\end\\", ""), r"ends in line 1\d without"),
+        (ARPA + "\0" * (1 << 25), ":13: is longer than 16 MiB"),
     ],
 )
 def test_a_file_that_is_no_arpa_file_is_named_with_its_line(content: str, told: str, tmp_path: Path) -> None:
@@ -74,5 +88,25 @@ def test_text_without_words_and_a_missing_file_are_told(tmp_path: Path) -> None:
         NGram.estimate([[], []], 2)
     with pytest.raises(DataError, match="no such language model"):
         open_language_model(tmp_path / "none.arpa")
-    with pytest.raises(DataError, match="cannot be read as text"):
-        list(read_sentences(tmp_path / "none.txt"))
+
+
+def test_a_packed_file_is_read_to_its_checksum_and_unpacks_to_no_more_than_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "lm.arpa.gz"
+    packed = gzip.compress(ARPA.encode())
+    path.write_bytes(packed)
+    assert NGram.read(path).order == 2
+    wrong, deflate = bytearray(packed), bytearray(packed)
+    wrong[-8] ^= 1
+    deflate[20] ^= 255
+    for content, told in (
+        (wrong, "CRC check failed"),
+        (deflate, r"lm\.arpa\.gz"),
+        (packed[:-9], "cannot be read"),
+        (b"text", "Not a gzipped file"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=told):
+            NGram.read(path)
+    path.write_bytes(gzip.compress(ARPA.encode() + b"\n" * (1 << 27)))
+    with pytest.raises(DataError, match="unpacks to more than 100 times its size"):
+        NGram.read(path)
