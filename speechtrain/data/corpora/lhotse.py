@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import sys
 import tarfile
@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 from lhotse import CutSet, MonoCut, Recording
 from lhotse.audio import AudioSource
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
-from lhotse.serialization import deserialize_item, load_jsonl
+from lhotse.cut import Cut as LhotseCut
+from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
-from speechtrain.data.audio import Audio, from_samples
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text
+from speechtrain.data.audio import MOST_SAMPLES, Audio, check_file, check_rate, from_samples
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, check_name, clean_text
 from speechtrain.data.splits import complete_splits
+from speechtrain.data.text.lines import numbered_lines, parse_json
 from speechtrain.errors import DataError, first_line
-from speechtrain.files import is_file, is_folder, user_path
+from speechtrain.files import is_file, is_folder, open_regular, regular_size, user_path
 
 set_current_audio_backend(LibsndfileBackend())  # torchaudio's, which Lhotse would take, needs torchcodec
 
@@ -36,9 +38,10 @@ class _TarMember(NamedTuple):
     def read(self) -> bytes:
         """Read the encoded audio."""
         try:
-            with Path(self.tar).open("rb") as file:
+            path = Path(self.tar)
+            with open_regular(path) as file:
                 file.seek(self.offset)
-                return file.read(self.size)
+                return file.read(min(self.size, regular_size(path)))
         except OSError as error:
             raise DataError(f"{self.tar}: cannot be read ({error})") from error
 
@@ -62,6 +65,10 @@ class LhotseRecording:
             DataError: the audio cannot be read, is empty, or holds NaN or infinite samples.
         """
         recording, name = self.recording, cut.path or cut.id
+        _check_resamplers(recording)
+        for source in recording.sources if self.member is None else ():
+            if source.type == "file":
+                check_file(Path(source.source))
         if self.member is not None:
             name = f"{self.member.tar}, '{cut.id}'"
             recording = fastcopy(recording, sources=[AudioSource("memory", [0], self.member.read())])
@@ -80,10 +87,81 @@ def is_plain_file(kind: str, channel: Any, source: str, channels: Sequence[int],
     return kind == "MonoCut" and channel == 0 and source == "file" and list(channels) == [0] and not transforms
 
 
-def _items(path: Path) -> Iterator[tuple[Any, _TarMember | None]]:
-    """Read the items of a manifest: the dictionaries of its lines where it is JSON lines, otherwise cuts; none is in a tar file."""
-    for item in load_jsonl(path) if ".jsonl" in path.suffixes else CutSet.from_file(path):
-        yield item, None
+def _items(path: Path) -> Iterator[tuple[str, Any, _TarMember | None]]:
+    """Read the items of a manifest with their places, texts of JSON where it has one a line, otherwise cuts; none is in a tar file."""
+    if ".jsonl" in path.suffixes:
+        for where, line in numbered_lines(path):
+            yield where, line, None
+        return
+    regular_size(path)
+    for number, cut in enumerate(CutSet.from_file(path), start=1):
+        yield f"{path}, cut {number}", cut, None
+
+
+def _refuse_commands(value: Any) -> None:
+    """Refuse a cut that has a command in place of a file anywhere, also in the impulse response of a transform: Lhotse would run it."""
+    inner = [value]
+    while inner:
+        each = inner.pop()
+        if isinstance(each, dict):
+            if each.get("type") == "command":
+                raise DataError("its audio comes from a command, which is not run; write its output to a file and name that")
+            inner += each.values()
+        elif isinstance(each, list):
+            inner += each
+
+
+_LARGEST_KERNEL = 1 << 24
+"""Values in the kernel of a resampler: 64 MB. Lhotse's have as many as the product of the rates over the square of what divides both."""
+
+
+def _check_resamplers(recording: Recording) -> None:
+    """Refuse transforms whose resampler has a kernel of gigabytes.
+
+    Raises:
+        DataError: there is one.
+    """
+    rate = recording.sampling_rate
+    for transform in recording.transforms or ():
+        values = transform["kwargs"] if isinstance(transform, dict) else vars(transform)
+        pairs = [(values["source_sampling_rate"], values["target_sampling_rate"])] if "target_sampling_rate" in values else []
+        pairs += [(round(rate * float(values["factor"])), rate)] if "factor" in values else []
+        for source, target in pairs:
+            for each in (source, target):
+                check_rate(int(each), "a transform")
+            if int(source) * int(target) > _LARGEST_KERNEL * math.gcd(int(source), int(target)) ** 2:
+                raise DataError(
+                    f"a transform resamples from {source} to {target} Hz by a kernel of gigabytes\n    -> give resampled recordings"
+                )
+
+
+def _checked(cut: Cut) -> Cut:
+    """Return an utterance whose values Lhotse does not check.
+
+    Raises:
+        DataError: one of them cannot be.
+    """
+    for name, value in (("start", cut.start), ("duration", cut.duration)):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 0 <= value <= _LONGEST
+            or (name == "duration" and not value)
+        ):
+            raise DataError(f"'{name}' must be a number of seconds, received {value!r:.60}")
+    if not cut.duration:
+        raise DataError("'duration' must be above 0 s")
+    if isinstance(cut.sample_rate, bool) or not isinstance(cut.sample_rate, int):
+        raise DataError(f"'sampling_rate' must be a whole number, received {cut.sample_rate!r:.60}")
+    check_rate(cut.sample_rate, "its recording")
+    if cut.num_samples > MOST_SAMPLES:
+        raise DataError(f"has {cut.num_samples} samples; an utterance may have {MOST_SAMPLES}")
+    for name in (cut.id, cut.speaker or ""):
+        check_name(name)
+    return cut
+
+
+_LONGEST = 1e9  # s; more would overflow
 
 
 class LhotseCuts:
@@ -115,12 +193,11 @@ class LhotseCuts:
                 continue
             path = self.root / part
             try:
-                for item, member in _shar_items(path) if is_folder(path) else _items(path):
-                    cut = self._simple_cut(item) if isinstance(item, dict) else None
-                    if cut is not None:
-                        cuts[split].append(cut)
-                    else:
-                        cuts[split] += self._cuts_of(item, member, split, skipped)
+                for where, item, member in _shar_items(path) if is_folder(path) else _items(path):
+                    try:
+                        cuts[split] += self._utterances(item, member)
+                    except DataError as error:
+                        skipped.append(Skip(split, where, str(error)))
             except DataError:
                 raise
             except Exception as error:  # Lhotse raises anything for a damaged manifest
@@ -136,6 +213,25 @@ class LhotseCuts:
 
     def _absolute(self, source: str) -> str:
         return os.path.join(self._base, source)  # noqa: PTH118 # a Path takes ten times as long, which adds up
+
+    def _utterances(self, item: Any, member: _TarMember | None) -> list[Cut]:
+        """Return the utterances of a line in JSON or of a Lhotse cut, whose audio may lie in a tar file.
+
+        Raises:
+            DataError: it is none, or cannot be used.
+        """
+        values = parse_json(item) if isinstance(item, str) else item
+        if isinstance(values, dict) and (cut := self._simple_cut(values)) is not None:
+            return [_checked(cut)]
+        if not isinstance(values, (dict, LhotseCut)):
+            raise DataError(f"must be a JSON object, received {values!r:.60}")
+        try:
+            _refuse_commands(values if isinstance(values, dict) else values.to_dict())
+            return [_checked(cut) for cut in self._cuts_of(deserialize_item(values) if isinstance(values, dict) else values, member)]
+        except DataError:
+            raise
+        except Exception as error:  # Lhotse raises anything for values of other types
+            raise DataError(f"is no cut of Lhotse's ({type(error).__name__}: {first_line(error, most=120)})") from error
 
     def _simple_cut(self, item: dict[str, Any]) -> Cut | None:
         """Return the utterance of a manifest's line that is a part of a file with one channel and one text; None for any other line."""
@@ -159,47 +255,42 @@ class LhotseCuts:
                 channel=0,
                 **({"custom": custom} if custom else {}),
             )
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, AttributeError):
             return None  # Lhotse reports what is wrong with it
 
-    def _cuts_of(self, item: Any, member: _TarMember | None, split: str, skipped: list[Skip]) -> Iterator[Cut]:
+    def _cuts_of(self, cut: Any, member: _TarMember | None) -> Iterator[Cut]:
         """Make an utterance of each supervision of a Lhotse cut, whose audio may lie in a tar file."""
-        cut = deserialize_item(item) if isinstance(item, dict) else item
-        try:
-            if not isinstance(cut, MonoCut) or not cut.has_recording:
-                raise DataError(f"is a {type(cut).__name__} without a recording of its own; only cuts of one recording can be read")
-            if not cut.supervisions:
-                raise DataError("has no supervision, so there is no text")
-            if any(source.type == "command" for source in cut.recording.sources):
-                raise DataError("its audio comes from a command, which is not run; write its output to a file and name that")
-            for piece in cut.trim_to_supervisions(keep_overlapping=False) if len(cut.supervisions) > 1 else [cut]:
-                text = clean_text(piece.supervisions[0].text or "")
-                if not text:
-                    raise DataError("its text is empty")
-                recording, path = piece.recording, None
-                source = recording.sources[0]
-                if source.type == "file" and member is None:
-                    path = self._absolute(source.source)
-                    recording = fastcopy(recording, sources=[fastcopy(source, source=path)])
-                is_simple = path is not None and is_plain_file("MonoCut", piece.channel, source.type, source.channels, recording.transforms)
-                yield Cut(
-                    str(piece.id),
-                    text,
-                    piece.duration,
-                    recording.sampling_rate,
-                    piece.supervisions[0].speaker,
-                    path,
-                    piece.start,
-                    piece.channel,
-                    None if is_simple else LhotseRecording(recording, member),
-                    piece.custom or {},
-                )
-        except DataError as error:
-            skipped.append(Skip(split, str(cut.id), str(error)))
+        if not isinstance(cut, MonoCut) or not cut.has_recording:
+            raise DataError(f"{cut.id}: is a {type(cut).__name__} without a recording of its own; only cuts of one recording can be read")
+        if not cut.supervisions:
+            raise DataError(f"{cut.id}: has no supervision, so there is no text")
+        for piece in cut.trim_to_supervisions(keep_overlapping=False) if len(cut.supervisions) > 1 else [cut]:
+            text = clean_text(piece.supervisions[0].text or "")
+            if not text:
+                raise DataError(f"{cut.id}: its text is empty")
+            recording, path = piece.recording, None
+            source = recording.sources[0]
+            if source.type == "file" and member is None:
+                path = self._absolute(source.source)
+                recording = fastcopy(recording, sources=[fastcopy(source, source=path)])
+            is_simple = path is not None and is_plain_file("MonoCut", piece.channel, source.type, source.channels, recording.transforms)
+            speaker = piece.supervisions[0].speaker
+            yield Cut(
+                str(piece.id),
+                text,
+                piece.duration,
+                recording.sampling_rate,
+                None if speaker is None else str(speaker),
+                path,
+                piece.start,
+                piece.channel,
+                None if is_simple else LhotseRecording(recording, member),
+                piece.custom or {},
+            )
 
 
-def _shar_items(folder: Path) -> Iterator[tuple[MonoCut, _TarMember]]:
-    """Read the cuts of a folder in Shar format, and where their audio lies."""
+def _shar_items(folder: Path) -> Iterator[tuple[str, MonoCut, _TarMember]]:
+    """Read the cuts of a folder in Shar format with their places, and where their audio lies."""
     lists, tars = sorted(folder.glob("cuts.*.jsonl*")), sorted(folder.glob("recording.*.tar"))
     if not lists or len(lists) != len(tars):
         raise DataError(
@@ -208,11 +299,14 @@ def _shar_items(folder: Path) -> Iterator[tuple[MonoCut, _TarMember]]:
         )
     for file, tar in zip(lists, tars, strict=True):
         recordings, members = _index(tar)
-        for cut in CutSet.from_file(file):
+        for number, cut in enumerate(CutSet.from_file(file), start=1):
             recording = recordings.get(str(cut.id))
             if recording is None:
                 raise DataError(f"{tar}: holds no audio of '{cut.id}', which {file.name} lists")
-            yield fastcopy(cut, recording=recording), members[str(cut.id)]
+            yield f"{file}, cut {number}", fastcopy(cut, recording=recording), members[str(cut.id)]
+
+
+_LARGEST_DESCRIPTION = 1 << 20  # bytes
 
 
 def _index(tar: Path) -> tuple[dict[str, Recording], dict[str, _TarMember]]:
@@ -223,8 +317,11 @@ def _index(tar: Path) -> tuple[dict[str, Recording], dict[str, _TarMember]]:
             name, _, kind = member.name.rpartition(".")
             if kind == "json":
                 content = archive.extractfile(member)
-                assert content is not None
-                recordings[name] = Recording.from_dict(json.load(content))
+                if content is None or member.size > _LARGEST_DESCRIPTION:
+                    raise DataError(f"{tar}: '{member.name}' is no description of a recording")
+                values = parse_json(content.read().decode())
+                _refuse_commands(values)
+                recordings[name] = Recording.from_dict(values)
             else:
                 members[name] = _TarMember(str(tar), member.offset_data, member.size)
     return recordings, members

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from speechtrain.data.audio import Audio
+from speechtrain.data.audio import MOST_SAMPLES, Audio
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, make_cut
 from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError, first_line, unwritable
-from speechtrain.files import atomically, user_path
+from speechtrain.files import atomically, regular_size, user_path
 
 if TYPE_CHECKING:
     import h5py
@@ -175,10 +175,9 @@ class Hdf5Signals:
         return Corpus(complete_splits(cuts, missing, self.split, limit), read=self.read, target=self.target, target_size=1)
 
     def _rows(self, path: Path) -> list[Cut]:
-        import h5py
 
         file = self._file(path)
-        missing = [name for name in (MIXED, TARGETS, CONDITIONS) if not isinstance(file.get(name), h5py.Dataset)]
+        missing = [name for name in (MIXED, TARGETS, CONDITIONS) if not _has_array(file, name)]
         if missing:
             raise DataError(f"{path}: has no array {', '.join(missing)}; there is: {', '.join(file) or 'nothing'}")
         mixed, target, conditions = (file[name] for name in (MIXED, TARGETS, CONDITIONS))
@@ -193,9 +192,13 @@ class Hdf5Signals:
         if self._condition_size and conditions.shape[1] != self._condition_size:
             raise DataError(f"{path}: has condition vectors of {conditions.shape[1]} values, the file before of {self._condition_size}")
         self._condition_size = conditions.shape[1]
-        stated = int(file.attrs.get("sample_rate", self.sample_rate))
-        if stated != self.sample_rate:
-            raise DataError(f"{path}: is at {stated} Hz, but data.sample_rate is {self.sample_rate}\n    -> set data.sample_rate={stated}")
+        if mixed.shape[1] > MOST_SAMPLES or len(mixed) > _MOST_ROWS or conditions.shape[1] > _MOST_CONDITIONS:
+            raise DataError(f"{path}: states more than can be: {shapes}")
+        stated = _stated_rate(file, path)
+        if stated is not None and stated != self.sample_rate:
+            raise DataError(
+                f"{path}: is at {stated:g} Hz, but data.sample_rate is {self.sample_rate}\n    -> set data.sample_rate={stated:g}"
+            )
         return [
             _cut(f"{path.stem}-{row:06d}", mixed.shape[1], self.sample_rate, {"file": str(path), "row": row}) for row in range(len(mixed))
         ]
@@ -206,9 +209,10 @@ class Hdf5Signals:
         key = (os.getpid(), str(path))  # a handle is valid only in the process that opened it
         if key not in self._open:
             try:
+                regular_size(path)
                 self._open[key] = h5py.File(path, "r")
             except OSError as error:
-                reason = "no such file" if not path.exists() else f"cannot be read as HDF5 ({first_line(error)})"
+                reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read as HDF5 ({first_line(error)})"
                 raise DataError(f"{path}: {reason}\n    -> give an HDF5 file with {MIXED}, {TARGETS} and {CONDITIONS}") from None
         return self._open[key]
 
@@ -233,7 +237,7 @@ class Hdf5Signals:
         path, row = Path(cut.custom["file"]), int(cut.custom["row"])
         try:
             values = np.asarray(self._file(path)[name][row], dtype=np.float32)
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise DataError(f"{path}: row {row} of {name} cannot be read ({first_line(error)})") from None
         if not np.isfinite(values).all():
             raise DataError(f"{path}: row {row} of {name} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite")
@@ -241,6 +245,35 @@ class Hdf5Signals:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
+
+
+_MOST_ROWS, _MOST_CONDITIONS = 1_000_000, 100_000
+
+
+def _has_array(file: h5py.File, name: str) -> bool:
+    """Return whether an array lies in a file itself: links into other files are not followed, nor are arrays whose bytes are elsewhere."""
+    import h5py
+
+    try:
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            return False
+        array = file[name]
+        return isinstance(array, h5py.Dataset) and not array.is_virtual and array.external is None and array.dtype.kind != "O"
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError):
+        return False
+
+
+def _stated_rate(file: h5py.File, path: Path) -> float | None:
+    """Return the attribute `sample_rate` of a file in Hz; None: it has none.
+
+    Raises:
+        DataError: it is no number.
+    """
+    try:
+        value = file.attrs.get("sample_rate")
+        return None if value is None else float(value)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{path}: its attribute sample_rate is no number ({first_line(error, most=120)})") from None
 
 
 def join(mixture: Audio, condition: Audio) -> Audio:

@@ -11,19 +11,21 @@ A manifest is `{"version": 1, "sample_type": "...", "samples": [...]}`, or with 
 
 from __future__ import annotations
 
-import json
+import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from speechtrain.data.audio import Audio
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, make_cut
+from speechtrain.data.text.lines import read_json
 from speechtrain.data.text.tokenizers import read_vocabulary
 from speechtrain.errors import DataError, first_line
-from speechtrain.files import is_file, user_path
+from speechtrain.files import is_file, open_regular, user_path
 
 _SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "eval")}
 _IDS = ("id", "name", "sample_id")
@@ -171,10 +173,11 @@ class Featurised:
     def _spectrogram(self, path: str | Path) -> npt.NDArray[np.floating[Any]]:
         """Read a spectrogram (mels, frames) with its padding."""
         try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            with open_regular(Path(path)) as file:
+                values = _read_array(file)
+        except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
             raise DataError(f"{path}: is not an array that can be read ({first_line(error)})") from None
-        if getattr(values, "ndim", 0) != 2 or not np.issubdtype(values.dtype, np.floating):
+        if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
             raise DataError(f"{path}: must be float32 (mels, frames), received {values.dtype} {values.shape}")
         spectrogram: npt.NDArray[np.floating[Any]] = values
         return spectrogram
@@ -192,13 +195,12 @@ class Featurised:
 
     def _phonemes(self, path: Path, vocabulary: Sequence[str]) -> list[str]:
         """Read the phonemes of a file of tokens without its padding."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            tokens = content["tokens"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: must be an object with 'tokens' ({type(error).__name__}: {error})") from None
+        content = read_json(path)
+        if not isinstance(content, dict) or "tokens" not in content:
+            raise DataError(f"{path}: must be an object with 'tokens', received {content!r:.60}")
+        tokens = content["tokens"]
         blank = len(vocabulary)
-        if not isinstance(tokens, list) or not all(isinstance(token, int) and 0 <= token <= blank for token in tokens):
+        if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token <= blank for token in tokens):
             raise DataError(f"{path}: 'tokens' must be numbers from 0 to {blank} (the blank), received {str(tokens)[:60]}")
         while tokens and tokens[-1] == blank:
             tokens = tokens[:-1]
@@ -213,18 +215,34 @@ class Featurised:
         return phonemes
 
 
+def _read_array(file: BinaryIO) -> npt.NDArray[Any]:
+    """Read an array in NumPy's own format, never one of Python objects or an archive of several.
+
+    Raises:
+        ValueError: it is none, or its header states more than the file holds.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read_header is None:
+        raise ValueError(f"its format is {version}, and 1.0 and 2.0 can be read")
+    shape, _, dtype = read_header(file)
+    begin, end = file.tell(), file.seek(0, os.SEEK_END)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != end - begin:
+        raise ValueError(f"its header states {dtype} {shape}, and {end - begin} bytes follow")
+    file.seek(0)
+    values: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return values
+
+
 def _read_manifest(path: Path) -> list[ManifestSample]:
     """Read the samples of a manifest."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is not JSON ({error})") from None
+    content = read_json(path)
     samples = content.get("samples") if isinstance(content, dict) else None
     if not isinstance(samples, list):
-        raise DataError(f'{path}: must be {{"version": 1, "sample_type": ..., "samples": [...]}}, received {str(content)[:60]}')
+        raise DataError(f'{path}: must be {{"version": 1, "sample_type": ..., "samples": [...]}}, received {content!r:.60}')
     version = content.get("version", content.get("schema_version", 1))
     if not isinstance(version, (int, float, str)) or str(version).split(".")[0] not in ("1", "2"):
-        raise DataError(f"{path}: unknown version {version!r}; there are 1 and 2")
+        raise DataError(f"{path}: unknown version {version!r:.60}; there are 1 and 2")
     return [_sample(value, path, number) for number, value in enumerate(samples)]
 
 
@@ -233,9 +251,9 @@ def _sample(value: Any, path: Path, number: int) -> ManifestSample:
     if isinstance(value, str):
         return ManifestSample(value, value)
     if isinstance(value, dict):
-        name = next((str(value[key]) for key in _IDS if value.get(key) is not None), None)
+        name = next((str(value[key]) for key in _IDS if isinstance(value.get(key), (str, int))), None)
         if name is not None:
-            return ManifestSample(name, next((str(value[key]) for key in _PARENTS if value.get(key) is not None), name))
+            return ManifestSample(name, next((str(value[key]) for key in _PARENTS if isinstance(value.get(key), (str, int))), name))
     raise DataError(f"{path}: sample {number} must have an 'id' or a 'name', received {str(value)[:60]}")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
+from typing import Any
 
 import corpora
 import datasets
@@ -75,12 +77,12 @@ def test_what_lhotse_cannot_give_is_named(tmp_path: Path, caplog: pytest.LogCapt
     given = ["data=lhotse", f"data.root={tmp_path}", *QUIET]
     data = prepared([*given, "data.train=cuts.jsonl.gz"])
     assert len(data.corpus.splits["train"]) == 4
-    assert "c3: its audio comes from a command, which is not run" in caplog.text
+    assert "cuts.jsonl.gz:4: its audio comes from a command, which is not run" in caplog.text
     assert not Path("evil").exists()
     for message in ("c0: has no supervision", "c1: its text is empty", f": no such file: {tmp_path / 'audio' / 'r2.flac'}"):
         assert message in caplog.text
     (tmp_path / "bad.jsonl").write_text("{this is not\n")
-    with pytest.raises(DataError, match=r"bad\.jsonl: cannot be read as Lhotse cuts"):
+    with pytest.raises(DataError, match=r"bad\.jsonl: holds no cut that can be used; the first: .*bad\.jsonl:1: not JSON"):
         prepared([*given, "data.train=bad.jsonl"])
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match="holds 0 lists of cuts and 0 tar files"):
@@ -138,3 +140,38 @@ def test_a_data_set_that_does_not_fit_is_named(tmp_path: Path, caplog: pytest.Lo
     assert len(data.corpus.splits["train"]) == 2
     assert "train row 1: its audio is not audio that can be read" in caplog.text
     assert "train row 2: its text is empty" in caplog.text
+
+
+def test_a_bad_line_of_lhotses_is_named_and_the_others_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "cuts.jsonl"
+    cuts_of(tmp_path).trim_to_supervisions().to_file(path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    faults: list[tuple[dict[str, Any], str]] = [
+        ({"duration": "x"}, "'duration' must be a number of seconds, received 'x'"),
+        ({"duration": None}, "'duration' must be a number of seconds, received None"),
+        ({"duration": -1.0}, "'duration' must be a number of seconds, received -1.0"),
+        ({"start": float("nan")}, "'start' must be a number of seconds, received nan"),
+        ({"id": "a\nb"}, "line ends or control characters"),
+        ({"type": "NoCut"}, "is no cut of Lhotse's"),
+    ]
+    for line, (change, _) in zip(lines, faults, strict=False):
+        line |= change
+    lines[6]["recording"]["sampling_rate"] = 999_999_999
+    evil = {
+        "id": "e",
+        "sampling_rate": 16_000,
+        "num_samples": 10,
+        "duration": 1.0,
+        "sources": [{"type": "command", "channels": [0], "source": "touch evil"}],
+    }
+    lines[7]["recording"]["transforms"] = [{"name": "ReverbWithImpulseResponse", "kwargs": {"rir": evil}}]
+    lines[8]["recording"]["transforms"] = [{"name": "Resample", "kwargs": {"source_sampling_rate": 44_101, "target_sampling_rate": 16_000}}]
+    bad = ["[" * 100_000, "7", r'{"id": "\ud800"}']
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "\n".join(bad))
+    data = prepared(["data=lhotse", f"data.root={tmp_path}", "data.train=cuts.jsonl", *QUIET])
+    assert len(data.corpus.splits["train"]) == 3
+    for number, (_, reason) in enumerate(faults, start=1):
+        assert f"cuts.jsonl:{number}: {reason}" in caplog.text or (number == 5 and reason in caplog.text)
+    assert "cuts.jsonl:7: its recording: is at 999999999 Hz" in caplog.text
+    assert "cuts.jsonl:8: its audio comes from a command" in caplog.text
+    assert not Path("evil").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -232,3 +233,32 @@ def test_what_does_not_go_together_is_refused_at_once(overrides: list[str], said
     with pytest.raises(ConfigError) as caught:
         compose(overrides)
     assert said in str(caught.value).replace("\n", " "), json.dumps(str(caught.value))
+
+
+def test_links_into_other_files_are_not_followed_and_attributes_must_be_numbers(tmp_path: Path) -> None:
+    def file(name: str) -> h5py.File:
+        opened = h5py.File(tmp_path / name, "w")
+        for array, width in (("mixed_signals", 20), ("target_signals", 20), ("condition_vectors", 3)):
+            opened[array] = np.zeros((4, width), np.float32)
+        return opened
+
+    with file("other.h5"), file("external.h5") as external, file("attribute.h5") as attribute, file("virtual.h5") as virtual:
+        del external["target_signals"], virtual["target_signals"]
+        external["target_signals"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "target_signals")
+        attribute.attrs["sample_rate"] = "fast"
+        layout = h5py.VirtualLayout((4, 20), np.float32)
+        layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "target_signals", (4, 20))
+        virtual.create_virtual_dataset("target_signals", layout)
+    with h5py.File(tmp_path / "huge.h5", "w") as huge:
+        for array in ("mixed_signals", "target_signals", "condition_vectors"):
+            huge.create_dataset(array, (2**40, 2**20), np.float32, chunks=(1, 1024))
+    os.mkfifo(tmp_path / "pipe.h5")
+    for name, reason in {
+        "external": "has no array target_signals",
+        "virtual": "has no array target_signals",
+        "attribute": "its attribute sample_rate is no number",
+        "huge": "states more than can be",
+        "pipe": "is no regular file",
+    }.items():
+        with pytest.raises(DataError, match=rf"{name}\.h5: (.*{reason}|{reason})"):
+            Hdf5Signals(str(tmp_path), f"{name}.h5", None, None, {"by": "utterance", "val": 0, "test": 0, "seed": 0}, 100).load(None)

@@ -57,6 +57,11 @@ def test_every_variant_of_a_parent_is_used_with_the_parents_tokens(tmp_path: Pat
     assert cuts["slow"] == cuts["train-00001_v0"]
 
 
+def _npz(root: Path) -> None:
+    with (root / "spectrogram/train-00001_v0.npy").open("wb") as file:
+        np.savez(file, np.zeros((40, 50), np.float32))
+
+
 BROKEN = {
     "no array": (lambda root: (root / "spectrogram/train-00001_v0.npy").unlink(), "no such file: .*spectrogram/train-00001_v0.npy"),
     "no tokens": (lambda root: (root / "token/train-00001.json").unlink(), "no such file: .*token/train-00001.json"),
@@ -69,7 +74,18 @@ BROKEN = {
         lambda root: np.save(root / "spectrogram/train-00001_v0.npy", np.zeros((40, 50), np.float32)),
         "no frames but padding",
     ),
-    "no JSON": (lambda root: (root / "token/train-00001.json").write_text("{"), "must be an object with 'tokens'"),
+    "no JSON": (lambda root: (root / "token/train-00001.json").write_text("{"), "train-00001.json: not JSON"),
+    "an archive of arrays": (_npz, "is not an array that can be read"),
+    "Python objects": (
+        lambda root: np.save(root / "spectrogram/train-00001_v0.npy", np.array([[{}]], dtype=object), allow_pickle=True),
+        "its header states object",
+    ),
+    "a header of more than the file holds": (
+        lambda root: (root / "spectrogram/train-00001_v0.npy").write_bytes(
+            b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (40, 99999999999999)}".ljust(117) + b"\n"
+        ),
+        r"its header states float32 .40, 99999999999999., and 0 bytes follow",
+    ),
     "token too large": (lambda root: (root / "token/train-00001.json").write_text('{"tokens": [1, 9]}'), "numbers from 0 to 4"),
     "only blanks": (lambda root: (root / "token/train-00001.json").write_text('{"tokens": [4, 4]}'), "no tokens but blanks"),
     "blank inside": (lambda root: (root / "token/train-00001.json").write_text('{"tokens": [1, 4, 2]}'), "a blank .4. before its end"),
@@ -112,7 +128,7 @@ def test_a_parent_in_two_parts_is_refused(tmp_path: Path) -> None:
     ("name", "text", "said"),
     [
         ("split/train.json", "[]", "must be"),
-        ("split/train.json", "{", "is not JSON"),
+        ("split/train.json", "{", "not JSON"),
         ("split/train.json", '{"version": 7, "samples": []}', "unknown version 7"),
         ("split/train.json", '{"version": 1, "samples": [{"file": "x"}]}', "sample 0 must have an 'id' or a 'name'"),
         ("vocab/phoneme_list.txt", "A\nB\nA\n", "phoneme_list.txt:3: 'A' is already in line 1"),
