@@ -16,6 +16,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from speechtrain.app import commands
 from speechtrain.app.command import explain_full, print_version
@@ -23,7 +24,7 @@ from speechtrain.app.completion import print_matches, wants_matches
 from speechtrain.app.help import print_help
 from speechtrain.app.resume import resume_arguments
 from speechtrain.config import CONF_DIR
-from speechtrain.config.compose import explain
+from speechtrain.config.compose import broken_files, explain
 from speechtrain.config.extras import explain_missing, require_training
 from speechtrain.config.overrides import text_as_typed
 from speechtrain.console import errors
@@ -101,16 +102,40 @@ def _train(arguments: list[str]) -> None:
         if not _is_sweep(sys.argv[1:]):
             errors.print("interrupted; `python -m speechtrain resume=last` goes on from the last finished epoch", style="yellow")
         sys.exit(interrupts.EXIT_CODE)
-    except (UserError, RunError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, RunError, HydraException, OmegaConfBaseException, YAMLError) as error:
         if _TRACES_WANTED:
             raise
-        if isinstance(error, (HydraException, OmegaConfBaseException)):
+        if isinstance(error, (HydraException, OmegaConfBaseException, YAMLError)):
             typed = sys.argv[1:]
-            overrides = [item for item in typed if not item.startswith("-")]
-            error = explain(overrides, error, _config_dir(typed), sweep=_is_sweep(typed))
+            error = explain(_overrides(typed), error, _config_dir(typed), sweep=_is_sweep(typed))
         _fail(error)
     except (ModuleNotFoundError, ValueError, OSError) as error:
+        own = _config_dir(sys.argv[1:])
+        if own is not None and not _TRACES_WANTED and (broken := broken_files(own)):
+            _fail(ConfigError(broken))
         _fail_unless_defect(error)
+
+
+def _overrides(arguments: list[str]) -> list[str]:
+    """Return the overrides among what was typed, without Hydra's options and their values."""
+    values = {position + 1 for position, item in enumerate(arguments) if item in _OPTIONS_WITH_VALUES}
+    return [item for position, item in enumerate(arguments) if not item.startswith("-") and position not in values]
+
+
+_OPTIONS_WITH_VALUES = (
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--info",
+    "-i",
+)
 
 
 def _is_sweep(arguments: list[str]) -> bool:

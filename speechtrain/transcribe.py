@@ -27,7 +27,7 @@ from speechtrain.decode.base import ranking
 from speechtrain.errors import UserError
 from speechtrain.files import user_path
 from speechtrain.inference.find import load_for
-from speechtrain.inference.formats import FORMATS
+from speechtrain.inference.formats import FORMATS, in_a_field
 from speechtrain.inference.recordings import find_recordings, transcribe_blocks, transcript_path, write_transcript
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class _ProgressBars:
 
 def _print(pieces: Iterator[str], name: str | None) -> None:
     for piece in pieces:
-        sys.stdout.write(f"{name}\t{piece}" if name is not None else piece)
+        sys.stdout.write(f"{in_a_field(name)}\t{piece}" if name is not None else piece)
         sys.stdout.flush()
 
 

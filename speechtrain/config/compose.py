@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -22,7 +23,8 @@ from speechtrain.config.extras import LAUNCHERS
 from speechtrain.config.overrides import override_text, text_as_typed
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.node import Node
-from speechtrain.errors import ConfigError, Problem, did_you_mean
+from speechtrain.errors import ConfigError, Problem, did_you_mean, first_line
+from speechtrain.files import is_file
 
 C = TypeVar("C", bound=Node)
 
@@ -162,6 +164,8 @@ def explain(overrides: Sequence[str], error: Exception, config_dir: str | None =
     Hydra stops at the first one. Here each override that is at fault is set aside and the rest composed again, until what is left
     composes; then that is checked as well. The overrides of a sweep hold several values each and are not composed again.
     """
+    if config_dir is not None and (broken := broken_files(config_dir)):
+        return ConfigError(broken)
     remaining = list(overrides)
     problems = []
     while (culprit := _culprit(remaining, error)) is not None and not sweep:
@@ -175,6 +179,35 @@ def explain(overrides: Sequence[str], error: Exception, config_dir: str | None =
             continue
         return ConfigError([*problems, _describe(error, culprit, remaining, cfg), *find_problems(cfg)])
     return ConfigError([*problems, _describe(error, culprit, remaining)])
+
+
+def broken_files(folder: str) -> list[Problem]:
+    """Return what is wrong with the YAML files of a user's own folder of configs, by file and line."""
+    return [problem for path in sorted(Path(folder).rglob("*.yaml")) if is_file(path) for problem in _file_problems(path)]
+
+
+def _file_problems(path: Path) -> Iterator[Problem]:
+    fix = "mend the file"
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        yield Problem(f"{path}:{line}", f"is no YAML ({error.problem or first_line(error)})", fix)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
+        yield Problem(str(path), f"cannot be read ({first_line(error)})", fix)
+    else:
+        defaults = content.get("defaults", []) if isinstance(content, dict) else []
+        if not isinstance(content, dict):
+            yield Problem(str(path), f"must hold keys with values, received a {type(content).__name__}", fix)
+        elif not isinstance(defaults, list) or not all(_is_default(each) for each in defaults):
+            yield Problem(
+                str(path), f"'defaults' must be a list of options, received {defaults!r:.80}", "for example defaults: [model: tdnn]"
+            )
+
+
+def _is_default(item: Any) -> bool:
+    options = item.values() if isinstance(item, dict) else [item]
+    return all(each is None or isinstance(each, str) or (isinstance(each, list) and set(map(type, each)) <= {str}) for each in options)
 
 
 def _compose(overrides: Sequence[str], config_dir: str | None = None, *, with_hydra: bool = False) -> DictConfig:

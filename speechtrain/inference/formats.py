@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from speechtrain.errors import printable
+
 if TYPE_CHECKING:
     from speechtrain.decode.align import Word
     from speechtrain.inference.alignment import Alignment
@@ -43,7 +45,7 @@ def as_json(name: str, texts: Iterable[Transcription]) -> Iterator[str]:
             piece["alternatives"] = [{"text": text, "score": score} for text, score in each.alternatives]
         pieces.append(_rounded(piece))
     text = " ".join(each.text for each in transcriptions if each.text)
-    yield json.dumps({"file": name, "text": text, "segments": pieces}, ensure_ascii=False) + "\n"
+    yield json.dumps({"file": printable(name), "text": text, "segments": pieces}, ensure_ascii=False) + "\n"
 
 
 def as_srt(name: str, texts: Iterable[Transcription]) -> Iterator[str]:  # noqa: ARG001
@@ -66,6 +68,14 @@ FORMATS: dict[str, Callable[[str, Iterable[Transcription]], Iterator[str]]] = {
     "srt": as_srt,
     "vtt": as_vtt,
 }
+
+
+_NOT_IN_FIELDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def in_a_field(name: str) -> str:
+    r"""Return a file's name as it can stand in one field of a line: line ends, tabs and other control characters as `\n`, `\t`, `\x..`."""
+    return _NOT_IN_FIELDS.sub(lambda match: match[0].encode("unicode_escape").decode(), printable(name))
 
 
 def _cues(texts: Iterable[Transcription]) -> Iterator[tuple[float, float, str]]:

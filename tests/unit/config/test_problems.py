@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 from speechtrain import compose
 from speechtrain.config import CONF_DIR
 from speechtrain.config.checks import find_node_problems
-from speechtrain.config.compose import compose_command
+from speechtrain.config.compose import broken_files, compose_command
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.commands import COMMANDS, CompareConfig, ServeConfig, TranscribeConfig
 from speechtrain.config.schemas.node import Node
@@ -203,6 +204,34 @@ def test_a_folder_of_ones_own_adds_options(command: Callable[..., subprocess.Com
     assert "channels: 256" in done.stdout
     done = command("--config-dir", "mine", "model=wide", "model.chanels=2")
     assert "did you mean 'model.channels'" in done.stderr
+    assert "command line" not in done.stderr  # what is typed behind an option is no override
+    (tmp_path / "mine" / "model" / "wide.yaml").write_text("channels: [256\n")
+    done = command("--config-dir", "mine", "model=wide", "--cfg", "job")
+    assert (done.returncode, "mine/model/wide.yaml:2: is no YAML" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: 1\nb: [1\nc: {\n", r"own.yaml:3: is no YAML \(expected ',' or '\]'"),
+        (b"a:\n\t- b\n", r"own.yaml:2: is no YAML \(found character '\\t'"),
+        (b"a: 1\na: 2\n", r"own.yaml:2: is no YAML \(found duplicate key a\)"),
+        (b"a: !!python/object/apply:os.getcwd []\n", r"own.yaml:1: is no YAML \(could not determine a constructor"),
+        (b"b: *c\n", r"own.yaml:1: is no YAML \(found undefined alias"),
+        (b"a: caf\xe9\n", r"own.yaml: cannot be read .*0xe9"),
+        (b"a: \x01\n", r"own.yaml: cannot be read"),
+        (b"a: ${b\n", r"own.yaml: cannot be read"),
+        (b"- a\n", r"own.yaml: must hold keys with values, received a list"),
+        (b"defaults: 7\n", r"own.yaml: 'defaults' must be a list of options, received 7"),
+        (b"defaults: [model: 1]\n", r"own.yaml: 'defaults' must be a list of options"),
+    ],
+)
+def test_a_mistake_in_a_file_of_ones_own_is_told_by_file_and_line(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "own.yaml").write_bytes(content)
+    (tmp_path / "model" / "good.yaml").write_text("defaults: [tdnn, _self_, override /optimizer: null]\nchannels: 256\n")
+    (problem,) = broken_files(str(tmp_path))
+    assert re.search(said, str(problem)), str(problem)
 
 
 def test_a_size_chooses_what_the_models_file_has_for_it_and_a_key_given_besides_wins() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from speechtrain.config.compose import compose_command
 from speechtrain.config.schemas.commands import TranscribeConfig
 from speechtrain.decode.align import Word
 from speechtrain.errors import ConfigError
-from speechtrain.inference.formats import FORMATS, lines
+from speechtrain.inference.formats import FORMATS, in_a_field, lines
 from speechtrain.inference.long_audio import _quiet_place
 from speechtrain.inference.recordings import find_recordings, transcript_path
 from speechtrain.tasks.base import Transcription
@@ -44,6 +45,13 @@ def test_json_has_the_text_its_pieces_and_their_words() -> None:
     assert first["words"][1] == {"text": "&", "start": 1.0, "end": 1.2, "confidence": 1.0}
     assert first["alternatives"] == [{"text": "a b", "score": -1.5}]
     assert (first["start"], first["end"], silent["start"]) == (0.5, 2.0, None)
+
+
+def test_any_name_of_a_file_stays_in_its_field_and_in_utf_8() -> None:
+    assert in_a_field("talks/é b.wav") == "talks/é b.wav"
+    assert in_a_field("a\tb\nc\u2028.wav") == r"a\tb\nc\u2028.wav"
+    (line,) = FORMATS["json"](os.fsdecode(b"caf\xe9.wav"), SAID)
+    assert json.loads(line.encode())["file"] == r"caf\udce9.wav" == in_a_field(os.fsdecode(b"caf\xe9.wav"))
 
 
 def test_a_line_of_subtitles_can_be_read_in_time() -> None:
