@@ -298,6 +298,12 @@ class Backend(ABC):
             UserError: the file is damaged, of another backend, or no weight of its encoder fits.
         """
 
+    def restore(self, model: Mapping[str, Any], task: Task, path: Path, *, input_size: int) -> Model:
+        """Build a model as `build` does, with the weights of a file that may be from anywhere; see `load`."""
+        built = self.build(model, task, input_size=input_size, seed=0)
+        self.load(built, path)
+        return built
+
     @abstractmethod
     def load(self, model: Model, path: Path) -> Mapping[str, Any]:
         """Put the weights of a file, or of a checkpoint of `train`, into a model of the same shape; returns its `extra`.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import pickletools
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speechtrain.backends import zip_files
 from speechtrain.errors import UserError, first_line
 
 FOLDER = "checkpoints"
@@ -58,31 +59,90 @@ def read_extra(path: Path) -> Mapping[str, Any]:
         UserError: the file is not of speechtrain, or damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if path.suffix == ".keras":
-                return dict(json.loads(archive.read(STATE))["extra"])
-            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            return dict(_PlainUnpickler(io.BytesIO(archive.read(name))).load()["extra"])
-    except _UNREADABLE as error:
+        with zip_files.opened(path) as archive:
+            content = json.loads(zip_files.read_text(archive, STATE)) if path.suffix == ".keras" else _structure(archive)
+            return dict(content["extra"])
+    except zip_files.UNREADABLE as error:
         reason = first_line(error, most=120)
         raise UserError(f"{path}: is not a model of speechtrain ({reason})\n    -> give a checkpoint, or a model from MLflow") from error
 
 
-_UNREADABLE = (
-    *(OSError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, StopIteration),
-    *(LookupError, ValueError, TypeError, AttributeError, RuntimeError),
-)
-"""The errors of reading a damaged file, or one of another program."""
+def another_model(path: Path, reason: str) -> UserError:
+    """Return the error for weights that do not fit the model that they are to be put into."""
+    return UserError(f"{path} holds another model: {reason}\n    -> use the model and data it was trained with")
+
+
+def check_torch_file(path: Path) -> None:
+    """Check what `torch.load` does not: the checksum of each file inside, and that no tensor reaches beyond its file.
+
+    Raises:
+        One of `zip_files.UNREADABLE`: the file is damaged, or was made to do harm.
+    """
+    with zip_files.opened(path) as archive:
+        zip_files.verify(archive)
+        _structure(archive)
+
+
+def _structure(archive: zipfile.ZipFile) -> Any:
+    """Return what `torch.save` wrote, with its plain values; tensors and all other objects are placeholders."""
+    name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+    content = zip_files.read_text(archive, name)
+    _check_pickle(content)
+    folder = name.removesuffix("data.pkl")
+    sizes = {entry.filename.removeprefix(f"{folder}data/"): entry.file_size for entry in archive.infolist()}
+    return _PlainUnpickler(content, sizes).load()
+
+
+def _check_pickle(content: bytes) -> None:
+    """Check that no instruction of a pickle asks for more memory than the pickle has bytes: Python makes room before it reads on."""
+    for instruction, argument, _ in pickletools.genops(content):
+        if instruction.name == "LONG_BINPUT" and isinstance(argument, int) and argument > len(content):
+            raise pickle.UnpicklingError(f"it names value {argument:,} of {len(content):,} bytes")
+
+
+_ITEM_SIZES = {
+    "DoubleStorage": 8,
+    "FloatStorage": 4,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "ComplexDoubleStorage": 16,
+    "ComplexFloatStorage": 8,
+    "LongStorage": 8,
+    "IntStorage": 4,
+    "ShortStorage": 2,
+    "CharStorage": 1,
+    "ByteStorage": 1,
+    "BoolStorage": 1,
+    "UntypedStorage": 1,
+}
+"""The bytes of a number in a file of `torch.save`, by the name of its storage."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads the plain values of what `torch.save` wrote, without PyTorch; tensors and all other objects become placeholders."""
+    """Reads the plain values of what `torch.save` wrote, without PyTorch; tensors and all other objects become placeholders.
 
-    def find_class(self, module: str, name: str) -> type:
+    Args:
+        content: the pickle.
+        sizes: the bytes of each file that the numbers of tensors are in.
+    """
+
+    def __init__(self, content: bytes, sizes: Mapping[str, int]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._sizes = sizes
+
+    def find_class(self, module: str, name: str) -> object:
+        """Return the class that stands for another one: no code of that is run."""
+        if name in _ITEM_SIZES:
+            return name
+        if name.endswith("Tensor") or name == "bytearray":  # called with a number, they make room for so many bytes
+            raise pickle.UnpicklingError(f"it makes a {module}.{name}, which no checkpoint does")
         return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Placeholder
 
-    def persistent_load(self, _pid: object) -> None:
-        """Leave out the storage of a tensor, which is a file of its own."""
+    def persistent_load(self, pid: tuple[str, str, str, str, int]) -> None:
+        """Leave out the storage of a tensor, which is a file of its own, once it is known to have all its numbers."""
+        kind, storage, key, _, count = pid
+        if kind != "storage" or not isinstance(count, int) or _ITEM_SIZES[storage] * count > self._sizes[key] or count < 0:
+            raise pickle.UnpicklingError(f"it has a tensor of {count:,} numbers, which are not in its file {key!r:.40}")
 
 
 class _Placeholder:

@@ -11,12 +11,13 @@ import json
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from speechtrain.backends.checkpoint_files import read_extra
+from speechtrain.backends import zip_files
+from speechtrain.backends.checkpoint_files import SUFFIXES, read_extra
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.stored import stored_vocabulary
 from speechtrain.errors import UserError, first_line
@@ -84,9 +85,10 @@ def weights_of(path: Path) -> Iterator[Path]:
     with TemporaryDirectory() as folder, _opened(path) as archive:
         index = _index(path, archive)
         name = str(index.get("weights"))
-        if name not in index["files"]:
+        if name not in index["files"] or Path(name).suffix not in SUFFIXES:
             raise UserError(f"{path}: the archive holds no weights\n    -> write it again with python -m speechtrain.export")
-        yield _extracted(path, archive, name, index["files"][name], Path(folder))
+        _check(path, archive, name, index["files"][name])
+        yield _extracted(path, archive, name, Path(folder))
 
 
 def extract(path: Path, folder: Path) -> list[Path]:
@@ -97,46 +99,64 @@ def extract(path: Path, folder: Path) -> list[Path]:
     """
     with _opened(path) as archive:
         index = _index(path, archive)
-        return [_extracted(path, archive, name, checksum, folder) for name, checksum in index["files"].items()]
+        for name, checksum in index["files"].items():
+            _check(path, archive, name, checksum)
+        return [_extracted(path, archive, name, folder) for name in index["files"]]
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path}: is no archive of speechtrain ({first_line(error)})\n    -> give a file of speechtrain.export") from error
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zip_files.opened(path))
+        except zip_files.UNREADABLE as error:
+            message = f"{path}: is no archive of speechtrain ({first_line(error)})"
+            raise UserError(f"{message}\n    -> give a file of speechtrain.export") from error
+        yield archive
 
 
 def _index(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
     try:
-        index = json.loads(archive.read(INDEX))
+        index = json.loads(zip_files.read_text(archive, INDEX))
         files = dict(index["files"])
         known = index["kind"] == _KIND
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: is no archive of speechtrain (no {INDEX} in it)\n    -> give a file of speechtrain.export") from error
+    except zip_files.UNREADABLE as error:
+        message = f"{path}: is no archive of speechtrain (no {INDEX} in it that can be read)"
+        raise UserError(f"{message}\n    -> give a file of speechtrain.export") from error
     if not known or index.get("version") != _VERSION:
-        raise UserError(f"{path}: is of version {index.get('version')}, this program reads {_VERSION}\n    -> update speechtrain")
-    inside = archive.namelist()
+        raise UserError(f"{path}: is of version {index.get('version')!r:.40}, this program reads {_VERSION}\n    -> update speechtrain")
+    inside = set(archive.namelist())
     for name in {*inside, *files}:
         parts = PurePosixPath(name).parts
         if not parts or "\\" in name or ":" in name or name.startswith("/") or ".." in parts:
-            raise UserError(f"{path}: refused, for its file {name!r} would be written outside of the folder it is read into")
-        if name != INDEX and (name not in files or inside.count(name) != 1):
-            raise UserError(f"{path}: refused, for its file {name!r} is not in it once, as the index says")
-    for info in archive.infolist():
-        if (info.external_attr >> 16) & 0o170000 == 0o120000:
-            raise UserError(f"{path}: refused, for its file {info.filename!r} is a link")
+            raise UserError(f"{path}: refused, for its file {name!r:.80} would be written outside of the folder it is read into")
+        if name != INDEX and (name not in files or name not in inside):
+            raise UserError(f"{path}: refused, for its file {name!r:.80} is not in it once, as the index says")
     return {**index, "files": files}
 
 
-def _extracted(path: Path, archive: zipfile.ZipFile, name: str, checksum: str, folder: Path) -> Path:
+def _check(path: Path, archive: zipfile.ZipFile, name: str, checksum: object) -> None:
+    """Check that a file of an archive is what the index says.
+
+    Raises:
+        UserError: it is not, or cannot be read.
+    """
+    try:
+        with archive.open(name) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # a file to read bytes from is enough
+    except zip_files.UNREADABLE as error:
+        raise UserError(f"{path}: {name} cannot be read ({first_line(error)}); the archive is damaged\n    -> copy it again") from error
+    if digest != checksum:
+        raise UserError(f"{path}: {name} is not what the index says; the archive is damaged\n    -> copy it again")
+
+
+def _extracted(path: Path, archive: zipfile.ZipFile, name: str, folder: Path) -> Path:
+    """Write a file of an archive, which was checked, into a folder."""
     target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(name) as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file, _BLOCK)
-    with target.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
-            raise UserError(f"{path}: {name} is not what the index says; the archive is damaged\n    -> copy it again")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(name) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, _BLOCK)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {name} cannot be written to {folder} ({first_line(error)})\n    -> give a folder that can be") from error
     return target

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.backends.zip_files import UNREADABLE
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.audio import from_samples, read_recording
 from speechtrain.data.batches import stack_features
 from speechtrain.decode.base import RankingDecoder
 from speechtrain.decode.pauses import between_pauses
-from speechtrain.errors import ConfigError, DataError, Problem, UserError
+from speechtrain.errors import ConfigError, DataError, Problem, UserError, first_line
 from speechtrain.inference.alignment import Alignment, align_text
 from speechtrain.inference.archive import stored_config, weights_of
 from speechtrain.tasks.base import Transcription
@@ -81,18 +82,20 @@ class Recognizer:
         Raises:
             UserError: the weights cannot be read, or the task gives signals and `target_size` is 0.
         """
-        if features is None:
-            features = build("features", cfg.features)
-            if not features.from_audio:
-                raise DataError(f"{path}: was trained on features that were made before, so it takes no audio")
-        backend: Backend = build("backend", cfg.backend)
-        tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=vocabulary)
-        task = build_task(cfg, tokenizer=tokenizer, input_size=features.size, target_size=target_size)
-        if not task.head.size:
-            raise UserError(f"{path}: its task gives signals, which need recordings of them\n    -> use speechtrain.evaluate or export")
-        model = backend.build(cfg.model, task, input_size=features.size, seed=0)
-        with weights_of(Path(path)) as weights:
-            backend.load(model, weights)
+        try:
+            if features is None:
+                features = build("features", cfg.features)
+                if not features.from_audio:
+                    raise DataError(f"{path}: was trained on features that were made before, so it takes no audio")
+            backend: Backend = build("backend", cfg.backend)
+            tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=vocabulary)
+            task = build_task(cfg, tokenizer=tokenizer, input_size=features.size, target_size=target_size)
+            if not task.head.size:
+                raise UserError(f"{path}: its task gives signals, which need recordings of them\n    -> use speechtrain.evaluate or export")
+            model = _restored(backend, cfg, task, Path(path), input_size=features.size)
+        except UNREADABLE as error:
+            message = f"{path}: its model cannot be built from the config in it ({type(error).__name__}: {first_line(error, most=160)})"
+            raise UserError(f"{message}\n    -> give a model that this version or an earlier one wrote, or copy the file again") from error
         return cls(backend, model, task, features, tokenizer, cfg)
 
     def with_decoder(self, cfg: ExperimentConfig) -> Recognizer:
@@ -219,3 +222,16 @@ class Recognizer:
         features, lengths = stack_features([self.feature_frames(samples) for samples in audios])
         values, value_lengths = self.backend.infer(self.model, features, lengths)
         yield from (row[:length] for row, length in zip(values, value_lengths, strict=True))
+
+
+def _restored(backend: Backend, cfg: ExperimentConfig, task: Task, path: Path, *, input_size: int) -> Model:
+    """Build the model of a file with its weights.
+
+    Raises:
+        UserError: they do not fit, or the config in the file names none that can be built.
+    """
+    with weights_of(path) as weights:
+        try:
+            return backend.restore(cfg.model, task, weights, input_size=input_size)
+        except ConfigError as error:
+            raise UserError(f"{path}: its model cannot be built; {error}") from error

@@ -195,7 +195,7 @@ class KerasBackend(Backend):
         """Read a checkpoint without using it; see `Backend.check_file`."""
         from speechtrain.backends.keras import files
 
-        files.read_state(path)
+        files.check_resumable(path)
 
     def warm_start(self, model: SpeechModel, path: Path) -> Sequence[str]:
         """Put those weights of a file that fit into a model; see `Backend.warm_start`."""

@@ -15,7 +15,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from speechtrain.backends.checkpoint_files import STATE
+from speechtrain.backends import zip_files
+from speechtrain.backends.checkpoint_files import STATE, another_model
+from speechtrain.backends.keras import weights_file
+from speechtrain.backends.zip_files import UNREADABLE
 from speechtrain.errors import UserError, first_line
 from speechtrain.files import atomically, make_folder
 
@@ -42,19 +45,26 @@ def copy(source: Path, target: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the `state` that a file was written with.
+    """Return the `state` that a file was written with, whose checksums are compared first.
 
     Raises:
         UserError: the file is no checkpoint, or damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (bad := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{bad} is damaged")
-            state: dict[str, Any] = json.loads(archive.read(STATE))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise _damaged(path, error) from error
-    return state
+        return weights_file.read_state(path)
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+
+
+def check_resumable(path: Path) -> None:
+    """Check that training can go on from a file, as far as its state says.
+
+    Raises:
+        UserError: see `read_state`; or it holds a model alone.
+    """
+    training = read_state(path).get("training")
+    if not isinstance(training, dict) or "schedule" not in training:
+        raise damaged(path, KeyError("training"))
 
 
 def read_weights(model: Any, path: Path) -> None:
@@ -68,8 +78,13 @@ def read_weights(model: Any, path: Path) -> None:
         link.symlink_to(path.absolute())
         try:
             model.load_weights(link)
-        except (ValueError, KeyError, OSError) as error:
-            raise _another(path, first_line(error)) from error
+        except UNREADABLE as error:
+            raise another_model(path, first_line(error)) from error
+    for weight, value in zip(model.weights, model.get_weights(), strict=True):
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            raise UserError(
+                f"{path} is damaged: its weight '{weight.path}' holds NaN or infinity\n    -> give another checkpoint of the run"
+            )
 
 
 def read_fitting_weights(model: Any, path: Path) -> list[str]:
@@ -88,21 +103,17 @@ def read_fitting_weights(model: Any, path: Path) -> list[str]:
         link.symlink_to(path.absolute())
         try:
             model.load_weights(link, skip_mismatch=True)
-        except (ValueError, KeyError, OSError, IndexError) as error:
+        except UNREADABLE as error:
             model.set_weights(before)
-            raise _another(path, first_line(error)) from error
+            raise another_model(path, first_line(error)) from error
     after = model.get_weights()
     left = [real and bool(np.isnan(value).any()) for value, real in zip(after, floats, strict=True)]
     model.set_weights([old if kept else new for old, new, kept in zip(before, after, left, strict=True)])
     encoder = {id(weight) for weight in model.encoder.weights}
     if all(kept for weight, kept, real in zip(model.weights, left, floats, strict=True) if real and id(weight) in encoder):
         model.set_weights(before)
-        raise _another(path, "none of its encoder's weights fits")
+        raise another_model(path, "none of its encoder's weights fits")
     return [weight.path for weight, kept in zip(model.weights, left, strict=True) if kept]
-
-
-def _another(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} holds another model: {reason}\n    -> use the model and data it was trained with")
 
 
 def read_optimizer(optimizer: Any, path: Path) -> None:
@@ -112,11 +123,11 @@ def read_optimizer(optimizer: Any, path: Path) -> None:
         UserError: the file has no optimizer, or another one.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zip_files.opened(path) as archive:
             stored = np.load(io.BytesIO(archive.read(_OPTIMIZER)), allow_pickle=False)
             values = [stored[f"arr_{index}"] for index in range(len(stored.files))]
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise _damaged(path, error) from error
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
     wanted = [tuple(variable.shape) for variable in optimizer.variables]
     if [value.shape for value in values] != wanted:
         raise UserError(f"{path} holds the state of another optimizer\n    -> resume with the optimizer it was trained with")
@@ -124,7 +135,8 @@ def read_optimizer(optimizer: Any, path: Path) -> None:
         variable.assign(value)
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def damaged(path: Path, error: Exception) -> UserError:
+    """Return the error for a file that cannot be read as a checkpoint."""
     return UserError(
         f"{path} is not a Keras checkpoint that can be read ({first_line(error, most=120)})\n    -> give another checkpoint of the run"
     )

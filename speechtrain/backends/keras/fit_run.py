@@ -80,10 +80,14 @@ class FitRun:
         path = self._plan.resume_from
         if path is None:
             return {}
-        state: dict[str, Any] = files.read_state(path).get("training") or {}
+        files.check_resumable(path)
+        state: dict[str, Any] = files.read_state(path)["training"]
         files.read_weights(self._model, path)
         files.read_optimizer(self._step.optimizer, path)
-        self._plan.schedule.load_state_dict(state["schedule"])
+        try:
+            self._plan.schedule.load_state_dict(state["schedule"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise files.damaged(path, error) from error
         return state
 
     def fit(self, views: int) -> None:

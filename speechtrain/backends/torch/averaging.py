@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from speechtrain.backends.torch.checkpoint import PREFIX, read
 from speechtrain.backends.torch.internals import lerp_all
 from speechtrain.backends.torch.sharding import own_part, part_of
 
@@ -58,12 +59,12 @@ class MovingAverage:
             self.weights[name].copy_(value)
 
 
-def mean_of(paths: Sequence[Path], prefix: str = "model.") -> dict[str, torch.Tensor]:
+def mean_of(paths: Sequence[Path], prefix: str = PREFIX) -> dict[str, torch.Tensor]:
     """Return the mean of the weights of several checkpoints, summed in float64; counters are those of the last checkpoint."""
     sums: dict[str, torch.Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
     for path in paths:
-        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        weights = read(path)["state_dict"]
         for name, value in weights.items():
             dtypes[name] = value.dtype
             if value.is_floating_point():

@@ -15,14 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speechtrain.backends.base import Backend, Conversion, LayerSize, ModelInfo, TrainingPlan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
+from speechtrain.backends.checkpoint_files import another_model
 from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.backends.torch.batch_loss import BatchLoss, is_out_of_memory, to_outputs
-from speechtrain.backends.torch.checkpoint import read_weights, write_weights
+from speechtrain.backends.torch.checkpoint import check_resumable, read_weights, write_weights
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
 from speechtrain.backends.torch.random_state import restored
 from speechtrain.backends.torch.speech_model import ModelStream, SpeechModel
 from speechtrain.config.build import construct
 from speechtrain.config.schemas.training import Trainer
+from speechtrain.config.stored import known_targets
 from speechtrain.data.batches import Batch
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.tasks.base import Outputs, Task
@@ -175,12 +177,20 @@ class TorchBackend(Backend):
     def load(self, model: SpeechModel, path: Path) -> Mapping[str, Any]:
         """Put the weights of a file or checkpoint into a model; see `Backend.load`."""
         weights, extra = read_weights(path)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            first = str(error).strip().splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise UserError(f"{path} holds another model: {first}\n    -> use the model and data it was trained with") from error
+        _put(model, weights, path)
         return extra
+
+    def restore(self, model: Mapping[str, Any], task: Task, path: Path, *, input_size: int) -> SpeechModel:
+        """Build a model with the weights of a file, once its outline is known to be that of the file; see `Backend.restore`."""
+        weights, _ = read_weights(path)
+        if model["_target_"] in known_targets("model"):  # one of the user's own may need numbers to be built
+            _check_depth(model, weights, path)
+            with torch.device("meta"):
+                outline = self.build(model, task, input_size=input_size, seed=0)
+            _check_shapes(outline, weights, path)
+        built = self.build(model, task, input_size=input_size, seed=0)
+        _put(built, weights, path)
+        return built
 
     def stream(self, model: SpeechModel) -> ModelStream | None:
         """Return a fresh state for one live signal, if the encoder can stream; see `Backend.stream`."""
@@ -200,15 +210,16 @@ class TorchBackend(Backend):
 
     def check_file(self, path: Path) -> None:
         """Read a checkpoint without using it; see `Backend.check_file`."""
-        read_weights(path)
+        check_resumable(path)
 
     def warm_start(self, model: SpeechModel, path: Path) -> Sequence[str]:
         """Put those weights of a file that fit into a model; see `Backend.warm_start`."""
         weights, _ = read_weights(path)
+        _check_kinds(model, weights, path)
         own = model.state_dict()
         fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
         if not any(name.startswith("encoder.") for name in fitting):
-            raise UserError(f"{path} holds another model: none of its encoder's weights fits\n    -> use the model it was trained with")
+            raise another_model(path, "none of its encoder's weights fits")
         model.load_state_dict({**own, **fitting})
         return [name for name in own if name not in fitting]
 
@@ -220,3 +231,60 @@ def _prepare(model: SpeechModel, task: Task, trainer: Trainer) -> None:
     for stack in stacks_of(model.encoder):
         stack.layer_dropout = trainer.layer_dropout
         stack.checkpointing = trainer.gradient_checkpointing
+
+
+def _check_kinds(model: SpeechModel, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Check that numbers are read as what they are, and that no parameter is infinite; a buffer may be, as the mask of an attention.
+
+    Raises:
+        UserError: they are of another kind.
+    """
+    parameters = dict(model.named_parameters())
+    for name, own in model.state_dict().items():
+        stored = weights.get(name)
+        if stored is None:
+            continue
+        if (stored.is_floating_point(), stored.is_complex()) != (own.is_floating_point(), own.is_complex()):
+            raise another_model(path, f"{name} is of {stored.dtype}, and must be of {own.dtype}")
+        if name in parameters and bool(stored.isinf().any()):
+            raise UserError(f"{path} is damaged: its weight '{name}' holds infinity\n    -> give another checkpoint of the run")
+
+
+def _check_depth(model: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Check that a config asks for no more layers than a file has weights, before they are built one by one.
+
+    Raises:
+        UserError: it does.
+    """
+    for key, value in model.items():
+        items = value if isinstance(value, list) else [value]
+        depths = [len(items), *(items if "layers" in key or key == "repeats" else ())]
+        if any(isinstance(depth, int) and depth > len(weights) for depth in depths):
+            raise another_model(path, f"model.{key} of its config is {value!s:.80}, and it has {len(weights)} weights")
+
+
+def _check_shapes(model: SpeechModel, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Check that the weights of a file have the names and shapes of a model.
+
+    Raises:
+        UserError: they have not.
+    """
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in own.items():
+        if name not in weights:
+            raise another_model(path, f"it has no weight {name}")
+        if tuple(weights[name].shape) != shape:
+            raise another_model(path, f"{name} has the shape {tuple(weights[name].shape)}, and its config asks for {shape}")
+    if more := [name for name in weights if name not in own]:
+        raise another_model(path, f"its config has no weight {more[0]!s:.80}")
+
+
+def _put(model: SpeechModel, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Put weights into a model of the same shape.
+
+    Raises:
+        UserError: they are of another one.
+    """
+    _check_shapes(model, weights, path)
+    _check_kinds(model, weights, path)
+    model.load_state_dict(weights)

@@ -26,14 +26,14 @@ from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.backends.torch import checkpoint as checkpoints
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.batch_loss import is_out_of_memory
-from speechtrain.backends.torch.checkpoint import RESUME_KEYS, damaged, write_weights
+from speechtrain.backends.torch.checkpoint import write_weights
 from speechtrain.backends.torch.devices import ExternalRanks, RankProcesses, own_rank
 from speechtrain.backends.torch.internals import epochs_processed, ignore_sigterm_notices
 from speechtrain.backends.torch.lightning_module import TrainingModule
 from speechtrain.backends.torch.sharding import FullySharded
 from speechtrain.data.batches import Batch
 from speechtrain.data.loader import Loader
-from speechtrain.errors import ConfigError, Problem, first_line
+from speechtrain.errors import ConfigError, Problem, UserError, first_line
 
 
 class LightningRun:
@@ -210,18 +210,17 @@ def _ctrl_c_restored() -> Iterator[None]:
 
 @contextmanager
 def _explained(module: TrainingModule, resume_from: Path | None) -> Iterator[None]:
-    """Turn errors of the framework into ours where they are a user's: too large a batch, a damaged checkpoint."""
+    """Turn errors of the framework into ours where they are a user's: too large a batch, a checkpoint of another training."""
     try:
         yield
-    except RuntimeError as error:
-        if module.batch is not None and is_out_of_memory(error):
+    except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
+        if module.batch is not None and isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise OutOfMemoryError(module.batch, first_line(error, most=120)) from error
-        raise
-    except (pickle.UnpicklingError, KeyError, EOFError) as error:
-        # a KeyError of another name is a defect of the code
-        if resume_from is None or (isinstance(error, KeyError) and error.args[0] not in RESUME_KEYS):
+        if resume_from is None or module.begun or module.batch is not None:  # a defect of the code
             raise
-        raise damaged(resume_from, error) from error
+        message = f"{resume_from}: training cannot go on from it ({first_line(error)})"
+        fix = "resume with the model, optimizer and callbacks that it was written with, or give another checkpoint of the run"
+        raise UserError(f"{message}\n    -> {fix}") from error
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import struct
 import sys
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +33,16 @@ from speechtrain.training.steps import Experiment, checkpoint_to_resume, evaluat
 STOP = ["trainer.early_stopping.patience=1", "trainer.early_stopping.monitor=val/loss", "trainer.early_stopping.min_delta=1"]
 QUIET = ["tracking=[]", "report.enabled=false", "backend.threads=1"]
 SIZES = ["data.train_size=40", "data.val_size=8", "data.test_size=8"]
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change one bit in the middle of the longest file inside a checkpoint."""
+    with zipfile.ZipFile(path) as archive:
+        entry = max(archive.infolist(), key=lambda each: each.file_size)
+    content = bytearray(path.read_bytes())
+    name, extra = struct.unpack_from("<HH", content, entry.header_offset + 26)
+    content[entry.header_offset + 30 + name + extra + entry.file_size // 2] ^= 16
+    path.write_bytes(content)
 
 
 class Recorder(Callback):
@@ -226,7 +238,7 @@ class BackendConformance:
         with pytest.raises(KeyboardInterrupt):
             two.train(two.build(), Recorder(interrupt_in=2))
         last, *earlier = sorted((tmp_path / "two/checkpoints").iterdir(), key=lambda path: path.stem != "last")
-        last.write_bytes(last.read_bytes()[:-1000])
+        flip_a_bit(last)
         two.change({"resume": str(tmp_path / "two")})
         two.train(two.build(), resumed)
         assert resumed.metrics == whole.metrics[2:]
@@ -393,6 +405,23 @@ class BackendConformance:
                 backend.load(model, tmp_path / name)
         with pytest.raises(UserError, match="another model"):
             backend.load(setup.build(hidden_sizes=[16]), tmp_path / "model.bin")
+        flip_a_bit(tmp_path / "model.bin")
+        for call in (backend.load, backend.warm_start):
+            with pytest.raises(UserError, match=r"model\.bin .* is damaged"):
+                call(setup.build(), tmp_path / "model.bin")
+
+    @pytest.mark.parametrize("number", [np.nan, np.inf])
+    def test_refuses_weights_that_are_no_numbers(self, number: float, backend: Backend, tmp_path: Path) -> None:
+        setup = self.setup(backend, tmp_path, "model=mlp")
+        model = setup.build()
+        if hasattr(model, "get_weights"):
+            model.set_weights([np.full_like(value, number) for value in model.get_weights()])
+        else:
+            for parameter in model.parameters():
+                parameter.data.fill_(number)
+        backend.save(model, tmp_path / "model.bin", {})
+        with pytest.raises(UserError, match=r"model\.bin .*its weight .* holds (NaN|NaN or infinity|infinity)\b"):
+            backend.load(setup.build(), tmp_path / "model.bin")
 
     def test_a_loss_of_nan_names_the_utterances_and_keeps_the_batch(self, backend: Backend, tmp_path: Path) -> None:
         setup = self.setup(backend, tmp_path, "model=mlp", "data.batch_size=4", "trainer.max_skipped_steps=0")

@@ -484,3 +484,37 @@ def test_an_epoch_without_a_good_step_ends_the_run(backend: Backend, tmp_path: P
     with pytest.raises(NonFiniteLossError, match="epoch 2"):
         setup.train(setup.build(), recorder)
     assert len(recorder.metrics) == 1
+
+
+def test_a_model_larger_than_its_file_is_refused_before_it_is_built(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(
+        backend,
+        tmp_path,
+        "model=tdnn",
+        "model.channels=8",
+        "model.stem_channels=[4]",
+        "model.stem_time_strides=[2]",
+        "model.dilations=[1,2]",
+    )
+    backend.save(setup.build(), tmp_path / "a.ckpt", {})
+    sizes = {"input_size": setup.data.features.size}
+    assert backend.restore(setup.cfg.model, setup.task, tmp_path / "a.ckpt", **sizes) is not None
+    for changes, told in (
+        ({"channels": 10**6}, r"has the shape \(.*8.*\), and its config asks for \(.*1000000"),
+        ({"dilations": [1] * 1000}, r"model\.dilations of its config is \[1, 1.*and it has \d+ weights"),
+        ({"dilations": [1, 2, 4]}, "it has no weight"),
+        ({"dilations": [1]}, "its config has no weight"),
+    ):
+        with pytest.raises(UserError, match=rf"a\.ckpt holds another model: .*{told}"):
+            backend.restore({**setup.cfg.model, **changes}, setup.task, tmp_path / "a.ckpt", **sizes)
+    for layers in ({"n_layers": 10**9}, {"repeats": 10**9}, {"layers": [1, 10**9]}):
+        with pytest.raises(UserError, match=r"of its config is \[?1"):
+            backend.restore({**setup.cfg.model, **layers}, setup.task, tmp_path / "a.ckpt", **sizes)
+
+
+def test_a_run_is_not_resumed_with_another_model(backend: Backend, tmp_path: Path) -> None:
+    setup = Setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
+    setup.train(setup.build())
+    setup.change({"resume": str(tmp_path), "trainer.epochs": 2})
+    with pytest.raises(UserError, match=r"last\.ckpt: training cannot go on from it \(.*\n    -> resume with the model"):
+        setup.train(setup.build(hidden_sizes=[16]))

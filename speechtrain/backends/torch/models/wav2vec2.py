@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechtrain.backends.checkpoint_files import check_torch_file
 from speechtrain.backends.torch import internals
 from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask
+from speechtrain.backends.zip_files import UNREADABLE
 from speechtrain.errors import ConfigError, Problem, first_line
 
 log = logging.getLogger(__name__)
@@ -102,9 +104,11 @@ class Wav2Vec2(Encoder):
             return
         net = _net(self.shape)
         try:
+            if zipfile.is_zipfile(self.weights):  # files of before PyTorch 1.6 are none, and have no checksums
+                check_torch_file(Path(self.weights))
             state = torch.load(self.weights, map_location="cpu", weights_only=True)
             net.load_state_dict({name: value for name, value in state.items() if not name.startswith("aux.")})
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, AttributeError, TypeError) as error:
+        except UNREADABLE as error:
             lines = str(error).strip().splitlines()
             reason = lines[1].strip() if isinstance(error, RuntimeError) and len(lines) > 1 else first_line(error, most=120)
             fix = "give the file of torchaudio's bundle, and its name with model.bundle"
