@@ -87,7 +87,7 @@ def _untrusted(item: str, place: str) -> Iterator[Problem]:
 
 def _leaves_the_groups(override: Override) -> bool:
     """Return whether an override chooses an option by a path that leads out of the folders of options."""
-    if "." in override.key_or_group or override.key_or_group in SCALARS:
+    if "." in override.key_or_group or (override.key_or_group in SCALARS and override.package is None):
         return False
     value: Any = override.value()
     options = value if isinstance(value, list) else [value]
