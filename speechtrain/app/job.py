@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from speechtrain.app.arguments import arguments_of
 from speechtrain.config.checks import drop_unaccepted_defaults
 from speechtrain.config.compose import check
-from speechtrain.config.overrides import override_text
+from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
@@ -40,8 +40,7 @@ def run_job(cfg: DictConfig) -> Any:
     Raises:
         UserError, RunError: in a sweep; a run alone prints them and ends the process with their exit code.
     """
-    hydra_cfg = HydraConfig.get()
-    overrides = list(hydra_cfg.overrides.task)
+    overrides = unresolved(HydraConfig.get().overrides.task)
     for path in drop_unaccepted_defaults(cfg, overrides):
         log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
     rerun = None

@@ -6,6 +6,7 @@ All problems are gathered before any is reported. Nothing here imports a framewo
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -100,7 +101,10 @@ def _values(node: DictConfig, path: str) -> Iterator[Problem]:
         try:
             value = node[key]
         except OmegaConfBaseException as error:
-            yield Problem(dotted, str(error).splitlines()[0], "")
+            yield Problem(dotted, re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0]), "")
+            continue
+        if fields and "_target_" not in fields and key not in fields:  # added with `+`; a target says itself what it takes
+            yield Problem(dotted, "there is no such key", did_you_mean(str(key), fields, prefix=path))
             continue
         if str(key) not in fields:
             continue  # of a target of the user's own

@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from speechtrain.config.schema import SCHEMAS, Config
 from speechtrain.config.schemas.node import Node
@@ -68,6 +69,13 @@ def _reads_as(text: str, value: Any) -> bool:
     except HydraException:
         return False
     return type(read) is type(value) and read == value
+
+
+def unresolved(overrides: Sequence[str]) -> list[str]:
+    """Return Hydra's list of the overrides of a job as they were typed; iterating over it resolves the interpolations in them."""
+    values = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(values, list)
+    return [str(item) for item in values]
 
 
 def text_as_typed(arguments: Sequence[str], schema: type[Node] = Config) -> list[str]:

@@ -15,6 +15,7 @@ from speechtrain.config.overlay import decoders_of, overlaid
 from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.decode.base import ranking
 from speechtrain.errors import DataError
+from speechtrain.files import user_path
 from speechtrain.inference.find import run_folder, stored_for
 
 if TYPE_CHECKING:
@@ -221,5 +222,5 @@ def _cell(text: str) -> str:
 def folder_for(weights: Path, split: str, out: str | None) -> Path:
     """Return the folder for results: `out`, else `evaluation-SPLIT` in the folder of the run, or in the current one if there is no run."""
     if out is not None:
-        return Path(out).expanduser().absolute()
+        return user_path(out).absolute()
     return (run_folder(weights) or Path.cwd()) / f"evaluation-{split}"

@@ -12,6 +12,7 @@ from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import ModelCommand
 from speechtrain.console import announce
 from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.files import is_file, is_folder, user_path
 from speechtrain.inference.archive import SUFFIX, stored_config
 from speechtrain.tracking.mlflow.lookup import open_reader
 from speechtrain.tracking.run_folder import find_weights
@@ -38,19 +39,19 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
     wanted = name.strip("'\"")
     if wanted.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
         return _weights_in(open_reader(tracking_uri, experiment).download(wanted), wanted)
-    path = Path(wanted).expanduser()
-    if path.is_file():
+    path = user_path(wanted)
+    if is_file(path):
         if path.suffix not in (*checkpoint_files.SUFFIXES, SUFFIX):
             raise ConfigError([Problem("from", f"{path} is neither a checkpoint nor an archive", _FIX)])
         return path.absolute()
-    if path.is_dir() and (path / "MLmodel").is_file():
+    if is_folder(path) and (path / "MLmodel").is_file():
         return _weights_in(path, wanted)
-    if path.suffix in (*checkpoint_files.SUFFIXES, SUFFIX) or (len(path.parts) > 1 and not path.exists()):
+    if path.suffix in (*checkpoint_files.SUFFIXES, SUFFIX) or (len(path.parts) > 1 and not is_file(path) and not is_folder(path)):
         raise ConfigError([Problem("from", f"there is no file {path}", _FIX)])
     try:
         return find_weights(wanted, "from")
     except ConfigError as local:
-        if wanted == "last" or path.is_dir():
+        if wanted == "last" or is_folder(path):
             raise
         try:
             reader = open_reader(tracking_uri, experiment, runs=[wanted])
@@ -115,7 +116,7 @@ def run_folder(weights: Path) -> Path | None:
 
 
 def _weights_in(folder: Path, name: str) -> Path:
-    weights = sorted(path for path in folder.rglob("*") if path.suffix in checkpoint_files.SUFFIXES and path.is_file())
+    weights = sorted(path for path in folder.rglob("*") if path.suffix in checkpoint_files.SUFFIXES and is_file(path))
     best = [path for path in weights if path.name.startswith((checkpoint_files.BEST, "recognizer"))]
     if not weights:
         raise ConfigError([Problem("from", f"{name} holds no weights of speechtrain", _FIX)])

@@ -23,7 +23,7 @@ from speechtrain.config.compose import explain
 from speechtrain.config.overrides import override_text
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.config.targets import Direction, task_directions
-from speechtrain.errors import ConfigError, Problem
+from speechtrain.errors import ConfigError, Problem, first_line
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.precheck import Check, check_space, first_value, label_of, own_point, settled_values, types_of
 from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Parameter, Space, parse_space, typed
@@ -148,7 +148,11 @@ class Planner:
         if self._options.check is None:
             return lambda _cfg: []
         module, _, name = self._options.check.rpartition(".")
-        check: Check = getattr(importlib.import_module(module), name)
+        try:
+            check: Check = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            message = f"there is no function '{self._options.check}' ({first_line(error)})"
+            raise ConfigError([Problem("hydra.sweeper.check", message, "give package.module.function, or null")]) from error
         return check
 
     def _explain(self, overrides: Sequence[str], error: Exception) -> ConfigError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from speechtrain.backends.checkpoint_files import best_checkpoint, last_checkpoint
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.files import write_json
+from speechtrain.files import is_file, is_folder, user_path, write_json
 
 RUN_FILE = "run.json"
 """Name of the file in every run's folder with what is needed to find it again: MLflow's run id, the status."""
@@ -42,10 +42,10 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     Raises:
         ConfigError: there is no such run.
     """
-    path = Path(name.strip("'\"")).expanduser()
-    if path.is_file():
+    path = user_path(name.strip("'\""))
+    if is_file(path):
         return path.absolute().parent.parent, path.absolute()
-    if path.is_dir():
+    if is_folder(path):
         return path.absolute(), last_checkpoint(path.absolute())
     runs = sorted((file.parent for base in ("outputs", "multirun") for file in Path(base).glob(f"**/{RUN_FILE}")), key=_started)
     matches = runs if name == "last" else [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
@@ -62,7 +62,7 @@ def find_weights(name: str, key: str) -> Path:
         ConfigError: there is no such run, or it has no checkpoint.
     """
     folder, checkpoint = find_run(name, key)
-    if Path(name.strip("'\"")).expanduser().is_file() and checkpoint is not None:
+    if is_file(user_path(name.strip("'\""))) and checkpoint is not None:
         return checkpoint
     weights = best_checkpoint(folder) or checkpoint
     if weights is None:

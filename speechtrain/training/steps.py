@@ -17,7 +17,7 @@ from speechtrain.config.build import build
 from speechtrain.config.checks import unknown_metrics
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, unwritable
-from speechtrain.files import remove_unfinished, write_text
+from speechtrain.files import is_file, remove_unfinished, user_path, write_text
 from speechtrain.inference.archive import weights_of
 from speechtrain.processes import interrupts
 from speechtrain.tracking.run_folder import NUMBERED_FROM, find_run, find_weights, read_run_file, write_run_file
@@ -253,7 +253,7 @@ def checkpoint_to_resume(cfg: ExperimentConfig, backend: Backend) -> Path | None
         backend.check_file(checkpoint)
     except UserError as error:
         # the command line has put the run's last checkpoint in place of `last`, a folder or a run id
-        if Path(cfg.resume.strip("'\"")).expanduser().is_file() and checkpoint.stem != LAST:
+        if is_file(user_path(cfg.resume.strip("'\""))) and checkpoint.stem != LAST:
             raise
         for other in other_checkpoints(checkpoint):
             with suppress(UserError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from omegaconf import MISSING
 
-from speechtrain.config.schemas.node import Target, number
+from speechtrain.config.schemas.node import Rule, Target, number
 
 
 @dataclass
@@ -38,6 +40,38 @@ class SweeperOptions(Target):
     check: str | None = MISSING
     sampler: Any = MISSING
     pruner: Any = MISSING
+
+    def rules(self) -> Iterator[Rule]:
+        for key, kinds, words in _KINDS:
+            if not isinstance(value := getattr(self, key), (*kinds, type(None))):
+                yield key, f"must be {words}, received {value!r}", ""
+        for key in ("when", "enqueue"):
+            entries = getattr(self, key)
+            for index, entry in enumerate(entries if isinstance(entries, list) else []):
+                if not isinstance(entry, dict):
+                    yield f"{key}[{index}]", f"must be a mapping from keys to values, received {entry!r}", ""
+        seed = self.sampler.get("seed") if isinstance(self.sampler, dict) else None
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+            yield "sampler.seed", f"must be a whole number, received {seed!r}", "give a number, or null, which takes the seed of the config"
+        if self.study_name is not None and not _is_folder_name(self.study_name):
+            message = f"cannot name a study and its folder, received {self.study_name!r}"
+            yield "study_name", message, "give a name without .. that does not begin with /"
+
+
+_KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("params", (dict,), "a mapping from keys to the values that they take"),
+    ("when", (list,), "a list of mappings"),
+    ("enqueue", (list,), "a list of mappings"),
+    ("direction", (str, list), "minimize, maximize, or a list of these"),
+    ("sampler", (str, dict), "a name, a class with its arguments, or null"),
+    ("pruner", (str, dict), "a name, a class with its arguments, or null"),
+)
+"""What the keys take whose types have no schema, in words."""
+
+
+def _is_folder_name(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and ".." not in parts and not name.startswith("/") and all(len(part.encode()) <= 200 for part in parts)
 
 
 @dataclass

@@ -26,6 +26,7 @@ from speechtrain.config.extras import require
 from speechtrain.console import progress_bar
 from speechtrain.data.corpus import SPLITS, Corpus, make_cut
 from speechtrain.errors import DataError, RunError, unwritable
+from speechtrain.files import user_path
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Digits:
         sample_rate: int,
         processes: int | None,
     ) -> None:
-        self.cache_dir = Path(cache_dir).expanduser().absolute()
+        self.cache_dir = user_path(cache_dir).absolute()
         self.seed = seed
         self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
         self.words = (min_words, max_words)

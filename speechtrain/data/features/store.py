@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 
 from speechtrain.errors import first_line
-from speechtrain.files import atomically, open_regular
+from speechtrain.files import atomically, open_regular, user_path
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class SpectrumStore:
     """
 
     def __init__(self, folder: Path, identity: str, gigabytes: float) -> None:
-        self._root = folder.expanduser().absolute()
+        self._root = user_path(folder).absolute()
         self._folder = self._root / hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
         self._max_bytes = gigabytes * 1e9
         self._entries: dict[str, tuple[Path, int, list[int], str, int]] = {}  # file, offset, shape, type, checksum

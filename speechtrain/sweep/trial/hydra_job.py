@@ -18,6 +18,8 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, en
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from speechtrain.config.overrides import unresolved
+
 
 def run_hydra_job(
     cfg: DictConfig, task_function: TaskFunction, hydra_context: HydraContext, *, number: int, env: Mapping[str, str]
@@ -69,7 +71,7 @@ def _call(cfg: DictConfig, folder: Path, task_function: TaskFunction, hydra_cont
     returned = JobReturn()
     task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     returned.cfg, returned.hydra_cfg = task, HydraConfig.instance().cfg  # type: ignore[assignment]
-    returned.overrides = list(cfg.hydra.overrides.task)
+    returned.overrides = unresolved(cfg.hydra.overrides.task)
     folder.mkdir(parents=True, exist_ok=True)
     if cfg.hydra.output_subdir is not None:
         _write_configs(cfg, task, folder / cfg.hydra.output_subdir)
@@ -111,7 +113,7 @@ def _write_configs(cfg: DictConfig, task: DictConfig, folder: Path) -> None:
     contents = {
         "config.yaml": OmegaConf.to_container(task, enum_to_str=True),
         "hydra.yaml": {"hydra": OmegaConf.to_container(cfg.hydra, enum_to_str=True)},
-        "overrides.yaml": OmegaConf.to_container(cfg.hydra.overrides.task),
+        "overrides.yaml": unresolved(cfg.hydra.overrides.task),
     }
     for name, content in contents.items():
         text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)

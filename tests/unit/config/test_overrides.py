@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +14,9 @@ from hypothesis import strategies as st
 from speechtrain import compose
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.resume import resume_arguments
+from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import compose_command
-from speechtrain.config.overrides import text_as_typed
+from speechtrain.config.overrides import text_as_typed, unresolved
 from speechtrain.config.schemas.commands import CompareConfig, ExportConfig, TranscribeConfig
 from speechtrain.tracking.run_folder import write_run_file
 
@@ -78,3 +81,12 @@ def test_a_run_in_a_folder_with_quotes_in_its_name_is_resumed(tmp_path: Path) ->
     values = [parser.parse_override(item).value() for item in resume_arguments([f"resume={folder}"])]
 
     assert values == [str(folder), str(folder)]
+
+
+def test_what_was_typed_is_recorded_with_its_interpolations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASSWORD", "secret")
+    typed = ["seed=${oc.env:SEED}", "tracking.mlflow.run_name=${oc.env:PASSWORD}"]
+    with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        cfg = hydra_compose("config", overrides=typed, return_hydra_config=True)
+
+    assert unresolved(cfg.hydra.overrides.task) == typed

@@ -18,6 +18,7 @@ from speechtrain.backends.torch import internals
 from speechtrain.backends.torch.encoder import Encoder, Stack, frame_mask
 from speechtrain.backends.zip_files import UNREADABLE
 from speechtrain.errors import ConfigError, Problem, first_line
+from speechtrain.files import user_path
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Wav2Vec2(Encoder):
             raise ConfigError(
                 [Problem("features", f"have {input_size} values a frame, and model=wav2vec2 takes samples", "features=waveform")]
             )
-        self.weights = Path(weights).expanduser() if weights is not None else None
+        self.weights = user_path(weights) if weights is not None else None
         if bundle is not None or weights is not None:
             self.shape = _shape_of(bundle, self.weights)
         else:
