@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
@@ -98,8 +101,20 @@ def _or_exit(call: Callable[[], T]) -> T:
     except (UserError, RunError) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN or os.environ.get("SPEECHTRAIN_TRACES"):
             raise
+        _remove_unused(Path(HydraConfig.get().runtime.output_dir))
         errors.print(str(error), style="red", markup=False)
         sys.exit(error.exit_code)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove the folder that Hydra made for a run that was refused, if nothing else stands in it, and what is empty above it."""
+    if {path.name for path in folder.iterdir()} <= {".hydra"}:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(folder)
+            for parent in folder.parents:
+                if not parent.is_relative_to(Path("outputs").absolute()):
+                    break
+                parent.rmdir()
 
 
 def needs_own_process(cfg: DictConfig) -> bool:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from speechtrain.backends.checkpoint_files import best_checkpoint, last_checkpoint
+from speechtrain.backends.checkpoint_files import FOLDER, best_checkpoint, last_checkpoint
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import is_file, is_folder, user_path, write_json
 
@@ -32,6 +32,9 @@ def write_run_file(folder: Path, values: dict[str, Any]) -> None:
     write_json(folder / RUN_FILE, content)
 
 
+_FIX = "give last, a run's folder, a checkpoint or an MLflow run id"
+
+
 def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     """Return the folder of a run, and the checkpoint to go on from, or None if it has none yet and must start again.
 
@@ -46,12 +49,14 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     if is_file(path):
         return path.absolute().parent.parent, path.absolute()
     if is_folder(path):
+        if not any((path / name).exists() for name in (RUN_FILE, ".hydra", FOLDER)):
+            raise ConfigError([Problem(key, f"{path} is no folder of a run", _FIX)])
         return path.absolute(), last_checkpoint(path.absolute())
     runs = sorted((file.parent for base in ("outputs", "multirun") for file in Path(base).glob(f"**/{RUN_FILE}")), key=_started)
     matches = runs if name == "last" else [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
     if not matches:
         where = f"{Path('outputs').absolute()} or {Path('multirun').absolute()}"
-        raise ConfigError([Problem(key, f"no run '{name}' under {where}", "give last, a run's folder, a checkpoint or an MLflow run id")])
+        raise ConfigError([Problem(key, f"no run '{name}' under {where}", _FIX)])
     return matches[-1].absolute(), last_checkpoint(matches[-1].absolute())
 
 

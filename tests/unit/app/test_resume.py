@@ -127,3 +127,8 @@ def test_overrides_that_no_run_stores_are_a_users_error_that_names_the_file(text
     (one / ".hydra" / "overrides.yaml").write_bytes(b"- a=\xff")
     with pytest.raises(UserError, match=r"overrides\.yaml cannot be read"):
         resume_arguments([f"resume={one}"])
+
+
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no folder of a run"):
+        resume_arguments([f"resume={tmp_path}"])
