@@ -53,7 +53,7 @@ def _folder_of_runs() -> Path:
     return Path(typed[-1] if typed else "outputs").absolute()
 
 
-def _fail_unless_defect(error: ModuleNotFoundError | ValueError | OSError) -> NoReturn:
+def _fail_unless_defect(error: ModuleNotFoundError | ValueError | OverflowError | OSError) -> NoReturn:
     """End with a message where a package is missing, a disk is full, or Hydra refuses what was typed; raise the error otherwise."""
     explained = explain_missing(error) if isinstance(error, ModuleNotFoundError) else explain_full(error, _folder_of_runs())
     # Hydra raises these for a group set to null, or a folder it cannot make; out of our own modules they are defects
@@ -109,7 +109,7 @@ def _train(arguments: list[str]) -> None:
             typed = sys.argv[1:]
             error = explain(_overrides(typed), error, _config_dir(typed), sweep=_is_sweep(typed))
         _fail(error)
-    except (ModuleNotFoundError, ValueError, OSError) as error:
+    except (ModuleNotFoundError, ValueError, OverflowError, OSError) as error:
         own = _config_dir(sys.argv[1:])
         if own is not None and not _TRACES_WANTED and (broken := broken_files(own)):
             _fail(ConfigError(broken))

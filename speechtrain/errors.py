@@ -20,7 +20,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__("\n".join(shortened(line) for line in printable(message).split("\n")))
 
 
 class DataError(UserError):
@@ -34,6 +34,15 @@ class EmptyDataError(DataError):
 def printable(text: str) -> str:
     r"""Return a text as UTF-8 can hold it: bytes of a file's name that are not UTF-8, and halves of surrogate pairs, as `\udc..`."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+_LONGEST_LINE = 2000
+
+
+def shortened(line: str) -> str:
+    """Return a line of a message without its middle where it is very long, as it is with a damaged file's content in it."""
+    half = _LONGEST_LINE // 2
+    return line if len(line) <= _LONGEST_LINE else f"{line[:half]} … {line[-half:]}"
 
 
 def first_line(error: BaseException, *, most: int = 300) -> str:

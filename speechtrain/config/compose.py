@@ -34,6 +34,8 @@ CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents
 
 schema.register()
 
+REFUSED = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OverflowError)
+"""What Hydra and OmegaConf raise for a value; the last two for numbers of hundreds and of thousands of figures."""
 _GROUP_CHOICE = re.compile(rf"^({'|'.join(schema.SCHEMAS)}|experiment)=")
 
 
@@ -51,7 +53,7 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path | None = No
     with_folder = [*text_as_typed(overrides), f"output_dir={override_text(str(folder.absolute()))}"]
     try:
         cfg = _compose(with_folder)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: of a number with thousands of figures
+    except REFUSED as error:
         raise explain(with_folder, error) from None
     check(cfg)
     return cfg
@@ -79,7 +81,7 @@ def compose_command(schema: type[C], overrides: Sequence[str]) -> C:
                 key, _, value = item.removeprefix("tags.").partition("=")
                 with open_dict(cfg.tags):
                     cfg.tags[key] = value
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except REFUSED as error:
             raise ConfigError([_command_problem(error, with_lists, defaults)]) from None
     problems = find_node_problems(cfg, "")
     if problems:
@@ -154,7 +156,7 @@ def _set(cfg: DictConfig, key: str, text: str, problems: list[Problem]) -> None:
     try:
         value = OverridesParser.create().parse_override(f"{key}={text}").value()
         OmegaConf.update(cfg, key, value)
-    except (HydraException, OmegaConfBaseException) as error:
+    except REFUSED as error:
         problems.append(Problem(key, f"cannot be set to {text!r} ({str(error).splitlines()[0]})", "write key=value"))
 
 
@@ -173,7 +175,7 @@ def explain(overrides: Sequence[str], error: Exception, config_dir: str | None =
         rest.remove(culprit)
         try:
             cfg = _compose(rest, config_dir)
-        except (HydraException, OmegaConfBaseException) as next_error:
+        except REFUSED as next_error:
             problems.append(_describe(error, culprit, remaining))
             remaining, error = rest, next_error
             continue
@@ -333,7 +335,7 @@ def _siblings(path: str, overrides: Sequence[str], others: DictConfig | None) ->
         choices = [item for item in overrides if _GROUP_CHOICE.match(item)]
         try:
             cfg = _compose(choices, with_hydra=path.startswith("hydra."))
-        except (HydraException, OmegaConfBaseException):
+        except REFUSED:
             cfg = _compose([])
     for part in filter(None, parent.split(".")):
         cfg = cfg.get(part) if isinstance(cfg, DictConfig) and part in cfg else None

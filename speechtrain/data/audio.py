@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -245,7 +246,9 @@ def open_recording(source: Source, name: str) -> soundfile.SoundFile:
     """
     if isinstance(source, (str, Path)):
         check_file(Path(source))
-    opened = str(source) if isinstance(source, Path) else io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
+    opened = (
+        os.fsencode(source) if isinstance(source, (str, Path)) else io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
+    )
     try:
         file = soundfile.SoundFile(opened)
     except (OSError, soundfile.SoundFileError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import soundfile
 
 from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, check_file, check_rate, read_recording, samples_in
-from speechtrain.errors import DataError, printable
+from speechtrain.errors import DataError, printable, shortened
 from speechtrain.files import is_file, is_folder
 
 log = logging.getLogger(__name__)
@@ -167,6 +168,8 @@ def make_cut(
         check_name(name)
     if text != printable(text):
         raise DataError(f"its text {text[:60]!r} is not UTF-8")
+    if num_samples < 1:
+        raise DataError("holds no samples")
     if num_samples > MOST_SAMPLES and end is None and not start:
         raise DataError(f"has {num_samples} samples; an utterance may have {MOST_SAMPLES}")
     duration = num_samples / sample_rate
@@ -210,7 +213,7 @@ def read_header(path: Path | BytesIO, sample_rate: int | None) -> tuple[int, int
     if isinstance(path, Path):
         check_file(path)
     try:
-        header = soundfile.info(str(path) if isinstance(path, Path) else path)
+        header = soundfile.info(os.fsencode(path) if isinstance(path, Path) else path)
     except soundfile.SoundFileError as error:
         raise DataError(f"{name} is not audio that can be read ({str(error).split(': ')[-1].strip()})") from None
     if header.frames <= 0:
@@ -235,7 +238,7 @@ def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:
     items = list(skipped)
     if not items:
         return
-    lines = [f"  {item.where}: {item.reason} ({item.split})" for item in items[:10]]
+    lines = [shortened(f"  {item.where}: {item.reason} ({item.split})") for item in items[:10]]
     if len(items) > 10:
         lines.append(f"  ... and {len(items) - 10} more")
     text = printable("\n".join(lines))

@@ -65,15 +65,17 @@ class LhotseRecording:
             DataError: the audio cannot be read, is empty, or holds NaN or infinite samples.
         """
         recording, name = self.recording, cut.path or cut.id
-        _check_resamplers(recording)
-        for source in recording.sources if self.member is None else ():
-            if source.type == "file":
-                check_file(Path(source.source))
         if self.member is not None:
             name = f"{self.member.tar}, '{cut.id}'"
             recording = fastcopy(recording, sources=[AudioSource("memory", [0], self.member.read())])
         try:
+            _check_resamplers(recording)
+            for source in recording.sources if self.member is None else ():
+                if source.type == "file":
+                    check_file(Path(source.source))
             samples = MonoCut(cut.id, cut.start, cut.duration, cut.channel or 0, recording=recording).load_audio()[0]
+        except DataError:
+            raise
         except Exception as error:  # the decoders' exceptions have no common type
             if cut.path is not None and not is_file(Path(cut.path)):
                 raise DataError(f"no such file: {cut.path}") from None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -175,7 +176,7 @@ class Featurised:
         try:
             with open_regular(Path(path)) as file:
                 values = _read_array(file)
-        except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
+        except _BAD_ARRAY as error:
             raise DataError(f"{path}: is not an array that can be read ({first_line(error)})") from None
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
             raise DataError(f"{path}: must be float32 (mels, frames), received {values.dtype} {values.shape}")
@@ -213,6 +214,21 @@ class Featurised:
         if isinstance(stated, list) and [str(each) for each in stated[: len(phonemes)]] != phonemes:
             raise DataError(f"{path}: 'phonemes' and 'tokens' disagree: {stated[:5]} and {phonemes[:5]}; the vocabulary is another one")
         return phonemes
+
+
+_BAD_ARRAY = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    KeyError,
+    tokenize.TokenError,
+)
+"""What NumPy raises for one; it parses the header as Python."""
 
 
 def _read_array(file: BinaryIO) -> npt.NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -166,6 +167,12 @@ def test_more_samples_than_are_held_at_once_are_refused_and_still_read_in_blocks
     assert sum(map(len, RecordingReader(content, 16_000).blocks())) == 10_001
     with pytest.raises(DataError, match="has more than 10000 samples at 48000 Hz"):
         resample(noise(16_000, 0.5)[:, 0], 16_000, 48_000)
+
+
+def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    path.write_bytes(wav_of(16_000))
+    assert len(read_recording(path, 16_000)) == len(read_recording(str(path), 16_000)) == read_header(path, None)[1] == 16_000
 
 
 def test_a_recording_may_be_no_longer_than_the_reader_allows_whatever_its_header_says() -> None:
