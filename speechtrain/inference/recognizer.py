@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.backends.checkpoint_files import another_model
 from speechtrain.backends.zip_files import UNREADABLE
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.stored import known_targets
 from speechtrain.data.audio import from_samples, read_recording
 from speechtrain.data.batches import stack_features
 from speechtrain.decode.base import RankingDecoder
@@ -232,6 +234,23 @@ def _restored(backend: Backend, cfg: ExperimentConfig, task: Task, path: Path, *
     """
     with weights_of(path) as weights:
         try:
+            if backend.name == "keras" and cfg.model["_target_"] in known_targets("model"):
+                _check_size(cfg, task, weights, input_size=input_size)
             return backend.restore(cfg.model, task, weights, input_size=input_size)
         except ConfigError as error:
             raise UserError(f"{path}: its model cannot be built; {error}") from error
+
+
+def _check_size(cfg: ExperimentConfig, task: Task, weights: Path, *, input_size: int) -> None:
+    """Check that a file of Keras has about the weights that its config asks for, which Keras cannot say before it makes them.
+
+    Raises:
+        UserError: it has far fewer.
+    """
+    from speechtrain.backends.keras.weights_file import count_numbers
+    from speechtrain.backends.torch.backend import outline
+
+    twin = {**cfg.model, "_target_": str(cfg.model["_target_"]).replace(".keras.", ".torch.", 1)}  # of the same weights
+    wanted = sum(parameter.numel() for parameter in outline(twin, task, input_size=input_size).parameters())
+    if wanted > 2 * (found := count_numbers(weights)):
+        raise another_model(weights, f"its config asks for {wanted:,} weights, and it has {found:,}")

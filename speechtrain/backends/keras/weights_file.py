@@ -47,3 +47,15 @@ def _check_group(group: h5py.Group, seen: set[int]) -> None:
             raise ValueError(f"the numbers of {item.name!r:.80} are not in it")
         elif item.dtype.kind == "f" and bool(np.isnan(item[()]).any()):
             raise ValueError(f"its weight {item.name!r:.80} holds NaN")
+
+
+def count_numbers(path: Path) -> int:
+    """Return how many numbers the weights of a file have together.
+
+    Raises:
+        One of `zip_files.UNREADABLE`: the file cannot be read.
+    """
+    counts: list[int] = []
+    with zip_files.opened(path) as archive, archive.open(_WEIGHTS) as weights, h5py.File(weights, "r") as content:
+        content.visititems(lambda _, item: counts.append(item.size) if isinstance(item, h5py.Dataset) else None)
+    return sum(counts)

@@ -185,9 +185,7 @@ class TorchBackend(Backend):
         weights, _ = read_weights(path)
         if model["_target_"] in known_targets("model"):  # one of the user's own may need numbers to be built
             _check_depth(model, weights, path)
-            with torch.device("meta"):
-                outline = self.build(model, task, input_size=input_size, seed=0)
-            _check_shapes(outline, weights, path)
+            _check_shapes(outline(model, task, input_size=input_size), weights, path)
         built = self.build(model, task, input_size=input_size, seed=0)
         _put(built, weights, path)
         return built
@@ -248,6 +246,12 @@ def _check_kinds(model: SpeechModel, weights: Mapping[str, torch.Tensor], path: 
             raise another_model(path, f"{name} is of {stored.dtype}, and must be of {own.dtype}")
         if name in parameters and bool(stored.isinf().any()):
             raise UserError(f"{path} is damaged: its weight '{name}' holds infinity\n    -> give another checkpoint of the run")
+
+
+def outline(model: Mapping[str, Any], task: Task, *, input_size: int) -> SpeechModel:
+    """Build a model of the shapes that a config asks for, without memory for its weights."""
+    with torch.device("meta"):
+        return SpeechModel(construct("model", model, input_size=input_size), task.head)
 
 
 def _check_depth(model: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: Path) -> None:

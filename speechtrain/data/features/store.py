@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ from speechtrain.files import atomically, open_regular, user_path
 log = logging.getLogger(__name__)
 
 _PACK_BYTES = 256_000_000
+_OURS = re.compile(r"[0-9a-f]{16}/\.?[0-9a-f]{32}\..*")
+"""The files that a store writes; the folder may be one of the user's, and nothing else in it is deleted."""
 
 
 class StoredSpectrum(NamedTuple):
@@ -126,12 +129,15 @@ class SpectrumStore:
     def _delete_unfinished(self) -> None:
         """Delete what killed processes left half written; the lock must be held."""
         for path in self._root.glob("*/*"):
+            if _OURS.fullmatch(f"{path.parent.name}/{path.name}") is None:
+                continue
             if ".tmp" in path.suffixes or (path.suffix == ".bin" and not path.with_suffix(".json").is_file()):
                 path.unlink(missing_ok=True)
 
     def _make_room(self) -> None:
         """Delete the packs that were used least recently until the rest is within the limit."""
-        packs = sorted((path for path in self._root.glob("*/[!.]*.json")), key=lambda path: path.stat().st_mtime)
+        ours = [path for path in self._root.glob("*/[!.]*.json") if _OURS.fullmatch(f"{path.parent.name}/{path.name}") is not None]
+        packs = sorted(ours, key=lambda path: path.stat().st_mtime)
         sizes = {path: path.with_suffix(".bin").stat().st_size for path in packs if path.with_suffix(".bin").is_file()}
         total = sum(sizes.values())
         for path in packs:

@@ -162,6 +162,19 @@ def test_what_was_used_least_recently_makes_room(tmp_path: Path) -> None:
     assert store("c").get("c") is not None
 
 
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    others = [tmp_path / "project" / name for name in ("weights.bin", "part.bin.tmp", "config.json", "config.bin", f"{'0' * 32}.bin")]
+    others += [tmp_path / ("0" * 16) / name for name in ("weights.bin", "notes.tmp.txt", "a.json", "a.bin")]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(1000))
+        os.utime(path, (0, 0))
+    with SpectrumStore(tmp_path, "a", 1e-9).writing() as writer:
+        writer.add("a", torch.ones(10, 50).half(), 0)
+    assert [path for path in others if not path.is_file()] == []
+    assert not list(tmp_path.glob("*/*.json.tmp"))
+
+
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, prepare, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "file").write_text("")
     data = prepare(f"data.feature_cache={tmp_path / 'file'}")
