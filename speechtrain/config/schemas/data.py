@@ -107,6 +107,8 @@ class Split(Node):
 
     def rules(self) -> Iterator[Rule]:
         percentages = 0.0
+        if isinstance(self.val, list) and isinstance(self.test, list) and (both := {*map(str, self.val)} & {*map(str, self.test)}):
+            yield "test", f"has speakers that val has too: {', '.join(sorted(both)[:5])}", "give each to one of them"
         for part, value in (("val", self.val), ("test", self.test)):
             if isinstance(value, (bool, str)) or value is None:
                 yield part, f"must be a percentage or a list of speakers, received {value!r}", f"for example data.split.{part}=10"

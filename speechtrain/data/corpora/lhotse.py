@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,9 +70,9 @@ class LhotseRecording:
             recording = fastcopy(recording, sources=[AudioSource("memory", [0], self.member.read())])
         try:
             _check_resamplers(recording)
-            for source in recording.sources if self.member is None else ():
-                if source.type == "file":
-                    check_file(Path(source.source))
+            for source in _mappings(self.recording.to_dict()):
+                if source.get("type") == "file" and "source" in source:
+                    check_file(Path(source["source"]))
             samples = MonoCut(cut.id, cut.start, cut.duration, cut.channel or 0, recording=recording).load_audio()[0]
         except DataError:
             raise
@@ -100,17 +100,32 @@ def _items(path: Path) -> Iterator[tuple[str, Any, _TarMember | None]]:
         yield f"{path}, cut {number}", cut, None
 
 
-def _refuse_commands(value: Any) -> None:
-    """Refuse a cut that has a command in place of a file anywhere, also in the impulse response of a transform: Lhotse would run it."""
+_READ_SOURCES = ("file", "memory", "shar")
+"""Types of the sources that are read. Lhotse runs a `command`, and behind a `url` commands (`pipe:`) or asks a network."""
+
+
+def _mappings(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield a mapping and all mappings inside of it, at any depth."""
     inner = [value]
     while inner:
         each = inner.pop()
         if isinstance(each, dict):
-            if each.get("type") == "command":
-                raise DataError("its audio comes from a command, which is not run; write its output to a file and name that")
+            yield each
             inner += each.values()
-        elif isinstance(each, list):
+        elif isinstance(each, (list, tuple)):
             inner += each
+
+
+def _check_sources(value: Any) -> None:
+    """Refuse a cut with a source that is no file anywhere, also in the impulse response of a transform: Lhotse would run it or fetch it.
+
+    Raises:
+        DataError: there is one.
+    """
+    for each in _mappings(value):
+        if {"type", "source", "channels"} <= each.keys() and each["type"] not in _READ_SOURCES:
+            kind = f"'{each['type']!s:.20}'"
+            raise DataError(f"its audio comes from a source of type {kind}, which is not read; write it to a file and name that")
 
 
 _LARGEST_KERNEL = 1 << 24
@@ -160,6 +175,8 @@ def _checked(cut: Cut) -> Cut:
         raise DataError(f"has {cut.num_samples} samples; an utterance may have {MOST_SAMPLES}")
     for name in (cut.id, cut.speaker or ""):
         check_name(name)
+    if not isinstance(cut.custom, Mapping):
+        raise DataError(f"'custom' must be a JSON object, received {cut.custom!r:.60}")
     return cut
 
 
@@ -228,7 +245,7 @@ class LhotseCuts:
         if not isinstance(values, (dict, LhotseCut)):
             raise DataError(f"must be a JSON object, received {values!r:.60}")
         try:
-            _refuse_commands(values if isinstance(values, dict) else values.to_dict())
+            _check_sources(values if isinstance(values, dict) else values.to_dict())
             return [_checked(cut) for cut in self._cuts_of(deserialize_item(values) if isinstance(values, dict) else values, member)]
         except DataError:
             raise
@@ -322,7 +339,7 @@ def _index(tar: Path) -> tuple[dict[str, Recording], dict[str, _TarMember]]:
                 if content is None or member.size > _LARGEST_DESCRIPTION:
                     raise DataError(f"{tar}: '{member.name}' is no description of a recording")
                 values = parse_json(content.read().decode())
-                _refuse_commands(values)
+                _check_sources(values)
                 recordings[name] = Recording.from_dict(values)
             else:
                 members[name] = _TarMember(str(tar), member.offset_data, member.size)

@@ -77,7 +77,7 @@ def test_what_lhotse_cannot_give_is_named(tmp_path: Path, caplog: pytest.LogCapt
     given = ["data=lhotse", f"data.root={tmp_path}", *QUIET]
     data = prepared([*given, "data.train=cuts.jsonl.gz"])
     assert len(data.corpus.splits["train"]) == 4
-    assert "cuts.jsonl.gz:4: its audio comes from a command, which is not run" in caplog.text
+    assert "cuts.jsonl.gz:4: its audio comes from a source of type 'command', which is not read" in caplog.text
     assert not Path("evil").exists()
     for message in ("c0: has no supervision", "c1: its text is empty", f": no such file: {tmp_path / 'audio' / 'r2.flac'}"):
         assert message in caplog.text
@@ -173,5 +173,25 @@ def test_a_bad_line_of_lhotses_is_named_and_the_others_stay(tmp_path: Path, capl
     for number, (_, reason) in enumerate(faults, start=1):
         assert f"cuts.jsonl:{number}: {reason}" in caplog.text or (number == 5 and reason in caplog.text)
     assert "cuts.jsonl:7: its recording: is at 999999999 Hz" in caplog.text
-    assert "cuts.jsonl:8: its audio comes from a command" in caplog.text
+    assert "cuts.jsonl:8: its audio comes from a source of type 'command'" in caplog.text
     assert not Path("evil").exists()
+
+
+def test_lhotse_runs_no_command_behind_an_address(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "cuts.jsonl"
+    cuts_of(tmp_path).trim_to_supervisions().to_file(path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    address = {"type": "url", "channels": [0], "source": "pipe:touch evil"}
+    reverb = {"id": "e", "sampling_rate": 16_000, "num_samples": 10, "duration": 1.0, "sources": [address]}
+    lines[0]["recording"]["sources"] = [address]
+    lines[1]["recording"]["transforms"] = [{"name": "ReverbWithImpulseResponse", "kwargs": {"rir": reverb}}]
+    lines[2]["custom"] = 5
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    data = prepared(["data=lhotse", f"data.root={tmp_path}", "data.train=cuts.jsonl", *QUIET])
+
+    assert not Path("evil").exists()
+    assert len(data.corpus.splits["train"]) + len(data.corpus.splits["val"]) + len(data.corpus.splits["test"]) == len(lines) - 3
+    for number in (1, 2):
+        assert f"cuts.jsonl:{number}: its audio comes from a source of type 'url', which is not read" in caplog.text
+    assert "cuts.jsonl:3: 'custom' must be a JSON object, received 5" in caplog.text
