@@ -161,8 +161,9 @@ class NGram:
 
 _DATA, _END = "\\data\\", "\\end\\"
 _FIX = "give an ARPA file; python -m speechtrain.lm makes one"
-_LEAST = -10_000.0
-"""The least logarithm that a file may have: sums of them stay finite."""
+_FIGURES = re.compile(r"[-+.eE0-9]+", re.ASCII)
+_LEAST, _MOST_BACKOFF = -10_000.0, 100.0
+"""The least logarithm that a file may have, and the greatest of a back-off weight: sums of them stay finite."""
 
 
 def _read_count(line: str, stated: dict[int, int]) -> None:
@@ -199,11 +200,11 @@ def _read_entry(line: str, size: int, probabilities: dict[Gram, float], backoffs
         raise ValueError(f"'{' '.join(gram)}' is there twice")
     probabilities[gram] = _logarithm(probability, 0.0)
     if len(words) > size:
-        backoffs[gram] = _logarithm(words[size], -_LEAST)
+        backoffs[gram] = _logarithm(words[size], _MOST_BACKOFF)
 
 
 def _logarithm(text: str, most: float) -> float:
-    value = float(text)
+    value = float(text) if _FIGURES.fullmatch(text) else math.nan
     if not _LEAST <= value <= most:
         raise ValueError(f"log10 of a {'probability' if most == 0 else 'weight'} must be from {_LEAST:g} to {most:g}, received {text[:20]}")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,8 @@ def _table(path: Path) -> dict[str, tuple[str, str]]:
     """
     table: dict[str, tuple[str, str]] = {}
     for where, line in numbered_lines(path):
-        name, _, rest = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
+        name, *rest = re.split("[ \t]+", line.strip(), maxsplit=1)
         if name in table:
             raise DataError(f"{where}: '{name}' is already in {table[name][0]}\n    -> each once")
-        table[name] = (where, rest.strip())
+        table[name] = (where, rest[0] if rest else "")
     return table
