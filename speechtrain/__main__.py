@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from speechtrain.addresses import guard_outputs
 from speechtrain.app import commands
 from speechtrain.app.command import explain_full, print_version
 from speechtrain.app.completion import print_matches, wants_matches
@@ -66,6 +67,7 @@ def _fail_unless_defect(error: ModuleNotFoundError | ValueError | OverflowError 
 
 def main() -> None:
     """Run the command line, and end with one of the exit codes above."""
+    guard_outputs()
     arguments = sys.argv[1:]
     if not wants_matches(arguments):  # a completion runs no code of the current folder
         sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder, also when started as `speechtrain`

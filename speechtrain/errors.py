@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,14 +117,6 @@ class ConfigError(UserError):
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
         return ConfigError, (self.problems,)
-
-
-_PASSWORD = re.compile(r"(://[^/\s:@'\"]+:)[^@/\s'\"]+@")
-
-
-def without_passwords(text: str) -> str:
-    """Return a text in which the passwords of addresses are masked."""
-    return _PASSWORD.sub(r"\1***@", text)
 
 
 def did_you_mean(name: str, allowed: Iterable[str], prefix: str = "") -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import speechtrain
+from speechtrain.addresses import guard_outputs
 from speechtrain.config.extras import explain_missing
 from speechtrain.console import console, errors
 from speechtrain.errors import FULL, RunError, UserError
@@ -16,6 +17,7 @@ from speechtrain.processes import interrupts
 
 def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None:
     """Call with the command line's arguments and end with the exit code that is returned; `--help` prints the text instead."""
+    guard_outputs()
     arguments = sys.argv[1:]
     if "--version" in arguments:
         print_version()

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import configure_log
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from speechtrain.addresses import keep
 from speechtrain.app.arguments import arguments_of
 from speechtrain.config.checks import drop_unaccepted_defaults
 from speechtrain.config.compose import check
@@ -24,6 +27,7 @@ from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
+from speechtrain.files import write_text
 from speechtrain.processes import fresh
 from speechtrain.sweep.trial.outcome import VARIABLE
 from speechtrain.train import train
@@ -43,7 +47,9 @@ def run_job(cfg: DictConfig) -> Any:
     Raises:
         UserError, RunError: in a sweep; a run alone prints them and ends the process with their exit code.
     """
-    overrides = unresolved(HydraConfig.get().overrides.task)
+    hydra_cfg = HydraConfig.get()
+    _mask_stored(Path(hydra_cfg.runtime.output_dir) / str(hydra_cfg.output_subdir))
+    overrides = unresolved(hydra_cfg.overrides.task)
     for path in drop_unaccepted_defaults(cfg, overrides):
         log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
     rerun = None
@@ -60,6 +66,15 @@ def run_job(cfg: DictConfig) -> Any:
 
         return run_trial(TrialContext.from_text(os.environ[VARIABLE]), cfg, overrides)
     return _or_exit(lambda: _train(cfg, overrides, rerun))
+
+
+def _mask_stored(folder: Path) -> None:
+    """Mask the secrets of the config that Hydra has stored in a folder; `resume=` finds them where they are kept."""
+    for file in folder.glob("*.yaml"):
+        with contextlib.suppress(OSError, yaml.YAMLError, OmegaConfBaseException):
+            stored = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+            if keep(stored) != stored:
+                write_text(file, OmegaConf.to_yaml(OmegaConf.create(keep(stored))))
 
 
 def _run_with_hydra(state: Any, cfg: DictConfig) -> Any:

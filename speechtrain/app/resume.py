@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from speechtrain.addresses import whole
 from speechtrain.config.experiment import SCALARS
 from speechtrain.config.moved import with_present_name
 from speechtrain.config.overrides import override_text, parser
@@ -55,7 +56,7 @@ def _earlier_overrides(folder: Path, *, trust: bool) -> list[str]:
         raise UserError(f"{file} cannot be read ({first_line(error)})\n    -> give the folder of a run, or a checkpoint") from error
     if not isinstance(stored, list) or not all(isinstance(item, str) and is_printable(item) for item in stored):
         raise ConfigError([Problem("resume", f"{file} holds no list of overrides", "give the folder of a run, or a checkpoint")])
-    overrides = [with_present_name(item) for item in stored if item.lstrip("+~ ").partition("=")[0].strip() not in _NOT_TAKEN]
+    overrides = [with_present_name(whole(item)) for item in stored if item.lstrip("+~ ").partition("=")[0].strip() not in _NOT_TAKEN]
     problems = [] if trust else [problem for item in overrides for problem in _untrusted(item, str(file))]
     if problems:
         raise ConfigError(problems)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from speechtrain.addresses import masked_values
 from speechtrain.config.checks import arguments
 from speechtrain.config.compose import CONF_DIR
 from speechtrain.config.schema import Exports, Objective, Report
@@ -121,12 +122,12 @@ class ExperimentConfig:
         return str(self.composed.backend.name)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all keys with their values resolved, as checkpoints and trackers store them."""
-        return _resolved(self.composed)
+        """Return all keys with their values resolved and secrets masked, as checkpoints and trackers store them."""
+        return dict(masked_values(_resolved(self.composed)))
 
     def as_yaml(self) -> str:
-        """Return all keys with their values resolved, as `config.yaml` in a run's folder has them."""
-        return OmegaConf.to_yaml(self.composed, resolve=True)
+        """Return all keys with their values resolved and secrets masked, as `config.yaml` in a run's folder has them."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.as_dict()))
 
 
 SCALARS = ("seed", "dry_run", "test_run", "resume", "init_from", "rerun", "trust", "samples", "output_dir")

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
+from speechtrain.addresses import guard_outputs
 from speechtrain.errors import RunError, UserError
 from speechtrain.processes import interrupts
 
@@ -112,6 +113,7 @@ def call(
 
 def main() -> None:
     """Call the function that the first argument's file holds, and write its value or its error to the second argument's."""
+    guard_outputs()
     request, answer = (Path(item) for item in sys.argv[1:])
     interrupts.listen(signal.SIGTERM)
     value: Any = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
+from speechtrain.addresses import keep
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.sweep.plan import Planner, SweepPlan
@@ -67,7 +68,8 @@ class Sweep:
 
         plan.folder.mkdir(parents=True, exist_ok=True)
         study = _open_study(plan, self._options)
-        OmegaConf.save(self._program.config, plan.folder / "multirun.yaml")
+        shared = keep(OmegaConf.to_container(self._program.config, resolve=False))
+        OmegaConf.save(OmegaConf.create(shared), plan.folder / "multirun.yaml")
         executor = make_executor(self._options, self._program, plan.folder)
         _refuse_private_storage(study.url, executor)
         reporter = Reporter(study, plan, self._composer, workers=executor.size, options=self._options)

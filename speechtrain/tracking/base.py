@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from speechtrain.errors import without_passwords
+from speechtrain.addresses import masked
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 """FINISHED: it ran to its end; KILLED: it was interrupted, stopped or pruned; FAILED: it crashed."""
@@ -149,5 +149,5 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             values |= flat(value, f"{dotted}.")
         else:
-            values[dotted] = "null" if value is None else without_passwords(str(value))
+            values[dotted] = "null" if value is None else masked(str(value))
     return values

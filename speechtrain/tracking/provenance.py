@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from speechtrain.errors import without_passwords
+from speechtrain.addresses import masked
 
 _PACKAGES = (
     "speechtrain",
@@ -32,7 +32,7 @@ _PACKAGES = (
 def run_tags(overrides: Sequence[str]) -> dict[str, str]:
     """Return the tags of a run, under MLflow's names where it has them."""
     tags = {
-        "mlflow.source.name": without_passwords(shlex.join(["python", "-m", "speechtrain", *overrides])),
+        "mlflow.source.name": masked(shlex.join(["python", "-m", "speechtrain", *overrides])),
         "mlflow.source.type": "LOCAL",
         "mlflow.user": _user(),
         "host": platform.node(),
@@ -40,7 +40,7 @@ def run_tags(overrides: Sequence[str]) -> dict[str, str]:
         "python": sys.version.split()[0],
         "cpu_count": str(os.cpu_count()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
-        "overrides": without_passwords(" ".join(overrides)),
+        "overrides": masked(" ".join(overrides)),
     }
     for package in _PACKAGES:
         try:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechtrain.config.build import build
+from speechtrain.addresses import masked
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.console import console
-from speechtrain.errors import DiskError, RunError, RunPruned, UserError, without_passwords
+from speechtrain.errors import DiskError, RunError, RunPruned, UserError
 from speechtrain.processes import interrupts
 from speechtrain.tracking import provenance
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo
+from speechtrain.tracking.guarded import build_tracker
 from speechtrain.tracking.run_folder import read_run_file, write_run_file
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def recorded(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Iterat
         folder: the run's folder.
         request: overrides, tags and parents of the run.
     """
-    trackers: dict[str, Tracker] = {name: build("tracking", child) for name, child in cfg.tracking.items()}
+    trackers: dict[str, Tracker] = {name: build_tracker(name, child) for name, child in cfg.tracking.items()}
     infos = _run_infos(cfg, folder, request)
     open_trackers: list[Tracker] = []
     status: Status = "FAILED"
@@ -217,7 +218,7 @@ def recorded(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Iterat
             status = "KILLED"
             raise KeyboardInterrupt from error
         for tracker in open_trackers:
-            tracker.set_tag("error", f"{type(error).__name__}: {error}")
+            tracker.set_tag("error", masked(f"{type(error).__name__}: {error}"))
         raise
     finally:
         closing.enter_context(interrupts.deferred())
@@ -250,9 +251,9 @@ def _run_infos(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Call
     test = {"speechtrain.test_run": request.test} if request.test else {}
     tags = provenance.run_tags(request.overrides) | {"seed": str(cfg.seed)} | test | dict(request.tags)
     texts = {"config.yaml": cfg.as_yaml(), "overrides.txt": "\n".join(request.overrides)}
-    texts = {name: without_passwords(text) for name, text in texts.items()}
     if diff := provenance.git_diff():
         texts["git.diff"] = diff
+    texts = {name: masked(text) for name, text in texts.items()}
     default_name = f"{class_name(cfg.model)}-{class_name(cfg.corpus)}".lower()
     values = cfg.as_dict()
     write_run_file(folder, {"uid": uid, "status": "RUNNING"})

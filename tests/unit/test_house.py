@@ -15,7 +15,7 @@ from speechtrain.app import commands
 
 PACKAGE = Path(speechtrain.__file__).parent
 COMMANDS = {commands.TRAIN, *commands.COMMANDS}
-SHARED = {"errors", "console", "files"}
+SHARED = {"errors", "console", "files", "addresses"}
 ROOMS = {
     *("app", "sweep", "training", "inference", "report", "tracking", "backends", "tasks", "decode", "data", "config", "processes"),
     *(["conf"] if (PACKAGE / "conf").is_dir() else []),  # in a wheel

@@ -19,9 +19,10 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 
+from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.console import console, format_metric
-from speechtrain.errors import RunError, without_passwords
+from speechtrain.errors import RunError
 from speechtrain.files import write_text
 from speechtrain.sweep.plan import SweepPlan
 from speechtrain.sweep.space.compose import Composer
@@ -65,7 +66,7 @@ class Reporter:
         count = self.plan.n_trials
         kind = f"a grid of {count}, each point once" if self.plan.grid else f"{count} trials"
         console.print(f"study {self.study.name}: {kind}, {goal}, {self.workers} at a time", markup=False)
-        console.print(f"      {without_passwords(self.study.url)}", style="dim", markup=False)
+        console.print(f"      {masked(self.study.url)}", style="dim", markup=False)
         done = [trial for trial in self.study.trials() if trial.state.is_finished()]
         self._shown = {trial.number for trial in done}
         if done:

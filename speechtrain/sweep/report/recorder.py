@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from speechtrain.config.build import build
+from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import SweeperOptions
-from speechtrain.errors import RunError, UserError, without_passwords
+from speechtrain.errors import RunError, UserError
 from speechtrain.processes.fresh import FreshCall
 from speechtrain.sweep.study.cost import total_cost, trial_table
 from speechtrain.sweep.study.storage import study_lock
@@ -87,15 +87,16 @@ class SweepRecorder:
             UserError: a tracker cannot be reached.
         """
         from speechtrain.tracking.base import RunInfo
+        from speechtrain.tracking.guarded import build_tracker
 
-        trackers = {name: build("tracking", node) for name, node in self._tracking.items()}
+        trackers = {name: build_tracker(name, node) for name, node in self._tracking.items()}
         self._trackers = {name: tracker for name, tracker in trackers.items() if tracker.nests}
         if not self._trackers:
             return
         tags = provenance.run_tags(["-m", *self.overrides]) | {"speechtrain.kind": "sweep", "speechtrain.study": self.study.name}
         tags |= {"speechtrain.test_run": self._test_run} if self._test_run else {}
         texts = {
-            "overrides.txt": without_passwords("\n".join(self.overrides)),
+            "overrides.txt": masked("\n".join(self.overrides)),
             "space.json": json.dumps(describe(self.study.space), indent=2, ensure_ascii=False),
         }
         with study_lock(self.study.url, self.study.name):  # sweepers that share a study share its run

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from speechtrain.addresses import keep
 from speechtrain.errors import ConfigError, Problem
 
 RESULTS = "optimization_results.yaml"
@@ -28,7 +29,7 @@ def experiment_yaml(cfg: DictConfig) -> str:
     }
     body = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(body, dict)
-    values = {key: value for key, value in body.items() if key not in _LEFT_OUT}
+    values = keep({key: value for key, value in body.items() if key not in _LEFT_OUT})
     defaults = [{f"override /{group}": option} for group, option in groups.items()]
     return yaml.safe_dump({"defaults": defaults}, sort_keys=False) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 

@@ -18,8 +18,9 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from speechtrain.addresses import masked
 from speechtrain.config.extras import needed
-from speechtrain.errors import ConfigError, Problem, first_line, without_passwords
+from speechtrain.errors import ConfigError, Problem, first_line
 from speechtrain.sweep.study.internals import JournalLock
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -124,7 +125,7 @@ def _open_sqlite(url: str) -> BaseStorage:
 
 
 def _unusable(url: str, reason: str, fix: str) -> ConfigError:
-    return ConfigError([Problem("hydra.sweeper.storage", f"{without_passwords(url)} cannot be used: {reason[:300]}", fix)])
+    return ConfigError([Problem("hydra.sweeper.storage", f"{masked(url)} cannot be used: {reason[:300]}", fix)])
 
 
 def storage_url(configured: str | None, folder: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from speechtrain.addresses import whole_values
 from speechtrain.config.build import build
 from speechtrain.config.moved import with_present_names
 from speechtrain.tracking.run_folder import RUN_FILE, read_run_file, write_run_file
@@ -22,5 +23,5 @@ def close_runs(folder: Path, reason: str) -> None:
         cfg = with_present_names(cfg)
         for name, run_id in run.get("run_ids", {}).items():
             if name in cfg.tracking:
-                build("tracking", cfg.tracking[name]).abandon(run_id, reason)
+                build("tracking", whole_values(dict(cfg.tracking[name]))).abandon(run_id, reason)
         write_run_file(file.parent, {"status": "FAILED"})

@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, en
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from speechtrain.addresses import keep
 from speechtrain.config.overrides import unresolved
 
 
@@ -116,5 +117,5 @@ def _write_configs(cfg: DictConfig, task: DictConfig, folder: Path) -> None:
         "overrides.yaml": unresolved(cfg.hydra.overrides.task),
     }
     for name, content in contents.items():
-        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+        text = yaml.dump(keep(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
         (folder / name).write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from speechtrain.addresses import guard_outputs
 from speechtrain.processes import interrupts
 from speechtrain.sweep.trial.runner import JobRunner
 from speechtrain.sweep.workers.messages import JobEnded, JobStarted, Setup, StartJob, receive, send
@@ -46,7 +47,7 @@ def serve(connection: Connection) -> None:
 def _redirect_output(path: Path) -> None:
     """Append all that this process and its children print from now on to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     sys.stdout.flush()
     sys.stderr.flush()
     for stream in (1, 2):
@@ -56,6 +57,7 @@ def _redirect_output(path: Path) -> None:
 
 def main() -> None:
     """Serve the connection whose file descriptor is the argument."""
+    guard_outputs()
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
     interrupts.listen(signal.SIGTERM)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean, without_passwords
+from speechtrain.addresses import masked
+from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
 from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
 from speechtrain.tracking.mlflow.tracker import local_uri
 from speechtrain.tracking.run_folder import find_run, read_run_file
@@ -93,9 +94,9 @@ def choose_run(wanted: str, names: Mapping[str, str], experiment: str, uri: str,
         ids = ", ".join(run[:8] for run in matches[:8])
         raise ConfigError([Problem(key, f"{len(matches)} runs are called '{wanted}': {ids}", "give one of these ids")])
     fix = did_you_mean(wanted, list(names.values())[:50]) if names else "train something first, or set experiment and tracking_uri"
-    raise ConfigError([Problem(key, f"there is no run '{wanted}' in experiment '{experiment}' of {without_passwords(uri)}", fix)])
+    raise ConfigError([Problem(key, f"there is no run '{wanted}' in experiment '{experiment}' of {masked(uri)}", fix)])
 
 
 def no_study(study: str, known: Iterable[str], uri: str) -> ConfigError:
     """Return the error to raise where no trial of a study is found among those of the studies that are known."""
-    return ConfigError([Problem("study", f"there are no trials of '{study}' in {without_passwords(uri)}", did_you_mean(study, known))])
+    return ConfigError([Problem("study", f"there are no trials of '{study}' in {masked(uri)}", did_you_mean(study, known))])

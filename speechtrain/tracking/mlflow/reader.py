@@ -14,7 +14,8 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from speechtrain.errors import ConfigError, Problem, UserError, first_line, without_passwords
+from speechtrain.addresses import masked
+from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.tracking.mlflow.lookup import choose_run, no_study, stored_id
 from speechtrain.tracking.mlflow.sender import open_client
 
@@ -58,7 +59,7 @@ class Reader:
 
     def __init__(self, uri: str, experiment: str, *, key: str = "tracking_uri") -> None:
         self.uri = uri
-        self._address = without_passwords(uri)
+        self._address = masked(uri)
         self.experiment = experiment
         try:
             self._client = open_client(self.uri)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import requests
+import sqlalchemy
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what could not be sent is sent again by ourselves
@@ -26,7 +28,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from speechtrain.errors import UserError, first_line, without_passwords
+from speechtrain.addresses import keep, masked, masked_values, whole
+from speechtrain.errors import UserError, first_line
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.mlflow.spool import Spool, spools_in
 
@@ -41,6 +44,10 @@ _TAG_LIMIT = 8000
 _NO_NAME = re.compile(r"[^\w .:/-]")  # what MLflow does not take in a parameter's name
 _BATCH_LIMIT = 100  # parameters or tags MLflow takes at a time
 _METRICS_LIMIT = 1000
+_LOCK_SECONDS = 60.0  # that another process may take to make a database
+_CONNECT_SECONDS = 5
+_DATABASES = ("postgresql", "mysql", "mssql", "mariadb")
+_WITH_CONNECT_TIMEOUT = ("psycopg", "psycopg2", "pymysql", "mysqldb")
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 """Error codes that MLflow answers again, however often the same is sent."""
 
@@ -51,19 +58,50 @@ def is_refused_for_good(error: Exception) -> bool:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Return a client; a local database is created by one process at a time, and put in write-ahead mode."""
+    """Return a client; a local database is created by one process at a time, and put in write-ahead mode.
+
+    Raises:
+        ConnectionError: there is no server or database, with the cause. MLflow itself would try for minutes, and not tell it.
+    """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()  # where no file can be made, the lock would be waited for without end
+        except OSError as error:
+            raise ConnectionError(f"{path} cannot be opened: {error.strerror}") from error
+        with _lock(path):
             with contextlib.closing(sqlite3.connect(path)) as database:
                 database.execute("PRAGMA journal_mode=WAL")
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
             return client
+    _check_server(uri)
     return MlflowClient(uri)
+
+
+def _lock(database: Path) -> filelock.FileLock:
+    return filelock.FileLock(f"{database}.lock", timeout=_LOCK_SECONDS)
+
+
+def _check_server(uri: str) -> None:
+    """Raise an error with the cause if a server or a database cannot be reached."""
+    scheme = uri.partition("://")[0]
+    if scheme in ("http", "https"):
+        with contextlib.suppress(requests.exceptions.SSLError):  # MLflow has settings of its own for certificates
+            requests.get(uri.partition("?")[0].rstrip("/") + "/health", timeout=(_CONNECT_SECONDS, 2 * _CONNECT_SECONDS))
+    elif scheme.partition("+")[0] in _DATABASES:
+        driver = sqlalchemy.engine.make_url(uri).get_dialect().driver
+        limit = {"connect_timeout": _CONNECT_SECONDS} if driver in _WITH_CONNECT_TIMEOUT else {}
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool, connect_args=limit)
+        try:
+            engine.connect().close()
+        except sqlalchemy.exc.DBAPIError as error:
+            raise ConnectionError(f"{str(error.orig).strip()}") from error
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+            raise ConnectionError(first_line(error)) from error
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
@@ -88,6 +126,7 @@ class Sender:
     Args:
         spool: the events of a run.
         warn: called with a message for each event that MLflow refused.
+        uri: the address that is masked in the spool; None: it is kept, or holds no secret.
 
     Attributes:
         run_id: id of the open run; empty before it is open.
@@ -95,18 +134,22 @@ class Sender:
         open_event: the event that opens the run; empty where the spool is.
     """
 
-    def __init__(self, spool: Spool, warn: Callable[[str], None] = log.warning) -> None:
+    def __init__(self, spool: Spool, warn: Callable[[str], None] = log.warning, uri: str | None = None) -> None:
         self.spool = spool
         self.warn = warn
         state = spool.state()
         self.offset = int(state.get("offset", 0))
         self.run_id = str(state.get("run_id", ""))
-        self.uri = str(state.get("uri", ""))
+        self._given_uri = uri
+        self.uri = self._whole(str(state.get("uri", "")))
         self.closed = bool(state.get("closed", False))
         first = next(spool.read(0), None)
         self.open_event: Mapping[str, Any] = first[0] if first is not None else {}
         self._client: MlflowClient | None = None
         self._sent_metrics: set[tuple[str, int]] | None = None
+
+    def _whole(self, uri: str) -> str:
+        return self._given_uri if self._given_uri is not None and masked_values(self._given_uri) == uri else whole(uri)
 
     @property
     def client(self) -> MlflowClient:
@@ -133,7 +176,7 @@ class Sender:
             except Exception as error:
                 if not is_refused_for_good(error):
                     raise
-                self.warn(f"MLflow at {without_passwords(self.uri)} refuses {group[0]['call']}: {first_line(error)}")
+                self.warn(f"MLflow at {masked(self.uri)} refuses {group[0]['call']}: {first_line(error)}")
             position += size
             self.offset = events[position - 1][1]
             self._save_state()
@@ -155,7 +198,7 @@ class Sender:
         self._save_state()
 
     def _save_state(self) -> None:
-        self.spool.commit({"offset": self.offset, "run_id": self.run_id, "uri": self.uri, "closed": self.closed})
+        self.spool.commit(keep({"offset": self.offset, "run_id": self.run_id, "uri": self.uri, "closed": self.closed}))
 
     def send(self, group: Sequence[Mapping[str, Any]]) -> None:
         """Send one event, or several metric events in one call; see `advance` for what is raised."""
@@ -175,7 +218,7 @@ class Sender:
         Raises:
             UserError: MLflow refuses.
         """
-        self.uri, self.open_event = event["uri"], event
+        self.uri, self.open_event = self._whole(event["uri"]), event
         self._client = None
         self._sent_metrics = None
         self.closed = False
@@ -375,9 +418,7 @@ def _send_spool(spool: Spool) -> bool:
     except UserError:
         raise
     except Exception as error:
-        log.warning(
-            "MLflow at %s does not answer (%s); what waits stays in %s", without_passwords(sender.uri), first_line(error), spool.path
-        )
+        log.warning("MLflow at %s does not answer (%s); what waits stays in %s", masked(sender.uri), first_line(error), spool.path)
         return False
     if not sender.run_id:
         spool.remove()

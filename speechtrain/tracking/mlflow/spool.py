@@ -16,12 +16,16 @@ from typing import Any
 
 import filelock
 
+from speechtrain.addresses import keep, masked_values
 from speechtrain.files import append, atomically, make_folder
 
 FOLDER = "unsent"
 """Name of the folder of spools in a run's folder."""
 
 Event = Mapping[str, Any]
+
+_MASKED = ("params", "tags", "text", "columns", "datasets")
+"""Keys of events with texts that people read; the others name files and runs."""
 
 
 class Spool:
@@ -49,8 +53,13 @@ class Spool:
         Raises:
             DiskError: it cannot be written now; it is held in memory.
         """
-        self._held.append(json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n")
-        make_folder(self.path.parent)
+        safe = {key: keep(value) if key == "uri" else masked_values(value) if key in _MASKED else value for key, value in event.items()}
+        self._held.append(json.dumps(safe, separators=(",", ":"), default=str).encode() + b"\n")
+        if not self.path.exists():
+            make_folder(self.path.parent)
+            with contextlib.suppress(OSError):  # which `append` reports
+                self.path.parent.chmod(0o700)
+                self.path.touch(0o600)
         while self._held:
             append(self.path, self._held[0])
             self._held.pop(0)

@@ -15,8 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+from speechtrain.addresses import masked
 from speechtrain.backends.checkpoint_files import FOLDER
-from speechtrain.errors import UserError, without_passwords
+from speechtrain.errors import UserError
 from speechtrain.processes import interrupts
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
@@ -114,7 +115,7 @@ class MlflowTracker(Tracker):
                 self._spool.remove()
                 reason = state.get("refused") or state.get("away") or state.get("died") or f"no answer in {_OPENING:.0f} s"
                 raise UserError(
-                    f"MLflow cannot be reached at {without_passwords(self.uri)}: {without_passwords(reason)}\n"
+                    f"MLflow cannot be reached at {masked(self.uri)}: {masked(reason)}\n"
                     "    -> set tracking.mlflow.tracking_uri, or tracking=[] to go without"
                 )
             self._run_id = str(state["run_id"])
@@ -131,7 +132,7 @@ class MlflowTracker(Tracker):
             if writer().unexpected_exits - unexpected_exits >= _TRIES:
                 return {"died": f"the process that sends to MLflow exits ({writer().last_error_line})"}
             if writer().unexpected_exits > unexpected_exits:
-                writer().attend(path)
+                writer().attend(path, self.uri)
         return {}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -165,7 +166,7 @@ class MlflowTracker(Tracker):
         """Return the command that opens the UI, or the server's address."""
         if self.uri == local_uri(Path.cwd()):
             return f"MLflow      make ui, or: mlflow ui --backend-store-uri {self.uri}"
-        return f"MLflow      {without_passwords(self.uri)}"
+        return f"MLflow      {masked(self.uri)}"
 
     def set_tag(self, name: str, value: str) -> None:
         """Set a tag of the run."""
@@ -182,20 +183,27 @@ class MlflowTracker(Tracker):
             self.note_end(status)
         path = self._spool.path
         if self._spool.held:
-            writer().send_command({"attend": str(path), "events": self._spool.take_unwritten()})
+            writer().send_command({"attend": str(path), "uri": self.uri, "events": self._spool.take_unwritten()})
         started = time.monotonic()
 
         def is_over(reply: Mapping[str, Any]) -> bool:
             waited = time.monotonic() - started
             return "closed" in reply or "refused" in reply or (bool(reply.get("failures")) and waited > self.patience)
 
+        exits = writer().unexpected_exits
         while not is_over(state := writer().wait(path, is_over, 1.0)) and time.monotonic() - started < _SENDING:
             if interrupts.is_waiting():
                 break
+            if writer().unexpected_exits - exits >= _TRIES:
+                state = {"away": f"the process that sends exits: {writer().last_error_line}"}
+                break
+            if writer().unexpected_exits > exits:
+                with contextlib.suppress(OSError):
+                    writer().attend(path, self.uri)
         if "closed" not in state and not interrupts.is_waiting():
             log.warning(
                 "MLflow at %s did not take everything (%s); the rest is in %s, and `python -m speechtrain.sync` sends it",
-                without_passwords(self.uri),
+                masked(self.uri),
                 state.get("refused") or state.get("away") or "no answer yet",
                 path,
             )
@@ -214,8 +222,8 @@ class MlflowTracker(Tracker):
                 log.warning("%s cannot be written (%s); training goes on and tries again", self._spool.path, error.strerror)
             self._warned_of_disk = True
         with contextlib.suppress(OSError):
-            writer().attend(self._spool.path)
+            writer().attend(self._spool.path, self.uri)
         away = writer().state(self._spool.path).get("away")
         if away and not self._warned_of_server and self._run_id is not None:
-            log.warning("MLflow at %s does not answer (%s); training goes on and it is sent later", without_passwords(self.uri), away)
+            log.warning("MLflow at %s does not answer (%s); training goes on and it is sent later", masked(self.uri), away)
         self._warned_of_server = bool(away)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechtrain.addresses import guard_outputs
 from speechtrain.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ class Writer:
         self._error_lines: deque[str] = deque(maxlen=5)
         self.unexpected_exits = 0
 
-    def attend(self, spool: Path) -> None:
-        """Have a spool sent from now on, and start the process if there is none."""
-        line = json.dumps({"attend": str(spool)})
+    def attend(self, spool: Path, uri: str | None = None) -> None:
+        """Have a spool sent from now on, to an address that in the spool is masked, and start the process if there is none."""
+        line = json.dumps({"attend": str(spool), "uri": uri})
         self._write_line(line)
         self._attended[str(spool)] = line
 
@@ -177,15 +178,16 @@ class _Run:
     Args:
         path: the spool's file.
         reply: sends a reply about it to the training.
+        uri: the address that is masked in the spool; None: it is kept, or holds no secret.
     """
 
-    def __init__(self, path: Path, reply: Callable[..., None]) -> None:
+    def __init__(self, path: Path, reply: Callable[..., None], uri: str | None = None) -> None:
         from speechtrain.tracking.mlflow.sender import Sender
         from speechtrain.tracking.mlflow.spool import Spool
 
         self.spool = Spool(path)
         self.reply = reply
-        self.sender = Sender(self.spool, lambda text: reply(warning=text))
+        self.sender = Sender(self.spool, lambda text: reply(warning=text), uri)
         self.system: SystemMetrics | None = None
         self.failures = 0
         self.due = 0.0
@@ -265,9 +267,9 @@ def _pause(failures: int) -> float:
 class _Server:
     """Reads commands, sends spools and replies.
 
-    Commands: `attend` (a spool to send, with `events` that could not be written), `forget` (a spool), `abandon` (a run id to close as
-    failed, with `uri` and `reason`), `quit`. Replies name their `spool` and hold `run_id`, `closed`, `refused`, `away` with `failures`,
-    or a `warning`.
+    Commands: `attend` (a spool to send, with its `uri`, and `events` that could not be written), `forget` (a spool), `abandon` (a run id to
+    close as failed, with `uri` and `reason`), `quit`. Replies name their `spool` and hold
+    `run_id`, `closed`, `refused`, `away` with `failures`, or a `warning`.
     """
 
     def __init__(self, parent: int) -> None:
@@ -325,7 +327,7 @@ class _Server:
             self.runs.pop(str(path), None)
         elif path is not None:
             if path not in self.runs:
-                self.runs[path] = _Run(Path(path), lambda **values: self._reply(path, **values))
+                self.runs[path] = _Run(Path(path), lambda **values: self._reply(path, **values), command.get("uri"))
             self.runs[path].waits = True
             self.runs[path].add(command.get("events", []))
         elif "abandon" in command:
@@ -364,6 +366,7 @@ class _Server:
 
 def main() -> None:
     """Run the writer process; its first argument is the number of the process that started it."""
+    guard_outputs()
     logging.disable(logging.ERROR)  # the process that started it logs what a user should read
     for number in (signal.SIGTERM, signal.SIGINT):  # meant for the training, which has something to say yet when it gets them
         signal.signal(number, signal.SIG_IGN)

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from speechtrain.errors import ConfigError, without_passwords
+from speechtrain.addresses import masked
+from speechtrain.errors import ConfigError
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.study.objectives import Constraint, directions_of
 from speechtrain.sweep.study.samplers import make_pruner, node_of, sampler_factory
@@ -136,4 +137,4 @@ def test_a_storage_is_where_it_is_said_to_be(tmp_path, monkeypatch):
     assert storage_url("sqlite:////b/a.db", tmp_path) == "sqlite:////b/a.db"
     assert storage_url("kept/study.journal", tmp_path) == f"journal:///{tmp_path}/kept/study.journal"
     assert storage_url("postgresql+psycopg://me@db/x", tmp_path) == "postgresql+psycopg://me@db/x"
-    assert without_passwords("postgresql+psycopg://me:secret@db/x") == "postgresql+psycopg://me:***@db/x"
+    assert masked("postgresql+psycopg://me:secret@db/x") == "postgresql+psycopg://me:***@db/x"

@@ -1,0 +1,180 @@
+"""Requests and addresses of all kinds: each is answered with a status that fits, and the service goes on; no secret gets out."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import random
+import re
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+import soundfile
+from fuzz.fuzzing import generators
+
+import speechtrain
+from speechtrain import addresses
+from speechtrain.addresses import keep, masked, masked_values, whole
+from speechtrain.config.compose import compose_command
+from speechtrain.config.schemas.commands import ServeConfig
+from speechtrain.inference.service import Service
+from speechtrain.serve import server_of
+
+_KINDS = {"WAV": ("PCM_16", "PCM_U8", "PCM_24", "FLOAT", "DOUBLE", "ULAW", "ALAW"), "FLAC": ("PCM_16",), "OGG": ("VORBIS", "OPUS")}
+_KINDS |= {"MP3": ("MPEG_LAYER_III",), "AIFF": ("PCM_16",), "AU": ("PCM_16", "FLOAT"), "RAW": ("PCM_16",)}
+
+
+@pytest.fixture(scope="module")
+def service(trained: Path) -> Iterator[tuple[Service, tuple[str, int]]]:
+    keys = ["max_megabytes=0.3", "max_seconds=4", "header_seconds=1", "body_seconds=1", "min_rate=1000000", "write_seconds=1"]
+    service = Service(speechtrain.load(str(trained)), compose_command(ServeConfig, keys))
+    server, listening = server_of(service), socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield service, listening.getsockname()
+    server.should_exit = True
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def samples(draw: random.Random) -> np.ndarray:
+    shape = (draw.choice([0, 1, 2, 80, 4000, 30_000, 50_000]), draw.choice([1, 1, 1, 2, 5]))
+    values = np.random.default_rng(draw.getrandbits(32)).normal(0, draw.choice([0, 0.1, 1, 30, 1e5, 1e30]), shape)
+    if draw.random() < 0.2 and values.size:
+        values.flat[draw.randrange(values.size)] = draw.choice([np.nan, np.inf, -np.inf, 3e38, 1e300, -1e9])
+    return values
+
+
+def audio(draw: random.Random) -> bytes:
+    kind = draw.choice(list(_KINDS))
+    buffer = io.BytesIO()
+    try:
+        rate = draw.choice([8000, 8000, 16000, 48000, 11025, 44101, 1, 2_000_000])
+        values = samples(draw)
+        if kind in ("OGG", "MP3"):  # whose encoders crash at anything else
+            values = np.clip(np.nan_to_num(values), -1, 1)
+        soundfile.write(buffer, values, rate, format=kind, subtype=draw.choice(_KINDS[kind]))
+    except (soundfile.SoundFileError, ValueError, TypeError, OverflowError, AssertionError):  # what its encoders refuse
+        return b"RIFF" + draw.randbytes(60)
+    content = bytearray(buffer.getvalue())
+    for _ in range(draw.choice([0, 0, 0, 1, 5, 50])):
+        if content:
+            content[draw.randrange(min(len(content), draw.choice([60, 10**9])))] = draw.getrandbits(8)
+    if draw.random() < 0.2:
+        content = content[: draw.randrange(len(content) + 1)]
+    if draw.random() < 0.1 and len(content) > 28:
+        content[24:28] = struct.pack("<I", draw.choice([0, 1, 44101, 2**31, 2**32 - 1]))
+    return bytes(content) * draw.choice([1, 1, 1, 1, 2])
+
+
+def body(draw: random.Random) -> bytes:
+    if draw.random() < 0.6:
+        return audio(draw)
+    others = [draw.randbytes(draw.choice([0, 1, 44, 5000])), json.dumps({"a": [draw.random()]}).encode(), b"0" * 400_000]
+    return draw.choice([*others, bytes(draw.choice([1, 60_000])), "é\u2028\ud800".encode("utf-8", "surrogatepass")])
+
+
+def request(draw: random.Random, content: bytes) -> bytes:
+    method = draw.choice(["POST"] * 12 + ["GET", "PUT", "HEAD", "DELETE", "OPTIONS", "post", "\xe9", "P OST", ""])
+    path = draw.choice(
+        ["/transcribe"] * 10 + ["/health", "/metrics", "/", "//", "/../x", "/%00", "/transcribe/", "*", "x", "/" + "a" * 20_000]
+    )
+    path += draw.choice(["", "?words=true", "?words=%ff&words=", "?" + "a&" * 100, "?words=1;x=%"])
+    lines = [f"{method} {path} {draw.choice(['HTTP/1.1'] * 9 + ['HTTP/1.0', 'HTTP/2', 'HTTP/x', ''])}"]
+    lines += draw.choice([["Host: here"]] * 8 + [[], ["Host: a", "Host: b"]])
+    sizes = ["0", "-1", "+3", "1e3", "", "9" * 30, str(len(content) + 5), f"{len(content)}, {len(content)}", "0x10", "\u0663"]
+    chunked = draw.random() < 0.2
+    if chunked:
+        lines.append(f"Transfer-Encoding: {draw.choice(['chunked'] * 6 + ['gzip', 'chunked, gzip', 'Chunked'])}")
+    if not chunked or draw.random() < 0.1:
+        lines.append(f"Content-Length: {len(content) if draw.random() < 0.8 else draw.choice(sizes)}")
+    more = ["Expect: 100-continue", "Connection: close", "Connection: upgrade", "Upgrade: websocket", "Content-Encoding: gzip", "A" * 9000]
+    more += ["X-Forwarded-For: \xff", "Content-Type: multipart/form-data", "Range: bytes=0-1", " folded", "X:" + "y" * 30_000, "\0: 1"]
+    lines += draw.sample(more, draw.choice([0, 0, 0, 1, 2]))
+    head = "\r\n".join([*lines, "", ""]).encode("utf-8") if draw.random() < 0.95 else "\n".join([*lines, "", ""]).encode("utf-8")
+    if not chunked:
+        return head + content
+    parts, rest = b"", content
+    while rest:
+        size = draw.choice([1, 7, 1000, 100_000]) if len(rest) < 5000 else 100_000
+        parts += b"%x%s\r\n%s\r\n" % (len(rest[:size]), draw.choice([b"", b"", b";x=y"]), rest[:size])
+        rest = rest[size:]
+    return head + parts + draw.choice([b"0\r\n\r\n"] * 8 + [b"", b"zz\r\n", b"0\r\nTrailer: x\r\n\r\n", b"-1\r\n\r\n"])
+
+
+def statuses(address: tuple[str, int], sent: bytes) -> list[int]:
+    """Send bytes, and return the statuses of all answers."""
+    with socket.create_connection(address, 60) as connection:
+        try:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        got = b""
+        try:
+            while data := connection.recv(1 << 16):
+                got += data
+        except ConnectionError:
+            pass
+    return [int(each) for each in re.findall(rb"HTTP/1\.1 (\d{3})", got)]
+
+
+def test_any_request_has_an_answer_that_fits_and_the_service_goes_on(
+    service: tuple[Service, tuple[str, int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    served, address = service
+    good = io.BytesIO()
+    soundfile.write(good, 0.1 * np.sin(np.arange(4000) * 0.3), 8000, format="WAV")
+    head = f"POST /transcribe HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(good.getvalue())}\r\n\r\n".encode()
+    for number, draw in generators("serve", 250):
+        sent = request(draw, body(draw))
+        found = statuses(address, sent)
+        assert set(found) <= {100, 200, 307, 400, 404, 405, 408, 413}, f"{number}: {found} to {sent[:300]!r}"
+        if number % 25 == 0:
+            with socket.create_connection(address, 60) as connection:
+                connection.sendall(head + good.getvalue())
+                assert connection.makefile("rb").readline().split()[1] == b"200", f"{number}: after {sent[:300]!r}"
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert served.registry.get_sample_value("speechtrain_held_bytes") == 0
+
+
+def secret(draw: random.Random) -> str:
+    letters = "abcXYZ0189" + draw.choice(["", "-_.", "@/:", "?#&=%", "'\"` <>", "äß\u0663"])
+    return "S" + "".join(draw.choice(letters) for _ in range(draw.choice([5, 8, 20]))) + "Z9"
+
+
+def address_of(draw: random.Random, hidden: str) -> str:
+    written = hidden if draw.random() < 0.5 else quote(hidden, safe="")
+    scheme = draw.choice(["postgresql", "postgresql+psycopg", "mysql+pymysql", "redis", "http", "https", "mongodb", "amqp", "ftp"])
+    host = draw.choice(["h", "db.example.org", "127.0.0.1:80", "[::1]:5432", "h:1"])
+    name = draw.choice(["me", "", "me%40x", "a.b"])
+    place = draw.choice(["", "/", "/db", "/a/b?sslmode=x", "?x=1"])
+    if draw.random() < 0.7:
+        return f"{scheme}://{name}:{written}@{host}{place}"
+    key = draw.choice(["password", "sslpassword", "token", "access_token", "api_key", "PASSWORD", "client_secret"])
+    return f"{scheme}://{host}/db?x=1&{key}={quote(hidden, safe='')}{draw.choice(['', '&y=2'])}"
+
+
+def test_no_secret_of_an_address_gets_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, draw in generators("addresses", 1500):
+        monkeypatch.setattr(addresses, "_known", set())
+        hidden = secret(draw)
+        given = address_of(draw, hidden)
+        config = {"tracking": {"mlflow": {"tracking_uri": given}}, "typed": [f"a.b={given}", 3, None]}
+        outputs = [json.dumps(masked_values(config), ensure_ascii=False), masked_values(given)]
+        outputs += [masked(text) for text in (given, f"no {given}: (Connection refused)", f"x={given} y=2", repr(given), quote(given))]
+        for output in outputs:
+            assert hidden not in output, f"{number}: {output!r} of {given!r}"
+            assert quote(hidden, safe="") not in output, f"{number}: {output!r} of {given!r}"
+        assert masked_values(masked_values(given)) == masked_values(given)
+        if number % 25 == 0:
+            keep(config)
+            assert whole(masked_values(given)) == given
+    assert addresses._store_file().stat().st_mode & 0o077 == 0
