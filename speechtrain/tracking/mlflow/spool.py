@@ -24,7 +24,7 @@ FOLDER = "unsent"
 
 Event = Mapping[str, Any]
 
-_MASKED = ("params", "tags", "text", "columns", "datasets")
+_MASKED = ("params", "tags", "name", "text", "columns", "datasets")
 """Keys of events with texts that people read; the others name files and runs."""
 
 
