@@ -138,7 +138,10 @@ class LimitedProtocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return
-        super().send_400_response(msg)
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:  # its text is more than the answer to HEAD may have
+            self.transport.abort()
         if self.cycle is not None and not self.cycle.response_complete:  # the application is told that there is nobody to answer
             self.cycle.disconnected = True
             self.cycle.message_event.set()

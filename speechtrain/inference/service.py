@@ -268,7 +268,10 @@ class Service:
         if not body:
             raise DataError("the request has no body; send an audio file as it")
         reader = RecordingReader(body, self.recognizer.sample_rate, longest=self._most_seconds)
-        return np.concatenate(list(reader.blocks()))
+        blocks = list(reader.blocks())
+        if not blocks:
+            raise DataError("the audio is too short to have a sample at the model's rate")
+        return np.concatenate(blocks)
 
     def count(self, status: str) -> None:
         """Count a request by the status that it was answered with."""
