@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,20 @@ def test_a_process_that_dies_ends_the_run_with_what_it_wrote(training: tuple[sub
     assert run.returncode == 1
     assert b"process 1 of the training ended early" in errors
     assert b"Traceback" not in errors
+
+
+def test_ranks_listen_on_the_loopback_interface_alone_and_leave_no_files(
+    training: tuple[subprocess.Popen[bytes], psutil.Process],
+) -> None:
+    run, second = training
+    sockets = [each for process in (psutil.Process(run.pid), second) for each in process.net_connections()]
+    addresses = {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN or not each.raddr}
+    assert addresses == {"127.0.0.1"}, "gloo has not kept to the interface of GLOO_SOCKET_IFNAME, or something else listens"
+    (meeting,) = Path(tempfile.gettempdir()).glob(f"speechtrain-ranks-{run.pid}-*")
+    assert meeting.stat().st_mode & 0o077 == 0
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=60)
+    assert not meeting.exists()
 
 
 class Kill(Callback):

@@ -1,24 +1,27 @@
 """Training on several devices of one machine: a process (rank) for each, started here and ended here.
 
 Rank 0 is the process that the user started; it tracks, prints and writes. The other ranks build the same from the run's config and take
-their share of each batch.
+their share of each batch. They meet by files in a folder that only their user may enter, and send tensors to each other on the loopback
+interface; objects, which are pickled, go through files of that folder and never through a socket.
 """
 
 from __future__ import annotations
 
 import _thread
 import os
-import socket
+import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import lightning.pytorch as pl
+import psutil
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -26,7 +29,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from speechtrain.errors import RunError
 
 RANK = "SPEECHTRAIN_RANK"
-PORT = "SPEECHTRAIN_PORT"
+MEETING = "SPEECHTRAIN_MEETING"
 
 
 def own_rank() -> int:
@@ -35,53 +38,73 @@ def own_rank() -> int:
 
 
 class ExternalRanks(LightningEnvironment):
-    """Tells Lightning that the processes of the ranks are started by us, and where rank 0 listens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        if PORT not in os.environ:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.port: int = free.getsockname()[1]
-        else:
-            self.port = int(os.environ[PORT])
+    """Tells Lightning that the processes of the ranks are started by us, and have met before it begins."""
 
     @property
     def creates_processes_externally(self) -> bool:
         """Return true: `RankProcesses` starts them."""
         return True
 
-    @property
-    def main_address(self) -> str:
-        """Return the address of this machine."""
-        return "127.0.0.1"
-
-    @property
-    def main_port(self) -> int:
-        """Return the port that rank 0 listens on."""
-        return self.port
-
     def local_rank(self) -> int:
         """Return the rank of this process."""
         return own_rank()
 
 
-class RankProcesses(pl.Callback):
-    """Runs the processes of ranks 1, 2, ... while a block runs, and ends them with it.
+class Exchange:
+    """Hands objects from rank to rank by files.
 
     Args:
-        count: number of ranks besides rank 0; 0: nothing is started.
-        port: port that rank 0 listens on.
+        folder: a folder that no other user may enter.
+        rank: the rank of this process.
+        count: number of ranks.
+    """
+
+    def __init__(self, folder: Path, rank: int, count: int) -> None:
+        self._folder = folder
+        self._rank = rank
+        self._count = count
+        self._number = 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, in every rank; each has to call it."""
+        return self._read(value, range(self._count))
+
+    def of_rank0(self, value: Any) -> Any:
+        """Return the value that rank 0 has, in every rank; each has to call it."""
+        return self._read(value, (0,))[0]
+
+    def _read(self, value: Any, ranks: Sequence[int]) -> list[Any]:
+        self._number += 1
+        if self._rank in ranks:
+            self._file(self._number, self._rank).write_bytes(pickle.dumps(value))
+        dist.barrier()
+        self._file(self._number - 1, self._rank).unlink(missing_ok=True)  # all have read it, for they are here
+        return [pickle.loads(self._file(self._number, rank).read_bytes()) for rank in ranks]  # noqa: S301 # of our own processes
+
+    def _file(self, number: int, rank: int) -> Path:
+        return self._folder / f"{number}-{rank}"
+
+
+_exchange: Exchange | None = None
+
+
+class RankProcesses(pl.Callback):
+    """Runs the processes of ranks 1, 2, ... while a block runs, joins this one with them, and ends them with it.
+
+    Args:
+        count: number of ranks; where it is 1 nothing is started and nothing joined.
+        device: the device of this rank.
         folder: the folder of the run.
         resume_from: the checkpoint that the run is resumed from.
     """
 
-    def __init__(self, count: int, port: int, folder: Path, resume_from: Path | None) -> None:
+    def __init__(self, count: int, device: torch.device, folder: Path, resume_from: Path | None) -> None:
         self._count = count
-        self._port = port
+        self._device = device
         self._folder = folder
         self._resume_from = resume_from
         self._running: list[subprocess.Popen[bytes]] = []
+        self._meeting: tempfile.TemporaryDirectory[str] | None = None
         self._ended = threading.Event()
         self._interrupting = threading.Lock()  # no interrupt may come once the end was noticed in another way
         self._failed: int | None = None
@@ -90,8 +113,19 @@ class RankProcesses(pl.Callback):
         return self._folder / f"process-{rank}.log"
 
     def __enter__(self) -> None:
-        for rank in range(1, self._count + 1):
-            environment = {**os.environ, RANK: str(rank), PORT: str(self._port)}
+        if self._count == 1:
+            return
+        place = os.environ.get(MEETING)
+        if place is None:
+            self._meeting = tempfile.TemporaryDirectory(prefix=f"speechtrain-ranks-{os.getpid()}-", ignore_cleanup_errors=True)
+            place = self._meeting.name
+            self._start(place)
+        self._join(Path(place))
+
+    def _start(self, place: str) -> None:
+        """Start the other ranks, which join this one in a folder."""
+        for rank in range(1, self._count):
+            environment = {**os.environ, RANK: str(rank), MEETING: place}
             command = [sys.executable, "-m", "speechtrain.training.rank", str(self._folder)]
             command += [str(self._resume_from)] if self._resume_from is not None else []
             with self._log(rank).open("wb") as file:
@@ -100,8 +134,18 @@ class RankProcesses(pl.Callback):
                     command, env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, start_new_session=True
                 )
             self._running.append(process)
-        if self._running:
-            threading.Thread(target=self._watch, daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _join(self, place: Path) -> None:
+        """Make one group of all ranks, before Lightning would, which has them listen on every interface."""
+        global _exchange  # a process trains one model at a time
+        loopback = _loopback()
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if loopback is not None else ():
+            os.environ.setdefault(name, str(loopback))
+        store = dist.FileStore(str(place / "store"), self._count)
+        backend = dist.get_default_backend_for_device(self._device)
+        dist.init_process_group(backend, store=store, rank=own_rank(), world_size=self._count)
+        _exchange = Exchange(place, own_rank(), self._count)
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):
@@ -153,12 +197,26 @@ class RankProcesses(pl.Callback):
         if error is not None and self._failed is None and not self._ended.is_set():
             self._failed = self._failed_rank()
         self._end(seconds=10)
-        if self._running and dist.is_initialized():
-            dist.destroy_process_group()  # the next run of this process has a group of its own
+        self._leave()
         if self._failed is not None:
             log = self._log(self._failed)
             last_lines = "\n    ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:])
             raise RunError(f"process {self._failed} of the training ended early; the end of {log}:\n    {last_lines}") from error
+
+    def _leave(self) -> None:
+        """Forget the group: the next run of this process has one of its own."""
+        global _exchange
+        _exchange = None
+        if self._running and dist.is_initialized():
+            dist.destroy_process_group()
+        if self._meeting is not None:
+            self._meeting.cleanup()
+
+
+def _loopback() -> str | None:
+    """Return the name of the interface that leads to this machine alone; None: the system does not say."""
+    named = (name for name, addresses in psutil.net_if_addrs().items() if any(each.address == "127.0.0.1" for each in addresses))
+    return next(named, None)
 
 
 def end_with_parent() -> None:
@@ -182,11 +240,7 @@ def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
 
 def gather_from_ranks(value: Any) -> list[Any]:
     """Return the values of all ranks, in every rank."""
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
+    return [value] if _exchange is None else _exchange.gather(value)
 
 
 def broadcast_from_rank0(tensors: Iterable[torch.Tensor]) -> None:
@@ -198,8 +252,4 @@ def broadcast_from_rank0(tensors: Iterable[torch.Tensor]) -> None:
 
 def value_of_rank0(value: Any) -> Any:
     """Return the value that rank 0 has, in every rank."""
-    if not dist.is_initialized():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
+    return value if _exchange is None else _exchange.of_rank0(value)

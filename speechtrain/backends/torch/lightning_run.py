@@ -27,7 +27,7 @@ from speechtrain.backends.torch import checkpoint as checkpoints
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.batch_loss import is_out_of_memory
 from speechtrain.backends.torch.checkpoint import write_weights
-from speechtrain.backends.torch.devices import ExternalRanks, RankProcesses, own_rank
+from speechtrain.backends.torch.devices import ExternalRanks, RankProcesses, own_rank, value_of_rank0
 from speechtrain.backends.torch.internals import epochs_processed, ignore_sigterm_notices
 from speechtrain.backends.torch.lightning_module import TrainingModule
 from speechtrain.backends.torch.sharding import FullySharded
@@ -52,15 +52,14 @@ class LightningRun:
         self._folder = plan.folder / FOLDER
         self._checkpoints = _checkpoints(plan, self._folder)
         self._stopper = _early_stopping(plan)
-        ranks = ExternalRanks()
         monitors: list[pl.Callback] = [*self._checkpoints.values(), *([self._stopper] if self._stopper is not None else [])]
         with silenced_lightning():
-            self._trainer = _trainer(plan, monitors, ranks, has_val=has_val)
-        others = self._trainer.world_size - 1 if own_rank() == 0 else 0
-        self._processes = RankProcesses(others, ranks.port, plan.folder, plan.resume_from)
+            self._trainer = _trainer(plan, monitors, has_val=has_val)
+        self._processes = RankProcesses(self._trainer.world_size, self.device, plan.folder, plan.resume_from)
         self._trainer.callbacks.append(self._processes)  # type: ignore[attr-defined]
         if self._trainer.world_size > 1:
             ignore_sigterm_notices(self._trainer)
+            self._trainer.strategy.broadcast = _value_of  # type: ignore[method-assign] # Lightning's pickles through a socket
 
     @property
     def device(self) -> torch.device:
@@ -235,7 +234,12 @@ def _share_of(loaders: Sequence[Loader], rank: int, ranks: int) -> Iterator[None
             loader.take_share(0, 1)
 
 
-def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], ranks: ExternalRanks, *, has_val: bool) -> pl.Trainer:
+def _value_of(value: Any, src: int = 0) -> Any:  # noqa: ARG001 # it is always rank 0
+    """Return the value of rank 0, as a strategy of Lightning does."""
+    return value_of_rank0(value)
+
+
+def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.Trainer:
     options = plan.trainer
     if "fsdp" in options.strategy and options.strategy != FullySharded.strategy_name:
         raise ConfigError([Problem("trainer.strategy", f"is {options.strategy}, which is not available", "set trainer.strategy=fsdp")])
@@ -256,7 +260,7 @@ def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], ranks: ExternalRa
             num_sanity_val_steps=0,
             default_root_dir=plan.folder,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO(), *([ranks] if options.devices not in (1, "1") else [])],
+            plugins=[AtomicCheckpointIO(), *([ExternalRanks()] if options.devices not in (1, "1") else [])],
             sync_batchnorm=options.sync_batchnorm,
             logger=False,
             enable_checkpointing=any(isinstance(item, ModelCheckpoint) for item in callbacks),

@@ -326,6 +326,8 @@ class _Server:
         if "forget" in command:
             self.runs.pop(str(path), None)
         elif path is not None:
+            if path not in self.runs and not Path(path).is_file() and not command.get("events"):
+                return  # all was sent with a command before
             if path not in self.runs:
                 self.runs[path] = _Run(Path(path), lambda **values: self._reply(path, **values), command.get("uri"))
             self.runs[path].waits = True
