@@ -142,7 +142,7 @@ class RankProcesses(pl.Callback):
         loopback = _loopback()
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if loopback is not None else ():
             os.environ.setdefault(name, str(loopback))
-        store = dist.FileStore(str(place / "store"), self._count)
+        store = torch.distributed.distributed_c10d.FileStore(str(place / "store"), self._count)  # type: ignore[attr-defined]
         backend = dist.get_default_backend_for_device(self._device)
         dist.init_process_group(backend, store=store, rank=own_rank(), world_size=self._count)
         _exchange = Exchange(place, own_rank(), self._count)

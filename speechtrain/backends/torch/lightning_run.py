@@ -59,7 +59,7 @@ class LightningRun:
         self._trainer.callbacks.append(self._processes)  # type: ignore[attr-defined]
         if self._trainer.world_size > 1:
             ignore_sigterm_notices(self._trainer)
-            self._trainer.strategy.broadcast = _value_of  # type: ignore[method-assign] # Lightning's pickles through a socket
+            self._trainer.strategy.broadcast = _value_of  # type: ignore[method-assign, assignment] # its own pickles
 
     @property
     def device(self) -> torch.device:
@@ -148,6 +148,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         checkpoints.write(checkpoint, Path(path))
 
 
+_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+"""Keys of the state of Lightning's ModelCheckpoint that hold the path of a file."""
+
+
 class NamedCheckpoint(ModelCheckpoint):
     """A ModelCheckpoint with a role, which tells its state from that of another one with the same settings."""
 
@@ -160,6 +164,16 @@ class NamedCheckpoint(ModelCheckpoint):
         """Return the role in front of the key that Lightning makes of the settings."""
         key = super().state_key.replace(type(self).__qualname__, "Keeper", 1)  # as checkpoints have it since the class was called so
         return f"{self.role} {key}"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state, also of a run whose folder was moved, in which Lightning would look for the checkpoints where they were."""
+        folder = Path(str(self.dirpath))
+        names = [Path(path).name for path in (*state_dict["best_k_models"], state_dict["best_model_path"]) if path]
+        if state_dict["dirpath"] != self.dirpath and names and all((folder / name).is_file() for name in names):
+            paths = {key: str(folder / Path(state_dict[key]).name) for key in _PATHS if state_dict[key]}
+            best = {str(folder / Path(path).name): value for path, value in state_dict["best_k_models"].items()}
+            state_dict = {**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
 
 
 class ResumedStopping(EarlyStopping):

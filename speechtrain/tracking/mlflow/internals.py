@@ -42,3 +42,33 @@ def _read(database: Path, query: str, value: str) -> dict[str, str] | None:
             return {str(key): str(name or "") for key, name in connection.execute(query, (value,))}
     except sqlite3.Error:
         return None
+
+
+_LOCATIONS = {
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "logged_models": ("artifact_location",),
+    "model_versions": ("source", "storage_location"),
+}
+"""Columns of the tables that hold the absolute place of artifacts, by table."""
+
+
+def relocate_artifacts(connection: sqlite3.Connection, artifacts: Path) -> None:
+    """Have a database that was moved, with the folder of artifacts beside it, name that folder in place of the one where it was.
+
+    Args:
+        connection: the database.
+        artifacts: where the folder is now, whose name it has kept.
+    """
+    here = artifacts.as_uri()
+    try:
+        places = [str(row[0]) for row in connection.execute("SELECT DISTINCT artifact_location FROM experiments")]
+        for place in places:
+            if place != here and place.startswith("file:") and place.endswith(f"/{artifacts.name}"):
+                for table, columns in _LOCATIONS.items():
+                    for column in columns:
+                        change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} LIKE ?"  # noqa: S608 # names of ours
+                        connection.execute(change, (here, len(place) + 1, f"{place}%"))
+        connection.commit()
+    except sqlite3.Error:  # a database of before or after this version of MLflow, or one that is made just now
+        connection.rollback()

@@ -31,9 +31,13 @@ from mlflow.exceptions import MlflowException
 from speechtrain.addresses import keep, masked, masked_values, whole
 from speechtrain.errors import UserError, first_line
 from speechtrain.processes.identity import Process
+from speechtrain.tracking.mlflow.internals import relocate_artifacts
 from speechtrain.tracking.mlflow.spool import Spool, spools_in
 
 log = logging.getLogger(__name__)
+
+ARTIFACTS = "mlartifacts"
+"""Name of the folder of artifacts beside a local database."""
 
 UID, PROCESS, FOLDER = (f"speechtrain.{name}" for name in ("uid", "process", "folder"))
 """Tags of a run: a name known before MLflow gives it an id, the process that writes it, its folder."""
@@ -75,6 +79,8 @@ def open_client(uri: str) -> MlflowClient:
         with _lock(path):
             with contextlib.closing(sqlite3.connect(path)) as database:
                 database.execute("PRAGMA journal_mode=WAL")
+                if (artifacts := path.parent.absolute() / ARTIFACTS).is_dir():
+                    relocate_artifacts(database, artifacts)
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
             return client
@@ -110,7 +116,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if experiment is not None:
         return str(experiment.experiment_id)
     local = uri.startswith("sqlite:///")
-    artifacts = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri() if local else None
+    artifacts = (Path(uri.removeprefix("sqlite:///")).parent / ARTIFACTS).as_uri() if local else None
     try:
         return str(client.create_experiment(name, artifact_location=artifacts, tags={_KIND: "custom_model_development"}))
     except MlflowException:  # another process was first

@@ -10,7 +10,7 @@ import pytest
 from speechtrain.errors import ConfigError, UserError
 from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
 from speechtrain.tracking.mlflow.lookup import open_reader
-from speechtrain.tracking.mlflow.sender import open_client
+from speechtrain.tracking.mlflow.sender import experiment_id, open_client
 from speechtrain.tracking.mlflow.tracker import local_uri
 
 
@@ -86,3 +86,21 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mlflow\.db: there is no such database\n    -> set tracking_uri"):
         open_reader(None, "here", runs=["zzz"])
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_artifacts_of_a_project_that_was_moved_are_read_and_written_where_they_are_now(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    client = open_client(local_uri(tmp_path / "before"))
+    experiment = experiment_id(client, local_uri(tmp_path / "before"), "speechtrain")
+    run = client.create_run(experiment).info.run_id
+    client.log_text(run, "old", "old.txt")
+    model = client.create_logged_model(experiment, "model", run)
+    (tmp_path / "before").rename(tmp_path / "now")
+    mlflow.tracking._tracking_service.utils._artifact_repos_cache.clear()  # as in another process
+    client = open_client(local_uri(tmp_path / "now"))
+    client.log_text(run, "new", "new.txt")
+    changed = f"MLflow {mlflow.__version__} changed its tables, which speechtrain/tracking/mlflow/internals.py writes"
+    assert Path(client.download_artifacts(run, "old.txt")).read_text() == "old", changed
+    assert {item.path for item in client.list_artifacts(run)} == {"old.txt", "new.txt"}, changed
+    assert client.get_logged_model(model.model_id).artifact_location.startswith((tmp_path / "now").as_uri()), changed
+    assert not (tmp_path / "before").exists(), changed
