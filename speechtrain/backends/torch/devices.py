@@ -120,7 +120,12 @@ class RankProcesses(pl.Callback):
             self._meeting = tempfile.TemporaryDirectory(prefix=f"speechtrain-ranks-{os.getpid()}-", ignore_cleanup_errors=True)
             place = self._meeting.name
             self._start(place)
-        self._join(Path(place))
+        try:
+            self._join(Path(place))
+        except BaseException:
+            self._end(seconds=0)
+            self._leave()
+            raise
 
     def _start(self, place: str) -> None:
         """Start the other ranks, which join this one in a folder."""
@@ -142,7 +147,7 @@ class RankProcesses(pl.Callback):
         loopback = _loopback()
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if loopback is not None else ():
             os.environ.setdefault(name, str(loopback))
-        store = torch.distributed.distributed_c10d.FileStore(str(place / "store"), self._count)  # type: ignore[attr-defined]
+        store = dist.FileStore(str(place / "store"), self._count)  # type: ignore[attr-defined]
         backend = dist.get_default_backend_for_device(self._device)
         dist.init_process_group(backend, store=store, rank=own_rank(), world_size=self._count)
         _exchange = Exchange(place, own_rank(), self._count)
