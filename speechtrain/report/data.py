@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -119,7 +120,7 @@ def _write_manifest(files: Sequence[str], root: Path) -> None:
     for number, name in enumerate(files):
         path = user_path(name)
         try:
-            duration = soundfile.info(str(path)).duration
+            duration = soundfile.info(os.fsencode(path)).duration
             shutil.copyfile(path, root / f"{number}{path.suffix}")
         except (OSError, soundfile.SoundFileError) as error:
             raise DataError(f"{path}: cannot be read as audio ({error})\n    -> give a WAV, FLAC, OGG or MP3 file") from None

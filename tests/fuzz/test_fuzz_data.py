@@ -171,7 +171,7 @@ LINE = {"audio_filepath": "audio/b.wav", "duration": 0.2, "text": "two", "utt_id
 
 def test_manifests(root: Path) -> None:
     good = [json.dumps({**LINE, "audio_filepath": f"audio/{name}.wav", "utt_id": name}) for name in "ac"]
-    for _, rng in generators("manifest", 250):
+    for _, rng in generators("manifest", 150):
         entry = changed(LINE, rng)
         if rng.random() < 0.1:
             entry = {**LINE, "audio_filepath": rng.choice(["audio/pipe.wav", "audio", "audio/" + "x" * 255])}
@@ -200,7 +200,7 @@ def test_kaldi_folders(root: Path) -> None:
         "segments": "u a 0 0.1\nv b 0.05 -1\nw c 0 0.2\n",
     }
     (root / "train").mkdir()
-    for _, rng in generators("kaldi", 150):
+    for _, rng in generators("kaldi", 100):
         for name, content in files.items():
             (root / "train" / name).unlink(missing_ok=True)
             (root / "train" / name).write_text(content)
@@ -246,7 +246,7 @@ def test_lhotses_lines(root: Path) -> None:
         "num_samples": 9,
         "duration": 1,
     }
-    for _, rng in generators("lhotse", 150):
+    for _, rng in generators("lhotse", 100):
         entry = line
         if rng.random() < 0.3:
             transforms = [
@@ -347,7 +347,7 @@ def test_spectrograms_and_their_manifests(tmp_path: Path) -> None:
     overrides = dict(item.removeprefix("data.").split("=") for item in write_corpus(tmp_path, train=3) if item.startswith("data."))
     folders = {name: overrides[name] for name in overrides if name.endswith("_dir")}
     files = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".json", ".npy", ".txt"))
-    for _, rng in generators("spectrograms", 150):
+    for _, rng in generators("spectrograms", 100):
         path = rng.choice(files)
         before = path.read_bytes()
         content = damaged(before, rng)
@@ -369,7 +369,7 @@ def test_headers_of_recordings(root: Path) -> None:
         ("AIFF", "PCM_16"),
         ("MP3", None),
     ]
-    for number, rng in generators("audio", 350):
+    for number, rng in generators("audio", 200):
         kind, subtype = rng.choice(kinds)
         path = root / f"{number}.bin"
         soundfile.write(path, samples, rng.choice([8000, 44_100]), format=kind, subtype=subtype)
@@ -398,7 +398,7 @@ ARPA = (
 
 def test_language_models_and_lexicons(tmp_path: Path) -> None:
     tokenizer = CharTokenizer(vocabulary=["", " ", *"abcdef"])
-    for _, rng in generators("arpa", 300):
+    for _, rng in generators("arpa", 200):
         lines = ARPA.splitlines()
         place = rng.randrange(len(lines))
         fields = lines[place].split("\t")
@@ -424,7 +424,7 @@ def test_language_models_and_lexicons(tmp_path: Path) -> None:
 
 def test_normalisation_of_texts() -> None:
     figures = ["1", "12", "007", "1,234", "1,23", "3.5", "24.12.2025", "1.2.3.4", "9" * 28, "٣٤", "1e5", "0.", "-3", "5%", "²", "1,234,5.6"]
-    for _, rng in generators("normalize", 400):
+    for _, rng in generators("normalize", 250):
         pattern = "".join(
             rng.choice(["a", "(", ")", "[", "]", "*", "\\1", "(?P<x>.)", ".", "+", "{2}", "|", ":"]) for _ in range(rng.randrange(1, 6))
         )
@@ -446,7 +446,7 @@ def test_numbers_of_configs() -> None:
     fields = [
         (each, field) for each in schemas for field in dataclasses.fields(each) if "int" in str(field.type) or "float" in str(field.type)
     ]
-    for _, rng in generators("numbers", 600):
+    for _, rng in generators("numbers", 350):
         schema, field = rng.choice(fields)
         node = OmegaConf.structured(schema)
         given = rng.choice([number for number in NUMBERS if "int" not in str(field.type) or isinstance(number, int)])
@@ -510,7 +510,7 @@ def test_typed_values_of_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "lm": ["order"],
         "evaluate": ["seed"],
     }
-    for _, rng in generators("typed", 5):
+    for _, rng in generators("typed", 2):
         given = [f"{rng.choice(keys)}={rng.choice(typed)}", "data=synthetic"]
         answer(lambda: compose(given), given)  # noqa: B023
         name = rng.choice(list(commands))

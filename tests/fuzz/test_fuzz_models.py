@@ -160,7 +160,7 @@ def changed(config: dict[str, Any], rng: Random) -> tuple[dict[str, Any], bool]:
 
 def test_a_changed_config_is_refused_or_makes_a_model_and_never_runs_code(models: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "model.ckpt"
-    for number, rng in generators("configs", 70):
+    for number, rng in generators("configs", 25):
         before, weights = rng.choice(models)
         config, never = changed(before, rng)
         torch.save(checkpoint_of(config, weights, VOCABULARY[-len(weights["head.bias"]) :]), file)
@@ -231,7 +231,7 @@ def test_overrides_of_a_strangers_run_are_refused_or_harmless(tmp_path: Path) ->
     harm = ("_target_=os", "_target_=speechtrain.files", "_target_: os", "oc.env")
     run = tmp_path / "run"
     (run / ".hydra").mkdir(parents=True)
-    for number, rng in generators("overrides", 150):
+    for number, rng in generators("overrides", 100):
         typed = "".join(
             [
                 rng.choice(["", "", "+", "++", "~", "--", " "]),
@@ -390,7 +390,7 @@ def crafted(content: dict[str, Any], rng: Random) -> dict[str, Any]:
 
 def test_a_damaged_checkpoint_of_torch_is_refused_or_the_one_it_was(models: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "model.ckpt"
-    for number, rng in generators("torch", 60):
+    for number, rng in generators("torch", 30):
         config, weights = models[0]
         whole = checkpoint_of(config, weights)
         buffer = io.BytesIO()
@@ -456,7 +456,7 @@ def test_a_damaged_file_of_keras_is_refused_or_the_one_it_was(keras_file: bytes,
     file = tmp_path / "model.keras"
     file.write_bytes(keras_file)
     right = read_state(file), stored_config(file)[0].as_dict()
-    for number, rng in generators("keras", 40):
+    for number, rng in generators("keras", 20):
         how, content = damaged(keras_file, rng) if number % 4 else ("weights", weights_changed(keras_file, rng))
         file.write_bytes(content)
         outcome = answer(lambda: stored_config(file), (number, how))
@@ -489,7 +489,7 @@ def test_a_damaged_archive_is_refused_or_the_one_it_was_and_leaves_nothing(model
         '{"files": {"../x": "0"}}',
         "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
     ]
-    for number, rng in generators("archives", 60):
+    for number, rng in generators("archives", 30):
         how, changed = damaged(content, rng)
         if number % 4 == 0:
             how, changed = "index", with_index(content, rng.choice(indexes))

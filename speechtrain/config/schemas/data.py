@@ -169,7 +169,7 @@ class Folder(Loading):
         if self.speaker not in (None, "folder"):
             try:
                 named = re.compile(self.speaker).groupindex
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 yield "speaker", f"is no regular expression ({error}), received {self.speaker!r}", "or set data.speaker=folder"
             else:
                 if "speaker" not in named:

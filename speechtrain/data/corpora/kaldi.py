@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,8 +42,8 @@ class Kaldi(ListedCorpus):
         """List the lines of `segments`, or of `wav.scp` where there is none, with their texts."""
         recordings = _table(folder / "wav.scp")
         texts = _table(folder / "text")
-        speakers = _table(folder / "utt2spk") if is_file(folder / "utt2spk") else {}
-        if is_file(folder / "segments"):
+        speakers = _table(folder / "utt2spk") if os.path.lexists(folder / "utt2spk") else {}
+        if os.path.lexists(folder / "segments"):
             for name, (where, line) in _table(folder / "segments").items():
                 yield self._entry(name, where, line.split(), recordings, texts, speakers)
         else:

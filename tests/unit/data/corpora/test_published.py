@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import corpora
@@ -181,3 +182,13 @@ def test_without_leave_to_fetch_both_ways_are_told(tmp_path: Path) -> None:
         Timit(str(tmp_path)).load(None)
     with pytest.raises(DataError, match=r"'train' of AN4 is not there"):
         An4(str(tmp_path)).load(None)
+
+
+@pytest.mark.parametrize("file", ["segments", "utt2spk", "text"])
+def test_a_pipe_in_place_of_a_file_of_kaldis_is_refused(tmp_path: Path, file: str) -> None:
+    path = corpora.kaldi(tmp_path) / "train" / file
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+    with pytest.raises(DataError, match=f"{file}: cannot be read"):
+        prepared(["data=kaldi", f"data.root={tmp_path}", *QUIET])
