@@ -67,8 +67,10 @@ def relocate_artifacts(connection: sqlite3.Connection, artifacts: Path) -> None:
             if place != here and place.startswith("file:") and place.endswith(f"/{artifacts.name}"):
                 for table, columns in _LOCATIONS.items():
                     for column in columns:
-                        change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} LIKE ?"  # noqa: S608 # names of ours
-                        connection.execute(change, (here, len(place) + 1, f"{place}%"))
+                        # not LIKE, for which an underscore in the name of a folder stands for any letter
+                        within = f"{column} = ? OR substr({column}, 1, ?) = ?"
+                        change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {within}"  # noqa: S608 # names of ours
+                        connection.execute(change, (here, len(place) + 1, place, len(place) + 1, f"{place}/"))
         connection.commit()
     except sqlite3.Error:  # a database of before or after this version of MLflow, or one that is made just now
         connection.rollback()

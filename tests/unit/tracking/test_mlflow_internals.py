@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import mlflow
 import pytest
 
 from speechtrain.errors import ConfigError, UserError
-from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
+from speechtrain.tracking.mlflow.internals import has_run, relocate_artifacts, run_names, study_names
 from speechtrain.tracking.mlflow.lookup import open_reader
 from speechtrain.tracking.mlflow.sender import experiment_id, open_client
 from speechtrain.tracking.mlflow.tracker import local_uri
@@ -104,3 +106,16 @@ def test_artifacts_of_a_project_that_was_moved_are_read_and_written_where_they_a
     assert {item.path for item in client.list_artifacts(run)} == {"old.txt", "new.txt"}, changed
     assert client.get_logged_model(model.model_id).artifact_location.startswith((tmp_path / "now").as_uri()), changed
     assert not (tmp_path / "before").exists(), changed
+
+
+def test_the_artifacts_of_a_moved_project_are_found_and_those_of_folders_with_a_like_name_stay(tmp_path: Path) -> None:
+    client = open_client(local_uri(tmp_path))
+    for name, place in (("moved", "a_b/mlartifacts"), ("like", "aXb/mlartifacts/0"), ("longer", "a_b/mlartifacts2")):
+        client.create_run(client.create_experiment(name, artifact_location=f"file:///{place}"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        relocate_artifacts(database, tmp_path / "mlartifacts")
+        rows = database.execute("SELECT artifact_location, artifact_uri FROM experiments JOIN runs USING (experiment_id)")
+        places = [[str(each) for each in row] for row in rows]
+    here = (tmp_path / "mlartifacts").as_uri()
+    assert {location for location, _ in places} == {here, "file:///aXb/mlartifacts/0", "file:///a_b/mlartifacts2"}
+    assert all(uri.startswith(f"{location}/") for location, uri in places)
