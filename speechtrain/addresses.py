@@ -26,12 +26,18 @@ MASK = "***"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`<>|]+")
 _SURELY = r"[\w.-]*(?:password|passwd|passphrase|pwd|secret|api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key)"
 _AS_A_WORD = r"(?:[\w.-]*[._-])?(?:access|auth|api|hf|id|refresh|bearer|session)?_?token|(?:[\w.-]*[._-])?(?:sig|signature|credentials?)"
-_SECRET_NAME = re.compile(rf"{_SURELY}|{_AS_A_WORD}", re.IGNORECASE)
-_ASSIGNED = re.compile(
-    rf"(?<![\w.-])(?P<head>(?:{_SURELY}|{_AS_A_WORD})[\"']?\s*=\s*|(?:{_SURELY})[\"']?\s*:\s+)"
-    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s,;&'\"}\])]+)",
+_SYMBOL = re.compile(
+    r"(?:.*[._-])?(?:bos|eos|sos|pad|unk|unknown|blank|cls|sep|mask|start|end|space|silence|word|delimiter|size|special)_token",
     re.IGNORECASE,
 )
+"""Matches keys of tokenizers that name a symbol, such as `pad_token`, and of decoders that count them."""
+_SECRET_NAME = re.compile(rf"{_SURELY}|{_AS_A_WORD}", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    rf"(?<![\w.-])(?P<head>(?P<key>{_SURELY}|{_AS_A_WORD})[\"']?\s*=\s*|(?:{_SURELY})[\"']\s*:\s+|^[ -]*(?:{_SURELY}):[ ]+(?=\S+[ ]*$))"
+    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s,;&'\"}\])]+)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Matches `key=value`, a key and value of JSON, and a line of YAML that has only these; not what somebody says after a colon."""
 _KNOWN_FORMS = re.compile(r"\b(?:hf_|ghp_|gho_|github_pat_|glpat-|wandb_v1_|dapi)[A-Za-z0-9_-]{16,}")
 _OVERRIDE = re.compile(r"(?P<key>[\w.+~@/-]+=)(?P<value>.*)", re.DOTALL)
 _NO_VALUES = ("null", "none", "true", "false", MASK, "???")
@@ -80,9 +86,25 @@ def whole(text: str) -> str:
     return kept.get(text, text) if text in kept or override is None else override["key"] + kept.get(override["value"], override["value"])
 
 
-def whole_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments in which masked texts are as they were when they were kept, see `whole`."""
-    return {key: whole(value) if isinstance(value, str) else value for key, value in values.items()}
+def whole_values(values: Any, path: str = "") -> Any:
+    """Return a config that this user's own run has stored, in which what was masked is as it was when it was kept.
+
+    Args:
+        values: nested mappings and lists.
+        path: the dotted path of the values in the config, by which values that are masked because of their key are found.
+    """
+    if isinstance(values, Mapping):
+        return {key: whole_values(inner, f"{path}.{key}" if path else str(key)) for key, inner in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [whole_values(inner, path) for inner in values]
+    if values == MASK:
+        return whole(f"{path}={MASK}").removeprefix(f"{path}=")
+    return whole(values) if isinstance(values, str) else values
+
+
+def unguarded_stdout() -> TextIO:
+    """Return standard output as it was before `guard_outputs`, for results: in a transcript a secret may be a word as any other."""
+    return sys.stdout._stream if isinstance(sys.stdout, _MaskedStream) else sys.stdout
 
 
 def guard_outputs() -> None:
@@ -152,7 +174,13 @@ def _masked_value(text: str) -> str:
 
 def _masked_assignment(found: re.Match[str]) -> str:
     value = found["value"].strip("'\"").rstrip(":")
-    if value.lower() in _NO_VALUES or not value or value.startswith("${") or (value.isdecimal() and len(value) < _SHORTEST):
+    if (
+        value.lower() in _NO_VALUES
+        or not value
+        or _SYMBOL.fullmatch(found["key"] or "")
+        or value.startswith("${")
+        or (value.isdecimal() and len(value) < _SHORTEST)
+    ):
         return found[0]
     _learn(value)
     return found["head"] + found["value"].replace(value, MASK)
@@ -190,28 +218,31 @@ def _end_of_user_information(scheme: str, rest: str) -> int:
 
 
 def _is_secret(key: object, value: object) -> bool:
-    if not isinstance(value, str) or not _SECRET_NAME.fullmatch(str(key)) or value.lower() in _NO_VALUES or not value:
+    if not isinstance(value, str) or value.lower() in _NO_VALUES or not value:
+        return False
+    if not _SECRET_NAME.fullmatch(str(key)) or _SYMBOL.fullmatch(str(key)):
         return False
     _learn(value)
     return True
 
 
 def _learn(secret: str) -> None:
-    if len(secret) >= _SHORTEST and secret.strip("*"):
+    is_word_or_number = (secret.isalpha() and secret[1:].islower()) or secret.isdecimal()  # as `speechtrain`, which stands in every path
+    if len(secret) >= _SHORTEST and secret.strip("*") and not is_word_or_number:
         _known.update((secret, unquote(secret), quote(secret, safe="")))
 
 
-def _changes(values: Any, safe: Any) -> Iterable[tuple[str, str]]:
-    """Yield the texts that were masked, with what they were."""
+def _changes(values: Any, safe: Any, path: str = "") -> Iterable[tuple[str, str]]:
+    """Yield the texts that were masked, with what they were; those that were masked because of their key as `key=value`."""
     if isinstance(values, Mapping):
         for key, inner in values.items():
             if key != "override_dirname":  # all that was typed, in one text
-                yield from _changes(inner, safe[key])
+                yield from _changes(inner, safe[key], f"{path}.{key}" if path else str(key))
     elif isinstance(values, (list, tuple)):
         for inner, safe_inner in zip(values, safe, strict=True):
-            yield from _changes(inner, safe_inner)
-    elif isinstance(values, str) and values != safe and safe != MASK:
-        yield safe, values
+            yield from _changes(inner, safe_inner, path)
+    elif isinstance(values, str) and values != safe:
+        yield (safe, values) if safe != MASK else (f"{path}={MASK}", f"{path}={values}")
 
 
 def _store_file() -> Path:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from speechtrain.addresses import unguarded_stdout
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import TranscribeConfig
@@ -102,8 +103,9 @@ class _ProgressBars:
 
 def _print(pieces: Iterator[str], name: str | None) -> None:
     for piece in pieces:
-        sys.stdout.write(f"{in_a_field(name)}\t{piece}" if name is not None else piece)
-        sys.stdout.flush()
+        results = unguarded_stdout()
+        results.write(f"{in_a_field(name)}\t{piece}" if name is not None else piece)
+        results.flush()
 
 
 def run(arguments: list[str]) -> int:

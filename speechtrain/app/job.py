@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from speechtrain.addresses import keep
+from speechtrain.addresses import guard_outputs, keep
 from speechtrain.app.arguments import arguments_of
 from speechtrain.config.checks import drop_unaccepted_defaults
 from speechtrain.config.compose import check
@@ -47,6 +47,7 @@ def run_job(cfg: DictConfig) -> Any:
     Raises:
         UserError, RunError: in a sweep; a run alone prints them and ends the process with their exit code.
     """
+    guard_outputs()  # for jobs that a launcher of Hydra's starts
     hydra_cfg = HydraConfig.get()
     _mask_stored(Path(hydra_cfg.runtime.output_dir) / str(hydra_cfg.output_subdir))
     overrides = unresolved(hydra_cfg.overrides.task)

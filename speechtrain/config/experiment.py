@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from speechtrain.addresses import masked_values
+from speechtrain.addresses import keep, masked_values, whole_values
 from speechtrain.config.checks import arguments
 from speechtrain.config.compose import CONF_DIR
 from speechtrain.config.schema import Exports, Objective, Report
@@ -104,8 +104,8 @@ class ExperimentConfig:
 
     @classmethod
     def read(cls, path: Path) -> ExperimentConfig:
-        """Read the `config.yaml` of a run's folder."""
-        cfg = OmegaConf.load(path)
+        """Read the `config.yaml` in the folder of a run that this user began on this machine, with the secrets that are masked in it."""
+        cfg = OmegaConf.create(whole_values(OmegaConf.to_container(OmegaConf.load(path))))
         assert isinstance(cfg, DictConfig)
         return cls.of(cfg)
 
@@ -124,6 +124,10 @@ class ExperimentConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return all keys with their values resolved and secrets masked, as checkpoints and trackers store them."""
         return dict(masked_values(_resolved(self.composed)))
+
+    def keep_secrets(self) -> None:
+        """Keep what `as_yaml` masks for this user alone, so that `read` finds it."""
+        keep(_resolved(self.composed))
 
     def as_yaml(self) -> str:
         """Return all keys with their values resolved and secrets masked, as `config.yaml` in a run's folder has them."""

@@ -6,12 +6,14 @@ import os
 import sys
 from pathlib import Path
 
+from speechtrain.addresses import guard_outputs
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.training.steps import run_rank
 
 
 def main() -> None:
     """Train as one rank; the command line has the run's folder and, for a resumed run, its checkpoint."""
+    guard_outputs()
     folder, *checkpoint = (Path(argument) for argument in sys.argv[1:])
     sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder
     from speechtrain.backends.torch.devices import end_with_parent

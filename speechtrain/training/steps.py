@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechtrain.addresses import keep
 from speechtrain.backends.checkpoint_files import LAST, best_checkpoint, other_checkpoints
 from speechtrain.config.build import build
 from speechtrain.config.checks import unknown_metrics
@@ -104,7 +103,7 @@ def start_folder(cfg: ExperimentConfig) -> Path:
     """Make the run's folder, with the resolved config in it; returns its absolute path."""
     folder = Path(cfg.output_dir).absolute()
     try:
-        keep(dict(cfg.tracking))
+        cfg.keep_secrets()
         write_text(folder / "config.yaml", cfg.as_yaml())
         remove_unfinished(folder)
         if "started" not in read_run_file(folder):

@@ -31,6 +31,7 @@ ADDRESSES = [
 NO_SECRETS = [
     *("http://h:8080/a@b", "https://host/pkg@1.2", "s3://bucket/x@y", "grpc://h:13000", "postgresql://me@host/db", "sqlite:////a/b.db"),
     *("http://[::1]:80/a@b", "tokenizer=char decoder.beam_size_token=5", "unknown token: x", "password=null", "password=${oc.env:PW}"),
+    *("tokenizer.pad_token='<pad>'", "the secret: meet me at noon", "Password: forgotten again?", r"C:\data\x", "user:pass"),
 ]
 
 
@@ -61,6 +62,21 @@ def test_values_that_are_named_as_secrets_and_known_forms_of_tokens_are_masked()
     }
     assert masked("tracking.wandb.api_key=abc model=x password='a b'") == "tracking.wandb.api_key=*** model=x password='***'"
     assert masked("hf_abcdefghijklmnopqrst") == "***"
+
+
+def test_symbols_of_a_tokenizer_are_no_secrets() -> None:
+    symbols = {"pad_token": "<pad>", "unk_token": "[UNK]", "word_delimiter_token": "|", "beam_size_token": "5"}
+    assert masked_values({"tokenizer": symbols}) == {"tokenizer": symbols}
+
+
+def test_a_line_of_yaml_or_json_that_names_a_secret_is_masked() -> None:
+    assert masked("tracking:\n  password: hun7er\n  n: 1") == "tracking:\n  password: ***\n  n: 1"
+    assert masked('{"password": "hun7er", "n": 1}') == '{"password": "***", "n": 1}'
+
+
+def test_a_secret_that_is_a_common_word_or_a_number_is_masked_only_where_it_stands_for_itself() -> None:
+    assert masked("password=speechtrain n_password=123456") == "password=*** n_password=***"
+    assert masked("outputs/speechtrain/123456") == "outputs/speechtrain/123456"
 
 
 def test_a_password_that_was_seen_is_masked_in_what_libraries_say_of_it() -> None:
@@ -111,6 +127,27 @@ def test_an_address_is_kept_for_its_owner_alone_and_found_only_as_a_whole() -> N
     assert whole("http://me:***@other/") == "http://me:***@other/"
     file = Path(os.environ["XDG_STATE_HOME"]) / "speechtrain" / "addresses.json"
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)] == [0o600, 0o700]
+
+
+def test_a_config_of_ones_own_run_has_its_secrets_again_also_those_that_its_keys_name() -> None:
+    config = {
+        "data": {"url": "http://me:hun7er@h/", "password": "hun7er", "n": 3},
+        "tracking": {"x": {"api_key": "abc", "uris": ["redis://:hun7er@h"]}},
+    }
+    safe = keep(config)
+    assert "hun7er" not in json.dumps(safe)
+    assert addresses.whole_values(safe) == config
+    assert addresses.whole_values({"data": {"api_key": "***"}}) == {"data": {"api_key": "***"}}
+
+
+def test_results_are_written_as_they_are_though_a_word_of_them_is_a_secret() -> None:
+    code = (
+        "import sys; from speechtrain.addresses import guard_outputs, unguarded_stdout; guard_outputs();"
+        "print('hun7er'); sys.stdout.flush(); unguarded_stdout().write('hun7er')"
+    )
+    env = {**os.environ, "A_SECRET": "hun7er"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout == "***\nhun7er"
 
 
 def test_where_nothing_can_be_kept_all_is_masked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

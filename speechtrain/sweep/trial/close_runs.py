@@ -18,10 +18,10 @@ def close_runs(folder: Path, reason: str) -> None:
         run = read_run_file(file.parent)
         if run.get("status") != "RUNNING" or not (file.parent / "config.yaml").is_file():
             continue
-        cfg = OmegaConf.load(file.parent / "config.yaml")
+        cfg = OmegaConf.create(whole_values(OmegaConf.to_container(OmegaConf.load(file.parent / "config.yaml"))))
         assert isinstance(cfg, DictConfig)
         cfg = with_present_names(cfg)
         for name, run_id in run.get("run_ids", {}).items():
             if name in cfg.tracking:
-                build("tracking", whole_values(dict(cfg.tracking[name]))).abandon(run_id, reason)
+                build("tracking", cfg.tracking[name]).abandon(run_id, reason)
         write_run_file(file.parent, {"status": "FAILED"})

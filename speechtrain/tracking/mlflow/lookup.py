@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechtrain.addresses import masked
+from speechtrain.addresses import masked, whole
 from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
 from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
 from speechtrain.tracking.mlflow.tracker import local_uri
@@ -38,7 +38,7 @@ def open_reader(
     Raises:
         UserError: there is no such database, run or study, or the server cannot be reached.
     """
-    uri = tracking_uri or local_uri(Path.cwd())
+    uri = whole(tracking_uri) if tracking_uri else local_uri(Path.cwd())
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
         if not database.is_file():

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from speechtrain.addresses import masked
+from speechtrain.addresses import masked, whole
 from speechtrain.backends.checkpoint_files import FOLDER
 from speechtrain.errors import UserError
 from speechtrain.processes import interrupts
@@ -68,7 +68,7 @@ class MlflowTracker(Tracker):
         system_metrics: float | None = 10.0,
         patience: float = 10.0,
     ) -> None:
-        self.uri = tracking_uri or local_uri(Path.cwd())
+        self.uri = whole(tracking_uri) if tracking_uri else local_uri(Path.cwd())  # masked in the experiment that a sweep has written
         self.experiment = experiment
         self.run_name = run_name
         self.keeps_checkpoint = log_checkpoint

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechtrain.addresses import guard_outputs
+from speechtrain.addresses import guard_outputs, unguarded_stdout
 from speechtrain.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -362,8 +362,9 @@ class _Server:
     @staticmethod
     def _reply(path: str, **values: Any) -> None:
         with contextlib.suppress(OSError, ValueError):
-            sys.stdout.write(json.dumps({"spool": path, **values}) + "\n")
-            sys.stdout.flush()
+            replies = unguarded_stdout()  # to the training, which finds a spool by its path and masks what it prints
+            replies.write(json.dumps({"spool": path, **values}) + "\n")
+            replies.flush()
 
 
 def main() -> None:
