@@ -23,7 +23,7 @@ from speechtrain.app import commands
 from speechtrain.app.command import explain_full, print_version
 from speechtrain.app.completion import print_matches, wants_matches
 from speechtrain.app.help import print_help
-from speechtrain.app.resume import resume_arguments
+from speechtrain.app.resume import is_sweep, resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import broken_files, explain
 from speechtrain.config.extras import explain_missing, require_training
@@ -101,7 +101,7 @@ def _train(arguments: list[str]) -> None:
             sys.argv[1:] = text_as_typed(resume_arguments(arguments))
             run()
     except KeyboardInterrupt:
-        if not _is_sweep(sys.argv[1:]):
+        if not is_sweep(sys.argv[1:]):
             errors.print("interrupted; `python -m speechtrain resume=last` goes on from the last finished epoch", style="yellow")
         sys.exit(interrupts.EXIT_CODE)
     except (UserError, RunError, HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -109,7 +109,7 @@ def _train(arguments: list[str]) -> None:
             raise
         if isinstance(error, (HydraException, OmegaConfBaseException, YAMLError)):
             typed = sys.argv[1:]
-            error = explain(_overrides(typed), error, _config_dir(typed), sweep=_is_sweep(typed))
+            error = explain(_overrides(typed), error, _config_dir(typed), sweep=is_sweep(typed))
         _fail(error)
     except (ModuleNotFoundError, ValueError, OverflowError, OSError) as error:
         own = _config_dir(sys.argv[1:])
@@ -138,10 +138,6 @@ _OPTIONS_WITH_VALUES = (
     "--info",
     "-i",
 )
-
-
-def _is_sweep(arguments: list[str]) -> bool:
-    return any(item in ("-m", "--multirun", "experiment=rerun_best") or item.startswith("sweep=") for item in arguments)
 
 
 def _config_dir(arguments: list[str]) -> str | None:

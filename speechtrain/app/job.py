@@ -21,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.addresses import guard_outputs, keep
 from speechtrain.app.arguments import arguments_of
+from speechtrain.app.resume import STORED
+from speechtrain.backends.callbacks import Callback
 from speechtrain.config.checks import drop_unaccepted_defaults
 from speechtrain.config.compose import check
 from speechtrain.config.overrides import override_text, unresolved
@@ -29,6 +31,7 @@ from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
 from speechtrain.files import write_text
 from speechtrain.processes import fresh
+from speechtrain.sweep.trial.hydra_job import write_configs
 from speechtrain.sweep.trial.outcome import VARIABLE
 from speechtrain.train import train
 
@@ -49,7 +52,8 @@ def run_job(cfg: DictConfig) -> Any:
     """
     guard_outputs()  # for jobs that a launcher of Hydra's starts
     hydra_cfg = HydraConfig.get()
-    _mask_stored(Path(hydra_cfg.runtime.output_dir) / str(hydra_cfg.output_subdir))
+    if hydra_cfg.output_subdir is not None:
+        _mask_stored(Path(hydra_cfg.runtime.output_dir) / hydra_cfg.output_subdir)
     overrides = unresolved(hydra_cfg.overrides.task)
     for path in drop_unaccepted_defaults(cfg, overrides):
         log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
@@ -87,14 +91,27 @@ def _run_with_hydra(state: Any, cfg: DictConfig) -> Any:
 
 def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float | None:
     check(cfg)
+    callbacks = [_StoreOverrides(cfg)] if cfg.resume is not None and HydraConfig.get().output_subdir is None else []
     if rerun is None:
-        result = train(cfg, overrides=overrides)
+        result = train(cfg, overrides=overrides, callbacks=callbacks)
         _export(cfg, result)
         return result.objective
     rerun.print_differences()
-    result = train(cfg, overrides=overrides, tags=rerun.tags)
+    result = train(cfg, overrides=overrides, tags=rerun.tags, callbacks=callbacks)
     rerun.print_outcome(result)
     return result.objective
+
+
+class _StoreOverrides(Callback):
+    """Stores the overrides of a run that is resumed once it trains: one that was refused can then be resumed as it was."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self._cfg = cfg
+
+    def on_train_start(self, total_epochs: int, first_epoch: int) -> None:  # noqa: ARG002
+        """Write what Hydra would have written before the config was checked."""
+        hydra = HydraConfig.get()
+        write_configs(hydra, self._cfg, Path(hydra.runtime.output_dir) / STORED)
 
 
 def _export(cfg: DictConfig, result: Result) -> None:
@@ -124,7 +141,7 @@ def _or_exit(call: Callable[[], T]) -> T:
 
 def _remove_unused(folder: Path) -> None:
     """Remove the folder that Hydra made for a run that was refused, if nothing else stands in it, and what is empty above it."""
-    if {path.name for path in folder.iterdir()} <= {".hydra"}:
+    if {path.name for path in folder.iterdir()} <= {STORED}:
         with contextlib.suppress(OSError):
             shutil.rmtree(folder)
             for parent in folder.parents:

@@ -17,6 +17,14 @@ from speechtrain.config.stored import foreign_targets, is_printable, read_yaml
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.tracking.run_folder import find_run, read_run_file
 
+STORED = ".hydra"
+"""Name of the folder, in that of a run, in which its config and its overrides are stored."""
+
+
+def is_sweep(arguments: list[str]) -> bool:
+    """Return whether a command line asks for a sweep."""
+    return any(item in ("-m", "--multirun", "experiment=rerun_best") or item.startswith("sweep=") for item in arguments)
+
 
 def resume_arguments(arguments: list[str]) -> list[str]:
     """Return the command line with `resume=X` replaced by the overrides, the folder and the checkpoint of the run.
@@ -32,12 +40,15 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     if "folds" in read_run_file(folder.parent):  # one fold is named, or was the last to begin: the cross-validation goes on
         folder, checkpoint = folder.parent, None
     resumed = f"resume={override_text(str(checkpoint or folder))}"
-    if not (folder / ".hydra").is_dir():  # a checkpoint that was moved away from its run: a new run goes on from it
+    if not (folder / STORED).is_dir():  # a checkpoint that was moved away from its run: a new run goes on from it
         return [*(item for item in arguments if not item.startswith("resume=")), resumed]
     flags = [item for item in arguments if item.startswith("-")]
     now = [item for item in arguments if not item.startswith(("resume=", "-"))]
     trusted = [item for item in now if item.startswith("trust=")][-1:] == ["trust=true"]
-    return [*flags, *_earlier_overrides(folder, trust=trusted), *now, resumed, f"hydra.run.dir={override_text(str(folder))}"]
+    place = [resumed, f"hydra.run.dir={override_text(str(folder))}"]
+    if not is_sweep(arguments):  # Hydra would write over what is stored, in several steps, and before the config is checked
+        place.append("hydra.output_subdir=null")
+    return [*flags, *_earlier_overrides(folder, trust=trusted), *now, *place]
 
 
 def _earlier_overrides(folder: Path, *, trust: bool) -> list[str]:
@@ -47,11 +58,11 @@ def _earlier_overrides(folder: Path, *, trust: bool) -> list[str]:
         ConfigError: they name classes of other packages, options outside of the config groups or keys of Hydra, and are not trusted.
         UserError: they cannot be read.
     """
-    file = folder / ".hydra" / "overrides.yaml"
+    file = folder / STORED / "overrides.yaml"
     if not file.is_file():
         return []
     try:
-        stored = read_yaml(file.read_text(encoding="utf-8"), str(file)) or []
+        stored = read_yaml(file.read_text(encoding="utf-8"), str(file))
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({first_line(error)})\n    -> give the folder of a run, or a checkpoint") from error
     if not isinstance(stored, list) or not all(isinstance(item, str) and is_printable(item) for item in stored):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,20 @@ def test_a_signal_before_the_first_epoch_ended_leaves_a_run_that_can_be_resumed(
     (resumed,) = runs(tmp_path)
     assert resumed.info.status == "FINISHED"
     assert resumed.info.run_id == run.info.run_id
+
+
+def test_a_mistake_made_while_a_run_is_resumed_is_not_stored_in_it(command: Command, tmp_path: Path, trained: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    stored = tmp_path / "run" / ".hydra" / "overrides.yaml"
+    before = stored.read_text()
+    for mistake in ("optimizer.lr=-1", "data.train_size=2"):
+        refused = command("resume=run", mistake, "tracking=[]")
+        assert refused.returncode == 2, refused.stdout + refused.stderr
+        assert stored.read_text() == before
+    done = command("resume=run", "trainer.epochs=13", "tracking=[]")
+    assert done.returncode == 0, done.stderr
+    assert "trainer.epochs=13" in stored.read_text()
+    assert {path.name for path in stored.parent.iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
 
 
 def test_a_loss_of_nan_ends_the_run_as_failed_and_names_the_utterances(command: Command, tmp_path: Path) -> None:

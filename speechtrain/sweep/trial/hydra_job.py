@@ -10,9 +10,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, env_override, setup_globals
 from hydra.types import HydraContext, TaskFunction
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from speechtrain.addresses import keep
 from speechtrain.config.overrides import unresolved
+from speechtrain.files import write_text
 
 
 def run_hydra_job(
@@ -75,7 +77,7 @@ def _call(cfg: DictConfig, folder: Path, task_function: TaskFunction, hydra_cont
     returned.overrides = unresolved(cfg.hydra.overrides.task)
     folder.mkdir(parents=True, exist_ok=True)
     if cfg.hydra.output_subdir is not None:
-        _write_configs(cfg, task, folder / cfg.hydra.output_subdir)
+        write_configs(cfg.hydra, task, folder / cfg.hydra.output_subdir)
     if cfg.hydra.job.chdir:
         os.chdir(folder)
     returned.working_dir = str(Path.cwd())
@@ -108,14 +110,17 @@ _NUMBER = re.compile(r"[-+]?[\d_.]*\d[\d_.]*(?:[eE][-+]?\d+)?|[-+]?\.?(?:inf|nan
 _Dumper.add_representer(str, _represent_text)
 
 
-def _write_configs(cfg: DictConfig, task: DictConfig, folder: Path) -> None:
-    """Write `config.yaml`, `hydra.yaml` and `overrides.yaml` with the contents that Hydra gives them."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_configs(hydra: DictConfig | HydraConf, task: DictConfig, folder: Path) -> None:
+    """Write `config.yaml`, `hydra.yaml` and `overrides.yaml` with the contents that Hydra gives them, each whole or not at all.
+
+    Raises:
+        DiskError: they cannot be written.
+    """
     contents = {
         "config.yaml": OmegaConf.to_container(task, enum_to_str=True),
-        "hydra.yaml": {"hydra": OmegaConf.to_container(cfg.hydra, enum_to_str=True)},
-        "overrides.yaml": unresolved(cfg.hydra.overrides.task),
+        "hydra.yaml": {"hydra": OmegaConf.to_container(cast("DictConfig", hydra), enum_to_str=True)},
+        "overrides.yaml": unresolved(hydra.overrides.task),
     }
     for name, content in contents.items():
         text = yaml.dump(keep(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)

@@ -42,6 +42,7 @@ def test_the_runs_own_overrides_come_first_and_new_ones_on_top() -> None:
         "trainer.epochs=9",
         f"resume={one}/checkpoints/last.ckpt",
         f"hydra.run.dir={one}",
+        "hydra.output_subdir=null",
     ]
     assert resume_arguments(["seed=1"]) == ["seed=1"]
     assert resume_arguments(["resume=null"]) == ["resume=null"]
@@ -117,7 +118,7 @@ def test_an_honest_run_is_not_asked_about() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: b", "[1]", "[[a]]", "- a: &x 1\n- *x", "\x00", '["\\0"]', "!!python/name:os.system", "[" * 3000, "a" * 2_000_000]
+    "text", ["", "a: b", "[1]", "[[a]]", "- a: &x 1\n- *x", "\x00", '["\\0"]', "!!python/name:os.system", "[" * 3000, "a" * 2_000_000]
 )
 def test_overrides_that_no_run_stores_are_a_users_error_that_names_the_file(text: str) -> None:
     one = with_overrides()
