@@ -23,6 +23,7 @@ from speechtrain.config.schemas.commands import ServeConfig
 from speechtrain.console import console
 from speechtrain.errors import UserError
 from speechtrain.inference.find import load_for
+from speechtrain.processes import interrupts
 
 if TYPE_CHECKING:
     import uvicorn
@@ -44,6 +45,7 @@ def run(arguments: list[str]) -> int:
         console.print(f"serving     http://{cfg.host}:{port}   (POST /transcribe, GET /health, GET /metrics)", markup=False)
         with contextlib.suppress(KeyboardInterrupt):
             server_of(service).run(sockets=[listening])
+        interrupts.forget()  # a signal is how serving ends
     return 0
 
 
