@@ -115,7 +115,7 @@ def main() -> None:
     """Call the function that the first argument's file holds, and write its value or its error to the second argument's."""
     guard_outputs()
     request, answer = (Path(item) for item in sys.argv[1:])
-    interrupts.listen(signal.SIGTERM)
+    interrupts.listen()  # a terminal sends Ctrl-C to this process as well
     value: Any = None
     error: BaseException | None = None
     try:

@@ -9,8 +9,14 @@ import signal
 import sys
 from pathlib import Path
 
-_COMMAND = bool(sys.argv) and (sys.argv[0] == "-m" or Path(sys.argv[0]).name == "speechtrain")
-"""Whether Python looks for a module to run, when it calls itself so, or runs our program."""
 
-if _COMMAND and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+def _is_command() -> bool:
+    """Return whether Python runs our program, or looks for one of our modules to run: then the program is called `-m`."""
+    if sys.argv[:1] != ["-m"]:
+        return bool(sys.argv) and Path(sys.argv[0]).name == "speechtrain"
+    modules = [name for option, name in zip(sys.orig_argv, sys.orig_argv[1:], strict=False) if option == "-m"]
+    return bool(modules) and modules[0].partition(".")[0] == "speechtrain"
+
+
+if _is_command() and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from speechtrain.processes import interrupts
+from speechtrain.processes import fresh, interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +62,15 @@ def test_a_signal_that_a_library_swallows_ends_the_command_all_the_same() -> Non
     swallowing = "    try: os.kill(os.getpid(), signal.SIGTERM)\n    except KeyboardInterrupt: pass\n"
     caught = "try:\n  with interrupts.command():\n" + swallowing + "except KeyboardInterrupt: sys.exit(interrupts.EXIT_CODE)"
     assert ended(caught) == (130, "")
+
+
+def test_ctrl_c_interrupts_a_function_in_a_process_of_its_own_which_ends_in_order() -> None:
+    assert fresh.call(signal.getsignal, signal.SIGINT) == interrupts._interrupt
+
+
+def test_a_module_of_the_users_that_is_run_has_pythons_own_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("import speechtrain")
+    (tmp_path / "mine" / "go.py").write_text("import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)")
+    done = subprocess.run([sys.executable, "-m", "mine.go"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
