@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 _RUNS = """
     SELECT run_uuid, runs.name FROM runs JOIN experiments USING (experiment_id)
@@ -56,6 +57,8 @@ _LOCATIONS = {
 def relocate_artifacts(connection: sqlite3.Connection, artifacts: Path) -> None:
     """Have a database that was moved, with the folder of artifacts beside it, name that folder in place of the one where it was.
 
+    An experiment whose artifacts lie elsewhere on purpose stays as it is.
+
     Args:
         connection: the database.
         artifacts: where the folder is now, whose name it has kept.
@@ -64,7 +67,8 @@ def relocate_artifacts(connection: sqlite3.Connection, artifacts: Path) -> None:
     try:
         places = [str(row[0]) for row in connection.execute("SELECT DISTINCT artifact_location FROM experiments")]
         for place in places:
-            if place != here and place.startswith("file:") and place.endswith(f"/{artifacts.name}"):
+            named_alike = place != here and place.startswith("file:") and place.endswith(f"/{artifacts.name}")
+            if named_alike and _was_moved(connection, place, artifacts):
                 for table, columns in _LOCATIONS.items():
                     for column in columns:
                         # not LIKE, for which an underscore in the name of a folder stands for any letter
@@ -74,3 +78,11 @@ def relocate_artifacts(connection: sqlite3.Connection, artifacts: Path) -> None:
         connection.commit()
     except sqlite3.Error:  # a database of before or after this version of MLflow, or one that is made just now
         connection.rollback()
+
+
+def _was_moved(connection: sqlite3.Connection, place: str, artifacts: Path) -> bool:
+    """Return whether a folder of artifacts has what the database names in another place, or that place is no more."""
+    names = connection.execute(
+        "SELECT substr(artifact_uri, ?) FROM runs WHERE substr(artifact_uri, 1, ?) = ?", (len(place) + 2, len(place) + 1, f"{place}/")
+    )
+    return any((artifacts / unquote(str(row[0]))).exists() for row in names) or not Path(unquote(urlsplit(place).path)).is_dir()

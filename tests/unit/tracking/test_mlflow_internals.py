@@ -119,3 +119,17 @@ def test_the_artifacts_of_a_moved_project_are_found_and_those_of_folders_with_a_
     here = (tmp_path / "mlartifacts").as_uri()
     assert {location for location, _ in places} == {here, "file:///aXb/mlartifacts/0", "file:///a_b/mlartifacts2"}
     assert all(uri.startswith(f"{location}/") for location, uri in places)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_artifacts_that_lie_on_another_disk_on_purpose_stay_there_unless_they_are_here_too(copied: bool, tmp_path: Path) -> None:
+    client = open_client(local_uri(tmp_path))
+    other, here = (tmp_path / name / "mlartifacts" for name in ("disk", "."))
+    run = client.create_run(client.create_experiment("large", artifact_location=other.as_uri())).info
+    place = Path(run.artifact_uri.removeprefix("file://")).relative_to(other)
+    (other / place).mkdir(parents=True)
+    (here / place if copied else here).mkdir(parents=True)
+    open_client(local_uri(tmp_path))
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        (uri,) = database.execute("SELECT artifact_uri FROM runs").fetchone()
+    assert uri.startswith(((here if copied else other).resolve()).as_uri())
