@@ -44,6 +44,7 @@ _NO_VALUES = ("null", "none", "true", "false", MASK, "???")
 _SECRET_VARIABLE = re.compile(r"(?:.*_)?(?:PASSWORD|PASSWD|TOKEN|SECRET|API_KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY)", re.IGNORECASE)
 _SHORTEST = 6  # characters of a secret that is looked for wherever it stands; a shorter one may be a word
 _KEPT = 200  # addresses
+_LOCK_SECONDS = 5.0  # that another process may take to add its addresses
 
 _known: set[str] = set()
 
@@ -263,10 +264,13 @@ def _store(changes: Mapping[str, str]) -> None:
     stored = _stored()
     if all(stored.get(safe) == text for safe, text in changes.items()):
         return
+    from filelock import FileLock  # takes a tenth of a second, which most commands need not wait for
+
     with contextlib.suppress(OSError, RuntimeError):
         path = _store_file()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = {**{safe: text for safe, text in stored.items() if safe not in changes}, **changes}
-        with atomically(path) as temporary:
-            temporary.touch(0o600)
-            temporary.write_text(json.dumps(dict(list(fresh.items())[-_KEPT:])), encoding="utf-8")
+        with FileLock(f"{path}.lock", timeout=_LOCK_SECONDS):  # runs that start together keep what each of them has
+            fresh = {**{safe: text for safe, text in _stored().items() if safe not in changes}, **changes}
+            with atomically(path) as temporary:
+                temporary.touch(0o600)
+                temporary.write_text(json.dumps(dict(list(fresh.items())[-_KEPT:])), encoding="utf-8")

@@ -14,6 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from speechtrain.addresses import whole_values
 from speechtrain.config.checks import MIX, NO_VALUE, NOT_CHOSEN, find_node_problems, target_problems
 from speechtrain.config.compose import CONF_DIR, expected_type
 from speechtrain.config.moved import renamed
@@ -38,7 +39,7 @@ _ELSEWHERE = ("data", "augment")
 
 
 def stored_values(values: object, place: str, *, trust: bool) -> dict[str, Any]:
-    """Return the keys of a stored config with their present names and types.
+    """Return the keys of a stored config with their present names and types; in one that is trusted, with what was masked in it.
 
     Args:
         values: what a file holds, resolved.
@@ -58,7 +59,7 @@ def stored_values(values: object, place: str, *, trust: bool) -> dict[str, Any]:
     problems = list(_type_all(content, typed))
     if problems:
         raise UserError("\n".join([f"{place}: its config cannot be read", *(f"  {each}" for each in problems[:_SHOWN_PROBLEMS])]) + _FIX)
-    return typed
+    return dict(whole_values(typed)) if trust else typed
 
 
 def read_yaml(text: str, place: str) -> object:

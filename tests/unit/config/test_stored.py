@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from speechtrain.addresses import keep
 from speechtrain.config import stored
 from speechtrain.config.build import build
 from speechtrain.config.compose import compose
@@ -46,6 +47,16 @@ def put(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 def test_a_run_that_was_stored_is_read_as_it_was(config: dict[str, Any], whole: dict[str, Any]) -> None:
     assert stored_values(config, "old.ckpt", trust=False) == whole
     assert ExperimentConfig.stored(config, "old.ckpt", trust=False).as_dict() == whole
+
+
+def test_the_secrets_of_a_corpus_of_ones_own_are_found_again_where_the_file_is_trusted(config: dict[str, Any]) -> None:
+    corpus = {"_target_": "mine.Corpus", "url": "https://me:hun7er@host/", "password": "hun7er"}
+    masked = keep({**config, "data": {**config["data"], **corpus}})
+    assert "hun7er" not in str(masked)
+    assert stored_values(masked, "own.ckpt", trust=True)["data"] == {**config["data"], **corpus}
+    assert stored_values({**masked, "data": config["data"], "init_from": "https://me:***@host/"}, "its.ckpt", trust=False)["init_from"] == (
+        "https://me:***@host/"
+    )
 
 
 @pytest.mark.parametrize("trust", [False, True])
