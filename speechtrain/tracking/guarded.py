@@ -28,6 +28,8 @@ class _Guarded:
         self._warned: set[str] = set()
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # asked for by `copy` and `pickle`, which need to hear that it is not there
+            raise AttributeError(attribute)
         try:
             value = getattr(self._tracker, attribute)
         except AttributeError:

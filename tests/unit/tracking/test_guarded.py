@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 
@@ -60,3 +61,9 @@ def test_a_tracker_that_fails_later_is_a_warning_once(caplog: pytest.LogCaptureF
     assert [record.getMessage() for record in caplog.records] == [
         "the tracker mine fails at log_metrics (RuntimeError: not written yet); training goes on"
     ]
+
+
+def test_a_tracker_can_be_copied() -> None:
+    tracker = copy.copy(build_tracker("mine", {"_target_": f"{__name__}.FailsAtStart"}))
+    with pytest.raises(UserError, match="not written yet"):
+        tracker.start(INFO)
