@@ -317,8 +317,12 @@ def stored_vocabulary(values: object, place: str) -> list[str]:
     """Return the tokens that a model was trained with.
 
     Raises:
-        UserError: they are no list of texts.
+        UserError: they are no list of texts, or one stands there twice.
     """
     if not isinstance(values, (list, tuple)) or not all(isinstance(token, str) and is_printable(token) for token in values):
         raise UserError(f"{place}: its vocabulary cannot be read; it must be a list of texts, received {_shown(values)}{_FIX}")
+    first: dict[str, int] = {}
+    for number, token in enumerate(values):
+        if (other := first.setdefault(token, number)) != number:
+            raise UserError(f"{place}: its vocabulary cannot be read; tokens {other} and {number} are both {_shown(token)}{_FIX}")
     return list(values)

@@ -196,7 +196,7 @@ class Recognizer:
             offset: time added to the times of words, s.
             nbest: see `transcribe`.
         """
-        transcription = self.task.transcription(values, frame_seconds=self.frame_seconds, offset=offset, nbest=nbest)
+        transcription = self.task.transcription(_without_nan(values), frame_seconds=self.frame_seconds, offset=offset, nbest=nbest)
         if samples is None or not transcription.words:
             return transcription
         return replace(transcription, words=tuple(between_pauses(transcription.words, samples, self.sample_rate, offset)))
@@ -223,7 +223,20 @@ class Recognizer:
         """Yield the outputs (T', V) of each recording (N,), computed in one batch."""
         features, lengths = stack_features([self.feature_frames(samples) for samples in audios])
         values, value_lengths = self.backend.infer(self.model, features, lengths)
-        yield from (row[:length] for row, length in zip(values, value_lengths, strict=True))
+        yield from (_without_nan(row[:length]) for row, length in zip(values, value_lengths, strict=True))
+
+
+def _without_nan(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return a model's outputs (T', V).
+
+    Raises:
+        UserError: some are NaN, so that no text could be told from them.
+    """
+    if np.isnan(values).any():
+        raise UserError(
+            "the model's outputs are NaN for this recording\n    -> its weights are damaged, or too large: take another checkpoint"
+        )
+    return values
 
 
 def _restored(backend: Backend, cfg: ExperimentConfig, task: Task, path: Path, *, input_size: int) -> Model:

@@ -230,7 +230,7 @@ def test_yaml_that_no_run_writes_is_refused(whole: dict[str, Any]) -> None:
     assert not Path("canary").exists()
 
 
-@pytest.mark.parametrize("values", [None, "abc", [1], ["a", None], {"a": 1}, ["a\ud800"]])
+@pytest.mark.parametrize("values", [None, "abc", [1], ["a", None], {"a": 1}, ["a\ud800"], ["", "a", "b", "a"]])
 def test_a_vocabulary_is_a_list_of_texts(values: object) -> None:
     assert stored_vocabulary(["", "a", "${b}", "???"], "old.ckpt") == ["", "a", "${b}", "???"]
     with pytest.raises(UserError, match=r"evil\.ckpt: its vocabulary cannot be read"):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 
+from speechtrain import load
 from speechtrain.config.build import build
 from speechtrain.errors import UserError
 from speechtrain.inference.archive import stored_config
@@ -27,3 +29,13 @@ def test_a_model_of_keras_that_is_larger_than_its_file_is_refused_before_it_is_m
     cfg = cfg.with_values({"model.d_model": 65_536})
     with pytest.raises(UserError, match=r"a\.keras holds another model: its config asks for 98,[\d,]+ weights, and it has 2,241\n"):
         _check_size(cfg, task, tmp_path / "a.keras", input_size=20)
+
+
+def test_outputs_that_are_nan_are_no_text(trained: Path) -> None:
+    recognizer = load(str(trained))
+    values = recognizer.log_probs(np.zeros(8000, dtype=np.float32))
+    assert np.isfinite(values).all()
+    values[0, 0] = np.nan
+
+    with pytest.raises(UserError, match="outputs are NaN"):
+        recognizer.decode(values)
