@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from absl.logging import PythonHandler
 from fuzzing import files_below, generators
 
 from speechtrain import __main__ as program
@@ -162,7 +163,8 @@ def judge(arguments: list[str], code: int, text: str, folder: Path) -> None:
 @pytest.fixture
 def state(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """What a command changes in its process comes back."""
-    monkeypatch.setattr(program.interrupts, "listen", lambda: None)
+    monkeypatch.setattr(program.interrupts, "command", contextlib.nullcontext)
+    monkeypatch.setattr(PythonHandler, "close", lambda handler: None)  # Hydra ends all handlers, and absl's closes pytest's own stream
     monkeypatch.setattr(program, "_TRACES_WANTED", False)
     monkeypatch.setattr(job, "train", accepted)
     monkeypatch.setattr(TrialLoop, "run", accepted)
