@@ -56,7 +56,7 @@ def explain_full(error: Exception, folder: Path | None = None) -> UserError | No
     cause = error if isinstance(error, OSError) else error.__cause__  # which logging hides behind a ValueError
     if not isinstance(cause, OSError) or cause.errno not in FULL:
         return None
-    place = cause.filename or folder or "a file, perhaps that of this output,"
+    place = cause.filename or f"{'a file' if folder is None else folder}, or where this output goes to,"
     return UserError(f"{place}: cannot be written ({cause.strerror})\n    -> make room, or write to another disk")
 
 

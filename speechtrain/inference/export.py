@@ -124,7 +124,20 @@ class Export:
         return list(alone.loader_of(split, [cuts[int(place)].id for place in places]))
 
     def make(self) -> tuple[list[ExportResult], list[str]]:
-        """Write each format and try it out; return the results, and messages for the formats that failed."""
+        """Write each format and try it out; return the results, and messages for the formats that failed.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            return self._make()
+        except OSError as error:
+            place = Path(error.filename or self.folder)
+            if not place.is_relative_to(self.folder):
+                raise
+            raise unwritable(place, error, "out") from error
+
+    def _make(self) -> tuple[list[ExportResult], list[str]]:
         from speechtrain.backends.base import Conversion
         from speechtrain.inference.convert import ConversionJob, convert
         from speechtrain.inference.runtimes import open_exported

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from speechtrain.addresses import keep
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import ConfigError, Problem, RunError
+from speechtrain.files import make_folder, write_text
 from speechtrain.sweep.plan import Planner, SweepPlan
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.trial.context import TrialContext
@@ -66,10 +67,10 @@ class Sweep:
         from speechtrain.sweep.report.console import Reporter
         from speechtrain.sweep.workers.executors import make_executor
 
-        plan.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(plan.folder)
         study = _open_study(plan, self._options)
         shared = keep(OmegaConf.to_container(self._program.config, resolve=False))
-        OmegaConf.save(OmegaConf.create(shared), plan.folder / "multirun.yaml")
+        write_text(plan.folder / "multirun.yaml", OmegaConf.to_yaml(OmegaConf.create(shared)))
         executor = make_executor(self._options, self._program, plan.folder)
         _refuse_private_storage(study.url, executor)
         reporter = Reporter(study, plan, self._composer, workers=executor.size, options=self._options)

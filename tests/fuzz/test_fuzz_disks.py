@@ -91,3 +91,10 @@ def test_what_a_trained_model_is_used_for_on_a_disk_that_fails_leaves_whole_file
         code, text = disk.run(folder, USES[number % len(USES)], Fault())
         assert code == 0, f"{fault}, and then\n{text[-3000:]}"
         shutil.rmtree(folder)
+
+
+def test_an_export_that_cannot_be_written_names_the_key_of_its_folder(tmp_path: Path, disk: Disk, trained: Path) -> None:
+    shutil.copytree(trained, tmp_path / "outputs" / "run")
+    code, text = disk.run(tmp_path, USES[3], Fault(2, errno.EACCES, lasting=True))
+    assert code == 2
+    assert "run.zip: cannot be written (Permission denied)\n    -> set out to a folder that can be written" in text.replace(" \n", "\n")
