@@ -15,6 +15,8 @@ from speechtrain.config.moved import with_present_name
 from speechtrain.config.overrides import override_text, parser
 from speechtrain.config.stored import foreign_targets, is_printable, read_yaml
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
+from speechtrain.files import user_path
+from speechtrain.tracking.mlflow.tracker import local_uri
 from speechtrain.tracking.run_folder import find_run, read_run_file
 
 STORED = ".hydra"
@@ -48,14 +50,21 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     place = [resumed, f"hydra.run.dir={override_text(str(folder))}"]
     if not is_sweep(arguments):  # Hydra would write over what is stored, in several steps, and before the config is checked
         place.append("hydra.output_subdir=null")
-    return [*flags, *_earlier_overrides(folder, trust=trusted), *now, *place]
+    typed = {item.lstrip("+").partition("=")[0] for item in now}
+    return [*flags, *_earlier_overrides(folder, typed, trust=trusted), *now, *place]
 
 
-def _earlier_overrides(folder: Path, *, trust: bool) -> list[str]:
+def _earlier_overrides(folder: Path, typed: set[str], *, trust: bool) -> list[str]:
     """Return the overrides that the run in a folder was begun with, with the present names of classes.
 
+    Args:
+        folder: the run's folder.
+        typed: keys that are on the command line now, whose stored values have no effect.
+        trust: whether the stored overrides may do all that the user's own may.
+
     Raises:
-        ConfigError: they name classes of other packages, options outside of the config groups or keys of Hydra, and are not trusted.
+        ConfigError: they name classes of other packages, options outside of the config groups, keys of Hydra, servers or
+            places to write to, or begin a sweep, and are not trusted.
         UserError: they cannot be read.
     """
     file = folder / STORED / "overrides.yaml"
@@ -67,8 +76,12 @@ def _earlier_overrides(folder: Path, *, trust: bool) -> list[str]:
         raise UserError(f"{file} cannot be read ({first_line(error)})\n    -> give the folder of a run, or a checkpoint") from error
     if not isinstance(stored, list) or not all(isinstance(item, str) and is_printable(item) for item in stored):
         raise ConfigError([Problem("resume", f"{file} holds no list of overrides", "give the folder of a run, or a checkpoint")])
-    overrides = [with_present_name(whole(item)) for item in stored if item.lstrip("+~ ").partition("=")[0].strip() not in _NOT_TAKEN]
+    kept = [item for item in stored if item.lstrip("+~ ").partition("=")[0].strip() not in _NOT_TAKEN]
+    overrides = [with_present_name(whole(item)) for item in kept]
     problems = [] if trust else [problem for item in overrides for problem in _untrusted(item, str(file))]
+    if not trust:  # an address that was masked, and is known here, is the user's own
+        masked_here = {whole(item) for item in kept if whole(item) != item}
+        problems += [each for item in overrides if item not in masked_here for each in _reaches_out(item, folder, typed)]
     if problems:
         raise ConfigError(problems)
     return overrides
@@ -77,24 +90,77 @@ def _earlier_overrides(folder: Path, *, trust: bool) -> list[str]:
 _NOT_TAKEN = ("resume", "trust")
 """Keys that the user sets when a run is resumed; a run itself says nothing about whether it is trusted."""
 
+_TRUST = "trust=true takes it, if you trust the run"
+
 
 def _untrusted(item: str, place: str) -> Iterator[Problem]:
     """Yield what an override of a run that is resumed may not do unless it is trusted."""
-    fix = "trust=true takes it, if you trust the run"
+    fix = _TRUST
     try:
         override = parser.parse_override(item)
     except HydraException:
         yield Problem("resume", f"in {place} is {item!r:.200}, which is no override", fix)
         return
     key = override.key_or_group
-    if key.partition("/")[0].partition(".")[0] == "hydra" or (override.package or "").partition(".")[0] == "hydra":
+    if key.partition("/")[0].partition(".")[0] == "hydra" or _package(override).partition(".")[0] == "hydra":
         yield Problem(key, f"in {place} is {item!r:.200}, a key of Hydra's own, which runs do not store there", fix)
     elif "${" in item and ":" in item:
         yield Problem(key, f"in {place} is {item!r:.200}, which is resolved with what is on this machine", fix)
     elif _leaves_the_groups(override):
         yield Problem(key, f"in {place} is {item!r:.200}, an option outside of the config groups", fix)
-    for path, target in foreign_targets(_as_config(key, override.package, override.value())):
+    elif _begins_a_sweep(override):
+        yield Problem(key, f"in {place} is {item!r:.200}, which begins a sweep", fix)
+    for path, target in foreign_targets(_as_config(override)):
         yield Problem(path, f"in {place} is {target}, which is not of this package", fix)
+
+
+def _reaches_out(item: str, folder: Path, typed: set[str]) -> Iterator[Problem]:
+    """Yield the servers to which an override of a run that is resumed sends, and the places outside of its folder to which it writes."""
+    try:
+        override = parser.parse_override(item)
+    except HydraException:  # which `_untrusted` yields
+        return
+    for path, value in _leaves(_as_config(override)):
+        name = path.rpartition(".")[2]
+        if value is None or path in typed:
+            continue
+        if name in _SERVERS and value != local_uri(Path.cwd()):
+            yield Problem(path, f"in {folder / STORED} is {value!r:.200}, to which the run would be sent", f"type it again, or {_TRUST}")
+        elif name in _WRITTEN or (name == "folder" and path.startswith("tracking.")):
+            base = folder if name == "folder" else Path.cwd()
+            if not (base / user_path(str(value))).resolve().is_relative_to(folder.resolve()):
+                message = f"in {folder / STORED} is {value!r:.200}, a place outside of the run's folder that would be written to"
+                yield Problem(path, message, f"type it again, or {_TRUST}")
+
+
+_SERVERS = ("tracking_uri", "registry_uri", "entity")
+"""Names of keys that say to which server, or to whose account, a run is sent."""
+_WRITTEN = ("output_dir", "save_to", "cache_dir")
+"""Names of keys that say where files are written."""
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted path, value) of all values of nested mappings and lists that are neither."""
+    if isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _begins_a_sweep(override: Override) -> bool:
+    """Return whether an override begins a sweep, as several values and the options that are made for sweeps do."""
+    if override.is_sweep_override():
+        return True
+    value: Any = override.value()
+    options = value if isinstance(value, list) else [value]
+    group = override.key_or_group.partition(".")[0]
+    return (group == "sweep" and options not in ([None], [])) or (group == "experiment" and any(map(_is_for_sweeps, options)))
+
+
+def _is_for_sweeps(experiment: object) -> bool:
+    """Return whether an option of the group `experiment` is one that begins a sweep."""
+    return str(experiment).removesuffix(".yaml") == "rerun_best"
 
 
 def _leaves_the_groups(override: Override) -> bool:
@@ -106,8 +172,14 @@ def _leaves_the_groups(override: Override) -> bool:
     return any(isinstance(option, str) and (option.startswith("/") or ".." in PurePosixPath(option).parts) for option in options)
 
 
-def _as_config(key: str, package: str | None, value: Any) -> dict[str, Any]:
-    """Return what an override sets as nested mappings; `package` is where the option of a group is put, if it is given."""
-    for part in reversed((package or key.replace("/", ".")).split(".")):
+def _package(override: Override) -> str:
+    """Return the package that an override states, from the root of the config; empty if it states none."""
+    return (override.package or "").removeprefix("_global_.")
+
+
+def _as_config(override: Override) -> dict[str, Any]:
+    """Return what an override sets as nested mappings; its package is where the option of a group is put, if it is given."""
+    value: Any = override.value()
+    for part in reversed((_package(override) or override.key_or_group.replace("/", ".")).split(".")):
         value = {part: value}
     return dict(value)

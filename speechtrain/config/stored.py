@@ -51,7 +51,8 @@ def stored_values(values: object, place: str, *, trust: bool) -> dict[str, Any]:
         UserError: this is not the config of a run.
     """
     content: dict[str, Any] = renamed(plain_mapping(values, f"{place}: its config"))
-    if not trust and (foreign := foreign_targets(content)):
+    built = {key: value for key, value in content.items() if key != "tracking"}  # the trackers of a stored config are never built
+    if not trust and (foreign := foreign_targets(built)):
         fix = "trust=true runs it, if you trust the file"
         named = foreign[:_SHOWN_PROBLEMS]
         raise ConfigError([Problem(key, f"in {place} is {target}, which is not of this package", fix) for key, target in named])
@@ -194,11 +195,8 @@ def _schema_of(group: str, name: str) -> type[Node] | None:
 
 
 def foreign_targets(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (dotted path, target) of what stored values name that no option of its group names, at any depth, or where nothing is built.
-
-    Trackers are left out: those of a stored config are never built.
-    """
-    return list(_foreign({key: value for key, value in content.items() if key != "tracking"}, "", ""))
+    """Return (dotted path, target) of what values name that no option of its group names, at any depth, or where nothing is built."""
+    return list(_foreign(content, "", ""))
 
 
 def _foreign(value: object, path: str, group: str) -> Iterator[tuple[str, str]]:
@@ -228,10 +226,10 @@ def _group_at(path: str, above: str, node: object) -> str:
         node: that node.
     """
     if "." not in path:
-        return path if path in (*COMPONENTS, "data") else ""
+        return "trackers" if path == "tracking" else path if path in (*COMPONENTS, "data") else ""
     if above == "data" and isinstance(node, dict) and node.get("_target_") == MIX and path.endswith(".corpora"):
         return "corpora"  # in which each key is a corpus
-    return "data" if above == "corpora" else ""
+    return {"corpora": "data", "trackers": "tracking"}.get(above, "")
 
 
 def _type_all(content: Mapping[str, Any], typed: dict[str, Any]) -> Iterator[Problem]:

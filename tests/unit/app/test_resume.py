@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from speechtrain.addresses import keep
 from speechtrain.app.resume import resume_arguments
 from speechtrain.errors import ConfigError, UserError
+from speechtrain.tracking.mlflow.tracker import local_uri
 from speechtrain.tracking.run_folder import find_run, read_run_file, write_run_file
 
 
@@ -95,6 +97,26 @@ def with_overrides(*overrides: object) -> Path:
         ("--config-dir=/evil", "which is no override"),
         ("-m", "which is no override"),
         ("a b", "which is no override"),
+        ("+tracking.evil={_target_: subprocess.getoutput, cmd: x}", r"tracking\.evil\._target_: in .* is subprocess\.getoutput"),
+        ("tracking={evil: {_target_: os.system}}", r"tracking\.evil\._target_: in .* is os\.system"),
+        ("++tracking._target_=os.system", r"tracking\._target_: in .* is os\.system"),
+        ("tracking.mlflow._target_=os.system", r"tracking\.mlflow\._target_: in .* is os\.system"),
+        ("+model@tracking.evil=[{_target_: os.system}]", r"tracking\.evil\.0\._target_: in .* is os\.system"),
+        ("+model@_global_.hydra.callbacks.x=tdnn", "a key of Hydra's own"),
+        (
+            "tracking.mlflow.tracking_uri=http://evil/",
+            r"tracking\.mlflow\.tracking_uri: in .* is 'http://evil/', to which the run would be sent",
+        ),
+        ("tracking={mlflow: {tracking_uri: '${note}'}}", r"tracking\.mlflow\.tracking_uri: .* to which the run would be sent"),
+        ("tracking.wandb.entity=evil", r"tracking\.wandb\.entity: .* to which the run would be sent"),
+        ("tracking.tensorboard.folder=../../x", r"tracking\.tensorboard\.folder: .* a place outside of the run's folder"),
+        ("output_dir=/anywhere", r"output_dir: in .* is '/anywhere', a place outside of the run's folder"),
+        ("data.save_to=/anywhere", r"data\.save_to: .* a place outside of the run's folder"),
+        ("+data.corpora.a={cache_dir: /x}", r"data\.corpora\.a\.cache_dir: .* a place outside of the run's folder"),
+        ("seed=1,2", "which begins a sweep"),
+        ("trainer.epochs=range(1,3)", "which begins a sweep"),
+        ("sweep=lr", "which begins a sweep"),
+        ("+experiment=[rerun_best]", "which begins a sweep"),
     ],
 )
 def test_what_only_the_users_own_overrides_may_do_needs_trust(override: str, told: str) -> None:
@@ -113,8 +135,27 @@ def test_an_honest_run_is_not_asked_about() -> None:
         "scheduler.step_epochs=${trainer.epochs}",
     ]
     honest += ["+data@data.corpora.a=synthetic", "data.normalize=['replace:(a):b',nfc]", "init_from=/runs/../1/last.ckpt", "model=custom"]
+    honest += [
+        f"output_dir={Path('outputs/1').absolute()}",
+        "tracking=[mlflow,tensorboard,wandb]",
+        "tracking.mlflow.experiment=mine",
+        "sweep=null",
+    ]
+    honest += [f"tracking.mlflow.tracking_uri='{local_uri(Path.cwd())}'", "tracking.tensorboard.folder=events", "experiment=quick"]
+    honest += ["tracking.mlflow._target_=speechtrain.tracking.mlflow.tracker.MlflowTracker", "rerun=0123abcd"]
     one = with_overrides(*honest, "trust=true")
     assert resume_arguments([f"resume={one}"])[: len(honest) + 1] == [*honest, f"resume={one}/checkpoints/last.ckpt"]
+
+
+def test_a_server_of_the_users_own_is_not_asked_about() -> None:
+    stored = "tracking.mlflow.tracking_uri=http://me:hun7er@h/"
+    masked = keep([stored])[0]
+    one = with_overrides(masked)
+    assert masked != stored
+    assert resume_arguments([f"resume={one}"])[0] == stored
+    one.joinpath(".hydra", "overrides.yaml").write_text("- tracking.mlflow.tracking_uri=http://old/\n")
+    now = "tracking.mlflow.tracking_uri=http://new/"
+    assert resume_arguments([f"resume={one}", now])[:2] == ["tracking.mlflow.tracking_uri=http://old/", now]
 
 
 @pytest.mark.parametrize(

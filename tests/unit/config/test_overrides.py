@@ -80,7 +80,7 @@ def test_a_run_in_a_folder_with_quotes_in_its_name_is_resumed(tmp_path: Path) ->
 
     values = [parser.parse_override(item).value() for item in resume_arguments([f"resume={folder}"])]
 
-    assert values == [str(folder), str(folder)]
+    assert values == [str(folder), str(folder), None]
 
 
 def test_what_was_typed_is_recorded_with_its_interpolations(monkeypatch: pytest.MonkeyPatch) -> None:
