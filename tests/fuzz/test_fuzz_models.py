@@ -243,7 +243,7 @@ def test_overrides_of_a_strangers_run_are_refused_or_harmless(tmp_path: Path) ->
         )
         (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["seed=1", typed, rng.choice(["model=mlp", typed])]))
         outcome = answer(lambda: resume_arguments([f"resume={run}"]), (number, typed))
-        taken = [] if isinstance(outcome, str) else outcome[:-2]
+        taken = [] if isinstance(outcome, str) else outcome[:-3]
         assert not any(word in item for item in taken for word in harm if not item.lstrip().startswith("~")), typed
         assert not any(re.match(r"[+ ]*(data|model|tokenizer|experiment|\w+@[\w.]*)=[./]*/evil", item) for item in taken), typed
         assert not any(re.match(r"[+~ ]*(hydra\b|-|(trust|resume)(=|$))", item) for item in taken), typed
