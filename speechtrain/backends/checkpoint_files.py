@@ -72,6 +72,24 @@ def another_model(path: Path, reason: str) -> UserError:
     return UserError(f"{path} holds another model: {reason}\n    -> use the model and data it was trained with")
 
 
+def check_depth(model: Mapping[str, Any], count: int, path: Path) -> None:
+    """Check that a config asks for no more layers than a file has weights, before they are built one by one.
+
+    Args:
+        model: node of the config in the file.
+        count: number of the file's weights.
+        path: the file.
+
+    Raises:
+        UserError: it does.
+    """
+    for key, value in model.items():
+        items = value if isinstance(value, list) else [value]
+        depths = [len(items), *(items if "layers" in key or key == "repeats" else ())]
+        if any(isinstance(depth, int) and depth > count for depth in depths):
+            raise another_model(path, f"model.{key} of its config is {value!s:.80}, and it has {count} weights")
+
+
 def check_torch_file(path: Path) -> None:
     """Check what `torch.load` does not: the checksum of each file inside, and that no tensor reaches beyond its file.
 

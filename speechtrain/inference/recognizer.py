@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from speechtrain.backends.checkpoint_files import another_model
+from speechtrain.backends.checkpoint_files import another_model, check_depth
 from speechtrain.backends.zip_files import UNREADABLE
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig
@@ -260,10 +260,15 @@ def _check_size(cfg: ExperimentConfig, task: Task, weights: Path, *, input_size:
     Raises:
         UserError: it has far fewer.
     """
-    from speechtrain.backends.keras.weights_file import count_numbers
+    from speechtrain.backends.keras.weights_file import sizes
     from speechtrain.backends.torch.backend import outline
 
+    try:
+        found = sizes(weights)
+    except UNREADABLE as error:
+        raise another_model(weights, first_line(error, most=120)) from error
+    check_depth(cfg.model, len(found), weights)
     twin = {**cfg.model, "_target_": str(cfg.model["_target_"]).replace(".keras.", ".torch.", 1)}  # of the same weights
     wanted = sum(parameter.numel() for parameter in outline(twin, task, input_size=input_size).parameters())
-    if wanted > 2 * (found := count_numbers(weights)):
-        raise another_model(weights, f"its config asks for {wanted:,} weights, and it has {found:,}")
+    if wanted > 2 * sum(found):
+        raise another_model(weights, f"its config asks for {wanted:,} weights, and it has {sum(found):,}")

@@ -80,6 +80,8 @@ def read_weights(model: Any, path: Path) -> None:
             model.load_weights(link)
         except UNREADABLE as error:
             raise another_model(path, first_line(error)) from error
+    if (found := len(weights_file.sizes(path))) > len(model.weights):
+        raise another_model(path, f"it has {found} weights, and its config asks for {len(model.weights)}")
     for weight, value in zip(model.weights, model.get_weights(), strict=True):
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
             raise UserError(

@@ -49,13 +49,18 @@ def _check_group(group: h5py.Group, seen: set[int]) -> None:
             raise ValueError(f"its weight {item.name!r:.80} holds NaN")
 
 
-def count_numbers(path: Path) -> int:
-    """Return how many numbers the weights of a file have together.
+def sizes(path: Path) -> list[int]:
+    """Return how many numbers each weight of a file has; the states of random numbers are no weights.
 
     Raises:
         One of `zip_files.UNREADABLE`: the file cannot be read.
     """
-    counts: list[int] = []
+    found: list[int] = []
     with zip_files.opened(path) as archive, archive.open(_WEIGHTS) as weights, h5py.File(weights, "r") as content:
-        content.visititems(lambda _, item: counts.append(item.size) if isinstance(item, h5py.Dataset) else None)
-    return sum(counts)
+
+        def add(name: str, item: object) -> None:
+            if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
+                found.append(item.size)
+
+        content.visititems(add)
+    return found

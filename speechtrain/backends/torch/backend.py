@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speechtrain.backends.base import Backend, Conversion, LayerSize, ModelInfo, TrainingPlan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
-from speechtrain.backends.checkpoint_files import another_model
+from speechtrain.backends.checkpoint_files import another_model, check_depth
 from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.backends.torch.batch_loss import BatchLoss, is_out_of_memory, to_outputs
 from speechtrain.backends.torch.checkpoint import check_resumable, read_weights, write_weights
@@ -184,7 +184,7 @@ class TorchBackend(Backend):
         """Build a model with the weights of a file, once its outline is known to be that of the file; see `Backend.restore`."""
         weights, _ = read_weights(path)
         if model["_target_"] in known_targets("model"):  # one of the user's own may need numbers to be built
-            _check_depth(model, weights, path)
+            check_depth(model, len(weights), path)
             _check_shapes(outline(model, task, input_size=input_size), weights, path)
         built = self.build(model, task, input_size=input_size, seed=0)
         _put(built, weights, path)
@@ -252,19 +252,6 @@ def outline(model: Mapping[str, Any], task: Task, *, input_size: int) -> SpeechM
     """Build a model of the shapes that a config asks for, without memory for its weights."""
     with torch.device("meta"):
         return SpeechModel(construct("model", model, input_size=input_size), task.head)
-
-
-def _check_depth(model: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Check that a config asks for no more layers than a file has weights, before they are built one by one.
-
-    Raises:
-        UserError: it does.
-    """
-    for key, value in model.items():
-        items = value if isinstance(value, list) else [value]
-        depths = [len(items), *(items if "layers" in key or key == "repeats" else ())]
-        if any(isinstance(depth, int) and depth > len(weights) for depth in depths):
-            raise another_model(path, f"model.{key} of its config is {value!s:.80}, and it has {len(weights)} weights")
 
 
 def _check_shapes(model: SpeechModel, weights: Mapping[str, torch.Tensor], path: Path) -> None:

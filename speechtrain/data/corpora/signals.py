@@ -192,8 +192,7 @@ class Hdf5Signals:
         if self._condition_size and conditions.shape[1] != self._condition_size:
             raise DataError(f"{path}: has condition vectors of {conditions.shape[1]} values, the file before of {self._condition_size}")
         self._condition_size = conditions.shape[1]
-        if mixed.shape[1] > MOST_SAMPLES or len(mixed) > _MOST_ROWS or conditions.shape[1] > _MOST_CONDITIONS:
-            raise DataError(f"{path}: states more than can be: {shapes}")
+        _check_sizes(path, mixed, target, conditions)
         stated = _stated_rate(file, path)
         if stated is not None and stated != self.sample_rate:
             raise DataError(
@@ -248,6 +247,24 @@ class Hdf5Signals:
 
 
 _MOST_ROWS, _MOST_CONDITIONS = 1_000_000, 100_000
+_FREE, _MOST_RATIO = 64 << 20, 100
+"""The bytes that any array may have, and how many times the size of what is stored of it a larger one may have."""
+
+
+def _check_sizes(path: Path, mixed: h5py.Dataset, target: h5py.Dataset, conditions: h5py.Dataset) -> None:
+    """Check that arrays of a file are no larger than can be read row by row, and than what is stored of them can be.
+
+    Raises:
+        DataError: they are.
+    """
+    shapes = f"{MIXED} {mixed.shape}, {CONDITIONS} {conditions.shape}"
+    if mixed.shape[1] > MOST_SAMPLES or len(mixed) > _MOST_ROWS or conditions.shape[1] > _MOST_CONDITIONS:
+        raise DataError(f"{path}: states more than can be: {shapes}")
+    if mixed.shape[1] * (1 + conditions.shape[1]) > MOST_SAMPLES:
+        raise DataError(f"{path}: a row with its condition has more than {MOST_SAMPLES:,} numbers: {shapes}")
+    for array in (mixed, target, conditions):
+        if array.nbytes > max(_FREE, _MOST_RATIO * array.id.get_storage_size()):
+            raise DataError(f"{path}: {array.name[1:]} comes to {array.nbytes:,} bytes, from {array.id.get_storage_size():,}")
 
 
 def _has_array(file: h5py.File, name: str) -> bool:

@@ -87,6 +87,15 @@ def test_a_checkpoint_is_a_file_that_keras_itself_loads(tmp_path: Path) -> None:
     np.testing.assert_array_equal(last(features, lengths)[0], np.roll(model(features, lengths)[0], -1, axis=-1))
 
 
+def test_a_file_with_more_weights_than_its_config_asks_for_is_refused(tmp_path: Path) -> None:
+    setup = Setup(keras_backend(), tmp_path, "model=tdnn", "model.channels=8", "model.dilations=[1,2]")
+    model = setup.build()
+    setup.backend.save(model, tmp_path / "a.keras", {})
+    setup.backend.load(model, tmp_path / "a.keras")
+    with pytest.raises(UserError, match=r"a\.keras holds another model: it has \d+ weights, and its config asks for \d+\n"):
+        setup.backend.load(setup.build(dilations=[1]), tmp_path / "a.keras")
+
+
 def test_a_run_is_not_resumed_with_another_optimizer_or_from_a_file_without_one(tmp_path: Path) -> None:
     setup = Setup(keras_backend(), tmp_path / "one", *SMALL)
     model = setup.build()

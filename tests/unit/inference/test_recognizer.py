@@ -29,6 +29,9 @@ def test_a_model_of_keras_that_is_larger_than_its_file_is_refused_before_it_is_m
     cfg = cfg.with_values({"model.d_model": 65_536})
     with pytest.raises(UserError, match=r"a\.keras holds another model: its config asks for 98,[\d,]+ weights, and it has 2,241\n"):
         _check_size(cfg, task, tmp_path / "a.keras", input_size=20)
+    cfg = cfg.with_values({"model.d_model": 16, "model.n_layers": 10**5})
+    with pytest.raises(UserError, match=r"a\.keras holds another model: model\.n_layers of its config is 100000, and it has \d+ weights"):
+        _check_size(cfg, task, tmp_path / "a.keras", input_size=20)
 
 
 def test_outputs_that_are_nan_are_no_text(trained: Path) -> None:

@@ -262,3 +262,23 @@ def test_links_into_other_files_are_not_followed_and_attributes_must_be_numbers(
     }.items():
         with pytest.raises(DataError, match=rf"{name}\.h5: (.*{reason}|{reason})"):
             Hdf5Signals(str(tmp_path), f"{name}.h5", None, None, {"by": "utterance", "val": 0, "test": 0, "seed": 0}, 100).load(None)
+
+
+@pytest.mark.parametrize(
+    ("samples", "conditions", "told"),
+    [
+        (2**26, 2, r"mixed_signals comes to 805,306,368 bytes, from 0$"),
+        (2**14, 2**14, r"a row with its condition has more than 268,435,456 numbers"),
+        (2**26, 4, r"a row with its condition has more than 268,435,456 numbers"),
+    ],
+)
+def test_arrays_that_are_only_stated_and_rows_larger_than_memory_are_refused(
+    samples: int, conditions: int, told: str, tmp_path: Path
+) -> None:
+    with h5py.File(tmp_path / "train.h5", "w") as file:
+        for name in ("mixed_signals", "target_signals"):
+            file.create_dataset(name, (3, samples), "f4", chunks=(1, 2**14), compression="gzip")
+        file.create_dataset("condition_vectors", (3, conditions), "f4")
+    source = Hdf5Signals(str(tmp_path), "train.h5", None, None, {"by": "utterance", "val": 1, "test": 1, "seed": 1}, 100)
+    with pytest.raises(DataError, match=told):
+        source.load(None)
