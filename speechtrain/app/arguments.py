@@ -10,6 +10,7 @@ from speechtrain.config.compose import compose_command
 from speechtrain.config.overlay import OVERLAID_GROUPS
 from speechtrain.config.schemas.node import Node
 from speechtrain.errors import ConfigError, Problem
+from speechtrain.files import is_file, is_folder
 
 C = TypeVar("C", bound=Node)
 
@@ -30,7 +31,7 @@ def arguments_of(schema: type[C], arguments: Sequence[str], *, words: str | None
     bare: list[str] = []
     for item in arguments:
         key = item.partition("=")[0].lstrip("+~")
-        if "=" not in item or (words is not None and Path(item).exists()):
+        if "=" not in item or (words is not None and (is_file(Path(item)) or is_folder(Path(item)))):
             bare.append(item)
         elif key.partition(".")[0].partition("@")[0] in OVERLAID_GROUPS:
             model_overrides.append(item)

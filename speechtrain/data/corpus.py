@@ -166,8 +166,7 @@ def make_cut(
     """
     for name in (utt_id, speaker or ""):
         check_name(name)
-    if text != printable(text):
-        raise DataError(f"its text {text[:60]!r} is not UTF-8")
+    check_text(text)
     if num_samples < 1:
         raise DataError("holds no samples")
     if num_samples > MOST_SAMPLES and end is None and not start:
@@ -193,6 +192,16 @@ def check_name(name: str) -> None:
     """
     if not name.isprintable() and any(unicodedata.category(char) in _NOT_IN_NAMES for char in name):
         raise DataError(f"the name {name[:60]!r} is not UTF-8, or holds line ends or control characters\n    -> rename it")
+
+
+def check_text(text: str) -> None:
+    """Check that what is said can stand in a file, and its characters in the vocabulary of a stored model.
+
+    Raises:
+        DataError: it is not UTF-8, or holds a zero byte.
+    """
+    if text != printable(text) or "\0" in text:
+        raise DataError(f"its text {text[:60]!r} is not UTF-8, or holds a zero byte")
 
 
 _NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")

@@ -76,6 +76,10 @@ def prepare(cfg: ExperimentConfig, *, threads: int, reuse: bool = False) -> Prep
     if corpus.splits["train"]:
         tokenizer = build("tokenizer", cfg.tokenizer, texts=[cut.text for cut in corpus.splits["train"]])
         assert tokenizer is not None
+        if bad := [token for token in tokenizer.vocabulary if "\0" in token]:
+            raise DataError(
+                f"the vocabulary holds {bad[0][:60]!r}, which no model can be stored with\n    -> mend tokenizer or data.normalize"
+            )
         skipped = [*skipped, *_remove_unlabelled(corpus, tokenizer)]
     report_skips(skipped, cfg.data.on_bad)
     if tokenizer is None or not corpus.splits["train"]:

@@ -28,7 +28,9 @@ def find_recordings(names: Sequence[str]) -> list[Path | None]:
     problems = []
     for name in names:
         path = user_path(name)
-        if name == "-":
+        if not name:
+            problems.append(Problem("files", "holds an empty name", "give . for the current folder"))
+        elif name == "-":
             files.append(None)
         elif is_file(path):
             files.append(path)

@@ -94,6 +94,8 @@ class Synthetic(Generated):
             yield "min_chars", f"is {self.min_chars}, more than max_chars={self.max_chars}", "set data.min_chars to at most data.max_chars"
         if not self.alphabet:
             yield "alphabet", "is empty", "give at least one character, for example data.alphabet=abc"
+        if twice := [char for number, char in enumerate(self.alphabet) if char in self.alphabet[:number]]:
+            yield "alphabet", f"has {twice[0]!r} twice", "give each character once, for example data.alphabet=abc"
 
 
 @dataclass

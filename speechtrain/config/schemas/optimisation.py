@@ -22,6 +22,10 @@ class AdamLike(Optimizer):
     eps: float = number(gt=0)
     fused: bool = MISSING
 
+    def rules(self) -> Iterator[Rule]:
+        if len(self.betas) != 2:
+            yield "betas", f"must be two numbers, received {list(self.betas)}", "for example optimizer.betas=[0.9,0.98]"
+
 
 @dataclass
 class Sgd(Optimizer):

@@ -19,7 +19,7 @@ from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
 from speechtrain.data.audio import MOST_SAMPLES, Audio, check_file, check_rate, from_samples
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, check_name, clean_text
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, check_name, check_text, clean_text
 from speechtrain.data.splits import complete_splits
 from speechtrain.data.text.lines import numbered_lines, parse_json
 from speechtrain.errors import DataError, first_line
@@ -175,6 +175,7 @@ def _checked(cut: Cut) -> Cut:
         raise DataError(f"has {cut.num_samples} samples; an utterance may have {MOST_SAMPLES}")
     for name in (cut.id, cut.speaker or ""):
         check_name(name)
+    check_text(cut.text)
     if not isinstance(cut.custom, Mapping):
         raise DataError(f"'custom' must be a JSON object, received {cut.custom!r:.60}")
     return cut

@@ -16,8 +16,12 @@ from speechtrain.app.arguments import arguments_of
 from speechtrain.app.resume import resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import compose_command
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overrides import text_as_typed, unresolved
 from speechtrain.config.schemas.commands import CompareConfig, ExportConfig, TranscribeConfig
+from speechtrain.errors import ConfigError
+from speechtrain.inference.find import find_model
+from speechtrain.inference.recordings import find_recordings
 from speechtrain.tracking.run_folder import write_run_file
 
 parser = OverridesParser.create()
@@ -90,3 +94,24 @@ def test_what_was_typed_is_recorded_with_its_interpolations(monkeypatch: pytest.
         cfg = hydra_compose("config", overrides=typed, return_hydra_config=True)
 
     assert unresolved(cfg.hydra.overrides.task) == typed
+
+
+def test_names_that_no_file_can_have_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert arguments_of(TranscribeConfig, [f"out={'x' * 5000}"], words="files")[0].out == "x" * 5000
+    with pytest.raises(ConfigError, match="no run 'x"):
+        find_model("x" * 5000)
+    with pytest.raises(ConfigError, match="empty name"):
+        find_recordings([""])
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data.alphabet=aba", "has 'a' twice"),
+        *((f"optimizer.betas={each}", "must be two numbers") for each in ("[0.9,0.99,0.9]", "[0.9]", "[]")),
+    ],
+)
+def test_a_letter_twice_and_betas_that_are_not_two_are_refused(override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        ExperimentConfig.of(compose(["data=synthetic", override]))

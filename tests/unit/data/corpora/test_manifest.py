@@ -60,6 +60,7 @@ def test_utterances_are_read_with_their_ids_texts_and_speakers(corpus: Write) ->
         ({"audio_filepath": "audio"}, "is a folder"),
         ({"audio_filepath": "audio/\ud800.wav"}, "half a surrogate pair"),
         ({"text": "seven\udc80"}, "half a surrogate pair"),
+        ({"text": "sev\0en"}, "holds a zero byte"),
         ({"utt_id": "a\ud800"}, "half a surrogate pair"),
         ({"utt_id": "a\tb"}, "line ends or control characters"),
         ({"utt_id": ["a"]}, "'utt_id' must be a text or a number"),
