@@ -30,6 +30,7 @@ from mlflow.exceptions import MlflowException
 
 from speechtrain.addresses import keep, masked, masked_values, whole
 from speechtrain.errors import UserError, first_line
+from speechtrain.files import is_file
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.mlflow.internals import relocate_artifacts
 from speechtrain.tracking.mlflow.spool import Spool, spools_in
@@ -58,7 +59,12 @@ _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALR
 
 def is_refused_for_good(error: Exception) -> bool:
     """Return whether MLflow would refuse the same again, so that it must not be sent again."""
-    return (isinstance(error, MlflowException) and str(error.error_code) in _REFUSALS) or isinstance(error, (FileNotFoundError, TypeError))
+    of_mlflow = isinstance(error, MlflowException) and str(error.error_code) in _REFUSALS
+    return of_mlflow or isinstance(error, (FileNotFoundError, TypeError, _NotSentError))
+
+
+class _NotSentError(Exception):
+    """Says why an event of a spool must not be sent."""
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -274,7 +280,23 @@ class Sender:
         self.client.log_text(self.run_id, event["text"], event["name"])
 
     def _send_file(self, event: Mapping[str, Any]) -> None:
-        self.client.log_artifact(self.run_id, event["path"], event["folder"] or None)
+        self.client.log_artifact(self.run_id, str(self._own_file(event["path"])), event["folder"] or None)
+
+    def _own_file(self, name: str) -> Path:
+        """Return a file of the run's folder without the links in its path: a spool of somebody else's may name any file.
+
+        Raises:
+            _NotSentError: it is none, or lies elsewhere.
+        """
+        try:
+            path = Path(name).resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _NotSentError(f"{name!r:.200} is no file: {error}") from error
+        if not path.is_relative_to(self.spool.path.absolute().parent.parent.resolve()):
+            raise _NotSentError(f"{name!r:.200} lies outside of the run's folder")
+        if not is_file(path):
+            raise _NotSentError(f"{name!r:.200} is no file")
+        return path
 
     def _send_datasets(self, event: Mapping[str, Any]) -> None:
         self.client.log_inputs(self.run_id, [_dataset(item) for item in event["datasets"]])
@@ -282,7 +304,7 @@ class Sender:
     def _send_model(self, event: Mapping[str, Any]) -> None:
         from speechtrain.tracking.mlflow.flavor import log_model
 
-        log_model(self.client, self.uri, self.run_id, event)
+        log_model(self.client, self.uri, self.run_id, {**event, "weights": str(self._own_file(event["weights"]))})
 
     def _close(self, event: Mapping[str, Any]) -> None:
         self.client.set_terminated(self.run_id, event["status"], event["timestamp"])

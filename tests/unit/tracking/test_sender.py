@@ -93,3 +93,33 @@ def test_a_spool_that_somebody_else_is_sending_is_left_to_him(tmp_path: Path) ->
     with Spool(spool.path).lock():
         assert not send_spool(spool)
     assert send_spool(spool)
+
+
+def test_only_files_of_the_runs_own_folder_are_sent(tmp_path: Path) -> None:
+    (tmp_path / "secret.ckpt").write_text("mine")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "link.ckpt").symlink_to(tmp_path / "secret.ckpt")
+    (folder / "linked").symlink_to(tmp_path)
+    spool = spool_of_a_run(folder)
+    opened, *_, closed = spool.path.read_text().splitlines()
+    names = [
+        str(tmp_path / "secret.ckpt"),
+        f"{folder}/../secret.ckpt",
+        f"{folder}/link.ckpt",
+        f"{folder}/linked/secret.ckpt",
+        "/dev/zero",
+        "a\0b",
+    ]
+    events = [{"call": "file", "path": name, "folder": ""} for name in [*names, str(folder / "best.ckpt")]]
+    events += [{"call": "model", "weights": name, "sample_rate": 8000, "example": [0.0], "facts": {}} for name in names]
+    spool.path.write_text("\n".join([opened, *map(json.dumps, events), closed]) + "\n")
+    warnings: list[str] = []
+    sender = Sender(spool, warnings.append)
+    sender.advance()
+    assert sender.finish()
+    assert len(warnings) == 2 * len(names)
+    assert all("outside of the run's folder" in text or "embedded null" in text for text in warnings)
+    client = MlflowClient(sender.uri)
+    assert [item.path for item in client.list_artifacts(sender.run_id)] == ["best.ckpt"]
+    assert client.search_logged_models(["1"]) == []
