@@ -61,7 +61,7 @@ def judge(code: int, text: str, folder: Path, fault: Fault) -> None:
 
 
 def test_a_training_on_a_disk_that_fails_says_so_and_goes_on_once_there_is_room(tmp_path: Path, disk: Disk) -> None:
-    for number, rng in generators("disks training", 4):
+    for number, rng in generators("disks training", 2):
         folder = tmp_path / str(number)
         folder.mkdir()
         fault = drawn(rng, MOST_WRITES)
