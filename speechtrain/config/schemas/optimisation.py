@@ -12,7 +12,7 @@ from speechtrain.config.schemas.node import Rule, Target, number
 
 @dataclass
 class Optimizer(Target):
-    lr: float = number(gt=0, most=1_000_000)
+    lr: float = number(gt=0, most=1e30)
     weight_decay: float = number(ge=0, most=1_000_000)
 
 

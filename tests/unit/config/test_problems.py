@@ -52,7 +52,7 @@ def problems(*overrides: str) -> str:
         (["optimizer.lr=nan"], ["optimizer.lr: must be more than 0, received nan"]),
         (["data=manifest", "data.root=.", "data.split.val=[a,b]", "data.split.test=[b]"], ["data.split.test: has speakers that val has"]),
         (["data=folder", "data.root=.", "data.speaker='(?P<speaker>a{99999999999})'"], ["data.speaker: is no regular expression"]),
-        (["optimizer.lr=inf"], ["optimizer.lr: must be at most 1,000,000, received inf"]),
+        (["optimizer.lr=inf"], ["optimizer.lr: must be at most 1e+30, received inf"]),
         (["optimizer.weight_decay=1e400"], ["optimizer.weight_decay: must be at most 1,000,000, received inf"]),
         (["trainer.gradient_clip_val=inf"], ["trainer.gradient_clip_val: must be at most 1,000,000,000, received inf"]),
         (["data.batch_seconds=inf"], ["data.batch_seconds: must be at most 1,000,000,000, received inf"]),
