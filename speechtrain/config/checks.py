@@ -160,7 +160,10 @@ def _outside(value: Any, limits: Mapping[str, Any]) -> str | None:
     if value != value:
         return "must be a number"
     most = limits.get("most", MOST)
-    return None if -most <= value <= most else f"must be {'at most' if value > 0 else 'at least'} {most if value > 0 else -most:,.0f}"
+    if -most <= value <= most:
+        return None
+    bound = most if value > 0 else -most
+    return f"must be {'at most' if value > 0 else 'at least'} {f'{bound:,.0f}' if most < 1e15 else f'{bound:g}'}"
 
 
 _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
