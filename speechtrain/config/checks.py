@@ -5,6 +5,7 @@ All problems are gathered before any is reported. Nothing here imports a framewo
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -92,7 +93,7 @@ def _nodes(node: DictConfig) -> Iterator[tuple[str, DictConfig]]:
 
 def _values(node: DictConfig, path: str) -> Iterator[Problem]:
     kind = OmegaConf.get_type(node)
-    fields = getattr(kind, "__dataclass_fields__", {})
+    fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
     for key in node:
         dotted = f"{path}.{key!s}" if path else str(key)
         if OmegaConf.is_missing(node, key):

@@ -39,7 +39,7 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     """Return the folder of a run, and the checkpoint to go on from, or None if it has none yet and must start again.
 
     Args:
-        name: `last`, a folder, a checkpoint file, or an MLflow run id.
+        name: `last` (runs that failed before their first checkpoint aside), a folder, a checkpoint file, or an MLflow run id.
         key: the key of the config that holds the name, for messages.
 
     Raises:
@@ -53,11 +53,18 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
             raise ConfigError([Problem(key, f"{path} is no folder of a run", _FIX)])
         return path.absolute(), last_checkpoint(path.absolute())
     runs = sorted((file.parent for base in ("outputs", "multirun") for file in Path(base).glob(f"**/{RUN_FILE}")), key=_started)
-    matches = runs if name == "last" else [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
+    last = [run for run in runs if not _failed_at_the_start(run)] or runs
+    matches = last if name == "last" else [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
     if not matches:
         where = f"{Path('outputs').absolute()} or {Path('multirun').absolute()}"
         raise ConfigError([Problem(key, f"no run '{name}' under {where}", _FIX)])
     return matches[-1].absolute(), last_checkpoint(matches[-1].absolute())
+
+
+def _failed_at_the_start(folder: Path) -> bool:
+    """Return whether a run failed before it had a checkpoint, so that an older one is the last that can be gone on with."""
+    run = read_run_file(folder)
+    return run.get("status") == "FAILED" and "folds" not in run and last_checkpoint(folder) is None and best_checkpoint(folder) is None
 
 
 def find_weights(name: str, key: str) -> Path:

@@ -45,6 +45,7 @@ def problems(*overrides: str) -> str:
         (["model.channels=-3"], ["model.channels: must be at least 1, received -3"]),
         (["optimizer.lr=0"], ["optimizer.lr: must be more than 0, received 0"]),
         (["+trainer.epoch=3"], ["trainer.epoch: there is no such key", "did you mean 'trainer.epochs'"]),
+        (["+report.goes_with={}"], ["report.goes_with: there is no such key"]),
         (["+epochs=3"], ["epochs: there is no such key"]),
         (["seed=${oc.env:NOT_SET}"], ["seed: \"Environment variable 'NOT_SET' not found\""]),
         (["init_from=" + 300 * "x" + "/y"], ["init_from: no such run or checkpoint"]),
