@@ -108,7 +108,7 @@ def test_only_files_of_the_runs_own_folder_are_sent(tmp_path: Path) -> None:
         f"{folder}/../secret.ckpt",
         f"{folder}/link.ckpt",
         f"{folder}/linked/secret.ckpt",
-        "/dev/zero",
+        "/dev/null",
         "a\0b",
     ]
     events = [{"call": "file", "path": name, "folder": ""} for name in [*names, str(folder / "best.ckpt")]]
