@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -246,9 +247,26 @@ def _changes(values: Any, safe: Any, path: str = "") -> Iterable[tuple[str, str]
         yield (safe, values) if safe != MASK else (f"{path}={MASK}", f"{path}={values}")
 
 
-def _store_file() -> Path:
+def owner_key() -> bytes | None:
+    """Return the 32 random bytes, readable for this user alone, with which the user's runs are signed; None: there is no place for them."""
+    with contextlib.suppress(OSError, RuntimeError):
+        path = _state_folder() / "key"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with atomically(path) as temporary:
+                temporary.touch(0o600)
+                temporary.write_bytes(secrets.token_bytes(32))
+        return path.read_bytes()
+    return None
+
+
+def _state_folder() -> Path:
     state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "speechtrain" / "addresses.json"
+    return (Path(state) if state else Path.home() / ".local" / "state") / "speechtrain"
+
+
+def _store_file() -> Path:
+    return _state_folder() / "addresses.json"
 
 
 def _stored() -> dict[str, str]:

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.addresses import guard_outputs, keep
 from speechtrain.app.arguments import arguments_of
-from speechtrain.app.resume import STORED
+from speechtrain.app.resume import STORED, sign
 from speechtrain.backends.callbacks import Callback
 from speechtrain.config.checks import drop_unaccepted_defaults
 from speechtrain.config.compose import check
@@ -54,6 +54,7 @@ def run_job(cfg: DictConfig) -> Any:
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.output_subdir is not None:
         _mask_stored(Path(hydra_cfg.runtime.output_dir) / hydra_cfg.output_subdir)
+        sign(Path(hydra_cfg.runtime.output_dir))
     overrides = unresolved(hydra_cfg.overrides.task)
     for path in drop_unaccepted_defaults(cfg, overrides):
         log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
@@ -112,6 +113,7 @@ class _StoreOverrides(Callback):
         """Write what Hydra would have written before the config was checked."""
         hydra = HydraConfig.get()
         write_configs(hydra, self._cfg, Path(hydra.runtime.output_dir) / STORED)
+        sign(Path(hydra.runtime.output_dir))
 
 
 def _export(cfg: DictConfig, result: Result) -> None:

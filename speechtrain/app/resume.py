@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from speechtrain.addresses import whole
+from speechtrain.addresses import owner_key, whole
 from speechtrain.config.experiment import SCALARS
 from speechtrain.config.moved import with_present_name
 from speechtrain.config.overrides import override_text, parser
 from speechtrain.config.stored import foreign_targets, is_printable, read_yaml
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
-from speechtrain.files import user_path
+from speechtrain.files import user_path, write_text
 from speechtrain.tracking.mlflow.tracker import local_uri
 from speechtrain.tracking.run_folder import find_run, read_run_file
 
 STORED = ".hydra"
 """Name of the folder, in that of a run, in which its config and its overrides are stored."""
+
+
+_SIGNATURE = "signature"
+
+
+def sign(folder: Path) -> None:
+    """Note beside the overrides that are stored in a run's folder that this user gave them, so that `resume=` need not ask."""
+    with suppress(OSError):
+        if (signature := _signature(folder)) is not None:
+            write_text(folder / STORED / _SIGNATURE, signature)
+
+
+def _is_own(folder: Path) -> bool:
+    """Return whether this user gave the overrides that are stored in a run's folder."""
+    with suppress(OSError):
+        signature = _signature(folder)
+        return signature is not None and hmac.compare_digest(signature, (folder / STORED / _SIGNATURE).read_text(encoding="ascii"))
+    return False
+
+
+def _signature(folder: Path) -> str | None:
+    key = owner_key()
+    return None if key is None else hmac.digest(key, (folder / STORED / "overrides.yaml").read_bytes(), "sha256").hex()
 
 
 def is_sweep(arguments: list[str]) -> bool:
@@ -32,7 +57,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     """Return the command line with `resume=X` replaced by the overrides, the folder and the checkpoint of the run.
 
     Raises:
-        ConfigError: there is no such run, or its overrides do what only the user's own may do and `trust=true` is not among the arguments.
+        ConfigError: there is no such run, or its overrides do what only the user's own may do, another user gave them, and `trust=true` is
+            not among the arguments.
         UserError: its overrides cannot be read.
     """
     names = [item.partition("=")[2] for item in arguments if item.startswith("resume=")]
@@ -46,7 +72,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
         return [*(item for item in arguments if not item.startswith("resume=")), resumed]
     flags = [item for item in arguments if item.startswith("-")]
     now = [item for item in arguments if not item.startswith(("resume=", "-"))]
-    trusted = [item for item in now if item.startswith("trust=")][-1:] == ["trust=true"]
+    trusted = [item for item in now if item.startswith("trust=")][-1:] == ["trust=true"] or _is_own(folder)
     place = [resumed, f"hydra.run.dir={override_text(str(folder))}"]
     if not is_sweep(arguments):  # Hydra would write over what is stored, in several steps, and before the config is checked
         place.append("hydra.output_subdir=null")

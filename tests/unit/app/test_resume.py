@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from speechtrain.addresses import keep
-from speechtrain.app.resume import resume_arguments
+from speechtrain.app.resume import resume_arguments, sign
 from speechtrain.errors import ConfigError, UserError
 from speechtrain.tracking.mlflow.tracker import local_uri
 from speechtrain.tracking.run_folder import find_run, read_run_file, write_run_file
@@ -174,3 +174,26 @@ def test_overrides_that_no_run_stores_are_a_users_error_that_names_the_file(text
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no folder of a run"):
         resume_arguments([f"resume={tmp_path}"])
+
+
+def test_a_run_that_this_user_began_is_resumed_without_a_question_and_a_changed_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    stored = folder / ".hydra" / "overrides.yaml"
+    stored.parent.mkdir(parents=True)
+    stored.write_text("- model._target_=mine.Encoder\n- tracking.mlflow.tracking_uri=http://server:5000\n")
+    with pytest.raises(ConfigError, match=r"mine\.Encoder"):
+        resume_arguments([f"resume={folder}"])
+    sign(folder)
+    assert "model._target_=mine.Encoder" in resume_arguments([f"resume={folder}"])
+
+    with stored.open("a") as file:
+        file.write("- data._target_=evil.Corpus\n")
+    with pytest.raises(ConfigError, match=r"evil\.Corpus"):
+        resume_arguments([f"resume={folder}"])
+    stored.write_text("- model._target_=mine.Encoder\n")
+    sign(folder)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user's"))
+    with pytest.raises(ConfigError, match=r"mine\.Encoder"):
+        resume_arguments([f"resume={folder}"])
