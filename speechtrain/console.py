@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
+for _name in ("stdin", "stdout", "stderr"):
+    if getattr(sys, _name) is None:  # it was closed by whoever started this; another file would get its number
+        setattr(sys, _name, open(os.devnull, "r" if _name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
 """In a file or a pipe, tables are not folded to the 80 columns that rich assumes there."""
 console = Console(highlight=False, soft_wrap=True, width=_WIDTH)

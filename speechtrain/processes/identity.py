@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -35,11 +36,14 @@ class Process:
         return _current(os.getpid())
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any] | None) -> Process | None:
-        """Return a process as `to_dict` stored it, or None if nothing is stored."""
-        if not values:
+    def from_dict(cls, values: object) -> Process | None:
+        """Return a process as `to_dict` stored it, or None if nothing is stored, or something else."""
+        if not isinstance(values, Mapping):
             return None
-        return cls(str(values["host"]), str(values["boot"]), int(values["pid"]), float(values["started"]))
+        try:
+            return cls(str(values["host"]), str(values["boot"]), int(values["pid"]), float(values["started"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as values that JSON can hold."""

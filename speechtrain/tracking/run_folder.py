@@ -21,7 +21,7 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     """Return the content of `run.json` in a folder; empty if there is none that can be read."""
     try:
         values = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -40,7 +40,7 @@ def open_reader(
     """
     uri = whole(tracking_uri) if tracking_uri else local_uri(Path.cwd())
     if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///"))
+        database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
         if not database.is_file():
             raise UserError(f"{database}: there is no such database\n    -> set {uri_key}, or change the folder")
         _check_names(database, uri, experiment, runs, studies, key)

@@ -110,7 +110,10 @@ class Reader:
         runs: list[Record] = []
         token = None
         while True:
-            page = self._client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
+            try:
+                page = self._client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
+            except MlflowException as error:
+                raise UserError(f"{self._address} cannot be searched ({first_line(error)})\n    -> look at it in the MLflow UI") from error
             runs += [_record(run) for run in page]
             token = page.token
             if not token:
@@ -150,7 +153,7 @@ class Reader:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 return Path(self._client.download_artifacts(run.id, name, folder)).read_text(encoding="utf-8")
-        except (MlflowException, OSError):
+        except (MlflowException, OSError, UnicodeDecodeError):
             return None
 
     def transcripts(self, run: Record) -> dict[str, tuple[str, str]]:
@@ -158,16 +161,22 @@ class Reader:
         content = self.text(run, "transcripts.json")
         if content is None:
             return {}
-        table = json.loads(content)
-        columns: Sequence[str] = table["columns"]
-        place = [columns.index(name) for name in ("id", "reference", "hypothesis")]
-        return {str(row[place[0]]): (str(row[place[1]] or ""), str(row[place[2]] or "")) for row in table["data"]}
+        try:
+            table = json.loads(content)
+            columns: Sequence[str] = table["columns"]
+            place = [columns.index(name) for name in ("id", "reference", "hypothesis")]
+            return {str(row[place[0]]): (str(row[place[1]] or ""), str(row[place[2]] or "")) for row in table["data"]}
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            message = f"transcripts.json of run {run.id} in {self._address} is no table of transcripts ({first_line(error)})"
+            raise UserError(f"{message}\n    -> evaluate the run again, or leave it out") from error
 
 
 def _record(run: Run) -> Record:
     info = run.info
-    seconds = (info.end_time - info.start_time) / 1000 if info.end_time else None
-    return Record(info.run_id, info.run_name or "", info.status, run.data.params, run.data.metrics, run.data.tags, seconds)
+    timed = isinstance(info.end_time, int) and isinstance(info.start_time, int)
+    seconds = (info.end_time - info.start_time) / 1000 if timed else None
+    metrics = {name: value for name, value in run.data.metrics.items() if isinstance(value, (int, float))}
+    return Record(info.run_id, info.run_name or "", info.status, run.data.params, metrics, run.data.tags, seconds)
 
 
 def _quoted(value: str) -> str:

@@ -76,7 +76,7 @@ def open_client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///"))
+        path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.open("ab").close()  # where no file can be made, the lock would be waited for without end
@@ -122,7 +122,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if experiment is not None:
         return str(experiment.experiment_id)
     local = uri.startswith("sqlite:///")
-    artifacts = (Path(uri.removeprefix("sqlite:///")).parent / ARTIFACTS).as_uri() if local else None
+    artifacts = (Path(uri.removeprefix("sqlite:///").partition("?")[0]).parent / ARTIFACTS).as_uri() if local else None
     try:
         return str(client.create_experiment(name, artifact_location=artifacts, tags={_KIND: "custom_model_development"}))
     except MlflowException:  # another process was first
@@ -214,6 +214,8 @@ class Sender:
 
     def send(self, group: Sequence[Mapping[str, Any]]) -> None:
         """Send one event, or several metric events in one call; see `advance` for what is raised."""
+        for event in group:
+            _check(event)
         call = str(group[0]["call"])
         if call == "open":
             self._open(group[0])
@@ -332,6 +334,32 @@ _SENDERS: Mapping[str, Callable[[Sender, Mapping[str, Any]], None]] = {
     "close": Sender._close,
 }
 """What sends an event, by its `call`; an event of another version that is not here is passed over."""
+
+
+_KEYS: Mapping[str, Mapping[str, type]] = {
+    "open": {"uri": str, "experiment": str, "uid": str, "folder": str, "tags": dict, "timestamp": int},
+    "metrics": {"metrics": dict, "timestamp": int, "step": int},
+    "params": {"params": dict},
+    "tags": {"tags": dict},
+    "text": {"text": str, "name": str},
+    "table": {"columns": dict, "name": str},
+    "file": {"path": str},
+    "datasets": {"datasets": list},
+    "model": {"weights": str},
+    "close": {"status": str, "timestamp": int},
+}
+"""The keys that an event of each `call` has, with their types."""
+
+
+def _check(event: Mapping[str, Any]) -> None:
+    """Check that an event is one that a tracker wrote, for a spool may be damaged, or a stranger's.
+
+    Raises:
+        _NotSentError: a key is missing or has another type.
+    """
+    for key, kind in _KEYS.get(str(event["call"]), {}).items():
+        if not isinstance(event.get(key), kind):
+            raise _NotSentError(f"its '{key}' is {event.get(key)!r:.60}")
 
 
 def _count_batched(events: Sequence[tuple[Mapping[str, Any], int]]) -> int:

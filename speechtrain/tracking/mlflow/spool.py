@@ -80,9 +80,11 @@ class Spool:
         """Return what the last sender has committed; empty if there was none."""
         try:
             state = json.loads(self._sent.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return state if isinstance(state, dict) else {}
+        if not isinstance(state, dict) or not all(isinstance(state.get(key, kind()), kind) for key, kind in _STATE.items()):
+            return {}
+        return state if state.get("offset", 0) >= 0 else {}
 
     def commit(self, state: Mapping[str, Any]) -> None:
         """Write down how far the sender has come; a failure does no harm, as events that are sent again change nothing."""
@@ -99,9 +101,9 @@ class Spool:
             offset += len(line)
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(event, dict) and "call" in event:
+            if isinstance(event, dict) and isinstance(event.get("call"), str):
                 yield event, offset
 
     def lock(self) -> filelock.FileLock:
@@ -114,6 +116,10 @@ class Spool:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()
+
+
+_STATE: dict[str, type] = {"offset": int, "run_id": str, "uri": str, "closed": bool}
+"""What a sender commits, with the type of each."""
 
 
 def spools_in(folder: Path) -> list[Spool]:

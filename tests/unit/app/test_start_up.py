@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,12 @@ def test_help_and_a_mistake_in_any_command_import_no_framework(trained: Path, tm
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     expected = [*(f"{line}\t0" for line in ANSWERED), *(f"{line}\t2" for line in MISTAKES)]
     assert done.stdout.splitlines() == expected, done.stderr
+
+
+def test_closed_standard_streams_are_no_trace() -> None:
+    command = f"{shlex.quote(sys.executable)} -m speechtrain.transcribe from=/nope/x.ckpt - <&- >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert "there is no file /nope/x.ckpt" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from speechtrain.processes.identity import Process
-from speechtrain.tracking.mlflow.sender import Sender, find_run, send_spool
+from speechtrain.tracking.mlflow.sender import Sender, find_run, is_in_use, send_spool
 from speechtrain.tracking.mlflow.spool import Spool
 from speechtrain.tracking.mlflow.tracker import local_uri
 
@@ -123,3 +123,34 @@ def test_only_files_of_the_runs_own_folder_are_sent(tmp_path: Path) -> None:
     client = MlflowClient(sender.uri)
     assert [item.path for item in client.list_artifacts(sender.run_id)] == ["best.ckpt"]
     assert client.search_logged_models(["1"]) == []
+
+
+def test_events_that_no_tracker_wrote_hold_nothing_up(tmp_path: Path) -> None:
+    spool = spool_of_a_run(tmp_path)
+    lines = spool.path.read_text().splitlines()
+    strange = [
+        {"call": "metrics", "metrics": "x", "step": 1, "timestamp": 1},
+        {"call": "text", "name": "a"},
+        {"call": "params"},
+        {"call": 5},
+        {"call": "model", "weights": None},
+    ]
+    bad = [*map(json.dumps, strange), "[" * 100_000, "no JSON", "3"]
+    spool.path.write_text("\n".join([lines[0], *bad, *lines[1:]]) + "\n")
+    spool.path.with_suffix(".sent").write_text('{"offset": "x"}')
+    said: list[str] = []
+
+    sender = Sender(spool, said.append)
+    sender.advance()
+
+    assert sender.finish()
+    assert len(said) == 4
+    assert "its 'metrics' is 'x'" in said[0]
+
+
+def test_a_spool_of_a_process_that_is_none_is_not_in_use(tmp_path: Path) -> None:
+    spool = Spool.new(tmp_path)
+    spool.path.parent.mkdir()
+    for process in ("x", [1], {"pid": 1}, {"host": "a", "boot": "b", "pid": "x", "started": 1}):
+        spool.path.write_text(json.dumps({"call": "open", "process": process}) + "\n")
+        assert not is_in_use(spool)
