@@ -142,7 +142,7 @@ def test_a_mistake_made_while_a_run_is_resumed_is_not_stored_in_it(command: Comm
     done = command("resume=run", "trainer.epochs=13", "tracking=[]")
     assert done.returncode == 0, done.stderr
     assert "trainer.epochs=13" in stored.read_text()
-    assert {path.name for path in stored.parent.iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert {path.name for path in stored.parent.iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml", "signature"}
 
 
 def test_a_loss_of_nan_ends_the_run_as_failed_and_names_the_utterances(command: Command, tmp_path: Path) -> None:
