@@ -71,7 +71,7 @@ def prepared(overrides: Sequence[str], threads: int = 1) -> Any:
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ".state"))  # where addresses with passwords are kept
+    monkeypatch.setenv("XDG_STATE_HOME", f"{tmp_path}-state")  # where addresses with passwords are kept
     yield
     from hydra.core.global_hydra import GlobalHydra
 

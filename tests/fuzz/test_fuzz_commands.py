@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import random
 import re
 import string
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,7 @@ def judge(arguments: list[str], code: int, text: str, folder: Path) -> None:
 
 
 @pytest.fixture
-def state(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def state(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """What a command changes in its process comes back."""
     monkeypatch.setattr(program.interrupts, "command", contextlib.nullcontext)
     monkeypatch.setattr(PythonHandler, "close", lambda handler: None)  # Hydra ends all handlers, and absl's closes pytest's own stream
@@ -170,7 +171,9 @@ def state(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(TrialLoop, "run", accepted)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.syspath_prepend(".")
-    return monkeypatch
+    handlers = logging.getLogger().handlers[:]
+    yield monkeypatch
+    logging.getLogger().handlers[:] = handlers  # Hydra's write into folders that are gone
 
 
 def test_wrong_command_lines_of_a_training_are_refused(tmp_path: Path, state: pytest.MonkeyPatch) -> None:
