@@ -229,7 +229,8 @@ def _is_secret(key: object, value: object) -> bool:
 
 
 def _learn(secret: str) -> None:
-    is_word_or_number = (secret.isalpha() and secret[1:].islower()) or secret.isdecimal()  # as `speechtrain`, which stands in every path
+    """Mask a secret wherever it stands from now on; a plain word or number only where it is named, for paths and texts hold it too."""
+    is_word_or_number = (secret.isalpha() and secret[1:].islower()) or secret.isdecimal()
     if len(secret) >= _SHORTEST and secret.strip("*") and not is_word_or_number:
         _known.update((secret, unquote(secret), quote(secret, safe="")))
 
@@ -252,10 +253,14 @@ def owner_key() -> bytes | None:
     with contextlib.suppress(OSError, RuntimeError):
         path = _state_folder() / "key"
         if not path.is_file():
+            from filelock import FileLock  # takes a tenth of a second, which only the first run waits for
+
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with atomically(path) as temporary:
-                temporary.touch(0o600)
-                temporary.write_bytes(secrets.token_bytes(32))
+            with FileLock(f"{path}.lock", timeout=_LOCK_SECONDS):  # of two first runs that start together one makes the key
+                if not path.is_file():
+                    with atomically(path) as temporary:
+                        temporary.touch(0o600)
+                        temporary.write_bytes(secrets.token_bytes(32))
         return path.read_bytes()
     return None
 

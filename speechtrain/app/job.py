@@ -142,7 +142,7 @@ def _or_exit(call: Callable[[], T]) -> T:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove the folder that Hydra made for a run that was refused, if nothing else stands in it, and what is empty above it."""
+    """Remove the folder of a run that was refused, if it holds only what Hydra wrote, and the empty folders of `outputs` above it."""
     if {path.name for path in folder.iterdir()} <= {STORED}:
         with contextlib.suppress(OSError):
             shutil.rmtree(folder)

@@ -53,8 +53,10 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
             raise ConfigError([Problem(key, f"{path} is no folder of a run", _FIX)])
         return path.absolute(), last_checkpoint(path.absolute())
     runs = sorted((file.parent for base in ("outputs", "multirun") for file in Path(base).glob(f"**/{RUN_FILE}")), key=_started)
-    last = [run for run in runs if not _failed_at_the_start(run)] or runs
-    matches = last if name == "last" else [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
+    if name == "last":
+        matches = [run for run in runs if not _failed_at_the_start(run)] or runs
+    else:
+        matches = [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
     if not matches:
         where = f"{Path('outputs').absolute()} or {Path('multirun').absolute()}"
         raise ConfigError([Problem(key, f"no run '{name}' under {where}", _FIX)])
@@ -62,7 +64,7 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
 
 
 def _failed_at_the_start(folder: Path) -> bool:
-    """Return whether a run failed before it had a checkpoint, so that an older one is the last that can be gone on with."""
+    """Return whether a run failed before its first checkpoint; `last` then means the run before it."""
     run = read_run_file(folder)
     return run.get("status") == "FAILED" and "folds" not in run and last_checkpoint(folder) is None and best_checkpoint(folder) is None
 
