@@ -197,3 +197,20 @@ def test_a_run_that_this_user_began_is_resumed_without_a_question_and_a_changed_
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user's"))
     with pytest.raises(ConfigError, match=r"mine\.Encoder"):
         resume_arguments([f"resume={folder}"])
+
+
+def test_the_last_run_is_one_that_came_to_a_checkpoint_or_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, status in (("1", "RUNNING"), ("2", "FAILED")):
+        folder = tmp_path / "outputs" / name
+        folder.mkdir(parents=True)
+        write_run_file(folder, {"started": f"2026-01-0{name}", "status": status})
+    (tmp_path / "outputs" / "3").mkdir()
+    (tmp_path / "outputs" / "3" / "run.json").write_text("[" * 100_000)
+
+    (tmp_path / "outputs" / "1" / "checkpoints").mkdir()
+    (tmp_path / "outputs" / "1" / "checkpoints" / "last.ckpt").touch()
+    assert find_run("last")[0] == tmp_path / "outputs" / "1"
+    (tmp_path / "outputs" / "2" / "checkpoints").mkdir()
+    (tmp_path / "outputs" / "2" / "checkpoints" / "last.ckpt").touch()
+    assert find_run("last")[0] == tmp_path / "outputs" / "2"
