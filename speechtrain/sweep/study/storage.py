@@ -16,7 +16,7 @@ import filelock
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from speechtrain.addresses import masked
 from speechtrain.config.extras import needed
@@ -29,19 +29,40 @@ logging.getLogger("alembic").setLevel(logging.ERROR)
 _URL_FORMS = "journal:///FILE.journal, sqlite:///FILE.db, postgresql+psycopg://USER@HOST/DATABASE or grpc://HOST:PORT"
 
 
-class KernelLock(JournalLock):
-    """Locks a journal for as long as its process lives, and removes a line that a killed process left half written.
+_GRACE_SECONDS = 30.0
+"""Age at which a lock counts as left by a dead process, as in `JournalFileSymlinkLock`."""
 
-    Optuna's own lock files outlive a killed process by 30 s, and what is appended to half a line makes the file unreadable.
+
+class TwoLocks(JournalLock):
+    """Locks a journal against our own processes and against all that write it by Optuna alone, such as optuna-dashboard.
+
+    The kernel's lock dies with its process; Optuna's symbolic link outlives it, and would hold others up for 30 s. Who has the kernel's
+    lock knows that a link of ours was left by a dead process and removes it, and a line that one left half written, for what is appended
+    to half a line makes the file unreadable.
+
+    Args:
+        path: absolute path of the journal.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = filelock.FileLock(f"{path}.lock")
+        self._ours = filelock.FileLock(f"{path}.writers.lock")
+        self._target = f"{path.parent}/./{path.name}"  # the journal, written as nobody else writes it: links of ours are known by it
+        self._everyones = JournalFileSymlinkLock(self._target)
+
+    def __reduce__(self) -> tuple[type[TwoLocks], tuple[Path]]:
+        """Return what a pickle makes a lock of the same journal from; filelock's cannot be pickled."""
+        return TwoLocks, (self._path,)
 
     def acquire(self) -> bool:
-        """Wait until the lock is free, take it and repair the journal's end; always returns True."""
-        self._lock.acquire()
+        """Wait until both locks are free, take them and repair the journal's end; always returns True."""
+        self._ours.acquire()
+        try:
+            self._remove_lock_of_the_dead()
+            self._everyones.acquire()
+        except BaseException:
+            self._ours.release()
+            raise
         with contextlib.suppress(FileNotFoundError), self._path.open("rb+") as file:
             size = file.seek(0, os.SEEK_END)
             if size and file.seek(size - 1) is not None and file.read(1) != b"\n":
@@ -49,8 +70,19 @@ class KernelLock(JournalLock):
         return True
 
     def release(self) -> None:
-        """Give the lock back to other processes."""
-        self._lock.release()
+        """Give the locks back to other processes."""
+        with contextlib.suppress(RuntimeError):  # another process removed the link, for this one stood still for 30 s
+            self._everyones.release()
+        self._ours.release()
+
+    def _remove_lock_of_the_dead(self) -> None:
+        """Remove a link of ours, or the file that an earlier version used and left; the caller has the kernel's lock."""
+        lock = Path(f"{self._path}.lock")
+        with contextlib.suppress(OSError):
+            is_ours = lock.is_symlink() and os.readlink(lock) == self._target  # noqa: PTH115 # pathlib leaves the dot out
+            is_old = not lock.is_symlink() and time.time() - lock.stat().st_mtime > _GRACE_SECONDS
+            if is_ours or is_old:
+                lock.unlink()
 
 
 def _end_of_last_line(file: BinaryIO, size: int) -> int:
@@ -86,7 +118,7 @@ def _open(url: str) -> BaseStorage:
         if parts.scheme == "journal":
             path = Path(url.removeprefix("journal:///"))
             path.parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=KernelLock(path)))
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=TwoLocks(path)))
         if parts.scheme == "grpc":
             return optuna.storages.GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or 13000)
         if parts.scheme == "memory":

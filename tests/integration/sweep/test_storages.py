@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import socket
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import databases
 import optuna
 import pytest
 from databases import free_port
+from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 pytestmark = pytest.mark.long
 
@@ -74,6 +77,25 @@ def test_two_sweepers_share_one_quota_on_sqlite(toy):
     assert len(toy.trials(url)) == 20
 
 
+def call_dashboard(storage: optuna.storages.BaseStorage, method: str, path: str, content: object = None) -> tuple[str, bytes]:
+    """The status and the answer of a request to optuna-dashboard."""
+    dashboard = pytest.importorskip("optuna_dashboard")
+    body = json.dumps(content).encode()
+    request = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "SERVER_NAME": "x",
+        "SERVER_PORT": "80",
+        "QUERY_STRING": "",
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.input": io.BytesIO(body),
+    }
+    answers: list[str] = []
+    parts = dashboard.wsgi(storage)(request, lambda status, _headers, _info=None: answers.append(status))
+    return answers[0], b"".join(parts)
+
+
 def test_optuna_and_its_dashboard_open_the_same_study(toy):
     url = f"sqlite:///{toy.folder}/study.db"
     toy.run("x=interval(-5,5)", "n=choice(0,1)", "hydra.sweeper.n_trials=6", f"hydra.sweeper.storage={url}")
@@ -83,23 +105,29 @@ def test_optuna_and_its_dashboard_open_the_same_study(toy):
     assert study.best_value == min(trial.value for trial in study.trials)
     study.optimize(lambda trial: trial.suggest_float("x", -5, 5) ** 2 + trial.suggest_categorical("n", (0, 1)), n_trials=2)
     assert len(optuna.load_study(study_name="toy", storage=url).trials) == 8
-    dashboard = pytest.importorskip("optuna_dashboard")
-    storage = optuna.storages.get_storage(url)
-    application = dashboard.wsgi(storage)
-    answers = []
-    body = application(
-        {
-            "REQUEST_METHOD": "GET",
-            "PATH_INFO": "/api/studies",
-            "SERVER_NAME": "x",
-            "SERVER_PORT": "80",
-            "wsgi.input": None,
-            "QUERY_STRING": "",
-        },
-        lambda status, headers, info=None: answers.append(status),
-    )
-    assert answers == ["200 OK"]
-    assert b"toy" in b"".join(body)
+    status, body = call_dashboard(optuna.storages.get_storage(url), "GET", "/api/studies")
+    assert status == "200 OK"
+    assert b"toy" in body
+
+
+def test_optuna_and_its_dashboard_write_to_the_journal_beside_a_running_sweep(toy):
+    """The recipes of docs/sweeps.md."""
+    sweep = toy.start("x=interval(-5,5)", "seconds=0.1", "hydra.sweeper.n_trials=20", *POOL)
+    toy.wait_for(lambda: len(toy.log("end")) >= 1)
+    storage = JournalStorage(JournalFileBackend(str(toy.folder / "multirun/toy/study.journal")))
+    study = optuna.load_study(study_name="toy", storage=storage)
+
+    notes = 0
+    while sweep.poll() is None:
+        study.set_user_attr("note", notes)
+        status, _ = call_dashboard(storage, "PUT", f"/api/studies/{study._study_id}/note", {"body": "x" * 5_000, "version": notes + 1})
+        assert status.startswith("204")
+        notes += 1
+
+    assert sweep.returncode == 0, (toy.folder / "output.txt").read_text()
+    assert [trial.state.name for trial in toy.trials()] == ["COMPLETE"] * 20
+    assert notes > 1
+    assert study.user_attrs["note"] == notes - 1
 
 
 @pytest.mark.parametrize(
