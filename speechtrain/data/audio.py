@@ -10,6 +10,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -18,8 +19,9 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from speechtrain.data.mp3 import with_length
 from speechtrain.errors import DataError
-from speechtrain.files import regular_size
+from speechtrain.files import open_regular, regular_size
 
 Audio = npt.NDArray[np.float32]
 
@@ -36,6 +38,7 @@ MOST_SAMPLES = 1 << 28
 _MOST_BYTES = 1 << 31  # of a recording that comes through a pipe, which is held as it comes
 _BLOCK_VALUES = 1 << 22  # samples of all channels that are decoded at once: 16 MB
 _LOUDEST = 100.0  # of samples in floating point, with which spectra at any rate stay within half precision (data/features)
+_MP3_MEMORY = 16 * 1152  # samples to decode before a part: a frame of MP3 may hold bits of the next ones
 _MISSING_SECONDS = 0.025  # a recording may be this much shorter than the part that a corpus lists, because listed times are rounded
 
 
@@ -96,7 +99,10 @@ def read_part(file: soundfile.SoundFile, start: int, count: int | None, channel:
     left = MOST_SAMPLES + 1 if count is None else min(count, MOST_SAMPLES + 1)
     try:
         if start:
-            file.seek(start)
+            before = max(0, start - (_MP3_MEMORY if file.format == "MP3" else 0))
+            file.seek(before)
+            if before < start:
+                file.read(start - before)
         while left > 0 and len(block := file.read(min(left, _block_frames(file)), dtype="float32", always_2d=True)):
             blocks.append(_one_channel(block, channel, name))
             left -= len(block)
@@ -238,6 +244,18 @@ def name_of(source: Source) -> str:
     return "the standard input" if getattr(source, "name", None) == "<stdin>" else "the audio"
 
 
+class _Recording(soundfile.SoundFile):  # type: ignore[misc] # soundfile has no types
+    """A file of audio.
+
+    Behind each reading soundfile seeks the place where it is, if it can. The decoder of MP3 then forgets the bits of the next frames that it
+    has read, and the next block begins with noise.
+    """
+
+    def seekable(self) -> bool:
+        """Return whether soundfile may seek on its own account."""
+        return self.format != "MP3" and bool(super().seekable())
+
+
 def open_recording(source: Source, name: str) -> soundfile.SoundFile:
     """Open a file of audio, or the content of one, for reading.
 
@@ -250,7 +268,10 @@ def open_recording(source: Source, name: str) -> soundfile.SoundFile:
         os.fsencode(source) if isinstance(source, (str, Path)) else io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
     )
     try:
-        file = soundfile.SoundFile(opened)
+        file = _Recording(opened)
+        if file.format == "MP3" and (counted := _counted(opened, name)) is not None:
+            file.close()
+            file = _Recording(io.BytesIO(counted))
     except (OSError, soundfile.SoundFileError) as error:
         raise _unreadable(name, error) from None
     try:
@@ -259,6 +280,15 @@ def open_recording(source: Source, name: str) -> soundfile.SoundFile:
         file.close()
         raise
     return file
+
+
+def _counted(opened: bytes | IO[bytes], name: str) -> bytes | None:
+    """Return the content of an MP3 file with a header of the right length; None: it has one."""
+    with open_regular(Path(os.fsdecode(opened))) if isinstance(opened, bytes) else nullcontext(opened) as file:
+        place = file.tell()
+        counted = with_length(file, name)
+        file.seek(place)
+    return counted
 
 
 def check_file(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
-import soundfile
-
-from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, check_file, check_rate, read_recording, samples_in
+from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, open_recording, read_recording, samples_in
 from speechtrain.errors import DataError, printable, shortened
 from speechtrain.files import is_file, is_folder
 
@@ -218,19 +215,14 @@ def read_header(path: Path | BytesIO, sample_rate: int | None) -> tuple[int, int
     Raises:
         DataError: it is not audio, holds no samples, or has another rate.
     """
-    name = path if isinstance(path, Path) else "its audio"
-    if isinstance(path, Path):
-        check_file(path)
-    try:
-        header = soundfile.info(os.fsencode(path) if isinstance(path, Path) else path)
-    except soundfile.SoundFileError as error:
-        raise DataError(f"{name} is not audio that can be read ({str(error).split(': ')[-1].strip()})") from None
-    if header.frames <= 0:
+    name = str(path) if isinstance(path, Path) else "its audio"
+    with open_recording(path, name) as file:
+        rate, frames = file.samplerate, file.frames
+    if frames <= 0:
         raise DataError(f"{name} holds no samples")
-    check_rate(header.samplerate, str(name))
-    if sample_rate is not None and header.samplerate != sample_rate:
-        raise DataError(f"{name} is at {header.samplerate} Hz, but data.sample_rate is {sample_rate}")
-    return header.samplerate, header.frames
+    if sample_rate is not None and rate != sample_rate:
+        raise DataError(f"{name} is at {rate} Hz, but data.sample_rate is {sample_rate}")
+    return rate, frames
 
 
 def clean_text(text: str) -> str:

@@ -2,28 +2,34 @@
 
     {"audio_filepath": "audio/a.flac", "duration": 1.25, "text": "seven", "utt_id": "a", "speaker": "theo"}
 
-`utt_id` and `speaker` are optional. Paths are relative to the manifest and stay inside `root`.
+`utt_id` and `speaker` are optional. Paths are absolute or relative to the manifest, and stay inside `root`. With an `offset` in seconds an
+utterance is the part of its file from there on: for `duration`, or without one to the next offset in the same file, or to its end.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from bisect import bisect_right, insort
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePath
 from typing import Any
 
+from speechtrain.data.audio import samples_in
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
 from speechtrain.data.text.lines import numbered_lines, parse_json
 from speechtrain.errors import DataError
-from speechtrain.files import user_path
+from speechtrain.files import is_file, user_path
 
 _REQUIRED = ("audio_filepath", "text")
 _LONGEST = 1e9
 """Seconds that a line may state: 30 years, so that no arithmetic overflows."""
 _NAMES = ("utt_id", "speaker")
-_READ = ("utt_id", "audio_filepath", "duration", "text", "speaker")
+_MP3_PADDING = 3 * 576
+"""Samples that encoders add to an MP3; where its header does not say how many, the file is so much longer than what was encoded."""
+_READ = ("utt_id", "audio_filepath", "offset", "duration", "text", "speaker")
 """Keys with a meaning; `words` gives word times, and the error report is divided by all others."""
 
 
@@ -57,7 +63,9 @@ class Manifest:
         self.sample_rate = sample_rate
         self.duration_tolerance = duration_tolerance
         self.trust_durations = trust_durations
-        self._inside = f"{self.root}{os.sep}"
+        self._inside = _with_separator(str(self.root))
+        self._header: tuple[str, tuple[int, int]] = ("", (0, 0))  # of the file that was read last, for its parts follow each other
+        self._offsets: dict[Path, dict[str, list[float]]] = {}
 
     def load(self, limit: int | None) -> Corpus:
         """Read every manifest, and the header of every audio file unless the manifests are trusted.
@@ -67,6 +75,7 @@ class Manifest:
         """
         skipped: list[Skip] = []
         cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
+        self._header, self._offsets = ("", (0, 0)), {}
         for name, files in self.files.items():
             for file in files:
                 usable = self._read(self.root / file, name, skipped)
@@ -78,47 +87,94 @@ class Manifest:
 
     def _read(self, path: Path, split: str, skipped: list[Skip]) -> list[Cut]:
         cuts = []
-        folder = str(_absolute(path.parent))
+        manifest = _absolute(path)
         for where, line in numbered_lines(path):
             try:
-                cuts.append(self._cut(_parse(line), folder))
+                cuts.append(self._cut(_parse(line), manifest))
             except DataError as error:
                 skipped.append(Skip(split, where, str(error)))
         return cuts
 
-    def _cut(self, entry: dict[str, Any], folder: str) -> Cut:
-        """Return the utterance of a line in a manifest of a folder."""
+    def _cut(self, entry: dict[str, Any], manifest: Path) -> Cut:
+        """Return the utterance of a line in a manifest."""
         text = clean_text(entry["text"])
         if not text:
             raise DataError("'text' is empty")
-        path = os.path.normpath(os.path.join(folder, entry["audio_filepath"]))  # noqa: PTH118 # a Path takes ten times as long
-        if not path.startswith(self._inside):
-            raise DataError(f"audio_filepath {entry['audio_filepath']!r} leaves the data folder {self.root}")
-        rate, num_samples = self._length(entry.get("duration"), path)
+        path = _audio_path(entry, manifest)
+        name = self._name(path, entry["audio_filepath"], manifest)
+        rate, num_samples, start, end = self._part(entry, path, manifest)
+        if start or end is not None:
+            last = num_samples / rate if end is None else end
+            name += f"-{samples_in(start, 1000):07d}-{samples_in(last, 1000):07d}"
         speaker = entry.get("speaker")
         return make_cut(
-            str(entry.get("utt_id") or Path(path).relative_to(self.root).with_suffix("").as_posix()),
+            str(entry.get("utt_id") or name),
             path,
             num_samples=num_samples,
             sample_rate=rate,
             text=text,
             speaker=None if speaker is None else sys.intern(str(speaker)),
             custom={key: value for key, value in entry.items() if key not in _READ and (key != "words" or isinstance(value, list))},
+            start=start,
+            end=end,
         )
 
-    def _length(self, stated: Any, path: str) -> tuple[int, int]:
+    def _name(self, path: str, stated: str, manifest: Path) -> str:
+        """Return the path of an audio file in the data folder, without its ending."""
+        inside = self._inside
+        if not path.startswith(inside):  # as it is written; one of both may go through a link
+            path, inside = os.path.realpath(path), _with_separator(os.path.realpath(self.root))
+        if not path.startswith(inside):
+            fix = "there is no such file: give paths relative to the manifest"
+            if is_file(Path(path)):
+                common = os.path.commonpath([path, manifest])
+                fix = f"set data.root={common}, and name the manifest from there: {os.path.relpath(manifest, common)}"
+            raise DataError(f"audio_filepath {stated!r} leaves the data folder {self.root}\n    -> {fix}")
+        return PurePath(path[len(inside) :]).with_suffix("").as_posix()
+
+    def _part(self, entry: dict[str, Any], path: str, manifest: Path) -> tuple[int, int, float, float | None]:
+        """Return the rate in Hz, the number of samples of the file, and the start and the end in seconds of the part that a line names."""
+        offset, duration = _seconds(entry, "offset"), _seconds(entry, "duration")
+        if offset is None:
+            return *self._length(duration, path), 0.0, None
+        if offset < 0:
+            raise DataError(f"'offset' must be 0 s or more, received {offset!r}")
+        if duration is not None and duration <= 0:
+            raise DataError(f"'duration' must be above 0 s, received {duration!r}")
+        end = offset + duration if duration is not None else self._next_offset(offset, path, manifest)
+        if self.trust_durations:
+            rate, num_samples = self._length(end, path)
+            return rate, num_samples, offset, None
+        rate, num_samples = self._read_header(path)
+        behind = 0.0 if end is None else end - num_samples / rate
+        whole = offset == 0 and abs(behind) <= self.duration_tolerance
+        return rate, num_samples, offset, None if whole or 0 < behind <= self.duration_tolerance else end
+
+    def _next_offset(self, offset: float, path: str, manifest: Path) -> float | None:
+        """Return the next offset, s, that a manifest lists in a file; None: there is none."""
+        if manifest not in self._offsets:
+            self._offsets[manifest] = _list_offsets(manifest)
+        offsets = self._offsets[manifest][path]
+        following = bisect_right(offsets, offset)
+        return offsets[following] if following < len(offsets) else None
+
+    def _length(self, stated: float | None, path: str) -> tuple[int, int]:
         """Return the rate in Hz and the number of samples of a file, whose line states a duration in seconds or none."""
-        if stated is not None and (isinstance(stated, bool) or not isinstance(stated, (int, float)) or not abs(stated) <= _LONGEST):
-            raise DataError(f"'duration' must be a number of seconds, received {stated!r:.60}")
         if self.trust_durations:
             assert self.sample_rate is not None
             if stated is None or stated <= 0:
                 raise DataError(f"'duration' must be above 0 s, received {stated!r}; data.trust_durations=true goes by it")
             return self.sample_rate, round(stated * self.sample_rate)
-        rate, num_samples = read_header(Path(path), self.sample_rate)
-        if stated is not None and not abs(stated - num_samples / rate) <= self.duration_tolerance:
+        rate, num_samples = self._read_header(path)
+        more = _MP3_PADDING / rate if path.lower().endswith(".mp3") else 0.0
+        if stated is not None and not -self.duration_tolerance <= num_samples / rate - stated <= self.duration_tolerance + more:
             raise DataError(f"'duration' is {stated} s, but {Path(path).name} lasts {num_samples / rate:.3f} s")
         return rate, num_samples
+
+    def _read_header(self, path: str) -> tuple[int, int]:
+        if self._header[0] != path:
+            self._header = (path, read_header(Path(path), self.sample_rate))
+        return self._header[1]
 
 
 def _parse(line: str) -> dict[str, Any]:
@@ -135,6 +191,33 @@ def _parse(line: str) -> dict[str, Any]:
         if isinstance(entry.get(key), (bool, list, dict)):
             raise DataError(f"'{key}' must be a text or a number, received {entry[key]!r:.60}")
     return entry
+
+
+def _seconds(entry: Mapping[str, Any], key: str) -> float | None:
+    """Return the number of seconds under a key; None: there is none."""
+    stated = entry.get(key)
+    if stated is not None and (isinstance(stated, bool) or not isinstance(stated, (int, float)) or not abs(stated) <= _LONGEST):
+        raise DataError(f"'{key}' must be a number of seconds, received {stated!r:.60}")
+    return None if stated is None else float(stated)
+
+
+def _audio_path(entry: Mapping[str, Any], manifest: Path) -> str:
+    return os.path.normpath(os.path.join(manifest.parent, entry["audio_filepath"]))  # noqa: PTH118 # a Path takes ten times as long
+
+
+def _list_offsets(manifest: Path) -> dict[str, list[float]]:
+    """Return the offsets, s, that a manifest lists in each file, in order."""
+    offsets: dict[str, list[float]] = {}
+    for _, line in numbered_lines(manifest):
+        with suppress(DataError):  # reported when the line itself is read
+            entry = _parse(line)
+            if (offset := _seconds(entry, "offset")) is not None:
+                insort(offsets.setdefault(_audio_path(entry, manifest), []), offset)
+    return offsets
+
+
+def _with_separator(folder: str) -> str:
+    return folder if folder.endswith(os.sep) else f"{folder}{os.sep}"
 
 
 def _absolute(path: Path) -> Path:

@@ -17,7 +17,7 @@ import torch
 from speechtrain.console import progress_bar
 from speechtrain.data.corpus import Corpus, Cut, Skip
 from speechtrain.data.features.features import Features
-from speechtrain.data.features.store import SpectrumStore, key_of
+from speechtrain.data.features.store import SpectrumStore, content_of, key_of
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class SpectrumCache:
     def _fill_from_store(self, cuts: Sequence[Cut], store: SpectrumStore, threads: int) -> Sequence[Cut]:
         """Take what the store has, and add to it what it lacks. Returns the utterances that it cannot hold, unreadable ones among them."""
         with ThreadPoolExecutor(threads) as pool:
-            keys = {cut.id: key for cut, key in zip(cuts, pool.map(_store_key, cuts), strict=True) if key is not None}
+            keys = _store_keys(cuts, pool)
             missing = [cut for cut in cuts if cut.id in keys and store.get(keys[cut.id]) is None]
             if missing:
                 try:
@@ -156,12 +156,21 @@ class SpectrumCache:
             values[utterance] = value
 
 
-def _store_key(cut: Cut) -> str | None:
-    """Return the key of an utterance in a store; None where it is not simply a part of a file, or the file cannot be read."""
-    if cut.path is None or cut.recording is not None:
-        return None
+def _store_keys(cuts: Sequence[Cut], pool: ThreadPoolExecutor) -> dict[str, str]:
+    """Return the keys in a store, by id, of utterances that are simply parts of files that can be read."""
+    of_files = [cut for cut in cuts if cut.path is not None and cut.recording is None]
+    paths = list(dict.fromkeys(str(cut.path) for cut in of_files))  # parts of one file share its digest
+    contents = dict(zip(paths, pool.map(_content_or_none, paths), strict=True))
+    return {
+        cut.id: key_of(content, cut.channel, cut.start, cut.duration)
+        for cut in of_files
+        if (content := contents[str(cut.path)]) is not None
+    }
+
+
+def _content_or_none(path: str) -> str | None:
     try:
-        return key_of(Path(cut.path), cut.channel, cut.start, cut.duration)
+        return content_of(Path(path))
     except OSError:
         return None
 

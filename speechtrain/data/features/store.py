@@ -188,17 +188,11 @@ class PackWriter:
             index.write_text(json.dumps({"bytes": self._offset, "entries": self._entries}), encoding="utf-8")
 
 
-_READING = 2  # raised whenever recordings are read differently, so that spectra of before are not used
+_READING = 3  # raised whenever recordings are read differently, so that spectra of before are not used
 
 
-def key_of(path: Path, channel: int | None, start: float, duration: float) -> str:
-    """Digest the content of an audio file and which part of it an utterance is.
-
-    Args:
-        path: the file.
-        channel: counted from 0; None: the mean of all.
-        start: start of the part in the file, s.
-        duration: duration of the part, s.
+def content_of(path: Path) -> str:
+    """Digest the content of an audio file.
 
     Raises:
         OSError: the file cannot be read.
@@ -207,5 +201,16 @@ def key_of(path: Path, channel: int | None, start: float, duration: float) -> st
     with open_regular(path) as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    digest.update(f"{_READING}:{channel}:{start:.6f}+{duration:.6f}".encode())
     return digest.hexdigest()
+
+
+def key_of(content: str, channel: int | None, start: float, duration: float) -> str:
+    """Return the key of an utterance.
+
+    Args:
+        content: digest of its file.
+        channel: counted from 0; None: the mean of all.
+        start: start of the part in the file, s.
+        duration: duration of the part, s.
+    """
+    return hashlib.blake2b(f"{content}:{_READING}:{channel}:{start:.6f}+{duration:.6f}".encode(), digest_size=16).hexdigest()

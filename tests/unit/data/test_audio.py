@@ -181,3 +181,53 @@ def test_a_recording_may_be_no_longer_than_the_reader_allows_whatever_its_header
     stream = io.BytesIO(wav_of(8000)[44:])
     with pytest.raises(DataError, match="the audio lasts 2 s; 1 s are allowed"):
         list(RecordingReader(stream, 16_000, raw_rate=8000, longest=1.0).blocks(1.5))
+
+
+def mp3(path: Path, seconds: float, rate: int = 16000) -> bytes:
+    """Write an MP3 file of variable bit rate. Returns its content without the header that says how long it is."""
+    times = np.arange(round(seconds * rate)) / rate
+    bursts = 0.3 * np.sin(2 * np.pi * 300 * times) * (times % 0.5 < 0.1) + 2 * noise(rate, seconds)[:, 0] * (times % 1.3 < 0.1)
+    soundfile.write(path, bursts, rate)
+    content = path.read_bytes()
+    sync = content[content.index(b"\xff") :][:2]
+    head = content.index(sync)
+    assert content[head + 13 : head + 17] in (b"Xing", b"Info")
+    return content[content.index(sync, head + 4) :]
+
+
+def test_mp3_files_without_a_header_that_says_how_long_they_are_and_joined_ones_are_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    bare = mp3(path, 6.0)
+    whole = path.read_bytes()
+    good = read_recording(path, 16000)
+    assert len(good) == 96000
+    path.write_bytes(bare)
+    frames = read_header(path, None)[1]
+    assert 96000 <= frames <= 96000 + 3 * 576
+    samples = read_recording(path, 16000)
+    assert len(samples) == frames
+    shift = int(np.argmax(np.correlate(samples[: 16000 + 2000], good[:16000])))
+    np.testing.assert_allclose(samples[shift : shift + 90000], good[:90000], atol=1e-4)
+    for second in (whole, b"ID3\x04\0\0\0\0\0\x06garble" + bare):
+        path.write_bytes(whole + second)
+        assert 192000 <= len(read_recording(path, 16000)) <= 192000 + 2 * 3 * 576
+        assert sum(map(len, RecordingReader(path, 16000).blocks())) == len(read_recording(path.read_bytes(), 16000))
+
+
+def test_parts_and_blocks_of_an_mp3_file_are_those_of_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    mp3(path, 6.0, 8000)
+    whole = read_recording(path, 8000)
+    for start in np.arange(0.5, 4.5, 0.125):
+        np.testing.assert_allclose(read_recording(path, 8000, start=start, duration=1.5), whole[round(start * 8000) :][:12000], atol=1e-4)
+    np.testing.assert_array_equal(np.concatenate(list(RecordingReader(path, 8000).blocks(0.3))), whole)
+
+
+def test_joined_mp3_files_of_other_rates_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    mp3(path, 1.0, 8000)
+    second = path.read_bytes()
+    mp3(path, 1.0, 16000)
+    path.write_bytes(path.read_bytes() + second)
+    with pytest.raises(DataError, match=r"a\.mp3: goes on at 8000 Hz in one channel where it began at 16000 Hz in one channel"):
+        read_recording(path, 16000)

@@ -138,7 +138,7 @@ def test_a_data_set_that_does_not_fit_is_named(tmp_path: Path, caplog: pytest.Lo
         prepared([given[0], f"data.root={tmp_path / 'rows'}", "data.text=sentence", "data.audio=name", *QUIET])
     data = prepared([given[0], f"data.root={tmp_path / 'rows'}", "data.text=sentence", *QUIET])
     assert len(data.corpus.splits["train"]) == 2
-    assert "train row 1: its audio is not audio that can be read" in caplog.text
+    assert "train row 1: its audio: cannot be read as audio" in caplog.text
     assert "train row 2: its text is empty" in caplog.text
 
 

@@ -104,7 +104,7 @@ def test_a_linked_audio_folder_is_inside(corpus: Write, tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "is empty (0 bytes)"),
-        (b"this is a text, not audio\n" * 10, "not audio that can be read"),
+        (b"this is a text, not audio\n" * 10, "cannot be read as audio"),
         (b"RIFF\x24\x00\x00\x00WAVE", "audio"),
     ],
 )
@@ -230,3 +230,76 @@ def test_a_text_may_hold_characters_that_end_lines_elsewhere(corpus: Write) -> N
     lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").split("\n") if line]
     manifest.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     assert [cut.text for cut in load(root).splits["train"]] == ["a b", "c d"]
+
+
+def long_file(root: Path, lines: list[dict[str, Any]]) -> Path:
+    """A manifest of parts of a file of 3 s, in which each second has a loudness of its own."""
+    (root / "audio").mkdir()
+    soundfile.write(root / "audio" / "long.wav", np.repeat([0.1, 0.2, 0.3], 8000).astype(np.float32), 8000, subtype="FLOAT")
+    written = [json.dumps({"audio_filepath": "audio/long.wav", "text": f"part {number}", **line}) for number, line in enumerate(lines)]
+    (root / "train.jsonl").write_text("\n".join(written))
+    return root
+
+
+@pytest.mark.parametrize("durations", [(1.0, 1.0, 1.0), (None, None, None)])
+def test_lines_with_an_offset_are_parts_of_a_file_that_end_at_the_next_one_or_after_their_duration(
+    tmp_path: Path, durations: tuple[float | None, ...]
+) -> None:
+    stated = [{} if duration is None else {"duration": duration} for duration in durations]
+    found = load(long_file(tmp_path, [{"offset": place, **line} for place, line in zip((1.0, 0, 2), stated, strict=True)]))
+    assert not found.skipped
+    assert ids(found.splits["train"]) == ["audio/long-0001000-0002000", "audio/long-0000000-0001000", "audio/long-0002000-0003000"]
+    assert [cut.text for cut in found.splits["train"]] == ["part 0", "part 1", "part 2"]
+    for cut, loudness in zip(found.splits["train"], (0.2, 0.1, 0.3), strict=True):
+        np.testing.assert_array_equal(found.read(cut, 8000), np.full(8000, loudness, np.float32))
+
+
+def test_a_line_with_an_offset_of_0_and_the_whole_duration_is_the_whole_file(tmp_path: Path) -> None:
+    cut = load(long_file(tmp_path, [{"offset": 0, "duration": 3.05}])).splits["train"][0]
+    assert (cut.id, cut.start, cut.duration) == ("audio/long", 0.0, 3.0)
+
+
+def test_parts_of_trusted_manifests_open_no_file(tmp_path: Path) -> None:
+    root = long_file(tmp_path, [{"offset": 1, "duration": 1}])
+    (root / "audio" / "long.wav").unlink()
+    cut = load(root, trust_durations=True, sample_rate=8000).splits["train"][0]
+    assert (cut.id, cut.start, cut.duration) == ("audio/long-0001000-0002000", 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"offset": -1, "duration": 1}, "'offset' must be 0 s or more, received -1"),
+        ({"offset": "one"}, "'offset' must be a number of seconds, received 'one'"),
+        ({"offset": 2, "duration": 0}, "'duration' must be above 0 s, received 0"),
+        ({"offset": 2, "duration": 2}, "lies from 2 to 4 s, but long.wav lasts 3.000 s"),
+        ({"offset": 3}, "lies from 3 to 3 s, but long.wav lasts 3.000 s"),
+    ],
+)
+def test_a_part_that_is_none_is_named(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    found = load(long_file(tmp_path, [{"offset": 0, "duration": 1}, change]))
+    assert reason in found.skipped[0].reason
+
+
+def test_absolute_paths_are_read_inside_of_the_data_folder_also_through_links_and_from_the_root(corpus: Write, tmp_path: Path) -> None:
+    root = corpus(["a"])
+    audio = (root / "audio" / "train-0.wav").resolve()
+    (root / "train.jsonl").write_text(json.dumps({"audio_filepath": str(audio), "text": "a"}))
+    link = tmp_path / "link"
+    link.symlink_to(root.resolve())
+    assert ids(load(link).splits["train"]) == ["audio/train-0"]
+    from_above = load(Path("/"), train=str(root / "train.jsonl"))
+    assert ids(from_above.splits["train"]) == [str(audio.with_suffix("")).removeprefix("/")]
+
+
+@pytest.mark.parametrize("stated", ["../outside/a.wav", "{folder}/outside/a.wav"])
+def test_audio_outside_of_the_data_folder_is_refused_with_the_folder_to_give(corpus: Write, tmp_path: Path, stated: str) -> None:
+    (tmp_path / "outside").mkdir()
+    soundfile.write(tmp_path / "outside" / "a.wav", np.ones(8000), 8000)
+    manifest = tmp_path / "inside" / "train.jsonl"
+    manifest.parent.mkdir()
+    manifest.write_text(json.dumps({"audio_filepath": stated.format(folder=tmp_path), "text": "a"}))
+    with pytest.raises(DataError, match="leaves the data folder") as caught:
+        load(manifest.parent)
+    assert f"set data.root={tmp_path}, and name the manifest from there: inside/train.jsonl" in str(caught.value)
+    assert ids(load(tmp_path, train="inside/train.jsonl").splits["train"]) == ["outside/a"]

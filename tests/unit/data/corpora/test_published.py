@@ -46,7 +46,7 @@ def test_a_bad_line_or_file_of_a_corpus_is_named_and_the_rest_is_read(tmp_path: 
     data = prepared(["data=mini_librispeech", f"data.root={tmp_path}", *QUIET])
     assert data.skipped == 2
     assert len(data.corpus.splits["train"]) == 6
-    assert f"{folder}/100-7.trans.txt:2: {folder}/100-7-0001.flac is not audio that can be read" in caplog.text
+    assert f"{folder}/100-7.trans.txt:2: {folder}/100-7-0001.flac: cannot be read as audio" in caplog.text
     assert f"no such file: {folder}/100-7-0002.flac" in caplog.text
 
 
