@@ -44,6 +44,7 @@ class SweepPlan:
         study_name: name of the study, given or derived from the sweep.
         folder: folder of the sweep.
         space: what is searched.
+        settings: what all trials share, as `shared_settings` describes it.
         first: assignments of the first slots, complete or in part; all of them for a grid.
         n_trials: slots of the study.
         grid: whether each point of the space is run once.
@@ -56,6 +57,7 @@ class SweepPlan:
     study_name: str
     folder: Path
     space: Space
+    settings: dict[str, str]
     first: list[Assignment]
     n_trials: int
     grid: bool
@@ -98,7 +100,8 @@ class Planner:
         objectives, directions = self._objectives(cfg)
         pruner = self._pruner() if len(directions) == 1 else None
         folder = Path(str(self._config.hydra.sweep.dir))
-        return SweepPlan(study_name, folder, space, first, n_trials, grid, objectives, directions, sampler, pruner)
+        settings = self._settings(space, cfg, objectives)
+        return SweepPlan(study_name, folder, space, settings, first, n_trials, grid, objectives, directions, sampler, pruner)
 
     # --- options and space ------------------------------------------------------------------------------------------------------------
 
@@ -225,6 +228,13 @@ class Planner:
             return metrics, directions_of(metrics, options.direction, of_task)
         directions = [options.direction] if isinstance(options.direction, str) else list(options.direction or ["minimize"])
         return [], directions_of(directions, directions, {})
+
+    def _settings(self, space: Space, cfg: DictConfig, objectives: Sequence[str]) -> dict[str, str]:
+        """Return what all trials of the study share: how the objective is measured, and each value that is not swept."""
+        from speechtrain.sweep.settings import shared_settings
+
+        measured = {"hydra.sweeper.objectives": ", ".join(objectives), "hydra.sweeper.seeds_per_trial": str(self._options.seeds_per_trial)}
+        return measured | shared_settings(self._composer, space, cfg)
 
     def _pruner(self) -> dict[str, Any] | None:
         from speechtrain.sweep.study.samplers import node_of

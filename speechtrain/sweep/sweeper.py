@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from speechtrain.addresses import keep
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import ConfigError, Problem, RunError
-from speechtrain.files import make_folder, write_text
+from speechtrain.files import write_text
 from speechtrain.sweep.plan import Planner, SweepPlan
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.trial.context import TrialContext
@@ -67,7 +67,6 @@ class Sweep:
         from speechtrain.sweep.report.console import Reporter
         from speechtrain.sweep.workers.executors import make_executor
 
-        make_folder(plan.folder)
         study = _open_study(plan, self._options)
         shared = keep(OmegaConf.to_container(self._program.config, resolve=False))
         write_text(plan.folder / "multirun.yaml", OmegaConf.to_yaml(OmegaConf.create(shared)))
@@ -102,19 +101,23 @@ class Sweep:
 
 
 def _open_study(plan: SweepPlan, options: SweeperOptions) -> Study:
+    from speechtrain.sweep.study.folder import own_folder
     from speechtrain.sweep.study.samplers import make_pruner, sampler_factory
     from speechtrain.sweep.study.storage import open_storage, storage_url
     from speechtrain.sweep.study.study import Study
 
     url = storage_url(options.storage, plan.folder)
+    make_sampler, pruner = sampler_factory(plan.sampler, conditional=bool(plan.space.branches)), make_pruner(plan.pruner)
+    own_folder(plan.folder, plan.study_name, url)
     return Study(
         url,
         open_storage(url),
         plan.study_name,
         directions=plan.directions,
         space=plan.space,
-        make_sampler=sampler_factory(plan.sampler, conditional=bool(plan.space.branches)),
-        pruner=make_pruner(plan.pruner),
+        settings=plan.settings,
+        make_sampler=make_sampler,
+        pruner=pruner,
         first=plan.first,
         n_trials=plan.n_trials,
         retries=options.retries,

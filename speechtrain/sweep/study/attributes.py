@@ -19,8 +19,11 @@ RETRY_OF, OWNER, JOB, BEAT, FAILURE = (f"speechtrain:{name}" for name in ("retry
 """System attributes of a trial: number of the failed trial it repeats, sweeper process that claimed it, process that runs it, time of its
 last heartbeat, and how its failure counts."""
 
-SPACE = "speechtrain:space"
-"""User attribute of a study: description of each parameter of the space it searches."""
+SPACE, SETTINGS = "speechtrain:space", "speechtrain:settings"
+"""User attributes of a study: description of each parameter of the space it searches, and the settings that its trials share."""
+
+VERSION = "speechtrain.__version__"
+"""Name among the settings under which the version stands that began the study."""
 
 
 @dataclass(frozen=True)

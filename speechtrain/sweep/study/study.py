@@ -25,7 +25,7 @@ from speechtrain.config.targets import Direction
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.space.space import Assignment, Choice, Domain, Scalar, Space
-from speechtrain.sweep.study.attributes import BEAT, FAILURE, JOB, OWNER, RETRY_OF, SPACE, TrialEntry, fail, finish
+from speechtrain.sweep.study.attributes import BEAT, FAILURE, JOB, OWNER, RETRY_OF, SETTINGS, SPACE, VERSION, TrialEntry, fail, finish
 from speechtrain.sweep.study.internals import FIXED_PARAMS, id_of
 from speechtrain.sweep.study.ledger import Ledger, Slot, read_ledger
 from speechtrain.sweep.study.storage import study_lock
@@ -72,6 +72,7 @@ class Study:
         name: name of the study.
         directions: direction of each objective.
         space: what is searched.
+        settings: what all its trials share, as text by key.
         make_sampler: builds the sampler of a trial number; a new one for each trial, so that what it proposes follows from the number and
             the history, whichever process asks.
         pruner: the pruner that the jobs use; samplers may ask for it.
@@ -82,7 +83,7 @@ class Study:
         patience: seconds without a heartbeat after which a trial of another machine counts as dead.
 
     Raises:
-        ConfigError: the study exists and searches another space, or in other directions.
+        ConfigError: the study exists and searches another space, in other directions, or with other settings.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Study:
         *,
         directions: Sequence[Direction],
         space: Space,
+        settings: Mapping[str, str],
         make_sampler: Callable[[int], BaseSampler],
         pruner: optuna.pruners.BasePruner,
         first: Sequence[Assignment],
@@ -106,6 +108,7 @@ class Study:
         self.name = name
         self.directions = list(directions)
         self.space = space
+        self.settings = dict(settings)
         self.make_sampler = make_sampler
         self.pruner = pruner
         self.first = list(first)
@@ -126,6 +129,7 @@ class Study:
         try:
             study_id = self.storage.create_new_study(directions, self.name)
             self.storage.set_study_user_attr(study_id, SPACE, described)
+            self.storage.set_study_user_attr(study_id, SETTINGS, self.settings)
         except DuplicatedStudyError:
             study_id = self.storage.get_study_id_from_name(self.name)
         self._check_same(study_id, directions, described)
@@ -143,13 +147,30 @@ class Study:
         if stored != directions:
             names = ", ".join(item.name.lower() for item in stored)
             problems.append(Problem("hydra.sweeper.direction", f"the study '{self.name}' has {names}", fix))
-        before = self.storage.get_study_user_attrs(study_id).get(SPACE, described)
+        attributes = self.storage.get_study_user_attrs(study_id)
+        before = attributes.get(SPACE, described)
         for key in sorted(set(before) | set(described)):
             if before.get(key) != described.get(key):
                 was, now = before.get(key, "not swept"), described.get(key, "not swept")
                 problems.append(Problem(key, f"the study '{self.name}' was started with {was}, now it is {now}", fix))
+        if not problems:
+            problems = self._other_settings(attributes.get(SETTINGS), fix)
         if problems:
             raise ConfigError(problems)
+
+    def _other_settings(self, before: Mapping[str, str] | None, fix: str) -> list[Problem]:
+        """Return a problem for each setting that is not what the study was started with; none for one that has stored no settings."""
+        if before is None:
+            return []
+        keys = set(before) | set(self.settings)
+        if before.get(VERSION) != self.settings.get(VERSION):  # other versions have other keys, with defaults that change nothing
+            keys = set(before) & set(self.settings) - {VERSION}
+        problems = []
+        for key in sorted(keys):
+            was, now = before.get(key, "not set"), self.settings.get(key, "not set")
+            if was != now:
+                problems.append(Problem(key, f"the study '{self.name}' was started with {was}, now it is {now}", fix))
+        return problems
 
     # --- reading ----------------------------------------------------------------------------------------------------------------------
 

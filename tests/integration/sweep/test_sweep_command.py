@@ -197,3 +197,23 @@ def test_the_official_plugins_command_lines_work(toy):
     assert results["name"] == "optuna"
     assert results["best_value"] == max(trial.value for trial in trials)
     assert set(results["best_params"]) == {"x", "n"}
+
+
+def test_another_config_does_not_go_on_in_an_old_study(toy):
+    toy.run("n=0,1")
+
+    done = toy.run("n=0,1", "x=3")
+
+    assert done.returncode != 0
+    assert "x: the study 'toy' was started with 1.0, now it is 3" in done.stderr
+    assert len(toy.trials()) == 2
+
+
+def test_two_studies_do_not_share_a_folder(toy):
+    toy.run("n=0,1", "hydra.sweep.dir=here")
+
+    done = toy.run("n=0,1", "hydra.sweep.dir=here", "hydra.sweeper.study_name=other")
+
+    assert done.returncode != 0
+    assert "hydra.sweep.dir: here holds the trials of the study 'toy'" in done.stderr
+    assert len(toy.log("start")) == 2

@@ -40,6 +40,7 @@ def make_study(folder, **changes) -> Study:
     settings = {
         "directions": ["minimize"],
         "space": parse_space(["x=interval(0,1)"], {}),
+        "settings": {},
         "make_sampler": sampler_factory(None, conditional=False),
         "pruner": optuna.pruners.NopPruner(),
         "first": [],

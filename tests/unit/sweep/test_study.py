@@ -7,9 +7,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from speechtrain.errors import ConfigError
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.space.space import parse_space
-from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, complete, fail
+from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, SETTINGS, VERSION, complete, fail
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import Study
@@ -24,6 +25,7 @@ def make(tmp_path):
         settings = {
             "directions": ["minimize"],
             "space": parse_space(["x=interval(0,1)", "n=a,b"], {}),
+            "settings": {"epochs": "3"},
             "make_sampler": sampler_factory(None, conditional=False),
             "pruner": optuna.pruners.NopPruner(),
             "first": [{"x": 0.5, "n": "b"}, {"n": "a"}],
@@ -143,3 +145,32 @@ def test_fewer_trials_than_before_take_nothing_and_lose_nothing(make):
     assert smaller.plan().is_complete(1)
     assert smaller.claim() is None
     assert len(make().ledger().waiting) == 3
+
+
+def test_a_study_goes_on_only_with_the_settings_it_was_started_with(make):
+    make(settings={"epochs": "3", "lr": "0.1"})
+
+    make(settings={"lr": "0.1", "epochs": "3"})
+    with pytest.raises(ConfigError) as caught:
+        make(settings={"epochs": "5", "dropout": "0.2"})
+
+    assert [(problem.path, problem.message) for problem in caught.value.problems] == [
+        ("dropout", "the study 'study' was started with not set, now it is 0.2"),
+        ("epochs", "the study 'study' was started with 3, now it is 5"),
+        ("lr", "the study 'study' was started with 0.1, now it is not set"),
+    ]
+
+
+def test_keys_that_another_version_has_besides_end_no_study(make):
+    make(settings={VERSION: "1", "epochs": "3", "old": "1"})
+
+    make(settings={VERSION: "2", "epochs": "3", "new": "1"})
+    with pytest.raises(ConfigError, match="epochs: the study 'study' was started with 3, now it is 5"):
+        make(settings={VERSION: "2", "epochs": "5", "new": "1"})
+
+
+def test_a_study_of_a_version_that_stored_no_settings_goes_on(make):
+    study = make()
+    study.storage.set_study_user_attr(study.id, SETTINGS, None)
+
+    make(settings={"epochs": "5"})

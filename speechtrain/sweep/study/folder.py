@@ -1,0 +1,62 @@
+"""Keeps a sweep's folder to one study: the folders of trials in it are named by their numbers, which each study counts from 0."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from speechtrain.errors import ConfigError, DiskError, Problem, unwritable
+from speechtrain.files import is_file, write_json
+
+_OWNER = "study.json"
+"""File in a sweep's folder that says which study it belongs to."""
+
+
+def own_folder(folder: Path, study: str, url: str) -> None:
+    """Make the folder of a sweep, and write down that it belongs to a study.
+
+    Args:
+        folder: the folder.
+        study: name of the study.
+        url: URL of the study's storage.
+
+    Raises:
+        ConfigError: the folder belongs to another study, or lies in a sweep's folder, or one lies in it.
+        UserError: it cannot be written.
+    """
+    owner = {"study": study, "storage": _place(url, folder)}
+    fix = "give another folder, or leave hydra.sweep.dir out: then it is named after the study"
+    if (before := _owner_of(folder)) is not None:
+        if before != owner:
+            where = "" if before["storage"] == owner["storage"] else f" in {before['storage']}"
+            raise ConfigError([Problem("hydra.sweep.dir", f"{folder} holds the trials of the study '{before['study']}'{where}", fix)])
+        return
+    others = [path for path in (*folder.absolute().parents, *_folders_in(folder)) if is_file(path / _OWNER)]
+    if others:
+        raise ConfigError([Problem("hydra.sweep.dir", f"{folder} and {others[0]}, the folder of another sweep, lie in each other", fix)])
+    try:
+        write_json(folder / _OWNER, owner)
+    except DiskError as error:
+        raise unwritable(folder, error, "hydra.sweep.dir") from error
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return list(folder.glob("*/"))
+    except OSError:  # its name is too long, which is told when it is made
+        return []
+
+
+def _owner_of(folder: Path) -> dict[str, str] | None:
+    try:
+        owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return owner if isinstance(owner, dict) and {"study", "storage"} <= set(owner) else None
+
+
+def _place(url: str, folder: Path) -> str:
+    """Return a storage's URL without who asks; a file inside of the folder by its name there, so that the folder may be moved."""
+    without_user = re.sub(r"(?<=://)[^/]*@", "", url.partition("?")[0])
+    return without_user.replace(f":///{folder.absolute()}/", ":///./")
