@@ -9,7 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from speechtrain.addresses import keep, masked, masked_values, whole
@@ -33,6 +32,7 @@ from speechtrain.errors import UserError, first_line
 from speechtrain.files import is_file
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.mlflow.internals import relocate_artifacts
+from speechtrain.tracking.mlflow.names import accepted_name
 from speechtrain.tracking.mlflow.spool import Spool, spools_in
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,6 @@ UID, PROCESS, FOLDER = (f"speechtrain.{name}" for name in ("uid", "process", "fo
 _KIND = "mlflow.experimentKind"  # makes the UI show what belongs to trained models first
 _PARAM_LIMIT = 6000  # characters MLflow takes in a parameter's value
 _TAG_LIMIT = 8000
-_NO_NAME = re.compile(r"[^\w .:/-]")  # what MLflow does not take in a parameter's name
 _BATCH_LIMIT = 100  # parameters or tags MLflow takes at a time
 _METRICS_LIMIT = 1000
 _LOCK_SECONDS = 60.0  # that another process may take to make a database
@@ -159,6 +158,7 @@ class Sender:
         self.open_event: Mapping[str, Any] = first[0] if first is not None else {}
         self._client: MlflowClient | None = None
         self._sent_metrics: set[tuple[str, int]] | None = None
+        self._told: set[str] = set()
 
     def _whole(self, uri: str) -> str:
         return self._given_uri if self._given_uri is not None and masked_values(self._given_uri) == uri else whole(uri)
@@ -236,7 +236,8 @@ class Sender:
         self._client = None
         self._sent_metrics = None
         self.closed = False
-        tags = {PROCESS: json.dumps(event["process"]), UID: event["uid"], FOLDER: event["folder"], **event["tags"]}
+        given = {self._accepted(key): value for key, value in event["tags"].items()}
+        tags = {PROCESS: json.dumps(event["process"]), UID: event["uid"], FOLDER: event["folder"], **given}
         try:
             experiment = experiment_id(self.client, self.uri, event["experiment"])
             run_id = event["run_id"] or find_run(self.client, experiment, event["uid"])
@@ -245,7 +246,7 @@ class Sender:
                 run_id = run.info.run_id
             else:
                 self.client.update_run(run_id, status="RUNNING")
-                self.client.log_batch(run_id, tags=_tags(tags))
+                self._log_all("tag", _tags(tags), run_id)
         except MlflowException as error:
             if is_refused_for_good(error):
                 raise UserError(first_line(error)) from error
@@ -257,26 +258,61 @@ class Sender:
         if self._sent_metrics is None:
             data = self.client.get_run(self.run_id).data.metrics
             self._sent_metrics = {(name, int(item.step)) for name in data for item in self.client.get_metric_history(self.run_id, name)}
+        named = [(self._accepted(name), value, event) for event in group for name, value in event["metrics"].items()]
         fresh = [
             Metric(name, value, event["timestamp"], event["step"])
-            for event in group
-            for name, value in event["metrics"].items()
+            for name, value, event in named
             if (name, event["step"]) not in self._sent_metrics
         ]
-        for start in range(0, len(fresh), _METRICS_LIMIT):
-            self.client.log_batch(self.run_id, metrics=fresh[start : start + _METRICS_LIMIT])
+        self._log_all("metric", fresh)
         self._sent_metrics.update((metric.key, metric.step) for metric in fresh)
 
     def _send_params(self, event: Mapping[str, Any]) -> None:
         """Send the parameters that the run does not have: MLflow refuses to change one, as a resumed run may want to."""
         sent = self.client.get_run(self.run_id).data.params
-        named = {_NO_NAME.sub("_", key): value for key, value in event["params"].items()}
-        params = [Param(key, value[:_PARAM_LIMIT]) for key, value in named.items() if key not in sent]
-        for start in range(0, len(params), _BATCH_LIMIT):
-            self.client.log_batch(self.run_id, params=params[start : start + _BATCH_LIMIT])
+        named = {self._accepted(key): value for key, value in event["params"].items()}
+        self._log_all("parameter", [Param(key, value[:_PARAM_LIMIT]) for key, value in named.items() if key not in sent])
 
     def _send_tags(self, event: Mapping[str, Any]) -> None:
-        self.client.log_batch(self.run_id, tags=_tags(event["tags"]))
+        self._log_all("tag", _tags({self._accepted(key): value for key, value in event["tags"].items()}))
+
+    def _accepted(self, name: str) -> str:
+        """Return the name under which MLflow keeps something, and say once that it is another."""
+        accepted = accepted_name(name)
+        if accepted != name:
+            self._warn_once(name, f"MLflow does not take the name '{name:.80}'; there it is '{accepted:.100}'")
+        return accepted
+
+    def _warn_once(self, name: str, message: str) -> None:
+        if name not in self._told:
+            self._told.add(name)
+            self.warn(message)
+
+    def _log_all(self, kind: str, items: Sequence[Metric | Param | RunTag], run_id: str | None = None) -> None:
+        """Log metrics, parameters or tags in as few calls as MLflow takes; one that it refuses is named once, and does not hold up the rest.
+
+        Args:
+            kind: `metric`, `parameter` or `tag`.
+            items: all of that kind.
+            run_id: the run; None takes the open one.
+        """
+        argument, limit = _BATCHES[kind]
+        batches = [items[start : start + limit] for start in range(0, len(items), limit)]
+        while batches:
+            batch = batches.pop(0)
+            try:
+                self.client.log_batch(run_id or self.run_id, **{argument: batch})
+            except MlflowException as error:
+                if str(error.error_code) != "INVALID_PARAMETER_VALUE" or self._is_deleted(run_id or self.run_id):
+                    raise
+                if len(batch) == 1:
+                    self._warn_once(batch[0].key, f"MLflow at {masked(self.uri)} refuses the {kind} '{batch[0].key}': {first_line(error)}")
+                else:
+                    middle = len(batch) // 2
+                    batches[:0] = [batch[:middle], batch[middle:]]
+
+    def _is_deleted(self, run_id: str) -> bool:
+        return str(self.client.get_run(run_id).info.lifecycle_stage) == LifecycleStage.DELETED
 
     def _send_text(self, event: Mapping[str, Any]) -> None:
         self.client.log_text(self.run_id, event["text"], event["name"])
@@ -322,6 +358,9 @@ class Sender:
         if entry not in logged:
             self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([*logged, entry]))
 
+
+_BATCHES = {"metric": ("metrics", _METRICS_LIMIT), "parameter": ("params", _BATCH_LIMIT), "tag": ("tags", _BATCH_LIMIT)}
+"""The argument of MLflow's `log_batch` and the number it takes at a time, by what is logged."""
 
 _SENDERS: Mapping[str, Callable[[Sender, Mapping[str, Any]], None]] = {
     "params": Sender._send_params,

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from speechtrain.errors import UserError
 from speechtrain.tracking.base import RunInfo, flat
+from speechtrain.tracking.mlflow.names import accepted_name
 from speechtrain.tracking.mlflow.sender import open_client
 from speechtrain.tracking.mlflow.spool import spools_in
 from speechtrain.tracking.mlflow.tracker import MlflowTracker, local_uri
@@ -126,5 +127,26 @@ def test_passwords_and_odd_keys_do_not_get_in(tmp_path: Path) -> None:
     run_id = one.opened()
     one.finish("FINISHED")
     params = MlflowClient(local_uri(tmp_path)).get_run(str(run_id)).data.params
-    assert params == {"a.b_c": "1", "a.storage": "postgresql://me:***@host/db", "d": "['postgresql://me:***@host/db']"}
+    assert params == {accepted_name("a.b|c"): "1", "a.storage": "postgresql://me:***@host/db", "d": "['postgresql://me:***@host/db']"}
     assert "secret" not in str(run_tags([f"hydra.sweeper.storage={address}"]))
+
+
+def test_a_name_that_mlflow_refuses_is_changed_and_told_once_and_holds_up_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    odd = {"val/acc@5": 0.5, "val/acc_5": 0.6, "val/acc%5": 0.7, "x" * 300: 0.8, "/val//acc": 0.9, "": 1.0}
+    one = tracker()
+    one.start(info(tmp_path, config={"weights": {"a@b": 1, "a_b": 2, "y" * 300: 3}, "seed": 1}, tags={"who?": "me", "host": "here"}))
+    run_id = one.opened()
+    for step in (1, 2):
+        one.log_metrics({**odd, "val/wer": 0.25}, step=step)
+    one.finish("FINISHED")
+    client = MlflowClient(local_uri(tmp_path))
+    run = client.get_run(str(run_id))
+    for name, value in {**odd, "val/wer": 0.25}.items():
+        assert [each.value for each in client.get_metric_history(str(run_id), accepted_name(name))] == [value, value], name
+    assert run.data.metrics["val/acc_5"] == 0.6
+    assert sorted(run.data.params.values()) == ["1", "1", "2", "3"]
+    assert run.data.params["weights.a_b"] == "2"
+    assert run.data.tags[accepted_name("who?")] == "me"
+    assert run.data.tags["host"] == "here"
+    told = [record.message for record in caplog.records if "val/acc@5" in record.message]
+    assert told == [f"MLflow does not take the name 'val/acc@5'; there it is '{accepted_name('val/acc@5')}'"]

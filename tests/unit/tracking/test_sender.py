@@ -154,3 +154,14 @@ def test_a_spool_of_a_process_that_is_none_is_not_in_use(tmp_path: Path) -> None
     for process in ("x", [1], {"pid": 1}, {"host": "a", "boot": "b", "pid": "x", "started": 1}):
         spool.path.write_text(json.dumps({"call": "open", "process": process}) + "\n")
         assert not is_in_use(spool)
+
+
+def test_what_mlflow_refuses_in_a_batch_is_named_and_the_rest_of_the_batch_is_kept(tmp_path: Path) -> None:
+    spool = spool_of_a_run(tmp_path)
+    spool.append({"call": "metrics", "metrics": {**{f"m{number}": 1.0 for number in range(20)}, "bad": "text"}, "step": 1, "timestamp": 1})
+    told: list[str] = []
+    sender = Sender(spool, told.append)
+    sender.advance()
+    kept = MlflowClient(local_uri(tmp_path)).get_run(sender.run_id).data.metrics
+    assert {f"m{number}" for number in range(20)} < set(kept)
+    assert len([each for each in told if "the metric 'bad'" in each]) == len(told) == 1
