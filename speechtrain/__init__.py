@@ -29,7 +29,7 @@ __all__ = ["Result", "__version__", "compose", "load", "train"]
 
 
 def load(
-    name: str = "last", *overrides: str, trust: bool = False, tracking_uri: str | None = None, experiment: str = "speechtrain"
+    name: str = "last", *overrides: str, trust: bool = False, tracking_uri: str | None = None, experiment: str | None = None
 ) -> Recognizer:
     """Load a trained model, ready to be used: `.transcribe(audio)`, `.log_probs(audio)`, `.align(audio, text)`.
 
@@ -37,8 +37,8 @@ def load(
         name: `last`, a run's folder, a checkpoint, an archive, an MLflow run id, its first letters or its name, or a model URI.
         overrides: changes of its `decoder` and `backend`, as typed on the command line: `"decoder=beam", "decoder.lexicon=words.txt"`.
         trust: whether its config may name classes of other packages, whose code is then run.
-        tracking_uri: the server or database of MLflow; None takes `mlflow.db` in the current folder.
-        experiment: the experiment of MLflow in which run ids and names are looked for.
+        tracking_uri: the server or database of MLflow; None takes `MLFLOW_TRACKING_URI`, or else `mlflow.db` in the current folder.
+        experiment: the experiment of MLflow in which they are looked for; None takes `MLFLOW_EXPERIMENT_NAME`, or else `speechtrain`.
 
     Raises:
         UserError: there is no such model, it cannot be used, or an override does not fit.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import psutil
 
@@ -30,6 +31,24 @@ _UNFINISHED = re.compile(r"\..+\.(\d+)\.tmp(\.\w+)?")
 def user_path(name: str | Path) -> Path:
     """Return the path that a user names, in which `~` stands for the home folder; one of no known user stays as it is."""
     return Path(os.path.expanduser(name))  # noqa: PTH111 # Path.expanduser raises RuntimeError for a user that there is not
+
+
+def sqlite_file(address: str) -> Path:
+    """Return the file of an address `sqlite:///FILE?OPTIONS`, in which `%3F` stands for a question mark, as SQLAlchemy reads it."""
+    return Path(unquote(address.partition(":///")[2].partition("?")[0]))
+
+
+def sqlite_address(file: Path) -> str:
+    """Return the address of a database as SQLAlchemy reads it; only what would be misread is encoded, for MLflow makes folders by it."""
+    return "sqlite:///" + re.sub(r"[%?{}]", lambda found: f"%{ord(found[0]):02X}", str(file.absolute()))
+
+
+def absolute_sqlite_address(address: str) -> str:
+    """Return the address of a database with the absolute path of its file, and its options; another address as it is."""
+    if not address.startswith("sqlite:///") or address.startswith("sqlite:///:memory:"):
+        return address
+    _, question_mark, options = address.partition("?")
+    return sqlite_address(sqlite_file(address)) + question_mark + options
 
 
 def is_file(path: Path) -> bool:

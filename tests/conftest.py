@@ -25,6 +25,8 @@ from filelock import FileLock
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of everything that is started; numbers are compared bit for bit
 for size in ("COLUMNS", "LINES"):
     os.environ.pop(size, None)  # pytest-xdist says 80, and tables would be folded only where tests run beside each other
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(name, None)
 if not os.environ.get("SPEECHTRAIN_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # numbers are compared bit for bit, which a GPU's are not
 

@@ -18,7 +18,7 @@ from speechtrain.config.overrides import override_text, parser
 from speechtrain.config.stored import foreign_targets, is_printable, read_yaml
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.files import user_path, write_text
-from speechtrain.tracking.mlflow.tracker import local_uri
+from speechtrain.tracking.mlflow.location import local_uri, tracking_address
 from speechtrain.tracking.run_folder import find_run, read_run_file
 
 STORED = ".hydra"
@@ -150,7 +150,7 @@ def _reaches_out(item: str, folder: Path, typed: set[str]) -> Iterator[Problem]:
         name = path.rpartition(".")[2]
         if value is None or path in typed:
             continue
-        if name in _SERVERS and value != local_uri(Path.cwd()):
+        if name in _SERVERS and tracking_address(str(value)) != local_uri(Path.cwd()):
             yield Problem(path, f"in {folder / STORED} is {value!r:.200}, to which the run would be sent", f"type it again, or {_TRUST}")
         elif name in _WRITTEN or (name == "folder" and path.startswith("tracking.")):
             base = folder if name == "folder" else Path.cwd()

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 _FIX = "give last, a run's folder, a checkpoint, an archive, an MLflow run id, or a model URI such as models:/NAME/1"
 
 
-def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = "speechtrain") -> Path:
+def find_model(name: str, *, tracking_uri: str | None = None, experiment: str | None = None) -> Path:
     """Find the file that a model is loaded from.
 
     Args:
         name: `last`, a run's folder, a checkpoint, an archive, a folder of MLflow's, an MLflow run id (or its first letters, or the run's
             name), or a model URI (`models:/NAME/1`, `runs:/ID/model`).
-        tracking_uri: URI of MLflow; None: `mlflow.db` in the current folder.
-        experiment: MLflow experiment in which run ids and names are looked up.
+        tracking_uri: see `speechtrain.tracking.mlflow.location.tracking_address`.
+        experiment: MLflow experiment in which run ids and names are looked up, see `location.experiment_name`.
 
     Raises:
         ConfigError: there is no such model.
@@ -65,7 +65,7 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str = 
 
 
 def load(
-    name: str = "last", *overrides: str, trust: bool = False, tracking_uri: str | None = None, experiment: str = "speechtrain"
+    name: str = "last", *overrides: str, trust: bool = False, tracking_uri: str | None = None, experiment: str | None = None
 ) -> Recognizer:
     """Load a trained model, ready to transcribe and align.
 

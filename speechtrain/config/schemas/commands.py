@@ -19,7 +19,7 @@ class CompareConfig(Node):
     runs: list[str] = MISSING
     study: list[str] = MISSING
     tags: dict[str, Any] = MISSING
-    experiment: str = MISSING
+    experiment: str | None = MISSING
     tracking_uri: str | None = MISSING
     metrics: list[str] | None = MISSING
     sort: str | None = MISSING
@@ -34,7 +34,7 @@ class ModelCommand(Node):
 
     source: str | None = MISSING
     trust: bool = MISSING
-    experiment: str = MISSING
+    experiment: str | None = MISSING
     tracking_uri: str | None = MISSING
 
 

@@ -160,7 +160,7 @@ class BeamDecoder(Target):
 @dataclass
 class MlflowTracking(Target):
     tracking_uri: str | None = MISSING
-    experiment: str = MISSING
+    experiment: str | None = MISSING
     run_name: str | None = MISSING
     log_checkpoint: bool = MISSING
     log_model: bool = MISSING

@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from speechtrain.addresses import masked
 from speechtrain.config.extras import needed
 from speechtrain.errors import ConfigError, Problem, first_line
+from speechtrain.files import absolute_sqlite_address, sqlite_file
 from speechtrain.sweep.study.internals import JournalLock
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -149,7 +150,7 @@ def _open_database(url: str) -> BaseStorage:
 
 
 def _open_sqlite(url: str) -> BaseStorage:
-    path = Path(url.partition("///")[2].partition("?")[0])
+    path = sqlite_file(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{path}.lock"):  # one process creates the tables
         storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
@@ -171,8 +172,8 @@ def storage_url(configured: str | None, folder: Path) -> str:
         return f"journal:///{folder.absolute() / 'study.journal'}"
     for scheme in ("journal", "sqlite"):
         head = f"{scheme}:///"
-        if configured.startswith(head) and not configured.startswith(f"{head}/") and ":memory:" not in configured:
-            return f"{head}{Path(configured.removeprefix(head)).absolute()}"
+        if configured.startswith(head) and ":memory:" not in configured:
+            return absolute_sqlite_address(configured) if scheme == "sqlite" else f"{head}{Path(configured.removeprefix(head)).absolute()}"
     if "://" not in configured and configured.endswith((".journal", ".log")):
         return f"journal:///{Path(configured).absolute()}"
     return configured
@@ -192,7 +193,7 @@ def study_lock(url: str, study: str) -> Iterator[bool]:
     """
     parts = urlsplit(url)
     if parts.scheme == "journal" or (parts.scheme.startswith("sqlite") and ":memory:" not in url):
-        path = url.partition(":///")[2].partition("?")[0]
+        path = url.removeprefix("journal:///") if parts.scheme == "journal" else sqlite_file(url)
         with filelock.FileLock(f"{path}.plan.lock"):
             yield True
         return

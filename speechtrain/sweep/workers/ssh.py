@@ -21,11 +21,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from speechtrain.backends.checkpoint_files import FOLDER, LAST, SUFFIXES
-from speechtrain.config.overrides import parser
+from speechtrain.config.overrides import override_text, parser
 from speechtrain.config.schemas.sweeps import SshOptions
 from speechtrain.console import console
 from speechtrain.errors import RunError, UserError
 from speechtrain.sweep.trial.outcome import VARIABLE
+from speechtrain.tracking.mlflow.location import experiment_name, local_uri, tracking_address
 from speechtrain.tracking.run_folder import read_run_file, write_run_file
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ class RemoteRuns:
 
     def _start(self, overrides: Sequence[str], folder: str) -> None:
         """Start the run, unless it runs or has ended; one that died is resumed from its checkpoint."""
-        tracking = [] if any(item.startswith(("tracking", "~tracking")) for item in overrides) else [f"{_URI}=sqlite:///{folder}/mlflow.db"]
+        named = any(item.startswith(("tracking", "~tracking")) for item in overrides)
+        tracking = [] if named else [f"{_URI}={override_text(local_uri(Path(folder)))}"]
         arguments = [*overrides, *tracking, f"hydra.run.dir={folder}"]
         python = self.options.python if self.options.python.startswith("/") else f"{self._project}/{self.options.python}"
         quoted, command = shlex.quote(folder), shlex.join([python, "-m", "speechtrain", *arguments])
@@ -197,13 +199,19 @@ class RemoteRuns:
         if not database.is_file() or run_id is None or target is None:
             return
         from speechtrain.tracking.mlflow.sender import import_run
-        from speechtrain.tracking.mlflow.tracker import PARENT, local_uri
+        from speechtrain.tracking.mlflow.tracker import PARENT
 
-        uri = target.get("tracking_uri") or local_uri(Path.cwd())
+        uri = tracking_address(target.get("tracking_uri"))
         imported_before = read_run_file(local.parent / "imported").get(str(run_id))
         tags = trial.tags | ({PARENT: trial.parents["mlflow"]} if "mlflow" in trial.parents else {}) if trial is not None else {}
         imported = import_run(
-            database, str(run_id), uri, earlier_copy=imported_before, tags=tags, name=trial.name if trial is not None else ""
+            database,
+            str(run_id),
+            uri,
+            experiment_name(target.get("experiment")),
+            earlier_copy=imported_before,
+            tags=tags,
+            name=trial.name if trial is not None else "",
         )
         (local.parent / "imported").mkdir(exist_ok=True)
         write_run_file(local.parent / "imported", {str(run_id): imported})

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechtrain.addresses import masked, whole
+from speechtrain.addresses import masked
 from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
+from speechtrain.files import sqlite_file
 from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
-from speechtrain.tracking.mlflow.tracker import local_uri
+from speechtrain.tracking.mlflow.location import experiment_name, tracking_address
 from speechtrain.tracking.run_folder import find_run, read_run_file
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def open_reader(
     tracking_uri: str | None,
-    experiment: str,
+    experiment: str | None,
     *,
     runs: Sequence[str] = (),
     studies: Sequence[str] = (),
@@ -28,8 +29,8 @@ def open_reader(
     """Return a reader of a server or a database, which has these runs and studies if it is a local one.
 
     Args:
-        tracking_uri: the server or database; None takes `mlflow.db` in the current folder.
-        experiment: the experiment in which names are looked for.
+        tracking_uri: the server or database, see `location.tracking_address`.
+        experiment: the experiment in which names are looked for, see `location.experiment_name`.
         runs: names of runs that will be read.
         studies: names of studies whose trials will be read.
         key: the key of the config that names the runs, for messages.
@@ -38,9 +39,9 @@ def open_reader(
     Raises:
         UserError: there is no such database, run or study, or the server cannot be reached.
     """
-    uri = whole(tracking_uri) if tracking_uri else local_uri(Path.cwd())
+    uri, experiment = tracking_address(tracking_uri), experiment_name(experiment)
     if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+        database = sqlite_file(uri)
         if not database.is_file():
             raise UserError(f"{database}: there is no such database\n    -> set {uri_key}, or change the folder")
         _check_names(database, uri, experiment, runs, studies, key)
@@ -50,7 +51,7 @@ def open_reader(
 
 
 def _check_names(database: Path, uri: str, experiment: str, runs: Sequence[str], studies: Sequence[str], key: str) -> None:
-    wanted = [stored_id(name) for name in runs]
+    wanted = [stored_id(name, key) for name in runs]
     if unknown := [name for name in wanted if not has_run(database, name)]:
         names = run_names(database, experiment)
         for name in unknown if names is not None else ():
@@ -61,15 +62,19 @@ def _check_names(database: Path, uri: str, experiment: str, runs: Sequence[str],
             raise no_study(study, known or (), uri)
 
 
-def stored_id(name: str) -> str:
+def stored_id(name: str, key: str) -> str:
     """Return MLflow's id of a run that is named by its folder or as `last`; any other name unquoted.
+
+    Args:
+        name: the name.
+        key: the key of the config that names the run, for messages.
 
     Raises:
         ConfigError: there is no last run.
     """
     unquoted = name.strip("'\"")
     if unquoted == "last" or Path(unquoted).exists():
-        folder, _ = find_run(unquoted)
+        folder, _ = find_run(unquoted, key)
         return str(read_run_file(folder).get("mlflow_run_id") or unquoted)
     return unquoted
 

@@ -74,7 +74,7 @@ class Reader:
         Raises:
             ConfigError: there is none, or several.
         """
-        wanted = stored_id(name)
+        wanted = stored_id(name, key)
         try:
             return _record(self._client.get_run(wanted))
         except MlflowException:

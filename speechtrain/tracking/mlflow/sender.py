@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from mlflow.exceptions import MlflowException
 
 from speechtrain.addresses import keep, masked, masked_values, whole
 from speechtrain.errors import UserError, first_line
-from speechtrain.files import is_file
+from speechtrain.files import absolute_sqlite_address, is_file, sqlite_address, sqlite_file
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.mlflow.internals import relocate_artifacts
 from speechtrain.tracking.mlflow.names import accepted_name
@@ -75,7 +75,10 @@ def open_client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+        uri = absolute_sqlite_address(uri)
+        path = sqlite_file(uri)
+        if uri.startswith("sqlite:///:memory:"):
+            raise ConnectionError("a database in memory is gone when the run ends; name a file")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.open("ab").close()  # where no file can be made, the lock would be waited for without end
@@ -86,11 +89,25 @@ def open_client(uri: str) -> MlflowClient:
                 database.execute("PRAGMA journal_mode=WAL")
                 if (artifacts := path.parent.absolute() / ARTIFACTS).is_dir():
                     relocate_artifacts(database, artifacts)
-            client = MlflowClient(uri)
-            client.search_experiments(max_results=1)
+            with _without_misread_folder(uri):
+                client = MlflowClient(uri)
+                client.search_experiments(max_results=1)
             return client
     _check_server(uri)
     return MlflowClient(uri)
+
+
+@contextlib.contextmanager
+def _without_misread_folder(uri: str) -> Iterator[None]:
+    """Remove the empty folder that MLflow makes because it takes an encoded address for a path."""
+    misread = Path(uri.removeprefix("sqlite:///")).parent
+    made = [folder for folder in (misread, *misread.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _lock(database: Path) -> filelock.FileLock:
@@ -121,7 +138,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if experiment is not None:
         return str(experiment.experiment_id)
     local = uri.startswith("sqlite:///")
-    artifacts = (Path(uri.removeprefix("sqlite:///").partition("?")[0]).parent / ARTIFACTS).as_uri() if local else None
+    artifacts = (sqlite_file(uri).absolute().parent / ARTIFACTS).as_uri() if local else None
     try:
         return str(client.create_experiment(name, artifact_location=artifacts, tags={_KIND: "custom_model_development"}))
     except MlflowException:  # another process was first
@@ -289,7 +306,7 @@ class Sender:
             self.warn(message)
 
     def _log_all(self, kind: str, items: Sequence[Metric | Param | RunTag], run_id: str | None = None) -> None:
-        """Log metrics, parameters or tags in as few calls as MLflow takes; one that it refuses is named once, and does not hold up the rest.
+        """Log metrics, parameters or tags in as few calls as MLflow takes; one that it refuses is named once, and the rest is sent.
 
         Args:
             kind: `metric`, `parameter` or `tag`.
@@ -522,7 +539,14 @@ def _send_spool(spool: Spool) -> bool:
 
 
 def import_run(
-    database: Path, run_id: str, uri: str, *, earlier_copy: str | None = None, tags: Mapping[str, str] | None = None, name: str = ""
+    database: Path,
+    run_id: str,
+    uri: str,
+    experiment: str,
+    *,
+    earlier_copy: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    name: str = "",
 ) -> str:
     """Copy a run from another machine's database and its artifacts to the server or database at `uri`, and return the id of the copy.
 
@@ -530,20 +554,20 @@ def import_run(
         database: the SQLite file; artifacts are read from `mlartifacts` in its folder.
         run_id: the run in that database.
         uri: tracking URI that the run is copied to.
+        experiment: name of the experiment there.
         earlier_copy: id of an earlier copy, which is brought up to date; None makes a new one.
         tags: tags for the copy, besides those of the run.
         name: name of the copy; empty takes the run's.
     """
-    source = open_client(f"sqlite:///{database.absolute()}")
+    source = open_client(sqlite_address(database))
     client = open_client(uri)
     run = source.get_run(run_id)
     if earlier_copy is None:
         copied_tags = {
             key: value for key, value in run.data.tags.items() if key not in ("mlflow.log-model.history", "mlflow.runName", PROCESS)
         }
-        experiment = experiment_id(client, uri, source.get_experiment(run.info.experiment_id).name)
         earlier_copy = client.create_run(
-            experiment, run.info.start_time, {**copied_tags, **(tags or {})}, name or run.info.run_name
+            experiment_id(client, uri, experiment), run.info.start_time, {**copied_tags, **(tags or {})}, name or run.info.run_name
         ).info.run_id
     copied = client.get_run(earlier_copy)
     params = [Param(key, value) for key, value in run.data.params.items() if key not in copied.data.params]

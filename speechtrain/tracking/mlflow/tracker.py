@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from speechtrain.addresses import masked, whole
+from speechtrain.addresses import masked
 from speechtrain.backends.checkpoint_files import FOLDER
 from speechtrain.errors import UserError
 from speechtrain.processes import interrupts
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
+from speechtrain.tracking.mlflow.location import experiment_name, local_uri, tracking_address
 from speechtrain.tracking.mlflow.spool import Spool
 from speechtrain.tracking.mlflow.writer import writer
 
@@ -36,17 +38,12 @@ _TRIES = 3
 """Failures in a row after which a server counts as not there when a run starts."""
 
 
-def local_uri(folder: Path) -> str:
-    """Return the absolute address of the database in a folder."""
-    return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
-
-
 class MlflowTracker(Tracker):
     """Tracks one run as a run of MLflow.
 
     Args:
-        tracking_uri: a server or database; None takes `mlflow.db` in the current folder.
-        experiment: the experiment's name, which is created if it does not exist.
+        tracking_uri: a server or database; None takes `MLFLOW_TRACKING_URI`, or else `mlflow.db` in the current folder.
+        experiment: name of the experiment, which is created if there is none; None takes `MLFLOW_EXPERIMENT_NAME`, or else `speechtrain`.
         run_name: the run's name; None takes that of model and data.
         log_checkpoint: whether the best checkpoint is kept as an artifact.
         log_model: whether the model is kept as one that MLflow can load and serve.
@@ -60,7 +57,7 @@ class MlflowTracker(Tracker):
     def __init__(
         self,
         tracking_uri: str | None = None,
-        experiment: str = "speechtrain",
+        experiment: str | None = None,
         run_name: str | None = None,
         log_checkpoint: bool = True,
         log_model: bool = True,
@@ -68,8 +65,8 @@ class MlflowTracker(Tracker):
         system_metrics: float | None = 10.0,
         patience: float = 10.0,
     ) -> None:
-        self.uri = whole(tracking_uri) if tracking_uri else local_uri(Path.cwd())  # masked in the experiment that a sweep has written
-        self.experiment = experiment
+        self.uri = tracking_address(tracking_uri)  # masked in the experiment that a sweep has written
+        self.experiment = experiment_name(experiment)
         self.run_name = run_name
         self.keeps_checkpoint = log_checkpoint
         self.keeps_models = log_model
@@ -165,7 +162,7 @@ class MlflowTracker(Tracker):
     def how_to_look(self) -> str:
         """Return the command that opens the UI, or the server's address."""
         if self.uri == local_uri(Path.cwd()):
-            return f"MLflow      make ui, or: mlflow ui --backend-store-uri {self.uri}"
+            return f"MLflow      make ui, or: mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
         return f"MLflow      {masked(self.uri)}"
 
     def set_tag(self, name: str, value: str) -> None:

@@ -10,7 +10,7 @@ import yaml
 from speechtrain.addresses import keep
 from speechtrain.app.resume import resume_arguments, sign
 from speechtrain.errors import ConfigError, UserError
-from speechtrain.tracking.mlflow.tracker import local_uri
+from speechtrain.tracking.mlflow.location import local_uri
 from speechtrain.tracking.run_folder import find_run, read_run_file, write_run_file
 
 

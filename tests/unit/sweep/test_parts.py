@@ -17,7 +17,7 @@ from speechtrain.errors import ConfigError
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.study.objectives import Constraint, directions_of
 from speechtrain.sweep.study.samplers import make_pruner, node_of, sampler_factory
-from speechtrain.sweep.study.storage import storage_url
+from speechtrain.sweep.study.storage import open_storage, storage_url, study_lock
 from speechtrain.sweep.trial.job import violations
 from speechtrain.train import Result
 
@@ -127,6 +127,22 @@ def test_a_heartbeat_that_stands_still_is_noticed_on_ones_own_clock():
     assert not watch.is_silent(7, "b")
     time.sleep(0.06)
     assert watch.is_silent(7, "b")
+
+
+@pytest.mark.parametrize("address", ["sqlite:///50% {d} c#d.db", "sqlite:///a%3Fb/study.db?timeout=30", None])
+def test_a_storage_whose_name_has_odd_characters_lies_there_with_its_locks_and_nothing_else(tmp_path, monkeypatch, address):
+    folder = tmp_path / "a?b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    url = storage_url(address and address.replace("a%3Fb/", ""), folder)
+    study = optuna.create_study(storage=open_storage(url), study_name="odd")
+    with study_lock(url, "odd"):
+        study.add_trial(optuna.trial.create_trial(value=1.0))
+    assert optuna.load_study(storage=open_storage(url), study_name="odd").best_value == 1.0
+    file = {None: "study.journal"}.get(address) or address.partition("?")[0].rpartition("/")[2]
+    assert (folder / file).is_file()
+    assert all(path.name.startswith(file) for path in folder.iterdir())
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_storage_is_where_it_is_said_to_be(tmp_path, monkeypatch):

@@ -12,12 +12,18 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from speechtrain import compose
+from speechtrain.config.build import build
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.errors import UserError
+from speechtrain.files import sqlite_address
 from speechtrain.tracking.base import RunInfo, flat
+from speechtrain.tracking.mlflow.location import local_uri
+from speechtrain.tracking.mlflow.lookup import open_reader
 from speechtrain.tracking.mlflow.names import accepted_name
 from speechtrain.tracking.mlflow.sender import open_client
 from speechtrain.tracking.mlflow.spool import spools_in
-from speechtrain.tracking.mlflow.tracker import MlflowTracker, local_uri
+from speechtrain.tracking.mlflow.tracker import MlflowTracker
 from speechtrain.tracking.provenance import run_tags
 
 
@@ -84,6 +90,55 @@ def test_metrics_that_are_not_numbers_do_not_stop_the_rest(tmp_path: Path) -> No
     run = MlflowClient(local_uri(tmp_path)).get_run(str(run_id))
     assert run.data.metrics["val/wer"] == 0.5
     assert run.info.status == "FAILED"
+
+
+ODD = "50% a?b#c {d} %2F"
+
+
+def test_a_database_lies_in_the_folder_or_file_that_is_named_whatever_characters_are_in_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ODD).mkdir()
+    monkeypatch.chdir(tmp_path / ODD)
+    one = tracker()
+    one.start(info(tmp_path / ODD))
+    run_id = one.opened()
+    one.log_table("transcripts", {"id": ["a"], "reference": ["b"], "hypothesis": ["c"]})
+    one.finish("FINISHED")
+    reader = open_reader(None, "test", runs=["run"])
+    assert reader.run("run").id == run_id
+    assert reader.transcripts(reader.run("run")) == {"a": ("b", "c")}
+    assert "mlflow ui --backend-store-uri 'sqlite:////" in one.how_to_look()
+    assert [path.name for path in tmp_path.iterdir()] == [ODD]
+    assert {"mlflow.db", "mlartifacts"} < {path.name for path in (tmp_path / ODD).iterdir()} < {*DATABASE, "mlartifacts", "unsent"}
+
+
+DATABASE = {f"mlflow.db{ending}" for ending in ("", "-wal", "-shm", ".lock")}
+
+
+@pytest.mark.parametrize(("uri", "folder"), [("sqlite:///mlflow.db?timeout=30", "."), ("sqlite:///c%20d/mlflow.db", "c d")])
+def test_an_address_of_a_database_is_relative_to_the_folder_and_decoded_as_sqlalchemy_does(tmp_path: Path, uri: str, folder: str) -> None:
+    one = tracker(tracking_uri=uri)
+    one.start(info(tmp_path / "out"))
+    run_id = one.opened()
+    one.finish("FINISHED")
+    assert open_reader(uri, "test").run("run").id == run_id
+    assert (tmp_path / folder / "mlflow.db").is_file()
+    assert (tmp_path / folder / "mlartifacts" / str(run_id) / "artifacts" / "a.txt").is_file()
+    assert {path.name for path in tmp_path.iterdir()} <= {*DATABASE, "mlartifacts", "out", folder}
+
+
+def test_the_variables_of_mlflow_hold_where_the_config_names_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "named")
+    cfg = ExperimentConfig.of(compose([]))
+    one = build("tracking.mlflow", cfg.tracking["mlflow"])
+    assert isinstance(one, MlflowTracker)
+    assert (one.uri, one.experiment) == (sqlite_address(tmp_path / "elsewhere.db"), "named")
+    assert tracker(tracking_uri="http://here:5000").uri == "http://here:5000"
+    assert tracker().experiment == "test"
+    with pytest.raises(UserError, match=r"elsewhere.db: there is no such database"):
+        open_reader(None, None)
 
 
 def test_a_server_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:

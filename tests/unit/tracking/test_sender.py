@@ -8,9 +8,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from speechtrain.processes.identity import Process
+from speechtrain.tracking.mlflow.location import local_uri
 from speechtrain.tracking.mlflow.sender import Sender, find_run, is_in_use, send_spool
 from speechtrain.tracking.mlflow.spool import Spool
-from speechtrain.tracking.mlflow.tracker import local_uri
 
 WEIGHTS = b"no weights"
 

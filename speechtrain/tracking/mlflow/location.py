@@ -1,0 +1,31 @@
+"""Where a run goes in MLflow: the server or database, and the experiment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from speechtrain.addresses import whole
+from speechtrain.files import absolute_sqlite_address, sqlite_address
+
+_EXPERIMENT = "speechtrain"
+
+
+def local_uri(folder: Path) -> str:
+    """Return the absolute address of the database in a folder."""
+    return sqlite_address(folder / "mlflow.db")
+
+
+def tracking_address(tracking_uri: str | None) -> str:
+    """Return the address of the server or database, that of a file with its absolute path.
+
+    Args:
+        tracking_uri: as the config has it, perhaps masked; None takes `MLFLOW_TRACKING_URI`, or else `mlflow.db` in the current folder.
+    """
+    named = whole(tracking_uri) if tracking_uri else os.environ.get("MLFLOW_TRACKING_URI")
+    return absolute_sqlite_address(named) if named else local_uri(Path.cwd())
+
+
+def experiment_name(experiment: str | None) -> str:
+    """Return the name of the experiment; None takes `MLFLOW_EXPERIMENT_NAME`, or else `speechtrain`."""
+    return experiment if experiment is not None else os.environ.get("MLFLOW_EXPERIMENT_NAME") or _EXPERIMENT
