@@ -17,6 +17,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
+from speechtrain.tracking.mlflow.location import variables_kept
+
 NAME = "model"
 _PACKAGE = Path(__file__).resolve().parents[2]
 _NEEDED = (
@@ -52,10 +54,10 @@ def log_model(client: MlflowClient, uri: str, run_id: str, event: Mapping[str, A
         outputs=Schema([ColSpec(DataType.string, "text"), ColSpec(DataType.double, "confidence")]),
         params=ParamSchema([ParamSpec("sample_rate", DataType.long, int(event["sample_rate"]))]),
     )
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_experiment(experiment_id=run.info.experiment_id)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with variables_kept(), warnings.catch_warnings():
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment(experiment_id=run.info.experiment_id)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
         warnings.simplefilter("ignore")
         Model.log(
             artifact_path=None,

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from speechtrain.addresses import masked
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
+from speechtrain.tracking.mlflow.location import variables_kept
 from speechtrain.tracking.mlflow.lookup import choose_run, no_study, stored_id
 from speechtrain.tracking.mlflow.sender import open_client
 
@@ -142,8 +143,9 @@ class Reader:
                 if not named:
                     return Path(self._client.download_artifacts(run_id, name, str(folder)))
                 uri = f"models:/{named[0].model_id}"
-            mlflow.set_tracking_uri(self.uri)
-            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+            with variables_kept():
+                mlflow.set_tracking_uri(self.uri)
+                return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
         except (MlflowException, OSError) as error:
             message = f"there is no {uri} in {self._address} ({first_line(error)})"
             raise ConfigError([Problem("from", message, "look at the MLflow UI, or set tracking_uri")]) from error

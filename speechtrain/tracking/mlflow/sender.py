@@ -317,8 +317,9 @@ class Sender:
         batches = [items[start : start + limit] for start in range(0, len(items), limit)]
         while batches:
             batch = batches.pop(0)
+            arguments: dict[str, Any] = {argument: batch}
             try:
-                self.client.log_batch(run_id or self.run_id, **{argument: batch})
+                self.client.log_batch(run_id or self.run_id, **arguments)
             except MlflowException as error:
                 if str(error.error_code) != "INVALID_PARAMETER_VALUE" or self._is_deleted(run_id or self.run_id):
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -164,4 +165,5 @@ def test_what_mlflow_refuses_in_a_batch_is_named_and_the_rest_of_the_batch_is_ke
     sender.advance()
     kept = MlflowClient(local_uri(tmp_path)).get_run(sender.run_id).data.metrics
     assert {f"m{number}" for number in range(20)} < set(kept)
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # which a logged model leaves behind, and later runs would follow
     assert len([each for each in told if "the metric 'bad'" in each]) == len(told) == 1
