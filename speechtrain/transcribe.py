@@ -46,7 +46,7 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
     """
     files = find_recordings([str(name) for name in cfg.files])
     recognizer = load_for(cfg, overrides)
-    from speechtrain.data.audio import RecordingReader
+    from speechtrain.data.audio import MIXED, RecordingReader
 
     if cfg.streaming:
         from speechtrain.inference.streaming import check_streams
@@ -59,9 +59,10 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
         for path in files:
             name = str(path) if path is not None else "-"
             try:
-                recording = RecordingReader(
-                    path if path is not None else sys.stdin.buffer, recognizer.sample_rate, cfg.raw_rate if path is None else None
-                )
+                source, raw_rate = (path, None) if path is not None else (sys.stdin.buffer, cfg.raw_rate)
+                recording = RecordingReader(source, recognizer.sample_rate, raw_rate, channel=recognizer.channel)
+                if recording.channels > 1 and recognizer.channel is None:
+                    errors.print(MIXED.format(name=name, channels=recording.channels), style="yellow", markup=False)
                 blocks = progress.of(name, recording, cfg.chunk if cfg.streaming else _BLOCK_SECONDS)
                 pieces = FORMATS[cfg.format](name, transcribe_blocks(recognizer, blocks, cfg))
                 if cfg.out is None:

@@ -31,6 +31,9 @@ Source = str | Path | bytes | bytearray | IO[bytes]
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".sph")
 """Endings of the files in a folder that count as recordings; libsndfile reads more, when a file is named."""
 
+MIXED = "{name} has {channels} channels, whose mean is heard; data.channel=0 takes the first"
+"""What a user is told of a recording."""
+
 RATES = (1_000, 768_000)
 """Lowest and highest rate in Hz of a recording: what converters and formats have; another one comes from a damaged header."""
 MOST_SAMPLES = 1 << 28
@@ -63,7 +66,7 @@ def read_recording(
         rate: Hz of the result.
         start: start of the part, s; the part is cut before it is resampled.
         duration: duration of the part, s; None: to the end.
-        channel: counted from 0; None: the mean of all channels.
+        channel: counted from 0, of recordings that have several; None: the mean of all channels.
         name: name of the source, for messages; None: the file's.
 
     Raises:
@@ -89,7 +92,7 @@ def read_part(file: soundfile.SoundFile, start: int, count: int | None, channel:
         file: the recording.
         start: first sample of the part.
         count: number of samples, N; None: to the end.
-        channel: counted from 0; None: the mean of all channels.
+        channel: counted from 0, of recordings that have several; None: the mean of all channels.
         name: name of the recording, for messages.
 
     Raises:
@@ -117,7 +120,7 @@ def read_part(file: soundfile.SoundFile, start: int, count: int | None, channel:
     return samples
 
 
-def from_samples(values: npt.ArrayLike, native: int, rate: int, *, name: str = "the audio") -> Audio:
+def from_samples(values: npt.ArrayLike, native: int, rate: int, *, channel: int | None = None, name: str = "the audio") -> Audio:
     """Return the samples (N,) at `rate` Hz of samples (N,) or (N, channels) at `native` Hz, by the rules of `read_recording`.
 
     Raises:
@@ -129,7 +132,7 @@ def from_samples(values: npt.ArrayLike, native: int, rate: int, *, name: str = "
         raise DataError(f"{name}: is no array of numbers ({error})\n    -> give samples between -1 and 1") from None
     if block.ndim not in (1, 2):
         raise DataError(f"{name}: has the shape {block.shape}\n    -> give (samples,) or (samples, channels)")
-    samples = _one_channel(block if block.ndim == 2 else block[:, None], None, name)
+    samples = _one_channel(block if block.ndim == 2 else block[:, None], channel, name)
     _check_finite(samples, native, name)
     return resample(samples, native, rate, name=name)
 
@@ -158,19 +161,25 @@ class RecordingReader:
         rate: Hz of the blocks.
         raw_rate: Hz of a stream of 16-bit samples of one channel without a header, little-endian; None: the source has a header.
         longest: s that the recording may last, whatever its header says; None: any time.
+        channel: see `read_recording`.
 
     Attributes:
         name: name of the source, for messages.
+        channels: number of channels of the source.
         duration: duration of the recording, s; None: unknown before the end.
 
     Raises:
         DataError: the source cannot be decoded, or is longer than it may be.
     """
 
-    def __init__(self, source: Source, rate: int, raw_rate: int | None = None, *, longest: float | None = None) -> None:
+    def __init__(
+        self, source: Source, rate: int, raw_rate: int | None = None, *, longest: float | None = None, channel: int | None = None
+    ) -> None:
         self.name = name_of(source)
         self.rate = rate
         self.longest = longest
+        self.channel = channel
+        self.channels = 1
         self.duration: float | None = None
         self._stream: IO[bytes] | None = None
         self._file: soundfile.SoundFile | None = None
@@ -185,6 +194,7 @@ class RecordingReader:
                 raise DataError(f"{self.name}: is larger than {_MOST_BYTES >> 20} MiB\n    -> give it as a file")
             self._file = open_recording(whole, self.name)
             self._native = self._file.samplerate
+            self.channels = self._file.channels
             self.duration = self._file.frames / self._native if self._file.frames > 0 else None
         self._check_length(self.duration or 0.0)
 
@@ -234,7 +244,7 @@ class RecordingReader:
                     raise _unreadable(self.name, error) from error
                 if not len(block):
                     return
-                yield _one_channel(block, None, self.name)
+                yield _one_channel(block, self.channel, self.name)
 
 
 def name_of(source: Source) -> str:
@@ -247,7 +257,7 @@ def name_of(source: Source) -> str:
 class _Recording(soundfile.SoundFile):  # type: ignore[misc] # soundfile has no types
     """A file of audio.
 
-    Behind each reading soundfile seeks the place where it is, if it can. The decoder of MP3 then forgets the bits of the next frames that it
+    Behind each reading soundfile seeks the place where it is, if it can; the decoder of MP3 then forgets bits of the next frames that it
     has read, and the next block begins with noise.
     """
 
@@ -321,12 +331,14 @@ def _one_channel(block: Audio, channel: int | None, name: str) -> Audio:
     if not block.size:
         raise DataError(f"{name}: holds no samples")
     channels = block.shape[1]
+    if channels == 1:
+        return np.ascontiguousarray(block[:, 0])
     if channel is not None and not 0 <= channel < channels:
         raise DataError(f"{name}: has {channels} channels, and channel {channel}, counted from 0, is asked for")
-    if channel is None and channels > 1:
+    if channel is None:
         mean: Audio = block.mean(axis=1)
         return mean
-    return np.ascontiguousarray(block[:, channel or 0])
+    return np.ascontiguousarray(block[:, channel])
 
 
 def _check_finite(samples: Audio, rate: int, name: str, *, begin: float = 0.0) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, open_recording, read_recording, samples_in
 from speechtrain.errors import DataError, printable, shortened
@@ -49,6 +49,7 @@ class Cut:
         channel: channel of the recording, counted from 0; None: the mean of all.
         recording: reads the samples where that takes more than opening a file.
         custom: what else is known: `parent`, `words`, and keys that the error report is divided by.
+        channels: number of channels of the recording.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Cut:
     channel: int | None = None
     recording: OtherRecording | None = None
     custom: Mapping[str, Any] = field(default_factory=lambda: _NO_CUSTOM)
+    channels: int = 1
 
     @property
     def num_samples(self) -> int:
@@ -144,6 +146,8 @@ def make_cut(
     custom: dict[str, Any] | None = None,
     start: float = 0.0,
     end: float | None = None,
+    channel: int | None = None,
+    channels: int = 1,
 ) -> Cut:
     """Make an utterance of a whole recording, or of the part of it from `start` to `end` in seconds.
 
@@ -157,6 +161,8 @@ def make_cut(
         custom: what else is known, see `Cut`.
         start: start in the recording, s.
         end: end in the recording, s; None: the end of the recording.
+        channel: channel of the recording, counted from 0; None: not said.
+        channels: number of channels of the recording.
 
     Raises:
         DataError: the part is not inside the recording, or has more than `MOST_SAMPLES`; a name or the text cannot be written down.
@@ -169,7 +175,8 @@ def make_cut(
     if num_samples > MOST_SAMPLES and end is None and not start:
         raise DataError(f"has {num_samples} samples; an utterance may have {MOST_SAMPLES}")
     duration = num_samples / sample_rate
-    cut = Cut(utt_id, text, duration, sample_rate, speaker, None if path is None else str(path), custom=custom or _NO_CUSTOM)
+    place = None if path is None else str(path)
+    cut = Cut(utt_id, text, duration, sample_rate, speaker, place, 0.0, channel, custom=custom or _NO_CUSTOM, channels=channels)
     if start == 0.0 and end is None:
         return cut
     last = duration if end is None else min(end, duration) if end <= duration + _END_TOLERANCE else end
@@ -205,8 +212,16 @@ _NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's categories of control characters, halves of surrogate pairs, and separators of lines and paragraphs."""
 
 
-def read_header(path: Path | BytesIO, sample_rate: int | None) -> tuple[int, int]:
-    """Read the rate in Hz and the number of samples of a file, or of the encoded audio that one would hold.
+class Header(NamedTuple):
+    """What the header of a file of audio says: its rate in Hz, and its numbers of samples and of channels."""
+
+    rate: int
+    samples: int
+    channels: int
+
+
+def read_header(path: Path | BytesIO, sample_rate: int | None) -> Header:
+    """Read the header of a file, or of the encoded audio that one would hold.
 
     Args:
         path: the file, or its content.
@@ -217,12 +232,12 @@ def read_header(path: Path | BytesIO, sample_rate: int | None) -> tuple[int, int
     """
     name = str(path) if isinstance(path, Path) else "its audio"
     with open_recording(path, name) as file:
-        rate, frames = file.samplerate, file.frames
-    if frames <= 0:
+        header = Header(file.samplerate, file.frames, file.channels)
+    if header.samples <= 0:
         raise DataError(f"{name} holds no samples")
-    if sample_rate is not None and rate != sample_rate:
-        raise DataError(f"{name} is at {rate} Hz, but data.sample_rate is {sample_rate}")
-    return rate, frames
+    if sample_rate is not None and header.rate != sample_rate:
+        raise DataError(f"{name} is at {header.rate} Hz, but data.sample_rate is {sample_rate}")
+    return header
 
 
 def clean_text(text: str) -> str:

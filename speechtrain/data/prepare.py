@@ -154,6 +154,7 @@ def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus
             corpus.splits = {name: cuts if name == split else [] for name, cuts in corpus.splits.items()}
             corpus.skipped = [skip for skip in corpus.skipped if skip.split == split]
         _normalize(corpus, cfg.data.normalize)
+    _choose_channel(corpus, cfg.data.channel)
     for name in SPLITS:
         corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
     features: Features = build("features", cfg.features)
@@ -212,6 +213,20 @@ def _normalize(corpus: Corpus, steps: Sequence[str]) -> None:
             corpus.splits[split] = [cut for cut in cuts if cut.id not in empty]
     unchanged = [(cut.text, cut.text) for cut in corpus.splits["train"][:_NORMALIZED_EXAMPLES]]
     corpus.normalized = (changed + unchanged)[:_NORMALIZED_EXAMPLES]
+
+
+def _choose_channel(corpus: Corpus, channel: int | None) -> None:
+    """Set the channel of all utterances for which the corpus names none; warn where several channels are mixed."""
+    cuts = [cut for split in SPLITS for cut in corpus.splits[split]]
+    if channel is None:
+        mixed = [cut for cut in cuts if cut.channels > 1 and cut.channel is None]
+        if mixed:
+            heard = f"of {len(mixed):,} of {len(cuts):,} recordings, which have several channels, the mean is heard"
+            log.warning("%s: %s ...; data.channel=0 takes the first", heard, ", ".join(cut.id for cut in mixed[:3]))
+        return
+    for cut in cuts:
+        if cut.channel is None:
+            cut.channel = channel
 
 
 def _within_durations(corpus: Corpus, split: str, shortest: float, longest: float | None) -> list[Cut]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from speechtrain.data.audio import Audio
     from speechtrain.data.text.tokenizers import Tokenizer
     from speechtrain.inference.recognizer import Recognizer
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,16 @@ def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str
     """
     weights, stored, vocabulary = stored_for(cfg)
     settings = overlaid(stored, overrides)
+    from speechtrain.data.audio import MIXED
+    from speechtrain.data.corpus import read_header
     from speechtrain.inference.recognizer import Recognizer
 
     recognizer = Recognizer.of(weights, settings, vocabulary)
     if cfg.audio is not None and cfg.text is not None:
         path = user_path(cfg.audio)
+        channels = read_header(path, None).channels
+        if channels > 1 and recognizer.channel is None:
+            log.warning(MIXED.format(name=path, channels=channels))
         yield path.stem, cfg.text, recognizer.align(path, cfg.text)
         return
     yield from _of_data(recognizer, settings, cfg.split)

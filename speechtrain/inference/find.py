@@ -101,7 +101,7 @@ def load_for(cfg: ModelCommand, overrides: Sequence[str]) -> Recognizer:
 
 def _recognizer(weights: Path, stored: ExperimentConfig, vocabulary: Sequence[str], overrides: Sequence[str]) -> Recognizer:
     """Return the recognizer of a model with overrides, which are checked before any framework is imported."""
-    if wrong := [item for item in overrides if item.lstrip("+").startswith("data")]:
+    if wrong := [item for item in overrides if item.lstrip("+").startswith("data") and not item.startswith("data.channel=")]:
         raise ConfigError([Problem(wrong[0].partition("=")[0], "is not accepted here", "speechtrain.evaluate takes data=...")])
     cfg = overlaid(stored, overrides)
     from speechtrain.inference.recognizer import Recognizer

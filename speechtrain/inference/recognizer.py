@@ -118,6 +118,11 @@ class Recognizer:
         return self.features.sample_rate
 
     @property
+    def channel(self) -> int | None:
+        """Return which channel is heard of recordings that have several, counted from 0 (`data.channel`); None: the mean of all."""
+        return self.cfg.data.channel
+
+    @property
     def frame_seconds(self) -> float:
         """Return the time between two encoder frames in seconds."""
         return self.backend.describe(self.model).subsampling / self.features.frame_rate
@@ -182,8 +187,8 @@ class Recognizer:
             DataError: it cannot be read, is empty, or holds samples that are NaN or infinite.
         """
         if isinstance(audio, (str, Path, bytes, bytearray)):
-            return read_recording(audio, self.sample_rate)
-        return from_samples(audio, sample_rate or self.sample_rate, self.sample_rate)
+            return read_recording(audio, self.sample_rate, channel=self.channel)
+        return from_samples(audio, sample_rate or self.sample_rate, self.sample_rate, channel=self.channel)
 
     def decode(
         self, values: npt.NDArray[np.float32], samples: Audio | None = None, *, offset: float = 0.0, nbest: int = 0

@@ -267,7 +267,7 @@ class Service:
     def _read(self, body: bytearray) -> npt.NDArray[np.float32]:
         if not body:
             raise DataError("the request has no body; send an audio file as it")
-        reader = RecordingReader(body, self.recognizer.sample_rate, longest=self._most_seconds)
+        reader = RecordingReader(body, self.recognizer.sample_rate, longest=self._most_seconds, channel=self.recognizer.channel)
         blocks = list(reader.blocks())
         if not blocks:
             raise DataError("the audio is too short to have a sample at the model's rate")

@@ -241,6 +241,41 @@ def test_other_rates_and_channels_are_heard(trained: Path, spoken: dict[str, str
     assert model.transcribe(tmp_path / "cd.flac").text == text
 
 
+def test_one_channel_or_the_mean_is_heard_in_every_command(
+    trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (first, _), (second, text) = list(spoken.items())[:2]
+    sides = [soundfile.read(path, dtype="float32")[0] for path in (first, second)]
+    length = len(sides[1])
+    stereo = np.stack([np.resize(sides[0], length), sides[1]], axis=1)
+    soundfile.write(tmp_path / "stereo.wav", stereo, 8000)
+    line = {"audio_filepath": "stereo.wav", "text": text}
+    (tmp_path / "all.jsonl").write_text(json.dumps(line))
+    right = [f"from={trained}", "data.channel=1"]
+    data = ["data=manifest", f"data.root={tmp_path}", "data.train=all.jsonl", "split=train"]
+
+    assert here("transcribe", *right, "stereo.wav") == 0
+    told = capsys.readouterr()
+    assert told.out == f"{text}\n"
+    assert "channels" not in told.err
+    assert here("align", *right, "audio=stereo.wav", f"text={text}", "format=json", "out=file") == 0
+    assert here("align", *right, *data, "format=json", "out=data") == 0
+    of_file, of_data = (json.loads((tmp_path / name / "alignments.jsonl").read_text()) for name in ("file", "data"))
+    assert of_file["words"] == of_data["words"]
+    assert here("evaluate", *right, *data) == 0
+    assert speechtrain.load(str(trained)).channel is None
+    capsys.readouterr()
+
+    caplog.set_level("WARNING")
+    mixed = f"from={trained}"
+    assert here("transcribe", mixed, "stereo.wav") == 0
+    told = capsys.readouterr()
+    assert told.out != f"{text}\n"
+    assert "stereo.wav has 2 channels, whose mean is heard; data.channel=0 takes the first" in " ".join(told.err.split())
+    assert here("align", mixed, "audio=stereo.wav", f"text={text}", "out=file") == 0
+    assert "stereo.wav has 2 channels" in caplog.text
+
+
 def test_what_cannot_be_heard_is_named_and_the_others_are_transcribed(
     trained: Path, spoken: dict[str, str], tmp_path: Path, use: Use
 ) -> None:

@@ -37,6 +37,7 @@ class Loading(Target):
     feature_cache_gb: float = number(gt=0)
     min_duration: float = number(ge=0)
     max_duration: float | None = number(gt=0)
+    channel: int | None = number(ge=0, most=1024)
     limit_utterances: int | None = number(ge=1)
     folds: int | None = number(ge=2, most=10_000)
     fold: int | None = number(ge=0)

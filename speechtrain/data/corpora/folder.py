@@ -93,9 +93,10 @@ class Folder:
             raise DataError(f"is in {folder} itself, so no folder says what it is")
         else:
             text = clean_text(path.relative_to(folder).parts[0])
-        rate, num_samples = read_header(path, self.sample_rate)
+        rate, num_samples, channels = read_header(path, self.sample_rate)
         name = path.relative_to(self.root).with_suffix("").as_posix()
-        return make_cut(name, path, num_samples=num_samples, sample_rate=rate, text=text, speaker=self._speaker(path))
+        speaker = self._speaker(path)
+        return make_cut(name, path, num_samples=num_samples, sample_rate=rate, text=text, speaker=speaker, channels=channels)
 
     def _speaker(self, path: Path) -> str | None:
         if self.speaker is None:

@@ -73,7 +73,7 @@ class HuggingFace:
             DataError: they cannot be decoded.
         """
         split, row = cut.custom["row"]
-        return read_recording(self._file(split, row), rate, name=f"{self.root}, row {row}")
+        return read_recording(self._file(split, row), rate, channel=cut.channel, name=f"{self.root}, row {row}")
 
     def _table(self, part: str) -> Any:
         """Open a split of the data set, with the columns that are read."""
@@ -114,7 +114,7 @@ class HuggingFace:
         text = clean_text(text)
         if not text:
             raise DataError("its text is empty")
-        rate, samples = read_header(self._file(split, row), None)
+        rate, samples, channels = read_header(self._file(split, row), None)
         speaker = values[self.columns["speaker"]] if self.columns["speaker"] is not None else None
         name = str(values[self.columns["id"]]) if self.columns["id"] is not None else f"{self.parts[split]}-{row:06d}"
         return make_cut(
@@ -125,6 +125,7 @@ class HuggingFace:
             text=text,
             speaker=None if speaker is None else str(speaker),
             custom={"row": (split, row)},
+            channels=channels,
         )
 
     def _file(self, split: str, row: int) -> io.BytesIO | Path:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from speechtrain.data.corpora.listed import Entry, ListedCorpus
 from speechtrain.data.text.lines import numbered_lines
@@ -14,8 +14,17 @@ from speechtrain.errors import DataError
 from speechtrain.files import is_file
 
 
+class _Tables(NamedTuple):
+    """The files of a data folder: by key, the file and line, for messages, and the value."""
+
+    recordings: Mapping[str, tuple[str, str]]
+    texts: Mapping[str, tuple[str, str]]
+    speakers: Mapping[str, tuple[str, str]]
+    channels: Mapping[str, tuple[str, str]]
+
+
 class Kaldi(ListedCorpus):
-    """Kaldi's data folders: `wav.scp`, `text`, and if they are there `utt2spk` and `segments`.
+    """Kaldi's data folders: `wav.scp`, `text`, and if they are there `utt2spk`, `segments` and `reco2file_and_channel`.
 
     Args:
         root: folder above the data folders, or one of them; relative paths in `wav.scp` are relative to it.
@@ -40,27 +49,19 @@ class Kaldi(ListedCorpus):
 
     def entries(self, part: str, folder: Path) -> Iterator[Entry]:  # noqa: ARG002
         """List the lines of `segments`, or of `wav.scp` where there is none, with their texts."""
-        recordings = _table(folder / "wav.scp")
-        texts = _table(folder / "text")
-        speakers = _table(folder / "utt2spk") if os.path.lexists(folder / "utt2spk") else {}
+        names = ("wav.scp", "text", "utt2spk", "reco2file_and_channel")
+        tables = _Tables(*(_table(folder / name) if name in names[:2] or os.path.lexists(folder / name) else {} for name in names))
         if os.path.lexists(folder / "segments"):
             for name, (where, line) in _table(folder / "segments").items():
-                yield self._entry(name, where, line.split(), recordings, texts, speakers)
+                yield self._entry(name, where, line.split(), tables)
         else:
-            for name, (where, _) in recordings.items():
-                yield self._entry(name, where, [name], recordings, texts, speakers)
+            for name, (where, _) in tables.recordings.items():
+                yield self._entry(name, where, [name], tables)
 
-    def _entry(
-        self,
-        name: str,
-        where: str,
-        fields: list[str],
-        recordings: Mapping[str, tuple[str, str]],
-        texts: Mapping[str, tuple[str, str]],
-        speakers: Mapping[str, tuple[str, str]],
-    ) -> Entry:
+    def _entry(self, name: str, where: str, fields: list[str], tables: _Tables) -> Entry:
         problem, start, end = None, 0.0, None
-        source = recordings.get(fields[0] if fields else "", ("", ""))[1]
+        recording = fields[0] if fields else ""
+        source = tables.recordings.get(recording, ("", ""))[1]
         if len(fields) == 3:
             try:
                 start, end = float(fields[1]), float(fields[2])
@@ -69,14 +70,31 @@ class Kaldi(ListedCorpus):
             end = None if end is not None and end < 0 else end  # -1: to the end of the recording
         elif len(fields) != 1:
             problem = f"must be 'utterance recording start end', received {' '.join([name, *fields])[:60]!r}"
+        channel, bad_channel = _channel(tables.channels.get(recording))
         if problem is None and not source:
-            problem = f"recording '{fields[0]}' is not in wav.scp"
+            problem = f"recording '{recording}' is not in wav.scp"
         elif problem is None and source.endswith("|"):
             problem = f"wav.scp gives a command, which is not run: {source[:60]!r}; write its output to a file and name that"
-        elif problem is None and name not in texts:
+        elif problem is None and name not in tables.texts:
             problem = f"'{name}' is not in text"
-        speaker = speakers.get(name, ("", ""))[1] or None
-        return Entry(name, self.root / source, texts.get(name, ("", ""))[1], speaker, start, end, where, problem=problem)
+        speaker = tables.speakers.get(name, ("", ""))[1] or None
+        text = tables.texts.get(name, ("", ""))[1]
+        return Entry(name, self.root / source, text, speaker, start, end, channel, where, problem=problem or bad_channel)
+
+
+def _channel(row: tuple[str, str] | None) -> tuple[int | None, str | None]:
+    """Return the channel, counted from 0, that a line `RECORDING FILE CHANNEL` names, and what is wrong with the line."""
+    if row is None:
+        return None, None
+    where, value = row
+    letter = value.split()[-1] if value.split() else ""
+    if letter in _CHANNELS:
+        return _CHANNELS.index(letter) // 2, None
+    return None, f"{where}: must be 'recording file channel' with a channel of A, B, 1 or 2, received {value[:60]!r}"
+
+
+_CHANNELS = ("A", "1", "B", "2")
+"""Names of the first and the second channel, two of each."""
 
 
 def _table(path: Path) -> dict[str, tuple[str, str]]:

@@ -22,6 +22,7 @@ class Entry:
     Attributes:
         path: audio file.
         start, end: s in the file; `end=None`: to its end.
+        channel: channel of the file, counted from 0; None: the mean of all.
         where: file and line of the list, for messages; empty: the audio file is named instead.
         custom: what else is known; see `Cut`.
         problem: why it cannot be used; None: as far as the list tells, it can.
@@ -33,6 +34,7 @@ class Entry:
     speaker: str | None = None
     start: float = 0.0
     end: float | None = None
+    channel: int | None = None
     where: str = ""
     custom: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
@@ -120,7 +122,7 @@ def _cut_or_skip(entry: Entry, split: str, skipped: list[Skip]) -> Cut | None:
             raise DataError(entry.problem)
         if not (text := clean_text(entry.text)):
             raise DataError("its text is empty")
-        rate, samples = read_header(entry.path, None)
+        rate, samples, channels = read_header(entry.path, None)
         return make_cut(
             entry.id,
             entry.path,
@@ -131,6 +133,8 @@ def _cut_or_skip(entry: Entry, split: str, skipped: list[Skip]) -> Cut | None:
             custom=dict(entry.custom),
             start=entry.start,
             end=entry.end,
+            channel=entry.channel,
+            channels=channels,
         )
     except DataError as error:
         skipped.append(Skip(split, entry.where or str(entry.path), str(error)))

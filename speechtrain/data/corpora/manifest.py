@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from speechtrain.data.audio import samples_in
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, make_cut, read_header
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Header, Skip, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
 from speechtrain.data.text.lines import numbered_lines, parse_json
 from speechtrain.errors import DataError
@@ -64,7 +64,7 @@ class Manifest:
         self.duration_tolerance = duration_tolerance
         self.trust_durations = trust_durations
         self._inside = _with_separator(str(self.root))
-        self._header: tuple[str, tuple[int, int]] = ("", (0, 0))  # of the file that was read last, for its parts follow each other
+        self._header: tuple[str, Header] = ("", Header(0, 0, 0))  # of the file that was read last, for its parts follow each other
         self._offsets: dict[Path, dict[str, list[float]]] = {}
 
     def load(self, limit: int | None) -> Corpus:
@@ -75,7 +75,7 @@ class Manifest:
         """
         skipped: list[Skip] = []
         cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
-        self._header, self._offsets = ("", (0, 0)), {}
+        self._header, self._offsets = ("", Header(0, 0, 0)), {}
         for name, files in self.files.items():
             for file in files:
                 usable = self._read(self.root / file, name, skipped)
@@ -102,21 +102,22 @@ class Manifest:
             raise DataError("'text' is empty")
         path = _audio_path(entry, manifest)
         name = self._name(path, entry["audio_filepath"], manifest)
-        rate, num_samples, start, end = self._part(entry, path, manifest)
+        header, start, end = self._part(entry, path, manifest)
         if start or end is not None:
-            last = num_samples / rate if end is None else end
+            last = header.samples / header.rate if end is None else end
             name += f"-{samples_in(start, 1000):07d}-{samples_in(last, 1000):07d}"
         speaker = entry.get("speaker")
         return make_cut(
             str(entry.get("utt_id") or name),
             path,
-            num_samples=num_samples,
-            sample_rate=rate,
+            num_samples=header.samples,
+            sample_rate=header.rate,
             text=text,
             speaker=None if speaker is None else sys.intern(str(speaker)),
             custom={key: value for key, value in entry.items() if key not in _READ and (key != "words" or isinstance(value, list))},
             start=start,
             end=end,
+            channels=header.channels,
         )
 
     def _name(self, path: str, stated: str, manifest: Path) -> str:
@@ -132,23 +133,22 @@ class Manifest:
             raise DataError(f"audio_filepath {stated!r} leaves the data folder {self.root}\n    -> {fix}")
         return PurePath(path[len(inside) :]).with_suffix("").as_posix()
 
-    def _part(self, entry: dict[str, Any], path: str, manifest: Path) -> tuple[int, int, float, float | None]:
-        """Return the rate in Hz, the number of samples of the file, and the start and the end in seconds of the part that a line names."""
+    def _part(self, entry: dict[str, Any], path: str, manifest: Path) -> tuple[Header, float, float | None]:
+        """Return the header of the file that a line names, and start and end of the part in seconds; None: the end of the file."""
         offset, duration = _seconds(entry, "offset"), _seconds(entry, "duration")
         if offset is None:
-            return *self._length(duration, path), 0.0, None
+            return self._checked_header(duration, path), 0.0, None
         if offset < 0:
             raise DataError(f"'offset' must be 0 s or more, received {offset!r}")
         if duration is not None and duration <= 0:
             raise DataError(f"'duration' must be above 0 s, received {duration!r}")
         end = offset + duration if duration is not None else self._next_offset(offset, path, manifest)
         if self.trust_durations:
-            rate, num_samples = self._length(end, path)
-            return rate, num_samples, offset, None
-        rate, num_samples = self._read_header(path)
-        behind = 0.0 if end is None else end - num_samples / rate
+            return self._checked_header(end, path), offset, None
+        header = self._read_header(path)
+        behind = 0.0 if end is None else end - header.samples / header.rate
         whole = offset == 0 and abs(behind) <= self.duration_tolerance
-        return rate, num_samples, offset, None if whole or 0 < behind <= self.duration_tolerance else end
+        return header, offset, None if whole or 0 < behind <= self.duration_tolerance else end
 
     def _next_offset(self, offset: float, path: str, manifest: Path) -> float | None:
         """Return the next offset, s, that a manifest lists in a file; None: there is none."""
@@ -158,20 +158,21 @@ class Manifest:
         following = bisect_right(offsets, offset)
         return offsets[following] if following < len(offsets) else None
 
-    def _length(self, stated: float | None, path: str) -> tuple[int, int]:
-        """Return the rate in Hz and the number of samples of a file, whose line states a duration in seconds or none."""
+    def _checked_header(self, stated: float | None, path: str) -> Header:
+        """Return the header of a file, whose line states a duration in seconds or none."""
         if self.trust_durations:
             assert self.sample_rate is not None
             if stated is None or stated <= 0:
                 raise DataError(f"'duration' must be above 0 s, received {stated!r}; data.trust_durations=true goes by it")
-            return self.sample_rate, round(stated * self.sample_rate)
-        rate, num_samples = self._read_header(path)
-        more = _MP3_PADDING / rate if path.lower().endswith(".mp3") else 0.0
-        if stated is not None and not -self.duration_tolerance <= num_samples / rate - stated <= self.duration_tolerance + more:
-            raise DataError(f"'duration' is {stated} s, but {Path(path).name} lasts {num_samples / rate:.3f} s")
-        return rate, num_samples
+            return Header(self.sample_rate, round(stated * self.sample_rate), 1)
+        header = self._read_header(path)
+        more = _MP3_PADDING / header.rate if path.lower().endswith(".mp3") else 0.0
+        lasts = header.samples / header.rate
+        if stated is not None and not -self.duration_tolerance <= lasts - stated <= self.duration_tolerance + more:
+            raise DataError(f"'duration' is {stated} s, but {Path(path).name} lasts {lasts:.3f} s")
+        return header
 
-    def _read_header(self, path: str) -> tuple[int, int]:
+    def _read_header(self, path: str) -> Header:
         if self._header[0] != path:
             self._header = (path, read_header(Path(path), self.sample_rate))
         return self._header[1]

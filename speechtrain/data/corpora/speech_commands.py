@@ -104,18 +104,18 @@ class SpeechCommands:
         cuts = []
         for index in range(count):
             path = noises[index % len(noises)]
-            rate, samples = read_header(path, None)
+            rate, samples, channels = read_header(path, None)
             low, high = round(begin * samples), round(end * samples)
             length = min(rate, high - low)
             start = int(rng.integers(low, high - length + 1))
             name = f"{SILENCE}/{path.stem}-{start}-{index}"
-            cuts.append(Cut(name, SILENCE, length / rate, rate, path=str(path), start=start / rate))
+            cuts.append(Cut(name, SILENCE, length / rate, rate, path=str(path), start=start / rate, channels=channels))
         return cuts
 
 
 def _cut(path: Path) -> Cut:
     """Return the utterance of a file `WORD/SPEAKER_nohash_NUMBER.wav`."""
-    rate, count = read_header(path, None)
+    rate, count, channels = read_header(path, None)
     speaker = _SPEAKER.match(path.name)
     return make_cut(
         f"{path.parent.name}/{path.stem}",
@@ -124,4 +124,5 @@ def _cut(path: Path) -> Cut:
         sample_rate=rate,
         text=path.parent.name,
         speaker=speaker["speaker"] if speaker else None,
+        channels=channels,
     )

@@ -39,6 +39,7 @@ class SpectrumCache:
         store: the store of spectra on disk; None if there is none.
 
     Attributes:
+        silent: ids of utterances whose samples are all zero.
         checksums: CRC-32 of the samples, and of the signal, of each utterance that was read, by id.
     """
 
@@ -51,6 +52,7 @@ class SpectrumCache:
         self._packed: dict[str, torch.Tensor] = {}
         self._targets: dict[str, npt.NDArray[np.float32]] = {}
         self.checksums: dict[str, int] = {}
+        self.silent: list[str] = []
 
     def fill(self, cuts: Sequence[Cut], threads: int) -> dict[str, str]:
         """Read every utterance once. Returns why some of them cannot be used, by id."""
@@ -73,6 +75,7 @@ class SpectrumCache:
                         errors[utterance] = result
                     else:
                         together = _READ_TOGETHER
+                        self._note_silence(utterance, result)
                         self._add(self._packed, utterance, result)
                     advance(1)
         return errors
@@ -94,6 +97,7 @@ class SpectrumCache:
                 unstored.append(cut)
             else:
                 self._packed[cut.id] = stored.packed
+                self._note_silence(cut.id, stored.packed)
                 self.checksums[cut.id] = stored.checksum
         return unstored
 
@@ -151,6 +155,10 @@ class SpectrumCache:
             self.checksums[cut.id] = checksum
         return self._features.pack(self._features.spectrum(samples))
 
+    def _note_silence(self, utterance: str, packed: torch.Tensor) -> None:
+        if self._features.from_audio and not packed[:1].any() and not packed.any():  # most recordings are told by their first frame
+            self.silent.append(utterance)
+
     def _add(self, values: dict[str, T], utterance: str, value: T) -> None:
         if self.reserve(value.nbytes):
             values[utterance] = value
@@ -191,10 +199,14 @@ def read_all(
         The filled cache, and the utterances that were dropped.
     """
     cache = SpectrumCache(corpus, features, gigabytes, store)
+    texts = {cut.id: cut.text for cuts in corpus.splits.values() for cut in cuts}
     skipped = []
     for name, cuts in corpus.splits.items():
         errors = cache.fill(list(cuts), threads)
         skipped += [Skip(name, utterance, reason) for utterance, reason in errors.items()]
         if errors:
             corpus.splits[name] = [cut for cut in cuts if cut.id not in errors]
+    if silent := [utterance for utterance in cache.silent if texts[utterance]]:
+        examples = ", ".join(f"{utterance} ({texts[utterance][:40]!r})" for utterance in silent[:3])
+        log.warning("%d utterances have a text, and all their samples are zero: %s", len(silent), examples)
     return cache, skipped

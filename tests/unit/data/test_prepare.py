@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import corpora
 import numpy as np
 import pytest
+import soundfile
 from conftest import TINY, prepared
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
@@ -27,6 +29,39 @@ Write = Callable[..., Path]
 QUIET = ["tracking=[]", "report.enabled=false", "features=logmel_8k", "backend.threads=1"]
 UNREAD = "data.check_hours=0"
 TRUSTED = ["data.trust_durations=true", "data.sample_rate=8000"]
+
+
+def stereo(root: Path) -> Path:
+    """A manifest of a file of one channel, one with noise on the right only, and one whose channels cancel each other."""
+    side = 0.1 * np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    silent = np.zeros_like(side)
+    files = {"mono": side, "right": np.stack([silent, side], axis=1), "opposite": np.stack([side, -side], axis=1)}
+    for name, samples in files.items():
+        soundfile.write(root / f"{name}.wav", samples, 8000, subtype="FLOAT")
+    lines = [json.dumps({"audio_filepath": f"{name}.wav", "text": f"a {name}"}) for name in files]
+    (root / "train.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def test_several_channels_and_digital_silence_with_a_text_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = ["data=manifest", f"data.root={stereo(tmp_path)}", f"data.feature_cache={tmp_path / 'cache'}", *QUIET]
+    for _ in ("computed", "from the store"):
+        caplog.clear()
+        data = prepared(given)
+        assert "of 2 of 3 recordings, which have several channels, the mean is heard: right, opposite" in caplog.text
+        assert "1 utterances have a text, and all their samples are zero: opposite ('a opposite')" in caplog.text
+    cuts = {cut.id: cut for cut in data.corpus.splits["train"]}
+    side = data.corpus.read(cuts["mono"], 8000)
+    np.testing.assert_array_equal(data.corpus.read(cuts["right"], 8000), side / 2)
+
+    caplog.clear()
+    data = prepared([*given, "data.channel=1"])
+    cuts = {cut.id: cut for cut in data.corpus.splits["train"]}
+    assert caplog.text == ""
+    for name, wanted in {"mono": side, "right": side, "opposite": -side}.items():
+        np.testing.assert_array_equal(data.corpus.read(cuts[name], 8000), wanted)
+    prepared([*given, "data.channel=0"])
+    assert "all their samples are zero: right ('a right')" in caplog.text
 
 
 def loader(data: TaskData, split: str = "train", **options: Any) -> Loader:

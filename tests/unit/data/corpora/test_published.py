@@ -9,6 +9,7 @@ from pathlib import Path
 import corpora
 import numpy as np
 import pytest
+import soundfile
 from conftest import prepared
 
 from speechtrain import compose
@@ -117,6 +118,20 @@ def test_kaldi_segments_are_parts_of_their_recordings(tmp_path: Path) -> None:
     assert len(speakers(data, "train")) == 2
     for cut in data.corpus.splits["train"]:
         np.testing.assert_allclose(read_audio(cut, 16000), corpora.tones(cut.text)[: cut.num_samples], atol=1e-4)
+
+
+def test_kaldis_channels_are_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = corpora.kaldi(tmp_path)
+    for name in ("ann", "bob"):
+        samples, rate = soundfile.read(root / "audio" / f"{name}.wav", dtype="float32")
+        soundfile.write(root / "audio" / f"{name}.wav", np.stack([0 * samples, samples], axis=1), rate, subtype="FLOAT")
+    (root / "train" / "reco2file_and_channel").write_text("ann ann B\nbob bob 2\ncyd cyd C\n")
+    data = prepared(["data=kaldi", f"data.root={root}", *QUIET])
+    assert [(cut.id, cut.channel) for cut in data.corpus.splits["train"]] == [("ann-0", 1), ("ann-1", 1), ("bob-0", 1), ("bob-1", 1)]
+    for cut in data.corpus.splits["train"]:
+        np.testing.assert_allclose(read_audio(cut, 16000), corpora.tones(cut.text)[: cut.num_samples], atol=1e-4)
+    assert "reco2file_and_channel:3: must be 'recording file channel' with a channel of A, B, 1 or 2, received 'cyd C'" in caplog.text
+    assert "several channels" not in caplog.text
 
 
 @pytest.mark.parametrize(
