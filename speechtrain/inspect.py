@@ -23,6 +23,7 @@ from rich.table import Table
 from speechtrain.app.command import run_command
 from speechtrain.config.compose import compose
 from speechtrain.config.experiment import ExperimentConfig, class_name
+from speechtrain.config.overlay import OVERLAID_GROUPS
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import is_file, user_path
@@ -63,17 +64,22 @@ def run(arguments: list[str]) -> int:
     keys = {"out": "", "examples": "4", "from": "", "profile": "false", "files": ""}
     overrides: list[str] = []
     for item in arguments:
-        key, _, value = item.partition("=")
-        if key in keys:
-            keys[key] = value
-        else:
+        key, equals, value = item.partition("=")
+        if key.lstrip("+") not in keys:
             overrides.append(item)
+        elif equals:
+            keys[key.lstrip("+")] = value
+        else:
+            raise ConfigError([Problem("command line", f"'{item}' cannot be read", f"write {item}=VALUE")])
     if not keys["examples"].isdigit():
         raise ConfigError([Problem("examples", f"must be a whole number, received {keys['examples']!r}", "for example examples=4")])
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if keys["files"]:
         return _draw(keys["files"].strip("[]").split(","), user_path(keys["out"] or ".").absolute(), keys["from"], overrides)
     if keys["from"]:
+        if foreign := [item for item in overrides if "=" not in item or item.partition("=")[0].partition(".")[0] not in OVERLAID_GROUPS]:
+            fix = f"give only keys of {', '.join(OVERLAID_GROUPS)}, or leave out from="
+            raise ConfigError([Problem("command line", f"'{foreign[0]}' is nothing that a trained model takes", fix)])
         model = load(keys["from"], *overrides)
         from speechtrain.report.profile import print_profile, profile
 

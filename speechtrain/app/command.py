@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import speechtrain
@@ -18,17 +19,23 @@ from speechtrain.processes import interrupts
 def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None:
     """Call with the command line's arguments and end with the exit code that is returned; `--help` prints the text instead."""
     guard_outputs()
-    arguments = sys.argv[1:]
-    if "--version" in arguments:
-        print_version()
-        return
-    if any(item in ("-h", "--help") for item in arguments):
-        console.print((help_text or "").strip(), markup=False)
-        return
+    with in_messages():
+        arguments = sys.argv[1:]
+        if "--version" in arguments:
+            print_version()
+        elif any(item in ("-h", "--help") for item in arguments):
+            console.print((help_text or "").strip(), markup=False)
+        else:
+            with interrupts.command():
+                code = call(arguments)
+            sys.exit(code)
+
+
+@contextlib.contextmanager
+def in_messages() -> Iterator[None]:
+    """End the process with a message and an exit code where what is done within fails by a mistake, a full disk, or Ctrl-C."""
     try:
-        with interrupts.command():
-            code = call(arguments)
-        sys.exit(code)
+        yield
     except (UserError, RunError) as error:
         errors.print(str(error), style="red", markup=False)
         sys.exit(error.exit_code)
@@ -56,7 +63,7 @@ def explain_full(error: Exception, folder: Path | None = None) -> UserError | No
     cause = error if isinstance(error, OSError) else error.__cause__  # which logging hides behind a ValueError
     if not isinstance(cause, OSError) or cause.errno not in FULL:
         return None
-    place = cause.filename or f"{'a file' if folder is None else folder}, or where this output goes to,"
+    place = cause.filename or f"{'a file' if folder is None else folder} or the place this output goes to"
     return UserError(f"{place}: cannot be written ({cause.strerror})\n    -> make room, or write to another disk")
 
 

@@ -130,21 +130,24 @@ class NGram:
         """Read an ARPA file, which may be compressed (`.gz`).
 
         Raises:
-            DataError: the file cannot be read, is cut off or damaged, has a line that no ARPA file has, or other counts than it states.
+            DataError: the file cannot be read, is cut off or damaged, has a line that no ARPA file has, words without a 1-gram, or
+                other counts than it states.
         """
         probabilities: dict[Gram, float] = {}
         backoffs: dict[Gram, float] = {}
         stated: dict[int, int] = {}
-        section, number = "", 0
+        section, number, size = "", 0, 0
         for number, line in lines_of(path, _FIX):
             text = line.strip()
             try:
-                if text.startswith("\\") and section != _END and (text in (_DATA, _END) or text.endswith("-grams:")):
-                    section = text
+                if text and section == _END:
+                    raise ValueError(f"nothing may follow {_END}")
+                if text.startswith("\\") and (text in (_DATA, _END) or text.endswith("-grams:")):
+                    section, size = text, size if text in (_DATA, _END) else _next_size(text, size)
                 elif section == _DATA and text:
                     _read_count(text, stated)
-                elif section not in ("", _DATA, _END) and text:
-                    _read_entry(text, _size_of(section), probabilities, backoffs)
+                elif section and text:
+                    _read_entry(text, size, probabilities, backoffs)
             except ValueError as error:
                 raise DataError(f"{path}:{number}: is no line of an ARPA file ({error})\n    -> {_FIX}") from None
         if not probabilities:
@@ -179,11 +182,10 @@ def _read_count(line: str, stated: dict[int, int]) -> None:
         stated[int(match[1])] = count
 
 
-def _size_of(section: str) -> int:
-    match = re.fullmatch(r"\\([1-9][0-9]?)-grams:", section)
-    if match is None:
-        raise ValueError(f"there is no section {section[:20]!r}")
-    return int(match[1])
+def _next_size(section: str, last: int) -> int:
+    if section != f"\\{last + 1}-grams:":
+        raise ValueError(f"section \\{last + 1}-grams: is expected, received {section[:20]!r}")
+    return last + 1
 
 
 def _read_entry(line: str, size: int, probabilities: dict[Gram, float], backoffs: dict[Gram, float]) -> None:
@@ -198,6 +200,8 @@ def _read_entry(line: str, size: int, probabilities: dict[Gram, float], backoffs
     gram = tuple(words[:size])
     if gram in probabilities:
         raise ValueError(f"'{' '.join(gram)}' is there twice")
+    if size > 1 and (unknown := [word for word in gram if (word,) not in probabilities]):
+        raise ValueError(f"'{unknown[0]}' is not among the 1-grams")
     probabilities[gram] = _logarithm(probability, 0.0)
     if len(words) > size:
         backoffs[gram] = _logarithm(words[size], _MOST_BACKOFF)

@@ -428,6 +428,13 @@ def test_every_command_takes_an_archive(trained: Path, spoken: dict[str, str], t
     assert (tmp_path / "evaluation-test/evaluation.json").is_file()
     assert here("align", "from=run.zip", f"audio={path}", f"text={text}") == 0
     assert here("inspect", "from=run.zip") == 0
+    for words, told in (
+        ("from=run.zip model=tdnn", "nothing that a trained model takes"),
+        ("from=run.zip -x", "'-x' is"),
+        ("from", "write from="),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            here("inspect", *words.split())
     assert "multiply-adds" in capsys.readouterr().out
     assert here("export", "from=run.zip", "format=onnx", "out=again") == 0
     assert (tmp_path / "again/model.onnx").is_file()

@@ -27,7 +27,7 @@ class OnShared(Node):
 class Loading(Target):
     """How any corpus is read and batched; these keys are not passed to `_target_`."""
 
-    batch_seconds: float = number(gt=0)
+    batch_seconds: float = number(ge=0.01)
     batch_size: int | None = number(ge=1, most=1_000_000)
     num_buckets: int = number(ge=1, most=10_000)
     num_workers: int = number(ge=0, most=1024)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from speechtrain.config.targets import Direction
+from speechtrain.errors import UserError
 from speechtrain.sweep.trial.outcome import VARIABLE, SweepJob
 
 
@@ -67,8 +68,16 @@ class TrialContext:
 
     @classmethod
     def from_text(cls, text: str) -> TrialContext:
-        """Read the context from the line of JSON that `to_text` wrote."""
-        return cls(**json.loads(text))
+        """Read the context from the line of JSON that `to_text` wrote.
+
+        Raises:
+            UserError: it is none.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError, RecursionError):
+            fix = "unset it: a sweep sets it, for its jobs alone"
+            raise UserError(f"{VARIABLE}: names no trial of a sweep, received {text[:50]!r}\n    -> {fix}") from None
 
     @classmethod
     def of_job(cls, job: SweepJob) -> TrialContext | None:

@@ -61,3 +61,21 @@ def test_the_version_is_that_of_the_project_wherever_it_is_asked_for(command: Co
 
 def test_types_are_announced() -> None:
     assert (Path(speechtrain.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    "words", [["speechtrain", "--help"], ["speechtrain", "--version"], ["speechtrain.compare", "--help"]], ids=" ".join
+)
+def test_an_output_on_a_full_disk_is_told(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert "this output goes to: cannot be written (No space left on device)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_trial_that_is_none_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECHTRAIN_TRIAL", "x")
+    done = command("data=synthetic")
+    assert done.returncode == 2
+    assert "SPEECHTRAIN_TRIAL: names no trial of a sweep, received 'x'" in done.stderr

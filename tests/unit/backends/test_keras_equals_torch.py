@@ -38,8 +38,8 @@ from speechtrain.backends.keras import losses, optimizers  # noqa: E402
 MODELS = [
     ["model=tdnn"],
     pytest.param(["model=tdnn", "model.dilations=[1,3]", "model.kernel_size=3", "model.stem_time_strides=[2,2]"], marks=pytest.mark.long),
-    ["model=conformer"],
-    pytest.param(["model=conformer", "model.subsampling=8", "model.kernel_size=7"], marks=pytest.mark.long),
+    ["model=conformer", "model.n_layers=2"],
+    pytest.param(["model=conformer", "model.n_layers=1", "model.subsampling=8", "model.kernel_size=7"], marks=pytest.mark.long),
     ["model=crdnn"],
     pytest.param(["model=crdnn", "model.rnn=lstm", "model.bidirectional=false"], marks=pytest.mark.long),
     ["model=quartznet"],
@@ -100,7 +100,9 @@ def test_no_two_weights_begin_with_the_same_numbers_and_all_within_torchs_bounds
     assert np.isclose(max(ours), max(spread.values()), rtol=0.2)
 
 
-@pytest.mark.parametrize("options", [["model=tdnn"], ["model=conformer"], ["model=quartznet"], ["model=crdnn"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [["model=tdnn"], ["model=conformer", "model.n_layers=1"], ["model=quartznet"], ["model=crdnn"]], ids=" ".join
+)
 @pytest.mark.long
 def test_padding_up_to_a_compiled_shape_changes_nothing_in_training_either(options: list[str]) -> None:
     _, model = pair(options)
@@ -237,10 +239,13 @@ def test_an_optimizer_takes_torchs_steps(options: list[str]) -> None:
 SGD = ["optimizer=sgd", "optimizer.lr=1e-3"]
 TRAINING = [
     (0.1, ["model=tdnn", "optimizer.lr=3e-4"]),  # Adam makes rounding errors of small gradients into whole steps, so these are small
-    (5e-3, ["model=tdnn", *SGD, "scheduler=plateau", "scheduler.patience=0", "trainer.gradient_clip_algorithm=value"]),
+    (
+        5e-3,
+        ["model=tdnn", "model.dilations=[1,2]", *SGD, "scheduler=plateau", "scheduler.patience=0", "trainer.gradient_clip_algorithm=value"],
+    ),
     (1e-3, ["model=conformer", "model.n_layers=1", *SGD, "trainer.accumulate_grad_batches=4"]),
-    (1e-3, ["model=crdnn", *SGD, "task.consistency=0.2", "scheduler=exponential"]),
-    (1e-3, ["model=quartznet", *SGD, "trainer.gradient_clip_val=null"]),
+    (1e-3, ["model=crdnn", "model.rnn_layers=1", *SGD, "task.consistency=0.2", "scheduler=exponential"]),
+    (1e-3, ["model=quartznet", "model.repeats=1", *SGD, "trainer.gradient_clip_val=null"]),
     (1e-3, ["model=lstm", *SGD, "scheduler=step", "scheduler.step_epochs=1"]),
 ]
 
@@ -248,7 +253,7 @@ TRAINING = [
 @pytest.mark.long
 @pytest.mark.parametrize(("tolerance", "options"), TRAINING)
 def test_a_training_from_the_same_weights_gives_the_same_losses(tmp_path: Path, tolerance: float, options: list[str]) -> None:
-    common = ["model.dropout=0", "trainer.epochs=3", "data.batch_seconds=12", *options]
+    common = ["model.dropout=0", "trainer.epochs=2", "data.batch_seconds=12", *options]
     setups = [Setup(backend, tmp_path / backend.name, *common) for backend in (TorchBackend(threads=1), BACKEND)]
     models = [setup.build() for setup in setups]
     copy_weights(models[0], models[1])

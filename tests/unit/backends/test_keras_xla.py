@@ -82,7 +82,13 @@ def test_padding_keeps_views_halves_of_the_batch_and_adds_rows_of_no_length(tmp_
 def test_a_compiled_model_predicts_what_a_plain_one_does(tmp_path: Path) -> None:
     outputs = []
     for compiled in (False, True):
-        setup = Setup(KerasBackend("tensorflow", 1, jit_compile=compiled), tmp_path / str(compiled), "model=crdnn", "model.rnn_size=16")
+        setup = Setup(
+            KerasBackend("tensorflow", 1, jit_compile=compiled),
+            tmp_path / str(compiled),
+            "model=crdnn",
+            "model.rnn_size=16",
+            "model.rnn_layers=1",
+        )
         batch: Batch = next(iter(setup.data.loader("val") or []))
         outputs.append(setup.outputs(setup.build(), [batch, alone(batch, 0)]))
     for plain, jitted in zip(*outputs, strict=True):
