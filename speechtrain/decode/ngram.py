@@ -133,33 +133,21 @@ class NGram:
             DataError: the file cannot be read, is cut off or damaged, has a line that no ARPA file has, words without a 1-gram, or
                 other counts than it states.
         """
-        probabilities: dict[Gram, float] = {}
-        backoffs: dict[Gram, float] = {}
-        stated: dict[int, int] = {}
-        section, number, size = "", 0, 0
+        file, number = _ArpaFile(), 0
         for number, line in lines_of(path, _FIX):
-            text = line.strip()
             try:
-                if text and section == _END:
-                    raise ValueError(f"nothing may follow {_END}")
-                if text.startswith("\\") and (text in (_DATA, _END) or text.endswith("-grams:")):
-                    section, size = text, size if text in (_DATA, _END) else _next_size(text, size)
-                elif section == _DATA and text:
-                    _read_count(text, stated)
-                elif section and text:
-                    _read_entry(text, size, probabilities, backoffs)
+                file.take(line.strip())
             except ValueError as error:
                 raise DataError(f"{path}:{number}: is no line of an ARPA file ({error})\n    -> {_FIX}") from None
-        if not probabilities:
+        if not file.probabilities:
             raise DataError(f"{path}: holds no n-grams\n    -> {_FIX}")
-        if section != _END:
+        if file.section != _END:
             raise DataError(f"{path}: ends in line {number} without {_END}, so something is missing\n    -> {_FIX}")
-        found = Counter(map(len, probabilities))
-        if stated != found:
-            raise DataError(f"{path}: holds {_counts(found)}, and states {_counts(stated)}\n    -> {_FIX}")
-        if (UNKNOWN,) not in probabilities:
-            probabilities[(UNKNOWN,)] = _NEVER
-        return cls(max(found), probabilities, backoffs)
+        found = Counter(map(len, file.probabilities))
+        if file.stated != found:
+            raise DataError(f"{path}: holds {_counts(found)}, and states {_counts(file.stated)}\n    -> {_FIX}")
+        file.probabilities.setdefault((UNKNOWN,), _NEVER)
+        return cls(max(found), file.probabilities, file.backoffs)
 
 
 _DATA, _END = "\\data\\", "\\end\\"
@@ -169,42 +157,58 @@ _LEAST, _MOST_BACKOFF = -10_000.0, 100.0
 """The least logarithm that a file may have, and the greatest of a back-off weight: sums of them stay finite."""
 
 
-def _read_count(line: str, stated: dict[int, int]) -> None:
-    """Read a line `ngram SIZE=COUNT` of an ARPA file's head.
+class _ArpaFile:
+    """What the lines of an ARPA file have said so far."""
 
-    Raises:
-        ValueError: it is none.
-    """
-    match = re.fullmatch(r"ngram\s+([0-9]{1,2})\s*=\s*([0-9]{1,18})", line)
-    if match is None or int(match[1]) in stated:
-        raise ValueError("ngram SIZE=COUNT is expected, each size once")
-    if count := int(match[2]):
-        stated[int(match[1])] = count
+    def __init__(self) -> None:
+        self.section = ""
+        self.stated: dict[int, int] = {}
+        self.probabilities: dict[Gram, float] = {}
+        self.backoffs: dict[Gram, float] = {}
+        self._size = 0
 
+    def take(self, line: str) -> None:
+        """Read the next line.
 
-def _next_size(section: str, last: int) -> int:
-    if section != f"\\{last + 1}-grams:":
-        raise ValueError(f"section \\{last + 1}-grams: is expected, received {section[:20]!r}")
-    return last + 1
+        Raises:
+            ValueError: no ARPA file has it there.
+        """
+        if line and self.section == _END:
+            raise ValueError(f"nothing may follow {_END}")
+        if line in (_DATA, _END) or re.fullmatch(r"\\.*-grams:", line):
+            self._begin(line)
+        elif self.section == _DATA and line:
+            self._read_count(line)
+        elif self.section and line:
+            self._read_entry(line)
 
+    def _begin(self, section: str) -> None:
+        if section not in (_DATA, _END):
+            self._size += 1
+            if section != f"\\{self._size}-grams:":
+                raise ValueError(f"section \\{self._size}-grams: is expected, received {section[:20]!r}")
+        self.section = section
 
-def _read_entry(line: str, size: int, probabilities: dict[Gram, float], backoffs: dict[Gram, float]) -> None:
-    """Read a line of an ARPA file: log10 of a probability, the words of an n-gram, and perhaps log10 of its back-off weight.
+    def _read_count(self, line: str) -> None:
+        match = re.fullmatch(r"ngram\s+([0-9]{1,2})\s*=\s*([0-9]{1,18})", line)
+        if match is None or int(match[1]) in self.stated:
+            raise ValueError("ngram SIZE=COUNT is expected, each size once")
+        if count := int(match[2]):
+            self.stated[int(match[1])] = count
 
-    Raises:
-        ValueError: it is none, or the n-gram was read before.
-    """
-    probability, *words = (field for field in line.replace("\t", " ").split(" ") if field)
-    if not size <= len(words) <= size + 1:
-        raise ValueError(f"an n-gram of {size} words is expected")
-    gram = tuple(words[:size])
-    if gram in probabilities:
-        raise ValueError(f"'{' '.join(gram)}' is there twice")
-    if size > 1 and (unknown := [word for word in gram if (word,) not in probabilities]):
-        raise ValueError(f"'{unknown[0]}' is not among the 1-grams")
-    probabilities[gram] = _logarithm(probability, 0.0)
-    if len(words) > size:
-        backoffs[gram] = _logarithm(words[size], _MOST_BACKOFF)
+    def _read_entry(self, line: str) -> None:
+        """Read log10 of a probability, the words of an n-gram, and perhaps log10 of its back-off weight."""
+        probability, *words = (field for field in line.replace("\t", " ").split(" ") if field)
+        if not self._size <= len(words) <= self._size + 1:
+            raise ValueError(f"an n-gram of {self._size} words is expected")
+        gram = tuple(words[: self._size])
+        if gram in self.probabilities:
+            raise ValueError(f"'{' '.join(gram)}' is there twice")
+        if self._size > 1 and (unknown := [word for word in gram if (word,) not in self.probabilities]):
+            raise ValueError(f"'{unknown[0]}' is not among the 1-grams")
+        self.probabilities[gram] = _logarithm(probability, 0.0)
+        if len(words) > self._size:
+            self.backoffs[gram] = _logarithm(words[self._size], _MOST_BACKOFF)
 
 
 def _logarithm(text: str, most: float) -> float:
