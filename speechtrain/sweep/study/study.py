@@ -22,7 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from speechtrain.config.targets import Direction
-from speechtrain.errors import ConfigError, Problem
+from speechtrain.errors import ConfigError, Problem, first_line
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.space.space import Assignment, Choice, Domain, Scalar, Space
 from speechtrain.sweep.study.attributes import BEAT, FAILURE, JOB, OWNER, RETRY_OF, SETTINGS, SPACE, VERSION, TrialEntry, fail, finish
@@ -225,7 +225,8 @@ class Study:
             except UpdateFinishedTrialError:
                 continue
             self.storage.set_trial_system_attr(id_of(trial), OWNER, Process.current().to_dict())
-            return self._assign(trial, rank)
+            if (claimed := self._assign(trial, rank)) is not None:
+                return claimed
         return None
 
     def _claim_by_creating(self, ledger: Ledger) -> ClaimedTrial | None:
@@ -247,13 +248,25 @@ class Study:
             return None
         return self._assign(trial, won.rank)
 
-    def _assign(self, trial: FrozenTrial, rank: int) -> ClaimedTrial:
-        """Give a claimed trial its values: those of its slot, or of the trial it repeats, and what the sampler proposes for the others."""
+    def _assign(self, trial: FrozenTrial, rank: int) -> ClaimedTrial | None:
+        """Give a claimed trial its values: those of its slot, or of the trial it repeats, and what the sampler proposes for the others.
+
+        A trial fails, and None is returned, if `Study.enqueue_trial` gave it a value that the space does not have.
+        """
         trial_id = id_of(trial)
         self.claimed_ids.add(trial_id)
         if FIXED_PARAMS not in trial.system_attrs and rank < len(self.first) and self.first[rank]:
             self.storage.set_trial_system_attr(trial_id, FIXED_PARAMS, self.first[rank])
-        return ClaimedTrial(trial_id, trial.number, self._suggest(trial_id, trial.number), trial.system_attrs.get(RETRY_OF))
+        try:
+            assignment = self._suggest(trial_id, trial.number)
+        except (ValueError, TypeError) as error:
+            given = self.storage.get_trial(trial_id).system_attrs.get(FIXED_PARAMS)
+            if given is None:
+                raise
+            fail(self.storage, trial_id, f"the enqueued values {given} are not in the space: {first_line(error)}", final=True)
+            self.claimed_ids.discard(trial_id)
+            return None
+        return ClaimedTrial(trial_id, trial.number, assignment, trial.system_attrs.get(RETRY_OF))
 
     def _suggest(self, trial_id: int, number: int) -> Assignment:
         study = optuna.load_study(study_name=self.name, storage=self.storage, sampler=self.make_sampler(number), pruner=self.pruner)

@@ -21,7 +21,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from speechtrain.processes.identity import Process
-from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, complete, fail, prune
+from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, TrialEntry, complete, fail, prune
 from speechtrain.sweep.study.samplers import make_pruner
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.trial.context import TrialContext
@@ -77,6 +77,8 @@ class TrialHandle:
 
     def report(self, value: float, epoch: int) -> None:
         """Store the metric of an epoch, counted from 0, for the pruner; a trial of several objectives cannot report."""
+        if epoch in self.storage.get_trial(self.context.id).intermediate_values:  # trained once more, by a retry
+            return
         with contextlib.suppress(UpdateFinishedTrialError):
             self._optuna_trial().report(value, epoch)
 
@@ -88,6 +90,15 @@ class TrialHandle:
         """Return the completed trials of the study."""
         study_id = self.storage.get_study_id_from_name(self.context.study)
         return self.storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def earlier_attempts(self) -> Iterator[FrozenTrial]:
+        """Yield the failed trials that this one repeats, the latest first."""
+        study_id = self.storage.get_study_id_from_name(self.context.study)
+        number = self.context.retry_of
+        while number is not None:
+            trial = self.storage.get_trial(self.storage.get_trial_id_from_study_id_trial_number(study_id, number))
+            yield trial
+            number = TrialEntry(trial).retry_of
 
     def _optuna_trial(self) -> optuna.Trial:
         """Return the trial as Optuna's own object, with the pruner that the context brings along."""

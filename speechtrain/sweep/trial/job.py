@@ -14,12 +14,12 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, open_dict
 
 from speechtrain.backends.callbacks import Callback, Control
-from speechtrain.backends.checkpoint_files import FOLDER
+from speechtrain.backends.checkpoint_files import FOLDER as CHECKPOINTS
 from speechtrain.config.compose import check
 from speechtrain.config.targets import Direction
 from speechtrain.console import console, errors
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from speechtrain.training.result import Result
 
 log = logging.getLogger(__name__)
+
+OUTPUT = "output.log"
+"""File in a trial's folder with what it prints."""
+_RUN, _SEED_VALUES = "run", "seed_values"
+"""User attributes of a trial: folder and MLflow run id of its first seed's run, and the objectives of each seed so far."""
 
 
 class TrialCallback(Callback):
@@ -115,12 +120,45 @@ def run_trial(context: TrialContext, cfg: DictConfig, overrides: Sequence[str]) 
     return values[0] if len(values) == 1 else values
 
 
+_FOLDER = "folder"
+"""User attribute of a trial: the folder of its run, from which another attempt goes on."""
+_OF_ONE_ATTEMPT = (".hydra", OUTPUT)
+"""What stays in the folder of an attempt that failed, as do files that the next one has as well: its log."""
+
+
+def take_over(trial: TrialHandle, folder: Path) -> Mapping[str, Any]:
+    """Move what an earlier attempt has left into the folder of this one, if it has a checkpoint, and repeat its reports to the pruner.
+
+    Args:
+        trial: the trial that is about to be trained.
+        folder: folder of its run.
+
+    Returns:
+        The facts that the earlier attempt stored with its trial; empty if there is nothing to go on from.
+    """
+    trial.set_attribute(_FOLDER, str(folder.absolute()))
+    for earlier in trial.earlier_attempts():
+        place = Path(earlier.user_attrs.get(_FOLDER, folder))
+        if place == folder.absolute() or not any(place.glob(f"**/{CHECKPOINTS}/*")):
+            continue
+        for item in place.iterdir():
+            if item.name not in _OF_ONE_ATTEMPT and not (folder / item.name).exists():
+                shutil.move(item, folder / item.name)
+        for epoch, value in earlier.intermediate_values.items():
+            trial.report(value, epoch)
+        trial.set_constraints(earlier.constraints)
+        log.info("goes on from what trial %d has left", earlier.number)
+        return earlier.user_attrs
+    return {}
+
+
 def _train_or_prune(trial: TrialHandle, cfg: DictConfig, overrides: Sequence[str]) -> list[float]:
     try:
-        return _SeedTrainings(trial, cfg, overrides).run()
+        before = take_over(trial, Path(cfg.output_dir))
+        return _SeedTrainings(trial, cfg, overrides, before).run()
     except RunPruned:
         if not trial.context.keep_pruned:
-            for checkpoints in Path(cfg.output_dir).glob(f"**/{FOLDER}"):
+            for checkpoints in Path(cfg.output_dir).glob(f"**/{CHECKPOINTS}"):
                 shutil.rmtree(checkpoints, ignore_errors=True)
         raise
 
@@ -132,12 +170,13 @@ class _SeedTrainings:
         trial: the trial that is trained.
         cfg: its composed config.
         overrides: its command line.
+        before: facts that an earlier attempt stored with its trial, from whose checkpoints this one goes on.
 
     Raises:
         ConfigError: the config has problems.
     """
 
-    def __init__(self, trial: TrialHandle, cfg: DictConfig, overrides: Sequence[str]) -> None:
+    def __init__(self, trial: TrialHandle, cfg: DictConfig, overrides: Sequence[str], before: Mapping[str, Any]) -> None:
         check(cfg)
         self._trial = trial
         self._context = trial.context
@@ -145,6 +184,9 @@ class _SeedTrainings:
         self._overrides = overrides
         self._metrics = list(self._context.objectives) or [str(cfg.objective.metric)]
         self._folds = int(cfg.data.folds) if is_cross_validation(cfg) else 1
+        self._run_before = before.get(_RUN, {})
+        seeds = before.get(_SEED_VALUES, [])
+        self._seeds_before = [list(values) if isinstance(values, list) else [values] for values in seeds][: self._context.seeds]
         self._meter = CostMeter(trial, planned=cfg.trainer.epochs * self._context.seeds * self._folds)
 
     def run(self) -> list[float]:
@@ -153,8 +195,11 @@ class _SeedTrainings:
         Raises:
             RunPruned: the trial is not worth finishing, or breaks a constraint.
         """
-        by_seed: list[list[float]] = []
-        for index in range(self._context.seeds):
+        by_seed = list(self._seeds_before)
+        if by_seed:
+            folder = Path(_with_seed(self._cfg, 0).output_dir)
+            self._trial.set_attribute(_RUN, {**self._run_before, "folder": str(folder)})
+        for index in range(len(by_seed), self._context.seeds):
             result = self._train(index)
             directions = self._context.directions
             by_seed.append([_value(result, metric, direction) for metric, direction in zip(self._metrics, directions, strict=True)])
@@ -168,7 +213,7 @@ class _SeedTrainings:
         from speechtrain.train import train
 
         context = self._context
-        cfg = self._cfg if context.seeds == 1 else _with_seed(self._cfg, index)
+        cfg = _resumed(self._cfg if context.seeds == 1 else _with_seed(self._cfg, index))
         callback = TrialCallback(self._trial, context.report or self._metrics[0], reports=index == 0)
         prunes_folds = index == 0 and self._folds > 1
         wants_latency = "model/latency_ms" in self._metrics or any("latency_ms" in text for text in context.constraints)
@@ -192,7 +237,7 @@ class _SeedTrainings:
         run = {"folder": str(result.folder)}
         if "mlflow" in result.run_ids:
             run["mlflow_run_id"] = result.run_ids["mlflow"]
-        self._trial.set_attribute("run", run)
+        self._trial.set_attribute(_RUN, run)
 
     def _store_seeds(self, by_seed: Sequence[Sequence[float]]) -> None:
         """Store the values of the seeds so far, and after the last one their deviation.
@@ -200,7 +245,7 @@ class _SeedTrainings:
         Raises:
             RunPruned: the mean so far is worse than the median of other trials.
         """
-        self._trial.set_attribute("seed_values", [values[0] if len(values) == 1 else values for values in by_seed])
+        self._trial.set_attribute(_SEED_VALUES, [values[0] if len(values) == 1 else values for values in by_seed])
         if len(by_seed) < self._context.seeds:
             _prune_if_worse(self._trial, "seed", [values[0] for values in by_seed], self._context.seeds)
             return
@@ -214,6 +259,17 @@ def _with_seed(cfg: DictConfig, index: int) -> DictConfig:
         seeded.seed = cfg.seed + index
         seeded.output_dir = str(Path(cfg.output_dir) / f"seed_{seeded.seed}")
     return seeded
+
+
+def _resumed(cfg: DictConfig) -> DictConfig:
+    """Return the config of a run that goes on from the checkpoints in its folder; unchanged if there are none."""
+    folder = Path(cfg.output_dir)
+    if cfg.resume is not None or not any(folder.glob(f"**/{CHECKPOINTS}/*")):
+        return cfg
+    resumed = cfg.copy()
+    with open_dict(resumed):
+        resumed.resume = str(folder)
+    return resumed
 
 
 def _value(result: Result, metric: str, direction: Direction) -> float:
@@ -289,7 +345,7 @@ def _output(folder: Path, *, show: bool) -> Iterator[None]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     before = console.file, errors.file
-    with (folder / "output.log").open("a", encoding="utf-8") as file:
+    with (folder / OUTPUT).open("a", encoding="utf-8") as file:
         console.file = errors.file = file
         try:
             yield

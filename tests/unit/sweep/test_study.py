@@ -63,6 +63,21 @@ def test_a_trial_is_claimed_by_one_sweeper_only(make):
     assert one.claim() is None
 
 
+@pytest.mark.parametrize("values", [{"n": "c"}, {"x": "far"}])
+def test_a_trial_that_was_enqueued_with_a_value_outside_of_the_space_fails_alone(make, values):
+    study = make(first=[])
+    optuna.load_study(study_name="study", storage=study.storage).enqueue_trial(values)
+    study.plan()
+
+    claimed = study.claim()
+
+    assert claimed.number == 1
+    failed = study.trials()[0]
+    assert failed.state is TrialState.FAIL
+    assert f"the enqueued values {values} are not in the space" in failed.user_attrs["reason"]
+    assert len(study.plan().to_retry) == 0
+
+
 def test_a_retry_repeats_the_values_and_is_claimed_first(make):
     study = make()
     study.plan()

@@ -1,0 +1,111 @@
+"""Trials that fail in the middle of a training, and what the next attempt makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from conftest import TINY
+
+from speechtrain import compose
+from speechtrain.sweep.space.space import parse_space
+from speechtrain.sweep.study.samplers import sampler_factory
+from speechtrain.sweep.study.storage import open_storage
+from speechtrain.sweep.study.study import ClaimedTrial, Study
+from speechtrain.sweep.trial.context import TrialContext
+from speechtrain.sweep.trial.job import TrialCallback, run_trial
+from speechtrain.training.history import HISTORY, read_history
+
+pytestmark = pytest.mark.long
+
+EPOCHS = 4
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """A study of one trial, in its folder."""
+    url = f"journal:///{tmp_path}/study.journal"
+    return Study(
+        url,
+        open_storage(url),
+        "study",
+        directions=["minimize"],
+        space=parse_space(["seed=1"], {}),
+        settings={},
+        make_sampler=sampler_factory(None, conditional=False),
+        pruner=optuna.pruners.NopPruner(),
+        first=[],
+        n_trials=1,
+        retries=1,
+    )
+
+
+def train_next(study: Study, folder: Path, *overrides: str, **context: int) -> ClaimedTrial:
+    """Claim the next trial and train it in the folder of its number."""
+    study.plan()
+    claimed = study.claim()
+    assert claimed is not None
+    cfg = compose([*TINY, "model=mlp", f"trainer.epochs={EPOCHS}", *overrides], output_dir=folder / str(claimed.number))
+    about = TrialContext(study.url, study.name, claimed.id, claimed.number, ["val/loss"], retry_of=claimed.retry_of, **context)
+    run_trial(about, cfg, overrides)
+    return claimed
+
+
+def fail_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Let the first training fail once it has reported so many epochs."""
+    report = TrialCallback.on_epoch_end
+    count = 0
+
+    def on_epoch_end(self, epoch, metrics, control):
+        nonlocal count
+        report(self, epoch, metrics, control)
+        count += 1
+        if count == epochs:
+            raise RuntimeError("the machine went away")
+
+    monkeypatch.setattr(TrialCallback, "on_epoch_end", on_epoch_end)
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    """The losses and rates of each epoch, which are the same whenever they are computed."""
+    return [{name: value for name, value in each.items() if not name.startswith(("time/", "train/audio"))} for each in read_history(folder)]
+
+
+def test_a_retried_trial_goes_on_from_its_checkpoint_with_the_numbers_of_one_that_never_failed(study, tmp_path, monkeypatch):
+    fail_after(monkeypatch, EPOCHS - 1)
+    with pytest.raises(RuntimeError):
+        train_next(study, tmp_path)
+    trained = []
+    monkeypatch.setattr(TrialCallback, "on_train_start", lambda _self, total, first: trained.append((first, total)))
+
+    again = train_next(study, tmp_path)
+    whole = compose([*TINY, "model=mlp", f"trainer.epochs={EPOCHS}"], output_dir=tmp_path / "whole")
+    from speechtrain import train
+
+    expected = train(whole)
+
+    assert trained == [(EPOCHS - 2, EPOCHS)]  # the checkpoint of the epoch that failed was not written
+    failed, done = study.trials()
+    assert (failed.state.name, done.state.name) == ("FAIL", "COMPLETE")
+    assert losses(tmp_path / str(again.number) / HISTORY) == losses(tmp_path / "whole" / HISTORY)
+    assert done.value == min(epoch["val/loss"] for epoch in expected.history)
+    assert list(done.intermediate_values.values()) == [epoch["val/loss"] for epoch in expected.history]
+    assert not (tmp_path / "0" / "checkpoints").exists()
+
+
+def test_a_retried_trial_trains_no_seed_again_that_was_finished(study, tmp_path, monkeypatch):
+    fail_after(monkeypatch, EPOCHS + 2)
+    with pytest.raises(RuntimeError):
+        train_next(study, tmp_path, seeds=2)
+    trained = []
+    monkeypatch.setattr(TrialCallback, "on_train_start", lambda _self, total, first: trained.append((first, total)))
+
+    train_next(study, tmp_path, seeds=2)
+
+    assert trained == [(1, EPOCHS)]
+    failed, done = study.trials()
+    assert done.user_attrs["seed_values"][:1] == failed.user_attrs["seed_values"]
+    assert len(done.user_attrs["seed_values"]) == 2
+    assert done.user_attrs["run"] == {"folder": str(tmp_path / "1" / "seed_1")}
+    assert (tmp_path / "1" / "seed_1" / HISTORY).is_file()
