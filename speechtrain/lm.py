@@ -38,7 +38,7 @@ def make(cfg: LmConfig) -> NGram:
     if not cfg.text:
         raise ConfigError([Problem("text", "names no file", "text=corpus.txt")])
     split = _splitter(cfg)
-    sentences = [split(text) for text in _texts([str(name) for name in cfg.text])]
+    sentences = [split(text, where) for where, text in _texts([str(name) for name in cfg.text])]
     out = user_path(cfg.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -49,43 +49,52 @@ def make(cfg: LmConfig) -> NGram:
             write_text(user_path(cfg.lexicon), "".join(f"{word}\n" for word in sorted(counts)))
     except OSError as error:
         raise unwritable(Path(error.filename or out), error, "out") from error
-    words = sum(map(len, sentences))
-    console.print(
-        f"text        {len(sentences):,} sentences, {words:,} {cfg.units}, {len(set(itertools.chain(*sentences))):,} different",
-        markup=False,
-    )
+    words, different = sum(map(len, sentences)), len(set(itertools.chain(*sentences)))
+    console.print(f"text        {len(sentences):,} sentences, {words:,} {cfg.units}, {different:,} different", markup=False)
     if cfg.heldout is not None:
-        console.print(
-            f"perplexity  {model.perplexity(split(text) for text in _texts([str(cfg.heldout)])):.1f} on {cfg.heldout}", markup=False
-        )
+        perplexity = model.perplexity(split(text, where) for where, text in _texts([str(cfg.heldout)]))
+        console.print(f"perplexity  {perplexity:.1f} on {cfg.heldout}", markup=False)
     console.print(f"model       {out}", markup=False)
     return model
 
 
-def _splitter(cfg: LmConfig) -> Callable[[str], list[str]]:
-    """Return what splits a line into units: words, or the tokens of a model."""
+def _splitter(cfg: LmConfig) -> Callable[[str, str], list[str]]:
+    """Return what splits a line, with the place of it for messages, into units: words, or the tokens of a model.
+
+    It raises `DataError` where the model lacks tokens of a line.
+    """
     if cfg.source is None:
         if cfg.units == "tokens":
             raise ConfigError([Problem("units", "is tokens, which are a model's", "name it: from=last")])
-        return str.split
+        return lambda text, _: text.split()
     _, stored, vocabulary = stored_for(cfg)
     normalize = normalizer(stored.data.normalize)
     if cfg.units == "words":
-        return lambda text: normalize(text).split()
+        return lambda text, _: normalize(text).split()
     from speechtrain.decode.beam import names_of
 
     tokenizer = build("tokenizer", stored.tokenizer, vocabulary=vocabulary)
     names = names_of(tokenizer)
-    return lambda text: [names[label] for label in tokenizer.encode(normalize(text))]
+
+    def tokens(text: str, where: str) -> list[str]:
+        normal = normalize(text)
+        if unknown := list(dict.fromkeys(tokenizer.unknown(normal))):
+            lacking = ", ".join(f"{token!r:.40}" for token in unknown[:10])
+            fix = "write the text as the model's, for example in small letters, or leave such lines out"
+            raise DataError(f"{where}: {normal[:60]!r} holds {lacking}, which the model has no token for\n    -> {fix}")
+        return [names[label] for label in tokenizer.encode(normal)]
+
+    return tokens
 
 
-def _texts(files: Sequence[str]) -> Iterator[str]:
+def _texts(files: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the texts of files, each with `FILE:NUMBER` before it."""
     for name in files:
         path = user_path(name)
         for number, line in lines_of(path, "give a file with a sentence a line"):
             text = _text_of(line, f"{path}:{number}") if ".jsonl" in path.name and line.strip() else line
             if text.strip():
-                yield text
+                yield f"{path}:{number}", text
 
 
 def _text_of(line: str, where: str) -> str:

@@ -21,7 +21,7 @@ from speechtrain.config.extras import how_to_install
 from speechtrain.data.text.lines import lines_of
 from speechtrain.decode.base import Hypothesis
 from speechtrain.decode.greedy import GreedyDecoder
-from speechtrain.decode.ngram import BEGIN, END, Gram, LanguageModel, open_language_model
+from speechtrain.decode.ngram import BEGIN, END, UNKNOWN, Gram, LanguageModel, open_language_model
 from speechtrain.errors import ConfigError, DataError, Problem
 from speechtrain.files import user_path
 
@@ -252,7 +252,8 @@ def _check_known(model: LanguageModel | None, words: Sequence[str], path: str | 
         fix = "give a model over words with decoder.lexicon=FILE; without a lexicon one over tokens (speechtrain.lm from=... units=tokens)"
         raise ConfigError([Problem("decoder.lm", message, fix)])
     if missing and len(missing) < len(words):
-        log.warning("%s lacks %d of %d words: %s", path, len(missing), len(words), ", ".join(missing[:10]))
+        never = "" if UNKNOWN in model else "; without <unk> in it they can never come out"
+        log.warning("%s lacks %d of %d words: %s%s", path, len(missing), len(words), ", ".join(missing[:10]), never)
 
 
 def _tree(spellings: Sequence[Sequence[int]]) -> dict[Any, Any]:

@@ -54,7 +54,7 @@ class NGram:
         return (word,) in self._probabilities
 
     def log_prob(self, history: Gram, word: str) -> float:
-        """Return the natural logarithm of the probability of a word; an unknown one counts as `<unk>`."""
+        """Return the natural logarithm of the probability of a word; an unknown one counts as `<unk>`, and without it never comes."""
         if (word,) not in self._probabilities:
             word = UNKNOWN
         gram: Gram = (*history[max(0, len(history) - self.order + 1) :], word)
@@ -146,7 +146,6 @@ class NGram:
         found = Counter(map(len, file.probabilities))
         if file.stated != found:
             raise DataError(f"{path}: holds {_counts(found)}, and states {_counts(file.stated)}\n    -> {_FIX}")
-        file.probabilities.setdefault((UNKNOWN,), _NEVER)
         return cls(max(found), file.probabilities, file.backoffs)
 
 

@@ -440,7 +440,12 @@ def test_every_command_takes_an_archive(trained: Path, spoken: dict[str, str], t
     assert (tmp_path / "again/model.onnx").is_file()
     again = speechtrain.compose([*TRAINED, "trainer.epochs=1", "optimizer.lr=1e-9", "init_from=run.zip"], output_dir=tmp_path / "warm")
     assert speechtrain.train(again).metrics["test/cer"] < 0.1
-    assert here("lm", "from=run.zip", "units=tokens", f"text={_text(tmp_path, spoken)}", "out=c.arpa", "order=2") == 0
+    text_file = _text(tmp_path, spoken)
+    assert here("lm", "from=run.zip", "units=tokens", f"text={text_file}", "out=c.arpa", "order=2") == 0
+    (tmp_path / "upper.txt").write_text(Path(text_file).read_text() + text.upper())
+    with pytest.raises(DataError, match=rf"upper\.txt:\d+: '{text.upper()}' holds '{text[0].upper()}'.*, which the model has no token for"):
+        here("lm", "from=run.zip", "units=tokens", "text=upper.txt", "out=upper.arpa")
+    assert not (tmp_path / "upper.arpa").exists()
     capsys.readouterr()
 
 

@@ -74,7 +74,8 @@ class LibriSpeech(ListedCorpus):
         """List the lines of all transcripts."""
         for transcript in sorted(folder.rglob("*.trans.txt")):
             for where, line in numbered_lines(transcript):
-                name, _, text = line.strip().partition(" ")
+                name, *rest = re.split("[ \t]+", line.strip(), maxsplit=1)
+                text = rest[0] if rest else ""
                 yield Entry(name, transcript.with_name(f"{name}.flac"), text, name.partition("-")[0], where=where)
 
 
@@ -187,7 +188,13 @@ class CommonVoice(ListedCorpus):
                 f"{path}: needs the columns 'path' and 'sentence', received {names[:8]}\n    -> give a list of Common Voice's own"
             )
         for where, line in lines[1:]:
-            values = dict.fromkeys(names, "") | dict(zip(names, line.split("\t"), strict=False))  # quotation marks are part of the text
+            fields = line.split("\t")  # quotation marks are part of the text
+            values = dict.fromkeys(names, "") | dict(zip(names, fields, strict=False))
+            problem = None
+            if len(fields) != len(names):
+                problem = f"has {len(fields)} fields, and the header names {len(names)} columns, received {line[:60]!r}"
+            elif Path(values["path"]).name != values["path"]:
+                problem = f"'{values['path'][:60]}' leaves the folder of the clips"
             clip = values["path"] if values["path"].endswith(".mp3") else f"{values['path']}.mp3"
             yield Entry(
                 Path(clip).stem,
@@ -196,7 +203,7 @@ class CommonVoice(ListedCorpus):
                 values.get("client_id"),
                 where=where,
                 custom={key: values[key] for key in ("age", "gender", "accents", "accent") if values.get(key)},
-                problem=f"'{clip}' leaves the folder of the clips" if Path(clip).name != clip else None,
+                problem=problem,
             )
 
 

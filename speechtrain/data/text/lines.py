@@ -80,13 +80,26 @@ def lines_of(path: Path, fix: str = _FIX) -> Iterator[tuple[int, str]]:
                     raise DataError(f"{path}:{number}: is longer than {_LONGEST_LINE >> 20} MiB\n    -> {fix}")
                 if most is not None and size > most:
                     raise DataError(f"{path}: unpacks to more than {_RATIO} times its size, as no text does\n    -> {fix}")
+                if number == 1 and (name := _wide_encoding(line)) is not None:
+                    raise DataError(f"{path}:1: is in {name}\n    -> {fix}; iconv -f {name} -t UTF-8 FILE converts it")
                 own = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 yield number, own.removesuffix(b"\n").removesuffix(b"\r").decode()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})\n    -> {fix}") from None
     except UnicodeDecodeError as error:
         wrong = f"byte 0x{error.object[error.start]:02x}, number {error.start + 1} of the line, is not UTF-8 ({error.reason})"
-        raise DataError(f"{path}:{number}: {wrong}\n    -> {fix}; iconv -f LATIN1 -t UTF-8 FILE converts one in Latin-1") from None
+        name = "CP1252" if 0x80 <= error.object[error.start] <= 0x9F else "LATIN1"  # which has control characters there
+        raise DataError(f"{path}:{number}: {wrong}\n    -> {fix}; iconv -f {name} -t UTF-8 FILE converts it, if it is {name}") from None
+
+
+def _wide_encoding(line: bytes) -> str | None:
+    """Return UTF-16 or UTF-32 where a file's first line is in one of them; None: it is not."""
+    if line.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    zeros = bytes(byte == 0 for byte in line[:4])
+    return {b"\0\1\0\1": "UTF-16LE", b"\1\0\1\0": "UTF-16BE"}.get(zeros)
 
 
 def _unpacked(file: BinaryIO, path: Path) -> BinaryIO:

@@ -188,6 +188,20 @@ def test_a_lexicon_may_spell_words_in_several_ways(tmp_path: Path) -> None:
     assert {word: len(ways) for word, ways in found.items()} == {"one": 2, "two": 1}
 
 
+def test_words_that_a_language_model_lacks_are_told_and_that_they_can_never_come_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = lexicon(tmp_path, "one", "two", "three")
+    NGram.estimate([["one", "three"]], 2).write(tmp_path / "lm.arpa")
+    BeamDecoder(DIGITS, lexicon=words, lm=str(tmp_path / "lm.arpa"))
+    assert caplog.text.endswith("lm.arpa lacks 1 of 3 words: two\n")
+    arpa = (tmp_path / "lm.arpa").read_text()
+    kept = [line for line in arpa.splitlines() if "<unk>" not in line]
+    (tmp_path / "lm.arpa").write_text("\n".join(kept).replace("ngram 1=5", "ngram 1=4"))
+    BeamDecoder(DIGITS, lexicon=words, lm=str(tmp_path / "lm.arpa"))
+    assert caplog.text.endswith("lm.arpa lacks 1 of 3 words: two; without <unk> in it they can never come out\n")
+
+
 def test_a_language_model_about_other_words_is_refused(tmp_path: Path) -> None:
     NGram.estimate([["vier", "acht"]], 2).write(tmp_path / "lm.arpa")
     with pytest.raises(ConfigError, match="knows none of the 3 words"):

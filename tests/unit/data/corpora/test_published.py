@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import corpora
@@ -118,6 +119,27 @@ def test_kaldi_segments_are_parts_of_their_recordings(tmp_path: Path) -> None:
     assert len(speakers(data, "train")) == 2
     for cut in data.corpus.splits["train"]:
         np.testing.assert_allclose(read_audio(cut, 16000), corpora.tones(cut.text)[: cut.num_samples], atol=1e-4)
+
+
+def test_rows_of_common_voice_with_more_or_fewer_fields_than_the_header_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = corpora.common_voice(tmp_path)
+    path = root / "cy" / "train.tsv"
+    header, first, second, *rest = path.read_text(encoding="utf-8").splitlines()
+    broken = [first.replace("\t", "\tx\t", 1), second.rpartition("\t")[0]]
+    path.write_text("\n".join([header, *broken, *rest]), encoding="utf-8")
+    prepared(["data=common_voice", f"data.root={root}", "data.language=cy", *QUIET])
+    columns = header.count("\t") + 1
+    assert f"train.tsv:2: has {columns + 1} fields, and the header names {columns} columns, received" in caplog.text
+    assert f"train.tsv:3: has {columns - 1} fields, and the header names {columns} columns, received" in caplog.text
+
+
+def test_transcripts_may_part_ids_by_tabs(tmp_path: Path) -> None:
+    root = corpora.librispeech(tmp_path, ("dev-clean",))
+    for path in root.rglob("*.trans.txt"):
+        path.write_text(re.sub(r"(?m)^(\S+) ", r"\1\t ", path.read_text()).replace("\t ", "\t", 1))
+    found = LibriSpeech(str(root), ["dev-clean"], [], []).load(None)
+    assert len(found.splits["train"]) == 8
+    assert not found.skipped
 
 
 def test_kaldis_channels_are_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

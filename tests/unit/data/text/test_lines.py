@@ -76,3 +76,22 @@ def test_json_that_would_break_a_later_step_is_refused(text: str, reason: str) -
     with pytest.raises(DataError, match=reason):
         parse_json(text)
     assert parse_json(r'{"text": "\ud83d\ude00", "words": [[1], [2]]}') == {"text": "\U0001f600", "words": [[1], [2]]}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [
+        ("utf-16", r"a\.txt:1: is in UTF-16\n"),
+        ("utf-16-le", r"a\.txt:1: is in UTF-16LE\n"),
+        ("utf-16-be", r"a\.txt:1: is in UTF-16BE\n"),
+        ("utf-32", r"a\.txt:1: is in UTF-32\n"),
+        ("cp1252", r"a\.txt:2: byte 0x93, number 1 of the line, is not UTF-8 .*\n.*iconv -f CP1252 -t UTF-8 FILE"),
+        ("latin-1", r"a\.txt:3: byte 0xe9, number 4 of the line, is not UTF-8 .*\n.*iconv -f LATIN1 -t UTF-8 FILE"),
+    ],
+)
+def test_other_encodings_are_refused_by_their_names(tmp_path: Path, encoding: str, told: str) -> None:
+    path = tmp_path / "a.txt"
+    quoted = "\u201cone\u201d" if encoding != "latin-1" else "one"
+    path.write_bytes(f"one\n{quoted}\ncaf\u00e9\n".encode(encoding))
+    with pytest.raises(DataError, match=told):
+        read_text(path)
