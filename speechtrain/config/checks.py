@@ -175,7 +175,13 @@ _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
-_NOT_PASSED = {"data": LOADING_KEYS, "backend": frozenset({"name"}), "task": frozenset({"metric"}), "model": frozenset({"size"})}
+_NOT_PASSED = {
+    "data": LOADING_KEYS,
+    "backend": frozenset({"name"}),
+    "task": frozenset({"metric"}),
+    "tokenizer": frozenset({"metric"}),
+    "model": frozenset({"size"}),
+}
 
 
 def arguments(group: str, node: DictConfig) -> dict[str, Any]:
@@ -290,7 +296,9 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
     yield from _decoder_problems(cfg)
     yield from _export_problems(cfg)
     if directions := task_directions(str(cfg.task.get("_target_"))):
-        yield from unknown_metrics({path: OmegaConf.select(cfg, path) for path in _MONITORS}, directions)
+        phonemes = class_constant(str(cfg.tokenizer.get("_target_")), "counts_phonemes")
+        measured = [name for name in directions if name != "per" or phonemes]
+        yield from unknown_metrics({path: OmegaConf.select(cfg, path) for path in _MONITORS}, measured)
     yield from _keras_problems(cfg)
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")

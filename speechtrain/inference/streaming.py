@@ -38,9 +38,9 @@ def check_streams(recognizer: Recognizer) -> Stream:
         fix = "train model=lstm, or model=conformer model.chunk_frames=16, with backend=torch"
         problems.append(Problem("streaming", f"{name} needs whole utterances", fix))
     features: object = recognizer.features
-    if not isinstance(features, LogMel) or features.normalize != "none" or features.top_db is not None:
-        fix = "train with features.normalize=none features.top_db=null"
-        problems.append(Problem("streaming", "the model's features are normalised over whole utterances", fix))
+    if not isinstance(features, LogMel) or features.normalize != "none" or features.top_db is not None or features.remove_dc:
+        fix = "train with features.normalize=none features.top_db=null features.remove_dc=false"
+        problems.append(Problem("streaming", "the model's features are computed from whole utterances", fix))
     if problems:
         raise ConfigError(problems)
     assert stream is not None

@@ -44,6 +44,8 @@ class Ctc(Task):
         label_smoothing: float = 0.0,
     ) -> None:
         self.tokenizer = tokenizer
+        if not getattr(tokenizer, "counts_phonemes", False):
+            self.directions = {name: direction for name, direction in type(self).directions.items() if name != "per"}
         self.decoder = decoder
         self.on_infeasible = on_infeasible
         self.consistency = consistency

@@ -16,6 +16,9 @@ RUN_FILE = "run.json"
 NUMBERED_FROM = "epochs_in_names_from"
 """Key of `run.json`: the number that names of checkpoints have for the first epoch; a run without it began when that was 0."""
 
+BEST_CHECKPOINT = "best_checkpoint"
+"""Key of `run.json`: the file name of the best checkpoint, which is known at the end of the training."""
+
 
 def read_run_file(folder: Path) -> dict[str, Any]:
     """Return the content of `run.json` in a folder; empty if there is none that can be read."""
@@ -78,7 +81,8 @@ def find_weights(name: str, key: str) -> Path:
     folder, checkpoint = find_run(name, key)
     if is_file(user_path(name.strip("'\""))) and checkpoint is not None:
         return checkpoint
-    weights = best_checkpoint(folder) or checkpoint
+    named = folder / FOLDER / Path(str(read_run_file(folder).get(BEST_CHECKPOINT, ""))).name
+    weights = named if is_file(named) else best_checkpoint(folder) or checkpoint
     if weights is None:
         raise ConfigError([Problem(key, f"{folder} has no checkpoint", "give a run that has finished an epoch, or a checkpoint")])
     return weights

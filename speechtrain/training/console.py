@@ -70,8 +70,8 @@ class ConsoleProgress(Callback):
         parts = [f"{name} {format_metric(name, metrics[name])}" for name in names if name in metrics]
         took = time.perf_counter() - self._started
         self._started = time.perf_counter()
-        metric = self._metric
-        if self._history is not None and metric is not None and metric in metrics and self._history.improved_within(metric, 1):
+        best = self._history.best(self._metric) if self._history is not None and self._metric is not None else None
+        if best is not None and best[0] == epoch:
             parts.append("best so far")
         console.print(f"epoch {epoch + 1:3d}/{self._epochs}  {'  '.join(parts)}  {took:.1f} s")
 

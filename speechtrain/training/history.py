@@ -53,13 +53,13 @@ class History(Callback):
         return values[-1][1] if values else None
 
     def best(self, metric: str) -> tuple[int, float] | None:
-        """Return (epoch, value) of the best value, the first of equals; None: it was never measured.
+        """Return (epoch, value) of the best value, the last of equals, as the best checkpoint is; None: it was never measured.
 
         Raises:
             KeyError: the metric has no better and worse.
         """
         sign = 1 if self._direction(metric) == "minimize" else -1
-        return min(self.values(metric), key=lambda item: sign * item[1], default=None)
+        return min(reversed(self.values(metric)), key=lambda item: sign * item[1], default=None)
 
     def average(self, metric: str, count: int) -> float | None:
         """Return the mean of the last `count` values; None: it was never measured."""
@@ -67,9 +67,9 @@ class History(Callback):
         return statistics.fmean(values) if values else None
 
     def improved_within(self, metric: str, epochs: int) -> bool:
-        """Return whether the best value was reached in the last `epochs` epochs."""
+        """Return whether the best value was reached for the first time in the last `epochs` epochs."""
         best = self.best(metric)
-        return best is not None and best[0] >= len(self.epochs) - epochs
+        return best is not None and all(value != best[1] for epoch, value in self.values(metric) if epoch < len(self.epochs) - epochs)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

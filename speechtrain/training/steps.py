@@ -20,7 +20,7 @@ from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, unwri
 from speechtrain.files import is_file, remove_unfinished, user_path, write_text
 from speechtrain.inference.archive import weights_of
 from speechtrain.processes import interrupts
-from speechtrain.tracking.run_folder import NUMBERED_FROM, find_run, find_weights, read_run_file, write_run_file
+from speechtrain.tracking.run_folder import BEST_CHECKPOINT, NUMBERED_FROM, find_run, find_weights, read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Model, ModelInfo, TrainingPlan
@@ -310,6 +310,8 @@ def fit(run: Experiment, plan: TrainingPlan, loaders: Loaders, history: History,
         progress.close()
     if trained.pruned:
         raise RunPruned(trained.stop_reason)
+    if trained.best_checkpoint is not None:
+        write_run_file(run.folder, {BEST_CHECKPOINT: trained.best_checkpoint.name})
     return trained
 
 

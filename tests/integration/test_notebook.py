@@ -93,7 +93,7 @@ def test_a_run_holds_its_data_times_machine_pictures_and_pages(place: Path) -> N
     assert inputs["test"].digest != inputs["training"].digest
     assert str(place / "corpus") in inputs["test"].source
     metrics = run.data.metrics
-    assert {"time/data_s", "time/step_s", "time/eval_s", "best/val/wer", "best/epoch"} <= set(metrics)
+    assert {"time/data_s", "time/step_s", "time/eval_s", "best/val/cer", "best/epoch"} <= set(metrics)
     assert {"system/cpu_utilization_percentage", "system/process_memory_megabytes"} <= set(metrics)
     steps = [item.step for item in client_of(place).get_metric_history(run.info.run_id, "step/loss")]
     assert steps
@@ -232,7 +232,7 @@ def test_runs_are_compared_in_the_terminal_and_in_files(place: Path) -> None:
     assert float(rows[1]["test/wer"]) == bad.data.metrics["test/wer"]
     assert (place / "compared" / "compare.md").read_text().count("|---") >= 5
     page = (place / "compared" / "compare.html").read_text()
-    assert "val/wer" in page
+    assert "val/cer" in page
     assert "Plotly.newPlot" in page
     assert yaml.safe_load((place / "compared" / "best.yaml").read_text())["seed"] == 1
 

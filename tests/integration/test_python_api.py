@@ -13,6 +13,7 @@ from conftest import SHARED_DATA, TINY
 import speechtrain
 from speechtrain.backends.callbacks import Callback
 from speechtrain.errors import ConfigError, DataError
+from speechtrain.tracking.run_folder import BEST_CHECKPOINT, read_run_file
 
 pytestmark = pytest.mark.long
 
@@ -20,11 +21,12 @@ pytestmark = pytest.mark.long
 def test_a_config_trains_and_gives_its_results_back(tmp_path: Path) -> None:
     cfg = speechtrain.compose([*TINY, "model=tdnn", "trainer.epochs=3", "data.batch_size=8"])
     result = speechtrain.train(cfg)
-    assert result.objective == min(epoch["val/wer"] for epoch in result.history)
+    assert result.objective == min(epoch["val/cer"] for epoch in result.history)
     assert {"test/wer", "test/cer", "test/loss", "train/loss"} <= set(result.metrics)
     assert len(result.samples) == 8
     assert result.checkpoint is not None
     assert result.checkpoint.is_relative_to(tmp_path)
+    assert read_run_file(result.folder)[BEST_CHECKPOINT] == result.checkpoint.name
 
 
 @pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "mlp"])
@@ -68,7 +70,7 @@ def test_options_of_training_run(options: list[str]) -> None:
 def test_without_validation_the_objective_must_be_another(corpus: Callable[..., Path]) -> None:
     root = corpus(["ab", "ba"] * 4)
     overrides = ["data=manifest", f"data.root={root}", "features=logmel_8k", "model=mlp", "trainer.epochs=1", "tracking=[]"]
-    with pytest.raises(ConfigError, match=r"objective.metric: is val/wer, but there are no validation utterances"):
+    with pytest.raises(ConfigError, match=r"objective.metric: is val/cer, but there are no validation utterances"):
         speechtrain.train(speechtrain.compose(overrides))
     result = speechtrain.train(speechtrain.compose([*overrides, "objective.metric=train/loss"]))
     assert result.objective == result.metrics["train/loss"]

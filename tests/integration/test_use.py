@@ -299,7 +299,7 @@ def test_what_cannot_be_heard_is_named_and_the_others_are_transcribed(
 def test_a_live_signal_has_the_text_of_the_whole(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from speechtrain.inference.streaming import LiveFeatures, check_streams
 
-    plain = ["features.normalize=none", "features.top_db=null"]
+    plain = ["features.normalize=none", "features.top_db=null", "features.remove_dc=false"]
     cfg = speechtrain.compose([*TINY, *model, *plain, "trainer.epochs=1", "data.batch_size=8"], output_dir=tmp_path / "live")
     speechtrain.train(cfg)
     loaded = speechtrain.load(str(tmp_path / "live"))

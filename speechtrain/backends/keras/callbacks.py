@@ -257,7 +257,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         outranked = []
         if self.options.save_top_k and value is not None and math.isfinite(value):
             sign = 1 if self.monitor.mode == "min" else -1
-            ranked = sorted([*self.best, (f"{BEST}{name}.keras", value)], key=lambda item: sign * item[1])
+            ranked = sorted([(f"{BEST}{name}.keras", value), *self.best], key=lambda item: sign * item[1])  # of equals the last
             best = ranked[: self.options.save_top_k]
             targets += [each for each, _ in best if each not in dict(self.best)]
             outranked = [each for each, _ in self.best if each not in dict(best)]

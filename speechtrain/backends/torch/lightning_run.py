@@ -107,8 +107,8 @@ class LightningRun:
             stop_reason = f"{self._stopper.monitor} has not improved for {self._stopper.patience} epochs"
         result = TrainResult(history=module.history, stop_reason=stop_reason, pruned=module.control.pruned)
         best = self._checkpoints.get("best")
-        if best is not None and best.best_model_path:
-            result.best_checkpoint = Path(best.best_model_path)
+        if best is not None and best.best_path is not None:
+            result.best_checkpoint = best.best_path
             result.best_value = float(best.best_model_score) if best.best_model_score is not None else None
         last = self._folder / f"{LAST}.ckpt"
         result.last_checkpoint = last if "last" in self._checkpoints and last.is_file() else None
@@ -164,6 +164,19 @@ class NamedCheckpoint(ModelCheckpoint):
         """Return the role in front of the key that Lightning makes of the settings."""
         key = super().state_key.replace(type(self).__qualname__, "Keeper", 1)  # as checkpoints have it since the class was called so
         return f"{self.role} {key}"
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
+        """Return whether a value belongs to the best; of equal ones the last does, where Lightning keeps the first."""
+        equal = current is not None and torch.equal(current, self.best_k_models.get(self.kth_best_model_path, torch.tensor(torch.nan)))
+        if equal and self.save_top_k > 0:
+            return trainer.strategy.reduce_boolean_decision(decision=True)
+        return super().check_monitor_top_k(trainer, current)
+
+    @property
+    def best_path(self) -> Path | None:
+        """Return the best checkpoint, the last one of those with the same value; None: there is none yet."""
+        best = [path for path, value in self.best_k_models.items() if value == self.best_model_score]
+        return Path(best[-1]) if best else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state, also of a run whose folder was moved, in which Lightning would look for the checkpoints where they were."""

@@ -23,6 +23,8 @@ class LogMel(Target):
     preemphasis: float = number(ge=0, lt=1)
     normalize: str = choice("utterance", "band", "none")
     top_db: float | None = number(gt=0)
+    silence_db: float | None = number(gt=0)
+    remove_dc: bool = MISSING
 
     def rules(self) -> Iterator[Rule]:
         nyquist = self.sample_rate / 2
@@ -51,7 +53,14 @@ class StoredFeatures(Target):
 
 
 @dataclass
-class TokenList(Target):
+class TextTokenizer(Target):
+    """A tokenizer of texts with the `metric` that `task=ctc` is judged by; it is not passed to `_target_`."""
+
+    metric: str = MISSING
+
+
+@dataclass
+class TokenList(TextTokenizer):
     vocabulary_file: str = MISSING
     blank: str = choice("first", "last")
 
@@ -71,23 +80,23 @@ class Label(Target):
 
 
 @dataclass
-class Char(Target):
+class Char(TextTokenizer):
     lowercase: bool = MISSING
 
 
 @dataclass
-class Bpe(Target):
+class Bpe(TextTokenizer):
     vocab_size: int = number(ge=2, most=1_000_000)
 
 
 @dataclass
-class Words(Target):
+class Words(TextTokenizer):
     min_count: int = number(ge=1)
     unknown: str | None = MISSING
 
 
 @dataclass
-class Phonemes(Target):
+class Phonemes(TextTokenizer):
     lexicon: str | None = MISSING
     language: str = MISSING
     stress: bool = MISSING

@@ -10,6 +10,7 @@ import threading
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from speechtrain.data.audio import Audio
@@ -85,6 +86,10 @@ class LogMel:
         preemphasis: x[n] - preemphasis * x[n-1]; 0 turns it off.
         top_db: energies further than this below the utterance's loudest are raised to that level; None: none is.
         normalize: `utterance` (one mean and deviation for all bands), `band` (for each band), `none`.
+        silence_db: frames whose energy lies further than this below that of the loudest are silence: normalisation leaves them out, and
+            they get the lowest value of each band in the others, as digital zeros between two sentences are no pause that a model knows.
+            Nothing is changed with `normalize=none`, which knows no whole utterance. None: no frame is silence.
+        remove_dc: subtract the mean of the recording; samples of exactly zero, which were put there later, are left as they are.
 
     Raises:
         ConfigError: the bands are so narrow that some hold no frequency of the spectrum.
@@ -103,6 +108,8 @@ class LogMel:
         preemphasis: float,
         normalize: str,
         top_db: float | None = None,
+        silence_db: float | None = None,
+        remove_dc: bool = False,
     ) -> None:
         self.sample_rate = sample_rate
         self.size = n_mels
@@ -114,7 +121,11 @@ class LogMel:
         self.preemphasis = preemphasis
         self.normalize = normalize
         self.top_db = top_db
+        self.silence_db = silence_db
+        self.remove_dc = remove_dc
         self.identity = f"power spectrum 1, {sample_rate} Hz, window {self.win_length}, hop {self.hop_length}, preemphasis {preemphasis}"
+        if remove_dc:
+            self.identity += ", without DC"
         self._window = torch.hann_window(self.win_length, dtype=torch.float32)
         self._filters: dict[float, torch.Tensor] = {}
         if empty := int((self.filters().sum(0) == 0).sum()):
@@ -139,7 +150,7 @@ class LogMel:
 
     def spectrum(self, samples: Audio) -> torch.Tensor:
         """Compute the power spectrum (T, K) of samples (N,), K = n_fft / 2 + 1; the ends are padded with silence."""
-        signal = torch.from_numpy(samples)
+        signal = torch.from_numpy(without_dc(samples) if self.remove_dc else samples)
         if self.preemphasis:
             signal = torch.cat([signal[:1], signal[1:] - self.preemphasis * signal[:-1]])
         spectrum = torch.stft(
@@ -191,7 +202,13 @@ class LogMel:
         """Take logarithms of mel energies (T, M), which are overwritten, and normalise them (T, F); silence throughout gives zeros."""
         floor = _FLOOR if self.top_db is None else max(_FLOOR, float(mel.max()) * 10 ** (-self.top_db / 10))
         features = mel.clamp_min(floor).log_()
-        return normalize_features(features, self.normalize)
+        if self.silence_db is None or self.normalize == "none":
+            return normalize_features(features, self.normalize)
+        energies = mel.sum(1)
+        spoken = energies >= energies.max() * 10 ** (-self.silence_db / 10)
+        if not spoken.all():
+            features[~spoken] = features[spoken].amin(0)
+        return normalize_features(features, self.normalize, spoken)
 
 
 class Stored:
@@ -286,17 +303,26 @@ class Waveform(Stored):
         return mel if self.normalize == "none" or not len(mel) else torch.nn.functional.layer_norm(mel, mel.shape)
 
 
-def normalize_features(features: torch.Tensor, over: str) -> torch.Tensor:
+def without_dc(samples: Audio) -> Audio:
+    """Subtract the mean from samples (N,), those of exactly zero aside: with an offset they are silence that was added afterwards."""
+    spoken = samples != 0
+    offset = samples.sum(dtype=np.float64) / max(1, np.count_nonzero(spoken))
+    centred: Audio = samples - spoken * np.float32(offset)
+    return centred
+
+
+def normalize_features(features: torch.Tensor, over: str, counted: torch.Tensor | None = None) -> torch.Tensor:
     """Shift and scale features (T, F) to mean 0 and deviation 1; constant ones become zeros.
 
     Args:
         features: features of one utterance, (T, F).
         over: what has one mean and deviation: the whole `utterance`, or each `band`; `none` changes nothing.
+        counted: frames (T,) that mean and deviation are computed from; None: all.
     """
     if over == "none":
         return features
     dims = (0, 1) if over == "utterance" else (0,)
-    deviation, mean = torch.std_mean(features, dim=dims, correction=0, keepdim=True)
+    deviation, mean = torch.std_mean(features if counted is None else features[counted], dim=dims, correction=0, keepdim=True)
     return (features - mean) / deviation.clamp_min(1e-3)
 
 

@@ -95,6 +95,8 @@ class ListTokenizer:
         vocabulary: tokens of a trained model, instead of the file's.
     """
 
+    counts_phonemes = True
+
     def __init__(
         self,
         texts: Iterable[str] = (),  # noqa: ARG002

@@ -105,7 +105,7 @@ def test_trial_0_is_the_configs_own_values_and_the_best_config_runs_as_an_experi
     assert results["best_value"] == best.value
     with (tmp_path / "multirun/study/trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["val/wer"]) for row in rows] == [own.value, enqueued.value, sampled.value]
+    assert [float(row["val/cer"]) for row in rows] == [own.value, enqueued.value, sampled.value]
 
     again = command("--config-dir", "multirun/study", "experiment=best")
     assert again.returncode == 0, again.stderr

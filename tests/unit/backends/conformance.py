@@ -490,6 +490,15 @@ class CtcConformance(RunConformance):
         log_probs = setup.outputs(setup.build(), [next(iter(setup.data.loader("val") or []))])[0].values
         assert np.allclose(log_probs, -np.log(log_probs.shape[-1]), atol=1e-6) == even
 
+    def test_of_equal_values_the_last_epoch_is_the_best(self, backend: Backend, tmp_path: Path) -> None:
+        options = ["model=mlp", "trainer.epochs=3", "optimizer.lr=1e-9", "trainer.checkpoint.save_top_k=2", "objective.metric=val/exact"]
+        setup = self.setup(backend, tmp_path, *options)
+        result = setup.train(setup.build())
+        assert [epoch["val/exact"] for epoch in result.history] == [0, 0, 0]
+        assert result.best_checkpoint is not None
+        assert result.best_checkpoint.stem == "best-epoch=003"
+        assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("best-*")) == ["best-epoch=002", "best-epoch=003"]
+
     def test_utterances_that_cannot_be_aligned_change_nothing(self, backend: Backend, tmp_path: Path) -> None:
         setup = self.setup(backend, tmp_path, "model=mlp", "model.stack=8", "task.on_infeasible=keep")
         batch = next(iter(setup.data.loader("train") or []))

@@ -26,7 +26,7 @@ def filled(path: Path | None = None) -> History:
 def test_best_knows_which_way_is_better_and_when_it_was() -> None:
     one = filled()
     assert one.best("val/wer") == (1, 0.4)
-    assert one.best("val/exact") == (2, 0.7)  # the first of equals
+    assert one.best("val/exact") == (3, 0.7)  # the last of equals
     assert one.best("test/wer") is None
     with pytest.raises(KeyError):
         one.best("val/lr")
@@ -44,6 +44,8 @@ def test_improved_within_counts_epochs_from_the_last() -> None:
     one = filled()
     assert not one.improved_within("val/wer", 2)
     assert one.improved_within("val/wer", 3)
+    assert not one.improved_within("val/exact", 1)  # it was as good before
+    assert one.improved_within("val/exact", 2)
     assert not one.improved_within("test/wer", 9)
 
 

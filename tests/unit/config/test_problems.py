@@ -47,6 +47,7 @@ def problems(*overrides: str) -> str:
         (["+trainer.epoch=3"], ["trainer.epoch: there is no such key", "did you mean 'trainer.epochs'"]),
         (["+report.goes_with={}"], ["report.goes_with: there is no such key"]),
         (["+epochs=3"], ["epochs: there is no such key"]),
+        (["objective.metric=val/per"], ["objective.metric: there is no metric 'val/per'", "did you mean 'val/"]),
         (["seed=${oc.env:NOT_SET}"], ["seed: \"Environment variable 'NOT_SET' not found\""]),
         (["init_from=" + 300 * "x" + "/y"], ["init_from: no such run or checkpoint"]),
         (["init_from=~nobody/run"], ["init_from: no such run or checkpoint"]),
@@ -327,3 +328,12 @@ def test_every_number_of_every_schema_is_refused_where_it_is_infinite_or_not_a_n
 def test_numbers_of_commands_are_bounded(schema: type[Node], typed: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         compose_command(schema, [typed])
+
+
+@pytest.mark.parametrize(("tokenizer", "metric"), [("char", "cer"), ("bpe", "cer"), ("word", "wer"), ("list", "per"), ("phoneme", "per")])
+def test_a_model_is_judged_by_what_its_tokens_are(tokenizer: str, metric: str, tmp_path: Path) -> None:
+    (tmp_path / "lexicon").touch()
+    lexicon = [f"tokenizer.lexicon={tmp_path / 'lexicon'}"] if tokenizer == "phoneme" else []
+    assert compose([f"tokenizer={tokenizer}", *lexicon]).objective.metric == f"val/{metric}"
+    assert compose(["tokenizer=char", "task.metric=exact"]).objective.metric == "val/exact"
+    assert compose(["task=classification", "data=keywords"]).objective.metric == "val/accuracy"

@@ -91,6 +91,45 @@ def test_what_lies_far_below_the_loudest_energy_is_raised() -> None:
     assert spread[1] == pytest.approx(40, abs=1e-3)
 
 
+def speech() -> Any:
+    """A second of noise without an offset, whose level varies by 40 dB."""
+    levels = 10 ** np.repeat(np.linspace(-2, 0, 100), 160)
+    samples = 0.1 * levels * np.random.default_rng(0).normal(size=16000)
+    return (samples - samples.mean()).astype(np.float32)
+
+
+def computed(features: LogMel, samples: Any) -> torch.Tensor:
+    return features.finish(features.mel(features.unpack(features.pack(features.spectrum(samples)))))
+
+
+@pytest.mark.parametrize("normalize", ["utterance", "band"])
+@pytest.mark.parametrize("level", [0.0, 1e-6])
+def test_zeros_and_near_zeros_around_speech_change_none_of_its_features(normalize: str, level: float) -> None:
+    features = logmel(normalize=normalize, silence_db=60, remove_dc=True)
+    silence = (level * np.random.default_rng(1).normal(size=48_000)).astype(np.float32)
+    alone, padded = computed(features, speech()), computed(features, np.concatenate([silence, speech(), silence]))
+    torch.testing.assert_close(padded[302:399], alone[2:99], atol=0.1, rtol=0)
+    assert float(padded.abs().max()) <= float(alone.abs().max()) + 0.5  # silence is like a pause of the recording
+    apart = computed(logmel(normalize=normalize), np.concatenate([silence, speech(), silence]))
+    assert float((apart[302:399] - alone[2:99]).abs().max()) > 1
+
+
+def test_a_recording_of_zeros_alone_has_features_of_zero() -> None:
+    assert not computed(logmel(normalize="utterance", silence_db=60, remove_dc=True), np.zeros(1600, np.float32)).any()
+
+
+def test_an_offset_of_the_samples_changes_no_feature_also_beside_zeros() -> None:
+    features = logmel(normalize="utterance", silence_db=60, remove_dc=True)
+    silence = np.zeros(16_000, np.float32)
+    alone = computed(features, speech())
+    torch.testing.assert_close(computed(features, speech() + np.float32(0.3)), alone, atol=1e-3, rtol=0)
+    shifted = computed(features, np.concatenate([silence, speech() + np.float32(0.3), silence]))
+    torch.testing.assert_close(shifted[102:199], alone[2:99], atol=0.1, rtol=0)
+    kept = logmel(normalize="utterance", silence_db=60)
+    assert float((computed(kept, speech() + np.float32(0.3)) - computed(kept, speech())).abs().max()) > 1
+    assert kept.identity != features.identity  # spectra that were stored with the offset are not taken
+
+
 def test_bands_too_narrow_to_hold_a_frequency_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"features.n_mels: 300 bands are too narrow"):
         logmel(n_mels=300)
