@@ -20,6 +20,7 @@ from speechtrain.training.console import print_config, print_whereabouts
 from speechtrain.training.cross_validation import cross_validate, is_cross_validation
 from speechtrain.training.limits import kind_of_test, with_limits
 from speechtrain.training.result import Result
+from speechtrain.training.resumed import changes_of, note_changes
 
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import Callback
@@ -88,6 +89,7 @@ class _Options:
 def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Result:
     """Train one run; see `train`."""
     cfg = with_limits(cfg)
+    changes = changes_of(cfg)
     folder = steps.start_folder(cfg)
     if not options.quiet:
         print_config(cfg)
@@ -98,6 +100,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
 
         backend = steps.build_backend(cfg)
         recorder.open()
+        recorder.changes(note_changes(folder, changes))
         try:
             prepared = prepare(cfg, threads=os.cpu_count() or 1, reuse=options.reuse_data)
         except EmptyDataError as error:

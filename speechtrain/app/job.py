@@ -25,6 +25,7 @@ from speechtrain.app.resume import STORED, sign
 from speechtrain.backends.callbacks import Callback
 from speechtrain.config.checks import drop_unaccepted_defaults
 from speechtrain.config.compose import check
+from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.console import console, errors
@@ -34,6 +35,7 @@ from speechtrain.processes import fresh
 from speechtrain.sweep.trial.hydra_job import write_configs
 from speechtrain.sweep.trial.outcome import VARIABLE
 from speechtrain.train import train
+from speechtrain.training.resumed import check_unfinished
 
 if TYPE_CHECKING:
     from speechtrain.training.rerun import Rerun
@@ -92,6 +94,7 @@ def _run_with_hydra(state: Any, cfg: DictConfig) -> Any:
 
 def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float | None:
     check(cfg)
+    check_unfinished(ExperimentConfig.of(cfg))
     callbacks = [_StoreOverrides(cfg)] if cfg.resume is not None and HydraConfig.get().output_subdir is None else []
     if rerun is None:
         result = train(cfg, overrides=overrides, callbacks=callbacks)

@@ -93,6 +93,22 @@ class TrainingPlan:
         total = epoch_steps * self.trainer.epochs
         self.schedule.begin(min(total, self.trainer.max_steps or total), epoch_steps)
 
+    def restore_schedule(self, state: dict[str, Any], extra: Mapping[str, Any]) -> None:
+        """Restore the state of the schedule from a checkpoint, unless another kind of schedule wrote it.
+
+        Args:
+            state: what the schedule returned when the checkpoint was written.
+            extra: what the checkpoint was written with.
+        """
+        kinds = [config.get("scheduler", {}).get("_target_") for config in (extra.get("config", {}), self.extra.get("config", {}))]
+        if None in kinds or kinds[0] == kinds[1]:
+            self.schedule.load_state_dict(state)
+
+    def changed_of_optimizer(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the optimizer that are others than those a checkpoint was written with, see `restore_schedule`."""
+        before = extra.get("config", {}).get("optimizer", {})
+        return {name: value for name, value in self.optimizer.items() if name in before and before[name] != value and name != "_target_"}
+
     def saves_inside(self, batch_index: int, batches: int, steps: int) -> bool:
         """Return whether the state is written after a batch, so that a run can be resumed inside an epoch.
 

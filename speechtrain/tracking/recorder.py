@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RESUMED = "speechtrain.resumed"
+"""Tag of a run that was resumed with other values: the epoch from which each holds, and what it was."""
+
 _EXAMPLE_SECONDS = 10.0
 
 
@@ -117,6 +120,11 @@ class RunRecorder:
                 tracker.set_tag(f"data.fingerprint.{split}", fingerprint)
         write_run_file(self.folder, {"data": fingerprints})
         return fingerprints
+
+    def changes(self, noted: str | None) -> None:
+        """Send what a run that was resumed has changed so far; None: nothing."""
+        for tracker in self.trackers.values() if noted is not None else ():
+            tracker.set_tag(RESUMED, str(noted))
 
     def transcripts(self, samples: Sequence[Sample]) -> None:
         """Send a table of references and hypotheses, or of the measures of each utterance."""

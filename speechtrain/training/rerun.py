@@ -13,7 +13,9 @@ from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tracking import provenance
 from speechtrain.tracking.mlflow.lookup import open_reader
+from speechtrain.tracking.recorder import RESUMED
 from speechtrain.tracking.run_folder import read_run_file
+from speechtrain.training.resumed import described
 
 if TYPE_CHECKING:
     from speechtrain.training.result import Result
@@ -69,6 +71,9 @@ class Rerun:
         console.print(f"rerun of {self.before.name} {self.before.id}", markup=False)
         for name, (was, now) in changed.items():
             console.print(f"  {name}: was {was}, is {now}", style="yellow", markup=False)
+        for line in described(self.before.tags.get(RESUMED, "[]")):
+            text = f"  {line}; the rerun has the last values from its first epoch on, so its history differs"
+            console.print(text, style="yellow", markup=False)
         for item in self.changes:
             console.print(f"  changed on purpose: {item}", markup=False)
         if not changed and not self.changes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechtrain.backends.checkpoint_files import LAST, best_checkpoint, other_checkpoints
+from speechtrain.backends.checkpoint_files import LAST, best_checkpoint, other_checkpoints, read_extra
 from speechtrain.config.build import build
 from speechtrain.config.checks import unknown_metrics
 from speechtrain.config.experiment import ExperimentConfig, class_name
@@ -158,6 +158,7 @@ def load_initial_weights(run: Experiment) -> None:
         ConfigError: they do not fit the model, or are of another backend.
     """
     if run.cfg.resume is not None:
+        _check_vocabulary(run)
         return
     run.backend.load_pretrained(run.model)
     if run.cfg.init_from is None:
@@ -169,6 +170,25 @@ def load_initial_weights(run: Experiment) -> None:
             raise ConfigError([Problem("init_from", f"{path} is not of backend={run.backend.name}", fix)])
         not_loaded = run.backend.warm_start(run.model, weights)
     log.info("weights of %s%s", path, f"; not of {', '.join(not_loaded)}, which have another shape there" if not_loaded else "")
+
+
+def _check_vocabulary(run: Experiment) -> None:
+    """Check that a run which is resumed has the vocabulary of its checkpoint, whose order gives the outputs of the model their meaning.
+
+    Raises:
+        ConfigError: it has another.
+    """
+    checkpoint = find_run(str(run.cfg.resume))[1]
+    if checkpoint is None:
+        return
+    before: list[str] | None = None
+    with suppress(UserError):  # of a damaged file, which is told when it is read as a whole, if there is no other
+        before = read_extra(checkpoint).get("vocabulary")
+    now = list(run.data.tokenizer.vocabulary)
+    if before is not None and list(before) != now:
+        message = f"the data gives a vocabulary of {len(now)} tokens, {now!s:.80}; that of the run has {len(before)}, {before!s:.80}"
+        fix = "resume with the data that it was trained on, or start a new run from its weights with init_from="
+        raise ConfigError([Problem("resume", message, fix)])
 
 
 def log_model_size(run: Experiment) -> None:

@@ -81,11 +81,12 @@ class FitRun:
         if path is None:
             return {}
         files.check_resumable(path)
-        state: dict[str, Any] = files.read_state(path)["training"]
+        content = files.read_state(path)
+        state: dict[str, Any] = content["training"]
         files.read_weights(self._model, path)
         files.read_optimizer(self._step.optimizer, path)
         try:
-            self._plan.schedule.load_state_dict(state["schedule"])
+            self._plan.restore_schedule(state["schedule"], content["extra"])
         except (LookupError, TypeError, ValueError) as error:
             raise files.damaged(path, error) from error
         return state

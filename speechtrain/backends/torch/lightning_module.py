@@ -73,6 +73,7 @@ class TrainingModule(pl.LightningModule):
         self._good_buffers: list[torch.Tensor] = []
         self._passes = ExitStack()
         self._halfway: dict[str, Any] | None = None
+        self._changed: dict[str, Any] = {}
         self._batches_done = 0  # while a checkpoint is written inside an epoch
         self._reset()
 
@@ -192,6 +193,9 @@ class TrainingModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Try the largest batch and find the learning rate if asked for, then pass the event on."""
         self._save_buffers()
+        for group in self.trainer.optimizers[0].param_groups:  # as the checkpoint has them
+            group |= {name: value for name, value in self._changed.items() if name in group}
+            group["initial_lr"] = self._changed.get("lr", group["initial_lr"])
         try_largest = self.plan.trainer.try_largest
         if self.device.type == "cuda" if try_largest is None else try_largest:
             self._try(self.loader.largest())
@@ -342,7 +346,8 @@ class TrainingModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the state of the schedule, and that of an epoch which had begun."""
-        self.plan.schedule.load_state_dict(checkpoint["schedule"])
+        self.plan.restore_schedule(checkpoint["schedule"], checkpoint["extra"])
+        self._changed = self.plan.changed_of_optimizer(checkpoint["extra"])
         if self.average is not None and "trained" in checkpoint:
             averaged = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
             self.average.restore(checkpoint["average_steps"], averaged)

@@ -1,0 +1,79 @@
+"""A run that is resumed with other values applies them or refuses them by name, and remembers them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+import speechtrain
+from speechtrain import compose
+from speechtrain.backends.torch.checkpoint import read_weights
+from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.errors import ConfigError
+from speechtrain.tracking.run_folder import read_run_file, write_run_file
+from speechtrain.training.resumed import changes_of, check_unfinished, described, note_changes
+
+SMALL = [*TINY, "model=mlp", "trainer.epochs=2", "scheduler=constant", "optimizer.lr=0.001", "optimizer.weight_decay=0"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a finished run."""
+    return speechtrain.train(compose(SMALL, output_dir=tmp_path / "run")).folder
+
+
+def resumed(folder: Path, *overrides: str) -> ExperimentConfig:
+    return ExperimentConfig.of(compose([*SMALL, *overrides, f"resume={folder}"], output_dir=folder))
+
+
+def weights(folder: Path) -> float:
+    """The sum of the absolute weights of a run's last epoch."""
+    return float(sum(each.abs().sum() for each in read_weights(folder / "checkpoints" / "last.ckpt")[0].values()))
+
+
+def test_optimizer_and_schedule_of_a_resumed_run_are_those_of_its_config_now(folder: Path) -> None:
+    changed = ["trainer.epochs=4", "scheduler=plateau", "optimizer.lr=0.02", "optimizer.weight_decay=40"]
+    before = weights(folder)
+    result = speechtrain.train(resumed(folder, *changed).composed)
+    assert [epoch["train/lr"] for epoch in result.history[:3]] == [0.001, 0.001, 0.02]
+    assert weights(folder) < before / 2  # which such a decay leaves next to nothing of
+    (noted,) = read_run_file(folder)["resumed"]
+    assert noted["epoch"] == 3
+    assert noted["changed"]["optimizer.lr"] == ["0.001", "0.02"]
+    assert {key.partition(".")[0] for key in noted["changed"]} == {"optimizer", "scheduler", "trainer"}
+    assert "was resumed at epoch 3 with" in next(iter(described(str(note_changes(folder, {})))))
+
+
+def test_what_cannot_be_applied_to_a_trained_model_is_refused_by_name_before_anything_is_written(folder: Path) -> None:
+    before = (folder / "config.yaml").read_text()
+    mistakes = {
+        "model.stack=3": r"model.stack: is 3, but the run was trained with 2\n.*init_from=",
+        "features.n_mels=20": r"features.n_mels: is 20, but",
+        "optimizer=sgd": r"optimizer._target_: is .*SGD, but",
+        "trainer.ema_decay=0.9": "trainer.ema_decay: is 0.9, but the run has no average",
+        "trainer.find_lr=true": "trainer.find_lr: is true",
+    }
+    for override, told in mistakes.items():
+        with pytest.raises(ConfigError, match=told):
+            speechtrain.train(resumed(folder, "trainer.epochs=3", override).composed)
+    assert (folder / "config.yaml").read_text() == before
+    with pytest.raises(ConfigError, match="the data gives a vocabulary of 4 tokens"):
+        speechtrain.train(resumed(folder, "trainer.epochs=3", "data.alphabet=abc").composed)
+    assert changes_of(resumed(folder)) == {}
+    assert set(changes_of(resumed(folder, "optimizer.betas=[0.8,0.9]", "optimizer.fused=false"))) == {"optimizer.betas", "optimizer.fused"}
+
+
+def test_a_finished_run_says_so_and_what_makes_it_go_on(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run is finished, after 2 epochs\n.*trainer.epochs=4 makes it go on"):
+        check_unfinished(resumed(folder, "optimizer.lr=0.1"))
+    check_unfinished(resumed(folder, "trainer.epochs=3"))
+    write_run_file(folder, {"status": "KILLED"})
+    check_unfinished(resumed(folder))
+
+
+def test_a_note_that_is_damaged_tells_nothing() -> None:
+    for damaged in ("no json", "[1]", json.dumps([{"epoch": 1}]), json.dumps([{"epoch": 1, "changed": []}])):
+        assert not list(described(damaged))
