@@ -211,7 +211,7 @@ def _end_of_user_information(scheme: str, rest: str) -> int:
         location = urlsplit(f"{scheme}://{rest}").netloc
     except ValueError:  # as with a single bracket
         location = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" not in location and ("@" not in rest or ":" not in location or re.fullmatch(r"(\[.*\]|[^:]*):\d*", location)):
+    if "@" not in location and ("@" not in rest or ":" not in location or re.fullmatch(r"(\[.*\]|[^:]*):\d+", location)):
         return -1 if scheme.lower().startswith(("http", "ws", "ftp", "file", "s3", "gs")) or ":" not in location else rest.rfind("@")
     if "@" in location and ":" not in location.rpartition("@")[0]:
         return location.rfind("@")

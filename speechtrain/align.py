@@ -37,13 +37,13 @@ def run(arguments: list[str]) -> int:
     if problems:
         raise ConfigError(problems)
     folder = user_path(cfg.out)
-    count, bad = write(alignments(cfg, overrides), folder, formats)
+    count, utterances, bad = write(alignments(cfg, overrides), folder, formats)
     for line in bad[:10]:
         errors.print(line, style="yellow", markup=False)
     if len(bad) > 10:
         errors.print(f"and {len(bad) - 10} more", style="yellow", markup=False)
-    console.print(f"aligned     {count:,} of {count + len(bad):,}\nfolder      {folder}", markup=False)
-    return 0 if count else 2
+    console.print(f"aligned     {count:,} of {utterances:,}\nfolder      {folder}", markup=False)
+    return 0 if count == utterances else 2
 
 
 if __name__ == "__main__":

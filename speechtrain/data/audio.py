@@ -28,8 +28,10 @@ Audio = npt.NDArray[np.float32]
 Source = str | Path | bytes | bytearray | IO[bytes]
 """A file's name, the content of a file, or an open one."""
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".sph")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".sph")
 """Endings of the files in a folder that count as recordings; libsndfile reads more, when a file is named."""
+UNREAD_SUFFIXES = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma", ".amr", ".3gp")
+"""Endings of recordings that libsndfile does not read; where a folder holds some, they are named."""
 
 MIXED = "{name} has {channels} channels, whose mean is heard; data.channel=0 takes the first"
 """What a user is told of a recording."""
@@ -42,6 +44,7 @@ _MOST_BYTES = 1 << 31  # of a recording that comes through a pipe, which is held
 _BLOCK_VALUES = 1 << 22  # samples of all channels that are decoded at once: 16 MB
 _LOUDEST = 100.0  # of samples in floating point, with which spectra at any rate stay within half precision (data/features)
 _MP3_MEMORY = 16 * 1152  # samples to decode before a part: a frame of MP3 may hold bits of the next ones
+_NO_LENGTH = 0x7FFF_0000  # bytes that the header of a WAV file states where they were not known
 _MISSING_SECONDS = 0.025  # a recording may be this much shorter than the part that a corpus lists, because listed times are rounded
 
 
@@ -301,6 +304,25 @@ def _counted(opened: bytes | IO[bytes], name: str) -> bytes | None:
     return counted
 
 
+def missing_samples(file: soundfile.SoundFile, source: Path | IO[bytes]) -> int:
+    """Return how many samples the header of an open WAV file states beyond those that are there; of other kinds 0.
+
+    What programs write that did not know the length, zero or about the greatest number, states nothing.
+    """
+    if file.format not in ("WAV", "WAVEX") or not file.frames:
+        return 0
+    with open_regular(source) if isinstance(source, Path) else nullcontext(source) as content:
+        size = content.seek(0, os.SEEK_END)
+        place = 12  # behind RIFF, a length, and WAVE
+        while content.seek(place) + 8 <= size:
+            kind, stated = content.read(4), int.from_bytes(content.read(4), "big" if file.endian == "BIG" else "little")
+            if kind == b"data":
+                there = size - place - 8
+                return 0 if stated >= _NO_LENGTH else max(0, stated - there) * int(file.frames) // max(1, there)
+            place += 8 + stated + stated % 2
+    return 0
+
+
 def check_file(path: Path) -> None:
     """Check that a regular file that is not empty has a name.
 
@@ -323,7 +345,10 @@ def _block_frames(file: soundfile.SoundFile) -> int:
 
 def _unreadable(name: str, error: Exception) -> DataError:
     reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return DataError(f"{name}: cannot be read as audio ({reason.rstrip('.')}); WAV, FLAC, OGG, Opus, MP3, AIFF and SPH can")
+    return DataError(
+        f"{name}: cannot be read as audio ({reason.rstrip('.')}); WAV, FLAC, OGG, Opus, MP3, AIFF, AU, CAF and SPH can"
+        f"\n    -> ffmpeg -i FILE FILE.flac converts others"
+    )
 
 
 def _one_channel(block: Audio, channel: int | None, name: str) -> Audio:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, open_recording, read_recording, samples_in
+from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, missing_samples, open_recording, read_recording, samples_in
 from speechtrain.errors import DataError, printable, shortened
 from speechtrain.files import is_file, is_folder
 
@@ -233,8 +233,12 @@ def read_header(path: Path | BytesIO, sample_rate: int | None) -> Header:
     name = str(path) if isinstance(path, Path) else "its audio"
     with open_recording(path, name) as file:
         header = Header(file.samplerate, file.frames, file.channels)
+        missing = missing_samples(file, path)
     if header.samples <= 0:
         raise DataError(f"{name} holds no samples")
+    if missing > 0.025 * header.rate:
+        lasts = f"{(header.samples + missing) / header.rate:.3f} s, and {header.samples / header.rate:.3f} s are there"
+        raise DataError(f"{name} is cut off: its header states {lasts}\n    -> copy it again")
     if sample_rate is not None and header.rate != sample_rate:
         raise DataError(f"{name} is at {header.rate} Hz, but data.sample_rate is {sample_rate}")
     return header
@@ -270,8 +274,12 @@ def seconds(cuts: list[Cut]) -> float:
     return math.fsum(cut.duration for cut in cuts)
 
 
-def audio_files(folder: Path) -> list[Path]:
+def audio_files(folder: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> list[Path]:
     """List all audio files under a folder, sorted by path, without hidden ones.
+
+    Args:
+        folder: the folder.
+        suffixes: endings of the files that count, in small letters.
 
     Raises:
         DataError: there is no such folder.
@@ -279,7 +287,7 @@ def audio_files(folder: Path) -> list[Path]:
     if not is_folder(folder):
         raise DataError(f"no such folder: {folder}")
     try:
-        paths = [path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and is_file(path)]
+        paths = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and is_file(path)]
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror}: {error.filename})") from None
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))

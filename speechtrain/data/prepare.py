@@ -109,6 +109,7 @@ def prepare_split(cfg: ExperimentConfig, split: str, tokenizer: Tokenizer, *, th
         DataError: something is bad and `data.on_bad=error`, or nothing is left.
     """
     read = _read_corpus(cfg, threads=threads, reuse=False, split=split)
+    read.corpus.skipped = read.skipped
     report_skips(read.skipped, cfg.data.on_bad)
     if not read.corpus.splits[split]:
         if read.skipped:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import AlignConfig
+from speechtrain.data.corpus import Skip
 from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import DataError, unwritable
@@ -87,8 +88,10 @@ def align_text(
     )
 
 
-def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str, str, Alignment | DataError]]:
+def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str, str, Alignment | DataError | Skip]]:
     """Yield (id, text, alignment) of the one recording, or of all utterances of a split; one that cannot be aligned comes with its error.
+
+    Those that were bad, of which the user has been told, come first.
 
     Raises:
         UserError: the model or the data cannot be used.
@@ -110,11 +113,12 @@ def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str
     yield from _of_data(recognizer, settings, cfg.split)
 
 
-def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> Iterator[tuple[str, str, Alignment | DataError]]:
+def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> Iterator[tuple[str, str, Alignment | DataError | Skip]]:
     from speechtrain.data.prepare import prepare_split
 
     data = prepare_split(settings, split, recognizer.tokenizer, threads=2).for_task(recognizer.task)
     cuts = {str(cut.id): cut for cut in data.corpus.splits[split]}
+    yield from ((skip.where, "", skip) for skip in data.corpus.skipped)
     loader = data.loader(split)
     assert loader is not None
     for batch, outputs in recognizer.backend.predict(recognizer.model, loader, recognizer.task):
@@ -127,8 +131,10 @@ def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> 
                 yield utterance, cut.text, error
 
 
-def write(aligned: Iterator[tuple[str, str, Alignment | DataError]], folder: Path, formats: Sequence[str]) -> tuple[int, list[str]]:
-    """Write the alignments; return their number, and messages for the utterances that could not be aligned.
+def write(
+    aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str]
+) -> tuple[int, int, list[str]]:
+    """Write the alignments; return their number, that of the utterances, and messages for those that could not be aligned.
 
     Raises:
         UserError: the folder cannot be written.
@@ -136,11 +142,14 @@ def write(aligned: Iterator[tuple[str, str, Alignment | DataError]], folder: Pat
     from speechtrain.files import numbered, write_text
 
     bad: list[str] = []
-    count = 0
+    count = utterances = 0
     ctms, objects = [], []
     names: set[str] = set()
     try:
         for utterance, text, alignment in aligned:
+            utterances += 1
+            if isinstance(alignment, Skip):
+                continue
             if isinstance(alignment, DataError):
                 bad.append(f"{utterance}: {alignment}")
                 continue
@@ -156,4 +165,4 @@ def write(aligned: Iterator[tuple[str, str, Alignment | DataError]], folder: Pat
             write_text(folder / "alignments.jsonl", "".join(sorted(objects)))
     except OSError as error:
         raise unwritable(folder, error, "out") from error
-    return count, bad
+    return count, utterances, bad

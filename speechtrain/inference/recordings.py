@@ -35,9 +35,10 @@ def find_recordings(names: Sequence[str]) -> list[Path | None]:
         elif is_file(path):
             files.append(path)
         elif is_folder(path):
-            from speechtrain.data.audio import AUDIO_SUFFIXES
+            from speechtrain.data.audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES
 
-            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in AUDIO_SUFFIXES and is_file(each))
+            suffixes = (*AUDIO_SUFFIXES, *UNREAD_SUFFIXES)  # the latter are refused by name, one by one
+            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in suffixes and is_file(each))
             if not inside:
                 problems.append(Problem("files", f"{path} holds no audio", f"files that end in {' '.join(AUDIO_SUFFIXES)} are looked for"))
             files += inside

@@ -19,6 +19,7 @@ from speechtrain.tracking.mlflow.spool import Spool
 ADDRESSES = [
     ("postgresql+psycopg://me:PW@db/x", "postgresql+psycopg://me:***@db/x"),
     ("http://:PW@h", "http://:***@h"),
+    ("http://me:#PW@h", "http://me:***@h"),
     ("redis://:PW@h:6379/0", "redis://:***@h:6379/0"),
     ("postgresql://me:PW@ss@host/db", "postgresql://me:***@host/db"),
     ("postgresql://me:PW/ss@host/db", "postgresql://me:***@host/db"),

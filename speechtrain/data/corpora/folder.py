@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from speechtrain.data.audio import AUDIO_SUFFIXES
+from speechtrain.data.audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, audio_files, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
 from speechtrain.data.text.lines import read_text
@@ -60,7 +60,8 @@ class Folder:
         cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
         for name, folder in folders.items():
             inner = [other for other in folders.values() if other != folder and other.is_relative_to(folder)]
-            files = [path for path in audio_files(folder) if not any(path.is_relative_to(other) for other in inner)]
+            found = audio_files(folder, (*AUDIO_SUFFIXES, *UNREAD_SUFFIXES))
+            files = [path for path in found if not any(path.is_relative_to(other) for other in inner)]
             if not files:
                 raise DataError(
                     f"{folder}: holds no audio ({', '.join(AUDIO_SUFFIXES)})\n    -> set data.root to the folder above the audio"

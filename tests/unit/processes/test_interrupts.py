@@ -64,6 +64,14 @@ def test_a_signal_that_a_library_swallows_ends_the_command_all_the_same() -> Non
     assert ended(caught) == (130, "")
 
 
+def test_a_signal_that_comes_inside_a_callback_of_the_garbage_collector_leaves_no_trace() -> None:
+    kept = "import weakref\nclass Thing: pass\nthing = Thing()\nkept = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))\n"
+    caught = "try:\n  with interrupts.command():\n    del thing\nexcept KeyboardInterrupt: sys.exit(interrupts.EXIT_CODE)"
+    assert ended(kept + caught) == (130, "")
+    other = "class Bad:\n  def __del__(self): raise ValueError('told')\nwith interrupts.command(): Bad()"
+    assert "ValueError: told" in ended(other)[1]
+
+
 def test_ctrl_c_interrupts_a_function_in_a_process_of_its_own_which_ends_in_order() -> None:
     assert fresh.call(signal.getsignal, signal.SIGINT) == interrupts._interrupt
 
