@@ -307,8 +307,14 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def warm_start(self, model: Model, path: Path) -> Sequence[str]:
+    def warm_start(self, model: Model, path: Path, labels: Sequence[int | None] | None = None) -> Sequence[str]:
         """Put those weights of a file into a model that fit it by name and shape; returns the names of those that did not.
+
+        Args:
+            model: the model.
+            path: the file.
+            labels: for each of the V values of the model's head the one with the same meaning in the head of the file, None where that has
+                none; what is new there begins as the model was built. None: the head is loaded like the rest.
 
         Raises:
             UserError: the file is damaged, of another backend, or no weight of its encoder fits.

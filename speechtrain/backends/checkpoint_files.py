@@ -8,7 +8,7 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,18 @@ def read_extra(path: Path) -> Mapping[str, Any]:
 def another_model(path: Path, reason: str) -> UserError:
     """Return the error for weights that do not fit the model that they are to be put into."""
     return UserError(f"{path} holds another model: {reason}\n    -> use the model and data it was trained with")
+
+
+def label_pairs(labels: Sequence[int | None], size: int, path: Path) -> tuple[list[int], list[int]]:
+    """Return the values of a model's head that a file has too, and what they are in the head of the file, see `Backend.warm_start`.
+
+    Raises:
+        UserError: the head of the file has no more than `size` values, fewer than its vocabulary.
+    """
+    pairs = [(index, label) for index, label in enumerate(labels) if label is not None]
+    if any(label >= size for _, label in pairs):
+        raise another_model(path, f"its head has {size} values, and its vocabulary more")
+    return [index for index, _ in pairs], [label for _, label in pairs]
 
 
 def check_depth(model: Mapping[str, Any], count: int, path: Path) -> None:

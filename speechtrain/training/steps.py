@@ -16,6 +16,7 @@ from speechtrain.backends.checkpoint_files import LAST, best_checkpoint, other_c
 from speechtrain.config.build import build
 from speechtrain.config.checks import unknown_metrics
 from speechtrain.config.experiment import ExperimentConfig, class_name
+from speechtrain.config.stored import stored_vocabulary
 from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, unwritable
 from speechtrain.files import is_file, remove_unfinished, user_path, write_text
 from speechtrain.inference.archive import weights_of
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from speechtrain.training.history import History
 
 log = logging.getLogger(__name__)
+
+_SHOWN_TOKENS = 20
 
 
 @dataclass
@@ -168,8 +171,24 @@ def load_initial_weights(run: Experiment) -> None:
         if weights.suffix != run.backend.suffix:
             fix = f"give a {run.backend.suffix} file, or another backend"
             raise ConfigError([Problem("init_from", f"{path} is not of backend={run.backend.name}", fix)])
-        not_loaded = run.backend.warm_start(run.model, weights)
+        former = stored_vocabulary(read_extra(weights).get("vocabulary", []), str(path))
+        labels = _labels_in(former, run)
+        not_loaded = run.backend.warm_start(run.model, weights, labels)
     log.info("weights of %s%s", path, f"; not of {', '.join(not_loaded)}, which have another shape there" if not_loaded else "")
+    if labels is not None and None in labels:
+        new = [token for token, label in zip(run.data.tokenizer.vocabulary, labels, strict=True) if label is None]
+        log.info(
+            "%d of %d tokens begin anew, which that model has not: %s", len(new), len(labels), " ".join(map(repr, new[:_SHOWN_TOKENS]))
+        )
+
+
+def _labels_in(former: Sequence[str], run: Experiment) -> list[int | None] | None:
+    """Return the label that each token of a run had in a former vocabulary, None where it had none; None where heads give no tokens."""
+    own = run.data.tokenizer.vocabulary
+    if not run.task.head.log_softmax or run.task.head.size != len(own) or not former:
+        return None
+    known = {token: label for label, token in enumerate(former)}
+    return [known.get(token) for token in own]
 
 
 def _check_vocabulary(run: Experiment) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SHARED_DATA, TINY
+from conftest import SHARED_DATA, TINY, TRAINED
 
 import speechtrain
 from speechtrain.backends.callbacks import Callback
@@ -154,6 +154,18 @@ def test_experiments_on_recorded_speech_take_only_the_folder(experiment: str, fo
     result = speechtrain.train(speechtrain.compose(given))
     assert result.metrics["data/skipped"] == 0
     assert "test/wer" in result.metrics
+
+
+def test_weights_of_another_vocabulary_of_the_same_size_keep_the_tokens_they_were_trained_for(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    changed = ["trainer.epochs=1", "optimizer.lr=1e-9", f"init_from={trained}", "data.normalize=['replace:a:z']"]
+    result = speechtrain.train(speechtrain.compose([*TRAINED, *changed], output_dir=tmp_path / "other"))
+    assert "1 of 9 tokens begin anew, which that model has not: 'z'" in caplog.text
+    known = [sample for sample in result.samples if "z" not in sample.reference]
+    assert known
+    assert [sample.hypothesis for sample in known] == [sample.reference for sample in known]
 
 
 def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path) -> None:

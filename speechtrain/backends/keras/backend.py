@@ -197,12 +197,19 @@ class KerasBackend(Backend):
 
         files.check_resumable(path)
 
-    def warm_start(self, model: SpeechModel, path: Path) -> Sequence[str]:
+    def warm_start(self, model: SpeechModel, path: Path, labels: Sequence[int | None] | None = None) -> Sequence[str]:
         """Put those weights of a file that fit into a model; see `Backend.warm_start`."""
         from speechtrain.backends.keras import files
 
         files.read_state(path)
-        return files.read_fitting_weights(model, path)
+        fresh = model.head.get_weights()
+        left = files.read_fitting_weights(model, path)
+        if labels is None:
+            return left
+        model.head.set_weights(fresh)
+        taken = files.read_head(model.head, path, labels)
+        own = [weight.path for weight in model.head.weights]
+        return [name for name in left if name not in own] + ([] if taken else own)
 
     def load(self, model: SpeechModel, path: Path) -> Mapping[str, Any]:
         """Put the weights of a file or checkpoint into a model; see `Backend.load`."""

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from speechtrain.backends import zip_files
-from speechtrain.backends.checkpoint_files import STATE, another_model
+from speechtrain.backends.checkpoint_files import STATE, another_model, label_pairs
 from speechtrain.backends.keras import weights_file
 from speechtrain.backends.zip_files import UNREADABLE
 from speechtrain.errors import UserError, first_line
@@ -116,6 +116,25 @@ def read_fitting_weights(model: Any, path: Path) -> list[str]:
         model.set_weights(before)
         raise another_model(path, "none of its encoder's weights fits")
     return [weight.path for weight, kept in zip(model.weights, left, strict=True) if kept]
+
+
+def read_head(head: Any, path: Path, labels: Sequence[int | None]) -> bool:
+    """Put those columns of a file's head into another one that stand for the same labels; returns whether the encoders have the same width.
+
+    Raises:
+        UserError: the file has no head, or a smaller one than its vocabulary.
+    """
+    weights, biases = head.get_weights()
+    try:
+        former_weights, former_biases = weights_file.head(path)
+    except UNREADABLE as error:
+        raise another_model(path, first_line(error)) from error
+    if former_weights.shape[:1] != weights.shape[:1]:
+        return False
+    into, taken = label_pairs(labels, len(former_biases), path)
+    weights[:, into], biases[into] = former_weights[:, taken], former_biases[taken]
+    head.set_weights([weights, biases])
+    return True
 
 
 def read_optimizer(optimizer: Any, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from speechtrain.backends import zip_files
 from speechtrain.backends.checkpoint_files import STATE
@@ -47,6 +48,16 @@ def _check_group(group: h5py.Group, seen: set[int]) -> None:
             raise ValueError(f"the numbers of {item.name!r:.80} are not in it")
         elif item.dtype.kind == "f" and bool(np.isnan(item[()]).any()):
             raise ValueError(f"its weight {item.name!r:.80} holds NaN")
+
+
+def head(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the weights (D, V) and biases (V,) of a model's head.
+
+    Raises:
+        One of `zip_files.UNREADABLE`: the file cannot be read, or has none.
+    """
+    with zip_files.opened(path) as archive, archive.open(_WEIGHTS) as weights, h5py.File(weights, "r") as content:
+        return content["head/vars/0"][()], content["head/vars/1"][()]
 
 
 def sizes(path: Path) -> list[int]:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speechtrain.backends.base import Backend, Conversion, LayerSize, ModelInfo, TrainingPlan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
-from speechtrain.backends.checkpoint_files import another_model, check_depth
+from speechtrain.backends.checkpoint_files import another_model, check_depth, label_pairs
 from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.backends.torch.batch_loss import BatchLoss, is_out_of_memory, to_outputs
 from speechtrain.backends.torch.checkpoint import check_resumable, read_weights, write_weights
@@ -210,11 +210,18 @@ class TorchBackend(Backend):
         """Read a checkpoint without using it; see `Backend.check_file`."""
         check_resumable(path)
 
-    def warm_start(self, model: SpeechModel, path: Path) -> Sequence[str]:
+    def warm_start(self, model: SpeechModel, path: Path, labels: Sequence[int | None] | None = None) -> Sequence[str]:
         """Put those weights of a file that fit into a model; see `Backend.warm_start`."""
         weights, _ = read_weights(path)
         _check_kinds(model, weights, path)
         own = model.state_dict()
+        if labels is not None:
+            for name in ("head.weight", "head.bias"):
+                former = weights.pop(name, None)
+                if former is not None and former.shape[1:] == own[name].shape[1:]:
+                    weights[name] = own[name].clone()
+                    into, taken = label_pairs(labels, len(former), path)
+                    weights[name][into] = former[taken].to(own[name])
         fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
         if not any(name.startswith("encoder.") for name in fitting):
             raise another_model(path, "none of its encoder's weights fits")

@@ -490,6 +490,27 @@ class CtcConformance(RunConformance):
         log_probs = setup.outputs(setup.build(), [next(iter(setup.data.loader("val") or []))])[0].values
         assert np.allclose(log_probs, -np.log(log_probs.shape[-1]), atol=1e-6) == even
 
+    def test_a_warm_start_takes_the_head_of_each_label_where_it_was(self, backend: Backend, tmp_path: Path) -> None:
+        setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
+        former = setup.build()
+        setup.train(former)
+        path = tmp_path / f"model{backend.suffix}"
+        backend.save(former, path, {})
+        batch = next(iter(setup.data.loader("val") or []))
+        before, _ = backend.infer(former, batch.features, batch.feature_lengths)
+        labels = [0, 3, None, 1, 2, *range(5, before.shape[-1])]
+        fewer = labels[:4]
+        for wanted in (labels, fewer):
+            setup.task.tokenizer.vocabulary = [""] * len(wanted)  # type: ignore[attr-defined]
+            model = setup.build()
+            assert list(backend.warm_start(model, path, wanted)) == []
+            after, _ = backend.infer(model, batch.features, batch.feature_lengths)
+            for label, there in enumerate(wanted):
+                if there is not None:  # without what log-softmax subtracts from all
+                    np.testing.assert_allclose(after[..., label] - after[..., 0], before[..., there] - before[..., 0], atol=1e-4)
+        with pytest.raises(UserError, match="another model: its head has"):
+            backend.warm_start(model, path, [0, 1, 2, 99])
+
     def test_of_equal_values_the_last_epoch_is_the_best(self, backend: Backend, tmp_path: Path) -> None:
         options = ["model=mlp", "trainer.epochs=3", "optimizer.lr=1e-9", "trainer.checkpoint.save_top_k=2", "objective.metric=val/exact"]
         setup = self.setup(backend, tmp_path, *options)
