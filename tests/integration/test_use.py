@@ -282,12 +282,18 @@ def test_what_cannot_be_heard_is_named_and_the_others_are_transcribed(
     path, text = next(iter(spoken.items()))
     (tmp_path / "bad.wav").write_text("no audio")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8000)
-    done = use("transcribe", f"from={trained}", "bad.wav", "empty.wav", path)
+    (tmp_path / "talks").mkdir()
+    (tmp_path / "talks" / "phone.m4a").write_bytes(b"\0\0\0\x18ftypM4A ")
+    samples, rate = soundfile.read(path)
+    soundfile.write(tmp_path / "talks" / "sun.au", samples, rate)
+    done = use("transcribe", f"from={trained}", "bad.wav", "empty.wav", path, "talks")
     assert done.returncode == 2
-    assert done.stdout == f"{path}\t{text}\n"
+    assert done.stdout == f"{path}\t{text}\ntalks/sun.au\t{text}\n"
+    assert "talks/phone.m4a: cannot be read as audio" in done.stderr
+    assert "ffmpeg" in done.stderr
     assert "bad.wav: cannot be read as audio" in done.stderr
     assert "empty.wav: holds no samples" in done.stderr
-    assert "2 of 3 could not be transcribed" in done.stderr
+    assert "3 of 5 could not be transcribed" in done.stderr
     assert "Traceback" not in done.stderr
     with pytest.raises(ConfigError, match=r"there is no none\.wav"):
         here("transcribe", f"from={trained}", "none.wav")
@@ -339,7 +345,13 @@ def test_words_are_aligned_and_written_in_each_format(
     assert edges[count - 1] == pytest.approx(found["duration"], abs=1e-3)
     assert here("align", f"from={trained}", "split=val", "format=json", "out=val") == 0
     assert len((tmp_path / "val/alignments.jsonl").read_text().splitlines()) == 8
+    lines = [{"audio_filepath": path, "text": text, "utt_id": "good"}, {"audio_filepath": "none.wav", "text": text}]
+    lines.append({"audio_filepath": path, "text": "ab" * 1000, "utt_id": "long"})
+    (Path(path).parent / "some.jsonl").write_text("\n".join(map(json.dumps, lines)))
     capsys.readouterr()
+    data = ["data=manifest", f"data.root={Path(path).parent}", "data.train=some.jsonl", "split=train"]
+    assert here("align", f"from={trained}", *data, "out=some") == 2
+    assert "aligned     1 of 3" in capsys.readouterr().out
 
 
 def test_texts_that_do_not_belong_to_a_recording_are_refused(trained: Path, spoken: dict[str, str]) -> None:

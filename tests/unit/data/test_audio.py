@@ -183,6 +183,23 @@ def test_a_recording_may_be_no_longer_than_the_reader_allows_whatever_its_header
         list(RecordingReader(stream, 16_000, raw_rate=8000, longest=1.0).blocks(1.5))
 
 
+@pytest.mark.parametrize("kind", ["WAV PCM_16", "WAVEX PCM_24", "WAV FLOAT"])
+def test_a_wav_file_that_is_cut_off_is_refused_unless_its_header_states_no_length(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.wav"
+    container, subtype = kind.split()
+    soundfile.write(path, noise(8000, 2.0), 8000, format=container, subtype=subtype)
+    whole = path.read_bytes()
+    assert read_header(path, None).samples == 16000
+    path.write_bytes(whole[:-40])  # 25 ms at most
+    assert read_header(path, None).samples > 15900
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a\.wav is cut off: its header states 2\.000 s, and 0\.99\d s are there"):
+        read_header(path, None)
+    place = whole.index(b"data") + 4
+    path.write_bytes(whole[:place] + b"\xff" * 4 + whole[place + 4 :])
+    assert read_header(path, None).samples == 16000
+
+
 def mp3(path: Path, seconds: float, rate: int = 16000) -> bytes:
     """Write an MP3 file of variable bit rate. Returns its content without the header that says how long it is."""
     times = np.arange(round(seconds * rate)) / rate

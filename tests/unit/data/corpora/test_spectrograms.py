@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,9 @@ from conftest import prepared
 from featurised import PHONEMES, sample, write_corpus, write_manifest
 
 from speechtrain import compose
+from speechtrain.config.build import build
+from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.data.corpus import Corpus
 from speechtrain.data.task_data import TaskData
 from speechtrain.errors import ConfigError, DataError, EmptyDataError
 
@@ -78,7 +84,7 @@ BROKEN = {
     "an archive of arrays": (_npz, "is not an array that can be read"),
     "Python objects": (
         lambda root: np.save(root / "spectrogram/train-00001_v0.npy", np.array([[{}]], dtype=object), allow_pickle=True),
-        "its header states object",
+        "is not that of an array of floating-point numbers",
     ),
     "a header of more than the file holds": (
         lambda root: (root / "spectrogram/train-00001_v0.npy").write_bytes(
@@ -173,3 +179,40 @@ def test_augmentation_masks_and_stretches_stored_features(tmp_path: Path) -> Non
     one, other = next(iter(plain)), next(iter(changed))
     assert one.ids == other.ids
     assert (one.feature_lengths != other.feature_lengths).any()
+
+
+def test_threads_read_arrays_while_garbage_is_collected(tmp_path: Path) -> None:
+    corpus = featurised_corpus(tmp_path)
+    cuts = [cut for cuts in corpus.splits.values() for cut in cuts] * 40
+    collected = []
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(lambda phase, facts: collected.append((phase, sorted(facts))))
+    gc.set_threshold(10)
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            shapes = list(pool.map(lambda cut: corpus.read(cut, 0).shape, cuts))
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*threshold)
+        gc.callbacks.pop()
+    assert shapes == [(cut.num_samples, 40) for cut in cuts]
+    assert len(collected) > 100
+
+
+@pytest.mark.parametrize("save", ["fortran", "big endian", "half", "double", "version 2"])
+def test_arrays_of_any_floating_point_kind_and_order_are_read(tmp_path: Path, save: str) -> None:
+    corpus = featurised_corpus(tmp_path)
+    cut = corpus.splits["train"][0]
+    values = np.load(cut.custom["file"])
+    kinds = {"big endian": ">f4", "half": "<f2", "double": "<f8"}
+    changed = np.asfortranarray(values) if save == "fortran" else values.astype(kinds.get(save, "<f4"))
+    with Path(cut.custom["file"]).open("wb") as file:
+        np.lib.format.write_array(file, changed, version=(2, 0) if save == "version 2" else None)
+    np.testing.assert_array_equal(corpus.read(cut, 0), changed[:, : cut.num_samples].T.astype(np.float32))
+
+
+def featurised_corpus(root: Path) -> Corpus:
+    cfg = ExperimentConfig.of(compose([*write_corpus(root), "tracking=[]"]))
+    corpus: Corpus = build("data", cfg.corpus).load(None)
+    return corpus
