@@ -1,8 +1,9 @@
 """Ctrl-C, and a scheduler's SIGTERM, which ends a run as Ctrl-C does.
 
 Python raises an interrupt wherever the main thread happens to be. Inside a finalizer, a callback of the garbage collector or a generator
-that is being closed it is printed and lost, and a library may take it for an error of its own. So it is also remembered, and a run checks
-for it after each batch and between its steps. While it is written down how a run has ended an interrupt waits.
+that is being closed it is lost, and printed with a stack trace; a library may take it for an error of its own. So it is also remembered,
+and a run checks for it after each batch and between its steps; a command prints no such trace. While it is written down how a run has ended
+an interrupt waits.
 """
 
 from __future__ import annotations
@@ -93,10 +94,13 @@ def command() -> Iterator[None]:
     """
     atexit.register(_exit_if_interrupted)  # the first to be registered is the last to be called
     listen()
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if isinstance(lost.exc_value, KeyboardInterrupt) else shown(lost)
     try:
         yield
         check()
     finally:
+        sys.unraisablehook = shown
         _only_remember()
         forget()
 
