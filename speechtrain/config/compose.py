@@ -24,7 +24,7 @@ from speechtrain.config.overrides import override_text, text_as_typed
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.node import Node
 from speechtrain.errors import ConfigError, Problem, did_you_mean, first_line
-from speechtrain.files import is_file
+from speechtrain.files import is_file, user_path
 
 C = TypeVar("C", bound=Node)
 
@@ -92,9 +92,13 @@ def compose_command(schema: type[C], overrides: Sequence[str]) -> C:
 
 
 def _as_list(item: str, known: DictConfig) -> str:
+    """Return an argument whose words are put into brackets if its key is a list; a file of that name is one word."""
     key, _, value = item.partition("=")
-    is_list = key in known and (isinstance(known[key], ListConfig) or key == "metrics")
-    return f"{key}=[{value}]" if is_list and not value.startswith("[") and value != "null" else item
+    if key not in known or not (isinstance(known[key], ListConfig) or key == "metrics") or value == "null":
+        return item
+    if is_file(user_path(value)):
+        return f"{key}=[{override_text(value)}]"
+    return item if value.startswith("[") and value.endswith("]") else f"{key}=[{value}]"
 
 
 def _command_problem(error: Exception, overrides: Sequence[str], known: DictConfig) -> Problem:

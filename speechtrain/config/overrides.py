@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from speechtrain.config.schema import SCHEMAS, Config
 from speechtrain.config.schemas.node import Node
+from speechtrain.files import is_file, user_path
 
 _PLAIN = re.compile(r"[A-Za-z_/.][\w/.\-]*", re.ASCII)
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w.\-]*", re.ASCII)
@@ -79,16 +80,18 @@ def unresolved(overrides: Sequence[str]) -> list[str]:
 
 
 def text_as_typed(arguments: Sequence[str], schema: type[Node] = Config) -> list[str]:
-    """Return a command line in which the values of keys that take text are quoted where Hydra would read something else.
+    """Return a command line in which the values of keys that take text are quoted where Hydra would read something else, or nothing.
 
-    Hydra reads `rerun=4598e534` as the number infinity, `study_name=1_000` as 1000, and refuses `init_from=best-epoch=001.ckpt`.
-    What a user quoted, lists of several values (`key=a,b`), functions and interpolations stay as they are.
+    Hydra reads `rerun=4598e534` as the number infinity, `study_name=1_000` as 1000, and refuses `init_from=best-epoch=001.ckpt` and
+    `text="it's four"`. What a user quoted and interpolations stay as they are; so do functions and several values (`key=a,b`) of a
+    training, which may be a sweep. The other commands have no sweeps: there they are text.
 
     Args:
         arguments: as typed, options such as `-m` included.
         schema: the root of the config, `Config` or the schema of a command.
     """
     text_keys, list_keys = _keys_of_text(schema)
+    sweeps = schema is Config
     result = []
     for item in arguments:
         key, equals, value = item.partition("=")
@@ -96,26 +99,40 @@ def text_as_typed(arguments: Sequence[str], schema: type[Node] = Config) -> list
         if not equals or item.startswith("-"):
             result.append(item)
         elif name in text_keys:
-            result.append(f"{key}={_quoted_unless_read_as_text(value)}")
-        elif name in list_keys and re.fullmatch(r"\[[^\[\]{}()'\"\\$]+\]", value):
-            result.append(f"{key}=[{','.join(_quoted_unless_read_as_text(each.strip()) for each in value[1:-1].split(','))}]")
+            result.append(f"{key}={_quoted_unless_read_as_text(value, sweeps=sweeps)}")
+        elif name in list_keys:
+            result.append(f"{key}={_list_as_typed(value, sweeps=sweeps)}")
         else:
             result.append(item)
     return result
 
 
-def _quoted_unless_read_as_text(value: str) -> str:
-    """Return a value, quoted if it is one that Hydra would read as another than this text."""
-    if value.strip() in ("", "null") or value.lstrip()[0] in "'\"[{" or "${" in value:
+def _quoted_unless_read_as_text(value: str, *, sweeps: bool) -> str:
+    """Return a value, quoted if it is one that Hydra would read as another than this text, or would refuse."""
+    if value.strip() in ("", "null") or "${" in value:
         return value
     try:
         override = parser.parse_override(f"key={value}")
     except HydraException:
-        several_or_escaped = re.search(r"[,\\]", value)
-        return value if several_or_escaped else override_text(value)
-    if override.is_sweep_override() or isinstance(override.value(), (str, list, dict)):
+        return override_text(value)
+    if override.is_sweep_override():
+        return value if sweeps and not is_file(user_path(value)) else override_text(value)
+    return value if isinstance(override.value(), str) else override_text(value)
+
+
+def _list_as_typed(value: str, *, sweeps: bool) -> str:
+    """Return a list of texts whose elements are quoted where Hydra would read something else, or would refuse the list."""
+    inside = re.fullmatch(r"\[(.*)\]", value, re.DOTALL)
+    if inside is None or not inside[1].strip() or "${" in value:
         return value
-    return override_text(value)
+    if re.search(r"[\[\]{}()'\"\\]", inside[1]) is not None:
+        try:
+            parser.parse_override(f"key={value}")
+        except HydraException:
+            pass
+        else:
+            return value
+    return f"[{','.join(_quoted_unless_read_as_text(each.strip(), sweeps=sweeps) for each in inside[1].split(','))}]"
 
 
 def _keys_of_text(schema: type[Node]) -> tuple[set[str], set[str]]:

@@ -23,7 +23,19 @@ _LEARNT = ("model.", "features.", "task.", "tokenizer._target_", "backend.name",
 """Beginnings of keys that weights, or the state of the optimizer, belong to."""
 _COMPUTED = ("optimizer.fused", "optimizer.foreach")
 """Keys that say only how steps are computed."""
-_BESIDE = ("output_dir", "resume", "rerun", "init_from", "trust", "samples", "tracking.", "report.", "export.", "backend.threads")
+_BESIDE = (
+    "task.metric",
+    "output_dir",
+    "resume",
+    "rerun",
+    "init_from",
+    "trust",
+    "samples",
+    "tracking.",
+    "report.",
+    "export.",
+    "backend.threads",
+)
 """Beginnings of keys that change nothing of what is learnt."""
 
 

@@ -18,7 +18,7 @@ from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import compose_command
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overrides import text_as_typed, unresolved
-from speechtrain.config.schemas.commands import CompareConfig, ExportConfig, TranscribeConfig
+from speechtrain.config.schemas.commands import AlignConfig, CompareConfig, ExportConfig, LmConfig, TranscribeConfig
 from speechtrain.errors import ConfigError
 from speechtrain.inference.find import find_model
 from speechtrain.inference.recordings import find_recordings
@@ -75,6 +75,22 @@ def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path: Path, monkeypa
 )
 def test_what_was_quoted_or_has_a_meaning_of_its_own_stays(item: str) -> None:
     assert text_as_typed([item]) == [item]
+
+
+def test_what_is_said_and_names_of_files_are_taken_as_they_are_in_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = ["it's four", "four, nine", "a=b.wav", "[0].wav", "[0]", "{a}", "choice(a,b)", 'say "a", "b"', "(x", "1e5", "C:\\x's"]
+    for text in texts:
+        values = [parser.parse_override(item).value() for item in text_as_typed([f"audio={text}", f"out={text}"], AlignConfig)]
+        assert values == [text, text]
+        if text not in ("four, nine", "choice(a,b)"):  # which may be a sweep
+            assert parser.parse_override(*text_as_typed([f"init_from={text}"])).value() == text
+        Path(text).touch()
+        assert parser.parse_override(*text_as_typed([f"init_from={text}"])).value() == text
+    cfg = arguments_of(AlignConfig, ["audio=[0].wav", "text=it's four, nine", "from=a=b.ckpt"])[0]
+    assert (cfg.audio, cfg.text, cfg.source) == ("[0].wav", "it's four, nine", "a=b.ckpt")
+    assert arguments_of(LmConfig, ["text=it's 1.txt,2.txt"])[0].text == ["it's 1.txt", "2.txt"]
+    assert arguments_of(LmConfig, ["text=four, nine"])[0].text == ["four, nine"]
 
 
 def test_a_run_in_a_folder_with_quotes_in_its_name_is_resumed(tmp_path: Path) -> None:
