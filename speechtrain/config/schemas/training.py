@@ -168,6 +168,13 @@ class MlflowTracking(Target):
     system_metrics: float | None = number(gt=0)
     patience: float = number(ge=0)
 
+    def rules(self) -> Iterator[Rule]:
+        if self.experiment is not None and not 1 <= len(self.experiment.strip()) <= 500:
+            yield "experiment", f"has {len(self.experiment)} letters, and MLflow takes 1 to 500", "shorten the name, or write null"
+        if self.registered_model is not None and (not self.registered_model.strip() or set("/:") & set(self.registered_model)):
+            message = f"is {self.registered_model!r:.100}, and MLflow takes no empty name, and none with '/' or ':'"
+            yield "registered_model", message, "choose another name, or write null"
+
 
 @dataclass
 class TensorBoardTracking(Target):

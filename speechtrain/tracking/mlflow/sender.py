@@ -43,6 +43,7 @@ ARTIFACTS = "mlartifacts"
 UID, PROCESS, FOLDER = (f"speechtrain.{name}" for name in ("uid", "process", "folder"))
 """Tags of a run: a name known before MLflow gives it an id, the process that writes it, its folder."""
 
+_EXPERIMENT_KEY = "tracking.mlflow.experiment"
 _KIND = "mlflow.experimentKind"  # makes the UI show what belongs to trained models first
 _PARAM_LIMIT = 6000  # characters MLflow takes in a parameter's value
 _TAG_LIMIT = 8000
@@ -133,9 +134,16 @@ def _check_server(uri: str) -> None:
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """Return the id of an experiment, which is created if it does not exist; a local database keeps artifacts in its folder."""
+    """Return the id of an experiment, which is created if it does not exist; a local database keeps artifacts in its folder.
+
+    Raises:
+        UserError: it is deleted.
+    """
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
+        if experiment.lifecycle_stage == LifecycleStage.DELETED:
+            restore = f"restore it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+            raise UserError(f"the experiment '{name}' is deleted there\n    -> {restore}, or set {_EXPERIMENT_KEY} to another")
         return str(experiment.experiment_id)
     local = uri.startswith("sqlite:///")
     artifacts = (sqlite_file(uri).absolute().parent / ARTIFACTS).as_uri() if local else None
@@ -205,7 +213,8 @@ class Sender:
             except Exception as error:
                 if not is_refused_for_good(error):
                     raise
-                self.warn(f"MLflow at {masked(self.uri)} refuses {group[0]['call']}: {first_line(error)}")
+                reason = first_line(error)
+                self._warn_once(reason, f"MLflow at {masked(self.uri)} refuses {group[0]['call']}: {reason}")
             position += size
             self.offset = events[position - 1][1]
             self._save_state()
@@ -257,7 +266,7 @@ class Sender:
         tags = {PROCESS: json.dumps(event["process"]), UID: event["uid"], FOLDER: event["folder"], **given}
         try:
             experiment = experiment_id(self.client, self.uri, event["experiment"])
-            run_id = event["run_id"] or find_run(self.client, experiment, event["uid"])
+            run_id = self._present(event["run_id"]) or find_run(self.client, experiment, event["uid"])
             if run_id is None:
                 run = self.client.create_run(experiment, start_time=event["timestamp"], tags=dict(_texts(tags)), run_name=event["name"])
                 run_id = run.info.run_id
@@ -266,9 +275,27 @@ class Sender:
                 self._log_all("tag", _tags(tags), run_id)
         except MlflowException as error:
             if is_refused_for_good(error):
-                raise UserError(first_line(error)) from error
+                raise UserError(f"{first_line(error)}\n    -> set {_EXPERIMENT_KEY} to a name that MLflow takes") from error
             raise
         self.run_id = str(run_id)
+
+    def _present(self, run_id: str | None) -> str | None:
+        """Return the id of a run that is resumed; None where MLflow has it no more, so that a new one is to be made.
+
+        Raises:
+            UserError: it is deleted, but can be restored.
+        """
+        try:
+            deleted = run_id is not None and self._is_deleted(run_id)
+        except MlflowException as error:
+            if str(error.error_code) != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self.warn(f"MLflow at {masked(self.uri)} does not have the run {run_id} that is resumed; what follows is in a new run there")
+            return None
+        if deleted:
+            restore = f"restore it with `mlflow runs restore --run-id {run_id}`"
+            raise UserError(f"the run {run_id} is deleted there\n    -> {restore}, or set tracking=[] to go on without")
+        return run_id
 
     def _send_metrics(self, group: Sequence[Mapping[str, Any]]) -> None:
         """Send the metrics that the run does not have yet: an epoch that a resumed run had to repeat is not written twice."""

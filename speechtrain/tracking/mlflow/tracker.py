@@ -110,7 +110,9 @@ class MlflowTracker(Tracker):
             if "run_id" not in state:
                 writer().forget(self._spool.path)
                 self._spool.remove()
-                reason = state.get("refused") or state.get("away") or state.get("died") or f"no answer in {_OPENING:.0f} s"
+                if refused := state.get("refused"):
+                    raise UserError(f"MLflow at {masked(self.uri)} refuses the run: {masked(refused)}")
+                reason = state.get("away") or state.get("died") or f"no answer in {_OPENING:.0f} s"
                 raise UserError(
                     f"MLflow cannot be reached at {masked(self.uri)}: {masked(reason)}\n"
                     "    -> set tracking.mlflow.tracking_uri, or tracking=[] to go without"

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from speechtrain import compose
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.errors import UserError
+from speechtrain.errors import ConfigError, UserError
 from speechtrain.files import sqlite_address
 from speechtrain.tracking.base import RunInfo, flat
 from speechtrain.tracking.mlflow.location import local_uri
@@ -90,6 +90,37 @@ def test_metrics_that_are_not_numbers_do_not_stop_the_rest(tmp_path: Path) -> No
     run = MlflowClient(local_uri(tmp_path)).get_run(str(run_id))
     assert run.data.metrics["val/wer"] == 0.5
     assert run.info.status == "FAILED"
+
+
+def test_what_mlflow_refuses_when_a_run_is_opened_is_told_with_the_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun = tracker()
+    begun.start(info(tmp_path))
+    run_id = str(begun.opened())
+    begun.finish("FINISHED")
+    client = MlflowClient(local_uri(tmp_path))
+
+    def refusal(**changes: Any) -> str:
+        again = tracker()
+        again.start(info(tmp_path, **changes))
+        with pytest.raises(UserError) as caught:
+            again.opened()
+        return str(caught.value)
+
+    client.delete_run(run_id)
+    told = refusal(run_id=run_id)
+    assert "cannot be reached" not in told
+    assert f"the run {run_id} is deleted there\n    -> restore it with `mlflow runs restore --run-id {run_id}`" in told
+    again = tracker()
+    again.start(info(tmp_path, run_id="f" * 32, uid="another"))
+    assert again.opened() not in (None, run_id, "f" * 32)
+    again.finish("FINISHED")
+    assert "does not have the run ffff" in caplog.text
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    assert f"mlflow experiments restore --experiment-id {experiment.experiment_id}" in refusal()
+    with pytest.raises(ConfigError, match=r"tracking.mlflow.experiment: has 0 letters[^*]*registered_model: is 'a/b'"):
+        compose(["tracking.mlflow.experiment=''", "tracking.mlflow.registered_model=a/b"])
 
 
 ODD = "50% a?b#c {d} %2F"
