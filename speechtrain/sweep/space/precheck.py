@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, FloatNode, IntegerNode, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.overrides import override_text
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.sweep.space.compose import Composer
-from speechtrain.sweep.space.space import Assignment, Choice, Parameter, Range, Scalar, Space
+from speechtrain.sweep.space.space import Assignment, Choice, NumberType, Parameter, Range, Scalar, Space
 
 SAMPLED_POINTS = 100
 """Number of random combinations that are checked where a space is infinite, or too large to check every point."""
@@ -39,8 +40,8 @@ def own_value(cfg: DictConfig, path: str, *, group: bool) -> tuple[bool, Any]:
     return True, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
-def is_whole(cfg: DictConfig, path: str) -> bool | None:
-    """Return whether a key takes whole numbers only, by its type or, where it has none, by its value; None where neither says so."""
+def number_type(cfg: DictConfig, path: str) -> NumberType | None:
+    """Return the numbers that a key takes, by its type or, where it has none, by its value; None where neither says so."""
     parent, _, key = path.rpartition(".")
     try:
         holder = OmegaConf.select(cfg, parent) if parent else cfg
@@ -48,19 +49,33 @@ def is_whole(cfg: DictConfig, path: str) -> bool | None:
         return None
     if not isinstance(holder, DictConfig) or key not in holder:
         return None
-    node = dict(holder.items_ex(resolve=False))[key]
-    if isinstance(node, (IntegerNode, FloatNode)):
-        return isinstance(node, IntegerNode)
-    if OmegaConf.is_missing(holder, key) or OmegaConf.is_interpolation(holder, key):
+    whole, fraction = _taken(holder, key, 1), _taken(holder, key, 0.5)
+    if isinstance(whole, float) or (type(whole) is int and fraction is None):
+        return NumberType(isinstance(whole, int))
+    if isinstance(whole, (bool, str)) or OmegaConf.is_missing(holder, key) or OmegaConf.is_interpolation(holder, key):
         return None
     value = holder[key]
-    return isinstance(value, int) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return NumberType(isinstance(value, int), declared=False) if is_number else None
 
 
-def types_of(composer: Composer, space: Space, cfg: DictConfig) -> dict[str, bool]:
-    """Return for each swept range whether its key takes whole numbers, if that is known; keys of a group are read in its swept options."""
-    paths = {p.path for p in space.all_parameters() if isinstance(p.domain, Range) and not p.domain.whole}
-    types = {path: whole for path in paths if (whole := is_whole(cfg, path)) is not None}
+def _taken(holder: DictConfig, key: str, number: float) -> Any:
+    """Return what a key makes of a number, which follows from its type; None if it does not take it."""
+    changed = copy.deepcopy(holder)
+    try:
+        with read_write(changed):
+            changed[key] = number
+        return changed[key]
+    except OmegaConfBaseException:
+        return None
+
+
+def types_of(composer: Composer, space: Space, cfg: DictConfig) -> dict[str, NumberType]:
+    """Return the numbers that each swept key takes, if that is known; keys of a group are read in its swept options."""
+    paths = {
+        p.path for p in space.all_parameters() if not (isinstance(p.domain, Range) and p.domain.whole) and not composer.is_group(p.path)
+    }
+    types = {path: found for path in paths if (found := number_type(cfg, path)) is not None}
     groups = [p for p in space.all_parameters() if composer.is_group(p.path) and isinstance(p.domain, Choice)]
     for group in groups:
         for text in group.domain.texts if isinstance(group.domain, Choice) else ():
@@ -70,7 +85,7 @@ def types_of(composer: Composer, space: Space, cfg: DictConfig) -> dict[str, boo
                 option = composer.compose([*space.fixed, f"{group.key}={text}"])
             except (HydraException, OmegaConfBaseException):
                 continue  # reported when the whole space is checked
-            types |= {path: whole for path in paths - set(types) if (whole := is_whole(option, path)) is not None}
+            types |= {path: found for path in paths - set(types) if (found := number_type(option, path)) is not None}
     return types
 
 

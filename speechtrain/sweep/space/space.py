@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -59,6 +60,7 @@ class Range:
         log: whether it is searched logarithmically.
         whole: whether only whole numbers belong to it.
         enumerable: whether it was written as a list of numbers (`range`) and not as an interval to search.
+        pointless: whether it is an interval whose bounds were written without a decimal point, `interval(1,256)`.
     """
 
     low: float
@@ -67,6 +69,7 @@ class Range:
     log: bool = False
     whole: bool = False
     enumerable: bool = False
+    pointless: bool = field(default=False, repr=False)  # names of studies follow from the others
 
     def text(self, value: Scalar) -> str:
         """Return the override text of a number of the range."""
@@ -215,7 +218,7 @@ def parse_parameter(override: Override) -> Parameter | None:
     value = override.value()
     try:
         if isinstance(value, IntervalSweep):
-            return Parameter(key, _interval(value))
+            return Parameter(key, _interval(value, str(override.input_line)))
         if isinstance(value, RangeSweep) and not value.shuffle and not getattr(value, "transformers", None):
             return Parameter(key, _range(value))
         return Parameter(key, choice_of(list(override.sweep_iterator(transformer=Transformer.identity))))
@@ -230,7 +233,11 @@ def _key(override: Override) -> str:
     return str(override.get_key_element())
 
 
-def _interval(sweep: IntervalSweep) -> Range:
+_WHOLE_BOUNDS = re.compile(r"interval\(\s*(start\s*=\s*)?[-+]?\d+\s*,\s*(end\s*=\s*)?[-+]?\d+\s*\)")
+
+
+def _interval(sweep: IntervalSweep, text: str) -> Range:
+    """Return an interval as a range; Hydra gives both bounds as floats, whose text says how they were written."""
     low, high = sweep.start, sweep.end
     assert low is not None
     assert high is not None
@@ -239,7 +246,8 @@ def _interval(sweep: IntervalSweep) -> Range:
     log = "log" in sweep.tags
     if log and low <= 0:
         raise ValueError("a logarithmic interval must start above 0")
-    return Range(low, high, log=log, whole=(isinstance(low, int) and isinstance(high, int)) or "int" in sweep.tags)
+    whole = (isinstance(low, int) and isinstance(high, int)) or "int" in sweep.tags
+    return Range(low, high, log=log, whole=whole, pointless=_WHOLE_BOUNDS.search(text) is not None)
 
 
 def _range(sweep: RangeSweep) -> Range:
@@ -363,6 +371,19 @@ def _branch(entry: Mapping[str, Any], overridden: set[str]) -> Branch:
     return Branch(conditions, inner.parameters)
 
 
+def _without_equals(choice: Choice) -> Choice:
+    """Return a choice for a key of floats, for which 1 and 1.0 are one value: the one that was written first."""
+    kept: dict[float | str, str] = {}
+    for text in choice.texts:
+        try:
+            kept.setdefault(float(text), text)
+        except ValueError:
+            kept.setdefault(text, text)
+    if len(kept) == len(choice):
+        return choice
+    return choice_of([parser.parse_override(f"key={text}").value() for text in kept.values()])
+
+
 def _read(key: str, value: Any) -> tuple[str, Parameter | str]:
     """Read an entry of YAML as (name, parameter or override)."""
     if isinstance(value, str):
@@ -385,12 +406,28 @@ def _read_text(text: str) -> tuple[str, Parameter | str]:
     return name, parse_parameter(override) or text
 
 
-def typed(space: Space, is_whole: Mapping[str, bool]) -> Space:
-    """Make intervals whole where their keys take whole numbers, however they were written: `interval(1,256)` of an int key.
+@dataclass(frozen=True)
+class NumberType:
+    """The numbers that a key takes.
+
+    Attributes:
+        whole: whether it takes whole numbers only.
+        declared: whether the schema says so, and not only the value that the key has.
+    """
+
+    whole: bool
+    declared: bool = True
+
+
+def typed(space: Space, types: Mapping[str, NumberType]) -> Space:
+    """Make intervals whole where their keys take whole numbers, and values one where they are the same number for a key.
+
+    A key without a type that happens to hold a whole number may take others: an interval of it is whole only if its bounds were written
+    without a point.
 
     Args:
         space: the space as written.
-        is_whole: whether a key takes whole numbers, for the keys whose type is known.
+        types: the numbers that a key takes, where that is known.
 
     Raises:
         ConfigError: a bound of such an interval is not whole.
@@ -398,8 +435,12 @@ def typed(space: Space, is_whole: Mapping[str, bool]) -> Space:
     problems = []
 
     def made_whole(parameter: Parameter) -> Parameter:
-        domain = parameter.domain
-        if not isinstance(domain, Range) or domain.whole or not is_whole.get(parameter.path, False):
+        domain, numbers_of_key = parameter.domain, types.get(parameter.path)
+        if numbers_of_key is None:
+            return parameter
+        if isinstance(domain, Choice):
+            return parameter if numbers_of_key.whole else replace(parameter, domain=_without_equals(domain))
+        if domain.whole or not numbers_of_key.whole or not (numbers_of_key.declared or domain.pointless):
             return parameter
         numbers = [domain.low, domain.high, *([domain.step] if domain.step else [])]
         if any(number != round(number) for number in numbers):

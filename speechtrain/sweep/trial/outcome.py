@@ -81,6 +81,23 @@ def outcome_of_error(number: int, error: BaseException) -> Outcome:
         text = str(error).strip() or "no message"
     except Exception:  # an error may fail to make its own text
         text = "no message"
-    expected = isinstance(error, (UserError, RunError))
-    trace = "" if expected else "".join(traceback.format_exception(error))
-    return Outcome(number, "failed", reason=f"{type(error).__name__}: {text}", trace=trace, final=isinstance(error, UserError))
+    reason = f"{type(error).__name__}: {text}"
+    if isinstance(error, (UserError, RunError)):
+        return Outcome(number, "failed", reason=reason, final=isinstance(error, UserError))
+    telling = _telling_line(error)
+    if not reason.startswith(telling):
+        reason = f"{telling}\n{reason}"
+    return Outcome(number, "failed", reason=reason, trace="".join(traceback.format_exception(error)))
+
+
+def _telling_line(error: BaseException) -> str:
+    """Return the line that says most about an error: of its first cause, and the last one where the first only announces it."""
+    seen: set[int] = set()
+    while error.__cause__ is not None and id(error) not in seen:
+        seen.add(id(error))
+        error = error.__cause__
+    try:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    except Exception:  # an error may fail to make its own text
+        lines = ["no message"]
+    return f"{type(error).__name__}: {lines[-1] if lines[0].endswith(':') else lines[0]}"

@@ -5,6 +5,7 @@ An executor runs the jobs it is handed; which job is next is decided by the swee
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import queue
@@ -17,7 +18,10 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
+from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import PoolOptions, SweeperOptions
+from speechtrain.errors import DiskError
+from speechtrain.files import append
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob, outcome_of, outcome_of_error
 from speechtrain.sweep.trial.runner import JobRunner, Program
 from speechtrain.sweep.workers.pool import Pool
@@ -57,8 +61,9 @@ class InProcess:
     size = 1
     ends_jobs = True
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, folder: Path) -> None:
         self._runner = JobRunner(program)
+        self._folder = folder
         self._ended: list[Outcome] = []
 
     @property
@@ -69,6 +74,7 @@ class InProcess:
     def submit(self, job: SweepJob) -> None:
         """Run a job to its end."""
         outcome, _ = self._runner.run(job)
+        _keep_trace(self._folder, outcome)
         self._ended.append(outcome)
 
     def wait(self, timeout: float) -> list[Outcome]:  # noqa: ARG002
@@ -86,13 +92,15 @@ class ThroughLauncher:
     Args:
         make_launcher: makes a launcher, one for each thread.
         size: jobs that may run at a time.
+        folder: the sweep's folder.
     """
 
     ends_jobs = False
 
-    def __init__(self, make_launcher: Callable[[], Launcher], size: int) -> None:
+    def __init__(self, make_launcher: Callable[[], Launcher], size: int, folder: Path) -> None:
         logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # launchers announce every job; the sweeper has its own lines
         self.size = size
+        self._folder = folder
         self._idle = [make_launcher() for _ in range(size)]
         _start_ray(self._idle[0])
         self._ended: queue.Queue[tuple[Launcher, Outcome]] = queue.Queue()
@@ -110,6 +118,7 @@ class ThroughLauncher:
             outcome = outcome_of(job.number, returned)
         except BaseException as error:  # launchers raise what they like; the sweep goes on
             outcome = outcome_of_error(job.number, error)
+        _keep_trace(self._folder, outcome)
         self._ended.put((launcher, outcome))
 
     def wait(self, timeout: float) -> list[Outcome]:
@@ -128,6 +137,13 @@ class ThroughLauncher:
 
     def close(self) -> None:
         """Leave the jobs that run alone; they record their results themselves."""
+
+
+def _keep_trace(folder: Path, outcome: Outcome) -> None:
+    """Append the stack trace of a job that failed to its `output.log`, where a worker of the pool prints it."""
+    if outcome.trace:
+        with contextlib.suppress(DiskError):  # the reason is in the study
+            append(folder / str(outcome.number) / "output.log", masked(outcome.trace).encode())
 
 
 def _start_ray(launcher: Launcher) -> None:
@@ -165,10 +181,10 @@ def make_executor(options: SweeperOptions, program: Program, folder: Path) -> Ex
     pool: PoolOptions | None = getattr(launcher, "pool_options", None)
     if program.config.hydra.runtime.choices["hydra/launcher"] == "basic":  # Hydra's default
         if options.n_jobs == 1:
-            return InProcess(program)
+            return InProcess(program, folder)
         pool = _DEFAULT_POOL
     if pool is not None:
         return Pool(program, options.n_jobs, folder, pool, timeout=options.timeout)
     if hasattr(launcher, "check"):
         launcher.check()
-    return ThroughLauncher(make_launcher, options.n_jobs)
+    return ThroughLauncher(make_launcher, options.n_jobs, folder)

@@ -217,3 +217,13 @@ def test_two_studies_do_not_share_a_folder(toy):
     assert done.returncode != 0
     assert "hydra.sweep.dir: here holds the trials of the study 'toy'" in done.stderr
     assert len(toy.log("start")) == 2
+
+
+@pytest.mark.parametrize("launcher", ["basic", "pool"])
+def test_the_trace_of_a_trial_that_failed_is_in_its_output(toy, launcher):
+    toy.run("x=1,2", "bad=[2]", "fault=raise", "hydra.sweeper.retries=0", f"hydra/launcher={launcher}")
+
+    text = (toy.folder / "multirun/toy/1/output.log").read_text()
+    assert text.count("RuntimeError: went wrong") == 1
+    assert "job.py" in text
+    assert not (toy.folder / "multirun/toy/0/output.log").exists() or not (toy.folder / "multirun/toy/0/output.log").read_text()

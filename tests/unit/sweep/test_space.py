@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from speechtrain.config.overrides import override_text
 from speechtrain.errors import ConfigError
-from speechtrain.sweep.space.space import Choice, Range, choice_of, parse_space, typed
+from speechtrain.sweep.space.space import Choice, NumberType, Range, choice_of, parse_space, typed
 from speechtrain.sweep.study.study import distribution
 
 parser = OverridesParser.create()
@@ -135,7 +135,7 @@ def test_a_range_that_cannot_be_searched_is_refused_by_name(expression):
 def test_an_interval_of_a_key_that_holds_whole_numbers_stays_whole():
     space = parse_space(["model.d_model=interval(64,256)", "optimizer.lr=interval(1,2)"], {})
 
-    space = typed(space, {"model.d_model": True, "optimizer.lr": False})
+    space = typed(space, {"model.d_model": NumberType(whole=True), "optimizer.lr": NumberType(whole=False)})
 
     width, rate = (parameter.domain for parameter in space.parameters)
     assert distribution(width) == IntDistribution(64, 256)
@@ -144,9 +144,37 @@ def test_an_interval_of_a_key_that_holds_whole_numbers_stays_whole():
     assert rate.text(1) == "1.0"
 
 
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("interval(0.0,1.0)", FloatDistribution(0, 1)),
+        ("interval(1,64.0)", FloatDistribution(1, 64)),
+        ("tag(log,interval(1e0,64))", FloatDistribution(1, 64, log=True)),
+        ("range(0.0,2.0,0.5)", FloatDistribution(0, 1.5, step=0.5)),
+        ("interval(1,64)", IntDistribution(1, 64)),
+        ("tag(log,interval(start=1,end=64))", IntDistribution(1, 64, log=True)),
+        ("range(0,8,2)", IntDistribution(0, 6, step=2)),
+    ],
+)
+def test_a_key_without_a_type_that_happens_to_hold_a_whole_number_is_searched_as_its_bounds_are_written(expression, expected):
+    space = typed(parse_space([f"alpha={expression}"], {}), {"alpha": NumberType(whole=True, declared=False)})
+
+    assert distribution(space.parameters[0].domain) == expected
+
+
+def test_the_same_number_written_twice_is_one_value_of_a_key_of_floats():
+    space = parse_space(["x=1,1.0,null,2e0,2.0"], {})
+
+    (x,) = typed(space, {"x": NumberType(whole=False)}).parameters
+    (as_written,) = typed(space, {}).parameters
+
+    assert x.domain == Choice(("1", "null", "2.0"), (1, None, 2.0))
+    assert len(as_written.domain) == 4
+
+
 def test_a_broken_bound_of_a_key_that_holds_whole_numbers_is_refused():
     with pytest.raises(ConfigError, match=r"model\.d_model: takes whole numbers, the range has 0\.5, 2"):
-        typed(parse_space(["model.d_model=interval(0.5,2)"], {}), {"model.d_model": True})
+        typed(parse_space(["model.d_model=interval(0.5,2)"], {}), {"model.d_model": NumberType(whole=True)})
 
 
 def test_the_command_line_wins_over_the_presets():
