@@ -21,6 +21,9 @@ from speechtrain.inference.alignment import alignments, write
 
 FORMATS = ("textgrid", "ctm", "json")
 
+_SHOWN = 10
+"""Most utterances that are named for each kind of trouble."""
+
 
 def run(arguments: list[str]) -> int:
     """Align texts with recordings with the keys of conf/align.yaml, and return the exit code."""
@@ -37,13 +40,15 @@ def run(arguments: list[str]) -> int:
     if problems:
         raise ConfigError(problems)
     folder = user_path(cfg.out)
-    count, utterances, bad = write(alignments(cfg, overrides), folder, formats)
-    for line in bad[:10]:
-        errors.print(line, style="yellow", markup=False)
-    if len(bad) > 10:
-        errors.print(f"and {len(bad) - 10} more", style="yellow", markup=False)
-    console.print(f"aligned     {count:,} of {utterances:,}\nfolder      {folder}", markup=False)
-    return 0 if count == utterances else 2
+    written = write(alignments(cfg, overrides), folder, formats)
+    for lines in (written.bad, written.doubtful):
+        for line in lines[:_SHOWN]:
+            errors.print(line, style="yellow", markup=False)
+        if len(lines) > _SHOWN:
+            errors.print(f"and {len(lines) - _SHOWN} more", style="yellow", markup=False)
+    doubtful = f", {len(written.doubtful):,} of them with a text that does not seem to be said" if written.doubtful else ""
+    console.print(f"aligned     {written.count:,} of {written.utterances:,}{doubtful}\nfolder      {folder}", markup=False)
+    return 0 if written.count == written.utterances else 2
 
 
 if __name__ == "__main__":

@@ -49,14 +49,23 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path | None = No
     Raises:
         ConfigError: with every problem found.
     """
+    cfg = compose_unchecked(overrides, output_dir=output_dir)
+    check(cfg)
+    return cfg
+
+
+def compose_unchecked(overrides: Sequence[str], *, output_dir: str | Path | None = None) -> DictConfig:
+    """Compose a config as `compose` does, whose values are still to be checked.
+
+    Raises:
+        ConfigError: the overrides do not compose.
+    """
     folder = Path(output_dir) if output_dir is not None else Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
     with_folder = [*text_as_typed(overrides), f"output_dir={override_text(str(folder.absolute()))}"]
     try:
-        cfg = _compose(with_folder)
+        return _compose(with_folder)
     except REFUSED as error:
         raise explain(with_folder, error) from None
-    check(cfg)
-    return cfg
 
 
 def compose_command(schema: type[C], overrides: Sequence[str]) -> C:

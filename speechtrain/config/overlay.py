@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 
 from speechtrain.config.checks import find_problems
-from speechtrain.config.compose import compose, set_values
+from speechtrain.config.compose import compose, compose_unchecked, set_values
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.targets import signature
 from speechtrain.errors import ConfigError, Problem
@@ -17,8 +18,13 @@ from speechtrain.errors import ConfigError, Problem
 OVERLAID_GROUPS = ("data", "decoder", "backend")
 
 
-def overlaid(stored: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+def overlaid(stored: ExperimentConfig, overrides: Sequence[str], *, split: str | None = None) -> ExperimentConfig:
     """Return the config with a group replaced where an option is chosen for it (`data=librispeech`), else with its keys changed.
+
+    Args:
+        stored: config of the trained model.
+        overrides: overrides of the groups.
+        split: the only split that will be read: with a list of its own the lists of the others may be absent. None: all may be read.
 
     Raises:
         ConfigError: an override does not compose, or names a key that does not exist.
@@ -28,13 +34,21 @@ def overlaid(stored: ExperimentConfig, overrides: Sequence[str]) -> ExperimentCo
         group_overrides = [item for item in overrides if item.lstrip("+~").startswith((f"{group}=", f"{group}.", f"{group}@"))]
         if any(_chooses(item, group) for item in group_overrides):
             with open_dict(cfg):
-                cfg[group] = compose(group_overrides)[group]
+                cfg[group] = compose_unchecked(group_overrides)[group]
         elif group_overrides:
             set_values(cfg, group_overrides)
     problems = [problem for problem in find_problems(cfg) if problem.path.startswith(tuple(f"{group}." for group in OVERLAID_GROUPS))]
+    if split is not None and has_own_list(cfg.data, split):
+        unread = {"data.train", "data.val", "data.test"} - {f"data.{split}"}
+        problems = [problem for problem in problems if problem.path not in unread]
     if problems:
         raise ConfigError(problems)
     return ExperimentConfig.of(cfg)
+
+
+def has_own_list(corpus: Mapping[str, Any] | DictConfig, split: str) -> bool:
+    """Return whether a corpus names a list for a split, which can then be read without that of the training data."""
+    return split in ("val", "test") and bool(corpus.get(split)) and "train" in corpus
 
 
 def decoders_of(stored: ExperimentConfig, overrides: Sequence[str]) -> dict[str, list[str]]:

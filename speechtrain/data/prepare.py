@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from speechtrain.config.build import build
-from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.experiment import Component, ExperimentConfig
+from speechtrain.config.overlay import has_own_list
 from speechtrain.data.batching import Limits
 from speechtrain.data.checks import report_shared
 from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Cut, Skip, report_skips, seconds
@@ -147,7 +148,7 @@ def _read_corpus(cfg: ExperimentConfig, *, threads: int, reuse: bool, split: str
 
 def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus:
     """List the utterances, normalise their texts, and read their audio where there is not too much of it."""
-    source: CorpusSource = build("data", cfg.corpus)
+    source: CorpusSource = build("data", cfg.corpus if split is None else _with_lists_of(split, cfg.corpus))
     with _without_garbage_collection():
         corpus = source.load(cfg.data.limit_utterances)
         refuse_repeated_ids(corpus.splits)
@@ -170,6 +171,15 @@ def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus
         *(hours, cfg.data.check_hours),
     )
     return _ReadCorpus(corpus, SpectrumCache(corpus, features, 0.0), features, corpus.skipped, lenient=cfg.data.on_bad == "skip")
+
+
+def _with_lists_of(split: str, corpus: Component) -> Component:
+    """Return a corpus of this package without the lists of other splits, where one split alone is read and has a list of its own."""
+    if not has_own_list(corpus, split) or not corpus["_target_"].startswith("speechtrain."):
+        return corpus
+    others: dict[str, list[str] | None] = {name: [] if isinstance(corpus[name], list) else None for name in SPLITS if name != split}
+    shares = {"split": {**corpus["split"], "val": 0, "test": 0}} if "split" in corpus else {}
+    return {**corpus, **others, **shares}
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def complete_splits(
     if shares:
         parts = split_cuts(cuts["train"], by=split["by"], val=shares.get("val", 0), test=shares.get("test", 0), seed=split["seed"])
         cuts = {**cuts, **{name: parts[name] for name in ("train", *missing)}}
-    if not cuts["train"]:
+    if shares and not cuts["train"]:
         raise DataError("data.split leaves no utterance to train on\n    -> lower data.split.val and data.split.test")
     return {name: limit_cuts(cuts[name], limit) for name in SPLITS}
 

@@ -20,7 +20,7 @@ from speechtrain.data.corpus import Skip
 from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import DataError, unwritable
-from speechtrain.files import user_path
+from speechtrain.files import is_file, user_path
 from speechtrain.inference.find import stored_for
 from speechtrain.inference.formats import as_object, ctm, textgrid
 
@@ -33,19 +33,34 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+_DOUBTFUL = 2.5
+"""Nats a token: own texts of recordings, also in speech that a model is not made for, had up to 2.2, others 2.7 to 8 (`docs/log.md`)."""
+_LIST = ".alignments"
+"""Name of the file in a folder of alignments with the names of those that a call wrote."""
+
+
 @dataclass(frozen=True)
 class Alignment:
     """The times at which the words and tokens of a text were spoken.
 
     Attributes:
         duration: duration of the recording, s.
-        score: mean log-probability per frame on the best path; a score far below others suggests that text and audio do not match.
+        score: mean log-probability per frame on the best path of the text.
+        shortfall: by how many nats for each token the path of the text is less probable than the best path of any text.
+        heard: text of the best path of any text.
     """
 
     words: tuple[Word, ...]
     tokens: tuple[Word, ...]
     duration: float
     score: float
+    shortfall: float
+    heard: str
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Return whether the text does not seem to be what is said."""
+        return self.shortfall > _DOUBTFUL
 
 
 def align_text(
@@ -80,11 +95,16 @@ def align_text(
     names = tokenizer.vocabulary
     times = [(frame_seconds * span.start, min(frame_seconds * span.end, duration)) for span in spans]
     words = between_pauses(words_of(spans, tokenizer, frame_seconds), samples, sample_rate)
+    score = path_score(log_probs, spans)
+    best = log_probs.argmax(-1)
+    labels_heard = best[np.flatnonzero(np.diff(best, prepend=-1))]
     return Alignment(
         tuple(words),
         tuple(Word(names[span.label], *time, span.probability) for span, time in zip(spans, times, strict=True) if span.label),
         duration,
-        path_score(log_probs, spans),
+        score,
+        (float(log_probs.max(-1).sum()) - score * len(log_probs)) / max(1, len(labels)),
+        tokenizer.decode([int(label) for label in labels_heard if label]).strip(),
     )
 
 
@@ -97,7 +117,7 @@ def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str
         UserError: the model or the data cannot be used.
     """
     weights, stored, vocabulary = stored_for(cfg)
-    settings = overlaid(stored, overrides)
+    settings = overlaid(stored, overrides, split=cfg.split)
     from speechtrain.data.audio import MIXED
     from speechtrain.data.corpus import read_header
     from speechtrain.inference.recognizer import Recognizer
@@ -131,38 +151,67 @@ def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> 
                 yield utterance, cut.text, error
 
 
-def write(
-    aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str]
-) -> tuple[int, int, list[str]]:
-    """Write the alignments; return their number, that of the utterances, and messages for those that could not be aligned.
+@dataclass(frozen=True)
+class Written:
+    """What a call wrote.
+
+    Attributes:
+        count: number of utterances that were aligned.
+        utterances: number of all utterances.
+        doubtful: messages for those that were aligned with a text which does not seem to be what is said.
+        bad: messages for the utterances that could not be aligned.
+    """
+
+    count: int
+    utterances: int
+    doubtful: list[str]
+    bad: list[str]
+
+
+def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str]) -> Written:
+    """Write the alignments, and remove those that an earlier call wrote into the folder.
 
     Raises:
         UserError: the folder cannot be written.
     """
     from speechtrain.files import numbered, write_text
 
-    bad: list[str] = []
-    count = utterances = 0
+    bad, doubtful = [], []
     ctms, objects = [], []
     names: set[str] = set()
+    files: list[str] = []
+    utterances = 0
     try:
+        before = _files_before(folder)
         for utterance, text, alignment in aligned:
             utterances += 1
-            if isinstance(alignment, Skip):
-                continue
             if isinstance(alignment, DataError):
                 bad.append(f"{utterance}: {alignment}")
+            if not isinstance(alignment, Alignment):
                 continue
-            count += 1
+            if alignment.is_doubtful:
+                doubtful.append(f"{utterance}: {text[:60]!r} does not seem to be said; the model hears {alignment.heard[:60]!r}")
             if "textgrid" in formats:
                 name = numbered(re.sub(r"[^A-Za-z0-9._-]", "_", utterance), names)
-                write_text(folder / f"{name}.TextGrid", textgrid(alignment))
+                files.append(f"{name}.TextGrid")
+                write_text(folder / files[-1], textgrid(alignment))
             ctms.append(ctm(utterance, alignment))
             objects.append(json.dumps(as_object(utterance, text, alignment), ensure_ascii=False) + "\n")
-        if "ctm" in formats:
-            write_text(folder / "words.ctm", "".join(sorted(ctms)))
-        if "json" in formats:
-            write_text(folder / "alignments.jsonl", "".join(sorted(objects)))
+        for kind, name, lines in (("ctm", "words.ctm", ctms), ("json", "alignments.jsonl", objects)):
+            if kind in formats:
+                files.append(name)
+                write_text(folder / name, "".join(sorted(lines)))
+        for name in before - set(files):
+            (folder / name).unlink(missing_ok=True)
+        write_text(folder / _LIST, "".join(f"{name}\n" for name in files))
     except OSError as error:
         raise unwritable(folder, error, "out") from error
-    return count, utterances, bad
+    return Written(len(ctms), utterances, doubtful, bad)
+
+
+def _files_before(folder: Path) -> set[str]:
+    """Return the names of the files that an earlier call wrote into a folder."""
+    if not is_file(folder / _LIST):
+        return set()
+    names = (folder / _LIST).read_text(encoding="utf-8", errors="replace").splitlines()
+    return {name for name in names if name == Path(name).name and name.endswith((".TextGrid", ".ctm", ".jsonl"))}

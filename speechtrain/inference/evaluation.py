@@ -81,7 +81,7 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
     weights, stored, vocabulary = stored_for(cfg)
     decoders = decoders_of(stored, overrides)
     others = [item for item in overrides if not item.lstrip("+~").startswith(("decoder=", "decoder."))]
-    settings = {name: overlaid(stored, [*others, *mine]) for name, mine in decoders.items()}
+    settings = {name: overlaid(stored, [*others, *mine], split=split) for name, mine in decoders.items()}
     first = next(iter(settings.values()))
     from speechtrain.data.prepare import prepare_split
     from speechtrain.inference.recognizer import Recognizer

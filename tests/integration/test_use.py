@@ -354,6 +354,37 @@ def test_words_are_aligned_and_written_in_each_format(
     assert "aligned     1 of 3" in capsys.readouterr().out
 
 
+def test_a_text_that_is_not_said_is_named_and_a_folder_holds_the_files_of_one_call(
+    trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, text = next(iter(spoken.items()))
+    assert here("align", f"from={trained}", "format=[textgrid,ctm]", "out=times") == 0
+    done = capsys.readouterr()
+    assert "does not seem" not in done.out + done.err
+    assert len(list((tmp_path / "times").glob("*.TextGrid"))) == 8
+    (tmp_path / "times/mine.TextGrid").touch()
+    wrong = text.translate(str.maketrans("abcdefgh", "bcdefgha"))
+    assert here("align", f"from={trained}", f"audio={path}", f"text={wrong}", "format=[textgrid,json]", "out=times") == 0
+    done = capsys.readouterr()
+    assert f"'{wrong}' does not seem to be said; the model hears '{text}'" in done.err
+    assert "aligned     1 of 1, 1 of them" in done.out
+    names = {each.name for each in (tmp_path / "times").iterdir() if not each.name.startswith(".")}
+    assert names == {f"{Path(path).stem}.TextGrid", "alignments.jsonl", "mine.TextGrid"}
+    assert json.loads((tmp_path / "times/alignments.jsonl").read_text())["heard"] == text
+
+
+@pytest.mark.parametrize("command", ["evaluate", "align"])
+def test_a_list_of_test_data_needs_none_of_training_data(
+    command: str, trained: Path, corpus: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = corpus(["ab", "ba"], name="some.jsonl")
+    assert here(command, f"from={trained}", "data=manifest", f"data.root={root}", "data.test=some.jsonl", "data.split.val=20", "out=a") == 0
+    with pytest.raises(ConfigError, match=r"data.test: no such manifest") as caught:
+        here(command, f"from={trained}", "data=manifest", f"data.root={root}", "data.test=none.jsonl")
+    assert "data.train" not in str(caught.value)
+    capsys.readouterr()
+
+
 def test_texts_that_do_not_belong_to_a_recording_are_refused(trained: Path, spoken: dict[str, str]) -> None:
     path, text = next(iter(spoken.items()))
     model = speechtrain.load(str(trained))
