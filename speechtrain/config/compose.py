@@ -23,6 +23,7 @@ from speechtrain.config.extras import LAUNCHERS
 from speechtrain.config.overrides import override_text, text_as_typed
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.node import Node
+from speechtrain.config.schemas.sweeps import REPLACED
 from speechtrain.errors import ConfigError, Problem, did_you_mean, first_line
 from speechtrain.files import is_file, user_path
 
@@ -308,11 +309,15 @@ def _missing_option(name: str, options: Sequence[str] | None) -> Problem:
         return Problem(name, "no such config", "python -m speechtrain --help lists what there is")
     if group == "hydra/launcher" and option in LAUNCHERS:
         return Problem(group, f"{option} is not installed", f"pip install 'speechtrain[{LAUNCHERS[option]}]'")
+    if group == "hydra/sweeper/sampler" and option in REPLACED:
+        return Problem(group, f"there is no '{option}' any more", REPLACED[option])
     return Problem(group, f"there is no '{option}'", did_you_mean(option, options or _options(group)))
 
 
 def _unknown_key(path: str, overrides: Sequence[str], others: DictConfig | None) -> Problem:
     parent, _, name = path.rpartition(".")
+    if parent == "hydra.sweeper" and name in REPLACED:
+        return Problem(path, "there is no such key", REPLACED[name])
     return Problem(path, "there is no such key", did_you_mean(name, _siblings(path, overrides, others), prefix=parent))
 
 

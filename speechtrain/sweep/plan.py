@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -98,7 +98,7 @@ class Planner:
         check_space(self._composer, space, self._job_check(), self._explain)
         first, n_trials, grid, sampler = self._first_trials(space, cfg)
         objectives, directions = self._objectives(cfg)
-        pruner = self._pruner() if len(directions) == 1 else None
+        pruner = self._node("pruner") if len(directions) == 1 else None
         folder = Path(str(self._config.hydra.sweep.dir))
         settings = self._settings(space, cfg, objectives)
         return SweepPlan(study_name, folder, space, settings, first, n_trials, grid, objectives, directions, sampler, pruner)
@@ -170,10 +170,10 @@ class Planner:
 
     def _first_trials(self, space: Space, cfg: DictConfig) -> tuple[list[Assignment], int, bool, dict[str, Any] | None]:
         """Return the assignments of the first slots, the number of slots, whether they are a grid, and the sampler of the others."""
-        from speechtrain.sweep.study.samplers import is_grid, node_of
+        from speechtrain.sweep.study.samplers import is_grid
 
         options = self._options
-        sampler = node_of(options.sampler, "sampler")
+        sampler = self._node("sampler")
         size = space.size()
         if is_grid(sampler) and size is None:
             message = f"a grid needs lists of values, at most {MAX_ENUMERATED_POINTS:,} points"
@@ -236,10 +236,16 @@ class Planner:
         measured = {"hydra.sweeper.objectives": ", ".join(objectives), "hydra.sweeper.seeds_per_trial": str(self._options.seeds_per_trial)}
         return measured | shared_settings(self._composer, space, cfg)
 
-    def _pruner(self) -> dict[str, Any] | None:
-        from speechtrain.sweep.study.samplers import node_of
+    def _node(self, kind: Literal["sampler", "pruner"]) -> dict[str, Any] | None:
+        """Return the config node of the sampler or of the pruner, without what the option that it replaces had."""
+        from speechtrain.sweep.study.samplers import node_of, without_foreign_defaults
 
-        return node_of(self._options.pruner, "pruner")
+        hydra = self._config.hydra
+        option = hydra.runtime.choices.get(f"hydra/sweeper/{kind}")
+        beginning = f"hydra.sweeper.{kind}."
+        keys = [str(item).lstrip("+").partition("=")[0] for item in hydra.overrides.hydra]
+        typed = {key.removeprefix(beginning) for key in keys if key.startswith(beginning)}
+        return without_foreign_defaults(node_of(getattr(self._options, kind), kind), kind, option, typed)
 
 
 def study_name_of(space: Space, options: SweeperOptions, program: str) -> str:

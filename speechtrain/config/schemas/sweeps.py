@@ -11,6 +11,13 @@ from omegaconf import MISSING
 
 from speechtrain.config.schemas.node import Rule, Target, number
 
+REPLACED = {
+    "motpe": "write hydra/sweeper/sampler=tpe, which takes several objectives",
+    "custom_search_space": "write hydra.sweeper.when: parameters that exist only where others have certain values",
+    "search_space": "write hydra.sweeper.params",
+}
+"""What to write in place of samplers and keys that the official plugin had."""
+
 
 @dataclass
 class SweeperOptions(Target):

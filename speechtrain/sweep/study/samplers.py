@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import optuna
 
+from speechtrain.config.schemas.sweeps import REPLACED
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 
 Kind = Literal["sampler", "pruner"]
@@ -36,6 +38,7 @@ _SHORT_NAMES: dict[Kind, dict[str, str]] = {
 """Classes by the names of the files in conf/, for `hydra.sweeper.pruner=median`."""
 
 _GRIDS = (optuna.samplers.GridSampler.__name__, optuna.samplers.BruteForceSampler.__name__)
+_CMAES = optuna.samplers.CmaEsSampler.__name__
 _ONE_SEQUENCE = (optuna.samplers.QMCSampler.__name__,)
 """Samplers whose points belong to one sequence, so that all trials must use the same seed."""
 
@@ -50,6 +53,8 @@ def node_of(value: Any, kind: Kind) -> dict[str, Any] | None:
     if value is None or value in ("none", "null"):
         return None
     if isinstance(value, str):
+        if value in REPLACED:
+            raise ConfigError([Problem(f"hydra.sweeper.{kind}", f"there is no '{value}' any more", REPLACED[value])])
         if value not in short_names and "." not in value:
             fix = did_you_mean(value, sorted([*short_names, "none"]))
             raise ConfigError([Problem(f"hydra.sweeper.{kind}", f"there is no '{value}'", fix)])
@@ -62,6 +67,26 @@ def is_grid(node: Mapping[str, Any] | None) -> bool:
     return node is not None and str(node["_target_"]).rpartition(".")[2] in _GRIDS
 
 
+def without_foreign_defaults(
+    node: Mapping[str, Any] | None, kind: Kind, option: str | None, typed: Collection[str]
+) -> dict[str, Any] | None:
+    """Return a node without the values that came with another option than its `_target_` names, and that its class does not take.
+
+    Args:
+        node: config node of a sampler or a pruner.
+        kind: which of both.
+        option: the option that was chosen, from whose file its values come unless they were typed.
+        typed: the keys that the user typed, without those above them.
+
+    Raises:
+        ConfigError: its class does not exist.
+    """
+    if node is None or str(node["_target_"]) == _SHORT_NAMES[kind].get(option or ""):
+        return None if node is None else dict(node)
+    accepted = _accepted_arguments(kind, str(node["_target_"]))
+    return {key: value for key, value in node.items() if key.startswith("_") or key in accepted or key in typed}
+
+
 def make_pruner(node: Mapping[str, Any] | None) -> optuna.pruners.BasePruner:
     """Build the pruner of a node; for None one that never prunes.
 
@@ -70,10 +95,7 @@ def make_pruner(node: Mapping[str, Any] | None) -> optuna.pruners.BasePruner:
     """
     if node is None:
         return optuna.pruners.NopPruner()
-    arguments = dict(node)
-    if isinstance(arguments.get("wrapped_pruner"), Mapping):
-        arguments["wrapped_pruner"] = make_pruner(arguments["wrapped_pruner"])
-    pruner: optuna.pruners.BasePruner = _build("pruner", arguments)
+    pruner: optuna.pruners.BasePruner = _build("pruner", node)
     return pruner
 
 
@@ -104,6 +126,8 @@ def sampler_factory(node: Mapping[str, Any] | None, *, conditional: bool) -> Cal
         return sampler
 
     make(0)
+    if target.endswith(_CMAES) and importlib.util.find_spec("cmaes") is None:  # Optuna imports it at the second trial
+        raise ConfigError([Problem("hydra.sweeper.sampler", "cmaes is not installed", "pip install cmaes, or leave the sampler out")])
     return make
 
 
@@ -120,9 +144,16 @@ def _accepted_arguments(kind: Kind, target: str) -> set[str]:
     return set(inspect.signature(_class_of(kind, target)).parameters)
 
 
+def _build_inner(value: Any) -> Any:
+    """Build an argument that is a node itself, such as `wrapped_pruner` or `independent_sampler`."""
+    if not isinstance(value, Mapping) or "_target_" not in value:
+        return value
+    return _build("pruner" if "pruner" in str(value["_target_"]).lower() else "sampler", value)
+
+
 def _build(kind: Kind, node: Mapping[str, Any]) -> Any:
     target = str(node["_target_"])
-    arguments = {key: value for key, value in node.items() if not key.startswith("_")}
+    arguments = {key: _build_inner(value) for key, value in node.items() if not key.startswith("_")}
     accepted = _accepted_arguments(kind, target)
     unknown = next((key for key in arguments if key not in accepted), None)
     if unknown is not None:

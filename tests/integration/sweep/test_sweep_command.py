@@ -41,6 +41,8 @@ from omegaconf import OmegaConf
         (["seed=1,2", "hydra.sweeper.when=[{if:{modell:x},params:{samples:[1,2]}}]"], ["if modell", "there is no such key or group"]),
         (["seed=1,2", "hydra.sweeper.when=[{params:{samples:[1,2]}}]"], ["hydra.sweeper.when: each entry has `if` and `params`"]),
         (["seed=1,2", "hydra.sweeper.repeat_best_of=nowhere"], ["hydra.sweeper.repeat_best_of", "no results of a sweep in nowhere"]),
+        (["seed=1,2", "hydra/sweeper/sampler=motpe"], ["hydra/sweeper/sampler: there is no 'motpe' any more", "hydra/sweeper/sampler=tpe"]),
+        (["seed=1,2", "hydra.sweeper.custom_search_space=x.y"], ["hydra.sweeper.custom_search_space", "write hydra.sweeper.when"]),
         (["sweep=llr"], ["sweep: there is no 'llr'", "did you mean 'lr'"]),
         (["seed=1,2", "hydra/launcher=pol"], ["hydra/launcher: there is no 'pol'", "did you mean 'pool'"]),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from speechtrain.addresses import masked
 from speechtrain.errors import ConfigError
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.study.objectives import Constraint, directions_of
-from speechtrain.sweep.study.samplers import make_pruner, node_of, sampler_factory
+from speechtrain.sweep.study.samplers import make_pruner, node_of, sampler_factory, without_foreign_defaults
 from speechtrain.sweep.study.storage import open_storage, storage_url, study_lock
 from speechtrain.sweep.trial.job import violations
 from speechtrain.train import Result
@@ -86,7 +87,7 @@ def test_a_sampler_that_knows_groups_is_told_of_conditional_spaces(conditional):
     assert make(0).grouped is conditional  # the multivariate estimate of TPE then covers each branch
 
 
-@pytest.mark.parametrize("name", ["median", "percentile", "asha", "hyperband", "threshold"])
+@pytest.mark.parametrize("name", ["median", "percentile", "asha", "hyperband", "threshold", "patient"])
 def test_every_pruner_in_conf_can_be_made(name):
     node = yaml.safe_load((REPOSITORY / "conf/hydra/sweeper/pruner" / f"{name}.yaml").read_text())
     if name == "threshold":
@@ -95,11 +96,39 @@ def test_every_pruner_in_conf_can_be_made(name):
     assert isinstance(make_pruner(node), optuna.pruners.BasePruner)
 
 
-@pytest.mark.parametrize("name", ["tpe", "random", "nsgaii", "qmc", "grid"])
+@pytest.mark.parametrize("name", ["tpe", "random", "nsgaii", "nsgaiii", "gp", "qmc", "grid"])
 def test_every_sampler_in_conf_can_be_made(name):
     node = yaml.safe_load((REPOSITORY / "conf/hydra/sweeper/sampler" / f"{name}.yaml").read_text())
 
     assert isinstance(sampler_factory(node, conditional=False)(3), optuna.samplers.BaseSampler)
+
+
+def test_a_sampler_that_a_package_is_missing_for_is_refused_before_a_trial():
+    if importlib.util.find_spec("cmaes") is not None:
+        pytest.skip("cmaes is installed")
+
+    with pytest.raises(ConfigError, match=r"cmaes is not installed\n.*pip install cmaes"):
+        sampler_factory(node_of("cmaes", "sampler"), conditional=False)
+
+
+def test_nodes_in_a_node_are_built_as_well():
+    inner = {"_target_": "optuna.samplers.RandomSampler"}
+    sampler = sampler_factory({"_target_": "optuna.samplers.QMCSampler", "independent_sampler": inner}, conditional=False)(0)
+    pruner = make_pruner(
+        {"_target_": "optuna.pruners.PatientPruner", "patience": 1, "wrapped_pruner": {"_target_": "optuna.pruners.NopPruner"}}
+    )
+
+    optuna.create_study(sampler=sampler, pruner=pruner).ask({"x": optuna.distributions.CategoricalDistribution([1, 2])})
+    with pytest.raises(ConfigError, match="takes no argument 'sed'"):
+        sampler_factory({"_target_": "optuna.samplers.QMCSampler", "independent_sampler": inner | {"sed": 1}}, conditional=False)
+
+
+def test_another_class_takes_the_arguments_that_were_typed_and_not_those_of_the_option_it_replaces():
+    node = {"_target_": "optuna.samplers.RandomSampler", "seed": 0, "n_ei_candidates": 24, "group": None, "sed": 1}
+
+    assert without_foreign_defaults(node, "sampler", "tpe", {"sed"}) == {"_target_": node["_target_"], "seed": 0, "sed": 1}
+    assert without_foreign_defaults(node, "sampler", "random", set()) == node
+    assert without_foreign_defaults(None, "sampler", "tpe", set()) is None
 
 
 def test_a_process_is_told_apart_from_a_later_one_with_its_number():
