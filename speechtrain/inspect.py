@@ -25,6 +25,7 @@ from speechtrain.config.compose import compose
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.overlay import OVERLAID_GROUPS
 from speechtrain.console import console
+from speechtrain.data.text.normalize import visible
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import is_file, user_path
 from speechtrain.inference.find import load
@@ -52,8 +53,10 @@ def print_inspection(inspection: Inspection) -> None:
         )
     console.print(table)
     vocabulary = inspection.data.tokenizer.vocabulary
-    console.print(f"\nvocabulary  {len(vocabulary)} tokens: {abbreviated([repr(each)[1:-1] for each in vocabulary], 40)}", markup=False)
-    for before, after in inspection.data.corpus.normalized:
+    named = [{"": "<blank>", " ": "<space>"}.get(token) or visible(token) for token in vocabulary]
+    console.print(f"\nvocabulary  {len(vocabulary)} tokens: {abbreviated(named, 40)}", markup=False)
+    for texts in inspection.data.corpus.normalized:
+        before, after = map(visible, texts)
         console.print(f"text        {before!r} -> {after!r}" if before != after else f"text        {after!r}", markup=False)
     for line in remarks(inspection):
         console.print(f"note        {line}", markup=False, style="yellow")

@@ -84,6 +84,7 @@ def inspect(cfg: ExperimentConfig, *, with_profile: bool = False) -> Inspection:
 def remarks(inspection: Inspection) -> list[str]:
     """Return what should be looked at, a sentence each."""
     from speechtrain.data.checks import describe_shared
+    from speechtrain.data.text.normalize import visible
 
     lines = []
     for split, facts in inspection.facts.items():
@@ -93,7 +94,9 @@ def remarks(inspection: Inspection) -> list[str]:
                 f"{split}: {len(facts.outliers)} utterances with far more or fewer characters a second than the others: {examples}"
             )
         if facts.unknown:
-            examples = abbreviated([f"{token!r} ({count}x)" for token, count in sorted(facts.unknown.items(), key=lambda item: -item[1])])
+            examples = abbreviated(
+                [f"'{visible(token)}' ({count}x)" for token, count in sorted(facts.unknown.items(), key=lambda item: -item[1])]
+            )
             lines.append(f"{split}: tokens that the training text lacks: {examples}")
         if ids := inspection.infeasible.get(split):
             ratio = f"at the model's subsampling of {inspection.model.subsampling}"

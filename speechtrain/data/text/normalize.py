@@ -64,6 +64,44 @@ def diacritics(text: str) -> str:
     return unicodedata.normalize("NFC", "".join(char for char in decomposed if not unicodedata.combining(char)))
 
 
+def invisible(text: str) -> str:
+    """Remove characters that are not seen: of zero width, soft hyphens, byte order marks, marks of writing direction, variation selectors.
+
+    The two joiners go as well, which change how letters of Persian or Hindi look.
+    """
+    return "".join(char for char in text if unicodedata.category(char) != "Cf" and not _is_variation(char))
+
+
+def _is_variation(char: str) -> bool:
+    return "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+
+
+def visible(text: str) -> str:
+    """Return a text with the names of characters that are not seen, as `<SOFT HYPHEN>`, in place of them."""
+    return "".join(
+        f"<{unicodedata.name(char, f'U+{ord(char):04X}')}>" if _is_unseen(char) or (not index and unicodedata.combining(char)) else char
+        for index, char in enumerate(text)
+    )
+
+
+def _is_unseen(char: str) -> bool:
+    return (unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp", "Zs") and char != " ") or _is_variation(char)
+
+
+_DOTTED = {"tr", "az"}
+"""Languages in which ı and I, and i and İ, are the small and the capital form of a letter."""
+
+
+def lowercase_dotted(text: str) -> str:
+    """Replace capital letters by small ones as Turkish and Azerbaijani have them."""
+    return text.translate({ord("I"): "ı", ord("İ"): "i"}).lower()
+
+
+def uppercase_dotted(text: str) -> str:
+    """Replace small letters by capital ones as Turkish and Azerbaijani have them."""
+    return text.translate({ord("i"): "İ", ord("ı"): "I"}).upper()
+
+
 def numbers(text: str, language: str) -> str:
     """Write figures as words of a language (`num2words`); years and ordinals are read as cardinal numbers.
 
@@ -95,6 +133,9 @@ STEPS: dict[str, Callable[[str], str]] = {
     "quotes": quotes,
     "punctuation": punctuation,
     "diacritics": diacritics,
+    "invisible": invisible,
+    **{f"lowercase:{language}": lowercase_dotted for language in _DOTTED},
+    **{f"uppercase:{language}": uppercase_dotted for language in _DOTTED},
     "spaces": spaces,
 }
 """Steps by their name in the config; two more take an argument, `numbers:LANGUAGE` and `replace:PATTERN:REPLACEMENT`."""

@@ -92,6 +92,7 @@ def test_the_command_tells_all_and_draws_a_page(mine: list[str], tmp_path: Path)
     done = command(*mine, *options, f"out={tmp_path / 'page'}")
     assert done.returncode == 0, done.stderr
     for part in (
+        "tokens: <blank>, <space>, A, ",
         "text        'he hoped there would be stew' -> 'HE HOPED THERE WOULD BE STEW'",
         "train: 2 utterances with far more or fewer characters a second than the others: slow",
         "val: tokens that the training text lacks: 'É' (1x)",

@@ -12,7 +12,7 @@ from conftest import TINY, prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechtrain.data.text.normalize import normalizer
+from speechtrain.data.text.normalize import normalizer, visible
 from speechtrain.data.text.phonemes import PhonemeTokenizer, pronounce_words, read_lexicon
 from speechtrain.data.text.subwords import BpeTokenizer
 from speechtrain.data.text.tokenizers import CharTokenizer, WordTokenizer, count_repeats
@@ -180,3 +180,23 @@ def test_characters_come_from_the_training_text_and_go_back_to_it() -> None:
 
 def test_repeats_are_equal_neighbours() -> None:
     assert [count_repeats(np.array(labels)) for labels in ([], [1], [1, 1, 1], [1, 2, 2, 1])] == [0, 0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "wanted"),
+    [
+        ("invisible", "so\u00adft\u200b\ufeff \u202aone\u200d\u2764\ufe0f", "soft one\u2764"),
+        ("lowercase", "\u0130I", "i\u0307i"),
+        ("lowercase:tr", "\u0130stanbul ILIK", "istanbul \u0131l\u0131k"),
+        ("uppercase:az", "istanbul \u0131l\u0131k", "\u0130STANBUL ILIK"),
+    ],
+)
+def test_unseen_characters_and_dotted_letters_have_steps(step: str, text: str, wanted: str) -> None:
+    assert normalizer([step])(text) == wanted
+
+
+def test_characters_that_are_not_seen_have_names() -> None:
+    shown = "a<SOFT HYPHEN>b c<ZERO WIDTH SPACE><NO-BREAK SPACE><U+0007><VARIATION SELECTOR-16>"
+    assert visible("a\u00adb c\u200b\u00a0\x07\ufe0f") == shown
+    assert visible("\u0307") == "<COMBINING DOT ABOVE>"
+    assert visible("e\u0301 \u00fc\u4e00") == "e\u0301 \u00fc\u4e00"
