@@ -94,11 +94,26 @@ class Skip:
         split: train, val or test.
         where: file and line, or the utterance's id.
         reason: what was wrong, and what was received.
+        cut: the utterance, where nothing is wrong with it but that its text is empty.
     """
 
     split: str
     where: str
     reason: str
+    cut: Cut | None = None
+
+    @classmethod
+    def of(cls, split: str, where: str, error: DataError) -> Skip:
+        """Return the record of an utterance that cannot be used because of an error."""
+        return cls(split, where, str(error), error.cut if isinstance(error, NoTextError) else None)
+
+
+class NoTextError(DataError):
+    """An utterance in which nothing is said; `data.empty_texts` says what becomes of it."""
+
+    def __init__(self, what: str, cut: Cut) -> None:
+        super().__init__(f"{what} is empty; data.empty_texts=evaluate keeps it in val and test")
+        self.cut = cut
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from speechtrain.config.build import build
-from speechtrain.config.experiment import Component, ExperimentConfig
+from speechtrain.config.experiment import Component, ExperimentConfig, class_name
 from speechtrain.config.overlay import has_own_list
 from speechtrain.data.batching import Limits
 from speechtrain.data.checks import report_shared
@@ -22,7 +22,7 @@ from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Cut, Skip, rep
 from speechtrain.data.features.cache import SpectrumCache, read_all
 from speechtrain.data.features.features import Features
 from speechtrain.data.features.store import SpectrumStore
-from speechtrain.data.splits import refuse_repeated_ids, split_fold
+from speechtrain.data.splits import limit_cuts, refuse_repeated_ids, split_fold
 from speechtrain.data.task_data import PreparedCorpus
 from speechtrain.data.text.normalize import normalizer
 from speechtrain.data.text.tokenizers import Tokenizer
@@ -75,7 +75,7 @@ def prepare(cfg: ExperimentConfig, *, threads: int, reuse: bool = False) -> Prep
         corpus.splits |= {"train": train_cuts, "val": val_cuts}
     tokenizer: Tokenizer | None = None
     if corpus.splits["train"]:
-        tokenizer = build("tokenizer", cfg.tokenizer, texts=[cut.text for cut in corpus.splits["train"]])
+        tokenizer = build("tokenizer", cfg.tokenizer, texts=[cut.text for cut in corpus.splits["train"] if cut.text])
         assert tokenizer is not None
         if bad := [token for token in tokenizer.vocabulary if "\0" in token]:
             raise DataError(
@@ -151,6 +151,7 @@ def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus
     source: CorpusSource = build("data", cfg.corpus if split is None else _with_lists_of(split, cfg.corpus))
     with _without_garbage_collection():
         corpus = source.load(cfg.data.limit_utterances)
+        _keep_without_text(corpus, cfg, SPLITS if cfg.data.empty_texts == "train" else (split,) if split is not None else ("val", "test"))
         refuse_repeated_ids(corpus.splits)
         if split is not None:
             corpus.splits = {name: cuts if name == split else [] for name, cuts in corpus.splits.items()}
@@ -204,6 +205,25 @@ def _store(cfg: ExperimentConfig, features: Features, corpus: Corpus) -> Spectru
     except OSError as error:
         log.warning("data.feature_cache=%s cannot be written (%s); features are kept in memory", cfg.data.feature_cache, error.strerror)
         return None
+
+
+def _keep_without_text(corpus: Corpus, cfg: ExperimentConfig, splits: Sequence[str]) -> None:
+    """Take utterances in which nothing is said back into some splits, unless `data.empty_texts=skip`.
+
+    Raises:
+        ConfigError: the task has no use for them.
+    """
+    if cfg.data.empty_texts == "skip":
+        return
+    if class_name(cfg.task) == "Classification":
+        message = f"is {cfg.data.empty_texts}, and a model of the task {class_name(cfg.task)} learns nothing from an empty text"
+        raise ConfigError([Problem("data.empty_texts", message, "leave data.empty_texts=skip")])
+    for name in splits:
+        kept = [skip.cut for skip in corpus.skipped if skip.cut is not None and skip.split == name]
+        if kept:
+            corpus.splits[name] = limit_cuts([*corpus.splits[name], *kept], cfg.data.limit_utterances)
+            log.info("%-5s %6d utterances without text, in which whatever is recognised is inserted", name, len(kept))
+    corpus.skipped = [skip for skip in corpus.skipped if skip.cut is None or skip.split not in splits]
 
 
 def _normalize(corpus: Corpus, steps: Sequence[str]) -> None:

@@ -174,6 +174,20 @@ def test_a_folder_that_cannot_be_written_is_told(trained: Path, spoken: dict[str
             here(module, *source, *words, "out=file/x")
 
 
+def test_what_is_recognised_where_nothing_is_said_counts_as_inserted(
+    trained: Path, spoken: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path, text), (other, said) = list(spoken.items())[:2]
+    lines = [{"audio_filepath": path, "text": text}, {"audio_filepath": other, "text": ""}]
+    (Path(path).parent / "silent.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = ["data=manifest", f"data.root={Path(path).parent}", "data.train=silent.jsonl", "split=train", "data.empty_texts=evaluate"]
+    assert here("evaluate", f"from={trained}", *data, "out=silent") == 0
+    capsys.readouterr()
+    found = json.loads(Path("silent/evaluation.json").read_text())["decoders"]["greedy"]
+    assert found["metrics"]["cer"] == pytest.approx(len(said) / len(text))
+    assert (found["insertions"], found["deletions"]) == (1, 0)
+
+
 # transcribe
 
 

@@ -45,6 +45,7 @@ class Loading(Target):
     normalize: list[str] = MISSING
     on_shared: OnShared = field(default_factory=OnShared)
     on_bad: str = choice("skip", "error")
+    empty_texts: str = choice("skip", "evaluate", "train")
     on_empty: str = choice("error", "warn")
 
     def rules(self) -> Iterator[Rule]:

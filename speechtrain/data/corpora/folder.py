@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechtrain.data.audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, audio_files, clean_text, make_cut, read_header
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, NoTextError, Skip, audio_files, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
 from speechtrain.data.text.lines import read_text
 from speechtrain.errors import DataError
@@ -80,7 +80,7 @@ class Folder:
             try:
                 yield self._cut(path, folder, beside=beside)
             except DataError as error:
-                skipped.append(Skip(split, str(path), str(error)))
+                skipped.append(Skip.of(split, str(path), error))
 
     def _cut(self, path: Path, folder: Path, *, beside: bool) -> Cut:
         if beside:
@@ -88,8 +88,6 @@ class Folder:
             if source is None:
                 raise DataError(f"there is no {path.stem}.txt or {path.stem}.lab beside it")
             text = clean_text(read_text(source))
-            if not text:
-                raise DataError(f"{source} is empty")
         elif path.parent == folder:
             raise DataError(f"is in {folder} itself, so no folder says what it is")
         else:
@@ -97,7 +95,10 @@ class Folder:
         rate, num_samples, channels = read_header(path, self.sample_rate)
         name = path.relative_to(self.root).with_suffix("").as_posix()
         speaker = self._speaker(path)
-        return make_cut(name, path, num_samples=num_samples, sample_rate=rate, text=text, speaker=speaker, channels=channels)
+        cut = make_cut(name, path, num_samples=num_samples, sample_rate=rate, text=text, speaker=speaker, channels=channels)
+        if not text:
+            raise NoTextError(str(_text_file(path)), cut)
+        return cut
 
     def _speaker(self, path: Path) -> str | None:
         if self.speaker is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from speechtrain.data.audio import Audio, read_recording
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, make_cut, read_header
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, NoTextError, Skip, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError, first_line
 from speechtrain.files import user_path
@@ -58,7 +58,7 @@ class HuggingFace:
                 try:
                     cuts[split].append(self._cut(split, row))
                 except DataError as error:
-                    skipped.append(Skip(split, f"{self.root}, {part} row {row}", str(error)))
+                    skipped.append(Skip.of(split, f"{self.root}, {part} row {row}", error))
             if not cuts[split]:
                 raise DataError(
                     f"{self.root}: no row of '{part}' can be used; the first: {skipped[0].reason if skipped else 'there is none'}"
@@ -112,12 +112,10 @@ class HuggingFace:
         if not isinstance(text, str):
             raise DataError(f"its text must be a text, received {text!r:.60}")
         text = clean_text(text)
-        if not text:
-            raise DataError("its text is empty")
         rate, samples, channels = read_header(self._file(split, row), None)
         speaker = values[self.columns["speaker"]] if self.columns["speaker"] is not None else None
         name = str(values[self.columns["id"]]) if self.columns["id"] is not None else f"{self.parts[split]}-{row:06d}"
-        return make_cut(
+        cut = make_cut(
             name,
             None,
             num_samples=samples,
@@ -127,6 +125,9 @@ class HuggingFace:
             custom={"row": (split, row)},
             channels=channels,
         )
+        if not text:
+            raise NoTextError("its text", cut)
+        return cut
 
     def _file(self, split: str, row: int) -> io.BytesIO | Path:
         """Return the encoded audio of a row, or the file that it is in."""

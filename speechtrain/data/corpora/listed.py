@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from speechtrain.data.corpora.download import Archive, fetch
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, clean_text, make_cut, read_header
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, NoTextError, Skip, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError
 from speechtrain.files import user_path
@@ -120,15 +120,13 @@ def _cut_or_skip(entry: Entry, split: str, skipped: list[Skip]) -> Cut | None:
     try:
         if entry.problem is not None:
             raise DataError(entry.problem)
-        if not (text := clean_text(entry.text)):
-            raise DataError("its text is empty")
         rate, samples, channels = read_header(entry.path, None)
-        return make_cut(
+        cut = make_cut(
             entry.id,
             entry.path,
             num_samples=samples,
             sample_rate=rate,
-            text=text,
+            text=clean_text(entry.text),
             speaker=entry.speaker,
             custom=dict(entry.custom),
             start=entry.start,
@@ -136,6 +134,9 @@ def _cut_or_skip(entry: Entry, split: str, skipped: list[Skip]) -> Cut | None:
             channel=entry.channel,
             channels=channels,
         )
+        if not cut.text:
+            raise NoTextError("its text", cut)
     except DataError as error:
-        skipped.append(Skip(split, entry.where or str(entry.path), str(error)))
+        skipped.append(Skip.of(split, entry.where or str(entry.path), error))
         return None
+    return cut

@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from speechtrain.data.audio import samples_in
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, Header, Skip, clean_text, make_cut, read_header
+from speechtrain.data.corpus import SPLITS, Corpus, Cut, Header, NoTextError, Skip, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
 from speechtrain.data.text.lines import numbered_lines, parse_json
 from speechtrain.errors import DataError
@@ -78,8 +78,9 @@ class Manifest:
         self._header, self._offsets = ("", Header(0, 0, 0)), {}
         for name, files in self.files.items():
             for file in files:
+                before = len(skipped)
                 usable = self._read(self.root / file, name, skipped)
-                if not usable:
+                if not usable and not any(skip.cut for skip in skipped[before:]):
                     raise DataError(_nothing_usable(self.root / file, skipped))
                 cuts[name] += usable
         missing = [part for part in ("val", "test") if not self.files[part]]
@@ -92,14 +93,11 @@ class Manifest:
             try:
                 cuts.append(self._cut(_parse(line), manifest))
             except DataError as error:
-                skipped.append(Skip(split, where, str(error)))
+                skipped.append(Skip.of(split, where, error))
         return cuts
 
     def _cut(self, entry: dict[str, Any], manifest: Path) -> Cut:
         """Return the utterance of a line in a manifest."""
-        text = clean_text(entry["text"])
-        if not text:
-            raise DataError("'text' is empty")
         path = _audio_path(entry, manifest)
         name = self._name(path, entry["audio_filepath"], manifest)
         header, start, end = self._part(entry, path, manifest)
@@ -107,18 +105,21 @@ class Manifest:
             last = header.samples / header.rate if end is None else end
             name += f"-{samples_in(start, 1000):07d}-{samples_in(last, 1000):07d}"
         speaker = entry.get("speaker")
-        return make_cut(
+        cut = make_cut(
             str(entry.get("utt_id") or name),
             path,
             num_samples=header.samples,
             sample_rate=header.rate,
-            text=text,
+            text=clean_text(entry["text"]),
             speaker=None if speaker is None else sys.intern(str(speaker)),
             custom={key: value for key, value in entry.items() if key not in _READ and (key != "words" or isinstance(value, list))},
             start=start,
             end=end,
             channels=header.channels,
         )
+        if not cut.text:
+            raise NoTextError("'text'", cut)
+        return cut
 
     def _name(self, path: str, stated: str, manifest: Path) -> str:
         """Return the path of an audio file in the data folder, without its ending."""

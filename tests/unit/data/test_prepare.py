@@ -241,3 +241,23 @@ def test_an_id_that_two_utterances_have_is_refused_whatever_lists_them(corpus: W
     files = [f"data.root={tmp_path}", "data.train=a/train.h5", "data.val=b/train.h5", "data.split.test=0", "data.sample_rate=200"]
     with pytest.raises(DataError, match=r"'train-000000' occurs twice \(train and val\)"):
         prepared(["data=hdf5_signals", *files, "tracking=[]"])
+
+
+def test_recordings_in_which_nothing_is_said_are_kept_where_the_config_says(corpus: Write, caplog: pytest.LogCaptureFixture) -> None:
+    root = corpus(["a", "", "b"])
+    corpus(["a", "", ""], name="val.jsonl")
+    given = ["data=manifest", f"data.root={root}", "data.val=val.jsonl", "data.on_shared.audio=allow", *QUIET]
+
+    def kept(*more: str) -> tuple[list[str], list[str], int]:
+        data = prepared([*given, *more])
+        return *([cut.text for cut in data.corpus.splits[split]] for split in ("train", "val")), data.skipped
+
+    assert kept() == (["a", "b"], ["a"], 3)
+    assert "train.jsonl:2: 'text' is empty; data.empty_texts=evaluate keeps it in val and test" in caplog.text
+    assert kept("data.empty_texts=evaluate") == (["a", "b"], ["a", "", ""], 1)
+    data = prepared([*given, "data.empty_texts=train", "data.batch_size=1"])
+    assert sorted(cut.text for cut in data.corpus.splits["train"]) == ["", "a", "b"]
+    assert data.skipped == 0
+    assert sorted(int(batch.target_lengths[0]) for batch in loader(data)) == [0, 1, 1]
+    with pytest.raises(ConfigError, match=r"data\.empty_texts: is evaluate, and a model of the task Classification learns nothing"):
+        prepared([*given, "data.empty_texts=evaluate", "task=classification"])

@@ -135,7 +135,7 @@ def test_a_line_that_is_no_json_object_is_named(corpus: Write, line: str) -> Non
 
 
 def test_an_empty_manifest_and_one_without_any_usable_line_are_refused(corpus: Write) -> None:
-    root = corpus(["a"], at_0={"text": ""})
+    root = corpus(["a"], at_0={"text": None})
     with pytest.raises(DataError, match="none of its 1 lines can be used"):
         load(root)
     (root / "train.jsonl").write_text("\n\n")
