@@ -251,7 +251,7 @@ def _changes(values: Any, safe: Any, path: str = "") -> Iterable[tuple[str, str]
 def owner_key() -> bytes | None:
     """Return the 32 random bytes, readable for this user alone, with which the user's runs are signed; None: there is no place for them."""
     with contextlib.suppress(OSError, RuntimeError):
-        path = _state_folder() / "key"
+        path = state_folder() / "key"
         if not path.is_file():
             from filelock import FileLock  # takes a tenth of a second, which only the first run waits for
 
@@ -265,13 +265,14 @@ def owner_key() -> bytes | None:
     return None
 
 
-def _state_folder() -> Path:
+def state_folder() -> Path:
+    """Return the folder for what is kept for this user, outside of all runs."""
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "speechtrain"
 
 
 def _store_file() -> Path:
-    return _state_folder() / "addresses.json"
+    return state_folder() / "addresses.json"
 
 
 def _stored() -> dict[str, str]:

@@ -33,6 +33,13 @@ def user_path(name: str | Path) -> Path:
     return Path(os.path.expanduser(name))  # noqa: PTH111 # Path.expanduser raises RuntimeError for a user that there is not
 
 
+def ignore_in_git(folder: Path) -> None:
+    """Have git ignore a folder of outputs with all that is in it, by a file `.gitignore` that is in it too."""
+    with contextlib.suppress(OSError):
+        if not (folder / ".gitignore").exists():
+            (folder / ".gitignore").write_text("*\n", encoding="ascii")
+
+
 def sqlite_file(address: str) -> Path:
     """Return the file of an address `sqlite:///FILE?OPTIONS`, in which `%3F` stands for a question mark, as SQLAlchemy reads it."""
     return Path(unquote(address.partition(":///")[2].partition("?")[0]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.experiment import ExperimentConfig, kind_of_test
 from speechtrain.errors import EmptyDataError
 from speechtrain.processes import interrupts
 from speechtrain.tracking.recorder import RunRequest, recorded
@@ -18,7 +18,7 @@ from speechtrain.tracking.run_folder import write_run_file
 from speechtrain.training import steps
 from speechtrain.training.console import print_config, print_whereabouts
 from speechtrain.training.cross_validation import cross_validate, is_cross_validation
-from speechtrain.training.limits import kind_of_test, with_limits
+from speechtrain.training.limits import with_limits
 from speechtrain.training.result import Result
 from speechtrain.training.resumed import changes_of, note_changes
 

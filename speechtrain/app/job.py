@@ -34,6 +34,7 @@ from speechtrain.files import write_text
 from speechtrain.processes import fresh
 from speechtrain.sweep.trial.hydra_job import write_configs
 from speechtrain.sweep.trial.outcome import VARIABLE
+from speechtrain.tracking.run_folder import RUN_FILE, read_run_file
 from speechtrain.train import train
 from speechtrain.training.resumed import check_unfinished
 
@@ -145,13 +146,18 @@ def _or_exit(call: Callable[[], T]) -> T:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove the folder of a run that was refused, if it holds only what Hydra wrote, and the empty folders of `outputs` above it."""
-    if {path.name for path in folder.iterdir()} <= {STORED}:
+    """Remove the folder of a run that was refused before any tracker knew of it, and the empty folders of `outputs` above it."""
+    empty_of_results = {STORED, "config.yaml", RUN_FILE, "speechtrain.log"}
+    if HydraConfig.get().output_subdir is None or any(read_run_file(folder).get("run_ids", {}).values()):  # resumed, or tracked
+        return
+    if {path.name for path in folder.iterdir() if not (path.is_dir() and not any(path.iterdir()))} <= empty_of_results:
         with contextlib.suppress(OSError):
             shutil.rmtree(folder)
             for parent in folder.parents:
                 if not parent.is_relative_to(Path("outputs").absolute()):
                     break
+                if [path.name for path in parent.iterdir()] == [".gitignore"]:
+                    (parent / ".gitignore").unlink()
                 parent.rmdir()
 
 

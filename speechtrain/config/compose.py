@@ -112,15 +112,16 @@ def _as_list(item: str, known: DictConfig) -> str:
 
 
 def _command_problem(error: Exception, overrides: Sequence[str], known: DictConfig) -> Problem:
-    names = [str(name) for name in known]
+    names = ["from" if name == "source" else str(name) for name in known]
     for item in overrides:
         key = item.partition("=")[0]
-        if key.partition(".")[0] not in names:
+        if key.partition(".")[0] not in (*names, "source"):
             return Problem(key, "there is no such key", did_you_mean(key, names))
     links = list(_chain(error))
     text = next((line for line in str(links[-1]).splitlines() if line.strip()), type(error).__name__)
     culprit = _culprit(overrides, error)
-    return Problem((culprit or "command line").partition("=")[0], text, "write key=value")
+    key = (culprit or "command line").partition("=")[0]
+    return Problem("from" if key == "source" else key, text, "write key=value")
 
 
 def check(cfg: DictConfig) -> None:

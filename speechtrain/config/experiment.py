@@ -137,6 +137,11 @@ class ExperimentConfig:
 SCALARS = ("seed", "dry_run", "test_run", "resume", "init_from", "rerun", "trust", "samples", "output_dir")
 
 
+def kind_of_test(cfg: ExperimentConfig | DictConfig) -> str | None:
+    """Return which kind of test run a config asks for; None: a real run."""
+    return "fast_dev_run" if cfg.trainer.fast_dev_run else "dry_run" if cfg.dry_run else cfg.test_run
+
+
 def component(group: str, node: DictConfig) -> Component:
     """Return a node's target and those of its keys that are arguments of it, as plain values."""
     return {"_target_": str(node["_target_"]), **arguments(group, node)}

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from speechtrain.config.checks import unknown_formats
+from speechtrain.config.experiment import kind_of_test
 from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import ExportConfig
@@ -224,7 +225,9 @@ class Export:
         from speechtrain.inference.archive import SUFFIX, stored_config, write_archive
         from speechtrain.inference.recognizer import Recognizer
 
-        path = self.folder / f"{self.run.name if self.run is not None else self.weights.stem}{SUFFIX}"
+        test = kind_of_test(self.settings)
+        stem = self.run.name if self.run is not None else self.weights.stem
+        path = self.folder / f"{stem if test is None else f'{stem}-{test}'}{SUFFIX}"
         with TemporaryDirectory() as folder:
             name = f"weights{self.recognizer.backend.suffix}"
             weights = Path(folder) / name

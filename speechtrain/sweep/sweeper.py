@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 
 from speechtrain.addresses import keep
+from speechtrain.config.overrides import unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.files import write_text
@@ -97,7 +98,8 @@ class Sweep:
             return None
         cfg = self._composer.compose(plan.space.fixed)
         settings = settings_of(self._options, plan.study_name, describe(plan.space))
-        return SweepRecorder(cfg, study, plan.objectives, plan.folder.absolute(), settings, arguments)
+        of_hydra = [each for each in unresolved(self._program.config.hydra.overrides.hydra) if not each.startswith("hydra.mode=")]
+        return SweepRecorder(cfg, study, plan.objectives, plan.folder.absolute(), settings, arguments, of_hydra)
 
 
 def _open_study(plan: SweepPlan, options: SweeperOptions) -> Study:

@@ -29,6 +29,10 @@ _PACKAGES = (
 )
 
 
+_OURS = [f":(exclude,glob)**/{name}" for name in ("mlflow.db*", "mlartifacts/**", "outputs/**", "multirun/**", "alignments/**")]
+"""What runs and commands write by default, as git names it: it is no change of the code."""
+
+
 def run_tags(overrides: Sequence[str]) -> dict[str, str]:
     """Return the tags of a run, under MLflow's names where it has them."""
     tags = {
@@ -40,7 +44,7 @@ def run_tags(overrides: Sequence[str]) -> dict[str, str]:
         "python": sys.version.split()[0],
         "cpu_count": str(os.cpu_count()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
-        "overrides": masked(" ".join(overrides)),
+        "overrides": masked(shlex.join(overrides)),
     }
     for package in _PACKAGES:
         try:
@@ -51,7 +55,7 @@ def run_tags(overrides: Sequence[str]) -> dict[str, str]:
     if commit:
         tags["mlflow.source.git.commit"] = commit.strip()
         tags["git.branch"] = _git("rev-parse", "--abbrev-ref", "HEAD").strip()
-        tags["git.dirty"] = str(bool(_git("status", "--porcelain").strip())).lower()
+        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--", ".", *_OURS).strip())).lower()
     return tags
 
 

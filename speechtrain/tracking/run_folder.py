@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from speechtrain.addresses import state_folder
 from speechtrain.backends.checkpoint_files import FOLDER, best_checkpoint, last_checkpoint
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import is_file, is_folder, user_path, write_json
 
 RUN_FILE = "run.json"
 """Name of the file in every run's folder with what is needed to find it again: MLflow's run id, the status."""
+
+RUN_FOLDERS = ("outputs", "multirun")
+"""The folders, in the current one, that runs and sweeps lie in where no other is named."""
 
 NUMBERED_FROM = "epochs_in_names_from"
 """Key of `run.json`: the number that names of checkpoints have for the first epoch; a run without it began when that was 0."""
@@ -35,14 +40,19 @@ def write_run_file(folder: Path, values: dict[str, Any]) -> None:
     write_json(folder / RUN_FILE, content)
 
 
-_FIX = "give last, a run's folder, a checkpoint or an MLflow run id"
+_ELSEWHERE = "runs.json"
+"""Name of the file, in the user's folder of state, with the folders of runs that lie elsewhere, by the folder they were started in."""
+_MOST = 100
+"""Folders that are noted at most, and runs of each."""
+
+_FIX = "give last, a run's folder, a checkpoint, or an MLflow run id or its first letters"
 
 
 def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     """Return the folder of a run, and the checkpoint to go on from, or None if it has none yet and must start again.
 
     Args:
-        name: `last` (runs that failed before their first checkpoint aside), a folder, a checkpoint file, or an MLflow run id.
+        name: `last` (runs that trained nothing aside), a folder, a checkpoint file, or an MLflow run id or its first letters.
         key: the key of the config that holds the name, for messages.
 
     Raises:
@@ -55,21 +65,60 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
         if not any((path / name).exists() for name in (RUN_FILE, ".hydra", FOLDER)):
             raise ConfigError([Problem(key, f"{path} is no folder of a run", _FIX)])
         return path.absolute(), last_checkpoint(path.absolute())
-    runs = sorted((file.parent for base in ("outputs", "multirun") for file in Path(base).glob(f"**/{RUN_FILE}")), key=_started)
-    if name == "last":
-        matches = [run for run in runs if not _failed_at_the_start(run)] or runs
-    else:
-        matches = [run for run in runs if read_run_file(run).get("mlflow_run_id") == name]
+    below = (file.parent.absolute() for base in RUN_FOLDERS for file in Path(base).glob(f"**/{RUN_FILE}"))
+    elsewhere = (folder for folder in _remembered() if (folder / RUN_FILE).is_file())
+    runs = sorted({*below, *elsewhere}, key=_started)
+    matches = ([run for run in runs if _may_be_last(run, key)] or runs) if name == "last" else _of_id(runs, name, key)
     if not matches:
         where = f"{Path('outputs').absolute()} or {Path('multirun').absolute()}"
         raise ConfigError([Problem(key, f"no run '{name}' under {where}", _FIX)])
     return matches[-1].absolute(), last_checkpoint(matches[-1].absolute())
 
 
-def _failed_at_the_start(folder: Path) -> bool:
-    """Return whether a run failed before its first checkpoint; `last` then means the run before it."""
+def _of_id(runs: list[Path], name: str, key: str) -> list[Path]:
+    """Return the folders of the one run whose id in MLflow is, or begins with, a name; empty if there is none.
+
+    Raises:
+        ConfigError: several ids begin so.
+    """
+    ids = {run: str(read_run_file(run).get("mlflow_run_id")) for run in runs}
+    found = {run_id for run_id in ids.values() if run_id == name} or {run_id for run_id in ids.values() if name and run_id.startswith(name)}
+    if len(found) > 1:
+        raise ConfigError([Problem(key, f"{len(found)} runs have an id that begins with '{name}': {', '.join(sorted(found)[:8])}", _FIX)])
+    return [run for run in runs if ids[run] in found]
+
+
+def _may_be_last(folder: Path, key: str) -> bool:
+    """Return whether `last` may mean a run: one with a model, or, where none is asked for, one that trained or was interrupted before."""
     run = read_run_file(folder)
-    return run.get("status") == "FAILED" and "folds" not in run and last_checkpoint(folder) is None and best_checkpoint(folder) is None
+    if "folds" in run or last_checkpoint(folder) is not None or best_checkpoint(folder) is not None:
+        return True
+    trained = (folder / "history.jsonl").is_file()
+    return key not in ("from", "init_from") and (trained or run.get("status") not in ("FAILED", "FINISHED"))
+
+
+def remember(folder: Path) -> None:
+    """Note for this user the folder of a run that lies elsewhere than in `RUN_FOLDERS`, so that `last` finds it from the current one."""
+    if any(folder.is_relative_to(Path(base).absolute()) for base in RUN_FOLDERS):
+        return
+    with suppress(OSError, RuntimeError):
+        path, here = state_folder() / _ELSEWHERE, str(Path.cwd())
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        noted = _noted()
+        folders = [*(each for each in noted.pop(here, []) if each != str(folder)), str(folder)]
+        write_json(path, dict([*noted.items(), (here, folders[-_MOST:])][-_MOST:]))
+
+
+def _remembered() -> list[Path]:
+    """Return the folders that `remember` noted in the current folder."""
+    return [Path(each) for each in _noted().get(str(Path.cwd()), [])]
+
+
+def _noted() -> dict[str, list[str]]:
+    with suppress(OSError, RuntimeError, ValueError, RecursionError, AttributeError):
+        values = json.loads((state_folder() / _ELSEWHERE).read_text(encoding="utf-8"))
+        return {str(here): [str(each) for each in folders] for here, folders in values.items() if isinstance(folders, list)}
+    return {}
 
 
 def find_weights(name: str, key: str) -> Path:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from omegaconf import DictConfig
-
-from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.experiment import ExperimentConfig, kind_of_test
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +21,6 @@ TEST_RUNS: dict[str, dict[str, int]] = {
     },
 }
 """The limits of each kind of test run, by dotted key; a tighter limit in the config itself stays."""
-
-
-def kind_of_test(cfg: ExperimentConfig | DictConfig) -> str | None:
-    """Return which kind of test run a config asks for; None: a real run."""
-    return "fast_dev_run" if cfg.trainer.fast_dev_run else "dry_run" if cfg.dry_run else cfg.test_run
 
 
 def with_limits(cfg: ExperimentConfig) -> ExperimentConfig:

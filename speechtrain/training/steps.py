@@ -18,10 +18,19 @@ from speechtrain.config.checks import unknown_metrics
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.stored import stored_vocabulary
 from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, unwritable
-from speechtrain.files import is_file, remove_unfinished, user_path, write_text
+from speechtrain.files import ignore_in_git, is_file, remove_unfinished, user_path, write_text
 from speechtrain.inference.archive import weights_of
 from speechtrain.processes import interrupts
-from speechtrain.tracking.run_folder import BEST_CHECKPOINT, NUMBERED_FROM, find_run, find_weights, read_run_file, write_run_file
+from speechtrain.tracking.run_folder import (
+    BEST_CHECKPOINT,
+    NUMBERED_FROM,
+    RUN_FOLDERS,
+    find_run,
+    find_weights,
+    read_run_file,
+    remember,
+    write_run_file,
+)
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Model, ModelInfo, TrainingPlan
@@ -113,6 +122,10 @@ def start_folder(cfg: ExperimentConfig) -> Path:
             write_run_file(folder, {"started": time.time_ns(), NUMBERED_FROM: 1})
     except OSError as error:
         raise unwritable(folder, error, "hydra.run.dir") from error
+    for base in map(Path.absolute, map(Path, RUN_FOLDERS)):
+        if folder.is_relative_to(base):
+            ignore_in_git(base)
+    remember(folder)
     return folder
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from speechtrain.addresses import masked
+from speechtrain.config.experiment import kind_of_test
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import RunError, UserError
 from speechtrain.processes.fresh import FreshCall
@@ -23,7 +24,6 @@ from speechtrain.sweep.study.cost import total_cost, trial_table
 from speechtrain.sweep.study.storage import study_lock
 from speechtrain.sweep.study.study import describe
 from speechtrain.tracking import provenance
-from speechtrain.training.limits import kind_of_test
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -49,7 +49,8 @@ class SweepRecorder:
         objectives: names of the metrics; empty: what the program returns.
         folder: folder of the sweep, absolute.
         settings: parameters of the run (`settings_of`).
-        overrides: overrides as typed on the command line.
+        overrides: overrides as typed on the command line, without those of Hydra's own keys.
+        hydra_overrides: overrides of Hydra's own keys as typed, `hydra.sweeper.*` among them.
 
     Attributes:
         parents: ids of the sweep's runs, by tracker.
@@ -63,12 +64,14 @@ class SweepRecorder:
         folder: Path,
         settings: Mapping[str, object],
         overrides: Sequence[str],
+        hydra_overrides: Sequence[str] = (),
     ) -> None:
         self.study = study
         self.objectives = list(objectives) or ["value"]
         self.folder = folder
         self.settings = settings
         self.overrides = overrides
+        self.hydra_overrides = hydra_overrides
         self.parents: dict[str, str] = {}
         self._test_run = kind_of_test(cfg)
         self._wants_page = cfg.report.enabled is not False
@@ -93,10 +96,11 @@ class SweepRecorder:
         self._trackers = {name: tracker for name, tracker in trackers.items() if tracker.nests}
         if not self._trackers:
             return
-        tags = provenance.run_tags(["-m", *self.overrides]) | {"speechtrain.kind": "sweep", "speechtrain.study": self.study.name}
+        tags = provenance.run_tags(["-m", *self.overrides, *self.hydra_overrides])
+        tags |= {"speechtrain.kind": "sweep", "speechtrain.study": self.study.name}
         tags |= {"speechtrain.test_run": self._test_run} if self._test_run else {}
         texts = {
-            "overrides.txt": masked("\n".join(self.overrides)),
+            "overrides.txt": masked("\n".join([*self.overrides, *self.hydra_overrides])),
             "space.json": json.dumps(describe(self.study.space), indent=2, ensure_ascii=False),
         }
         with study_lock(self.study.url, self.study.name):  # sweepers that share a study share its run

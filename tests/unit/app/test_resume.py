@@ -11,7 +11,7 @@ from speechtrain.addresses import keep
 from speechtrain.app.resume import resume_arguments, sign
 from speechtrain.errors import ConfigError, UserError
 from speechtrain.tracking.mlflow.location import local_uri
-from speechtrain.tracking.run_folder import find_run, read_run_file, write_run_file
+from speechtrain.tracking.run_folder import find_run, read_run_file, remember, write_run_file
 
 
 def run(folder: Path, started: int, run_id: str, *, checkpoint: bool = True) -> Path:
@@ -32,6 +32,27 @@ def test_last_is_the_run_that_started_last_and_an_id_is_the_run_of_that_id() -> 
     kept = one / "checkpoints" / "epoch=001.ckpt"
     kept.touch()
     assert find_run(str(kept)) == (one, kept)
+
+
+def test_the_first_letters_of_a_run_id_are_enough_where_only_one_run_has_them() -> None:
+    one, two = run(Path("outputs/1"), 1, "ab12"), run(Path("outputs/2"), 2, "ab34")
+    assert find_run("ab1")[0] == one
+    assert find_run("ab34")[0] == two
+    with pytest.raises(ConfigError, match="init_from: 2 runs have an id that begins with 'ab': ab12, ab34"):
+        find_run("ab", "init_from")
+
+
+def test_last_is_found_in_other_folders_and_has_a_model_where_one_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere, killed = run(tmp_path / "far" / "1", 2, "aa"), run(Path("outputs/2"), 3, "bb", checkpoint=False)
+    remember(elsewhere)
+    assert find_run("last")[0] == killed
+    assert find_run("last", "from")[0] == find_run("aa")[0] == elsewhere
+    write_run_file(killed, {"status": "FINISHED"})  # with data.on_empty=warn
+    assert find_run("last")[0] == elsewhere
+    (tmp_path / "another").mkdir()
+    monkeypatch.chdir(tmp_path / "another")
+    with pytest.raises(ConfigError, match="no run 'last'"):
+        find_run("last")
 
 
 def test_the_runs_own_overrides_come_first_and_new_ones_on_top() -> None:
