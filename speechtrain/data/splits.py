@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -11,6 +13,12 @@ import numpy as np
 from speechtrain.data.corpus import SPLITS, Cut
 from speechtrain.errors import DataError
 
+log = logging.getLogger(__name__)
+
+_MOST_MOVED = {3: 20, 2: 60}
+"""Groups of which three, or two, are moved at once to come nearer to a share; of more there are small ones to move one by one."""
+_NOTABLE = 3.0  # per cent that a share may be off without a warning
+
 
 def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float | list[str], seed: int) -> dict[str, list[Cut]]:
     """Divide one list: the named speakers, or a percentage of utterances, go to val and test.
@@ -18,8 +26,8 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
     Args:
         cuts: all utterances.
         by: what is never divided: `speaker`, `parent` (what variants of one recording share) or `utterance`.
-        val: per cent of the utterances, taken by whole groups until the share is reached; or names of speakers.
-        test: the same for the test split, which is filled first.
+        val: per cent of the utterances, taken by whole groups so that the share is as near as may be; or names of speakers.
+        test: the same for the test split.
         seed: seed of the order in which groups are taken.
 
     Raises:
@@ -47,7 +55,58 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
         parts[name] = [cut for cut in remaining if key(cut) in chosen]
         remaining = [cut for cut in remaining if key(cut) not in chosen]
     parts["train"] = remaining
+    wanted = {name: float(share) for name, share in (("val", val), ("test", test)) if not isinstance(share, list) and share}
+    if wanted:
+        _bring_nearer(parts, {name: round(len(cuts) * share / 100) for name, share in wanted.items()}, group_of)
+        _tell_shares(parts, wanted, by, len(cuts))
     return parts
+
+
+def _bring_nearer(parts: dict[str, list[Cut]], goals: Mapping[str, int], group_of: Callable[[Cut], str]) -> None:
+    """Move whole groups between train and the parts that have goals, while their sizes come nearer to these."""
+    names = ("train", *goals)
+    part_of = {group_of(cut): name for name in names for cut in parts[name]}
+    sizes = Counter(group_of(cut) for name in names for cut in parts[name])
+    counts = {name: len(parts[name]) for name in names}
+    aims = {**goals, "train": sum(counts.values()) - sum(goals.values())}
+
+    def cost(changes: Mapping[str, str]) -> int:
+        after = dict(counts)
+        for group, to in changes.items():
+            after[part_of[group]] -= sizes[group]
+            after[to] += sizes[group]
+        empty = sum(aims[name] > 0 and not after[name] for name in names)
+        return sum(abs(after[name] - aims[name]) for name in names) + 2 * sum(aims.values()) * empty
+
+    groups = sorted(sizes)
+    together = next((number for number, most in _MOST_MOVED.items() if len(groups) <= most), 1)
+    while lowest := cost({}):
+        moves = (
+            dict(zip(some, places, strict=True))
+            for number in range(1, together + 1)
+            for some in itertools.combinations(groups, number)
+            for places in itertools.product(names, repeat=number)
+        )
+        best = min(moves, key=cost)
+        if cost(best) >= lowest:
+            break
+        for group, to in best.items():
+            counts[part_of[group]] -= sizes[group]
+            counts[to] += sizes[group]
+            part_of[group] = to
+    cuts = [cut for name in names for cut in parts[name]]
+    for name in names:
+        parts[name] = [cut for cut in cuts if part_of[group_of(cut)] == name]
+
+
+def _tell_shares(parts: Mapping[str, Sequence[Cut]], wanted: Mapping[str, float], by: str, total: int) -> None:
+    shares = {name: 100 * len(parts[name]) / total for name in SPLITS}
+    text = ", ".join(f"{name} {share:.1f} %" for name, share in shares.items())
+    if any(abs(shares[name] - share) > _NOTABLE for name, share in wanted.items()):
+        asked = ", ".join(f"{name} {share:g} %" for name, share in wanted.items())
+        log.warning("data.split: %s of the utterances, as near to %s as each %s in one split allows", text, asked, by)
+    else:
+        log.info("data.split: %s of the utterances", text)
 
 
 def complete_splits(

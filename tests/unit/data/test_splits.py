@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechtrain.data.corpus import make_cut
-from speechtrain.data.splits import split_fold
+from speechtrain.data.splits import split_cuts, split_fold
 from speechtrain.errors import DataError
 
 
@@ -60,3 +60,36 @@ def test_the_data_of_a_fold_are_train_and_val_divided_anew_and_the_test_stays() 
     left_out = {cut.id for data in folds for cut in data.corpus.splits["val"]}
     assert len(left_out) == 30
     assert {cut.id for cut in folds[0].corpus.splits["test"]} == {cut.id for cut in folds[1].corpus.splits["test"]}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted"),
+    [
+        ([30, 25, 20, 15, 10], (70, 20, 10)),
+        ([40, 35, 14, 11], (75, 14, 11)),
+        ([34, 33, 33], (34, 33, 33)),  # nearer would be nothing to test on
+        ([*[7] * 10, 6, 6, 6, 6, 6], (68, 20, 12)),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_whole_speakers_come_as_near_to_the_shares_as_they_can(sizes: list[int], wanted: tuple[int, ...], seed: int) -> None:
+    cuts = [cut(f"{name}-{index}", speaker=f"s{name}") for name, size in enumerate(sizes) for index in range(size)]
+    parts = split_cuts(cuts, by="speaker", val=20, test=10, seed=seed)
+    found = tuple(len(parts[name]) for name in ("train", "val", "test"))
+    assert sum(abs(a - b) for a, b in zip(found, (70, 20, 10), strict=True)) <= sum(
+        abs(a - b) for a, b in zip(wanted, (70, 20, 10), strict=True)
+    )
+    assert all(found)
+    speakers = [{each.speaker for each in parts[name]} for name in ("train", "val", "test")]
+    assert sum(map(len, speakers)) == len(set().union(*speakers)) == len(sizes)
+
+
+def test_shares_that_whole_speakers_cannot_have_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    cuts = [cut(f"{name}-{index}", speaker=name) for name, size in (("a", 57), ("b", 22), ("c", 21)) for index in range(size)]
+    split_cuts(cuts, by="speaker", val=20, test=10, seed=1)
+    told = "train 57.0 %, val 22.0 %, test 21.0 % of the utterances, as near to val 20 %, test 10 % as each speaker in one split allows"
+    other = told.replace("val 22.0 %, test 21.0 %", "val 21.0 %, test 22.0 %")
+    assert told in caplog.text or other in caplog.text
+    caplog.clear()
+    split_cuts(cuts, by="utterance", val=20, test=10, seed=1)
+    assert caplog.text == ""
