@@ -27,7 +27,7 @@ from speechtrain.app.resume import is_sweep, resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import broken_files, explain
 from speechtrain.config.extras import explain_missing, require_training
-from speechtrain.config.overrides import text_as_typed
+from speechtrain.config.overrides import sweep_arguments, text_as_typed
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.processes import interrupts
@@ -100,7 +100,8 @@ def _train(arguments: list[str]) -> None:
     try:
         with interrupts.command():
             require_training()
-            sys.argv[1:] = text_as_typed(resume_arguments(arguments))
+            typed = resume_arguments(arguments)
+            sys.argv[1:] = text_as_typed(sweep_arguments(typed) if is_sweep(typed) else typed)
             run()
     except KeyboardInterrupt:
         if not is_sweep(sys.argv[1:]):

@@ -10,7 +10,7 @@ from dataclasses import is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -47,6 +47,48 @@ def override_text(value: Any) -> str:
     if isinstance(value, Sequence):
         return "[" + ",".join(override_text(item) for item in value) + "]"
     raise ValueError(f"a {type(value).__name__} cannot be written on a command line")
+
+
+_PARAMS = re.compile(r"\+{0,2}hydra\.sweeper\.params(?:\.([^=]+))?=(.*)", re.DOTALL)
+
+
+def sweep_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the command line of a sweep in the form in which Hydra takes it.
+
+    Hydra refuses lists of values for keys of its own, so that `hydra.sweeper.params.lr=choice(1,2)` is written `lr=choice(1,2)`, and takes
+    new keys only with a `+`. It sets what is not swept before it knows the options of swept groups: `model.n_heads=4` beside
+    `model=conformer,fastconformer` becomes an entry of `hydra.sweeper.params`, which the sweeper sets in each job.
+    """
+    written = [_PARAMS.sub(_without_params, item) for item in arguments]
+    parsed = {item: _parsed(item) for item in written if "=" in item and not item.startswith("-")}
+    swept = {override.key_or_group for override in parsed.values() if override is not None and override.is_sweep_override()}
+    of_options = {
+        override.key_or_group: (item, override.value())
+        for item, override in parsed.items()
+        if override is not None
+        and not override.is_sweep_override()
+        and override.key_or_group.partition(".")[0] in swept
+        and isinstance(override.value(), (bool, int, float))
+    }
+    if not of_options:
+        return written
+    values = ",".join(f"{key}:{override_text(value)}" for key, (_, value) in of_options.items())
+    moved = {item for item, _ in of_options.values()}
+    return [*(item for item in written if item not in moved), f"++hydra.sweeper.params={{{values}}}"]
+
+
+def _parsed(item: str) -> Override | None:
+    try:
+        return parser.parse_override(item)
+    except HydraException:  # reported when Hydra reads it
+        return None
+
+
+def _without_params(typed: re.Match[str]) -> str:
+    key, value = typed.groups()
+    if key is None:
+        return f"++hydra.sweeper.params={value}"
+    return f"++hydra.sweeper.params.{key}={value}" if value[:1] in ("'", '"') else f"{key}={value}"
 
 
 def _string(value: str) -> str:

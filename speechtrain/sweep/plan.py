@@ -25,8 +25,17 @@ from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.config.targets import Direction, task_directions
 from speechtrain.errors import ConfigError, Problem, first_line
 from speechtrain.sweep.space.compose import Composer
-from speechtrain.sweep.space.precheck import Check, check_space, first_value, label_of, own_point, settled_values, types_of
-from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Parameter, Space, parse_space, typed
+from speechtrain.sweep.space.precheck import (
+    Check,
+    check_space,
+    compose_defaults,
+    first_value,
+    label_of,
+    own_point,
+    settled_values,
+    types_of,
+)
+from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Choice, Parameter, Space, parse_space, typed
 from speechtrain.sweep.study.objectives import Constraint, directions_of, full_name
 from speechtrain.sweep.study.results import read_best
 
@@ -92,6 +101,7 @@ class Planner:
         study_name = self._options.study_name or study_name_of(space, self._options, str(self._config.hydra.job.name))
         self._set_folder(study_name)
         self._check_count(space)
+        self._refuse_own_sweeps(space)
         cfg = self._compose_defaults(space)
         space = replace(space, settled=settled_values(self._composer, space, cfg))
         space = typed(space, types_of(self._composer, space, cfg))
@@ -119,7 +129,11 @@ class Planner:
     def _read_space(self, arguments: Sequence[str]) -> Space:
         earlier = self._options.repeat_best_of
         overrides = [*(read_best(earlier) if earlier is not None else []), *arguments]
-        return parse_space([item for item in overrides if not item.startswith(_PRESETS)], self._options.params or {}, self._options.when)
+        params = {str(key): value for key, value in (self._options.params or {}).items()}
+        globs = {key: f"{key}={value}" for key, value in params.items() if isinstance(value, str) and value.startswith("glob(")}
+        params |= {key: self._composer.without_glob(text).partition("=")[2] for key, text in globs.items()}
+        typed_ = [item for item in overrides if not item.startswith(_PRESETS)]
+        return parse_space([self._composer.without_glob(item) if "=glob(" in item else item for item in typed_], params, self._options.when)
 
     def _set_folder(self, study_name: str) -> None:
         """Name the sweep's folder after its study, so that the same command finds it again; a folder that the config names stays."""
@@ -142,9 +156,29 @@ class Planner:
     def _compose_defaults(self, space: Space) -> DictConfig:
         """Return the config with its fixed overrides and its own values of the swept keys."""
         try:
-            return self._composer.compose(space.fixed)
+            return compose_defaults(self._composer, space)
         except Exception as error:  # explained as a mistake on the command line
             raise self._explain(space.fixed, error) from error
+
+    def _refuse_own_sweeps(self, space: Space) -> None:
+        """Refuse options of a swept group that say themselves what is swept or where: one sweep has one of each.
+
+        Raises:
+            ConfigError: with every option that does.
+        """
+        problems = []
+        for group in space.all_parameters():
+            for text in group.domain.texts if self._composer.is_group(group.path) and isinstance(group.domain, Choice) else ():
+                try:
+                    hydra = self._composer.compose([*space.fixed, f"{group.key}={text}"]).hydra
+                except Exception as error:
+                    raise self._explain([*space.fixed, f"{group.key}={text}"], error) from error
+                changed = [f"hydra.{node}" for node in ("sweeper", "launcher") if _plain(hydra[node]) != _plain(self._config.hydra[node])]
+                if changed:
+                    message = f"'{text}' sets keys of {' and '.join(changed)}, which hold for a whole sweep"
+                    problems.append(Problem(group.path, message, f"give {group.path}={text} alone, or take them out of it"))
+        if problems:
+            raise ConfigError(problems)
 
     def _job_check(self) -> Check:
         """Return the function that lists the problems of a job's config."""
@@ -267,6 +301,10 @@ def study_name_of(space: Space, options: SweeperOptions, program: str) -> str:
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:6]
     keys = [re.sub(r"\W+", "_", parameter.path.rpartition(".")[2]) for parameter in space.all_parameters()]
     return f"{'-'.join(dict.fromkeys(keys))[:40].strip('-') or 'one'}-{digest}"
+
+
+def _plain(node: DictConfig) -> Any:
+    return OmegaConf.to_container(node, resolve=False)
 
 
 def _distinct(points: Sequence[Assignment]) -> list[Assignment]:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.internals import apply_overrides, is_group, override_dirname
 from speechtrain.config.overrides import parser
+from speechtrain.errors import ConfigError, Problem
 
 
 @cache
@@ -45,6 +47,23 @@ class Composer:
         if path not in self._groups:
             self._groups[path] = is_group(self._loader, path)
         return self._groups[path]
+
+    def without_glob(self, text: str) -> str:
+        """Return an override in which `glob(PATTERN)` is the list of the options that it means.
+
+        Raises:
+            ConfigError: it means none.
+        """
+        override = parsed(text)
+        if not isinstance(override.value(), Glob):
+            return text
+        override = replace(override, config_loader=self._loader)
+        options = list(override.sweep_string_iterator())
+        if not options:
+            path = override.key_or_group
+            there = ", ".join(self._loader.get_group_options(path))
+            raise ConfigError([Problem(path, f"no option fits {text.partition('=')[2]}", f"there is: {there}")])
+        return f"{override.get_key_element()}=choice({','.join(options)})"
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Return the config of a job with Hydra's own part; the caller may change it.

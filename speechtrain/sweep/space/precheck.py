@@ -178,6 +178,23 @@ def _completed(space: Space, values: Mapping[str, Scalar]) -> Assignment:
     return assignment
 
 
+def compose_defaults(composer: Composer, space: Space) -> DictConfig:
+    """Return the config with the overrides of all jobs and its own options of swept groups.
+
+    Where these do not go together, `model.n_heads=4` with the config's own model, it has the first option of each swept group.
+
+    Raises:
+        HydraException, OmegaConfBaseException: the overrides do not compose.
+    """
+    try:
+        return composer.compose(space.fixed)
+    except (HydraException, OmegaConfBaseException):
+        groups = [parameter.text(first_value(parameter)) for parameter in space.parameters if composer.is_group(parameter.path)]
+        if not groups:
+            raise
+        return composer.compose([*space.fixed, *groups])
+
+
 def check_space(composer: Composer, space: Space, check: Check, explain: Callable[[Sequence[str], Exception], ConfigError]) -> None:
     """Compose and check the jobs that a sweep may run.
 

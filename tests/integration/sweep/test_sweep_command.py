@@ -43,11 +43,21 @@ from omegaconf import OmegaConf
         (["seed=1,2", "hydra.sweeper.repeat_best_of=nowhere"], ["hydra.sweeper.repeat_best_of", "no results of a sweep in nowhere"]),
         (["seed=1,2", "hydra/sweeper/sampler=motpe"], ["hydra/sweeper/sampler: there is no 'motpe' any more", "hydra/sweeper/sampler=tpe"]),
         (["seed=1,2", "hydra.sweeper.custom_search_space=x.y"], ["hydra.sweeper.custom_search_space", "write hydra.sweeper.when"]),
+        (
+            ["--config-dir", "own", "experiment=swept,plain"],
+            ["experiment: 'swept' sets keys of hydra.sweeper", "give experiment=swept alone"],
+        ),
+        (["model=conformer,fastconformer", "model.nheads=4"], ["model.nheads: there is no such key"]),
+        (["model=glob(cnf*)"], ["glob(cnf*)"]),
         (["sweep=llr"], ["sweep: there is no 'llr'", "did you mean 'lr'"]),
         (["seed=1,2", "hydra/launcher=pol"], ["hydra/launcher: there is no 'pol'", "did you mean 'pool'"]),
     ],
 )
 def test_a_mistake_in_a_sweep_is_told_before_anything_starts(command, tmp_path, arguments, words):
+    experiments = tmp_path / "own" / "experiment"
+    experiments.mkdir(parents=True)
+    (experiments / "swept.yaml").write_text("# @package _global_\nhydra: {sweeper: {params: {seed: 'choice(1,2)'}}}\n")
+    (experiments / "plain.yaml").write_text("# @package _global_\nsamples: 3\n")
     done = command("-m", *arguments)
 
     assert done.returncode == 2, done.stdout + done.stderr
