@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from speechtrain.addresses import unguarded_stdout
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
+from speechtrain.config.experiment import class_name
 from speechtrain.config.schemas.commands import TranscribeConfig
 from speechtrain.console import errors
 from speechtrain.decode.base import ranking
@@ -33,9 +34,14 @@ from speechtrain.inference.recordings import find_recordings, transcribe_blocks,
 
 if TYPE_CHECKING:
     from speechtrain.data.audio import Audio, RecordingReader
+    from speechtrain.inference.recognizer import Recognizer
+    from speechtrain.tasks.base import Transcription
 
 _BLOCK_SECONDS = 10.0
 """How much of a recording is read at a time, where the text is not wanted as it is spoken."""
+_UNSURE = 0.6
+"""Mean confidence of words below which a model does not know such speech; a model of digits has 0.93 on them, 0.2 to 0.6 on sentences."""
+_SHOWN_TOKENS = 40
 
 
 def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
@@ -55,6 +61,7 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
     if cfg.nbest:
         ranking(recognizer.task.decoder)
     bad = 0
+    confidences: dict[str, float] = {}
     with _ProgressBars(enabled=not cfg.streaming and sys.stderr.isatty()) as progress:
         for path in files:
             name = str(path) if path is not None else "-"
@@ -64,7 +71,7 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
                 if recording.channels > 1 and recognizer.channel is None:
                     errors.print(MIXED.format(name=name, channels=recording.channels), style="yellow", markup=False)
                 blocks = progress.of(name, recording, cfg.chunk if cfg.streaming else _BLOCK_SECONDS)
-                pieces = FORMATS[cfg.format](name, transcribe_blocks(recognizer, blocks, cfg))
+                pieces = FORMATS[cfg.format](name, _with_confidence(transcribe_blocks(recognizer, blocks, cfg), name, confidences))
                 if cfg.out is None:
                     _print(pieces, name if len(files) > 1 and cfg.format == "text" else None)
                 else:
@@ -72,9 +79,34 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
             except UserError as error:
                 bad += 1
                 errors.print(str(error), style="red", markup=False)
+    if unsure := {name: value for name, value in confidences.items() if value < _UNSURE}:
+        _print_unsure(unsure, len(files), recognizer)
     if bad:
         errors.print(f"{bad} of {len(files)} could not be transcribed", style="red", markup=False)
     return bad
+
+
+def _with_confidence(pieces: Iterator[Transcription], name: str, confidences: dict[str, float]) -> Iterator[Transcription]:
+    """Yield the texts of a recording, and note the mean confidence of its words, if it has any, under its name."""
+    words: list[float] = []
+    for piece in pieces:
+        words += [word.confidence for word in piece.words]
+        yield piece
+    if words:
+        confidences[name] = sum(words) / len(words)
+
+
+def _print_unsure(unsure: Mapping[str, float], count: int, recognizer: Recognizer) -> None:
+    """Print which recordings a model is unsure of, and what it was trained for."""
+    least = min(unsure, key=unsure.__getitem__)
+    vocabulary = recognizer.tokenizer.vocabulary[1 : _SHOWN_TOKENS + 1]
+    tokens = "".join(vocabulary) if all(len(token) == 1 for token in vocabulary) else " ".join(vocabulary)
+    errors.print(
+        f"the model is unsure of the words in {len(unsure)} of {count} recordings (least in {least}, confidence {unsure[least]:.2f}); "
+        f"they are probably not what it was trained for: {class_name(recognizer.cfg.corpus)}, in the tokens {tokens!r}",
+        style="yellow",
+        markup=False,
+    )
 
 
 class _ProgressBars:

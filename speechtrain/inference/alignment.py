@@ -153,7 +153,7 @@ def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> 
 
 @dataclass(frozen=True)
 class Written:
-    """What a call wrote.
+    """Counts what a call of `align` wrote, and names what is wrong.
 
     Attributes:
         count: number of utterances that were aligned.

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 TEST_RUNS: dict[str, dict[str, int]] = {
-    "quick": {"data.limit_utterances": 200, "trainer.limit_epochs": 3},
+    "quick": {"data.limit_utterances": 400, "data.batch_size": 8, "trainer.limit_epochs": 8},
     "dry_run": {"data.limit_utterances": 64, "trainer.limit_epochs": 1},
     "fast_dev_run": {
         "data.limit_utterances": 16,

@@ -315,6 +315,19 @@ def test_what_cannot_be_heard_is_named_and_the_others_are_transcribed(
         here("transcribe", f"from={trained}", path, "streaming=true")
 
 
+def test_other_speech_than_a_model_was_trained_for_is_told(
+    trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).normal(size=(40, 800)) * np.random.default_rng(1).uniform(0.001, 0.3, (40, 1))
+    soundfile.write(tmp_path / "other.wav", noise.ravel().clip(-1, 1), 8000)
+    assert here("transcribe", f"from={trained}", *spoken) == 0
+    assert "unsure" not in capsys.readouterr().err
+    assert here("transcribe", f"from={trained}", *spoken, "other.wav") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"unsure of the words in 1 of {len(spoken) + 1} recordings (least in other.wav, confidence 0." in said
+    assert "not what it was trained for: Synthetic, in the tokens 'abcdefgh'" in said
+
+
 @pytest.mark.parametrize("model", [["model=lstm"], ["model=conformer", "model.chunk_frames=8", "model.left_chunks=2"]])
 def test_a_live_signal_has_the_text_of_the_whole(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from speechtrain.inference.streaming import LiveFeatures, check_streams
