@@ -90,6 +90,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
     """Train one run; see `train`."""
     cfg = with_limits(cfg)
     changes = changes_of(cfg)
+    callbacks = [*options.callbacks, *steps.build_callbacks(cfg)]
     folder = steps.start_folder(cfg)
     if not options.quiet:
         print_config(cfg)
@@ -114,13 +115,13 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         steps.set_batch_seconds(run)
         counts = steps.count(run, measure_latency=options.measure_latency)
         recorder.metrics(counts, step=0)
-        for callback in options.callbacks:
+        for callback in callbacks:
             callback.on_model_ready(counts)
 
         loaders = steps.make_loaders(run)
         plan = steps.make_plan(run, steps.checkpoint_to_resume(cfg, backend))
         history = History(run.task.direction, folder / HISTORY)
-        trained = steps.fit(run, plan, loaders, history, [recorder.epochs(cfg.trainer.log_every_n_steps), *options.callbacks])
+        trained = steps.fit(run, plan, loaders, history, [recorder.epochs(cfg.trainer.log_every_n_steps), *callbacks])
 
         checkpoint = steps.load_checkpoint(run, trained)
         evaluation = steps.evaluate_splits(run, loaders)

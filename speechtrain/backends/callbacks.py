@@ -48,6 +48,12 @@ class Callback:
     def on_train_start(self, total_epochs: int, first_epoch: int) -> None:
         """Receive the number of epochs before the first batch; `first_epoch` is above 0 in a resumed run."""
 
+    def on_epoch_start(self, epoch: int) -> None:
+        """Receive the number of an epoch, counted from 0, before its first batch, or the first that a resumed run has left of it."""
+
+    def on_batch_start(self, epoch: int, batch_index: int, batch_count: int) -> None:
+        """Receive which batch of which epoch comes next, before it is trained on."""
+
     def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
         """Receive the loss and the learning rate of a step, after each training batch."""
 

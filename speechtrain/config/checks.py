@@ -47,8 +47,25 @@ def find_problems(cfg: DictConfig) -> list[Problem]:
         for path, child in nodes.items():
             if "_target_" in child and group not in unsound:
                 problems += target_problems(path, child)
+    problems += _callback_problems(cfg)
     problems += _between_groups(cfg)
     return problems
+
+
+def _callback_problems(cfg: DictConfig) -> Iterator[Problem]:
+    for number, callback in enumerate(callback_nodes(cfg)):
+        path = f"callbacks.{number}"
+        if isinstance(callback.get("_target_"), str):
+            yield from target_problems(path, OmegaConf.create(callback))
+        else:
+            message = f"must be a class by its dotted path, received {callback!r:.80}"
+            yield Problem(path, message, "for example callbacks=[mine.Callback]")
+
+
+def callback_nodes(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Return the user's own callbacks as mappings with `_target_` and arguments; in the config a dotted path alone will do."""
+    values: Any = OmegaConf.to_container(cfg.callbacks, resolve=True) if "callbacks" in cfg else []
+    return [{str(key): value for key, value in each.items()} if isinstance(each, dict) else {"_target_": each} for each in values or []]
 
 
 NO_VALUE = "has no value"

@@ -6,7 +6,7 @@ may take any arguments, so such a group is a `Component`, which `config.build` c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speechtrain.addresses import keep, masked_values, whole_values
-from speechtrain.config.checks import arguments
+from speechtrain.config.checks import arguments, callback_nodes
 from speechtrain.config.compose import CONF_DIR
 from speechtrain.config.schema import Exports, Objective, Report
 from speechtrain.config.schemas.data import LOADING_KEYS, Loading
@@ -37,6 +37,7 @@ class ExperimentConfig:
         data: the keys of the group `data` that say how any corpus is read and batched.
         corpus: the rest of that group, the class of the corpus and its arguments.
         tracking: the trackers, by name.
+        callbacks: the user's own callbacks.
         composed: the config that all of this was made from.
     """
 
@@ -56,6 +57,8 @@ class ExperimentConfig:
     objective: Objective
     report: Report
     export: Exports
+    run_name: str | None
+    callbacks: Sequence[Component]
     seed: int
     dry_run: bool
     test_run: str | None
@@ -82,6 +85,7 @@ class ExperimentConfig:
             objective=_typed(Objective, _resolved(cfg.objective), "config", "objective"),
             report=_typed(Report, _resolved(cfg.report), "config", "report"),
             export=_typed(Exports, _resolved(cfg.export), "config", "export"),
+            callbacks=[{**each} for each in callback_nodes(cfg)],
             **{key: cfg[key] for key in SCALARS},
             **components,
             composed=cfg,
@@ -134,7 +138,7 @@ class ExperimentConfig:
         return OmegaConf.to_yaml(OmegaConf.create(self.as_dict()))
 
 
-SCALARS = ("seed", "dry_run", "test_run", "resume", "init_from", "rerun", "trust", "samples", "output_dir")
+SCALARS = ("run_name", "seed", "dry_run", "test_run", "resume", "init_from", "rerun", "trust", "samples", "output_dir")
 
 
 def kind_of_test(cfg: ExperimentConfig | DictConfig) -> str | None:
@@ -179,7 +183,7 @@ def _known_keys(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_root_keys(cfg: DictConfig) -> DictConfig:
     """Return a config that has every key of `conf/config.yaml` outside of the groups."""
-    missing = [key for key in ("objective", "report", "export", *SCALARS) if key not in cfg]
+    missing = [key for key in ("objective", "report", "export", "callbacks", *SCALARS) if key not in cfg]
     if not missing:
         return cfg
     cfg = cfg.copy()

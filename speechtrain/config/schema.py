@@ -109,6 +109,8 @@ class Config(Node):
     trainer: Any = MISSING
     decoder: Any = MISSING
     tracking: Any = field(default_factory=dict)
+    run_name: str | None = MISSING
+    callbacks: list[Any] = MISSING
     seed: int = number(ge=0, lt=2**32)
     dry_run: bool = MISSING
     test_run: str | None = choice("quick", "dry_run", "fast_dev_run")

@@ -51,7 +51,8 @@ def stored_values(values: object, place: str, *, trust: bool) -> dict[str, Any]:
         UserError: this is not the config of a run.
     """
     content: dict[str, Any] = renamed(plain_mapping(values, f"{place}: its config"))
-    built = {key: value for key, value in content.items() if key != "tracking"}  # the trackers of a stored config are never built
+    # the trackers and callbacks of a stored config are not built; `rerun=`, which builds callbacks, checks them itself
+    built = {key: value for key, value in content.items() if key not in ("tracking", "callbacks")}
     if not trust and (foreign := foreign_targets(built)):
         fix = "trust=true runs it, if you trust the file"
         named = foreign[:_SHOWN_PROBLEMS]
@@ -213,6 +214,8 @@ def _foreign(value: object, path: str, group: str) -> Iterator[tuple[str, str]]:
         if key == "_target_":
             if not group or not isinstance(item, str) or item not in known_targets(group):
                 yield dotted, item if isinstance(item, str) else _shown(item)
+        elif path == "callbacks" and isinstance(item, str):
+            yield dotted, item
         else:
             yield from _foreign(item, dotted, _group_at(dotted, group, value))
 

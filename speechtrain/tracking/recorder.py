@@ -266,5 +266,5 @@ def _run_infos(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Call
     values = cfg.as_dict()
     write_run_file(folder, {"uid": uid, "status": "RUNNING"})
     return lambda tracker: RunInfo(
-        request.name or default_name, folder, values, tags, texts, run_ids.get(tracker), uid, request.parents.get(tracker)
+        request.name or cfg.run_name or default_name, folder, values, tags, texts, run_ids.get(tracker), uid, request.parents.get(tracker)
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speechtrain.config.compose import set_values
-from speechtrain.config.stored import read_yaml, stored_values
+from speechtrain.config.stored import foreign_targets, read_yaml, stored_values
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tracking import provenance
@@ -49,7 +49,11 @@ class Rerun:
         if text is None:
             raise ConfigError([Problem("rerun", f"the run {self.before.id} has no config.yaml", "give a run of speechtrain")])
         place = f"run {self.before.id}"
-        stored = OmegaConf.create(stored_values(read_yaml(text, f"config.yaml of {place}"), place, trust=cfg.trust))
+        values = stored_values(read_yaml(text, f"config.yaml of {place}"), place, trust=cfg.trust)
+        if foreign := [] if cfg.trust else foreign_targets({"callbacks": values.get("callbacks", [])}):
+            fix = "trust=true runs it, if you trust the run"
+            raise ConfigError([Problem(key, f"in {place} is {target}, which is not of this package", fix) for key, target in foreign])
+        stored = OmegaConf.create(values)
         with open_dict(stored):
             for key in _OWN_KEYS:
                 if key in cfg:

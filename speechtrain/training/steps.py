@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechtrain.backends.checkpoint_files import LAST, best_checkpoint, other_checkpoints, read_extra
-from speechtrain.config.build import build
+from speechtrain.config.build import build, construct
 from speechtrain.config.checks import unknown_metrics
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.stored import stored_vocabulary
@@ -127,6 +127,22 @@ def start_folder(cfg: ExperimentConfig) -> Path:
             ignore_in_git(base)
     remember(folder)
     return folder
+
+
+def build_callbacks(cfg: ExperimentConfig) -> list[Callback]:
+    """Build the user's own callbacks, before any data are read.
+
+    Raises:
+        ConfigError: one cannot be built, or is no callback.
+    """
+    from speechtrain.backends.callbacks import Callback
+
+    callbacks = [construct(f"callbacks.{number}", each) for number, each in enumerate(cfg.callbacks)]
+    for number, each in enumerate(callbacks):
+        if not isinstance(each, Callback):
+            message = f"must make a callback, received {type(each).__name__}"
+            raise ConfigError([Problem(f"callbacks.{number}", message, "derive its class from speechtrain.backends.callbacks.Callback")])
+    return callbacks
 
 
 def build_backend(cfg: ExperimentConfig) -> Backend:

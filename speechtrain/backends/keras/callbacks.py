@@ -97,6 +97,8 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
             state.assign(begun[index] if begun else [(self.plan.seed * 65_537 + index) % 2**32, (epoch + 1) * 1_000_003 % 2**32])
         self._total, self._labels = self._halfway["sums"] if self._halfway is not None else (0.0, 0)
         self._clock.start()
+        for callback in self.callbacks:
+            callback.on_epoch_start(epoch)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Set the learning rate of this step."""
@@ -115,6 +117,8 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
                     self.model.jax_state_sync()
                 self.optimizer.learning_rate = rate
                 self._rate = rate
+        for callback in self.callbacks:
+            callback.on_batch_start(self.epoch, batch, self.steps)
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:

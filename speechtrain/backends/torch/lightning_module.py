@@ -260,9 +260,16 @@ class TrainingModule(pl.LightningModule):
             self._batches_done = 0
         interrupts.check()
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Tell the callbacks which batch comes next."""
+        for callback in self.callbacks:
+            callback.on_batch_start(self.current_epoch, batch_idx, int(self.trainer.num_training_batches))
+
     def on_train_epoch_start(self) -> None:
-        """Start the clock of the epoch."""
+        """Start the clock of the epoch, and pass the event on."""
         self.clock.start()
+        for callback in self.callbacks:
+            callback.on_epoch_start(self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
         """Start a pass with the averaged weights, if there are any, and with the running statistics of rank 0."""

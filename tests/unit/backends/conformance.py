@@ -83,6 +83,16 @@ class Recorder(Callback):
         self.events.append("end")
 
 
+class ThoroughRecorder(Recorder):
+    """Writes down also what comes before epochs and batches."""
+
+    def on_epoch_start(self, epoch: int) -> None:
+        self.events.append(f"before epoch {epoch}")
+
+    def on_batch_start(self, epoch: int, batch_index: int, batch_count: int) -> None:
+        self.events.append(f"before batch {epoch}.{batch_index}/{batch_count}")
+
+
 class Setup:
     """A backend with a tiny corpus."""
 
@@ -160,13 +170,14 @@ class BackendConformance:
 
     def test_events_come_in_order_and_metrics_have_their_names(self, backend: Backend, tmp_path: Path) -> None:
         setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=2", "data.batch_seconds=15")
-        recorder = Recorder()
+        recorder = ThoroughRecorder()
         setup.train(setup.build(), recorder)
         batches = len([event for event in recorder.events if event.startswith("batch 0.")])
         assert batches > 1
         expected = ["start 0/2"]
         for epoch in range(2):
-            expected += [f"batch {epoch}.{index}/{batches}" for index in range(batches)] + [f"epoch {epoch}"]
+            steps = [f"batch {epoch}.{index}/{batches}" for index in range(batches)]
+            expected += [f"before epoch {epoch}", *(event for step in steps for event in (f"before {step}", step)), f"epoch {epoch}"]
         assert recorder.events == [*expected, "end"]
         assert set(recorder.metrics[0]) == {"train/loss", "train/lr", "train/grad_norm", *(f"val/{name}" for name in self.metrics)}
 
