@@ -42,7 +42,7 @@ MISTAKES = [
     *("evaluate from=zzz", "evaluate from=run decoder.lexicon=zzz", "evaluate from=run decoder=beam decoder.lexicon=zzz"),
     *("evaluate from=run data=manifest data.root=zzz", "evaluate from=run decoder=[greedy,zzz]", "evaluate -m decoder=beam"),
     *("align audio=zzz.wav text=a", "align format=zzz", "align from=zzz", "export format=zzz from=run", "export from=zzz"),
-    *("inspect data.rot=zzz", "inspect from=zzz", "inspect files=zzz.wav", "inspect examples=zzz"),
+    *("featurise data.rot=zzz", "inspect data.rot=zzz", "inspect from=zzz", "inspect files=zzz.wav", "inspect examples=zzz"),
     *("serve from=zzz", "serve port=-1", "lm text=zzz", "lm text=a.wav units=tokens from=zzz", "sync zzz"),
     *("compare", "compare zzz", "compare run zzz", "compare study=zzz", "compare zzz=1"),
 ]

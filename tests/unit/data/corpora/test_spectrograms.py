@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import prepared
+from conftest import TINY, prepared
 from featurised import PHONEMES, sample, write_corpus, write_manifest
 
-from speechtrain import compose
+from speechtrain import compose, featurise
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.corpus import Corpus
+from speechtrain.data.featurised import write_featurised
 from speechtrain.data.task_data import TaskData
 from speechtrain.errors import ConfigError, DataError, EmptyDataError
 
@@ -216,3 +217,30 @@ def featurised_corpus(root: Path) -> Corpus:
     cfg = ExperimentConfig.of(compose([*write_corpus(root), "tracking=[]"]))
     corpus: Corpus = build("data", cfg.corpus).load(None)
     return corpus
+
+
+def test_what_the_command_writes_is_read_back_as_the_same_features_and_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single = ["augment=none", "data.batch_size=1"]
+    given = [*TINY, "data.alphabet=ab c", *single]
+    assert featurise.run([*given, f"out={tmp_path / 'made'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "utterances  train 39, val 8, test 8" in printed
+    read_back = prepared([*printed.partition("read with   ")[2].split(), *single, "tracking=[]"])
+    original = prepared(given)
+    assert read_back.tokenizer.vocabulary == ["", *(token.replace(" ", "<space>") for token in original.tokenizer.vocabulary[1:])]
+    for split in ("train", "val", "test"):
+        first, second = ({batch.ids: batch for batch in data.loader(split)} for data in (original, read_back))
+        assert first.keys() == second.keys()
+        for ids, batch in first.items():
+            np.testing.assert_array_equal(batch.targets, second[ids].targets)
+            np.testing.assert_array_equal(batch.features, second[ids].features)
+    with pytest.raises(ConfigError, match=r"out: .*made is there already"):
+        featurise.run([*given, f"out={tmp_path / 'made'}"])
+
+
+def test_a_corpus_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    data = prepared(TINY)
+    data.corpus.splits["test"][0].text = ""
+    with pytest.raises(DataError, match="has no tokens"):
+        write_featurised(data, tmp_path / "made")
+    assert not list(tmp_path.iterdir())
