@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from speechtrain.config.checks import unknown_formats
-from speechtrain.config.experiment import kind_of_test
+from speechtrain.config.experiment import class_name, kind_of_test
 from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import ExportConfig
@@ -39,6 +39,11 @@ _TOLERANCE = 2e-3  # of a value, relative to 1 + its size
 
 
 _ARCHIVE = "archive"
+_KEPT = (
+    *("history.jsonl", "history.csv", "run.json", "transcripts.json", "speechtrain.log", "*.png", "*.html"),
+    *(f"{folder}/**/*" for folder in ("transcripts", "classes", "signals", "evaluation-*")),
+)
+"""The files of a run that an archive holds besides the model, as patterns: history, curves, reports, evaluations and the log."""
 
 
 @dataclass(frozen=True)
@@ -226,8 +231,8 @@ class Export:
         from speechtrain.inference.recognizer import Recognizer
 
         test = kind_of_test(self.settings)
-        stem = self.run.name if self.run is not None else self.weights.stem
-        path = self.folder / f"{stem if test is None else f'{stem}-{test}'}{SUFFIX}"
+        name = f"{class_name(self.settings.model).lower()}-{self.run.name if self.run is not None else self.weights.stem}"
+        path = self.folder / f"{name if test is None else f'{name}-{test}'}{SUFFIX}"
         with TemporaryDirectory() as folder:
             name = f"weights{self.recognizer.backend.suffix}"
             weights = Path(folder) / name
@@ -240,8 +245,7 @@ class Export:
                 **{f"exports/{each.name}": each for export in exports for each in (export, export.with_suffix(f"{export.suffix}.json"))},
             }
             if self.run is not None:
-                kept = ["history.jsonl", "history.csv", "run.json", "transcripts.json", *_found(self.run, "evaluation-*/evaluation.json")]
-                files |= {each: self.run / each for each in kept if (self.run / each).is_file()}
+                files |= {each: self.run / each for pattern in _KEPT for each in _found(self.run, pattern)}
             write_archive(path, files, {"weights": name, "backend": self.recognizer.backend.name})
         features, size = self.recognizer.features, self.data.corpus.target_size
         with _only_if_good(path):
@@ -261,7 +265,7 @@ def _only_if_good(path: Path) -> Iterator[None]:
 
 
 def _found(folder: Path, pattern: str) -> Iterator[str]:
-    yield from (str(path.relative_to(folder)) for path in sorted(folder.glob(pattern)))
+    yield from (path.relative_to(folder).as_posix() for path in sorted(folder.glob(pattern)) if path.is_file() and not path.is_symlink())
 
 
 def _outputs(values: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Any:

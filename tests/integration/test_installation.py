@@ -84,7 +84,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    return made_once(tmp_path_factory, "archive", export) / "run.zip"
+    return made_once(tmp_path_factory, "archive", export) / "tdnn-run.zip"
 
 
 def newest_python() -> str:

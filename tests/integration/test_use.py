@@ -22,7 +22,7 @@ from rapidfuzz.distance import Levenshtein
 
 import speechtrain
 from speechtrain.errors import ConfigError, DataError, UserError
-from speechtrain.inference.archive import stored_config
+from speechtrain.inference.archive import read_index, stored_config
 from speechtrain.inference.recognizer import Recognizer
 from speechtrain.report import data as report
 
@@ -433,7 +433,7 @@ def test_every_format_of_torch_is_tried_in_its_own_runtime(trained: Path, tmp_pa
     assert here("export", f"from={trained}", "format=[torchscript,pt2,onnx,archive]", "out=files") == 0
     out = capsys.readouterr().out
     names = {path.name for path in (tmp_path / "files").iterdir()}
-    assert {"model.ts", "model.pt2", "model.onnx", "run.zip"} <= names
+    assert {"model.ts", "model.pt2", "model.onnx", "tdnn-run.zip"} <= names
     for name in ("model.ts", "model.pt2", "model.onnx"):
         facts = json.loads((tmp_path / f"files/{name}.json").read_text())
         assert facts["difference"] < 1e-3
@@ -491,30 +491,33 @@ def test_a_converter_that_crashes_is_told(trained: Path, tmp_path: Path, monkeyp
 def test_every_command_takes_an_archive(trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, text = next(iter(spoken.items()))
     assert here("export", f"from={trained}", "out=.") == 0
+    inside = set(read_index(tmp_path / "tdnn-run.zip")["files"])
+    assert {"config.yaml", "vocabulary.json", "history.jsonl", "run.json", "speechtrain.log"} < inside
+    assert {path.relative_to(trained).as_posix() for path in [*trained.glob("*.png"), *trained.glob("transcripts/*")]} <= inside
     capsys.readouterr()
-    assert here("transcribe", "from=run.zip", path) == 0
+    assert here("transcribe", "from=tdnn-run.zip", path) == 0
     assert capsys.readouterr().out == f"{text}\n"
-    assert here("evaluate", "from=run.zip", "report=false") == 0
+    assert here("evaluate", "from=tdnn-run.zip", "report=false") == 0
     assert (tmp_path / "evaluation-test/evaluation.json").is_file()
-    assert here("align", "from=run.zip", f"audio={path}", f"text={text}") == 0
-    assert here("inspect", "from=run.zip") == 0
+    assert here("align", "from=tdnn-run.zip", f"audio={path}", f"text={text}") == 0
+    assert here("inspect", "from=tdnn-run.zip") == 0
     for words, told in (
-        ("from=run.zip model=tdnn", "nothing that a trained model takes"),
-        ("from=run.zip -x", "'-x' is"),
+        ("from=tdnn-run.zip model=tdnn", "nothing that a trained model takes"),
+        ("from=tdnn-run.zip -x", "'-x' is"),
         ("from", "write from="),
     ):
         with pytest.raises(ConfigError, match=told):
             here("inspect", *words.split())
     assert "multiply-adds" in capsys.readouterr().out
-    assert here("export", "from=run.zip", "format=onnx", "out=again") == 0
+    assert here("export", "from=tdnn-run.zip", "format=onnx", "out=again") == 0
     assert (tmp_path / "again/model.onnx").is_file()
-    again = speechtrain.compose([*TRAINED, "trainer.epochs=1", "optimizer.lr=1e-9", "init_from=run.zip"], output_dir=tmp_path / "warm")
+    again = speechtrain.compose([*TRAINED, "trainer.epochs=1", "optimizer.lr=1e-9", "init_from=tdnn-run.zip"], output_dir=tmp_path / "warm")
     assert speechtrain.train(again).metrics["test/cer"] < 0.1
     text_file = _text(tmp_path, spoken)
-    assert here("lm", "from=run.zip", "units=tokens", f"text={text_file}", "out=c.arpa", "order=2") == 0
+    assert here("lm", "from=tdnn-run.zip", "units=tokens", f"text={text_file}", "out=c.arpa", "order=2") == 0
     (tmp_path / "upper.txt").write_text(Path(text_file).read_text() + text.upper())
     with pytest.raises(DataError, match=rf"upper\.txt:\d+: '{text.upper()}' holds '{text[0].upper()}'.*, which the model has no token for"):
-        here("lm", "from=run.zip", "units=tokens", "text=upper.txt", "out=upper.arpa")
+        here("lm", "from=tdnn-run.zip", "units=tokens", "text=upper.txt", "out=upper.arpa")
     assert not (tmp_path / "upper.arpa").exists()
     capsys.readouterr()
 
@@ -569,7 +572,7 @@ def test_a_language_model_from_text_serves_the_decoder(
 def test_a_run_exports_when_it_is_done(command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     done = command(*TINY, "model=mlp", "trainer.epochs=1", "export.on_train_end=[archive]", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run/exports/run.zip").is_file()
+    assert {"run.json", "history.jsonl", "speechtrain.log"} < set(read_index(tmp_path / "run/exports/mlp-run.zip")["files"])
     refused = command(*TINY, "model=mlp", "export.on_train_end=[onx]")
     assert refused.returncode == 2
     assert "there is no format 'onx'" in refused.stderr
