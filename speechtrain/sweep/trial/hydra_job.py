@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from hydra import version
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, env_override, setup_globals
@@ -49,8 +50,14 @@ def run_hydra_job(
         return _call(cfg, _prepare(cfg, number, env), task_function, hydra_context)
     finally:
         hydra_config.cfg = config_before
-        if cfg.hydra.job.chdir:
+        if _changes_folder(cfg):
             os.chdir(cwd_before)
+
+
+def _changes_folder(cfg: DictConfig) -> bool:
+    """Return whether a job runs in its output folder: where the config does not say, a program without `version_base` does, as in Hydra."""
+    chdir = cfg.hydra.job.chdir
+    return not version.base_at_least("1.2") if chdir is None else bool(chdir)
 
 
 def _prepare(cfg: DictConfig, number: int, env: Mapping[str, str]) -> Path:
@@ -78,7 +85,7 @@ def _call(cfg: DictConfig, folder: Path, task_function: TaskFunction, hydra_cont
     folder.mkdir(parents=True, exist_ok=True)
     if cfg.hydra.output_subdir is not None:
         write_configs(cfg.hydra, task, folder / cfg.hydra.output_subdir)
-    if cfg.hydra.job.chdir:
+    if _changes_folder(cfg):
         os.chdir(folder)
     returned.working_dir = str(Path.cwd())
     configure_log(cfg.hydra.job_logging, cfg.hydra.verbose)

@@ -48,7 +48,7 @@ from omegaconf import OmegaConf
             ["experiment: 'swept' sets keys of hydra.sweeper", "give experiment=swept alone"],
         ),
         (["model=conformer,fastconformer", "model.nheads=4"], ["model.nheads: there is no such key"]),
-        (["model=glob(cnf*)"], ["glob(cnf*)"]),
+        (["model=glob(cnf*)"], ["model: no option fits glob(cnf*)", "conformer"]),
         (["sweep=llr"], ["sweep: there is no 'llr'", "did you mean 'lr'"]),
         (["seed=1,2", "hydra/launcher=pol"], ["hydra/launcher: there is no 'pol'", "did you mean 'pool'"]),
     ],

@@ -17,7 +17,9 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from packaging.version import Version
 
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.trial.hydra_job import run_hydra_job
@@ -52,8 +54,10 @@ def test_hydras_run_job_is_the_one_that_ours_was_compared_with():
     )
 
 
-@pytest.mark.parametrize("chdir", ["true", "false"])
-def test_our_run_job_does_what_hydras_does(loader, sweep, tmp_path, chdir):
+@pytest.mark.filterwarnings("ignore:.*Future Hydra versions")
+@pytest.mark.parametrize(("chdir", "version_base"), [("true", "1.3"), ("false", "1.3"), ("null", "1.3"), ("null", "1.1")])
+def test_our_run_job_does_what_hydras_does(loader, sweep, tmp_path, monkeypatch, chdir, version_base):
+    monkeypatch.setattr(VersionBase.instance(), "version_base", Version(version_base))
     seen = []
 
     def task(cfg: DictConfig) -> float:
