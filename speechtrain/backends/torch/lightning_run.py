@@ -167,7 +167,8 @@ class NamedCheckpoint(ModelCheckpoint):
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
         """Return whether a value belongs to the best; of equal ones the last does, where Lightning keeps the first."""
-        equal = current is not None and torch.equal(current, self.best_k_models.get(self.kth_best_model_path, torch.tensor(torch.nan)))
+        worst = self.best_k_models.get(self.kth_best_model_path)
+        equal = current is not None and worst is not None and float(current) == float(worst)  # they may lie on two devices
         if equal and self.save_top_k > 0:
             return trainer.strategy.reduce_boolean_decision(decision=True)
         return super().check_monitor_top_k(trainer, current)
