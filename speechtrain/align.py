@@ -16,8 +16,11 @@ from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import AlignConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.files import is_file, user_path
+from speechtrain.files import ignore_in_git, is_file, user_path
 from speechtrain.inference.alignment import alignments, write
+
+_DEFAULT_FOLDER = "alignments"
+"""The folder of conf/align.yaml, which git ignores; one that is named is the user's own."""
 
 FORMATS = ("textgrid", "ctm", "json")
 
@@ -41,6 +44,8 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(problems)
     folder = user_path(cfg.out)
     written = write(alignments(cfg, overrides), folder, formats)
+    if cfg.out == _DEFAULT_FOLDER:
+        ignore_in_git(folder)
     for lines in (written.bad, written.doubtful):
         for line in lines[:_SHOWN]:
             errors.print(line, style="yellow", markup=False)

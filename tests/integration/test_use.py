@@ -500,6 +500,7 @@ def test_every_command_takes_an_archive(trained: Path, spoken: dict[str, str], t
     assert here("evaluate", "from=tdnn-run.zip", "report=false") == 0
     assert (tmp_path / "evaluation-test/evaluation.json").is_file()
     assert here("align", "from=tdnn-run.zip", f"audio={path}", f"text={text}") == 0
+    assert (tmp_path / "alignments" / ".gitignore").read_text() == "*\n"
     assert here("inspect", "from=tdnn-run.zip") == 0
     for words, told in (
         ("from=tdnn-run.zip model=tdnn", "nothing that a trained model takes"),
