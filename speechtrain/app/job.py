@@ -24,7 +24,7 @@ from speechtrain.app.arguments import arguments_of
 from speechtrain.app.resume import STORED, sign
 from speechtrain.backends.callbacks import Callback
 from speechtrain.config.checks import drop_unaccepted_defaults
-from speechtrain.config.compose import check
+from speechtrain.config.compose import check_training
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.commands import ExportConfig
@@ -94,7 +94,7 @@ def _run_with_hydra(state: Any, cfg: DictConfig) -> Any:
 
 
 def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float | None:
-    check(cfg)
+    check_training(cfg)
     check_unfinished(ExperimentConfig.of(cfg))
     callbacks = [_StoreOverrides(cfg)] if cfg.resume is not None and HydraConfig.get().output_subdir is None else []
     if rerun is None:

@@ -68,6 +68,27 @@ def callback_nodes(cfg: DictConfig) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in each.items()} if isinstance(each, dict) else {"_target_": each} for each in values or []]
 
 
+def find_training_problems(cfg: DictConfig) -> list[Problem]:
+    """Return all problems of a composed config that is to be trained: also metrics of validation data that there are none of."""
+    return [*find_problems(cfg), *_without_validation(cfg)]
+
+
+def _without_validation(cfg: DictConfig) -> Iterator[Problem]:
+    """Yield the keys that name a metric of the validation data, where the config says that there are none."""
+    data = cfg.data
+    if "val" not in data or data.val or OmegaConf.select(data, "split.val") or data.get("folds") is not None:
+        return
+    for path in _MONITORS:
+        if (metric := OmegaConf.select(cfg, path)) is not None and metric.startswith("val/"):
+            yield unvalidated(path, metric)
+
+
+def unvalidated(path: str, metric: str) -> Problem:
+    """Return the problem of a key that names a metric of validation data, of which there are none."""
+    fix = f"give data.val or data.split.val, or set {path}=train/loss"
+    return Problem(path, f"is {metric}, but there are no validation utterances", fix)
+
+
 NO_VALUE = "has no value"
 NOT_CHOSEN = "is not chosen"
 """The messages of a key and of a group that are missing."""
@@ -342,6 +363,7 @@ _ONLY_TORCH: Mapping[str, object] = {
     "sync_batchnorm": False,
 }
 """Keys of the trainer that only the Torch backend has, with the values that switch them off."""
+KERAS_ACCELERATORS = ("auto", "cpu", "gpu")
 
 
 def _keras_problems(cfg: DictConfig) -> Iterator[Problem]:
@@ -355,6 +377,12 @@ def _keras_problems(cfg: DictConfig) -> Iterator[Problem]:
     if cfg.task.get("intermediate"):
         message = f"is {cfg.task.intermediate}; the Keras backend has no head in the middle"
         yield Problem("task.intermediate", message, "set task.intermediate=0, or backend=torch")
+    if cfg.trainer.get("batch_seconds") == "auto":
+        message = "is auto; the Keras backend cannot measure a step by itself"
+        yield Problem("trainer.batch_seconds", message, "set data.batch_seconds, or backend=torch")
+    if cfg.trainer.get("accelerator", "auto") not in (*KERAS_ACCELERATORS, "cuda"):
+        message = f"is {cfg.trainer.accelerator}, which the Keras backend does not know"
+        yield Problem("trainer.accelerator", message, f"set trainer.accelerator={' or '.join(KERAS_ACCELERATORS)}")
     if cfg.trainer.get("devices", 1) not in (1, "1", "auto"):
         message = f"is {cfg.trainer.devices}; the Keras backend trains on one device"
         yield Problem("trainer.devices", message, "set trainer.devices=1")
@@ -436,7 +464,14 @@ def unknown_formats(key: str, kinds: Iterable[str], formats: Iterable[str], back
 
 
 def _decoder_problems(cfg: DictConfig) -> Iterator[Problem]:
-    """Yield what the beam search lacks: its package, a lexicon or a language model; here, for a stored config has no schema."""
+    """Yield what the beam search lacks: its package, a lexicon or a language model; here, for a stored config has no schema.
+
+    A decoder that was chosen for a task which decodes nothing is one problem.
+    """
+    if present_name(str(cfg.decoder.get("_target_"))) != "speechtrain.decode.greedy.GreedyDecoder" and not _decodes(cfg.task):
+        message = f"is {cfg.decoder.get('_target_')}, and the task {cfg.task.get('_target_')} decodes nothing"
+        yield Problem("decoder", message, "leave decoder out, or set task=ctc")
+        return
     if present_name(str(cfg.decoder.get("_target_"))) != "speechtrain.decode.beam.BeamDecoder":
         return
     for rule in needed("decoder", ("flashlight",)):
@@ -446,6 +481,15 @@ def _decoder_problems(cfg: DictConfig) -> Iterator[Problem]:
         name = cfg.decoder.get(key)
         if isinstance(name, str) and not is_file(user_path(name)):
             yield Problem(f"decoder.{key}", f"no such file: {user_path(name).absolute()}", f"give {fix}, or null")
+
+
+def _decodes(task: DictConfig) -> bool:
+    """Return whether a task takes a decoder, as far as its source says."""
+    try:
+        takes = signature(str(task.get("_target_")))
+    except (UnknownTargetError, SyntaxError):
+        return True
+    return takes is None or takes.open or "decoder" in takes.names
 
 
 def _stored_feature_problems(cfg: DictConfig) -> Iterator[Problem]:

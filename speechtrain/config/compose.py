@@ -18,7 +18,7 @@ from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfi
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from speechtrain.config import schema
-from speechtrain.config.checks import find_node_problems, find_problems
+from speechtrain.config.checks import find_node_problems, find_problems, find_training_problems
 from speechtrain.config.extras import LAUNCHERS
 from speechtrain.config.overrides import override_text, text_as_typed
 from speechtrain.config.schemas.commands import COMMANDS
@@ -135,10 +135,21 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(problems)
 
 
+def check_training(cfg: DictConfig) -> None:
+    """Check a config as `check` does, and that what it watches while training is measured.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    problems = find_training_problems(cfg)
+    if problems:
+        raise ConfigError(problems)
+
+
 def find_job_problems(cfg: DictConfig) -> list[Problem]:
     """Return all problems of a config that a sweep composed for one of its jobs."""
     _settle_folder(cfg)
-    return find_problems(cfg)
+    return find_training_problems(cfg)
 
 
 def set_values(cfg: DictConfig, overrides: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from speechtrain.backends.checkpoint_files import LAST, best_checkpoint, other_checkpoints, read_extra
 from speechtrain.config.build import build, construct
-from speechtrain.config.checks import unknown_metrics
+from speechtrain.config.checks import unknown_metrics, unvalidated
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.stored import stored_vocabulary
 from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, unwritable
@@ -177,8 +177,7 @@ def _check_monitors(cfg: ExperimentConfig, task: Task, *, has_val: bool) -> None
     unknown = [problem.path for problem in problems]
     for path, metric in monitors.items():
         if metric is not None and metric.startswith("val/") and not has_val and path not in unknown:
-            fix = f"give data.val or data.split.val, or set {path}=train/loss"
-            problems.append(Problem(path, f"is {metric}, but there are no validation utterances", fix))
+            problems.append(unvalidated(path, metric))
     if problems:
         raise ConfigError(problems)
 

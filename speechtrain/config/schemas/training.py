@@ -80,6 +80,9 @@ class RegressionTask(Task):
     mixture_channel: int | None = number(ge=0)
 
 
+_STRATEGIES = ("ddp", "fsdp", "deepspeed", "single_", "xla")
+
+
 @dataclass
 class EarlyStopping(Node):
     patience: int | None = number(ge=0)
@@ -118,7 +121,7 @@ class Trainer(Node):
     batch_seconds: str | None = choice("auto")
     max_skipped_steps: int = number(ge=0)
     precision: str = choice("32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true")
-    accelerator: str = MISSING
+    accelerator: str = choice("auto", "cpu", "gpu", "cuda", "mps", "tpu")
     devices: Any = MISSING
     strategy: str = MISSING
     sync_batchnorm: bool = MISSING
@@ -135,6 +138,12 @@ class Trainer(Node):
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
     def rules(self) -> Iterator[Rule]:
+        if self.strategy != "auto" and not self.strategy.startswith(_STRATEGIES):
+            yield (
+                "strategy",
+                f"is {self.strategy}, which Lightning does not know",
+                f"it begins with one of {', '.join(_STRATEGIES)}, or is auto",
+            )
         if self.test_checkpoint == "mean" and self.average_last is None:
             yield "test_checkpoint", "is mean, and no weights are averaged", "set trainer.average_last=5"
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from speechtrain import compose
 from speechtrain.config import CONF_DIR
 from speechtrain.config.checks import find_node_problems
-from speechtrain.config.compose import broken_files, compose_command
+from speechtrain.config.compose import broken_files, compose_command, compose_unchecked, find_job_problems
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.commands import COMMANDS, CompareConfig, ServeConfig, TranscribeConfig
 from speechtrain.config.schemas.node import Node
@@ -47,6 +47,11 @@ def problems(*overrides: str) -> str:
         (["+trainer.epoch=3"], ["trainer.epoch: there is no such key", "did you mean 'trainer.epochs'"]),
         (["+report.goes_with={}"], ["report.goes_with: there is no such key"]),
         (["+epochs=3"], ["epochs: there is no such key"]),
+        (["task=classification", "data=keywords", "decoder=beam"], ["decoder: is speechtrain.decode.beam", "decodes nothing"]),
+        (["backend=keras", "trainer.batch_seconds=auto"], ["trainer.batch_seconds: is auto; the Keras backend cannot"]),
+        (["backend=keras", "trainer.accelerator=mps"], ["trainer.accelerator: is mps, which the Keras backend does not know"]),
+        (["trainer.accelerator=gpus"], ["trainer.accelerator: must be one of auto, cpu", "did you mean 'gpu'"]),
+        (["trainer.strategy=dpp"], ["trainer.strategy: is dpp, which Lightning does not know"]),
         (["objective.metric=val/per"], ["objective.metric: there is no metric 'val/per'", "did you mean 'val/"]),
         (["seed=${oc.env:NOT_SET}"], ["seed: \"Environment variable 'NOT_SET' not found\""]),
         (["init_from=" + 300 * "x" + "/y"], ["init_from: no such run or checkpoint"]),
@@ -337,3 +342,16 @@ def test_a_model_is_judged_by_what_its_tokens_are(tokenizer: str, metric: str, t
     assert compose([f"tokenizer={tokenizer}", *lexicon]).objective.metric == f"val/{metric}"
     assert compose(["tokenizer=char", "task.metric=exact"]).objective.metric == "val/exact"
     assert compose(["task=classification", "data=keywords"]).objective.metric == "val/accuracy"
+
+
+@pytest.mark.parametrize("data", ["manifest", "kaldi"])
+def test_a_metric_of_validation_data_needs_some_and_is_refused_before_data_are_read(data: str, tmp_path: Path) -> None:
+    none = [f"data={data}", "data.root=."]
+    (tmp_path / "train.jsonl").touch()
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "wav.scp").touch()
+    (problem,) = find_job_problems(compose_unchecked(none))
+    assert (problem.path, problem.message) == ("objective.metric", "is val/cer, but there are no validation utterances")
+    stopping = ["objective.metric=train/loss", "trainer.early_stopping.monitor=val/loss"]
+    assert [each.path for each in find_job_problems(compose_unchecked([*none, *stopping]))] == ["trainer.early_stopping.monitor"]
+    assert not find_job_problems(compose_unchecked([*none, "data.split.val=10"]))
