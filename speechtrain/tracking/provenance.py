@@ -29,8 +29,8 @@ _PACKAGES = (
 )
 
 
-_OURS = [f":(exclude,glob)**/{name}" for name in ("mlflow.db*", "mlartifacts/**", "outputs/**", "multirun/**", "alignments/**")]
-"""What runs and commands write by default, as git names it: it is no change of the code."""
+_OUTPUTS = ("mlflow.db*", "mlartifacts/**", "outputs/**", "multirun/**", "alignments/**")
+"""What runs and commands write by default into the folder they are started in, as git's patterns."""
 
 
 def run_tags(overrides: Sequence[str]) -> dict[str, str]:
@@ -55,8 +55,15 @@ def run_tags(overrides: Sequence[str]) -> dict[str, str]:
     if commit:
         tags["mlflow.source.git.commit"] = commit.strip()
         tags["git.branch"] = _git("rev-parse", "--abbrev-ref", "HEAD").strip()
-        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--", ".", *_OURS).strip())).lower()
+        tags["git.dirty"] = str(_is_dirty()).lower()
     return tags
+
+
+def _is_dirty() -> bool:
+    """Return whether the working tree differs from the last commit: a tracked file was changed, or there is a new one that is no output."""
+    outputs = [f":(exclude,glob){pattern}" for pattern in _OUTPUTS]
+    new = _git("ls-files", "--others", "--exclude-standard", "--", ":(top)", *outputs)
+    return bool(_git("status", "--porcelain", "--untracked-files=no").strip() or new.strip())
 
 
 def git_diff() -> str:
