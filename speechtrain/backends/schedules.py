@@ -73,8 +73,24 @@ class WarmupCosine(Schedule):
 
     def after_warmup(self, step: int) -> float:
         """Return the factor of a step after the warm-up."""
-        progress = min(1.0, (step - self._warmup) / max(1, self._total - self._warmup))
-        return self.min_factor + (1 - self.min_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+        return self.fallen((step - self._warmup) / max(1, self._total - self._warmup))
+
+    def fallen(self, progress: float) -> float:
+        """Return the factor behind a share of the way down, which ends at 1."""
+        return self.min_factor + (1 - self.min_factor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Cosine(WarmupCosine):
+    """Falls along half a cosine from 1 to `min_factor`, and keeps a rate for a whole epoch, as PyTorch's `CosineAnnealingLR` stepped once an epoch.
+
+    An epoch in which the warm-up ends counts as the first.
+    """
+
+    def after_warmup(self, step: int) -> float:
+        """Return the factor of a step after the warm-up."""
+        first = self._warmup // self._epoch_steps
+        epochs = math.ceil(self._total / self._epoch_steps) - first
+        return self.fallen((step // self._epoch_steps - first) / max(1, epochs))
 
 
 class StepDecay(Schedule):

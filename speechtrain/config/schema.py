@@ -166,6 +166,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "constant": Schedule,
         "warmup": Schedule,
         "warmup_cosine": WarmupCosine,
+        "cosine": WarmupCosine,
         "step": StepDecay,
         "exponential": Exponential,
         "plateau": Plateau,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from speechtrain import compose
 from speechtrain.backends.schedules import Schedule
@@ -35,6 +36,19 @@ def test_cosine_falls_from_1_to_its_floor() -> None:
     assert made.factor(50) == pytest.approx(0.55)
     assert made.factor(25) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
     assert made.factor(100) == made.factor(120) == pytest.approx(0.1)
+
+
+def test_cosine_of_epochs_gives_pytorchs_rates_and_keeps_them_for_an_epoch() -> None:
+    rate = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(rate, T_max=10, eta_min=0.2)
+    made = schedule("cosine", "scheduler.min_factor=0.2")
+    for epoch in range(10):
+        expected = theirs.get_last_lr()[0]
+        assert [made.factor(10 * epoch + step) for step in (0, 4, 9)] == pytest.approx([expected] * 3)
+        rate.step()
+        theirs.step()
+    warmed = schedule("cosine", "scheduler.warmup_steps=15")
+    assert warmed.factor(14) < warmed.factor(15) == warmed.factor(19) == 1 > warmed.factor(20) > warmed.factor(99) > 0
 
 
 def test_step_and_exponential_count_in_epochs() -> None:
