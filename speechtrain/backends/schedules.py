@@ -81,9 +81,9 @@ class WarmupCosine(Schedule):
 
 
 class Cosine(WarmupCosine):
-    """Falls along half a cosine from 1 to `min_factor`, and keeps a rate for a whole epoch, as PyTorch's `CosineAnnealingLR` stepped once an epoch.
+    """Falls along half a cosine from 1 to `min_factor` in steps of an epoch, as PyTorch's `CosineAnnealingLR` does.
 
-    An epoch in which the warm-up ends counts as the first.
+    The epoch in which the warm-up ends counts as the first.
     """
 
     def after_warmup(self, step: int) -> float:
