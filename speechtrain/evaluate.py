@@ -23,7 +23,9 @@ from speechtrain.errors import unwritable
 from speechtrain.inference.evaluation import Evaluation, evaluate, folder_for, write
 
 _SEARCH = ("-m", "--multirun")
-_LABELS = {".html": "report", ".json": "results", ".tsv": "predictions"}
+_REPORTS = dict.fromkeys(("error_report", "class_report", "signal_report"), "report")
+_LABELS = {**_REPORTS, "evaluation": "results", "predictions": "predictions", "texts": "by text", "nbest": "n best"}
+"""What is printed before a file, by its name."""
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -64,8 +66,8 @@ def run(arguments: list[str]) -> int:
         raise unwritable(folder, error, "out") from error
     console.print()
     for path in files:
-        if path.suffix in (".json", ".tsv", ".html", ".jsonl"):
-            console.print(f"{_LABELS.get(path.suffix, 'n best'):<12}{path}", markup=False)
+        if label := _LABELS.get(path.stem.partition("-")[0]):
+            console.print(f"{label:<12}{path}", markup=False)
     return 0
 
 

@@ -149,7 +149,7 @@ def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
 
 
 def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Path]:
-    """Write `evaluation.json`, the predictions of each decoder, its n best and the error report; return the files."""
+    """Write `evaluation.json`, the predictions of each decoder, its errors by text, its n best and the error report; return the files."""
     from speechtrain.files import write_json, write_text
     from speechtrain.report.reports import FinishedRun, write_report
 
@@ -159,6 +159,8 @@ def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Pat
         name = f"-{each.name}" if several else ""
         lines = [f"{_cell(sample.reference)}\t{_cell(sample.hypothesis)}\t{sample.id}\n" for sample in each.samples]
         contents = {f"predictions{name}.tsv": "".join(lines)}
+        if each.edits:
+            contents[f"texts{name}.tsv"] = "".join(_texts(each.samples))
         if cfg.nbest and each.recognizer.ranks:
             contents[f"nbest{name}.jsonl"] = "".join(_nbest(evaluation, each, cfg.nbest))
         for file, content in contents.items():
@@ -205,6 +207,16 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
             for each in evaluation.results
         },
     }
+
+
+def _texts(samples: Sequence[Sample]) -> Iterable[str]:
+    """Yield a line of `texts.tsv` for each text, with the errors in all of its recordings, after one with the names of the columns."""
+    from speechtrain.report.errors import Utterance, by_text
+
+    columns = ("utterances", "wrong", "words", "substitutions", "insertions", "deletions")
+    yield "\t".join(("text", *columns, "wer")) + "\n"
+    for text, counts in by_text(Utterance(sample.id, sample.reference, sample.hypothesis) for sample in samples).items():
+        yield "\t".join((_cell(text), *(str(getattr(counts, column)) for column in columns), f"{counts.wer:.4f}")) + "\n"
 
 
 def _nbest(evaluation: Evaluation, result: DecoderResult, count: int) -> Iterable[str]:

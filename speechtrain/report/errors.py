@@ -216,6 +216,14 @@ def by_field(utterances: Sequence[Utterance], name: str) -> dict[str, Counts]:
     return dict(sorted(groups.items(), key=lambda item: -item[1].words))
 
 
+def by_text(utterances: Iterable[Utterance]) -> dict[str, Counts]:
+    """Return the counts for each text of the reference, in whatever recordings it is said; those with the most errors first."""
+    groups: dict[str, Counts] = {}
+    for utterance in utterances:
+        groups[utterance.reference] = groups.get(utterance.reference, Counts()) + utterance.counts
+    return dict(sorted(groups.items(), key=lambda item: -item[1].errors))
+
+
 def fields_of(utterances: Sequence[Utterance], *, most: int = 40) -> list[str]:
     """Return the fields that divide the utterances into groups, but not into one each."""
     names = {name for utterance in utterances for name in utterance.fields}

@@ -71,6 +71,12 @@ def test_an_evaluation_finds_what_the_run_found_and_writes_it(trained: Path, cap
     lines = [line.split("\t") for line in (folder / "predictions.tsv").read_text().splitlines()]
     wrong = sum(reference != hypothesis for reference, hypothesis, _ in lines)
     assert greedy["substitutions"] + greedy["insertions"] + greedy["deletions"] == wrong
+    names, *rows = [line.split("\t") for line in (folder / "texts.tsv").read_text().splitlines()]
+    texts = [dict(zip(names, row, strict=True)) for row in rows]
+    assert {row["text"] for row in texts} == {reference for reference, _, _ in lines}
+    assert [int(row["utterances"]) for row in texts] == [sum(line[0] == row["text"] for line in lines) for row in texts]
+    assert sum(int(row[name]) for row in texts for name in ("substitutions", "insertions", "deletions")) == wrong
+    assert float(texts[0]["wer"]) == pytest.approx((int(texts[0]["wrong"])) / int(texts[0]["words"]), abs=1e-4)
     assert (folder / "error_report.html").is_file()
     assert "greedy" in capsys.readouterr().out
 
