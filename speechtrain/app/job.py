@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
@@ -146,19 +147,25 @@ def _or_exit(call: Callable[[], T]) -> T:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove the folder of a run that was refused before any tracker knew of it, and the empty folders of `outputs` above it."""
-    empty_of_results = {STORED, "config.yaml", RUN_FILE, "speechtrain.log"}
-    if HydraConfig.get().output_subdir is None or any(read_run_file(folder).get("run_ids", {}).values()):  # resumed, or tracked
+    """Remove what this process wrote for a run that was refused before any tracker knew of it, and the folders that are empty then."""
+    run = read_run_file(folder)
+    if HydraConfig.get().output_subdir is None or any(run.get("run_ids", {}).values()):  # resumed, or tracked
         return
-    if {path.name for path in folder.iterdir() if not (path.is_dir() and not any(path.iterdir()))} <= empty_of_results:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(folder)
-            for parent in folder.parents:
-                if not parent.is_relative_to(Path("outputs").absolute()):
-                    break
-                if [path.name for path in parent.iterdir()] == [".gitignore"]:
-                    (parent / ".gitignore").unlink()
-                parent.rmdir()
+    begun_here = run.get("started", 0) >= psutil.Process().create_time() * 1e9  # elsewhere config.yaml may be the user's own
+    written = {STORED, f"{log.name}.log", *(("config.yaml", RUN_FILE) if begun_here else ())}
+    with contextlib.suppress(OSError):
+        others = {path.name for path in folder.iterdir()} - written
+        if others and RUN_FILE not in others:  # a folder of the user's own, in which no run was begun
+            shutil.rmtree(folder / STORED)
+        if others:
+            return
+        shutil.rmtree(folder)
+        for parent in folder.parents:
+            if not parent.is_relative_to(Path("outputs").absolute()):
+                break
+            if [path.name for path in parent.iterdir()] == [".gitignore"]:
+                (parent / ".gitignore").unlink()
+            parent.rmdir()
 
 
 def needs_own_process(cfg: DictConfig) -> bool:

@@ -145,6 +145,14 @@ def test_a_mistake_made_while_a_run_is_resumed_is_not_stored_in_it(command: Comm
     assert {path.name for path in stored.parent.iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml", "signature"}
 
 
+def test_a_run_that_is_refused_leaves_a_folder_of_the_users_own_as_it_was(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    (tmp_path / "mine" / "config.yaml").write_text("own: 1\n")
+    assert command("data=synthetic", "trainer.epochs=0", "hydra.run.dir=mine").returncode == 2
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["config.yaml", "empty"]
+    assert (tmp_path / "mine" / "config.yaml").read_text() == "own: 1\n"
+
+
 def test_a_loss_of_nan_ends_the_run_as_failed_and_names_the_utterances(command: Command, tmp_path: Path) -> None:
     done = command(
         *SMALL, "optimizer=sgd", "optimizer.lr=1e30", "trainer.gradient_clip_val=null", "scheduler=constant", "trainer.max_skipped_steps=0"
