@@ -100,8 +100,8 @@ def _train(arguments: list[str]) -> None:
     try:
         with interrupts.command():
             require_training()
-            typed = resume_arguments(arguments)
-            sys.argv[1:] = text_as_typed(sweep_arguments(typed) if is_sweep(typed) else typed)
+            typed = text_as_typed(resume_arguments(arguments))
+            sys.argv[1:] = sweep_arguments(typed) if is_sweep(typed) else typed
             run()
     except KeyboardInterrupt:
         if not is_sweep(sys.argv[1:]):

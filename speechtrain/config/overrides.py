@@ -10,7 +10,7 @@ from dataclasses import is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -57,24 +57,25 @@ def sweep_arguments(arguments: Sequence[str]) -> list[str]:
 
     Hydra refuses lists of values for keys of its own, so that `hydra.sweeper.params.lr=choice(1,2)` is written `lr=choice(1,2)`, and takes
     new keys only with a `+`. It sets what is not swept before it knows the options of swept groups: `model.n_heads=4` beside
-    `model=conformer,fastconformer` becomes an entry of `hydra.sweeper.params`, which the sweeper sets in each job.
+    `model=conformer,fastconformer` becomes an entry of `hydra.sweeper.params`, which the sweeper sets in each job. Additions and deletions
+    stay, for keys in `hydra.sweeper.params` cannot be written so.
     """
     written = [_PARAMS.sub(_without_params, item) for item in arguments]
     parsed = {item: _parsed(item) for item in written if "=" in item and not item.startswith("-")}
     swept = {override.key_or_group for override in parsed.values() if override is not None and override.is_sweep_override()}
     of_options = {
-        override.key_or_group: (item, override.value())
+        item: override.key_or_group
         for item, override in parsed.items()
         if override is not None
-        and not override.is_sweep_override()
+        and override.type is OverrideType.CHANGE
+        and override.key_or_group not in swept
         and override.key_or_group.partition(".")[0] in swept
-        and isinstance(override.value(), (bool, int, float))
     }
     if not of_options:
         return written
-    values = ",".join(f"{key}:{override_text(value)}" for key, (_, value) in of_options.items())
-    moved = {item for item, _ in of_options.values()}
-    return [*(item for item in written if item not in moved), f"++hydra.sweeper.params={{{values}}}"]
+    texts = {of_options[item]: item.partition("=")[2].replace("${", r"\${") for item in written if item in of_options}
+    values = ",".join(f"{key}:{override_text(text)}" for key, text in texts.items())
+    return [*(item for item in written if item not in of_options), f"++hydra.sweeper.params={{{values}}}"]
 
 
 def _parsed(item: str) -> Override | None:

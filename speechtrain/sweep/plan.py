@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from speechtrain.config.checks import find_node_problems
 from speechtrain.config.compose import explain
+from speechtrain.config.effects import has_effect
 from speechtrain.config.overrides import override_text
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.config.targets import Direction, task_directions
@@ -268,7 +269,8 @@ class Planner:
         from speechtrain.sweep.settings import shared_settings
 
         measured = {"hydra.sweeper.objectives": ", ".join(objectives), "hydra.sweeper.seeds_per_trial": str(self._options.seeds_per_trial)}
-        return measured | shared_settings(self._composer, space, cfg)
+        counts = (lambda _key: True) if self._options.check is None else has_effect  # of another program's keys nothing is known
+        return measured | shared_settings(self._composer, space, cfg, counts)
 
     def _node(self, kind: Literal["sampler", "pruner"]) -> dict[str, Any] | None:
         """Return the config node of the sampler or of the pruner, without what the option that it replaces had."""

@@ -6,7 +6,7 @@ refuses to go on with others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -19,24 +19,18 @@ from speechtrain.sweep.space.space import Choice, Space
 from speechtrain.sweep.study.attributes import VERSION
 from speechtrain.tracking.base import flat
 
-_WITHOUT_EFFECT = (
-    *("hydra", "tracking", "report", "export", "output_dir", "resume", "trust", "samples"),
-    *("data.root", "data.cache_dir", "data.cache_gb", "data.feature_cache", "data.feature_cache_gb", "data.num_workers", "data.processes"),
-    *("backend.threads", "trainer.accelerator", "trainer.log_every_n_steps", "trainer.checkpoint"),
-)
-"""Keys that say where and how a trial runs and what is kept of it, and do not change its result."""
 
-
-def shared_settings(composer: Composer, space: Space, cfg: DictConfig) -> dict[str, str]:
+def shared_settings(composer: Composer, space: Space, cfg: DictConfig, has_effect: Callable[[str], bool]) -> dict[str, str]:
     """Return each setting that trials share, as text by its dotted key; of a swept group, those of each option by `GROUP=OPTION: KEY`.
 
     Args:
         composer: composes the sweep's jobs.
         space: what is searched.
         cfg: the config with the values that all jobs share.
+        has_effect: says of a dotted key whether it changes the result of a job.
     """
     swept = [parameter.path for parameter in space.all_parameters()]
-    shared = _settings(cfg, swept)
+    shared = _settings(cfg, swept, has_effect)
     settings = shared | {VERSION: __version__}
     for group in space.all_parameters():
         if not (composer.is_group(group.path) and isinstance(group.domain, Choice)):
@@ -46,18 +40,18 @@ def shared_settings(composer: Composer, space: Space, cfg: DictConfig) -> dict[s
                 option = composer.compose([*space.fixed, f"{group.key}={text}"])
             except (HydraException, OmegaConfBaseException):  # it goes only together with another option
                 continue
-            of_option = _settings(option, [path for path in swept if path != group.path])
+            of_option = _settings(option, [path for path in swept if path != group.path], has_effect)
             settings |= {f"{group.path}={text}: {key}": value for key, value in of_option.items() if shared.get(key) != value}
     return settings
 
 
-def _settings(cfg: DictConfig, swept: list[str]) -> dict[str, str]:
+def _settings(cfg: DictConfig, swept: list[str], has_effect: Callable[[str], bool]) -> dict[str, str]:
     """Return the values of a config that have an effect and are not swept, with interpolations as they are written."""
     values = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(values, Mapping)
-    left_out = (*_WITHOUT_EFFECT, *swept)
+    left_out = ("hydra", *swept)
     return {
         key: value
         for key, value in flat({str(key): value for key, value in masked_values(values).items()}).items()
-        if not any(key == path or key.startswith(f"{path}.") for path in left_out)
+        if has_effect(key) and not any(key == path or key.startswith(f"{path}.") for path in left_out)
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from speechtrain.backends.checkpoint_files import LAST, read_extra
+from speechtrain.config.effects import has_effect
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.moved import present_name
 from speechtrain.errors import ConfigError, Problem, UserError
@@ -23,20 +24,8 @@ _LEARNT = ("model.", "features.", "task.", "tokenizer._target_", "backend.name",
 """Beginnings of keys that weights, or the state of the optimizer, belong to."""
 _COMPUTED = ("optimizer.fused", "optimizer.foreach")
 """Keys that say only how steps are computed."""
-_BESIDE = (
-    "task.metric",
-    "output_dir",
-    "resume",
-    "rerun",
-    "init_from",
-    "trust",
-    "samples",
-    "tracking.",
-    "report.",
-    "export.",
-    "backend.threads",
-)
-"""Beginnings of keys that change nothing of what is learnt."""
+_OF_THE_START = ("resume", "rerun", "init_from", "task.metric")
+"""Keys that matter to a run's beginning alone, and the metric, by which only the best epoch is chosen."""
 
 
 def changes_of(cfg: ExperimentConfig) -> Changes:
@@ -51,7 +40,8 @@ def changes_of(cfg: ExperimentConfig) -> Changes:
     with suppress(UserError):  # of a damaged file, which is told when it is read as a whole, if there is no other
         stored = flat(read_extra(checkpoint).get("config", {}))
     now = flat(cfg.as_dict())
-    differing = ((key, (present_name(stored[key]), now[key])) for key in now if key in stored and not key.startswith(_BESIDE))
+    compared = [key for key in now if key in stored and has_effect(key) and key not in _OF_THE_START]
+    differing = ((key, (present_name(stored[key]), now[key])) for key in compared)
     changes = {key: values for key, values in differing if values[0] != values[1]}
     if problems := list(_problems(changes, cfg.resume)):
         raise ConfigError(problems)

@@ -212,12 +212,13 @@ def test_the_official_plugins_command_lines_work(toy):
 
 
 def test_another_config_does_not_go_on_in_an_old_study(toy):
-    toy.run("n=0,1")
+    toy.run("n=0,1", "+samples=1")  # a key of ours that changes no result of ours
 
-    done = toy.run("n=0,1", "x=3")
+    done = toy.run("n=0,1", "x=3", "+samples=2")
 
     assert done.returncode != 0
     assert "x: the study 'toy' was started with 1.0, now it is 3" in done.stderr
+    assert "samples: the study 'toy' was started with 1, now it is 2" in done.stderr
     assert len(toy.trials()) == 2
 
 
