@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,9 +29,18 @@ _UNFINISHED = re.compile(r"\..+\.(\d+)\.tmp(\.\w+)?")
 """Matches the temporary names of `atomically`; the group is the number of the process that writes the file."""
 
 
+def launch_folder() -> Path:
+    """Return the folder in which the command was given; with `hydra.job.chdir=true` its jobs have their own as current folder."""
+    module = sys.modules.get("hydra.core.hydra_config")  # imported wherever a job runs, and slow to import elsewhere
+    if module is None or not module.HydraConfig.initialized():
+        return Path.cwd()
+    return Path(module.HydraConfig.get().runtime.cwd)
+
+
 def user_path(name: str | Path) -> Path:
-    """Return the path that a user names, in which `~` stands for the home folder; one of no known user stays as it is."""
-    return Path(os.path.expanduser(name))  # noqa: PTH111 # Path.expanduser raises RuntimeError for a user that there is not
+    """Return the path that a user names, seen from `launch_folder`; `~` is the home folder, that of an unknown user stays as it is."""
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 # Path.expanduser raises RuntimeError for a user that there is not
+    return path if path.is_absolute() or launch_folder() == Path.cwd() else launch_folder() / path
 
 
 def ignore_in_git(folder: Path) -> None:
@@ -55,7 +65,7 @@ def absolute_sqlite_address(address: str) -> str:
     if not address.startswith("sqlite:///") or address.startswith("sqlite:///:memory:"):
         return address
     _, question_mark, options = address.partition("?")
-    return sqlite_address(sqlite_file(address)) + question_mark + options
+    return sqlite_address(launch_folder() / sqlite_file(address)) + question_mark + options
 
 
 def is_file(path: Path) -> bool:

@@ -31,7 +31,7 @@ from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
-from speechtrain.files import write_text
+from speechtrain.files import launch_folder, write_text
 from speechtrain.processes import fresh
 from speechtrain.sweep.trial.hydra_job import write_configs
 from speechtrain.sweep.trial.outcome import VARIABLE
@@ -161,7 +161,7 @@ def _remove_unused(folder: Path) -> None:
             return
         shutil.rmtree(folder)
         for parent in folder.parents:
-            if not parent.is_relative_to(Path("outputs").absolute()):
+            if not parent.is_relative_to(launch_folder() / "outputs"):
                 break
             if [path.name for path in parent.iterdir()] == [".gitignore"]:
                 (parent / ".gitignore").unlink()

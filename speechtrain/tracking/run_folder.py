@@ -10,13 +10,13 @@ from typing import Any
 from speechtrain.addresses import state_folder
 from speechtrain.backends.checkpoint_files import FOLDER, best_checkpoint, last_checkpoint
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.files import is_file, is_folder, user_path, write_json
+from speechtrain.files import is_file, is_folder, launch_folder, user_path, write_json
 
 RUN_FILE = "run.json"
 """Name of the file in every run's folder with what is needed to find it again: MLflow's run id, the status."""
 
 RUN_FOLDERS = ("outputs", "multirun")
-"""The folders, in the current one, that runs and sweeps lie in where no other is named."""
+"""The folders, below the one where the command is given, that runs and sweeps lie in where no other is named."""
 
 NUMBERED_FROM = "epochs_in_names_from"
 """Key of `run.json`: the number that names of checkpoints have for the first epoch; a run without it began when that was 0."""
@@ -65,12 +65,12 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
         if not any((path / name).exists() for name in (RUN_FILE, ".hydra", FOLDER)):
             raise ConfigError([Problem(key, f"{path} is no folder of a run", _FIX)])
         return path.absolute(), last_checkpoint(path.absolute())
-    below = (file.parent.absolute() for base in RUN_FOLDERS for file in Path(base).glob(f"**/{RUN_FILE}"))
+    below = (file.parent.absolute() for base in RUN_FOLDERS for file in user_path(base).glob(f"**/{RUN_FILE}"))
     elsewhere = (folder for folder in _remembered() if (folder / RUN_FILE).is_file())
     runs = sorted({*below, *elsewhere}, key=_started)
     matches = ([run for run in runs if _may_be_last(run, key)] or runs) if name == "last" else _of_id(runs, name, key)
     if not matches:
-        where = f"{Path('outputs').absolute()} or {Path('multirun').absolute()}"
+        where = " or ".join(str(launch_folder() / base) for base in RUN_FOLDERS)
         raise ConfigError([Problem(key, f"no run '{name}' under {where}", _FIX)])
     return matches[-1].absolute(), last_checkpoint(matches[-1].absolute())
 
@@ -98,11 +98,11 @@ def _may_be_last(folder: Path, key: str) -> bool:
 
 
 def remember(folder: Path) -> None:
-    """Note for this user the folder of a run that lies elsewhere than in `RUN_FOLDERS`, so that `last` finds it from the current one."""
-    if any(folder.is_relative_to(Path(base).absolute()) for base in RUN_FOLDERS):
+    """Note for this user the folder of a run that lies outside of `RUN_FOLDERS`, so that `last` finds it from that of the command."""
+    if any(folder.is_relative_to(launch_folder() / base) for base in RUN_FOLDERS):
         return
     with suppress(OSError, RuntimeError):
-        path, here = state_folder() / _ELSEWHERE, str(Path.cwd())
+        path, here = state_folder() / _ELSEWHERE, str(launch_folder())
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         noted = _noted()
         folders = [*(each for each in noted.pop(here, []) if each != str(folder)), str(folder)]
@@ -110,8 +110,8 @@ def remember(folder: Path) -> None:
 
 
 def _remembered() -> list[Path]:
-    """Return the folders that `remember` noted in the current folder."""
-    return [Path(each) for each in _noted().get(str(Path.cwd()), [])]
+    """Return the folders that `remember` noted for the folder of the command."""
+    return [Path(each) for each in _noted().get(str(launch_folder()), [])]
 
 
 def _noted() -> dict[str, list[str]]:

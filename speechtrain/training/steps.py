@@ -18,7 +18,7 @@ from speechtrain.config.checks import unknown_metrics, unvalidated
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.stored import stored_vocabulary
 from speechtrain.errors import ConfigError, Problem, RunPruned, UserError, unwritable
-from speechtrain.files import ignore_in_git, is_file, remove_unfinished, user_path, write_text
+from speechtrain.files import ignore_in_git, is_file, launch_folder, remove_unfinished, user_path, write_text
 from speechtrain.inference.archive import weights_of
 from speechtrain.processes import interrupts
 from speechtrain.tracking.run_folder import (
@@ -122,7 +122,7 @@ def start_folder(cfg: ExperimentConfig) -> Path:
             write_run_file(folder, {"started": time.time_ns(), NUMBERED_FROM: 1})
     except OSError as error:
         raise unwritable(folder, error, "hydra.run.dir") from error
-    for base in map(Path.absolute, map(Path, RUN_FOLDERS)):
+    for base in (launch_folder() / name for name in RUN_FOLDERS):
         if folder.is_relative_to(base):
             ignore_in_git(base)
     remember(folder)

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from speechtrain.errors import DataError, DiskError, unwritable
-from speechtrain.files import append, atomically, numbered, remove_unfinished, write_json, write_text
+from speechtrain.files import absolute_sqlite_address, append, atomically, numbered, remove_unfinished, user_path, write_json, write_text
+from speechtrain.tracking.mlflow.location import tracking_address
 
 
 def test_a_file_keeps_its_old_content_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -117,3 +120,15 @@ def test_an_unwritable_folder_is_named_with_the_key_that_chooses_another() -> No
     error = unwritable(Path("/proc/x"), PermissionError(13, "Permission denied"), "data.save_to", DataError)
     assert isinstance(error, DataError)
     assert str(error) == "/proc/x: cannot be written (Permission denied)\n    -> set data.save_to to a folder that can be written"
+
+
+def test_a_job_in_a_folder_of_its_own_finds_files_where_the_command_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert user_path("a.jsonl") == Path("a.jsonl")
+    (tmp_path / "job").mkdir()
+    monkeypatch.chdir(tmp_path / "job")
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": {"runtime": {"cwd": str(tmp_path)}}}))
+    assert user_path("a.jsonl") == tmp_path / "a.jsonl"
+    assert user_path("/a.jsonl") == Path("/a.jsonl")
+    assert absolute_sqlite_address("sqlite:///a.db?timeout=3") == f"sqlite:///{tmp_path}/a.db?timeout=3"
+    assert tracking_address(None) == f"sqlite:///{tmp_path}/mlflow.db"

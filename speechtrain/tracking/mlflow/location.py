@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from speechtrain.addresses import whole
-from speechtrain.files import absolute_sqlite_address, sqlite_address
+from speechtrain.files import absolute_sqlite_address, launch_folder, sqlite_address
 
 _EXPERIMENT = "speechtrain"
 _SET_BY_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
@@ -23,10 +23,10 @@ def tracking_address(tracking_uri: str | None) -> str:
     """Return the address of the server or database, that of a file with its absolute path.
 
     Args:
-        tracking_uri: as the config has it, perhaps masked; None takes `MLFLOW_TRACKING_URI`, or else `mlflow.db` in the current folder.
+        tracking_uri: as the config has it, perhaps masked; None takes `MLFLOW_TRACKING_URI`, or else `mlflow.db` in `launch_folder`.
     """
     named = whole(tracking_uri) if tracking_uri else os.environ.get("MLFLOW_TRACKING_URI")
-    return absolute_sqlite_address(named) if named else local_uri(Path.cwd())
+    return absolute_sqlite_address(named) if named else local_uri(launch_folder())
 
 
 def experiment_name(experiment: str | None) -> str:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from speechtrain.addresses import masked
 from speechtrain.backends.checkpoint_files import FOLDER
 from speechtrain.errors import UserError
+from speechtrain.files import launch_folder
 from speechtrain.processes import interrupts
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
@@ -163,7 +164,7 @@ class MlflowTracker(Tracker):
 
     def how_to_look(self) -> str:
         """Return the command that opens the UI, or the server's address."""
-        if self.uri == local_uri(Path.cwd()):
+        if self.uri == local_uri(launch_folder()):
             return f"MLflow      make ui, or: mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
         return f"MLflow      {masked(self.uri)}"
 
