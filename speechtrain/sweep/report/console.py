@@ -29,7 +29,7 @@ from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import Assignment
 from speechtrain.sweep.study.attributes import RETRY_OF
 from speechtrain.sweep.study.ledger import Ledger
-from speechtrain.sweep.study.results import RESULTS, experiment_yaml, short_text
+from speechtrain.sweep.study.results import RESULTS, all_equal, experiment_yaml, short_text
 from speechtrain.sweep.study.study import Study
 
 _STYLES = {"COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
@@ -88,7 +88,9 @@ class Reporter:
         if state == "COMPLETE" and (deviation := trial.user_attrs.get("deviation")) is not None and isinstance(deviation, float):
             parts[-1] += f" ± {self._value(0, deviation)}"
         best = self.best()
-        if best and len(self.plan.directions) == 1:
+        if all_equal(self._valid()):
+            parts.append("all equal so far")
+        elif best and len(self.plan.directions) == 1:
             parts.append(f"best {self._value(0, best[0].values[0])} #{best[0].number}")
         elif best:
             parts.append(f"{len(best)} on the front")
@@ -126,17 +128,21 @@ class Reporter:
 
     def best(self) -> list[FrozenTrial]:
         """Return the best trial, or the front of several objectives, of those that meet all constraints."""
-        valid = [
-            trial
-            for trial in self.study.trials(fresh=False)
-            if trial.state is TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
-        ]
+        valid = self._valid()
         signs = [1 if direction == "minimize" else -1 for direction in self.plan.directions]
         if len(signs) == 1:
             finite = [trial for trial in valid if trial.values and math.isfinite(trial.values[0])]
             return [min(finite, key=lambda trial: signs[0] * trial.values[0])] if finite else []
         costs = {trial.number: [sign * value for sign, value in zip(signs, trial.values, strict=True)] for trial in valid}
         return [trial for trial in valid if not any(_dominates(costs[other.number], costs[trial.number]) for other in valid)]
+
+    def _valid(self) -> list[FrozenTrial]:
+        """Return the complete trials that meet all constraints."""
+        return [
+            trial
+            for trial in self.study.trials(fresh=False)
+            if trial.state is TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
+        ]
 
     def end(self) -> float | None:
         """Write and print the results, and return the best objective; None if there is none yet and trials are left.
@@ -159,14 +165,16 @@ class Reporter:
             what = f"the last reason: {reasons[-1]}" if reasons else "all were pruned, or violated a constraint"
             raise RunError(f"no trial of the study '{self.study.name}' finished with a result\n    {what}")
         self._write_results(best)
-        for trial in best:
+        equal = all_equal(self._valid())
+        for trial in best[:1] if equal else best:
             values = ", ".join(
                 f"{metric} {value}" for metric, value in zip(self.plan.objectives or ["result"], self._values(trial), strict=False)
             )
-            console.print(f"best  #{trial.number}  {values}  {short_text(trial.params)}", markup=False)
+            which = f"all equal  {values}: none is the best" if equal else f"best  #{trial.number}  {values}  {short_text(trial.params)}"
+            console.print(which, markup=False)
         for line in self._by_seed(trials):
             console.print(line, markup=False)
-        self._write_best_config(best[0])
+        self._write_best_config(best[0], named=not equal)
         if len(ledger.done) >= self.plan.n_trials and not self._finished_here:
             console.print("nothing was left to do; for more give a higher hydra.sweeper.n_trials or another hydra.sweeper.study_name")
         return float(best[0].values[0])
@@ -215,8 +223,8 @@ class Reporter:
                 lines.append(f"{metric} {mean} ± {deviation} over {len(values)} seeds  {name}".rstrip())
         return lines
 
-    def _write_best_config(self, trial: FrozenTrial) -> None:
-        """Write the best config as an experiment file, and print the command that runs it."""
+    def _write_best_config(self, trial: FrozenTrial, *, named: bool) -> None:
+        """Write the best config, the first of equal ones, as an experiment file; print the command that runs it if it is to be `named`."""
         if self.options.check is None:  # another program, whose config has no experiments
             return
         cfg = self.composer.compose(self._overrides(trial))
@@ -226,7 +234,8 @@ class Reporter:
         values = ", ".join(self._values(trial))
         head = f"# @package _global_\n# Trial {trial.number} of {self.study.name}: {values}  {short_text(trial.params)}\n#\n#   {command}\n"
         write_text(path, head + experiment_yaml(cfg))
-        console.print(f"      {path}\n      {command}", style="bold", markup=False)
+        if named:
+            console.print(f"      {path}\n      {command}", style="bold", markup=False)
 
 
 def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:

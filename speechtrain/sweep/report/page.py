@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from speechtrain.files import write_text
 from speechtrain.report.pages import render
 from speechtrain.sweep.study.cost import total_cost, trial_table
+from speechtrain.sweep.study.results import all_equal
 from speechtrain.sweep.study.storage import open_storage
 
 _MAX_SLICES = 12
@@ -31,6 +32,7 @@ def sweep_page(study: optuna.Study, objectives: Sequence[str]) -> str:
         goal=", ".join(f"{direction.name.lower()} {name}" for name, direction in zip(objectives, study.directions, strict=False)),
         cost=total_cost(trials),
         running=sum(not trial.state.is_finished() for trial in trials),
+        all_equal=all_equal(trials),
         best=[{"number": trial.number, "values": list(trial.values), "params": dict(trial.params)} for trial in best[:10]],
         objectives=list(objectives),
         table=trial_table(trials, objectives),
@@ -51,7 +53,7 @@ def _plots(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[str
         makers += [
             ("History", lambda: draw.plot_optimization_history(study, target_name=name)),
             ("Intermediate values", lambda: _by_epoch(draw.plot_intermediate_values(study))),
-            ("Importance", lambda: draw.plot_param_importances(study, target_name=name)),
+            *([] if _is_constant(study, 0) else [("Importance", lambda: draw.plot_param_importances(study, target_name=name))]),
             ("Parallel coordinates", lambda: draw.plot_parallel_coordinate(study, target_name=name)),
             ("Slices", lambda: draw.plot_slice(study, params=_swept(study)[:_MAX_SLICES], target_name=name)),
             ("Rank", lambda: draw.plot_rank(study, params=_swept(study)[:4], target_name=name)),
@@ -59,6 +61,8 @@ def _plots(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[str
     elif len(study.directions) <= 3:
         makers.append(("Pareto front", lambda: draw.plot_pareto_front(study, target_names=list(objectives))))
         for index, objective in enumerate(objectives):
+            if _is_constant(study, index):
+                continue
             makers.append(
                 (
                     f"Importance for {objective}",
@@ -76,6 +80,11 @@ def _plots(study: optuna.Study, objectives: Sequence[str]) -> Iterator[tuple[str
         if figure.data:
             figure.update_layout(title=None, margin={"t": 30, "l": 60, "r": 30, "b": 50}, height=None if title == "Rank" else 430)
             yield title, figure.to_html(full_html=False, include_plotlyjs=False, default_width="100%")
+
+
+def _is_constant(study: optuna.Study, index: int) -> bool:
+    """Return whether an objective has one value in all trials: Optuna finds each parameter as important as the others then."""
+    return len({trial.values[index] for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}) == 1
 
 
 def _by_epoch(figure: Any) -> Any:

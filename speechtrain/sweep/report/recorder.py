@@ -21,6 +21,7 @@ from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import RunError, UserError
 from speechtrain.processes.fresh import FreshCall
 from speechtrain.sweep.study.cost import total_cost, trial_table
+from speechtrain.sweep.study.results import all_equal
 from speechtrain.sweep.study.storage import study_lock
 from speechtrain.sweep.study.study import describe
 from speechtrain.tracking import provenance
@@ -177,7 +178,7 @@ class SweepRecorder:
                 self._log_metrics(trials, best, sum(trial.state.is_finished() for trial in trials))
                 for tracker in self._trackers.values():
                     tracker.log_table("trials", trial_table(trials, self.objectives))
-                    if best:
+                    if best and not all_equal(trials):
                         tracker.set_tag("best_trial", str(best[0].number))
                 if self._wants_page:
                     self._finish_page(self._start_page(), timeout=300)

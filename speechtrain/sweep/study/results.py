@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.addresses import keep
 from speechtrain.errors import ConfigError, Problem
+
+if TYPE_CHECKING:  # what a mistake on the command line does not wait for
+    from optuna.trial import FrozenTrial
 
 RESULTS = "optimization_results.yaml"
 """File in a sweep's folder with the best trial; the name is the official sweeper's."""
@@ -54,6 +57,12 @@ def read_best(name: str) -> list[str]:
         where = files[-1] if files else Path("multirun").absolute()
         fix = "give the folder of a sweep that has ended: hydra.sweeper.repeat_best_of=multirun/NAME"
         raise ConfigError([Problem("hydra.sweeper.repeat_best_of", f"no results of a sweep in {where}", fix)]) from None
+
+
+def all_equal(trials: Sequence[FrozenTrial]) -> bool:
+    """Return whether several trials are complete and all have the same values, so that none is the best and no parameter matters."""
+    values = [tuple(trial.values) for trial in trials if trial.state.name == "COMPLETE"]
+    return len(values) > 1 and len(set(values)) == 1
 
 
 def short_text(params: Mapping[str, Any]) -> str:

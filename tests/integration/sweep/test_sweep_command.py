@@ -222,6 +222,13 @@ def test_another_config_does_not_go_on_in_an_old_study(toy):
     assert len(toy.trials()) == 2
 
 
+def test_none_of_equal_trials_is_called_the_best(toy):
+    done = toy.run("x=1,3")
+
+    assert "all equal  result 1" in done.stdout, done.stdout + done.stderr
+    assert "best " not in done.stdout.replace("none is the best", "").partition("all equal so far")[2]
+
+
 def test_two_studies_do_not_share_a_folder(toy):
     toy.run("n=0,1", "hydra.sweep.dir=here")
 

@@ -141,6 +141,21 @@ def test_a_page_can_be_made_of_any_study(directions):
     assert "n </script>" not in page
 
 
+@pytest.mark.parametrize(("objectives", "values"), [(["wer"], [1.0]), (["wer", "params"], [1.0, 3.0])])
+def test_of_equal_trials_the_page_names_no_best_one_and_no_important_parameter(objectives, values):
+    study = optuna.create_study(directions=["minimize"] * len(objectives))
+    space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
+    for number in range(4):
+        study.add_trial(create_trial(values=values, params={"x": number / 4, "y": 0.5 - number / 8}, distributions=space))
+    page = sweep_page(study, objectives)
+    assert "All complete trials have the same result (wer 1" in page
+    assert "Importance" not in page[page.index("<h2>Best") :]
+    study.add_trial(create_trial(values=[0.5, *values[1:]], params={"x": 0.9, "y": 0.9}, distributions=space))
+    page = sweep_page(study, objectives)
+    assert "All complete trials" not in page
+    assert "<h2>Importance" in page
+
+
 def test_the_page_counts_the_epochs_of_a_trial_from_1():
     study = optuna.create_study()
     study.add_trial(create_trial(value=0.5, intermediate_values={0: 0.9, 1: 0.7, 2: 0.5}))
