@@ -20,7 +20,7 @@ from speechtrain.training.console import print_config, print_whereabouts
 from speechtrain.training.cross_validation import cross_validate, is_cross_validation
 from speechtrain.training.limits import with_limits
 from speechtrain.training.result import Result
-from speechtrain.training.resumed import changes_of, note_changes
+from speechtrain.training.resumed import changes_of, check_same_division, note_changes, without_later_keys
 
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import Callback
@@ -88,7 +88,7 @@ class _Options:
 
 def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Result:
     """Train one run; see `train`."""
-    cfg = with_limits(cfg)
+    cfg = without_later_keys(with_limits(cfg))
     changes = changes_of(cfg)
     callbacks = [*options.callbacks, *steps.build_callbacks(cfg)]
     folder = steps.start_folder(cfg)
@@ -107,6 +107,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         except EmptyDataError as error:
             log.warning("%s\nnothing was trained (data.on_empty=warn)", error)
             return Result({}, None, folder, None, [], [], recorder.run_ids)
+        check_same_division(cfg, prepared)
         recorder.data(cfg, prepared)
         run = steps.build_experiment(cfg, folder, backend, prepared)
         steps.load_initial_weights(run)

@@ -18,7 +18,7 @@ from speechtrain.processes import interrupts
 from speechtrain.tracking import provenance
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo
 from speechtrain.tracking.guarded import build_tracker
-from speechtrain.tracking.run_folder import read_run_file, write_run_file
+from speechtrain.tracking.run_folder import UTTERANCES, read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import Callback
@@ -118,7 +118,8 @@ class RunRecorder:
         for tracker in self.trackers.values():
             for split, fingerprint in fingerprints.items():
                 tracker.set_tag(f"data.fingerprint.{split}", fingerprint)
-        write_run_file(self.folder, {"data": fingerprints})
+        utterances = {split: data.fingerprint(split, audio=False) for split in fingerprints}
+        write_run_file(self.folder, {"data": fingerprints, UTTERANCES: utterances})
         return fingerprints
 
     def changes(self, noted: str | None) -> None:

@@ -25,6 +25,10 @@ BEST_CHECKPOINT = "best_checkpoint"
 """Key of `run.json`: the file name of the best checkpoint, which is known at the end of the training."""
 
 
+UTTERANCES = "utterances"
+"""Key of `run.json`: the fingerprint of the utterances of each split, without their audio, which is not always read in advance."""
+
+
 def read_run_file(folder: Path) -> dict[str, Any]:
     """Return the content of `run.json` in a folder; empty if there is none that can be read."""
     try:

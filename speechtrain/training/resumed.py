@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf, open_dict
 
 from speechtrain.backends.checkpoint_files import LAST, read_extra
 from speechtrain.config.effects import has_effect
@@ -14,18 +17,76 @@ from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.moved import present_name
 from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.tracking.base import flat
-from speechtrain.tracking.run_folder import find_run, read_run_file, write_run_file
+from speechtrain.tracking.run_folder import UTTERANCES, find_run, read_run_file, write_run_file
 from speechtrain.training.history import HISTORY
+
+if TYPE_CHECKING:
+    from speechtrain.data.task_data import PreparedCorpus
+
+log = logging.getLogger(__name__)
 
 Changes = Mapping[str, tuple[str, str]]
 """The value that a key had, and the one that it has, as text, by the dotted key."""
 
-_LEARNT = ("model.", "features.", "task.", "tokenizer._target_", "backend.name", "optimizer._target_")
-"""Beginnings of keys that weights, or the state of the optimizer, belong to."""
+_LEARNT = ("model.", "features.", "task.", "tokenizer._target_", "backend.name", "optimizer._target_", "data.split.")
+"""Beginnings of keys that weights, the state of the optimizer, or the division of the data belong to."""
+_KEPT_GROUPS = ("features", "model", "task")
+"""Groups that compute for a resumed run what they computed when it began."""
 _COMPUTED = ("optimizer.fused", "optimizer.foreach")
 """Keys that say only how steps are computed."""
 _OF_THE_START = ("resume", "rerun", "init_from", "task.metric")
 """Keys that matter to a run's beginning alone, and the metric, by which only the best epoch is chosen."""
+
+
+def _stored_config(cfg: ExperimentConfig) -> Mapping[str, Any]:
+    """Return the config in the checkpoint that a run is resumed from; empty if there is none, or if no run is resumed."""
+    if cfg.resume is not None and (checkpoint := find_run(cfg.resume)[1]) is not None:
+        with suppress(UserError):  # of a damaged file, which is reported when it is read as a whole, if there is no other
+            stored = read_extra(checkpoint).get("config")
+            return stored if isinstance(stored, Mapping) else {}
+    return {}
+
+
+def without_later_keys(cfg: ExperimentConfig) -> ExperimentConfig:
+    """Return the config of a run that is resumed without keys which came after it began: without them, classes compute as they did then."""
+    stored = _stored_config(cfg)
+    composed = cfg.composed.copy()
+    for group in _KEPT_GROUPS:
+        before, values = stored.get(group), OmegaConf.to_container(composed[group], resolve=False)
+        assert isinstance(values, dict)
+        if not isinstance(before, Mapping) or present_name(str(before.get("_target_"))) != values["_target_"]:
+            continue
+        later = [key for key in values if key not in before and f"{group}.{key}" not in _OF_THE_START]
+        if later:
+            log.info("%s: not set, as the run that is resumed began without", ", ".join(f"{group}.{key}" for key in later))
+            with open_dict(composed):
+                composed[group] = {key: value for key, value in values.items() if key not in later}
+    return ExperimentConfig.of(composed)
+
+
+def check_same_division(cfg: ExperimentConfig, data: PreparedCorpus) -> None:
+    """Check that a run which is resumed is trained and validated on the utterances that it began with.
+
+    A list of test data may be another one: it takes nothing from the other splits.
+
+    Raises:
+        ConfigError: a split holds other utterances, or other texts.
+    """
+    if cfg.resume is None or (found := find_run(cfg.resume))[1] is None:
+        return
+    run = read_run_file(found[0])
+    audio = UTTERANCES not in run  # an earlier version noted the fingerprints with the audio alone
+    noted = run.get("data" if audio else UTTERANCES)
+    if not isinstance(noted, Mapping) or (audio and not data.cache.checksums):
+        return
+    problems = []
+    for split in ("train", "val"):
+        if split in noted and noted[split] not in (data.fingerprint(split, audio=False), data.fingerprint(split, audio=audio)):
+            message = f"the {split} data are not those that the run was trained with{', or its version divided them otherwise' * audio}"
+            fix = f"resume with the same data, or start a new run from its weights with init_from={cfg.resume} in place of resume="
+            problems.append(Problem("resume", message, fix))
+    if problems:
+        raise ConfigError(problems)
 
 
 def changes_of(cfg: ExperimentConfig) -> Changes:
@@ -34,16 +95,12 @@ def changes_of(cfg: ExperimentConfig) -> Changes:
     Raises:
         ConfigError: a key is changed that cannot be applied to what is learnt already.
     """
-    if cfg.resume is None or (checkpoint := find_run(cfg.resume)[1]) is None:
-        return {}
-    stored: dict[str, str] = {}
-    with suppress(UserError):  # of a damaged file, which is told when it is read as a whole, if there is no other
-        stored = flat(read_extra(checkpoint).get("config", {}))
+    stored = flat(_stored_config(cfg))
     now = flat(cfg.as_dict())
     compared = [key for key in now if key in stored and has_effect(key) and key not in _OF_THE_START]
     differing = ((key, (present_name(stored[key]), now[key])) for key in compared)
     changes = {key: values for key, values in differing if values[0] != values[1]}
-    if problems := list(_problems(changes, cfg.resume)):
+    if problems := list(_problems(changes, str(cfg.resume))):
         raise ConfigError(problems)
     return changes
 
@@ -55,7 +112,7 @@ def _problems(changes: Changes, run: str) -> Iterator[Problem]:
             fix = f"leave it as it was, or start a new run from its weights with init_from={run} in place of resume="
             yield Problem(key, f"is {now}, but the run was trained with {was}", fix)
         elif (key.startswith("optimizer.") and key not in _COMPUTED and not _is_adjustable(was, now)) or (
-            key == "optimizer.momentum" and float(was) == 0
+            key == "optimizer.momentum" and was in ("0", "0.0")
         ):
             yield Problem(key, f"is {now}, but the state of the optimizer was made with {was}", "leave it as it was")
         elif key == "trainer.ema_decay" and was == "null":
@@ -66,8 +123,9 @@ def _problems(changes: Changes, run: str) -> Iterator[Problem]:
 
 def _is_adjustable(was: str, now: str) -> bool:
     """Return whether both values are numbers, or lists of these: flags of an optimizer decide what its state holds."""
-    values = [json.loads(each) if each[:1] in "[-.0123456789" else None for each in (was, now)]
-    return all(isinstance(each, (int, float, list)) for each in values)
+    with suppress(ValueError):
+        return all(isinstance(json.loads(each), (int, float, list)) for each in (was, now))
+    return False
 
 
 def note_changes(folder: Path, changes: Changes) -> str | None:

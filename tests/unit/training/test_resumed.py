@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY
 
 import speechtrain
@@ -13,8 +14,9 @@ from speechtrain import compose
 from speechtrain.backends.torch.checkpoint import read_weights
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.errors import ConfigError
+from speechtrain.files import write_json
 from speechtrain.tracking.run_folder import read_run_file, write_run_file
-from speechtrain.training.resumed import changes_of, check_unfinished, described, note_changes
+from speechtrain.training.resumed import _problems, changes_of, check_unfinished, described, note_changes, without_later_keys
 
 SMALL = [*TINY, "model=mlp", "trainer.epochs=2", "scheduler=constant", "optimizer.lr=0.001", "optimizer.weight_decay=0"]
 
@@ -60,10 +62,45 @@ def test_what_cannot_be_applied_to_a_trained_model_is_refused_by_name_before_any
         with pytest.raises(ConfigError, match=told):
             speechtrain.train(resumed(folder, "trainer.epochs=3", override).composed)
     assert (folder / "config.yaml").read_text() == before
-    with pytest.raises(ConfigError, match="the data gives a vocabulary of 4 tokens"):
-        speechtrain.train(resumed(folder, "trainer.epochs=3", "data.alphabet=abc").composed)
     assert changes_of(resumed(folder)) == {}
     assert set(changes_of(resumed(folder, "optimizer.betas=[0.8,0.9]", "optimizer.fused=false"))) == {"optimizer.betas", "optimizer.fused"}
+
+
+def test_a_run_is_resumed_with_the_utterances_that_it_began_with(folder: Path) -> None:
+    def refused(told: str) -> None:
+        with pytest.raises(ConfigError, match=told):
+            speechtrain.train(resumed(folder, "trainer.epochs=3", "data.val_size=9").composed)
+
+    before = read_run_file(folder)
+    refused(r"^(?!.*the train data)(.|\n)*resume: the val data are not those(.|\n)*init_from=")
+    write_run_file(folder, {"utterances": {**before["utterances"], "train": "0"}})
+    refused("the train data are not those")
+    earlier_version = {**before, "data": {**before["data"], "val": "0"}}
+    del earlier_version["utterances"]
+    write_json(folder / "run.json", earlier_version)
+    refused("the val data are not those")
+    write_json(folder / "run.json", {**earlier_version, "data": before["data"]})
+    assert len(speechtrain.train(resumed(folder, "trainer.epochs=3", "data.check_hours=0", "data.test_size=9").composed).history) == 3
+
+
+def test_keys_that_came_after_a_run_began_are_not_set_when_it_is_resumed(folder: Path) -> None:
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    stored = content["extra"]["config"]["features"]
+    assert stored.pop("silence_db") == 60
+    assert stored.pop("remove_dc")
+    torch.save(content, checkpoint)
+    cfg = without_later_keys(resumed(folder, "trainer.epochs=3"))
+    assert {"silence_db", "remove_dc"}.isdisjoint(cfg.features)
+    assert len(speechtrain.train(cfg.composed).history) == 3
+    assert "remove_dc" not in (folder / "config.yaml").read_text()
+    assert without_later_keys(resumed(folder)).model == resumed(folder).model
+
+
+@pytest.mark.parametrize("values", [("-inf", "0.1"), ("2.0.1", "2"), ("null", "0.9")])
+def test_what_is_no_number_of_an_optimizer_is_refused(values: tuple[str, str]) -> None:
+    (problem,) = _problems({"optimizer.momentum": values}, "last")
+    assert problem.path == "optimizer.momentum"
 
 
 def test_a_finished_run_says_so_and_what_makes_it_go_on(folder: Path) -> None:
