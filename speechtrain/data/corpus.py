@@ -95,12 +95,14 @@ class Skip:
         where: file and line, or the utterance's id.
         reason: what was wrong, and what was received.
         cut: the utterance, where nothing is wrong with it but that its text is empty.
+        is_bad: whether something is wrong with it; else it was left out because limits of the config ask for it.
     """
 
     split: str
     where: str
     reason: str
     cut: Cut | None = None
+    is_bad: bool = True
 
     @classmethod
     def of(cls, split: str, where: str, error: DataError) -> Skip:

@@ -267,7 +267,10 @@ def _within_durations(corpus: Corpus, split: str, shortest: float, longest: floa
     if not outside:
         return cuts
     corpus.skipped += [
-        Skip(split, cut.id, f"lasts {cut.duration:.2f} s, outside data.min_duration={shortest} and data.max_duration={longest}")
+        Skip(
+            *(split, cut.id, f"lasts {cut.duration:.2f} s, outside data.min_duration={shortest} and data.max_duration={longest}"),
+            is_bad=False,
+        )
         for cut in outside
     ]
     ids = {cut.id for cut in outside}

@@ -138,7 +138,7 @@ def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> 
 
     data = prepare_split(settings, split, recognizer.tokenizer, threads=2).for_task(recognizer.task)
     cuts = {str(cut.id): cut for cut in data.corpus.splits[split]}
-    yield from ((skip.where, "", skip) for skip in data.corpus.skipped)
+    yield from ((skip.where, "", skip) for skip in data.corpus.skipped if skip.is_bad)
     loader = data.loader(split)
     assert loader is not None
     for batch, outputs in recognizer.backend.predict(recognizer.model, loader, recognizer.task):

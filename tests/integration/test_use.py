@@ -385,6 +385,10 @@ def test_words_are_aligned_and_written_in_each_format(
     data = ["data=manifest", f"data.root={Path(path).parent}", "data.train=some.jsonl", "split=train"]
     assert here("align", f"from={trained}", *data, "out=some") == 2
     assert "aligned     1 of 3" in capsys.readouterr().out
+    lines[1:] = [{"audio_filepath": path, "text": text, "utt_id": "short", "offset": 0, "duration": 0.1}]
+    (Path(path).parent / "some.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert here("align", f"from={trained}", *data, "data.min_duration=0.2", "out=some") == 0  # which the user asks for
+    assert "aligned     1 of 1" in capsys.readouterr().out
 
 
 def test_a_text_that_is_not_said_is_named_and_a_folder_holds_the_files_of_one_call(
