@@ -52,8 +52,9 @@ def without_later_keys(cfg: ExperimentConfig) -> ExperimentConfig:
     stored = _stored_config(cfg)
     composed = cfg.composed.copy()
     for group in _KEPT_GROUPS:
-        before, values = stored.get(group), OmegaConf.to_container(composed[group], resolve=False)
-        assert isinstance(values, dict)
+        before, container = stored.get(group), OmegaConf.to_container(composed[group], resolve=False)
+        assert isinstance(container, dict)
+        values = {str(key): value for key, value in container.items()}
         if not isinstance(before, Mapping) or present_name(str(before.get("_target_"))) != values["_target_"]:
             continue
         later = [key for key in values if key not in before and f"{group}.{key}" not in _OF_THE_START]
