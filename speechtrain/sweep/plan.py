@@ -110,6 +110,8 @@ class Planner:
         first, n_trials, grid, sampler = self._first_trials(space, cfg)
         objectives, directions = self._objectives(cfg)
         pruner = self._node("pruner") if len(directions) == 1 else None
+        if pruner is not None:
+            self._warn_of_idle_pruner(pruner, space, cfg, directions[0], n_trials)
         folder = Path(str(self._config.hydra.sweep.dir))
         settings = self._settings(space, cfg, objectives)
         return SweepPlan(study_name, folder, space, settings, first, n_trials, grid, objectives, directions, sampler, pruner)
@@ -263,6 +265,20 @@ class Planner:
             return metrics, directions_of(metrics, options.direction, of_task)
         directions = [options.direction] if isinstance(options.direction, str) else list(options.direction or ["minimize"])
         return [], directions_of(directions, directions, {})
+
+    def _warn_of_idle_pruner(self, pruner: Mapping[str, Any], space: Space, cfg: DictConfig, direction: Direction, n_trials: int) -> None:
+        """Say so if trials have too few epochs for the pruner to stop one; not where their number is swept, or is another program's."""
+        from speechtrain.sweep.study.samplers import can_prune
+
+        swept = any(parameter.path.partition(".")[0] in ("trainer", "experiment") for parameter in space.all_parameters())
+        if self._options.check is None or swept:
+            return
+        epochs = min(cfg.trainer.epochs, cfg.trainer.limit_epochs or cfg.trainer.epochs)
+        every = cfg.trainer.val_every_n_epochs
+        if not can_prune(pruner, range(every - 1, epochs, every), direction=direction, n_trials=n_trials):
+            settings = ", ".join(f"{key}={value}" for key, value in pruner.items() if key != "_target_")
+            what = f"{str(pruner['_target_']).rpartition('.')[2]} ({settings}) stops none that has {epochs} epochs"
+            log.warning("no trial can be pruned: %s; change hydra.sweeper.pruner.KEY, or choose hydra.sweeper.pruner=none", what)
 
     def _settings(self, space: Space, cfg: DictConfig, objectives: Sequence[str]) -> dict[str, str]:
         """Return what all trials of the study share: how the objective is measured, and each value that is not swept."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import math
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import optuna
 
 from speechtrain.config.schemas.sweeps import REPLACED
+from speechtrain.config.targets import Direction
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 
 Kind = Literal["sampler", "pruner"]
@@ -41,6 +43,11 @@ _GRIDS = (optuna.samplers.GridSampler.__name__, optuna.samplers.BruteForceSample
 _CMAES = optuna.samplers.CmaEsSampler.__name__
 _ONE_SEQUENCE = (optuna.samplers.QMCSampler.__name__,)
 """Samplers whose points belong to one sequence, so that all trials must use the same seed."""
+
+_GOOD_TRIALS, _MOST_GOOD_TRIALS, _MOST_STEPS = 100, 1000, 1000
+"""Complete trials with which a pruner is tried, at least, for pruners start after some, and at most; steps beyond which none is idle."""
+_BAD_TRIALS = 12
+"""Trials that a pruner may stop when it is tried: Hyperband divides them among its brackets."""
 
 
 def node_of(value: Any, kind: Kind) -> dict[str, Any] | None:
@@ -97,6 +104,40 @@ def make_pruner(node: Mapping[str, Any] | None) -> optuna.pruners.BasePruner:
         return optuna.pruners.NopPruner()
     pruner: optuna.pruners.BasePruner = _build("pruner", node)
     return pruner
+
+
+def can_prune(node: Mapping[str, Any], steps: Sequence[int], *, direction: Direction, n_trials: int) -> bool:
+    """Return whether a pruner ever stops a trial: one that gets worse from step to step, or diverges, after many others that are better.
+
+    Args:
+        node: config node of the pruner.
+        steps: the steps at which trials report.
+        direction: direction of the objective.
+        n_trials: trials that the sweep has at least.
+    """
+    if len(steps) > _MOST_STEPS:
+        return True
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    good = optuna.create_trial(value=0.0, intermediate_values=dict.fromkeys(steps, 0.0))
+    count = min(max(n_trials, _GOOD_TRIALS), _MOST_GOOD_TRIALS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is not a number
+        return any(_stops_one(make_pruner(node), [good] * count, steps, direction, worst) for worst in (1.0, math.nan))
+
+
+def _stops_one(
+    pruner: optuna.pruners.BasePruner, good: Sequence[optuna.trial.FrozenTrial], steps: Sequence[int], direction: Direction, worst: float
+) -> bool:
+    study = optuna.create_study(study_name="pruner", direction=direction, pruner=pruner)
+    study.add_trials(good)
+    sign = 1 if direction == "minimize" else -1
+    for number in range(1, _BAD_TRIALS + 1):
+        trial = study.ask()
+        for step in steps:
+            trial.report(sign * worst * number * (step + 1), step)
+            if trial.should_prune():
+                return True
+    return False
 
 
 def sampler_factory(node: Mapping[str, Any] | None, *, conditional: bool) -> Callable[[int], optuna.samplers.BaseSampler]:

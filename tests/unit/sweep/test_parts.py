@@ -17,7 +17,7 @@ from speechtrain.addresses import masked
 from speechtrain.errors import ConfigError
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.study.objectives import Constraint, directions_of
-from speechtrain.sweep.study.samplers import make_pruner, node_of, sampler_factory, without_foreign_defaults
+from speechtrain.sweep.study.samplers import can_prune, make_pruner, node_of, sampler_factory, without_foreign_defaults
 from speechtrain.sweep.study.storage import open_storage, storage_url, study_lock
 from speechtrain.sweep.trial.job import violations
 from speechtrain.train import Result
@@ -183,3 +183,18 @@ def test_a_storage_is_where_it_is_said_to_be(tmp_path, monkeypatch):
     assert storage_url("kept/study.journal", tmp_path) == f"journal:///{tmp_path}/kept/study.journal"
     assert storage_url("postgresql+psycopg://me@db/x", tmp_path) == "postgresql+psycopg://me@db/x"
     assert masked("postgresql+psycopg://me:secret@db/x") == "postgresql+psycopg://me:***@db/x"
+
+
+@pytest.mark.parametrize(("name", "idle"), [("median", 3), ("percentile", 3), ("patient", 3), ("asha", 3), ("hyperband", 2)])
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_pruner_that_waits_longer_than_trials_last_is_found(name, idle, direction):
+    node = yaml.safe_load((REPOSITORY / "conf/hydra/sweeper/pruner" / f"{name}.yaml").read_text())
+    assert not can_prune(node, range(idle), direction=direction, n_trials=8)
+    assert can_prune(node, range(idle + 1), direction=direction, n_trials=8)
+
+
+@pytest.mark.parametrize("bounds", [{"lower": 0.1}, {"upper": 0.9}, {"upper": 0.9, "n_warmup_steps": 1}])
+def test_a_pruner_by_bounds_can_stop_what_diverges(bounds):
+    node = {"_target_": "optuna.pruners.ThresholdPruner", **bounds}
+    assert can_prune(node, range(2), direction="maximize", n_trials=8)
+    assert can_prune(node | {"n_warmup_steps": 2}, range(2), direction="maximize", n_trials=8) is False
