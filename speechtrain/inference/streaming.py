@@ -38,8 +38,8 @@ def check_streams(recognizer: Recognizer) -> Stream:
         fix = "train model=lstm, or model=conformer model.chunk_frames=16, with backend=torch"
         problems.append(Problem("streaming", f"{name} needs whole utterances", fix))
     features: object = recognizer.features
-    if not isinstance(features, LogMel) or features.normalize != "none" or features.top_db is not None or features.remove_dc:
-        fix = "train with features.normalize=none features.top_db=null features.remove_dc=false"
+    if not isinstance(features, LogMel) or features.normalize != "none" or features.top_db is not None:
+        fix = "train with features.normalize=none features.top_db=null"
         problems.append(Problem("streaming", "the model's features are computed from whole utterances", fix))
     if problems:
         raise ConfigError(problems)

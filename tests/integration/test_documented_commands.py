@@ -154,7 +154,7 @@ def write_place(folder: Path) -> None:
         subprocess.run(["git", *words], cwd=folder, check=True)
     shutil.copytree(folder / ".git", folder / "repository" / ".git")
     data = ("data=manifest", f"data.root={folder / 'data/mine'}", "data.val=valid.jsonl", "data.test=test.jsonl", "model.dropout=0")
-    live = ("model=lstm", "features.normalize=none", "features.top_db=null", "features.remove_dc=false", "hydra.run.dir=live")
+    live = ("model=lstm", "features.normalize=none", "features.top_db=null", "hydra.run.dir=live")
     train_before(folder, *data, *live, *SHORT, *QUIET)
     train_before(folder, *data, "model=tdnn", "model.channels=32", "tracking.mlflow.registered_model=asr", *SHORT)
     sweep = ("optimizer.lr=1e-3,1e-2", "model=mlp", "hydra.sweeper.study_name=study")

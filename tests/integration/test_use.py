@@ -338,7 +338,7 @@ def test_other_speech_than_a_model_was_trained_for_is_told(
 def test_a_live_signal_has_the_text_of_the_whole(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from speechtrain.inference.streaming import LiveFeatures, check_streams
 
-    plain = ["features.normalize=none", "features.top_db=null", "features.remove_dc=false"]
+    plain = ["features.normalize=none", "features.top_db=null"]
     cfg = speechtrain.compose([*TINY, *model, *plain, "trainer.epochs=1", "data.batch_size=8"], output_dir=tmp_path / "live")
     speechtrain.train(cfg)
     loaded = speechtrain.load(str(tmp_path / "live"))

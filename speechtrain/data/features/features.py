@@ -89,7 +89,8 @@ class LogMel:
         silence_db: frames whose energy lies further than this below that of the loudest are silence: normalisation leaves them out, and
             they get the lowest value of each band in the others, as digital zeros between two sentences are no pause that a model knows.
             Nothing is changed with `normalize=none`, which knows no whole utterance. None: no frame is silence.
-        remove_dc: subtract the mean of the recording; samples of exactly zero, which were put there later, are left as they are.
+        remove_dc: subtract the mean of the recording, but not with `normalize=none`; samples of exactly zero, which were put there later,
+            are left as they are.
 
     Raises:
         ConfigError: the bands are so narrow that some hold no frequency of the spectrum.
@@ -122,9 +123,9 @@ class LogMel:
         self.normalize = normalize
         self.top_db = top_db
         self.silence_db = silence_db
-        self.remove_dc = remove_dc
+        self.remove_dc = remove_dc and normalize != "none"
         self.identity = f"power spectrum 1, {sample_rate} Hz, window {self.win_length}, hop {self.hop_length}, preemphasis {preemphasis}"
-        if remove_dc:
+        if self.remove_dc:
             self.identity += ", without DC"
         self._window = torch.hann_window(self.win_length, dtype=torch.float32)
         self._filters: dict[float, torch.Tensor] = {}

@@ -130,6 +130,13 @@ def test_an_offset_of_the_samples_changes_no_feature_also_beside_zeros() -> None
     assert kept.identity != features.identity  # spectra that were stored with the offset are not taken
 
 
+def test_nothing_of_whole_recordings_is_computed_without_normalisation_so_that_models_can_stream() -> None:
+    shifted = speech() + np.float32(0.3)
+    torch.testing.assert_close(
+        computed(logmel(normalize="none", silence_db=60, remove_dc=True), shifted), computed(logmel(normalize="none"), shifted)
+    )
+
+
 def test_bands_too_narrow_to_hold_a_frequency_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"features.n_mels: 300 bands are too narrow"):
         logmel(n_mels=300)
