@@ -264,8 +264,10 @@ class Sender:
         self.closed = False
         given = {self._accepted(key): value for key, value in event["tags"].items()}
         tags = {PROCESS: json.dumps(event["process"]), UID: event["uid"], FOLDER: event["folder"], **given}
+        remedy = f"set {_EXPERIMENT_KEY} to a name that MLflow takes"
         try:
             experiment = experiment_id(self.client, self.uri, event["experiment"])
+            remedy = "look at the server's log, or set tracking=[] to go on without MLflow"
             run_id = self._present(event["run_id"]) or find_run(self.client, experiment, event["uid"])
             if run_id is None:
                 run = self.client.create_run(experiment, start_time=event["timestamp"], tags=dict(_texts(tags)), run_name=event["name"])
@@ -275,7 +277,7 @@ class Sender:
                 self._log_all("tag", _tags(tags), run_id)
         except MlflowException as error:
             if is_refused_for_good(error):
-                raise UserError(f"{first_line(error)}\n    -> set {_EXPERIMENT_KEY} to a name that MLflow takes") from error
+                raise UserError(f"{first_line(error)}\n    -> {remedy}") from error
             raise
         self.run_id = str(run_id)
 

@@ -115,6 +115,10 @@ def test_what_mlflow_refuses_when_a_run_is_opened_is_told_with_the_remedy(tmp_pa
     assert again.opened() not in (None, run_id, "f" * 32)
     again.finish("FINISHED")
     assert "does not have the run ffff" in caplog.text
+    refused = refusal(uid="third", tags={"mlflow.runName": "another"})
+    assert "mlflow.runName" in refused
+    assert "tracking=[]" in refused
+    assert "tracking.mlflow.experiment" not in refused
     experiment = client.get_experiment_by_name("test")
     assert experiment is not None
     client.delete_experiment(experiment.experiment_id)
