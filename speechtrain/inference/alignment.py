@@ -210,8 +210,13 @@ def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], fold
 
 
 def _files_before(folder: Path) -> set[str]:
-    """Return the names of the files that an earlier call wrote into a folder."""
+    """Return the names of the files that an earlier call wrote into a folder, and nobody has corrected since, as people do in Praat."""
     if not is_file(folder / _LIST):
         return set()
+    written = (folder / _LIST).stat().st_mtime_ns
     names = (folder / _LIST).read_text(encoding="utf-8", errors="replace").splitlines()
-    return {name for name in names if name == Path(name).name and name.endswith((".TextGrid", ".ctm", ".jsonl"))}
+    own = [name for name in names if name == Path(name).name and name.endswith((".TextGrid", ".ctm", ".jsonl")) and is_file(folder / name)]
+    corrected = [name for name in own if (folder / name).stat().st_mtime_ns > written]
+    if corrected:
+        log.warning("%s: %d files of an earlier call were changed since, such as %s, and stay", folder, len(corrected), corrected[0])
+    return set(own) - set(corrected)

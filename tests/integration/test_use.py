@@ -400,13 +400,16 @@ def test_a_text_that_is_not_said_is_named_and_a_folder_holds_the_files_of_one_ca
     assert "does not seem" not in done.out + done.err
     assert len(list((tmp_path / "times").glob("*.TextGrid"))) == 8
     (tmp_path / "times/mine.TextGrid").touch()
+    corrected = next(each for each in sorted((tmp_path / "times").glob("test-*.TextGrid")) if each.stem != Path(path).stem)
+    corrected.write_text("by hand")
     wrong = text.translate(str.maketrans("abcdefgh", "bcdefgha"))
     assert here("align", f"from={trained}", f"audio={path}", f"text={wrong}", "format=[textgrid,json]", "out=times") == 0
     done = capsys.readouterr()
     assert f"'{wrong}' does not seem to be said; the model hears '{text}'" in done.err
     assert "aligned     1 of 1, 1 of them" in done.out
     names = {each.name for each in (tmp_path / "times").iterdir() if not each.name.startswith(".")}
-    assert names == {f"{Path(path).stem}.TextGrid", "alignments.jsonl", "mine.TextGrid"}
+    assert names == {f"{Path(path).stem}.TextGrid", "alignments.jsonl", "mine.TextGrid", corrected.name}
+    assert corrected.read_text() == "by hand"
     assert json.loads((tmp_path / "times/alignments.jsonl").read_text())["heard"] == text
 
 
