@@ -153,15 +153,16 @@ class Study:
             if before.get(key) != described.get(key):
                 was, now = before.get(key, "not swept"), described.get(key, "not swept")
                 problems.append(Problem(key, f"the study '{self.name}' was started with {was}, now it is {now}", fix))
-        if not problems:
-            problems = self._other_settings(attributes.get(SETTINGS), fix)
+        if not problems and attributes.get(SETTINGS) is None:
+            log.warning("the study '%s' of an earlier version has not stored what its trials share: now it is this config", self.name)
+            self.storage.set_study_user_attr(study_id, SETTINGS, self.settings)
+        elif not problems:
+            problems = self._other_settings(attributes[SETTINGS], fix)
         if problems:
             raise ConfigError(problems)
 
-    def _other_settings(self, before: Mapping[str, str] | None, fix: str) -> list[Problem]:
-        """Return a problem for each setting that is not what the study was started with; none for one that has stored no settings."""
-        if before is None:
-            return []
+    def _other_settings(self, before: Mapping[str, str], fix: str) -> list[Problem]:
+        """Return a problem for each setting that is not what the study was started with."""
         keys = set(before) | set(self.settings)
         if before.get(VERSION) != self.settings.get(VERSION):  # other versions have other keys, with defaults that change nothing
             keys = set(before) & set(self.settings) - {VERSION}

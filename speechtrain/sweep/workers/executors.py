@@ -20,7 +20,6 @@ from omegaconf import OmegaConf
 
 from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import PoolOptions, SweeperOptions
-from speechtrain.errors import DiskError
 from speechtrain.files import append
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob, outcome_of, outcome_of_error
 from speechtrain.sweep.trial.runner import JobRunner, Program
@@ -142,8 +141,10 @@ class ThroughLauncher:
 def _keep_trace(folder: Path, outcome: Outcome) -> None:
     """Append the stack trace of a job that failed to its `output.log`, where a worker of the pool prints it."""
     if outcome.trace:
-        with contextlib.suppress(DiskError):  # the reason is in the study
-            append(folder / str(outcome.number) / "output.log", masked(outcome.trace).encode())
+        place = folder / str(outcome.number)
+        with contextlib.suppress(OSError):  # the reason is in the study
+            place.mkdir(parents=True, exist_ok=True)  # a job that could not be composed has none
+            append(place / "output.log", masked(outcome.trace).encode())
 
 
 def _start_ray(launcher: Launcher) -> None:

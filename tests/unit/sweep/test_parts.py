@@ -20,6 +20,8 @@ from speechtrain.sweep.study.objectives import Constraint, directions_of
 from speechtrain.sweep.study.samplers import can_prune, make_pruner, node_of, sampler_factory, without_foreign_defaults
 from speechtrain.sweep.study.storage import open_storage, storage_url, study_lock
 from speechtrain.sweep.trial.job import violations
+from speechtrain.sweep.trial.outcome import SweepJob
+from speechtrain.sweep.workers.executors import ThroughLauncher
 from speechtrain.train import Result
 
 
@@ -198,3 +200,18 @@ def test_a_pruner_by_bounds_can_stop_what_diverges(bounds):
     node = {"_target_": "optuna.pruners.ThresholdPruner", **bounds}
     assert can_prune(node, range(2), direction="maximize", n_trials=8)
     assert can_prune(node | {"n_warmup_steps": 2}, range(2), direction="maximize", n_trials=8) is False
+
+
+class FailingLauncher:
+    """A launcher that fails before a job has a folder."""
+
+    def launch(self, job_overrides, initial_job_idx):
+        raise RuntimeError("cannot be composed")
+
+
+def test_the_trace_of_a_job_that_got_no_folder_is_kept_where_the_others_are(tmp_path):
+    executor = ThroughLauncher(FailingLauncher, 1, tmp_path)
+    executor.submit(SweepJob(3, [], {}))
+    (outcome,) = executor.wait(10)
+    assert "cannot be composed" in outcome.reason
+    assert "Traceback" in (tmp_path / "3" / "output.log").read_text()

@@ -184,8 +184,11 @@ def test_keys_that_another_version_has_besides_end_no_study(make):
         make(settings={VERSION: "2", "epochs": "5", "new": "1"})
 
 
-def test_a_study_of_a_version_that_stored_no_settings_goes_on(make):
+def test_a_study_of_a_version_that_stored_no_settings_goes_on_and_has_those_of_that_command(make, caplog):
     study = make()
     study.storage.set_study_user_attr(study.id, SETTINGS, None)
 
     make(settings={"epochs": "5"})
+    assert "of an earlier version has not stored what its trials share" in caplog.text
+    with pytest.raises(ConfigError, match="epochs: the study 'study' was started with 5, now it is 6"):
+        make(settings={"epochs": "6"})
