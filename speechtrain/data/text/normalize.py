@@ -88,7 +88,7 @@ def _is_unseen(char: str) -> bool:
     return (unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp", "Zs") and char != " ") or _is_variation(char)
 
 
-_DOTTED = {"tr", "az"}
+_DOTTED = ("tr", "az")
 """Languages in which ı and I, and i and İ, are the small and the capital form of a letter."""
 
 
