@@ -45,7 +45,7 @@ class MlflowTracker(Tracker):
     Args:
         tracking_uri: a server or database; None takes `MLFLOW_TRACKING_URI`, or else `mlflow.db` in the current folder.
         experiment: name of the experiment, which is created if there is none; None takes `MLFLOW_EXPERIMENT_NAME`, or else `speechtrain`.
-        run_name: the run's name; None takes that of model and data.
+        run_name: the run's name in MLflow; None takes the one that all trackers are given.
         log_checkpoint: whether the best checkpoint is kept as an artifact.
         log_model: whether the model is kept as one that MLflow can load and serve.
         registered_model: the name in the registry to which the model is added as a new version; None adds it to none.
