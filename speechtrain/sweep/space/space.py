@@ -60,7 +60,7 @@ class Range:
         log: whether it is searched logarithmically.
         whole: whether only whole numbers belong to it.
         enumerable: whether it was written as a list of numbers (`range`) and not as an interval to search.
-        pointless: whether it is an interval whose bounds were written without a decimal point, `interval(1,256)`.
+        integer_bounds: whether it is an interval whose bounds were written without a decimal point, `interval(1,256)`.
     """
 
     low: float
@@ -69,7 +69,7 @@ class Range:
     log: bool = False
     whole: bool = False
     enumerable: bool = False
-    pointless: bool = field(default=False, repr=False)  # names of studies follow from the others
+    integer_bounds: bool = field(default=False, repr=False)  # names of studies follow from the others
 
     def text(self, value: Scalar) -> str:
         """Return the override text of a number of the range."""
@@ -247,7 +247,7 @@ def _interval(sweep: IntervalSweep, text: str) -> Range:
     if log and low <= 0:
         raise ValueError("a logarithmic interval must start above 0")
     whole = (isinstance(low, int) and isinstance(high, int)) or "int" in sweep.tags
-    return Range(low, high, log=log, whole=whole, pointless=_WHOLE_BOUNDS.search(text) is not None)
+    return Range(low, high, log=log, whole=whole, integer_bounds=_WHOLE_BOUNDS.search(text) is not None)
 
 
 def _range(sweep: RangeSweep) -> Range:
@@ -440,7 +440,7 @@ def typed(space: Space, types: Mapping[str, NumberType]) -> Space:
             return parameter
         if isinstance(domain, Choice):
             return parameter if numbers_of_key.whole else replace(parameter, domain=_without_equals(domain))
-        if domain.whole or not numbers_of_key.whole or not (numbers_of_key.declared or domain.pointless):
+        if domain.whole or not numbers_of_key.whole or not (numbers_of_key.declared or domain.integer_bounds):
             return parameter
         numbers = [domain.low, domain.high, *([domain.step] if domain.step else [])]
         if any(number != round(number) for number in numbers):

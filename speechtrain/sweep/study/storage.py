@@ -34,7 +34,7 @@ _GRACE_SECONDS = 30.0
 """Age at which a lock counts as left by a dead process, as in `JournalFileSymlinkLock`."""
 
 
-class TwoLocks(JournalLock):
+class JournalLocks(JournalLock):
     """Locks a journal against our own processes and against all that write it by Optuna alone, such as optuna-dashboard.
 
     The kernel's lock dies with its process; Optuna's symbolic link outlives it, and would hold others up for 30 s. Who has the kernel's
@@ -51,9 +51,9 @@ class TwoLocks(JournalLock):
         self._target = f"{path.parent}/./{path.name}"  # the journal, written as nobody else writes it: links of ours are known by it
         self._everyones = JournalFileSymlinkLock(self._target)
 
-    def __reduce__(self) -> tuple[type[TwoLocks], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[JournalLocks], tuple[Path]]:
         """Return what a pickle makes a lock of the same journal from; filelock's cannot be pickled."""
-        return TwoLocks, (self._path,)
+        return JournalLocks, (self._path,)
 
     def acquire(self) -> bool:
         """Wait until both locks are free, take them and repair the journal's end; always returns True."""
@@ -119,7 +119,7 @@ def _open(url: str) -> BaseStorage:
         if parts.scheme == "journal":
             path = Path(url.removeprefix("journal:///"))
             path.parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=TwoLocks(path)))
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLocks(path)))
         if parts.scheme == "grpc":
             return optuna.storages.GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or 13000)
         if parts.scheme == "memory":

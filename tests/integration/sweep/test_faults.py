@@ -181,8 +181,8 @@ def test_a_lock_dies_with_its_process(toy):
     journal = toy.folder / "multirun" / "toy" / "study.journal"
     journal.parent.mkdir(parents=True)
     code = (
-        "import sys, time; from pathlib import Path; from speechtrain.sweep.study.storage import TwoLocks;"
-        f"TwoLocks(Path({str(journal)!r})).acquire(); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from speechtrain.sweep.study.storage import JournalLocks;"
+        f"JournalLocks(Path({str(journal)!r})).acquire(); print('held', flush=True); time.sleep(60)"
     )
     import subprocess
     import sys

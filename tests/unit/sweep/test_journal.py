@@ -12,7 +12,7 @@ import pytest
 from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.testing.pytest_storages import StorageTestCase
 
-from speechtrain.sweep.study.storage import TwoLocks, open_storage
+from speechtrain.sweep.study.storage import JournalLocks, open_storage
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_lock_that_was_left_holds_nobody_up(tmp_path, storage, monkeypatch, le
     else:
         child = os.fork()
         if not child:
-            TwoLocks(journal).acquire()
+            JournalLocks(journal).acquire()
             os._exit(0)
         os.waitpid(child, 0)
     assert os.path.lexists(f"{journal}.lock")
@@ -78,7 +78,7 @@ def test_a_lock_that_was_left_holds_nobody_up(tmp_path, storage, monkeypatch, le
 
 
 def test_a_lock_that_another_process_broke_ends_nothing(tmp_path):
-    lock = TwoLocks(tmp_path / "study.journal")
+    lock = JournalLocks(tmp_path / "study.journal")
     lock.acquire()
     JournalFileSymlinkLock(f"{tmp_path}/study.journal").release()
 
