@@ -130,6 +130,7 @@ def test_the_newest_versions_of_everything_train_sweep_transcribe_and_export(
     assert {"'speechtrain[keras]'", "'speechtrain[beam]'"} <= set(re.findall(r"'speechtrain\[\w+\]'", refused.stderr))
 
 
+@pytest.mark.slow
 def test_the_lowest_versions_that_are_allowed_train_sweep_transcribe_and_export(
     environment: Make, wheel: Path, spoken: dict[str, str], tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def test_two_sweepers_share_one_quota_through_a_grpc_proxy(toy, grpc_proxy):
     share_a_quota(toy, grpc_proxy)
 
 
+@pytest.mark.slow
 def test_two_sweepers_share_one_quota_on_sqlite(toy):
     url = f"sqlite:///{toy.folder}/study.db"
     share_a_quota(toy, url)

@@ -34,7 +34,10 @@ def trials_of(folder, name="study"):
     return optuna.load_study(study_name=name, storage=open_storage(f"journal:///{folder}/multirun/study/study.journal")).trials
 
 
-@pytest.mark.parametrize("launcher", ["in_process", pytest.param("pool", marks=pytest.mark.cold), "joblib", "submitit_local"])
+@pytest.mark.parametrize(
+    "launcher",
+    ["in_process", pytest.param("pool", marks=pytest.mark.cold), pytest.param("joblib", marks=pytest.mark.slow), "submitit_local"],
+)
 def test_a_hopeless_trial_is_pruned_inside_its_job_under_any_launcher(command, tmp_path, launcher):
     chosen = [] if launcher == "in_process" else [f"hydra/launcher={launcher}"]
     pruner = ["hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=4.0", "hydra.sweeper.pruner.n_warmup_steps=1"]
@@ -56,7 +59,7 @@ def test_a_hopeless_trial_is_pruned_inside_its_job_under_any_launcher(command, t
     assert json.loads((tmp_path / "multirun/study/1/run.json").read_text())["status"] == "KILLED"
 
 
-@pytest.mark.parametrize("launcher", ["in_process", "pool"])
+@pytest.mark.parametrize("launcher", [pytest.param("in_process", marks=pytest.mark.slow), "pool"])
 def test_one_sweep_mixes_backends_and_prunes_on_both(command, tmp_path, launcher):
     chosen = [] if launcher == "in_process" else [f"hydra/launcher={launcher}"]
     pruner = ["hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=4.0", "hydra.sweeper.pruner.n_warmup_steps=1"]

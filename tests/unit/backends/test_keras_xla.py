@@ -25,7 +25,11 @@ SGD = ["optimizer=sgd", "optimizer.lr=1e-3", "model.dropout=0", "augment=none"]
 FEW_SHAPES = ["data.num_buckets=1", "data.train_size=16", "data.batch_size=16"]
 
 
-@pytest.mark.parametrize("options", [["model=tdnn", "model.dilations=[1]"], ["model=mlp", "task.consistency=0.2"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "options",
+    [["model=tdnn", "model.dilations=[1]"], pytest.param(["model=mlp", "task.consistency=0.2"], marks=pytest.mark.slow)],
+    ids=" ".join,
+)
 def test_a_compiled_training_gives_the_same_losses(tmp_path: Path, options: list[str]) -> None:
     found = []
     for compiled in (False, True):
