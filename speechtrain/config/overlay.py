@@ -36,6 +36,9 @@ def overlaid(stored: ExperimentConfig, overrides: Sequence[str], *, split: str |
             with open_dict(cfg):
                 cfg[group] = compose_unchecked(group_overrides)[group]
         elif group_overrides:
+            if group == "data":
+                with open_dict(cfg):  # keys that came after the model was trained
+                    cfg.data = {**vars(stored.data), **cfg.data}
             set_values(cfg, group_overrides)
     problems = [problem for problem in find_problems(cfg) if problem.path.startswith(tuple(f"{group}." for group in OVERLAID_GROUPS))]
     if split is not None and has_own_list(cfg.data, split):
