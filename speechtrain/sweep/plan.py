@@ -170,13 +170,14 @@ class Planner:
             ConfigError: with every option that does.
         """
         problems = []
+        base = self._compose_defaults(space).hydra
         for group in space.all_parameters():
             for text in group.domain.texts if self._composer.is_group(group.path) and isinstance(group.domain, Choice) else ():
                 try:
                     hydra = self._composer.compose([*space.fixed, f"{group.key}={text}"]).hydra
                 except Exception as error:
                     raise self._explain([*space.fixed, f"{group.key}={text}"], error) from error
-                changed = [f"hydra.{node}" for node in ("sweeper", "launcher") if _plain(hydra[node]) != _plain(self._config.hydra[node])]
+                changed = [f"hydra.{node}" for node in ("sweeper", "launcher") if _plain(hydra[node]) != _plain(base[node])]
                 if changed:
                     message = f"'{text}' sets keys of {' and '.join(changed)}, which hold for a whole sweep"
                     problems.append(Problem(group.path, message, f"give {group.path}={text} alone, or take them out of it"))

@@ -115,7 +115,7 @@ def test_the_error_report_is_one_page_that_fetches_nothing_and_agrees_with_the_m
     assert "data:audio/mpeg;base64," in page
 
 
-def test_the_model_says_what_the_run_said_of_files_bytes_and_samples(place: Path) -> None:
+def test_the_model_says_what_the_run_said_of_files_bytes_and_samples(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = first_run(place)
     table = json.loads(artifact(place, run, "transcripts.json"))
     (name, _, hypothesis, confidence) = table["data"][0]
@@ -123,7 +123,7 @@ def test_the_model_says_what_the_run_said_of_files_bytes_and_samples(place: Path
     samples, _ = soundfile.read(path, dtype="float32")
     content = io.BytesIO()
     soundfile.write(content, samples, RATE, format="WAV", subtype="FLOAT")
-    mlflow.set_tracking_uri(f"sqlite:///{place / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
     model = mlflow.pyfunc.load_model("models:/asr/1")
     written = f"data:audio/wav;base64,{base64.b64encode(content.getvalue()).decode()}"
     said = model.predict(pd.DataFrame({"audio": [str(path), content.getvalue(), samples, written]}))
