@@ -139,9 +139,9 @@ def test_a_mistake_made_while_a_run_is_resumed_is_not_stored_in_it(command: Comm
         refused = command("resume=run", mistake, "tracking=[]")
         assert refused.returncode == 2, refused.stdout + refused.stderr
         assert stored.read_text() == before
-    done = command("resume=run", "trainer.epochs=13", "tracking=[]")
+    done = command("resume=run", "trainer.epochs=15", "tracking=[]")
     assert done.returncode == 0, done.stderr
-    assert "trainer.epochs=13" in stored.read_text()
+    assert "trainer.epochs=15" in stored.read_text()
     assert {path.name for path in stored.parent.iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml", "signature"}
 
 
