@@ -189,7 +189,7 @@ def _with_root_keys(cfg: DictConfig) -> DictConfig:
     cfg = cfg.copy()
     with open_dict(cfg):
         for key in missing:
-            cfg[key] = _defaults("config")[key]
+            cfg[key] = "." if key == "output_dir" else _defaults("config")[key]  # Hydra's folder, outside of which a stored config is read
     return cfg
 
 

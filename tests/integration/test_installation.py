@@ -109,7 +109,7 @@ def check_that_it_trains_sweeps_transcribes_and_exports(env: Environment, folder
     assert "text" in json.loads(heard.stdout.splitlines()[0])
     exported = env.run("-m", "speechtrain", "export", f"from={run}", "utterances=1", "out=exports", folder=folder)
     assert exported.returncode == 0, exported.stderr
-    assert zipfile.is_zipfile(folder / "exports" / "0.zip")
+    assert [zipfile.is_zipfile(path) for path in (folder / "exports").glob("*-0*.zip")] == [True]
     where = env.run("-c", "import speechtrain, speechtrain.config as c; print(speechtrain.__file__, c.CONF_DIR)", folder=folder)
     assert all(Path(place).is_relative_to(env.folder) for place in where.stdout.split())
 

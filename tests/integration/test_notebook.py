@@ -123,7 +123,8 @@ def test_the_model_says_what_the_run_said_of_files_bytes_and_samples(place: Path
     samples, _ = soundfile.read(path, dtype="float32")
     content = io.BytesIO()
     soundfile.write(content, samples, RATE, format="WAV", subtype="FLOAT")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which MLflow sets, for later tests as well
+    mlflow.set_tracking_uri(f"sqlite:///{place / 'mlflow.db'}")
     model = mlflow.pyfunc.load_model("models:/asr/1")
     written = f"data:audio/wav;base64,{base64.b64encode(content.getvalue()).decode()}"
     said = model.predict(pd.DataFrame({"audio": [str(path), content.getvalue(), samples, written]}))
