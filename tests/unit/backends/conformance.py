@@ -181,45 +181,6 @@ class BackendConformance:
         assert recorder.events == [*expected, "end"]
         assert set(recorder.metrics[0]) == {"train/loss", "train/lr", "train/grad_norm", *(f"val/{name}" for name in self.metrics)}
 
-    def test_a_resumed_run_equals_an_uninterrupted_one(self, backend: Backend, tmp_path: Path) -> None:
-        options = [
-            "model=tdnn",
-            "model.dilations=[1]",
-            "trainer.epochs=5",
-            "scheduler=plateau",
-            "scheduler.patience=0",
-            "data.batch_seconds=20",
-        ]
-        options += ["scheduler.min_delta=100"]  # shrinks after every epoch
-        whole, resumed = Recorder(), Recorder()
-        one = self.setup(backend, tmp_path / "one", *options)
-        uninterrupted = one.build()
-        one.train(uninterrupted, whole)
-        two = self.setup(backend, tmp_path / "two", *options)
-        with pytest.raises(KeyboardInterrupt):
-            two.train(two.build(), Recorder(interrupt_in=3))
-        two.change({"resume": str(tmp_path / "two")})
-        continued = two.build()
-        two.train(continued, resumed)
-        assert resumed.events[0] == "start 3/5"
-        assert resumed.metrics == whole.metrics[3:]
-        assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(continued, "test")["test/loss"]
-        nothing_left = Recorder()
-        done = two.build()
-        two.train(done, nothing_left)
-        assert nothing_left.events == ["start 5/5", "end"]
-        assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(done, "test")["test/loss"]
-
-    def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(self, backend: Backend, tmp_path: Path) -> None:
-        found = []
-        for number, seed in enumerate((3, 3, 4)):
-            recorder = Recorder()
-            setup = self.setup(backend, tmp_path / str(number), *self.drawing, "trainer.epochs=1", f"seed={seed}")
-            setup.train(setup.build(), recorder)
-            found.append(recorder.metrics)
-        assert found[0] == found[1]
-        assert found[0] != found[2]
-
     def test_saves_and_loads(self, backend: Backend, tmp_path: Path) -> None:
         setup = self.setup(backend, tmp_path, "model=mlp", "trainer.epochs=1")
         model = setup.build()
@@ -278,6 +239,45 @@ class BackendConformance:
 
 class RunConformance(BackendConformance):
     """What no task changes, so that one task shows it."""
+
+    def test_a_resumed_run_equals_an_uninterrupted_one(self, backend: Backend, tmp_path: Path) -> None:
+        options = [
+            "model=tdnn",
+            "model.dilations=[1]",
+            "trainer.epochs=5",
+            "scheduler=plateau",
+            "scheduler.patience=0",
+            "data.batch_seconds=20",
+        ]
+        options += ["scheduler.min_delta=100"]  # shrinks after every epoch
+        whole, resumed = Recorder(), Recorder()
+        one = self.setup(backend, tmp_path / "one", *options)
+        uninterrupted = one.build()
+        one.train(uninterrupted, whole)
+        two = self.setup(backend, tmp_path / "two", *options)
+        with pytest.raises(KeyboardInterrupt):
+            two.train(two.build(), Recorder(interrupt_in=3))
+        two.change({"resume": str(tmp_path / "two")})
+        continued = two.build()
+        two.train(continued, resumed)
+        assert resumed.events[0] == "start 3/5"
+        assert resumed.metrics == whole.metrics[3:]
+        assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(continued, "test")["test/loss"]
+        nothing_left = Recorder()
+        done = two.build()
+        two.train(done, nothing_left)
+        assert nothing_left.events == ["start 5/5", "end"]
+        assert one.measure(uninterrupted, "test")["test/loss"] == two.measure(done, "test")["test/loss"]
+
+    def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(self, backend: Backend, tmp_path: Path) -> None:
+        found = []
+        for number, seed in enumerate((3, 3, 4)):
+            recorder = Recorder()
+            setup = self.setup(backend, tmp_path / str(number), *self.drawing, "trainer.epochs=1", f"seed={seed}")
+            setup.train(setup.build(), recorder)
+            found.append(recorder.metrics)
+        assert found[0] == found[1]
+        assert found[0] != found[2]
 
     @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.long)])
     def test_a_run_resumed_inside_an_epoch_sees_what_it_had_not_seen_and_ends_alike(
