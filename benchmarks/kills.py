@@ -187,7 +187,8 @@ class Kills:
         for target in sorted(self.rng.choices(PHASES, k=kills), key=PHASES.index):
             self.kill(name, target)
         code, errors = Program(self.folder, fresh(self.folder, name)).wait()
-        if code or "Traceback" in errors:
+        finished = code == 2 and f"{name} is finished" in errors  # the last signal came when all was written
+        if (code and not finished) or "Traceback" in errors:
             self.note(f"{name}: resumed, it ends with {code}: {errors[-800:]}")
             return
         if (status := settled_status(self.folder, name)) != "FINISHED":
