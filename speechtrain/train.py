@@ -14,16 +14,17 @@ from speechtrain.config.experiment import ExperimentConfig, kind_of_test
 from speechtrain.errors import EmptyDataError
 from speechtrain.processes import interrupts
 from speechtrain.tracking.recorder import RunRequest, recorded
-from speechtrain.tracking.run_folder import write_run_file
+from speechtrain.tracking.run_folder import find_run, write_run_file
 from speechtrain.training import steps
 from speechtrain.training.console import print_config, print_whereabouts
-from speechtrain.training.cross_validation import cross_validate, is_cross_validation
+from speechtrain.training.cross_validation import cross_validate, fold_config, is_cross_validation
 from speechtrain.training.limits import with_limits
 from speechtrain.training.result import Result
-from speechtrain.training.resumed import changes_of, check_same_division, note_changes, without_later_keys
+from speechtrain.training.resumed import changes_of, check_same_division, check_unfinished, note_changes, without_later_keys
 
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import Callback
+    from speechtrain.data.task_data import PreparedCorpus
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ def train(
     config = steps.resolve_init_from(ExperimentConfig.of(cfg))
     request = RunRequest(overrides, kind_of_test(config), tags or {}, run_name, parents or {})
     options = _Options(callbacks, brief=brief, measure_latency=measure_latency, reuse_data=reuse_data)
+    check_unfinished(config)
     if is_cross_validation(config):
+        _check_folds(config)
         steps.start_folder(config)
         print_config(config)
         quietly = replace(options, brief=True, reuse_data=True, quiet=True)
@@ -86,28 +89,54 @@ class _Options:
     quiet: bool = False
 
 
+def _check_folds(cfg: ExperimentConfig) -> None:
+    """Check the config and the data of a cross-validation that is resumed before anything of it is written.
+
+    Raises:
+        ConfigError: they are not those that it began with.
+    """
+    changes_of(cfg)
+    for fold in range(cfg.data.folds or 0):
+        _data_to_resume(fold_config(cfg, fold), reuse=True)
+
+
+def _data_to_resume(cfg: ExperimentConfig, *, reuse: bool) -> PreparedCorpus | None:
+    """Return the data of a run that is resumed, which are read and checked before anything of it is written; None: it starts anew.
+
+    Raises:
+        ConfigError: they are not those that it began with.
+    """
+    if cfg.resume is None or find_run(cfg.resume)[1] is None:
+        return None
+    from speechtrain.data.prepare import prepare
+
+    prepared = prepare(cfg, threads=os.cpu_count() or 1, reuse=reuse)
+    check_same_division(cfg, prepared)
+    return prepared
+
+
 def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Result:
     """Train one run; see `train`."""
     cfg = without_later_keys(with_limits(cfg))
     changes = changes_of(cfg)
     callbacks = [*options.callbacks, *steps.build_callbacks(cfg)]
-    folder = steps.start_folder(cfg)
     if not options.quiet:
         print_config(cfg)
+    backend = steps.build_backend(cfg)
+    data_to_resume = _data_to_resume(cfg, reuse=options.reuse_data)
+    folder = steps.start_folder(cfg)
     with recorded(cfg, folder, request) as recorder:
         from speechtrain.data.prepare import prepare
         from speechtrain.training.console import choose_samples, print_results, print_samples
         from speechtrain.training.history import HISTORY, History
 
-        backend = steps.build_backend(cfg)
         recorder.open()
         recorder.changes(note_changes(folder, changes))
         try:
-            prepared = prepare(cfg, threads=os.cpu_count() or 1, reuse=options.reuse_data)
+            prepared = data_to_resume or prepare(cfg, threads=os.cpu_count() or 1, reuse=options.reuse_data)
         except EmptyDataError as error:
             log.warning("%s\nnothing was trained (data.on_empty=warn)", error)
             return Result({}, None, folder, None, [], [], recorder.run_ids)
-        check_same_division(cfg, prepared)
         recorder.data(cfg, prepared)
         run = steps.build_experiment(cfg, folder, backend, prepared)
         steps.load_initial_weights(run)

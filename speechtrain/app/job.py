@@ -26,7 +26,6 @@ from speechtrain.app.resume import STORED, sign
 from speechtrain.backends.callbacks import Callback
 from speechtrain.config.checks import drop_unaccepted_defaults
 from speechtrain.config.compose import check_training
-from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.console import console, errors
@@ -37,7 +36,6 @@ from speechtrain.sweep.trial.hydra_job import write_configs
 from speechtrain.sweep.trial.outcome import VARIABLE
 from speechtrain.tracking.run_folder import RUN_FILE, read_run_file
 from speechtrain.train import train
-from speechtrain.training.resumed import check_unfinished
 
 if TYPE_CHECKING:
     from speechtrain.training.rerun import Rerun
@@ -96,7 +94,6 @@ def _run_with_hydra(state: Any, cfg: DictConfig) -> Any:
 
 def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float | None:
     check_training(cfg)
-    check_unfinished(ExperimentConfig.of(cfg))
     callbacks = [_StoreOverrides(cfg)] if cfg.resume is not None and HydraConfig.get().output_subdir is None else []
     if rerun is None:
         result = train(cfg, overrides=overrides, callbacks=callbacks)

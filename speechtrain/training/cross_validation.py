@@ -16,8 +16,8 @@ from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.console import console, format_metric
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tracking.recorder import RunRequest, recorded
-from speechtrain.tracking.run_folder import read_run_file, write_run_file
-from speechtrain.training.result import Result
+from speechtrain.tracking.run_folder import write_run_file
+from speechtrain.training.result import Result, finished_result
 
 DEVIATION = "_std"
 """The suffix of a metric's name for its standard deviation between the folds."""
@@ -56,8 +56,8 @@ def cross_validate(
     with recorded(cfg, folder, request) as recorder:
         recorder.open()
         for fold in range(count):
-            fold_cfg = _config_of(cfg, fold, folder / f"fold_{fold}")
-            result = _finished(Path(fold_cfg.output_dir)) if cfg.resume is not None else None
+            fold_cfg = fold_config(cfg, fold)
+            result = finished_result(Path(fold_cfg.output_dir)) if cfg.resume is not None else None
             console.print(f"\nfold {fold + 1} of {count}{' (finished before)' if result is not None else ''}", style="bold")
             if result is None:
                 tags = {**request.tags, "speechtrain.fold": f"{fold + 1}/{count}"}
@@ -107,15 +107,8 @@ def print_folds(results: Sequence[Result], metrics: Mapping[str, float]) -> None
     console.print(table)
 
 
-def _config_of(cfg: ExperimentConfig, fold: int, folder: Path) -> ExperimentConfig:
+def fold_config(cfg: ExperimentConfig, fold: int) -> ExperimentConfig:
+    """Return the config of a fold, counted from 0, which goes on from its own checkpoint where the cross-validation is resumed."""
+    folder = Path(cfg.output_dir).absolute() / f"fold_{fold}"
     resume = str(folder) if cfg.resume is not None and last_checkpoint(folder) is not None else None
     return cfg.with_values({"data.fold": fold, "output_dir": str(folder), "resume": resume})
-
-
-def _finished(folder: Path) -> Result | None:
-    """Return the result of a fold that a resumed run has finished before; None: it has not."""
-    stored = read_run_file(folder)
-    if stored.get("status") != "FINISHED" or stored.get("objective") is None or "metrics" not in stored:
-        return None
-    metrics = {str(name): float(value) for name, value in stored["metrics"].items()}
-    return Result(metrics, float(stored["objective"]), folder, None, [], [], dict(stored.get("run_ids", {})))

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechtrain.tracking.run_folder import read_run_file
+from speechtrain.training.history import HISTORY, read_history
+
 if TYPE_CHECKING:
     from speechtrain.tasks.base import Sample
 
@@ -33,3 +36,13 @@ class Result:
     samples: list[Sample]
     run_ids: dict[str, str]
     model: Any = field(repr=False, default=None)
+
+
+def finished_result(folder: Path) -> Result | None:
+    """Return the result of a run that has finished, as its folder holds it: without samples, checkpoint and model; None: it has not."""
+    stored = read_run_file(folder)
+    if stored.get("status") != "FINISHED" or stored.get("objective") is None or "metrics" not in stored:
+        return None
+    metrics = {str(name): float(value) for name, value in stored["metrics"].items()}
+    history = read_history(folder / HISTORY)
+    return Result(metrics, float(stored["objective"]), folder, None, history, [], dict(stored.get("run_ids", {})))

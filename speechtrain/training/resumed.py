@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf, open_dict
 
-from speechtrain.backends.checkpoint_files import LAST, read_extra
+from speechtrain.backends.checkpoint_files import LAST, last_checkpoint, read_extra
 from speechtrain.config.effects import has_effect
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.moved import present_name
 from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.tracking.base import flat
 from speechtrain.tracking.run_folder import UTTERANCES, find_run, read_run_file, write_run_file
+from speechtrain.training.cross_validation import is_cross_validation
 from speechtrain.training.history import HISTORY
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 Changes = Mapping[str, tuple[str, str]]
 """The value that a key had, and the one that it has, as text, by the dotted key."""
 
-_LEARNT = ("model.", "features.", "task.", "tokenizer._target_", "backend.name", "optimizer._target_", "data.split.")
+_LEARNT = ("model.", "features.", "task.", "tokenizer._target_", "backend.name", "optimizer._target_", "data.split.", "data.fold")
 """Beginnings of keys that weights, the state of the optimizer, or the division of the data belong to."""
 _KEPT_GROUPS = ("features", "model", "task")
 """Groups that compute for a resumed run what they computed when it began."""
@@ -39,8 +40,11 @@ _OF_THE_START = ("resume", "rerun", "init_from", "task.metric")
 
 
 def _stored_config(cfg: ExperimentConfig) -> Mapping[str, Any]:
-    """Return the config in the checkpoint that a run is resumed from; empty if there is none, or if no run is resumed."""
-    if cfg.resume is not None and (checkpoint := find_run(cfg.resume)[1]) is not None:
+    """Return the config in the checkpoint that a run is resumed from, of a cross-validation that of its first fold; empty without one."""
+    if cfg.resume is None:
+        return {}
+    folder, checkpoint = find_run(cfg.resume)
+    if (checkpoint := checkpoint or last_checkpoint(folder / "fold_0")) is not None:
         with suppress(UserError):  # of a damaged file, which is reported when it is read as a whole, if there is no other
             stored = read_extra(checkpoint).get("config")
             return stored if isinstance(stored, Mapping) else {}
@@ -98,7 +102,8 @@ def changes_of(cfg: ExperimentConfig) -> Changes:
     """
     stored = flat(_stored_config(cfg))
     now = flat(cfg.as_dict())
-    compared = [key for key in now if key in stored and has_effect(key) and key not in _OF_THE_START]
+    besides = (*_OF_THE_START, *(["data.fold"] if is_cross_validation(cfg) else []))
+    compared = [key for key in now if key in stored and has_effect(key) and key not in besides]
     differing = ((key, (present_name(stored[key]), now[key])) for key in compared)
     changes = {key: values for key, values in differing if values[0] != values[1]}
     if problems := list(_problems(changes, str(cfg.resume))):

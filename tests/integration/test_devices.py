@@ -22,6 +22,7 @@ from conftest import TINY
 import speechtrain
 from speechtrain.backends.callbacks import Callback
 from speechtrain.errors import ConfigError, RunError
+from speechtrain.tracking.run_folder import write_run_file
 
 pytestmark = pytest.mark.long
 
@@ -162,9 +163,10 @@ def test_a_run_with_sharded_weights_and_one_with_whole_ones_go_on_with_each_othe
         assert resumed.history[-1]["train/loss"] == pytest.approx(whole.history[-1]["train/loss"], rel=1e-3)
 
 
-def test_a_finished_run_with_sharded_weights_is_measured_again_when_it_is_resumed(tmp_path: Path) -> None:
+def test_a_run_with_sharded_weights_that_was_killed_behind_its_last_epoch_is_measured_when_it_is_resumed(tmp_path: Path) -> None:
     options = [*TINY, *MODEL, *SHARDED, "trainer.epochs=1"]
     before = speechtrain.train(speechtrain.compose(options, output_dir=tmp_path))
+    write_run_file(tmp_path, {"status": "KILLED"})  # while it was measured
     after = speechtrain.train(speechtrain.compose([*options, f"resume={tmp_path}"], output_dir=tmp_path))
     assert after.metrics["test/loss"] == pytest.approx(before.metrics["test/loss"], rel=1e-5)
 

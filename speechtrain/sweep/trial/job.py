@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
@@ -30,9 +30,7 @@ from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialCancelledError, TrialHandle, own_trial
 from speechtrain.sweep.trial.outcome import Outcome
 from speechtrain.training.cross_validation import is_cross_validation
-
-if TYPE_CHECKING:
-    from speechtrain.training.result import Result
+from speechtrain.training.result import Result, finished_result
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +212,8 @@ class _SeedTrainings:
 
         context = self._context
         cfg = _resumed(self._cfg if context.seeds == 1 else _with_seed(self._cfg, index))
+        if cfg.resume is not None and (finished := finished_result(Path(cfg.output_dir))) is not None:
+            return finished  # of an earlier attempt, which died before its result was recorded
         callback = TrialCallback(self._trial, context.report or self._metrics[0], reports=index == 0)
         prunes_folds = index == 0 and self._folds > 1
         wants_latency = "model/latency_ms" in self._metrics or any("latency_ms" in text for text in context.constraints)

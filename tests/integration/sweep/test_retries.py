@@ -14,7 +14,7 @@ from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import ClaimedTrial, Study
 from speechtrain.sweep.trial.context import TrialContext
-from speechtrain.sweep.trial.job import TrialCallback, run_trial
+from speechtrain.sweep.trial.job import TrialCallback, _SeedTrainings, run_trial
 from speechtrain.training.history import HISTORY, read_history
 
 pytestmark = pytest.mark.long
@@ -109,3 +109,24 @@ def test_a_retried_trial_trains_no_seed_again_that_was_finished(study, tmp_path,
     assert len(done.user_attrs["seed_values"]) == 2
     assert done.user_attrs["run"] == {"folder": str(tmp_path / "1" / "seed_1")}
     assert (tmp_path / "1" / "seed_1" / HISTORY).is_file()
+
+
+def test_a_retried_trial_whose_run_had_finished_takes_its_result(study, tmp_path, monkeypatch):
+    store_run = _SeedTrainings._store_run
+
+    def fail_once(trainings, result):
+        monkeypatch.setattr(_SeedTrainings, "_store_run", store_run)
+        raise RuntimeError("the machine went away")
+
+    monkeypatch.setattr(_SeedTrainings, "_store_run", fail_once)
+    with pytest.raises(RuntimeError):
+        train_next(study, tmp_path)
+    trained = []
+    monkeypatch.setattr(TrialCallback, "on_train_start", lambda _self, total, first: trained.append((first, total)))
+
+    train_next(study, tmp_path)
+
+    assert not trained
+    failed, done = study.trials()
+    assert (failed.state.name, done.state.name) == ("FAIL", "COMPLETE")
+    assert done.value == min(failed.intermediate_values.values())

@@ -68,8 +68,10 @@ def test_what_cannot_be_applied_to_a_trained_model_is_refused_by_name_before_any
 
 def test_a_run_is_resumed_with_the_utterances_that_it_began_with(folder: Path) -> None:
     def refused(told: str) -> None:
+        noted = [(folder / name).read_bytes() for name in ("config.yaml", "run.json")]
         with pytest.raises(ConfigError, match=told):
             speechtrain.train(resumed(folder, "trainer.epochs=3", "data.val_size=9").composed)
+        assert [(folder / name).read_bytes() for name in ("config.yaml", "run.json")] == noted  # nor was its tracker opened
 
     before = read_run_file(folder)
     refused(r"^(?!.*the train data)(.|\n)*resume: the val data are not those(.|\n)*init_from=")
@@ -81,6 +83,22 @@ def test_a_run_is_resumed_with_the_utterances_that_it_began_with(folder: Path) -
     refused("the val data are not those")
     write_json(folder / "run.json", {**earlier_version, "data": before["data"]})
     assert len(speechtrain.train(resumed(folder, "trainer.epochs=3", "data.check_hours=0", "data.test_size=9").composed).history) == 3
+
+
+def test_folds_of_a_resumed_cross_validation_stay_as_they_were(tmp_path: Path) -> None:
+    options = [*SMALL, "trainer.epochs=1", "data.folds=2", "data.fold_by=utterance"]
+    folder = speechtrain.train(compose(options, output_dir=tmp_path / "folds")).folder
+    write_run_file(folder, {"status": "KILLED"})
+    before = [(folder / name).read_bytes() for name in ("config.yaml", "run.json")]
+    mistakes = {
+        "data.folds=3": "data.folds: is 3, but the run was trained with 2",
+        "data.fold_by=speaker": "data.fold_by: is speaker, but the run was trained with utterance",
+        "data.train_size=39": "the train data are not those that the run was trained with",
+    }
+    for override, told in mistakes.items():
+        with pytest.raises(ConfigError, match=told):
+            speechtrain.train(compose([*options, override, f"resume={folder}"], output_dir=folder))
+    assert [(folder / name).read_bytes() for name in ("config.yaml", "run.json")] == before
 
 
 def test_keys_that_came_after_a_run_began_are_not_set_when_it_is_resumed(folder: Path) -> None:
@@ -104,8 +122,10 @@ def test_what_is_no_number_of_an_optimizer_is_refused(values: tuple[str, str]) -
 
 
 def test_a_finished_run_says_so_and_what_makes_it_go_on(folder: Path) -> None:
+    before = (folder / "config.yaml").read_text()
     with pytest.raises(ConfigError, match=r"run is finished, after 2 epochs\n.*trainer.epochs=4 makes it go on"):
-        check_unfinished(resumed(folder, "optimizer.lr=0.1"))
+        speechtrain.train(resumed(folder, "optimizer.lr=0.1").composed)
+    assert (folder / "config.yaml").read_text() == before
     check_unfinished(resumed(folder, "trainer.epochs=3"))
     write_run_file(folder, {"status": "KILLED"})
     check_unfinished(resumed(folder))
