@@ -56,6 +56,7 @@ SPEAKERS = ("theo", "nicolas", "lucas", "george", "yweweler", "jackson")
 ELSEWHERE = {
     "hydra/launcher=ssh": "needs another machine; tests/integration/sweep/test_ssh.py has one",
     "hydra/launcher=submitit_slurm": "needs a Slurm cluster",
+    "trainer.devices=2": "tests/integration/test_devices.py trains in two processes",
 }
 """What a line holds that is not run here, and why; it is planned. So are all sweeps but the first of README.md, to save time."""
 EXPORTED_ELSEWHERE = {"onnx", "pt2", "torchscript", "tflite", "tflite_int8", "keras"}
@@ -68,7 +69,6 @@ OWN_PROCESS = (
     "experiment=rerun_best",
     "data.folds",
     "tracking=",
-    "trainer.devices",
     "backend.engine",
 )
 """Beginnings of the words of trainings that start as a process; the others are run in the test's, which has imported everything."""

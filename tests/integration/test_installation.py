@@ -114,6 +114,7 @@ def check_that_it_trains_sweeps_transcribes_and_exports(env: Environment, folder
     assert all(Path(place).is_relative_to(env.folder) for place in where.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_newest_versions_of_everything_train_sweep_transcribe_and_export(
     environment: Make, wheel: Path, spoken: dict[str, str], tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def kill_when(arguments: list[str], folder: Path, moment: str) -> None:
     try:
         if moment.startswith("while"):
             while process.poll() is None and not list(folder.glob("outputs/*/*/checkpoints/.*tmp*")):
-                pass
+                time.sleep(0.001)  # a core is left to the process
         else:
             assert any(re.search(moment, line) for line in process.stdout), moment
     finally:

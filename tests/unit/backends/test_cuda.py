@@ -54,7 +54,11 @@ for kind in ("fp32", "bf16", "fp16"):
 
 
 @pytest.mark.parametrize(
-    ("program", "environment"), [(INTERPRETED, {"TRITON_INTERPRET": "1"}), (COMPILED, {})], ids=["numbers", "machine code"]
+    ("program", "environment"),
+    [
+        pytest.param(INTERPRETED, {"TRITON_INTERPRET": "1"}, id="numbers"),
+        pytest.param(COMPILED, {}, id="machine code", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.long
 def test_the_depthwise_kernels_can_be_compiled_and_give_what_pytorch_does(
