@@ -20,7 +20,14 @@ from speechtrain.training.console import print_config, print_whereabouts
 from speechtrain.training.cross_validation import cross_validate, fold_config, is_cross_validation
 from speechtrain.training.limits import with_limits
 from speechtrain.training.result import Result
-from speechtrain.training.resumed import changes_of, check_same_division, check_unfinished, note_changes, without_later_keys
+from speechtrain.training.resumed import (
+    changes_of,
+    check_same_division,
+    check_unfinished,
+    note_changes,
+    with_values_of_the_start,
+    without_later_keys,
+)
 
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import Callback
@@ -62,10 +69,11 @@ def train(
         RunError: the training failed, for example with a loss of NaN.
         KeyboardInterrupt: stopped by the user; `resume=last` goes on.
     """
-    config = steps.resolve_init_from(ExperimentConfig.of(cfg))
+    config = with_values_of_the_start(steps.resolve_init_from(ExperimentConfig.of(cfg)))
+    check_unfinished(config)
+    config = steps.choose_values(config)
     request = RunRequest(overrides, kind_of_test(config), tags or {}, run_name, parents or {})
     options = _Options(callbacks, brief=brief, measure_latency=measure_latency, reuse_data=reuse_data)
-    check_unfinished(config)
     if is_cross_validation(config):
         _check_folds(config)
         steps.start_folder(config)
@@ -157,6 +165,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         evaluation = steps.evaluate_splits(run, loaders)
         summary = steps.summarise(run, plan, trained, history, counts, evaluation)
         recorder.metrics(summary.final, step=len(history.epochs))
+        lm = steps.write_language_model(run, recorder)
         files = steps.write_outputs(run, plan, recorder, history, evaluation, checkpoint, brief=options.brief)
         if not options.brief:
             steps.track_model(run, plan, recorder, summary)
@@ -164,7 +173,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         print_results(summary.metrics, run.task.directions)
         if not options.quiet:
             print_samples(choose_samples(evaluation.samples, cfg.samples, cfg.seed))
-            print_whereabouts(folder, checkpoint, files, recorder)
+            print_whereabouts(folder, checkpoint, [*files, *lm], recorder)
         return Result(
             summary.metrics, summary.objective, folder, checkpoint, history.epochs, evaluation.samples, recorder.run_ids, run.model
         )

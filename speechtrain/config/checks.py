@@ -78,6 +78,8 @@ def _without_validation(cfg: DictConfig) -> Iterator[Problem]:
     data = cfg.data
     if "val" not in data or data.val or OmegaConf.select(data, "split.val") or data.get("folds") is not None:
         return
+    if "data.val" in cfg.get("choose", []):
+        return
     for path in _MONITORS:
         if (metric := OmegaConf.select(cfg, path)) is not None and metric.startswith("val/"):
             yield unvalidated(path, metric)
@@ -317,7 +319,17 @@ def _type_problems(path: str, passed: Mapping[str, Any], takes: Signature) -> It
             yield Problem(f"{path}.{key}", f"must be {wanted}, received {value!r}", "")
 
 
+def _choices(cfg: DictConfig) -> Iterator[Problem]:
+    """Yield what `choose` needs and does not have: a budget, and a backend that can time steps."""
+    timed = [key for key in ("model.channels", "trainer.epochs", "trainer.precision") if key in cfg.get("choose", [])]
+    if timed and cfg.budget_minutes is None:
+        yield Problem("budget_minutes", f"has no value, and {timed[0]} is to be chosen for it", "for example budget_minutes=40")
+    if timed and cfg.backend.get("name") != "torch":
+        yield Problem("choose", f"names {timed[0]}, and only backend=torch can time a step by itself", "set the key, and take it out")
+
+
 def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
+    yield from _choices(cfg)
     trainer, scheduler = cfg.trainer, cfg.scheduler
     warmup = scheduler.get("warmup_steps")
     if warmup is not None and trainer.max_steps is not None and warmup > trainer.max_steps:

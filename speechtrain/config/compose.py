@@ -64,9 +64,18 @@ def compose_unchecked(overrides: Sequence[str], *, output_dir: str | Path | None
     folder = Path(output_dir) if output_dir is not None else Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
     with_folder = [*text_as_typed(overrides), f"output_dir={override_text(str(folder.absolute()))}"]
     try:
-        return _compose(with_folder)
+        cfg = _compose(with_folder)
     except REFUSED as error:
         raise explain(with_folder, error) from None
+    leave_set(cfg, overrides)
+    return cfg
+
+
+def leave_set(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Take the keys that overrides set out of `choose`."""
+    typed = {item.lstrip("+").partition("=")[0] for item in overrides}
+    if "choose" not in typed:
+        cfg.choose = [key for key in cfg.choose if key not in typed]
 
 
 def compose_command(schema: type[C], overrides: Sequence[str]) -> C:

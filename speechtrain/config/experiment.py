@@ -59,6 +59,8 @@ class ExperimentConfig:
     export: Exports
     run_name: str | None
     callbacks: Sequence[Component]
+    budget_minutes: float | None
+    choose: Sequence[str]
     seed: int
     dry_run: bool
     test_run: str | None
@@ -66,6 +68,7 @@ class ExperimentConfig:
     init_from: str | None
     rerun: str | None
     trust: bool
+    language_model: str | None
     samples: int
     output_dir: str
     composed: DictConfig = field(repr=False, compare=False)
@@ -86,6 +89,7 @@ class ExperimentConfig:
             report=_typed(Report, _resolved(cfg.report), "config", "report"),
             export=_typed(Exports, _resolved(cfg.export), "config", "export"),
             callbacks=[{**each} for each in callback_nodes(cfg)],
+            choose=list(cfg.choose),
             **{key: cfg[key] for key in SCALARS},
             **components,
             composed=cfg,
@@ -138,7 +142,10 @@ class ExperimentConfig:
         return OmegaConf.to_yaml(OmegaConf.create(self.as_dict()))
 
 
-SCALARS = ("run_name", "seed", "dry_run", "test_run", "resume", "init_from", "rerun", "trust", "samples", "output_dir")
+SCALARS = (
+    *("run_name", "budget_minutes", "seed", "dry_run", "test_run", "resume", "init_from", "rerun", "trust"),
+    *("language_model", "samples", "output_dir"),
+)
 
 
 def kind_of_test(cfg: ExperimentConfig | DictConfig) -> str | None:
@@ -183,7 +190,7 @@ def _known_keys(schema: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_root_keys(cfg: DictConfig) -> DictConfig:
     """Return a config that has every key of `conf/config.yaml` outside of the groups."""
-    missing = [key for key in ("objective", "report", "export", "callbacks", *SCALARS) if key not in cfg]
+    missing = [key for key in ("objective", "report", "export", "callbacks", "choose", *SCALARS) if key not in cfg]
     if not missing:
         return cfg
     cfg = cfg.copy()

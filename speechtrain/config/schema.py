@@ -80,6 +80,12 @@ class Report(Node):
     bootstrap: int = number(ge=1, most=1_000_000)
 
 
+CHOSEN = (
+    *("data.val", "data.test", "data.split.by", "data.split.val", "data.split.test", "features.sample_rate", "features.n_mels"),
+    *("model.stem_time_strides", "model.channels", "trainer.precision", "trainer.epochs"),
+)
+"""The keys that `choose` may name; `speechtrain.training.choices` says how each is chosen."""
+
 FORMATS = ("torchscript", "pt2", "onnx", "keras", "tflite", "tflite_int8", "archive")
 
 
@@ -111,6 +117,8 @@ class Config(Node):
     tracking: Any = field(default_factory=dict)
     run_name: str | None = MISSING
     callbacks: list[Any] = MISSING
+    budget_minutes: float | None = number(gt=0, most=1_000_000)
+    choose: list[str] = choice(*CHOSEN)
     seed: int = number(ge=0, lt=2**32)
     dry_run: bool = MISSING
     test_run: str | None = choice("quick", "dry_run", "fast_dev_run")
@@ -119,6 +127,7 @@ class Config(Node):
     rerun: str | None = MISSING
     trust: bool = MISSING
     objective: Objective = field(default_factory=Objective)
+    language_model: str | None = choice("tokens", "words")
     samples: int = number(ge=0)
     report: Report = field(default_factory=Report)
     export: Exports = field(default_factory=Exports)

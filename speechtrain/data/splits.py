@@ -25,7 +25,7 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
 
     Args:
         cuts: all utterances.
-        by: what is never divided: `speaker`, `parent` (what variants of one recording share) or `utterance`.
+        by: what is never divided: `speaker`, `parent` (what variants of one recording share), `text` (what is said) or `utterance`.
         val: per cent of the utterances, taken by whole groups so that the share is as near as may be; or names of speakers.
         test: the same for the test split.
         seed: seed of the order in which groups are taken.
@@ -40,7 +40,7 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
         raise DataError(
             f"splitting by speaker needs a speaker for each utterance; '{missing}' has none. Add 'speaker', or set data.split.by=utterance"
         )
-    group_of = {"speaker": _speaker, "parent": _parent, "utterance": _utterance}[by]
+    group_of = {"speaker": _speaker, "parent": _parent, "text": _text, "utterance": _utterance}[by]
     parts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
     remaining = list(cuts)
     for name, share in (("test", test), ("val", val)):
@@ -138,6 +138,10 @@ def _speaker(cut: Cut) -> str:
 
 def _utterance(cut: Cut) -> str:
     return str(cut.id)
+
+
+def _text(cut: Cut) -> str:
+    return cut.text
 
 
 def _parent(cut: Cut) -> str:

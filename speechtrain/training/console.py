@@ -146,6 +146,7 @@ def marked(reference: str, hypothesis: str) -> tuple[str, str]:
 
 
 _LABELS = {"error_report.html": "errors", "class_report.html": "classes", "signal_report.html": "signals", "history.png": "history"}
+_LABELS |= {"lm.arpa": "n-gram", "words.txt": "words"}
 
 
 def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Path], recorder: RunRecorder) -> None:

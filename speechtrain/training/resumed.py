@@ -51,6 +51,14 @@ def _stored_config(cfg: ExperimentConfig) -> Mapping[str, Any]:
     return {}
 
 
+def with_values_of_the_start(cfg: ExperimentConfig) -> ExperimentConfig:
+    """Return the config of a run that is resumed with what was chosen when it began, see `speechtrain.training.choices`."""
+    if not cfg.choose or not (stored := _stored_config(cfg)):
+        return cfg
+    chosen = {key: OmegaConf.select(OmegaConf.create(dict(stored)), key) for key in cfg.choose}
+    return cfg.with_values({**chosen, "choose": []})
+
+
 def without_later_keys(cfg: ExperimentConfig) -> ExperimentConfig:
     """Return the config of a run that is resumed without keys which came after it began: without them, classes compute as they did then."""
     stored = _stored_config(cfg)

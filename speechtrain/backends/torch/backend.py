@@ -128,7 +128,7 @@ class TorchBackend(Backend):
         return result
 
     def step_seconds(self, model: SpeechModel, batch: Batch, task: Task, trainer: Trainer) -> float:
-        """Measure the shorter of two steps after a first one; see `Backend.step_seconds`."""
+        """Measure the shorter of two steps after a first one, without what other programs take of the CPU; see `Backend.step_seconds`."""
         _prepare(model, task, trainer)
         device = torch.device("cpu") if trainer.accelerator == "cpu" else self._device
         batch_loss = BatchLoss(model.to(device).train(), task, compiled=self._compiled)
@@ -138,11 +138,12 @@ class TorchBackend(Backend):
             with restored(model, device), torch.autocast(device.type, kind, enabled=kind is not None):
                 adam_state = [torch.empty_like(each) for each in model.parameters() for _ in range(2)]
                 for _ in range(3):
-                    start = time.perf_counter()
+                    wall, cpu = time.perf_counter(), time.process_time()
                     batch_loss.gradient(batch, device)
                     if device.type == "cuda":
                         torch.cuda.synchronize(device)
-                    durations.append(time.perf_counter() - start)
+                    spent = time.perf_counter() - wall
+                    durations.append(min(spent, time.process_time() - cpu) if device.type == "cpu" else spent)
                 del adam_state
         except RuntimeError as error:
             if is_out_of_memory(error):

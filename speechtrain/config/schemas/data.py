@@ -104,7 +104,7 @@ class Synthetic(Generated):
 class Split(Node):
     """How one list is split: percentages of it, or the speakers that are set apart."""
 
-    by: str = choice("speaker", "parent", "utterance")
+    by: str = choice("speaker", "parent", "text", "utterance")
     val: Any = MISSING
     test: Any = MISSING
     seed: int = number(ge=0, most=2**63)

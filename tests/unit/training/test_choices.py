@@ -1,0 +1,93 @@
+"""What `choose` names is chosen from the data and for the budget, once; what the user sets is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import speechtrain
+from speechtrain import compose
+from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.errors import ConfigError
+from speechtrain.evaluate import run as evaluate
+from speechtrain.training.choices import choose
+
+Write = Callable[..., Path]
+
+TEXTS = ["да", "нет", "дом", "мост", "утро", "день", "ночь", "снег"]
+QUICK = ["tracking=[]", "report.enabled=false", "backend.threads=1", "data.feature_cache=null", "data.on_shared.audio=allow"]
+
+
+def chosen(root: Path, *overrides: str) -> ExperimentConfig:
+    return choose(ExperimentConfig.of(compose(["experiment=small_corpus", f"data.root={root}", *QUICK, *overrides])))
+
+
+def test_lists_are_found_and_features_follow_from_the_recordings(corpus: Write) -> None:
+    root = corpus(TEXTS)
+    corpus(TEXTS[:2], "dev.jsonl")
+    corpus(TEXTS[:2], "test.jsonl")
+    cfg = chosen(root, "trainer.epochs=1", "model.channels=32", "trainer.precision=32-true")
+    assert (cfg.corpus["val"], cfg.corpus["test"]) == ("dev.jsonl", "test.jsonl")
+    assert (cfg.features["sample_rate"], cfg.features["n_mels"]) == (8000, 32)
+    assert cfg.choose == []
+
+
+def test_without_lists_a_text_that_several_recordings_have_is_in_one_split(corpus: Write) -> None:
+    command = ["experiment=small_corpus", f"data.root={corpus(TEXTS * 3)}", *QUICK, "trainer.precision=32-true"]
+    found = speechtrain.train(compose([*command, "model.channels=32", "trainer.epochs=1", "language_model=words"]))
+    tested = {sample.reference for sample in found.samples}
+    assert len(found.samples) == 3 * len(tested) > 0
+    words = (found.folder / "words.txt").read_text(encoding="utf-8").split()
+    assert tested | set(words) <= set(TEXTS)
+    assert tested.isdisjoint(words)
+    assert "\\3-grams:" in (found.folder / "lm.arpa").read_text(encoding="utf-8")
+
+
+def test_frames_are_as_long_as_what_is_said_allows(corpus: Write) -> None:
+    sizes = ["trainer.epochs=1", "model.channels=32", "trainer.precision=32-true"]
+    slow = chosen(corpus(TEXTS), *sizes)
+    fast = chosen(corpus(["абвгд" * 5] * 8), *sizes)
+    assert (slow.model["stem_time_strides"], fast.model["stem_time_strides"]) == ([2, 2], [3, 1])
+
+
+def test_a_model_is_as_wide_as_the_budget_allows_and_never_trained_for_nothing(corpus: Write) -> None:
+    root = corpus(TEXTS)
+    narrow, wide = (chosen(root, f"budget_minutes={minutes}") for minutes in (0.02, 1000))
+    assert narrow.model["channels"] < wide.model["channels"]
+    assert narrow.trainer.epochs < wide.trainer.epochs < 10_000
+
+
+def test_what_is_set_is_not_chosen(corpus: Write) -> None:
+    cfg = chosen(corpus(TEXTS), "model.channels=40", "features.n_mels=23", "trainer.epochs=3", "trainer.precision=32-true")
+    assert (cfg.model["channels"], cfg.features["n_mels"], cfg.trainer.epochs) == (40, 23, 3)
+    assert cfg.features["sample_rate"] == 8000
+
+
+def test_a_budget_that_no_epoch_fits_into_is_refused(corpus: Write) -> None:
+    with pytest.raises(ConfigError, match=r"budget_minutes.*an epoch of"):
+        chosen(corpus(TEXTS), "budget_minutes=1e-9")
+
+
+def test_choosing_epochs_needs_a_budget(corpus: Write) -> None:
+    with pytest.raises(ConfigError, match=r"budget_minutes: has no value"):
+        compose(["experiment=small_corpus", f"data.root={corpus(TEXTS)}", "budget_minutes=null"])
+
+
+def test_a_run_that_is_resumed_keeps_what_was_chosen_when_it_began(corpus: Write) -> None:
+    command = ["experiment=small_corpus", f"data.root={corpus(TEXTS)}", *QUICK, "trainer.precision=32-true"]
+    first = speechtrain.train(compose([*command, "budget_minutes=0.05", "trainer.limit_epochs=1"]))
+    before = ExperimentConfig.read(first.folder / "config.yaml")
+    again = [*command, "budget_minutes=1000", "trainer.epochs=2", f"resume={first.folder}"]
+    second = speechtrain.train(compose(again, output_dir=first.folder))
+    after = ExperimentConfig.read(first.folder / "config.yaml")
+    assert after.model == before.model
+    assert len(second.history) == 2
+
+
+def test_the_n_gram_of_the_training_texts_is_one_that_the_beam_takes(corpus: Write) -> None:
+    command = ["experiment=small_corpus", f"data.root={corpus(TEXTS)}", *QUICK, "trainer.precision=32-true", "model.channels=32"]
+    folder = speechtrain.train(compose([*command, "trainer.epochs=1"])).folder
+    found = evaluate(["from=" + str(folder), "decoder=beam", f"decoder.lm={folder / 'lm.arpa'}", "report=false"])
+    assert found == 0
