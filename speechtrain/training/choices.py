@@ -41,6 +41,8 @@ _HELD_OUT = 10
 """Per cent of the training list that become a split without a list."""
 _FEWEST_SPEAKERS = 10
 """With fewer of them whole speakers are too large a part to be set apart."""
+_FEW_TEXTS = 0.3
+"""Different texts an utterance, below which they are commands or digits: all of them are to be learnt."""
 _HIGHEST_RATE = 16_000
 """Hz; speech holds little above half of it that tells letters apart."""
 _SHARE = 0.9
@@ -118,11 +120,14 @@ def _choose_lists(cfg: ExperimentConfig, wanted: frozenset[str]) -> Iterator[Cho
         elif cfg.corpus[split] is None:
             missing.append(split)
     if missing:
-        speakers = {cut.speaker for cut in _listed(cfg)}
-        by = "speaker" if None not in speakers and len(speakers) >= _FEWEST_SPEAKERS else "text"
-        known = "not every speaker is known" if None in speakers else f"there are {len(speakers)} speakers"
+        cuts = _listed(cfg)
+        speakers, texts = {cut.speaker for cut in cuts}, {cut.text for cut in cuts}
+        known = "not every speaker is known" if None in speakers else f"{len(speakers)} speakers"
+        by = "text" if len(texts) >= _FEW_TEXTS * len(cuts) else "utterance"
+        by = "speaker" if None not in speakers and len(speakers) >= _FEWEST_SPEAKERS else by
         shares = {f"data.split.{split}": _HELD_OUT for split in missing}
-        yield Choice({"data.split.by": by, **shares}, f"no list of {' and '.join(missing)}, and {known}")
+        why = f"no list of {' and '.join(missing)}; {known}, {len(texts)} different texts of {len(cuts)} utterances"
+        yield Choice({"data.split.by": by, **shares}, why)
 
 
 def _listed(cfg: ExperimentConfig) -> list[Cut]:

@@ -14,9 +14,9 @@ from speechtrain.data.splits import split_cuts, split_fold
 from speechtrain.errors import DataError
 
 
-def cut(name: str, speaker: str | None = None, parent: str | None = None):  # type: ignore[no-untyped-def]
+def cut(name: str, speaker: str | None = None, parent: str | None = None, text: str = "a"):  # type: ignore[no-untyped-def]
     custom = {"parent": parent} if parent is not None else None
-    return make_cut(name, Path("a.wav"), num_samples=8000, sample_rate=8000, text="a", speaker=speaker, custom=custom)
+    return make_cut(name, Path("a.wav"), num_samples=8000, sample_rate=8000, text=text, speaker=speaker, custom=custom)
 
 
 @given(st.lists(st.integers(0, 9), min_size=20, max_size=60), st.integers(2, 5), st.sampled_from(["speaker", "parent"]))
@@ -93,3 +93,11 @@ def test_shares_that_whole_speakers_cannot_have_are_told(caplog: pytest.LogCaptu
     caplog.clear()
     split_cuts(cuts, by="utterance", val=20, test=10, seed=1)
     assert caplog.text == ""
+
+
+def test_recordings_of_one_text_stay_together() -> None:
+    cuts = [cut(f"{text}-{take}", text=text) for text in "abcdefghij" for take in range(3)]
+    parts = split_cuts(cuts, by="text", val=20, test=10, seed=1)
+    texts = [{each.text for each in parts[name]} for name in ("train", "val", "test")]
+    assert [len(each) for each in texts] == [7, 2, 1]
+    assert len(set().union(*texts)) == 10

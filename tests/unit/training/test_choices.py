@@ -45,6 +45,11 @@ def test_without_lists_a_text_that_several_recordings_have_is_in_one_split(corpu
     assert "\\3-grams:" in (found.folder / "lm.arpa").read_text(encoding="utf-8")
 
 
+def test_the_same_few_words_over_and_over_are_in_every_split(corpus: Write) -> None:
+    cfg = chosen(corpus(TEXTS[:2] * 8), "trainer.epochs=1", "model.channels=32", "trainer.precision=32-true")
+    assert (cfg.corpus["split"]["by"], cfg.corpus["split"]["val"]) == ("utterance", 10)
+
+
 def test_frames_are_as_long_as_what_is_said_allows(corpus: Write) -> None:
     sizes = ["trainer.epochs=1", "model.channels=32", "trainer.precision=32-true"]
     slow = chosen(corpus(TEXTS), *sizes)
@@ -89,5 +94,5 @@ def test_a_run_that_is_resumed_keeps_what_was_chosen_when_it_began(corpus: Write
 def test_the_n_gram_of_the_training_texts_is_one_that_the_beam_takes(corpus: Write) -> None:
     command = ["experiment=small_corpus", f"data.root={corpus(TEXTS)}", *QUICK, "trainer.precision=32-true", "model.channels=32"]
     folder = speechtrain.train(compose([*command, "trainer.epochs=1"])).folder
-    found = evaluate(["from=" + str(folder), "decoder=beam", f"decoder.lm={folder / 'lm.arpa'}", "report=false"])
+    found = evaluate(["from=" + str(folder), "decoder=beam", f"decoder.lm={folder / 'lm.arpa'}", "report=false", "on_unknown=warn"])
     assert found == 0
