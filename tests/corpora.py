@@ -105,6 +105,21 @@ def an4(root: Path) -> Path:
     return root
 
 
+def speech_commands(root: Path, words: tuple[str, ...] = ("yes", "no", "tree")) -> Path:
+    """WORD/SPEAKER_nohash_0.wav, {validation_list.txt, testing_list.txt}, _background_noise_/hum.wav."""
+    lists: dict[str, list[str]] = {"validation_list.txt": [], "testing_list.txt": []}
+    for word in words:
+        for speaker in range(8):
+            name = f"{word}/{speaker:08x}_nohash_0.wav"
+            tone(root / name, rate=16000)
+            if speaker >= 6:
+                lists["testing_list.txt" if speaker == 7 else "validation_list.txt"].append(name)
+    tone(root / "_background_noise_" / "hum.wav", seconds=20, rate=16000)
+    for name, lines in lists.items():
+        (root / name).write_text("\n".join(lines) + "\n")
+    return root
+
+
 def kaldi(root: Path, part: str = "train", speakers: tuple[str, ...] = ("ann", "bob", "cyd")) -> Path:
     """PART/{wav.scp, text, utt2spk, segments}: two utterances a recording."""
     folder = root / part

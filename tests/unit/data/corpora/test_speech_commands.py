@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import prepared
-from corpora import tone
+from corpora import speech_commands
 
 from speechtrain.data.corpora import speech_commands as speech_commands_data
 from speechtrain.data.corpora.speech_commands import SILENCE
@@ -21,21 +21,6 @@ QUIET = ["tracking=[]", "report.enabled=false", "features=logmel_8k", "backend.t
 
 def texts(data: TaskData, split: str) -> list[str]:
     return sorted(cut.text for cut in data.corpus.splits[split])
-
-
-def speech_commands(root: Path) -> Path:
-    """The real shape in miniature: words, lists, background noise."""
-    lists: dict[str, list[str]] = {"validation_list.txt": [], "testing_list.txt": []}
-    for word in ("yes", "no", "tree"):
-        for speaker in range(8):
-            name = f"{word}/{speaker:08x}_nohash_0.wav"
-            tone(root / name, rate=16000)
-            if speaker >= 6:
-                lists["testing_list.txt" if speaker == 7 else "validation_list.txt"].append(name)
-    tone(root / "_background_noise_" / "hum.wav", seconds=20, rate=16000)
-    for name, lines in lists.items():
-        (root / name).write_text("\n".join(lines) + "\n")
-    return root
 
 
 def test_speech_commands_are_split_by_their_lists_with_silence_that_no_two_parts_share(tmp_path: Path) -> None:
