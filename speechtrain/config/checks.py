@@ -75,14 +75,37 @@ def find_training_problems(cfg: DictConfig) -> list[Problem]:
 
 def _without_validation(cfg: DictConfig) -> Iterator[Problem]:
     """Yield the keys that name a metric of the validation data, where the config says that there are none."""
-    data = cfg.data
-    if "val" not in data or data.val or OmegaConf.select(data, "split.val") or data.get("folds") is not None:
-        return
-    if "data.val" in cfg.get("choose", []):
-        return
-    for path in _MONITORS:
-        if (metric := OmegaConf.select(cfg, path)) is not None and metric.startswith("val/"):
+    for path, metric in _monitored(cfg).items():
+        if metric is not None and metric.startswith("val/") and _has_no_validation(cfg):
             yield unvalidated(path, metric)
+
+
+def _has_no_validation(cfg: DictConfig) -> bool:
+    data = cfg.data
+    if "val" not in data or "data.val" in cfg.get("choose", []):
+        return False
+    return not (data.val or OmegaConf.select(data, "split.val") or data.get("folds") is not None)
+
+
+def unmeasured(cfg: DictConfig, metrics: Mapping[str, str]) -> list[Problem]:
+    """Return a problem for each key whose metric no epoch of a training with this config would measure.
+
+    Args:
+        cfg: the composed config.
+        metrics: the metrics by the keys that name them.
+    """
+    names = _task_metrics(cfg)
+    problems = list(unknown_metrics(metrics, names)) if names else []
+    unknown = {problem.path for problem in problems}
+    if _has_no_validation(cfg):
+        problems += [unvalidated(path, each) for path, each in metrics.items() if each.startswith("val/") and path not in unknown]
+    return problems
+
+
+def _task_metrics(cfg: DictConfig) -> list[str]:
+    """Return the names of the metrics that the task measures on validation data, as far as its source says."""
+    phonemes = class_constant(str(cfg.tokenizer.get("_target_")), "counts_phonemes")
+    return [name for name in task_directions(str(cfg.task.get("_target_"))) if name != "per" or phonemes]
 
 
 def unvalidated(path: str, metric: str) -> Problem:
@@ -345,10 +368,8 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
     yield from _waveform_problems(cfg)
     yield from _decoder_problems(cfg)
     yield from _export_problems(cfg)
-    if directions := task_directions(str(cfg.task.get("_target_"))):
-        phonemes = class_constant(str(cfg.tokenizer.get("_target_")), "counts_phonemes")
-        measured = [name for name in directions if name != "per" or phonemes]
-        yield from unknown_metrics({path: OmegaConf.select(cfg, path) for path in _MONITORS}, measured)
+    if names := _task_metrics(cfg):
+        yield from unknown_metrics(_monitored(cfg), names)
     yield from _keras_problems(cfg)
     f_max = cfg.features.get("f_max")
     rate = cfg.data.get("sample_rate")
@@ -433,6 +454,10 @@ def _waveform_problems(cfg: DictConfig) -> Iterator[Problem]:
 
 _MONITORS = ("objective.metric", "trainer.early_stopping.monitor", "trainer.checkpoint.monitor")
 """The keys that name a metric which is watched while a model trains."""
+
+
+def _monitored(cfg: DictConfig) -> dict[str, str | None]:
+    return {path: OmegaConf.select(cfg, path) for path in _MONITORS}
 
 
 def unknown_metrics(monitors: Mapping[str, str | None], names: Iterable[str]) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -50,17 +50,20 @@ def override_text(value: Any) -> str:
 
 
 _PARAMS = re.compile(r"\+{0,2}hydra\.sweeper\.params(?:\.([^=]+))?=(.*)", re.DOTALL)
+_ARGUMENT = re.compile(r"\+{0,2}(hydra\.sweeper\.(?:sampler|pruner)[.=].*)", re.DOTALL)
+"""An argument of the class that is the sampler or the pruner, of which the option in `conf` has only some."""
 
 
 def sweep_arguments(arguments: Sequence[str]) -> list[str]:
     """Return the command line of a sweep in the form in which Hydra takes it.
 
     Hydra refuses lists of values for keys of its own, so that `hydra.sweeper.params.lr=choice(1,2)` is written `lr=choice(1,2)`, and takes
-    new keys only with a `+`. It sets what is not swept before it knows the options of swept groups: `model.n_heads=4` beside
-    `model=conformer,fastconformer` becomes an entry of `hydra.sweeper.params`, which the sweeper sets in each job. Additions and deletions
-    stay, for keys in `hydra.sweeper.params` cannot be written so.
+    new keys only with a `+`, which arguments of a sampler or a pruner get. It sets what is not swept before it knows the options of swept
+    groups: `model.n_heads=4` beside `model=conformer,fastconformer` becomes an entry of `hydra.sweeper.params`, which the sweeper sets in
+    each job; so does each key of a group beside a swept `experiment`, which may choose options of all groups. Additions and deletions stay,
+    for keys in `hydra.sweeper.params` cannot be written so.
     """
-    written = [_PARAMS.sub(_without_params, item) for item in arguments]
+    written = [_ARGUMENT.sub(r"++\1", _PARAMS.sub(_without_params, item)) for item in arguments]
     parsed = {item: _parsed(item) for item in written if "=" in item and not item.startswith("-")}
     swept = {override.key_or_group for override in parsed.values() if override is not None and override.is_sweep_override()}
     of_options = {
@@ -69,13 +72,19 @@ def sweep_arguments(arguments: Sequence[str]) -> list[str]:
         if override is not None
         and override.type is OverrideType.CHANGE
         and override.key_or_group not in swept
-        and override.key_or_group.partition(".")[0] in swept
+        and _may_be_of_option(override.key_or_group, swept)
     }
     if not of_options:
         return written
     texts = {of_options[item]: item.partition("=")[2].replace("${", r"\${") for item in written if item in of_options}
     values = ",".join(f"{key}:{override_text(text)}" for key, text in texts.items())
     return [*(item for item in written if item not in of_options), f"++hydra.sweeper.params={{{values}}}"]
+
+
+def _may_be_of_option(key: str, swept: Set[str]) -> bool:
+    """Return whether a dotted key may be there with an option of a swept group only."""
+    group, dot, _ = key.partition(".")
+    return bool(dot) and (group in swept or ("experiment" in swept and group != "hydra"))
 
 
 def _parsed(item: str) -> Override | None:

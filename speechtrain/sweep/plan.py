@@ -13,30 +13,33 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from speechtrain.config.checks import find_node_problems
+from speechtrain.config.checks import find_node_problems, unmeasured
 from speechtrain.config.compose import explain
 from speechtrain.config.effects import has_effect
-from speechtrain.config.overrides import override_text
+from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.config.targets import Direction, task_directions
 from speechtrain.errors import ConfigError, Problem, first_line
-from speechtrain.sweep.space.compose import Composer
+from speechtrain.sweep.space.compose import Composer, parsed
 from speechtrain.sweep.space.precheck import (
     Check,
+    SweptOption,
     check_space,
-    compose_defaults,
+    default_overrides,
     first_value,
     label_of,
     own_point,
     settled_values,
+    swept_options,
     types_of,
 )
-from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Choice, Parameter, Space, parse_space, typed
+from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Parameter, Space, parse_space, typed
 from speechtrain.sweep.study.objectives import Constraint, directions_of, full_name
 from speechtrain.sweep.study.results import read_best
 
@@ -102,18 +105,24 @@ class Planner:
         study_name = self._options.study_name or study_name_of(space, self._options, str(self._config.hydra.job.name))
         self._set_folder(study_name)
         self._check_count(space)
-        self._refuse_own_sweeps(space)
         cfg = self._compose_defaults(space)
+        options = swept_options(self._composer, space)
+        _refuse_own_sweeps(options, cfg)
         space = replace(space, settled=settled_values(self._composer, space, cfg))
-        space = typed(space, types_of(self._composer, space, cfg))
-        check_space(self._composer, space, self._job_check(), self._explain)
-        first, n_trials, grid, sampler = self._first_trials(space, cfg)
+        space = typed(space, types_of(self._composer, options, space, cfg))
+        check = JobCheck(self._options)
+        check_space(self._composer, space, check, partial(self._explain, space))
         objectives, directions = self._objectives(cfg)
+        from speechtrain.sweep.study.samplers import sampler_factory
+
+        first, n_trials, grid, sampler = self._first_trials(space, cfg)
+        sampler_factory(sampler, conditional=bool(space.branches))  # refuses what cannot be built
         pruner = self._node("pruner") if len(directions) == 1 else None
         if pruner is not None:
-            self._warn_of_idle_pruner(pruner, space, cfg, directions[0], n_trials)
+            self._refuse_opposite_report(cfg, pruner, directions[0])
+            _warn_of_idle_pruner(pruner, check.reports, directions[0], n_trials)
         folder = Path(str(self._config.hydra.sweep.dir))
-        settings = self._settings(space, cfg, objectives)
+        settings = self._settings(options, space, cfg, objectives)
         return SweepPlan(study_name, folder, space, settings, first, n_trials, grid, objectives, directions, sampler, pruner)
 
     # --- options and space ------------------------------------------------------------------------------------------------------------
@@ -158,51 +167,27 @@ class Planner:
 
     def _compose_defaults(self, space: Space) -> DictConfig:
         """Return the config with its fixed overrides and its own values of the swept keys."""
+        overrides = default_overrides(self._composer, space)
         try:
-            return compose_defaults(self._composer, space)
+            return self._composer.compose(overrides)
         except Exception as error:  # explained as a mistake on the command line
-            raise self._explain(space.fixed, error) from error
+            raise self._explain(space, overrides, error) from error
 
-    def _refuse_own_sweeps(self, space: Space) -> None:
-        """Refuse options of a swept group that say themselves what is swept or where: one sweep has one of each.
-
-        Raises:
-            ConfigError: with every option that does.
-        """
-        problems = []
-        base = self._compose_defaults(space).hydra
-        for group in space.all_parameters():
-            for text in group.domain.texts if self._composer.is_group(group.path) and isinstance(group.domain, Choice) else ():
-                try:
-                    hydra = self._composer.compose([*space.fixed, f"{group.key}={text}"]).hydra
-                except Exception as error:
-                    raise self._explain([*space.fixed, f"{group.key}={text}"], error) from error
-                changed = [f"hydra.{node}" for node in ("sweeper", "launcher") if _plain(hydra[node]) != _plain(base[node])]
-                if changed:
-                    message = f"'{text}' sets keys of {' and '.join(changed)}, which hold for a whole sweep"
-                    problems.append(Problem(group.path, message, f"give {group.path}={text} alone, or take them out of it"))
-        if problems:
-            raise ConfigError(problems)
-
-    def _job_check(self) -> Check:
-        """Return the function that lists the problems of a job's config."""
-        if self._options.check is None:
-            return lambda _cfg: []
-        module, _, name = self._options.check.rpartition(".")
-        try:
-            check: Check = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            message = f"there is no function '{self._options.check}' ({first_line(error)})"
-            raise ConfigError([Problem("hydra.sweeper.check", message, "give package.module.function, or null")]) from error
-        return check
-
-    def _explain(self, overrides: Sequence[str], error: Exception) -> ConfigError:
+    def _explain(self, space: Space, overrides: Sequence[str], error: Exception) -> ConfigError:
+        """Return the problems of a job that does not compose, each with the options of swept groups that lead to it."""
         if isinstance(error, ConfigError):
             return error
         if self._options.check is None:  # another program, whose groups are not known here
             line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
             return ConfigError([Problem("command line", line, "")])
-        return explain([*overrides], error)
+        swept = {parameter.path for parameter in space.all_parameters() if self._composer.is_group(parameter.path)}
+        options = [text for text in overrides if parsed(text).key_or_group in swept]
+        return ConfigError(
+            problem
+            if not options or problem.path in swept
+            else replace(problem, message=f"{problem.message.rstrip(':')}, with {' '.join(options)}")
+            for problem in explain([*overrides], error).problems
+        )
 
     # --- first trials -----------------------------------------------------------------------------------------------------------------
 
@@ -267,38 +252,126 @@ class Planner:
         directions = [options.direction] if isinstance(options.direction, str) else list(options.direction or ["minimize"])
         return [], directions_of(directions, directions, {})
 
-    def _warn_of_idle_pruner(self, pruner: Mapping[str, Any], space: Space, cfg: DictConfig, direction: Direction, n_trials: int) -> None:
-        """Say so if trials have too few epochs for the pruner to stop one; not where their number is swept, or is another program's."""
-        from speechtrain.sweep.study.samplers import can_prune
+    def _refuse_opposite_report(self, cfg: DictConfig, pruner: Mapping[str, Any], direction: Direction) -> None:
+        """Refuse a report that is better in the other direction than the objective, for a pruner compares trials in that of the study.
 
-        swept = any(parameter.path.partition(".")[0] in ("trainer", "experiment") for parameter in space.all_parameters())
-        if self._options.check is None or swept:
-            return
-        epochs = min(cfg.trainer.epochs, cfg.trainer.limit_epochs or cfg.trainer.epochs)
-        every = cfg.trainer.val_every_n_epochs
-        if not can_prune(pruner, range(every - 1, epochs, every), direction=direction, n_trials=n_trials):
-            settings = ", ".join(f"{key}={value}" for key, value in pruner.items() if key != "_target_")
-            what = f"{str(pruner['_target_']).rpartition('.')[2]} ({settings}) stops none that has {epochs} epochs"
-            log.warning("no trial can be pruned: %s; change hydra.sweeper.pruner.KEY, or choose hydra.sweeper.pruner=none", what)
+        Raises:
+            ConfigError: it is, and the pruner asks which way is better.
+        """
+        report = self._options.report
+        of_task = task_directions(str(OmegaConf.select(cfg, "task._target_", default=""))) if report is not None else {}
+        other = of_task.get(str(report).rpartition("/")[2], direction)
+        if other != direction and not str(pruner["_target_"]).endswith("ThresholdPruner"):
+            message = f"{report} is to be {other}d and the objective {direction}d; a pruner compares trials in one direction"
+            raise ConfigError([Problem("hydra.sweeper.report", message, "report a metric of that direction, or leave it out")])
 
-    def _settings(self, space: Space, cfg: DictConfig, objectives: Sequence[str]) -> dict[str, str]:
+    def _settings(self, options: Sequence[SweptOption], space: Space, cfg: DictConfig, objectives: Sequence[str]) -> dict[str, str]:
         """Return what all trials of the study share: how the objective is measured, and each value that is not swept."""
         from speechtrain.sweep.settings import shared_settings
 
         measured = {"hydra.sweeper.objectives": ", ".join(objectives), "hydra.sweeper.seeds_per_trial": str(self._options.seeds_per_trial)}
         counts = (lambda _key: True) if self._options.check is None else has_effect  # of another program's keys nothing is known
-        return measured | shared_settings(self._composer, space, cfg, counts)
+        return measured | shared_settings(options, space, cfg, counts)
 
     def _node(self, kind: Literal["sampler", "pruner"]) -> dict[str, Any] | None:
-        """Return the config node of the sampler or of the pruner, without what the option that it replaces had."""
-        from speechtrain.sweep.study.samplers import node_of, without_foreign_defaults
+        """Return the config node of the sampler or of the pruner, without what the option that it replaces had.
+
+        Raises:
+            ConfigError: there is none of that name, or keys of one were typed where none is chosen.
+        """
+        from speechtrain.sweep.study.samplers import drop_defaults_of_other_class, node_of, refuse_unused
 
         hydra = self._config.hydra
-        option = hydra.runtime.choices.get(f"hydra/sweeper/{kind}")
-        beginning = f"hydra.sweeper.{kind}."
-        keys = [str(item).lstrip("+").partition("=")[0] for item in hydra.overrides.hydra]
-        typed = {key.removeprefix(beginning) for key in keys if key.startswith(beginning)}
-        return without_foreign_defaults(node_of(getattr(self._options, kind), kind), kind, option, typed)
+        node, typed = node_of(getattr(self._options, kind), kind), _typed_keys(unresolved(hydra.overrides.hydra), f"hydra.sweeper.{kind}")
+        if node is None:
+            refuse_unused(kind, typed)
+            return None
+        return drop_defaults_of_other_class(node, kind, hydra.runtime.choices.get(f"hydra/sweeper/{kind}"), typed)
+
+
+def _typed_keys(overrides: Sequence[str], path: str) -> set[str]:
+    """Return the keys of a node that were typed, one by one or in a mapping for the whole node."""
+    keys = set()
+    for override in map(parsed, overrides):
+        if override.key_or_group == path and isinstance(value := override.value(), Mapping):
+            keys |= {str(key) for key in value}
+        elif override.key_or_group.startswith(f"{path}."):
+            keys.add(override.key_or_group.removeprefix(f"{path}.").partition(".")[0])
+    return keys
+
+
+class JobCheck:
+    """Lists the problems of the config of a job, and keeps when the jobs that it has seen would report to the pruner.
+
+    Attributes:
+        reports: the epochs of the longest training by the epochs between two reports; empty for another program, of whose epochs
+            nothing is known.
+
+    Raises:
+        ConfigError: there is no function as `hydra.sweeper.check` names it.
+    """
+
+    def __init__(self, options: SweeperOptions) -> None:
+        self.reports: dict[int, int] = {}
+        self._check = _function(options.check) if options.check is not None else None
+        self._metrics = _metrics_of_epochs(options)
+
+    def __call__(self, cfg: DictConfig) -> list[Problem]:
+        """Return the problems of a composed config, and of the metrics that the sweeper is to take from its epochs."""
+        if self._check is None:
+            return []
+        if problems := self._check(cfg):
+            return problems
+        every, epochs = cfg.trainer.val_every_n_epochs, min(cfg.trainer.epochs, cfg.trainer.limit_epochs or cfg.trainer.epochs)
+        self.reports[every] = max(epochs, self.reports.get(every, 0))
+        return unmeasured(cfg, self._metrics)
+
+
+def _function(name: str) -> Check:
+    module, _, attribute = name.rpartition(".")
+    try:
+        check: Check = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        message = f"there is no function '{name}' ({first_line(error)})"
+        raise ConfigError([Problem("hydra.sweeper.check", message, "give package.module.function, or null")]) from error
+    return check
+
+
+def _metrics_of_epochs(options: SweeperOptions) -> dict[str, str]:
+    """Return the metrics that every epoch must measure, by the keys that name them; others are known before or after the training."""
+    objectives = {f"hydra.sweeper.objectives[{index}]": full_name(name) for index, name in enumerate(options.objectives or [])}
+    constraints = {f"hydra.sweeper.constraints[{index}]": Constraint.parse(text).metric for index, text in enumerate(options.constraints)}
+    reported = {"hydra.sweeper.report": options.report} if options.report is not None else {}
+    return reported | {key: name for key, name in (objectives | constraints).items() if name.startswith("val/") or "/" not in name}
+
+
+def _refuse_own_sweeps(options: Sequence[SweptOption], base: DictConfig) -> None:
+    """Refuse options of a swept group that say themselves what is swept or where: one sweep has one of each.
+
+    Raises:
+        ConfigError: with every option that does.
+    """
+    problems = []
+    for option in options:
+        nodes = [f"hydra.{node}" for node in ("sweeper", "launcher") if _plain(option.cfg.hydra[node]) != _plain(base.hydra[node])]
+        if nodes:
+            message = f"'{option.name}' sets keys of {' and '.join(nodes)}, which hold for a whole sweep"
+            problems.append(Problem(option.group, message, f"give {option.group}={option.name} alone, or take them out of it"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _warn_of_idle_pruner(pruner: Mapping[str, Any], reports: Mapping[int, int], direction: Direction, n_trials: int) -> None:
+    """Say so if even the longest trials have too few epochs for the pruner to stop one."""
+    from speechtrain.sweep.study.samplers import can_prune
+
+    steps = [range(every - 1, epochs, every) for every, epochs in reports.items()]
+    if not steps or any(can_prune(pruner, each, direction=direction, n_trials=n_trials) for each in steps):
+        return
+    settings = ", ".join(f"{key}={value}" for key, value in pruner.items() if key != "_target_")
+    longest = max(reports.values())
+    what = f"{str(pruner['_target_']).rpartition('.')[2]} ({settings}) waits longer than {longest} epoch{'s' if longest > 1 else ''}"
+    log.warning("no trial can be pruned: %s; change hydra.sweeper.pruner.KEY, or choose hydra.sweeper.pruner=none", what)
 
 
 def study_name_of(space: Space, options: SweeperOptions, program: str) -> str:

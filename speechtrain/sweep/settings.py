@@ -6,25 +6,23 @@ refuses to go on with others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain import __version__
 from speechtrain.addresses import masked_values
-from speechtrain.sweep.space.compose import Composer
-from speechtrain.sweep.space.space import Choice, Space
+from speechtrain.sweep.space.precheck import SweptOption
+from speechtrain.sweep.space.space import Space
 from speechtrain.sweep.study.attributes import VERSION
 from speechtrain.tracking.base import flat
 
 
-def shared_settings(composer: Composer, space: Space, cfg: DictConfig, has_effect: Callable[[str], bool]) -> dict[str, str]:
+def shared_settings(options: Sequence[SweptOption], space: Space, cfg: DictConfig, has_effect: Callable[[str], bool]) -> dict[str, str]:
     """Return each setting that trials share, as text by its dotted key; of a swept group, those of each option by `GROUP=OPTION: KEY`.
 
     Args:
-        composer: composes the sweep's jobs.
+        options: the options of swept groups.
         space: what is searched.
         cfg: the config with the values that all jobs share.
         has_effect: says of a dotted key whether it changes the result of a job.
@@ -32,16 +30,9 @@ def shared_settings(composer: Composer, space: Space, cfg: DictConfig, has_effec
     swept = [parameter.path for parameter in space.all_parameters()]
     shared = _settings(cfg, swept, has_effect)
     settings = shared | {VERSION: __version__}
-    for group in space.all_parameters():
-        if not (composer.is_group(group.path) and isinstance(group.domain, Choice)):
-            continue
-        for text in group.domain.texts:
-            try:
-                option = composer.compose([*space.fixed, f"{group.key}={text}"])
-            except (HydraException, OmegaConfBaseException):  # it goes only together with another option
-                continue
-            of_option = _settings(option, [path for path in swept if path != group.path], has_effect)
-            settings |= {f"{group.path}={text}: {key}": value for key, value in of_option.items() if shared.get(key) != value}
+    for option in options:
+        of_option = _settings(option.cfg, [path for path in swept if path != option.group], has_effect)
+        settings |= {f"{option.group}={option.name}: {key}": value for key, value in of_option.items() if shared.get(key) != value}
     return settings
 
 

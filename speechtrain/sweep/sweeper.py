@@ -21,7 +21,7 @@ from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.files import write_text
 from speechtrain.sweep.plan import Planner, SweepPlan
 from speechtrain.sweep.space.compose import Composer
-from speechtrain.sweep.space.precheck import compose_defaults
+from speechtrain.sweep.space.precheck import default_overrides
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.outcome import VARIABLE, SweepJob
 from speechtrain.sweep.trial.runner import Program
@@ -97,7 +97,7 @@ class Sweep:
 
         if self._options.check is None:
             return None
-        cfg = compose_defaults(self._composer, plan.space)
+        cfg = self._composer.compose(default_overrides(self._composer, plan.space))
         settings = settings_of(self._options, plan.study_name, describe(plan.space))
         of_hydra = [each for each in unresolved(self._program.config.hydra.overrides.hydra) if not each.startswith("hydra.mode=")]
         return SweepRecorder(cfg, study, plan.objectives, plan.folder.absolute(), settings, arguments, of_hydra)

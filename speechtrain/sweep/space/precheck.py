@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import HydraException
@@ -70,22 +72,52 @@ def _taken(holder: DictConfig, key: str, number: float) -> Any:
         return None
 
 
-def types_of(composer: Composer, space: Space, cfg: DictConfig) -> dict[str, NumberType]:
+@dataclass(frozen=True)
+class SweptOption:
+    """An option of a swept group, and the config that has it beside the first options of the other swept groups.
+
+    Attributes:
+        group: the group.
+        name: name of the option.
+        cfg: the config, with the fixed overrides of the sweep and none of its swept values; not to be changed.
+    """
+
+    group: str
+    name: str
+    cfg: DictConfig
+
+
+def swept_options(composer: Composer, space: Space) -> list[SweptOption]:
+    """Compose each option of each swept group, of those that go with the first options of the others.
+
+    `check_space` names what is wrong with the rest.
+    """
+    options = []
+    for group in space.all_parameters():
+        for text, label in zip(group.domain.texts, group.domain.labels, strict=True) if isinstance(group.domain, Choice) else ():
+            if not composer.is_group(group.path):
+                break
+            overrides, own = _without_values(composer, space, _completed(space, {group.name: label})), f"{group.key}={text}"
+            with contextlib.suppress(HydraException, OmegaConfBaseException):
+                cfg = composer.compose(overrides if own in overrides else [*overrides, own])  # a group of a branch
+                options.append(SweptOption(group.path, text, cfg))
+    return options
+
+
+def _without_values(composer: Composer, space: Space, assignment: Assignment) -> list[str]:
+    """Return the overrides of a job that are fixed or choose an option, in the order in which the job has them."""
+    values = {item.text(assignment[item.name]) for item in space.active(assignment) if not composer.is_group(item.path)}
+    return [text for text in space.overrides(assignment) if text not in values]
+
+
+def types_of(composer: Composer, options: Sequence[SweptOption], space: Space, cfg: DictConfig) -> dict[str, NumberType]:
     """Return the numbers that each swept key takes, if that is known; keys of a group are read in its swept options."""
     paths = {
         p.path for p in space.all_parameters() if not (isinstance(p.domain, Range) and p.domain.whole) and not composer.is_group(p.path)
     }
-    types = {path: found for path in paths if (found := number_type(cfg, path)) is not None}
-    groups = [p for p in space.all_parameters() if composer.is_group(p.path) and isinstance(p.domain, Choice)]
-    for group in groups:
-        for text in group.domain.texts if isinstance(group.domain, Choice) else ():
-            if paths <= set(types):
-                return types
-            try:
-                option = composer.compose([*space.fixed, f"{group.key}={text}"])
-            except (HydraException, OmegaConfBaseException):
-                continue  # reported when the whole space is checked
-            types |= {path: found for path in paths - set(types) if (found := number_type(option, path)) is not None}
+    types: dict[str, NumberType] = {}
+    for each in (cfg, *(option.cfg for option in options)):
+        types |= {path: found for path in paths - set(types) if (found := number_type(each, path)) is not None}
     return types
 
 
@@ -178,21 +210,18 @@ def _completed(space: Space, values: Mapping[str, Scalar]) -> Assignment:
     return assignment
 
 
-def compose_defaults(composer: Composer, space: Space) -> DictConfig:
-    """Return the config with the overrides of all jobs and its own options of swept groups.
+def default_overrides(composer: Composer, space: Space) -> list[str]:
+    """Return the overrides of all jobs, with the first options of swept groups where they do not go with the config's own.
 
-    Where these do not go together, `model.n_heads=4` with the config's own model, it has the first option of each swept group.
-
-    Raises:
-        HydraException, OmegaConfBaseException: the overrides do not compose.
+    `model.n_heads=4`, for example, does not compose with the config's own model.
     """
-    try:
-        return composer.compose(space.fixed)
-    except (HydraException, OmegaConfBaseException):
-        groups = [parameter.text(first_value(parameter)) for parameter in space.parameters if composer.is_group(parameter.path)]
-        if not groups:
-            raise
-        return composer.compose([*space.fixed, *groups])
+    first = _completed(space, {})
+    if any(composer.is_group(parameter.path) for parameter in space.active(first)):
+        try:
+            composer.compose(space.fixed)
+        except (HydraException, OmegaConfBaseException):
+            return _without_values(composer, space, first)
+    return [*space.fixed]
 
 
 def check_space(composer: Composer, space: Space, check: Check, explain: Callable[[Sequence[str], Exception], ConfigError]) -> None:

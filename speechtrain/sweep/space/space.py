@@ -147,12 +147,14 @@ class Space:
         fixed: overrides of all jobs.
         branches: parameters that only some assignments have.
         settled: values, as override text, of keys that a branch depends on and no parameter sets.
+        order: the fixed overrides and the paths of parameters in the order of a job's command line; empty: the fixed ones come first.
     """
 
     parameters: tuple[Parameter, ...]
     fixed: tuple[str, ...] = ()
     branches: tuple[Branch, ...] = ()
     settled: Mapping[str, str] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
 
     def all_parameters(self) -> list[Parameter]:
         """Return the parameters that every assignment has, then those of each branch."""
@@ -172,8 +174,8 @@ class Space:
 
     def overrides(self, assignment: Mapping[str, Scalar]) -> list[str]:
         """Return the command line of a job for an assignment."""
-        own = [parameter.text(assignment[parameter.name]) for parameter in self.active(assignment)]
-        return [*self.fixed, *own]
+        own = {parameter.name: parameter.text(assignment[parameter.name]) for parameter in self.active(assignment)}
+        return [*(own.pop(item, item) for item in self.order or self.fixed), *own.values()]
 
     def is_finite(self) -> bool:
         """Return whether every parameter is a list of values."""
@@ -315,8 +317,7 @@ def parse_space(arguments: Sequence[str], params: Mapping[str, Any], when: Seque
         ConfigError: with every entry that cannot be read.
     """
     problems: list[Problem] = []
-    swept: dict[str, Parameter] = {}
-    fixed: dict[str, str] = {}
+    entries: dict[str, Parameter | str] = {}
     readers = [partial(_read, str(key), value) for key, value in params.items()]
     for read in [*readers, *(partial(_read_text, text) for text in arguments)]:
         try:
@@ -324,21 +325,20 @@ def parse_space(arguments: Sequence[str], params: Mapping[str, Any], when: Seque
         except ConfigError as error:
             problems += error.problems
             continue
-        swept.pop(name, None)
-        fixed.pop(name, None)
-        if isinstance(entry, Parameter):
-            swept[name] = entry
-        else:
-            fixed[name] = entry
+        entries.pop(name, None)
+        entries[name] = entry
     branches = []
     for branch in when:
         try:
-            branches.append(_branch(branch, set(swept) | set(fixed)))
+            branches.append(_branch(branch, set(entries)))
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return Space(tuple(swept.values()), tuple(fixed.values()), _with_distinct_names(branches))
+    swept = tuple(entry for entry in entries.values() if isinstance(entry, Parameter))
+    fixed = tuple(entry for entry in entries.values() if isinstance(entry, str))
+    order = tuple(entry if isinstance(entry, str) else entry.path for entry in entries.values())
+    return Space(swept, fixed, _with_distinct_names(branches), order=order)
 
 
 def _with_distinct_names(branches: Sequence[Branch]) -> tuple[Branch, ...]:

@@ -69,27 +69,41 @@ def node_of(value: Any, kind: Kind) -> dict[str, Any] | None:
     return {str(key): item for key, item in value.items()} if value.get("_target_") else None
 
 
+def refuse_unused(kind: Kind, typed: Collection[str]) -> None:
+    """Refuse arguments of a sampler or a pruner where none is chosen.
+
+    Args:
+        kind: which of both.
+        typed: the arguments that the user typed.
+
+    Raises:
+        ConfigError: with each argument.
+    """
+    fix = f"choose one as hydra/sweeper/{kind}={next(iter(_SHORT_NAMES[kind]))}, which takes keys, or give its class as _target_"
+    problems = [Problem(f"hydra.sweeper.{kind}.{key}", f"there is no {kind} that takes it", fix) for key in typed if key != "_target_"]
+    if problems:
+        raise ConfigError(problems)
+
+
 def is_grid(node: Mapping[str, Any] | None) -> bool:
     """Return whether a sampler's node asks for each point of the space once."""
     return node is not None and str(node["_target_"]).rpartition(".")[2] in _GRIDS
 
 
-def without_foreign_defaults(
-    node: Mapping[str, Any] | None, kind: Kind, option: str | None, typed: Collection[str]
-) -> dict[str, Any] | None:
-    """Return a node without the values that came with another option than its `_target_` names, and that its class does not take.
+def drop_defaults_of_other_class(node: Mapping[str, Any], kind: Kind, option: str | None, typed: Collection[str]) -> dict[str, Any]:
+    """Return a node without the values of the option in `conf` that its class, which was typed as `_target_`, does not take.
 
     Args:
         node: config node of a sampler or a pruner.
         kind: which of both.
         option: the option that was chosen, from whose file its values come unless they were typed.
-        typed: the keys that the user typed, without those above them.
+        typed: the arguments that the user typed.
 
     Raises:
         ConfigError: its class does not exist.
     """
-    if node is None or str(node["_target_"]) == _SHORT_NAMES[kind].get(option or ""):
-        return None if node is None else dict(node)
+    if str(node["_target_"]) == _SHORT_NAMES[kind].get(option or ""):
+        return dict(node)
     accepted = _accepted_arguments(kind, str(node["_target_"]))
     return {key: value for key, value in node.items() if key.startswith("_") or key in accepted or key in typed}
 
@@ -172,37 +186,54 @@ def sampler_factory(node: Mapping[str, Any] | None, *, conditional: bool) -> Cal
     return make
 
 
-def _class_of(kind: Kind, target: str) -> Any:
+def _class_of(target: str, path: str) -> Any:
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        fix = f"one of {', '.join(sorted(_SHORT_NAMES[kind]))}"
-        raise ConfigError([Problem(f"hydra.sweeper.{kind}._target_", f"there is no '{target}'", fix)]) from None
+        fix = "give a class by its dotted path, for example optuna.pruners.MedianPruner"
+        raise ConfigError([Problem(f"{path}._target_", f"there is no '{target}'", fix)]) from None
 
 
 def _accepted_arguments(kind: Kind, target: str) -> set[str]:
-    return set(inspect.signature(_class_of(kind, target)).parameters)
+    return set(inspect.signature(_class_of(target, f"hydra.sweeper.{kind}")).parameters)
 
 
-def _build_inner(value: Any) -> Any:
-    """Build an argument that is a node itself, such as `wrapped_pruner` or `independent_sampler`."""
-    if not isinstance(value, Mapping) or "_target_" not in value:
-        return value
-    return _build("pruner" if "pruner" in str(value["_target_"]).lower() else "sampler", value)
+def _build(kind: Kind, node: Mapping[str, Any], path: str | None = None) -> Any:
+    """Build a sampler or a pruner, and the nodes among its arguments, such as `wrapped_pruner` and `independent_sampler`, before it.
 
-
-def _build(kind: Kind, node: Mapping[str, Any]) -> Any:
-    target = str(node["_target_"])
-    arguments = {key: _build_inner(value) for key, value in node.items() if not key.startswith("_")}
-    accepted = _accepted_arguments(kind, target)
-    unknown = next((key for key in arguments if key not in accepted), None)
-    if unknown is not None:
-        fix = did_you_mean(unknown, sorted(accepted))
-        raise ConfigError([Problem(f"hydra.sweeper.{kind}.{unknown}", f"{target} takes no argument '{unknown}'", fix)])
+    Raises:
+        ConfigError: a class or an argument does not exist, or one is missing; with its dotted key, `path` and below.
+    """
+    target, path = str(node["_target_"]), path or f"hydra.sweeper.{kind}"
+    class_ = _class_of(target, path)
+    parameters = inspect.signature(class_).parameters
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    problems = [
+        Problem(f"{path}.{key}", f"{target} takes no argument '{key}'", did_you_mean(key, sorted(parameters)))
+        for key in given
+        if key not in parameters
+    ]
+    problems += [
+        Problem(f"{path}.{key}", f"{target} needs it", f"add {path}.{key}=...")
+        for key, parameter in parameters.items()
+        if key not in given and parameter.default is parameter.empty and parameter.kind not in _OPEN
+    ]
+    if problems:
+        raise ConfigError(problems)
+    arguments = {key: _build_inner(value, f"{path}.{key}") for key, value in given.items()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return _class_of(kind, target)(**arguments)
+            return class_(**arguments)
     except (ValueError, TypeError) as error:
-        raise ConfigError([Problem(f"hydra.sweeper.{kind}", f"{target}: {error}", "")]) from error
+        raise ConfigError([Problem(path, f"{target}: {error}", "")]) from error
+
+
+_OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _build_inner(value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping) or "_target_" not in value:
+        return value
+    return _build("pruner" if "pruner" in str(value["_target_"]).lower() else "sampler", value, path)

@@ -12,6 +12,8 @@ import yaml
 from conftest import TINY
 from omegaconf import OmegaConf
 
+PRUNER, PATIENT = "hydra.sweeper.pruner", "optuna.pruners.PatientPruner"
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -35,7 +37,11 @@ from omegaconf import OmegaConf
         (["seed=1,2", "+hydra.sweeper.sampler.sed=1"], ["hydra.sweeper.sampler.sed: optuna.samplers.TPESampler takes no argument 'sed'"]),
         (["seed=1,2", "hydra.sweeper.constraints=['params < many']"], ["hydra.sweeper.constraints", "'params < many' cannot be read"]),
         (["seed=1,2", "hydra.sweeper.direction=down"], ["hydra.sweeper.direction: must be minimize or maximize"]),
-        (["seed=1,2", "hydra.sweeper.objectives=[val/wer,size]"], ["whether 'size' should be minimized"]),
+        (["seed=1,2", "hydra.sweeper.objectives=[val/wer,size]"], ["hydra.sweeper.objectives[1]: there is no metric 'size'"]),
+        (["seed=1,2", "hydra.sweeper.report=val/foo"], ["hydra.sweeper.report: there is no metric 'val/foo'", "val/loss"]),
+        (["seed=1,2", "hydra.sweeper.report=val/loss", "objective.metric=val/exact"], ["hydra.sweeper.report: val/loss is to be min"]),
+        (["seed=1,2", f"{PRUNER}._target_={PATIENT}", f"{PRUNER}.wrapped_pruner._target_=x"], [f"{PRUNER}.patience: {PATIENT} needs it"]),
+        (["seed=1,2", "hydra/sweeper/pruner=none", f"{PRUNER}.n=1"], [f"{PRUNER}.n: there is no pruner that takes it"]),
         (["seed=1,2", "hydra.sweeper.enqueue=[{seed:7}]"], ["hydra.sweeper.enqueue[0].seed: 7 is not among choice(1, 2)"]),
         (["seed=1,2", "hydra.sweeper.enqueue=[{samples:7}]"], ["hydra.sweeper.enqueue[0].samples: is not swept"]),
         (["seed=1,2", "hydra.sweeper.when=[{if:{modell:x},params:{samples:[1,2]}}]"], ["if modell", "there is no such key or group"]),

@@ -98,7 +98,7 @@ def test_trial_0_is_the_configs_own_values_and_the_best_config_runs_as_an_experi
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no trial can be pruned: MedianPruner (" in done.stdout + done.stderr
-    assert "stops none that has 3 epochs" in done.stdout + done.stderr
+    assert "waits longer than 3 epochs" in done.stdout + done.stderr
     own, enqueued, sampled = trials_of(tmp_path)
     assert own.params["optimizer.lr"] == 0.006
     assert own.params["samples"] == 5

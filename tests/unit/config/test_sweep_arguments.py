@@ -18,6 +18,12 @@ from speechtrain.sweep.space.space import parse_space
         (["model=a,b", "model.n=null", "model.t=gelu"], ["model=a,b", "++hydra.sweeper.params={model.n:'null',model.t:gelu}"]),
         (["model=a,b", "model.n=[1,2]"], ["model=a,b", "++hydra.sweeper.params={model.n:'[1,2]'}"]),
         (["model=a,b", "model.n=${seed}"], ["model=a,b", "++hydra.sweeper.params={model.n:'\\${seed}'}"]),
+        (
+            ["experiment=a,b", "model.n=4", "model=c", "seed=1", "hydra.sweeper.n_jobs=2"],
+            ["experiment=a,b", "model=c", "seed=1", "hydra.sweeper.n_jobs=2", "++hydra.sweeper.params={model.n:'4'}"],
+        ),
+        (["seed=1,2", "hydra.sweeper.pruner.a._target_=b.C"], ["seed=1,2", "++hydra.sweeper.pruner.a._target_=b.C"]),
+        (["seed=1,2", "+hydra.sweeper.sampler={a:1}"], ["seed=1,2", "++hydra.sweeper.sampler={a:1}"]),
         (["model=a,b", "~model.n=4", "+model.m=4", "model.k=1,2", "model.k=3"],) * 2,
         (["model=a,b", "model.heads=4,8", "data.root=x,y"], ["model=a,b", "model.heads=4,8", "data.root=x,y"]),
         (["model=a", "model.n_heads=4", "seed=1,2"], ["model=a", "model.n_heads=4", "seed=1,2"]),

@@ -17,7 +17,7 @@ from speechtrain.addresses import masked
 from speechtrain.errors import ConfigError
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.study.objectives import Constraint, directions_of
-from speechtrain.sweep.study.samplers import can_prune, make_pruner, node_of, sampler_factory, without_foreign_defaults
+from speechtrain.sweep.study.samplers import can_prune, drop_defaults_of_other_class, make_pruner, node_of, sampler_factory
 from speechtrain.sweep.study.storage import open_storage, storage_url, study_lock
 from speechtrain.sweep.trial.job import violations
 from speechtrain.sweep.trial.outcome import SweepJob
@@ -116,21 +116,21 @@ def test_a_sampler_that_a_package_is_missing_for_is_refused_before_a_trial():
 def test_nodes_in_a_node_are_built_as_well():
     inner = {"_target_": "optuna.samplers.RandomSampler"}
     sampler = sampler_factory({"_target_": "optuna.samplers.QMCSampler", "independent_sampler": inner}, conditional=False)(0)
-    pruner = make_pruner(
-        {"_target_": "optuna.pruners.PatientPruner", "patience": 1, "wrapped_pruner": {"_target_": "optuna.pruners.NopPruner"}}
-    )
+    patient = {"_target_": "optuna.pruners.PatientPruner", "patience": 1}
+    pruner = make_pruner(patient | {"wrapped_pruner": {"_target_": "optuna.pruners.NopPruner"}})
 
     optuna.create_study(sampler=sampler, pruner=pruner).ask({"x": optuna.distributions.CategoricalDistribution([1, 2])})
     with pytest.raises(ConfigError, match="takes no argument 'sed'"):
         sampler_factory({"_target_": "optuna.samplers.QMCSampler", "independent_sampler": inner | {"sed": 1}}, conditional=False)
+    with pytest.raises(ConfigError, match=r"hydra.sweeper.pruner.wrapped_pruner.wrapped_pruner: optuna.pruners.PatientPruner needs it"):
+        make_pruner(patient | {"wrapped_pruner": patient})
 
 
 def test_another_class_takes_the_arguments_that_were_typed_and_not_those_of_the_option_it_replaces():
     node = {"_target_": "optuna.samplers.RandomSampler", "seed": 0, "n_ei_candidates": 24, "group": None, "sed": 1}
 
-    assert without_foreign_defaults(node, "sampler", "tpe", {"sed"}) == {"_target_": node["_target_"], "seed": 0, "sed": 1}
-    assert without_foreign_defaults(node, "sampler", "random", set()) == node
-    assert without_foreign_defaults(None, "sampler", "tpe", set()) is None
+    assert drop_defaults_of_other_class(node, "sampler", "tpe", {"sed"}) == {"_target_": node["_target_"], "seed": 0, "sed": 1}
+    assert drop_defaults_of_other_class(node, "sampler", "random", set()) == node
 
 
 def test_a_process_is_told_apart_from_a_later_one_with_its_number():

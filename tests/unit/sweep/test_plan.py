@@ -1,10 +1,81 @@
 from __future__ import annotations
 
-import pytest
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from speechtrain.config import CONF_DIR
+from speechtrain.config.overrides import sweep_arguments, unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions
-from speechtrain.sweep.plan import study_name_of
+from speechtrain.errors import ConfigError
+from speechtrain.sweep.plan import Planner, SweepPlan, study_name_of
+from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import parse_space
+
+Plan = Callable[..., SweepPlan]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Iterator[Plan]:
+    """Plans the sweep of a command line, with experiments of the user's own: two with a model that has `n_heads`, and one without."""
+    own = tmp_path / "experiment"
+    own.mkdir()
+    for name, content in {"one": "model: conformer", "two": "model: fastconformer", "plain": "model: tdnn"}.items():
+        (own / f"{name}.yaml").write_text(f"# @package _global_\ndefaults: [override /{content}]\n")
+    for name, epochs in {"short": 2, "long": 3}.items():
+        (own / f"{name}.yaml").write_text(f"# @package _global_\ntrainer: {{epochs: {epochs}}}\n")
+
+    def planned(*arguments: str) -> SweepPlan:
+        places = ["hydra.job.name=speechtrain", f"hydra.searchpath=[file://{tmp_path}]"]
+        loader = GlobalHydra.instance().config_loader()
+        cfg = loader.load_configuration("config", [*sweep_arguments(arguments), *places], RunMode.MULTIRUN)
+        given = OmegaConf.to_container(cfg.hydra.sweeper)
+        assert isinstance(given, dict)
+        options = SweeperOptions(**{field.name: given[field.name] for field in dataclasses.fields(SweeperOptions) if field.name in given})
+        return Planner(options, Composer(loader, cfg), cfg).plan(unresolved(cfg.hydra.overrides.task))
+
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        yield planned
+
+
+@pytest.mark.parametrize(
+    "swept", [["experiment=one,two"], ["model=conformer,fastconformer", "optimizer=adamw,sgd"]], ids=["experiment", "two groups"]
+)
+def test_a_fixed_key_that_only_the_swept_options_have_holds_for_all_of_them(plan: Plan, swept: list[str]) -> None:
+    planned = plan(*swept, "model.n_heads=4", "data=synthetic")
+
+    assert planned.n_trials == 2 ** len(swept)
+    assert all("model.n_heads=4" in planned.space.overrides(point) for point in planned.first)
+
+
+def test_a_fixed_key_that_one_of_the_swept_experiments_lacks_is_told_with_its_name(plan: Plan) -> None:
+    with pytest.raises(ConfigError, match=r"model.n_heads: there is no such key, with experiment=plain\n"):
+        plan("experiment=one,plain", "model.n_heads=4", "data=synthetic")
+
+
+@pytest.mark.parametrize(
+    ("swept", "longest"),
+    [
+        (["trainer.epochs=1,3"], "3 epochs"),
+        (["trainer.epochs=1,4"], None),
+        (["experiment=short,long"], "3 epochs"),
+    ],
+)
+def test_a_pruner_is_idle_only_if_even_the_longest_trials_are_too_short_for_it(
+    plan: Plan, caplog: pytest.LogCaptureFixture, swept: list[str], longest: str | None
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        plan(*swept, "data=synthetic")
+
+    warned = f"n_min_trials=1) waits longer than {longest};" in caplog.text
+    assert warned if longest is not None else not caplog.text
 
 
 def test_the_name_of_a_study_is_that_of_earlier_versions_so_that_old_studies_are_continued():

@@ -234,3 +234,9 @@ def test_numbers_of_a_range_are_in_it_and_others_are_not():
 def test_a_choice_of_nothing_is_refused():
     with pytest.raises(ValueError, match="nothing to choose"):
         choice_of([])
+
+
+def test_a_job_has_its_overrides_in_the_order_in_which_they_were_typed():
+    space = parse_space(["b=1,2", "c=3", "~d", "a=4,5"], {"e": 6}, [{"if": {"b": 1}, "params": {"f": [7, 8]}}])
+
+    assert space.overrides({"a": 5, "b": 1, "f": 8}) == ["e=6", "b=1", "c=3", "~d", "a=5", "f=8"]
