@@ -6,17 +6,20 @@ An executor runs the jobs it is handed; which job is next is decided by the swee
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
-from omegaconf import OmegaConf
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import PoolOptions, SweeperOptions
@@ -73,7 +76,7 @@ class InProcess:
     def submit(self, job: SweepJob) -> None:
         """Run a job to its end."""
         outcome, _ = self._runner.run(job)
-        _keep_trace(self._folder, outcome)
+        _keep_trace(self._folder / str(job.number), outcome)
         self._ended.append(outcome)
 
     def wait(self, timeout: float) -> list[Outcome]:  # noqa: ARG002
@@ -114,10 +117,10 @@ class ThroughLauncher:
     def _run(self, launcher: Launcher, job: SweepJob) -> None:
         try:
             (returned,) = launcher.launch([job.with_env_overrides()], initial_job_idx=job.number)
-            outcome = outcome_of(job.number, returned)
+            outcome = outcome_of(job.number, returned)  # its trace is where `LoggedTask` wrote it: pickled errors have none
         except BaseException as error:  # launchers raise what they like; the sweep goes on
             outcome = outcome_of_error(job.number, error)
-        _keep_trace(self._folder, outcome)
+            _keep_trace(self._folder / str(job.number), outcome)
         self._ended.put((launcher, outcome))
 
     def wait(self, timeout: float) -> list[Outcome]:
@@ -138,13 +141,37 @@ class ThroughLauncher:
         """Leave the jobs that run alone; they record their results themselves."""
 
 
+class LoggedTask:
+    """A program that appends the stack trace of an unexpected error to its job's `output.log`, in whatever process a launcher runs it.
+
+    Args:
+        task_function: the program.
+    """
+
+    def __init__(self, task_function: TaskFunction) -> None:
+        self._task_function = task_function
+        functools.update_wrapper(self, task_function)
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        """Run the program.
+
+        Raises:
+            Exception: what the program raised.
+        """
+        try:
+            return self._task_function(cfg)
+        except Exception as error:
+            hydra = HydraConfig.get()
+            _keep_trace(Path(hydra.runtime.output_dir), outcome_of_error(hydra.job.num, error))
+            raise
+
+
 def _keep_trace(folder: Path, outcome: Outcome) -> None:
-    """Append the stack trace of a job that failed to its `output.log`, where a worker of the pool prints it."""
+    """Append the stack trace of a job that failed to the `output.log` in its folder, where a worker of the pool prints it."""
     if outcome.trace:
-        place = folder / str(outcome.number)
         with contextlib.suppress(OSError):  # the reason is in the study
-            place.mkdir(parents=True, exist_ok=True)  # a job that could not be composed has none
-            append(place / "output.log", masked(outcome.trace).encode())
+            folder.mkdir(parents=True, exist_ok=True)  # a job that could not be composed has none
+            append(folder / "output.log", masked(outcome.trace).encode())
 
 
 def _start_ray(launcher: Launcher) -> None:
@@ -174,7 +201,7 @@ def make_executor(options: SweeperOptions, program: Program, folder: Path) -> Ex
 
     def make_launcher() -> Launcher:
         launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=program.hydra_context, task_function=program.task_function, config=program.config
+            hydra_context=program.hydra_context, task_function=LoggedTask(program.task_function), config=program.config
         )
         return launcher
 

@@ -7,21 +7,24 @@ import sys
 import time
 from dataclasses import replace
 
+import cloudpickle
 import optuna
 import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from speechtrain.addresses import masked
-from speechtrain.errors import ConfigError
+from speechtrain.errors import ConfigError, UserError
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.study.objectives import Constraint, directions_of
 from speechtrain.sweep.study.samplers import can_prune, drop_defaults_of_other_class, make_pruner, node_of, sampler_factory
 from speechtrain.sweep.study.storage import open_storage, storage_url, study_lock
 from speechtrain.sweep.trial.job import violations
 from speechtrain.sweep.trial.outcome import SweepJob
-from speechtrain.sweep.workers.executors import ThroughLauncher
+from speechtrain.sweep.workers.executors import LoggedTask, ThroughLauncher
 from speechtrain.train import Result
 
 
@@ -215,3 +218,19 @@ def test_the_trace_of_a_job_that_got_no_folder_is_kept_where_the_others_are(tmp_
     (outcome,) = executor.wait(10)
     assert "cannot be composed" in outcome.reason
     assert "Traceback" in (tmp_path / "3" / "output.log").read_text()
+
+
+def test_the_trace_of_a_job_is_written_in_the_process_that_a_launcher_runs_it_in(tmp_path, monkeypatch):
+    job = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(tmp_path / "3")}, "job": {"num": 3}}})
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", job)
+
+    def fail(cfg):
+        raise {"defect": ValueError, "mistake": UserError}[cfg.what]("went wrong")
+
+    sent = cloudpickle.loads(cloudpickle.dumps(LoggedTask(fail)))
+    with pytest.raises(UserError, match="went wrong"):
+        sent(OmegaConf.create({"what": "mistake"}))
+    assert not (tmp_path / "3").exists()
+    with pytest.raises(ValueError, match="went wrong"):
+        sent(OmegaConf.create({"what": "defect"}))
+    assert "in fail\n" in (tmp_path / "3" / "output.log").read_text()
