@@ -124,7 +124,7 @@ _OF_ONE_ATTEMPT = (".hydra", OUTPUT)
 """What stays in the folder of an attempt that failed, as do files that the next one has as well: its log."""
 
 
-def take_over(trial: TrialHandle, folder: Path) -> Mapping[str, Any]:
+def continue_earlier_attempt(trial: TrialHandle, folder: Path) -> Mapping[str, Any]:
     """Move what an earlier attempt has left into the folder of this one, if it has a checkpoint, and repeat its reports to the pruner.
 
     Args:
@@ -152,7 +152,7 @@ def take_over(trial: TrialHandle, folder: Path) -> Mapping[str, Any]:
 
 def _train_or_prune(trial: TrialHandle, cfg: DictConfig, overrides: Sequence[str]) -> list[float]:
     try:
-        before = take_over(trial, Path(cfg.output_dir))
+        before = continue_earlier_attempt(trial, Path(cfg.output_dir))
         return _SeedTrainings(trial, cfg, overrides, before).run()
     except RunPruned:
         if not trial.context.keep_pruned:
