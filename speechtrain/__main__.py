@@ -21,7 +21,7 @@ from yaml import YAMLError
 
 from speechtrain.addresses import guard_outputs
 from speechtrain.app import commands
-from speechtrain.app.command import explain_full, in_messages, print_version
+from speechtrain.app.command import errors_reported, explain_full, print_version
 from speechtrain.app.completion import print_matches, wants_matches
 from speechtrain.app.help import print_help
 from speechtrain.app.resume import is_sweep, resume_arguments
@@ -81,10 +81,10 @@ def main() -> None:
     if command != commands.TRAIN:
         commands.start(command)
     elif "--help" in arguments or "-h" in arguments:
-        with in_messages():
+        with errors_reported():
             print_help()
     elif "--version" in arguments:
-        with in_messages():
+        with errors_reported():
             print_version()
     elif wants_matches(arguments):
         print_matches(run)

@@ -10,17 +10,16 @@ of conf/align.yaml, and `data` and `backend` as in training.
 from __future__ import annotations
 
 import logging
+from itertools import chain, islice
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import AlignConfig
 from speechtrain.console import console, errors
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.files import ignore_in_git, is_file, user_path
+from speechtrain.files import is_file, user_path
 from speechtrain.inference.alignment import alignments, write
-
-_DEFAULT_FOLDER = "alignments"
-"""The folder of conf/align.yaml, which git ignores; one that is named is the user's own."""
+from speechtrain.inference.find import results_folder, stored_for
 
 FORMATS = ("textgrid", "ctm", "json")
 
@@ -42,10 +41,11 @@ def run(arguments: list[str]) -> int:
         problems.append(Problem("audio", f"there is no file {cfg.audio}", "give a WAV, FLAC, OGG or MP3 file"))
     if problems:
         raise ConfigError(problems)
-    folder = user_path(cfg.out)
-    written = write(alignments(cfg, overrides), folder, formats)
-    if cfg.out == _DEFAULT_FOLDER:
-        ignore_in_git(folder)
+    model = stored_for(cfg)
+    results = alignments(cfg, overrides, model)
+    first = list(islice(results, 1))  # whatever is refused is refused by now, and leaves no folder
+    folder = results_folder(model[0], "alignments", cfg.out)
+    written = write(chain(first, results), folder, formats)
     for lines in (written.bad, written.doubtful):
         for line in lines[:_SHOWN]:
             errors.print(line, style="yellow", markup=False)

@@ -20,7 +20,8 @@ from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.console import console, format_metric
 from speechtrain.errors import unwritable
-from speechtrain.inference.evaluation import Evaluation, evaluate, folder_for, write
+from speechtrain.inference.evaluation import Evaluation, evaluate, write
+from speechtrain.inference.find import results_folder
 
 _SEARCH = ("-m", "--multirun")
 _REPORTS = dict.fromkeys(("error_report", "class_report", "signal_report"), "report")
@@ -59,7 +60,7 @@ def run(arguments: list[str]) -> int:
     split = cfg.split or "test"
     evaluation = evaluate(cfg, overrides, split=split)
     print_evaluation(evaluation)
-    folder = folder_for(evaluation.weights, split, cfg.out)
+    folder = results_folder(evaluation.weights, f"evaluation-{split}", cfg.out)
     try:
         files = write(evaluation, folder, cfg)
     except OSError as error:

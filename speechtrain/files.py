@@ -51,7 +51,10 @@ def ignore_in_git(folder: Path) -> None:
 
 
 def sqlite_file(address: str) -> Path:
-    """Return the file of an address `sqlite:///FILE?OPTIONS`, in which `%3F` stands for a question mark, as SQLAlchemy reads it."""
+    """Return the file of an address `sqlite:///FILE?OPTIONS`, in which `%3F` stands for a question mark, as SQLAlchemy reads it.
+
+    It is not read by `sqlalchemy.make_url`, whose import every command would wait for.
+    """
     return Path(unquote(address.partition(":///")[2].partition("?")[0]))
 
 

@@ -25,6 +25,7 @@ from speechtrain.training.resumed import (
     check_same_division,
     check_unfinished,
     note_changes,
+    where_it_is_tracked,
     with_values_of_the_start,
     without_later_keys,
 )
@@ -69,7 +70,7 @@ def train(
         RunError: the training failed, for example with a loss of NaN.
         KeyboardInterrupt: stopped by the user; `resume=last` goes on.
     """
-    config = with_values_of_the_start(steps.resolve_init_from(ExperimentConfig.of(cfg)))
+    config = where_it_is_tracked(with_values_of_the_start(steps.resolve_paths(ExperimentConfig.of(cfg))))
     check_unfinished(config)
     config = steps.choose_values(config)
     request = RunRequest(overrides, kind_of_test(config), tags or {}, run_name, parents or {})

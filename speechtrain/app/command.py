@@ -19,7 +19,7 @@ from speechtrain.processes import interrupts
 def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None:
     """Call with the command line's arguments and end with the exit code that is returned; `--help` prints the text instead."""
     guard_outputs()
-    with in_messages():
+    with errors_reported():
         arguments = sys.argv[1:]
         if "--version" in arguments:
             print_version()
@@ -32,7 +32,7 @@ def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None
 
 
 @contextlib.contextmanager
-def in_messages() -> Iterator[None]:
+def errors_reported() -> Iterator[None]:
     """End the process with a message and an exit code where what is done within fails by a mistake, a full disk, or Ctrl-C."""
     try:
         yield

@@ -102,9 +102,7 @@ def compose_command(schema: type[C], overrides: Sequence[str]) -> C:
                     cfg.tags[key] = value
         except REFUSED as error:
             raise ConfigError([_command_problem(error, with_lists, defaults)]) from None
-    problems = find_node_problems(cfg, "")
-    if problems:
-        raise ConfigError(problems)
+    _refuse(list(find_node_problems(cfg, "")))
     command = OmegaConf.to_object(cfg)
     assert isinstance(command, schema)
     return command
@@ -139,9 +137,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ConfigError: with every problem found.
     """
-    problems = find_problems(cfg)
-    if problems:
-        raise ConfigError(problems)
+    _refuse(find_problems(cfg))
 
 
 def check_training(cfg: DictConfig) -> None:
@@ -150,7 +146,11 @@ def check_training(cfg: DictConfig) -> None:
     Raises:
         ConfigError: with every problem found.
     """
-    problems = find_training_problems(cfg)
+    _refuse(find_training_problems(cfg))
+
+
+def _refuse(problems: list[Problem]) -> None:
+    """Raise the error of a config that has problems."""
     if problems:
         raise ConfigError(problems)
 
@@ -180,8 +180,7 @@ def set_values(cfg: DictConfig, overrides: Sequence[str]) -> None:
             problems.append(Problem(key, "is a group; only values can be changed", fix))
         else:
             _set(cfg, key, value, problems)
-    if problems:
-        raise ConfigError(problems)
+    _refuse(problems)
 
 
 _ABSENT = object()

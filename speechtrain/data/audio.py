@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ UNREAD_SUFFIXES = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma", ".amr", ".3g
 """Endings of recordings that libsndfile does not read; where a folder holds some, they are named."""
 
 MIXED = "{name} has {channels} channels, whose mean is heard; data.channel=0 takes the first"
-"""What a user is told of a recording."""
+"""Message for a recording with several channels."""
 
 RATES = (1_000, 768_000)
 """Lowest and highest rate in Hz of a recording: what converters and formats have; another one comes from a damaged header."""
@@ -258,7 +259,7 @@ def name_of(source: Source) -> str:
 
 
 class _Recording(soundfile.SoundFile):  # type: ignore[misc] # soundfile has no types
-    """A file of audio.
+    """Opens a file of audio so that MP3 is decoded without gaps.
 
     Behind each reading soundfile seeks the place where it is, if it can; the decoder of MP3 then forgets bits of the next frames that it
     has read, and the next block begins with noise.
@@ -305,22 +306,84 @@ def _counted(opened: bytes | IO[bytes], name: str) -> bytes | None:
 
 
 def missing_samples(file: soundfile.SoundFile, source: Path | IO[bytes]) -> int:
-    """Return how many samples the header of an open WAV file states beyond those that are there; of other kinds 0.
+    """Return how many samples the header of an open file states beyond those that are there; 0 where it states nothing.
 
-    What programs write that did not know the length, zero or about the greatest number, states nothing.
+    Libsndfile reads the rest of such a file without a word where the format is one of chunks (WAV, RF64, W64, AIFF), AU or SPHERE, and
+    refuses it in others. What programs write that did not know the length, zero or about the greatest number, states nothing.
     """
-    if file.format not in ("WAV", "WAVEX") or not file.frames:
+    if not file.frames:
         return 0
     with open_regular(source) if isinstance(source, Path) else nullcontext(source) as content:
         size = content.seek(0, os.SEEK_END)
-        place = 12  # behind RIFF, a length, and WAVE
-        while content.seek(place) + 8 <= size:
-            kind, stated = content.read(4), int.from_bytes(content.read(4), "big" if file.endian == "BIG" else "little")
-            if kind == b"data":
-                there = size - place - 8
-                return 0 if stated >= _NO_LENGTH else max(0, stated - there) * int(file.frames) // max(1, there)
-            place += 8 + stated + stated % 2
-    return 0
+        content.seek(0)
+        if file.format in _CHUNKS:
+            stated, place = _audio_chunk(content, size, _CHUNKS[file.format], "big" if file.endian == "BIG" else None)
+        elif file.format == "AU":
+            place, stated = (int.from_bytes(content.read(8)[4:], "big"), int.from_bytes(content.read(4), "big"))
+            stated = 0 if stated >= _NO_LENGTH else stated
+        elif file.format == "NIST":
+            header = content.read(1024)
+            count = re.search(rb"^sample_count -i ([0-9]{1,18})$", header, re.MULTILINE)
+            return max(0, int(count[1]) - int(file.frames)) if count is not None else 0
+        else:
+            return 0
+    there = size - place
+    return max(0, stated - there) * int(file.frames) // max(1, there)
+
+
+class _Chunks(NamedTuple):
+    """Describes how a format divides its files into chunks, each of which begins with its kind and its size.
+
+    Attributes:
+        first: where the first chunk begins, in bytes.
+        kind: bytes of a kind.
+        size: bytes of a size.
+        order: order of the bytes of a size.
+        multiple: bytes of which chunks begin at a multiple.
+        audio: beginning of the kind that holds the audio.
+        counts_header: whether a size counts kind and size themselves.
+    """
+
+    first: int
+    kind: int
+    size: int
+    order: Literal["little", "big"]
+    multiple: int
+    audio: bytes
+    counts_header: bool = False
+
+
+_RIFF = _Chunks(12, 4, 4, "little", 2, b"data")
+_CHUNKS = {
+    **dict.fromkeys(("WAV", "WAVEX", "RF64"), _RIFF),
+    "AIFF": _Chunks(12, 4, 4, "big", 2, b"SSND"),
+    "W64": _Chunks(40, 16, 8, "little", 8, b"data", counts_header=True),
+}
+
+
+def _audio_chunk(content: IO[bytes], size: int, form: _Chunks, order: Literal["big"] | None) -> tuple[int, int]:
+    """Return how many bytes a file of chunks states for its audio, 0 if it states nothing, and where these begin.
+
+    Args:
+        content: the file.
+        size: its size in bytes.
+        form: how it is divided.
+        order: order of the bytes, as in RIFX, where it is not that of the format.
+    """
+    place, header, stated_by_ds64 = form.first, form.kind + form.size, 0
+    while content.seek(place) + header <= size:
+        kind, stated = content.read(form.kind), int.from_bytes(content.read(form.size), order or form.order)
+        length = stated - header if form.counts_header else stated
+        if kind == b"ds64":  # of RF64, with the sizes that do not fit into 4 bytes
+            stated_by_ds64 = int.from_bytes(content.read(16)[8:], "little")
+        if kind.startswith(form.audio):
+            if stated == 0xFFFFFFFF and stated_by_ds64:
+                length = stated = stated_by_ds64 if stated_by_ds64 < 1 << 62 else 0
+            elif stated >= _NO_LENGTH << 8 * (form.size - 4):
+                length = 0
+            return length, place + header
+        place += -(-(header + max(0, length)) // form.multiple) * form.multiple
+    return 0, size
 
 
 def check_file(path: Path) -> None:

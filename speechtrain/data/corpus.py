@@ -111,7 +111,7 @@ class Skip:
 
 
 class NoTextError(DataError):
-    """An utterance in which nothing is said; `data.empty_texts` says what becomes of it."""
+    """Names an utterance in which nothing is said; `data.empty_texts` says what becomes of it."""
 
     def __init__(self, what: str, cut: Cut) -> None:
         super().__init__(f"{what} is empty; data.empty_texts=evaluate keeps it in val and test")

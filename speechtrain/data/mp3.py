@@ -22,7 +22,7 @@ _FIRST_FRAME = 4096  # bytes in which it and its header fit
 
 
 class _Frame(NamedTuple):
-    """A frame of layer III, as its first four bytes describe it.
+    """Describes a frame of layer III by its first four bytes.
 
     Attributes:
         size: bytes.

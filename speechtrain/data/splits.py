@@ -15,9 +15,9 @@ from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_MOST_MOVED = {3: 20, 2: 60}
+_MOST_GROUPS = {3: 20, 2: 60}
 """Groups of which three, or two, are moved at once to come nearer to a share; of more there are small ones to move one by one."""
-_NOTABLE = 3.0  # per cent that a share may be off without a warning
+_TOLERANCE = 3.0  # per cent that a share may be off without a warning
 
 
 def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float | list[str], seed: int) -> dict[str, list[Cut]]:
@@ -57,12 +57,12 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
     parts["train"] = remaining
     wanted = {name: float(share) for name, share in (("val", val), ("test", test)) if not isinstance(share, list) and share}
     if wanted:
-        _bring_nearer(parts, {name: round(len(cuts) * share / 100) for name, share in wanted.items()}, group_of)
-        _tell_shares(parts, wanted, by, len(cuts))
+        _rebalance(parts, {name: round(len(cuts) * share / 100) for name, share in wanted.items()}, group_of)
+        _log_shares(parts, wanted, by, len(cuts))
     return parts
 
 
-def _bring_nearer(parts: dict[str, list[Cut]], goals: Mapping[str, int], group_of: Callable[[Cut], str]) -> None:
+def _rebalance(parts: dict[str, list[Cut]], goals: Mapping[str, int], group_of: Callable[[Cut], str]) -> None:
     """Move whole groups between train and the parts that have goals, while their sizes come nearer to these."""
     names = ("train", *goals)
     part_of = {group_of(cut): name for name in names for cut in parts[name]}
@@ -79,7 +79,7 @@ def _bring_nearer(parts: dict[str, list[Cut]], goals: Mapping[str, int], group_o
         return sum(abs(after[name] - aims[name]) for name in names) + 2 * sum(aims.values()) * empty
 
     groups = sorted(sizes)
-    together = next((number for number, most in _MOST_MOVED.items() if len(groups) <= most), 1)
+    together = next((number for number, most in _MOST_GROUPS.items() if len(groups) <= most), 1)
     while lowest := cost({}):
         moves = (
             dict(zip(some, places, strict=True))
@@ -99,10 +99,10 @@ def _bring_nearer(parts: dict[str, list[Cut]], goals: Mapping[str, int], group_o
         parts[name] = [cut for cut in cuts if part_of[group_of(cut)] == name]
 
 
-def _tell_shares(parts: Mapping[str, Sequence[Cut]], wanted: Mapping[str, float], by: str, total: int) -> None:
+def _log_shares(parts: Mapping[str, Sequence[Cut]], wanted: Mapping[str, float], by: str, total: int) -> None:
     shares = {name: 100 * len(parts[name]) / total for name in SPLITS}
     text = ", ".join(f"{name} {share:.1f} %" for name, share in shares.items())
-    if any(abs(shares[name] - share) > _NOTABLE for name, share in wanted.items()):
+    if any(abs(shares[name] - share) > _TOLERANCE for name, share in wanted.items()):
         asked = ", ".join(f"{name} {share:g} %" for name, share in wanted.items())
         log.warning("data.split: %s of the utterances, as near to %s as each %s in one split allows", text, asked, by)
     else:

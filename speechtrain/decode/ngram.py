@@ -133,7 +133,7 @@ class NGram:
             DataError: the file cannot be read, is cut off or damaged, has a line that no ARPA file has, words without a 1-gram, or
                 other counts than it states.
         """
-        file, number = _ArpaFile(), 0
+        file, number = _ArpaReader(), 0
         for number, line in lines_of(path, _FIX):
             try:
                 file.take(line.strip())
@@ -156,7 +156,7 @@ _LEAST, _MOST_BACKOFF = -10_000.0, 100.0
 """The least logarithm that a file may have, and the greatest of a back-off weight: sums of them stay finite."""
 
 
-class _ArpaFile:
+class _ArpaReader:
     """What the lines of an ARPA file have said so far."""
 
     def __init__(self) -> None:

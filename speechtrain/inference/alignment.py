@@ -21,7 +21,7 @@ from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import DataError, unwritable
 from speechtrain.files import is_file, user_path
-from speechtrain.inference.find import stored_for
+from speechtrain.inference.find import StoredModel
 from speechtrain.inference.formats import as_object, ctm, textgrid
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _DOUBTFUL = 2.5
 """Nats a token: own texts of recordings, also in speech that a model is not made for, had up to 2.2, others 2.7 to 8 (`docs/log.md`)."""
-_LIST = ".alignments"
+_NAMES_FILE = ".alignments"
 """Name of the file in a folder of alignments with the names of those that a call wrote."""
 
 
@@ -46,7 +46,7 @@ class Alignment:
     Attributes:
         duration: duration of the recording, s.
         score: mean log-probability per frame on the best path of the text.
-        shortfall: by how many nats for each token the path of the text is less probable than the best path of any text.
+        log_likelihood_ratio: by how many nats for each token the path of the text is less probable than the best path of any text.
         heard: text of the best path of any text.
     """
 
@@ -54,13 +54,13 @@ class Alignment:
     tokens: tuple[Word, ...]
     duration: float
     score: float
-    shortfall: float
+    log_likelihood_ratio: float
     heard: str
 
     @property
     def is_doubtful(self) -> bool:
         """Return whether the text does not seem to be what is said."""
-        return self.shortfall > _DOUBTFUL
+        return self.log_likelihood_ratio > _DOUBTFUL
 
 
 def align_text(
@@ -108,15 +108,20 @@ def align_text(
     )
 
 
-def alignments(cfg: AlignConfig, overrides: Sequence[str]) -> Iterator[tuple[str, str, Alignment | DataError | Skip]]:
+def alignments(cfg: AlignConfig, overrides: Sequence[str], model: StoredModel) -> Iterator[tuple[str, str, Alignment | DataError | Skip]]:
     """Yield (id, text, alignment) of the one recording, or of all utterances of a split; one that cannot be aligned comes with its error.
 
     Those that were bad, of which the user has been told, come first.
 
+    Args:
+        cfg: config of the command.
+        overrides: overrides of the model's config.
+        model: what `stored_for` found.
+
     Raises:
         UserError: the model or the data cannot be used.
     """
-    weights, stored, vocabulary = stored_for(cfg)
+    weights, stored, vocabulary = model
     settings = overlaid(stored, overrides, split=cfg.split)
     from speechtrain.data.audio import MIXED
     from speechtrain.data.corpus import read_header
@@ -152,7 +157,7 @@ def _of_data(recognizer: Recognizer, settings: ExperimentConfig, split: str) -> 
 
 
 @dataclass(frozen=True)
-class Written:
+class AlignmentCounts:
     """Counts what a call of `align` wrote, and names what is wrong.
 
     Attributes:
@@ -168,7 +173,7 @@ class Written:
     bad: list[str]
 
 
-def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str]) -> Written:
+def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str]) -> AlignmentCounts:
     """Write the alignments, and remove those that an earlier call wrote into the folder.
 
     Raises:
@@ -203,18 +208,18 @@ def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], fold
                 write_text(folder / name, "".join(sorted(lines)))
         for name in before - set(files):
             (folder / name).unlink(missing_ok=True)
-        write_text(folder / _LIST, "".join(f"{name}\n" for name in files))
+        write_text(folder / _NAMES_FILE, "".join(f"{name}\n" for name in files))
     except OSError as error:
         raise unwritable(folder, error, "out") from error
-    return Written(len(ctms), utterances, doubtful, bad)
+    return AlignmentCounts(len(ctms), utterances, doubtful, bad)
 
 
 def _files_before(folder: Path) -> set[str]:
     """Return the names of the files that an earlier call wrote into a folder, and nobody has corrected since, as people do in Praat."""
-    if not is_file(folder / _LIST):
+    if not is_file(folder / _NAMES_FILE):
         return set()
-    written = (folder / _LIST).stat().st_mtime_ns
-    names = (folder / _LIST).read_text(encoding="utf-8", errors="replace").splitlines()
+    written = (folder / _NAMES_FILE).stat().st_mtime_ns
+    names = (folder / _NAMES_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     own = [name for name in names if name == Path(name).name and name.endswith((".TextGrid", ".ctm", ".jsonl")) and is_file(folder / name)]
     corrected = [name for name in own if (folder / name).stat().st_mtime_ns > written]
     if corrected:

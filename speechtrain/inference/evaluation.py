@@ -15,8 +15,7 @@ from speechtrain.config.overlay import decoders_of, overlaid
 from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.decode.base import ranking
 from speechtrain.errors import DataError
-from speechtrain.files import user_path
-from speechtrain.inference.find import run_folder, stored_for
+from speechtrain.inference.find import stored_for
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
@@ -229,10 +228,3 @@ def _nbest(evaluation: Evaluation, result: DecoderResult, count: int) -> Iterabl
 
 def _cell(text: str) -> str:
     return text.replace("\t", " ").replace("\n", " ")
-
-
-def folder_for(weights: Path, split: str, out: str | None) -> Path:
-    """Return the folder for results: `out`, else `evaluation-SPLIT` in the folder of the run, or in the current one if there is no run."""
-    if out is not None:
-        return user_path(out).absolute()
-    return (run_folder(weights) or Path.cwd()) / f"evaluation-{split}"

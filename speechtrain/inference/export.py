@@ -26,8 +26,7 @@ from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.config.targets import class_constant
 from speechtrain.console import console, errors
 from speechtrain.errors import ConfigError, Problem, UserError, unwritable
-from speechtrain.files import user_path
-from speechtrain.inference.find import run_folder, stored_for
+from speechtrain.inference.find import results_folder, run_folder, stored_for
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
@@ -91,11 +90,7 @@ class Export:
             _check_formats(kinds, formats, self.settings.backend_name)
         if absent := list(needed("format", modules_of(kinds, self.settings.backend_name))):
             raise ConfigError([Problem(*rule) for rule in absent])
-        self.folder = user_path(cfg.out).absolute() if cfg.out else (self.run or Path.cwd()) / "exports"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.folder, error, "out") from error
+        self.folder = results_folder(self.weights, "exports", cfg.out)
         self.data = self._read(cfg.split)
         features = self.data.features if not self.data.features.from_audio else None
         size = self.data.corpus.target_size

@@ -11,11 +11,11 @@ from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overlay import overlaid
 from speechtrain.config.schemas.commands import ModelCommand
 from speechtrain.console import announce
-from speechtrain.errors import ConfigError, Problem, UserError
-from speechtrain.files import is_file, is_folder, user_path
+from speechtrain.errors import ConfigError, Problem, UserError, unwritable
+from speechtrain.files import ignore_in_git, is_file, is_folder, launch_folder, user_path
 from speechtrain.inference.archive import SUFFIX, stored_config
 from speechtrain.tracking.mlflow.lookup import open_reader
-from speechtrain.tracking.run_folder import find_weights
+from speechtrain.tracking.run_folder import find_weights, read_run_file
 
 if TYPE_CHECKING:
     from speechtrain.inference.recognizer import Recognizer
@@ -51,7 +51,7 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str | 
     try:
         return find_weights(wanted, "from")
     except ConfigError as local:
-        if wanted == "last" or is_folder(path):
+        if wanted == "last" or (is_folder(path) and not read_run_file(path).get("mlflow_run_id")):
             raise
         try:
             reader = open_reader(tracking_uri, experiment, runs=[wanted])
@@ -83,7 +83,11 @@ def load(
     return _recognizer(weights, *stored_config(weights, trust=trust), overrides)
 
 
-def stored_for(cfg: ModelCommand) -> tuple[Path, ExperimentConfig, list[str]]:
+StoredModel = tuple[Path, ExperimentConfig, list[str]]
+"""The file of a trained model, and the config and the vocabulary that it was trained with."""
+
+
+def stored_for(cfg: ModelCommand) -> StoredModel:
     """Find the model that a command's own config names, and read the config and the vocabulary it was trained with.
 
     Raises:
@@ -113,6 +117,28 @@ def run_folder(weights: Path) -> Path | None:
     """Return the folder of the run that a checkpoint belongs to; None: it lies elsewhere."""
     folder = weights.parent.parent if weights.parent.name == checkpoint_files.FOLDER else weights.parent
     return folder if (folder / "run.json").is_file() else None
+
+
+def results_folder(weights: Path, name: str, out: str | None) -> Path:
+    """Make the folder for what a command writes about a model, and return its absolute path.
+
+    Args:
+        weights: the model.
+        name: name of the folder in that of the model's run, or in the current one if there is no run; git ignores it.
+        out: the folder that the user has named instead; None: none.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    run = run_folder(weights)
+    folder = user_path(out).absolute() if out is not None else (run or launch_folder()) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error, "out") from error
+    if out is None and run is None:
+        ignore_in_git(folder)
+    return folder
 
 
 def _weights_in(folder: Path, name: str) -> Path:

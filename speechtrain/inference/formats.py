@@ -155,6 +155,6 @@ def as_object(utterance: str, text: str, alignment: Alignment) -> dict[str, Any]
     def listed(words: Sequence[Word]) -> list[dict[str, Any]]:
         return [{"text": w.text, "start": round(w.start, 4), "end": round(w.end, 4), "confidence": round(w.confidence, 4)} for w in words]
 
-    score = round(alignment.score, 4)
-    sizes = {"duration": round(alignment.duration, 4), "score": score, "shortfall": round(alignment.shortfall, 4), "heard": alignment.heard}
+    names = ("duration", "score", "log_likelihood_ratio")
+    sizes = {**{name: round(getattr(alignment, name), 4) for name in names}, "heard": alignment.heard}
     return {"id": utterance, "text": text, **sizes, "words": listed(alignment.words), "tokens": listed(alignment.tokens)}

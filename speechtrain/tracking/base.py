@@ -85,6 +85,11 @@ class Tracker(ABC):
     nests: ClassVar[bool] = False
     """Whether runs can be nested in another, so that a sweep has a run of its own."""
 
+    @property
+    def place(self) -> Mapping[str, str]:
+        """Return the keys of the tracker's config that say where runs are kept, without secrets, for `run.json`; empty if it has none."""
+        return {}
+
     @abstractmethod
     def start(self, info: RunInfo) -> None:
         """Begin to open a run, without waiting for it."""

@@ -29,7 +29,7 @@ _PACKAGES = (
 )
 
 
-_OUTPUTS = ("mlflow.db*", "mlartifacts/**", "outputs/**", "multirun/**", "alignments/**")
+_OUTPUTS = ("mlflow.db*", "mlartifacts/**", "outputs/**", "multirun/**")
 """What runs and commands write by default into the folder they are started in, as git's patterns."""
 
 

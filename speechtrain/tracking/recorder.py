@@ -18,7 +18,7 @@ from speechtrain.processes import interrupts
 from speechtrain.tracking import provenance
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo
 from speechtrain.tracking.guarded import build_tracker
-from speechtrain.tracking.run_folder import UTTERANCES, read_run_file, write_run_file
+from speechtrain.tracking.run_folder import UTTERANCES, note_places, read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import Callback
@@ -72,7 +72,7 @@ class RunRecorder:
         self.folder = folder
 
     def open(self) -> None:
-        """Wait until the trackers have opened their runs, and keep the ids in `run.json`.
+        """Wait until the trackers have opened their runs, and keep their ids and places in `run.json`.
 
         Raises:
             NotOpenedError: one cannot be opened.
@@ -86,6 +86,7 @@ class RunRecorder:
             if run_id is not None:
                 run_ids[name] = run_id
         write_run_file(self.folder, {"run_ids": run_ids, "mlflow_run_id": run_ids.get("mlflow")})
+        note_places(self.folder, {name: dict(tracker.place) for name, tracker in self.trackers.items() if tracker.place})
 
     @property
     def run_ids(self) -> dict[str, str]:

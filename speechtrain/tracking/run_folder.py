@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from speechtrain.addresses import state_folder
+from speechtrain.addresses import owner_key, state_folder
 from speechtrain.backends.checkpoint_files import FOLDER, best_checkpoint, last_checkpoint
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import is_file, is_folder, launch_folder, user_path, write_json
@@ -29,6 +31,30 @@ UTTERANCES = "utterances"
 """Key of `run.json`: the fingerprint of the utterances of each split, without their audio, which is not always read in advance."""
 
 
+_PLACES, _SIGNATURE = "places", "places_signature"
+
+
+def note_places(folder: Path, places: Mapping[str, Mapping[str, str]]) -> None:
+    """Note in `run.json` where trackers keep a run, by tracker, signed by this user."""
+    write_run_file(folder, {_PLACES: places, _SIGNATURE: _signature(places)})
+
+
+def places_of(folder: Path) -> tuple[dict[str, dict[str, str]], bool]:
+    """Return what `note_places` has noted in a folder, and whether this user has: another's run may name any server."""
+    run = read_run_file(folder)
+    places, signature = run.get(_PLACES), run.get(_SIGNATURE)
+    if not isinstance(places, dict):
+        return {}, False
+    texts = {str(name): {str(key): str(value) for key, value in place.items()} for name, place in places.items() if isinstance(place, dict)}
+    expected = _signature(texts)
+    return texts, expected is not None and hmac.compare_digest(expected, str(signature))
+
+
+def _signature(places: Mapping[str, Mapping[str, str]]) -> str | None:
+    key = owner_key()
+    return None if key is None else hmac.digest(key, json.dumps(places, sort_keys=True).encode(), "sha256").hex()
+
+
 def read_run_file(folder: Path) -> dict[str, Any]:
     """Return the content of `run.json` in a folder; empty if there is none that can be read."""
     try:
@@ -44,9 +70,9 @@ def write_run_file(folder: Path, values: dict[str, Any]) -> None:
     write_json(folder / RUN_FILE, content)
 
 
-_ELSEWHERE = "runs.json"
+_FOLDERS_FILE = "runs.json"
 """Name of the file, in the user's folder of state, with the folders of runs that lie elsewhere, by the folder they were started in."""
-_MOST = 100
+_MOST_FOLDERS = 100
 """Folders that are noted at most, and runs of each."""
 
 _FIX = "give last, a run's folder, a checkpoint, or an MLflow run id or its first letters"
@@ -106,11 +132,11 @@ def remember(folder: Path) -> None:
     if any(folder.is_relative_to(launch_folder() / base) for base in RUN_FOLDERS):
         return
     with suppress(OSError, RuntimeError):
-        path, here = state_folder() / _ELSEWHERE, str(launch_folder())
+        path, here = state_folder() / _FOLDERS_FILE, str(launch_folder())
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         noted = _noted()
         folders = [*(each for each in noted.pop(here, []) if each != str(folder)), str(folder)]
-        write_json(path, dict([*noted.items(), (here, folders[-_MOST:])][-_MOST:]))
+        write_json(path, dict([*noted.items(), (here, folders[-_MOST_FOLDERS:])][-_MOST_FOLDERS:]))
 
 
 def _remembered() -> list[Path]:
@@ -120,7 +146,7 @@ def _remembered() -> list[Path]:
 
 def _noted() -> dict[str, list[str]]:
     with suppress(OSError, RuntimeError, ValueError, RecursionError, AttributeError):
-        values = json.loads((state_folder() / _ELSEWHERE).read_text(encoding="utf-8"))
+        values = json.loads((state_folder() / _FOLDERS_FILE).read_text(encoding="utf-8"))
         return {str(here): [str(each) for each in folders] for here, folders in values.items() if isinstance(folders, list)}
     return {}
 

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf, open_dict
 
+from speechtrain.addresses import masked_values
 from speechtrain.backends.checkpoint_files import LAST, last_checkpoint, read_extra
 from speechtrain.config.effects import has_effect
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.moved import present_name
 from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.files import launch_folder
 from speechtrain.tracking.base import flat
-from speechtrain.tracking.run_folder import UTTERANCES, find_run, read_run_file, write_run_file
+from speechtrain.tracking.mlflow.location import local_uri, stored_address, tracking_address
+from speechtrain.tracking.run_folder import RUN_FILE, UTTERANCES, find_run, places_of, read_run_file, write_run_file
 from speechtrain.training.cross_validation import is_cross_validation
 from speechtrain.training.history import HISTORY
 
@@ -29,11 +32,11 @@ log = logging.getLogger(__name__)
 Changes = Mapping[str, tuple[str, str]]
 """The value that a key had, and the one that it has, as text, by the dotted key."""
 
-_LEARNT = ("model.", "features.", "task.", "tokenizer._target_", "backend.name", "optimizer._target_", "data.split.", "data.fold")
+_KEYS_OF_WEIGHTS = ("model.", "features.", "task.", "tokenizer._target_", "backend.name", "optimizer._target_", "data.split.", "data.fold")
 """Beginnings of keys that weights, the state of the optimizer, or the division of the data belong to."""
 _KEPT_GROUPS = ("features", "model", "task")
 """Groups that compute for a resumed run what they computed when it began."""
-_COMPUTED = ("optimizer.fused", "optimizer.foreach")
+_KEYS_OF_SPEED = ("optimizer.fused", "optimizer.foreach")
 """Keys that say only how steps are computed."""
 _OF_THE_START = ("resume", "rerun", "init_from", "task.metric")
 """Keys that matter to a run's beginning alone, and the metric, by which only the best epoch is chosen."""
@@ -75,6 +78,32 @@ def without_later_keys(cfg: ExperimentConfig) -> ExperimentConfig:
             with open_dict(composed):
                 composed[group] = {key: value for key, value in values.items() if key not in later}
     return ExperimentConfig.of(composed)
+
+
+def where_it_is_tracked(cfg: ExperimentConfig) -> ExperimentConfig:
+    """Return the config of a run that is resumed with the server or database, and the experiment, in which MLflow has it, if it names none.
+
+    Raises:
+        ConfigError: the run is another user's and is sent to a server, without `trust=true`; or its password is not known.
+    """
+    node = cfg.tracking.get("mlflow")
+    if cfg.resume is None or node is None or "tracking_uri" not in node:
+        return cfg
+    places, is_own = places_of(find_run(cfg.resume)[0])
+    place, key = places.get("mlflow", {}), "tracking.mlflow.tracking_uri"
+    typed = node["tracking_uri"]
+    if "tracking_uri" not in place or (typed is not None and masked_values(str(typed)) != place["tracking_uri"]):
+        return cfg
+    values = {}
+    if typed is None:
+        address = stored_address(place["tracking_uri"], key)
+        if not is_own and not cfg.trust and tracking_address(address) not in (tracking_address(None), local_uri(launch_folder())):
+            message = f"in {RUN_FILE} of the run is {place['tracking_uri']!r:.200}, to which it would be sent"
+            raise ConfigError([Problem(key, message, "type it again, or trust=true takes it, if you trust the run")])
+        values[key] = address
+    if node.get("experiment") is None and "experiment" in place:
+        values["tracking.mlflow.experiment"] = place["experiment"]
+    return cfg.with_values(values) if values else cfg
 
 
 def check_same_division(cfg: ExperimentConfig, data: PreparedCorpus) -> None:
@@ -122,10 +151,10 @@ def changes_of(cfg: ExperimentConfig) -> Changes:
 def _problems(changes: Changes, run: str) -> Iterator[Problem]:
     """Yield the changes that cannot be applied."""
     for key, (was, now) in changes.items():
-        if key.startswith(_LEARNT):
+        if key.startswith(_KEYS_OF_WEIGHTS):
             fix = f"leave it as it was, or start a new run from its weights with init_from={run} in place of resume="
             yield Problem(key, f"is {now}, but the run was trained with {was}", fix)
-        elif (key.startswith("optimizer.") and key not in _COMPUTED and not _is_adjustable(was, now)) or (
+        elif (key.startswith("optimizer.") and key not in _KEYS_OF_SPEED and not _is_adjustable(was, now)) or (
             key == "optimizer.momentum" and was in ("0", "0.0")
         ):
             yield Problem(key, f"is {now}, but the state of the optimizer was made with {was}", "leave it as it was")
@@ -148,18 +177,36 @@ def note_changes(folder: Path, changes: Changes) -> str | None:
     if changes:
         noted.append({"epoch": epochs_in(folder) + 1, "changed": {key: list(values) for key, values in changes.items()}})
         write_run_file(folder, {"resumed": noted})
-    return json.dumps(noted) if noted else None
+    return _as_tag(noted) if noted else None
+
+
+_TAG_CHARACTERS = 8000
+"""Characters of a tag that MLflow keeps."""
+_TIMES = 100
+"""Times that a run was resumed of which a tag has the epochs alone, where it has no room for more."""
+
+
+def _as_tag(noted: list[Any]) -> str:
+    """Return what was changed as JSON that fits into a tag: only the first keys of each time, or only the last times, where all do not."""
+    text = json.dumps(noted)
+    for most in (20, 5, 1, 0):
+        if len(text) <= _TAG_CHARACTERS:
+            break
+        shortened = ({**each, "changed": dict(list(each["changed"].items())[:most]), "more": len(each["changed"]) - most} for each in noted)
+        text = json.dumps(list(shortened))
+    return text if len(text) <= _TAG_CHARACTERS else json.dumps(json.loads(text)[-_TIMES:])
 
 
 def described(noted: str) -> Iterable[str]:
     """Return a line for each time that a run was resumed with other values, from what `note_changes` returned."""
     with suppress(ValueError, LookupError, TypeError, AttributeError):
-        return [f"was resumed at epoch {each['epoch']} with {_listed(each['changed'])}" for each in json.loads(noted)]
+        return [f"was resumed at epoch {each['epoch']} with {_listed(each['changed'], each.get('more', 0))}" for each in json.loads(noted)]
     return []
 
 
-def _listed(changed: Mapping[str, Iterable[str]]) -> str:
-    return ", ".join(f"{key}={now} (before: {was})" for key, (was, now) in changed.items())
+def _listed(changed: Mapping[str, Iterable[str]], more: int) -> str:
+    keys = [f"{key}={now} (before: {was})" for key, (was, now) in changed.items()]
+    return ", ".join([*keys, *([f"{more} more keys, which run.json has"] if more > 0 else [])])
 
 
 def epochs_in(folder: Path) -> int:

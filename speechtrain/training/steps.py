@@ -108,8 +108,9 @@ class Summary:
     objective: float | None
 
 
-def resolve_init_from(cfg: ExperimentConfig) -> ExperimentConfig:
-    """Return the config with the checkpoint in `init_from`: `last` would mean this run itself as soon as it has begun."""
+def resolve_paths(cfg: ExperimentConfig) -> ExperimentConfig:
+    """Return the config with the absolute path of its folder, and the checkpoint in `init_from`: `last` would soon mean this run itself."""
+    cfg = cfg.with_values({"output_dir": str(user_path(cfg.output_dir).absolute())})
     if cfg.init_from is None or cfg.resume is not None:
         return cfg
     return cfg.with_values({"init_from": str(find_weights(cfg.init_from, "init_from"))})

@@ -19,6 +19,7 @@ from speechtrain.backends import zip_files
 from speechtrain.backends.checkpoint_files import STATE, another_model, label_pairs
 from speechtrain.backends.keras import weights_file
 from speechtrain.backends.zip_files import UNREADABLE
+from speechtrain.data.arrays import read_array
 from speechtrain.errors import UserError, first_line
 from speechtrain.files import atomically, make_folder
 
@@ -144,9 +145,8 @@ def read_optimizer(optimizer: Any, path: Path) -> None:
         UserError: the file has no optimizer, or another one.
     """
     try:
-        with zip_files.opened(path) as archive:
-            stored = np.load(io.BytesIO(archive.read(_OPTIMIZER)), allow_pickle=False)
-            values = [stored[f"arr_{index}"] for index in range(len(stored.files))]
+        with zip_files.opened(path) as archive, zipfile.ZipFile(io.BytesIO(archive.read(_OPTIMIZER))) as arrays:
+            values = [read_array(io.BytesIO(arrays.read(f"arr_{index}.npy"))) for index in range(len(arrays.namelist()))]
     except UNREADABLE as error:
         raise damaged(path, error) from error
     wanted = [tuple(variable.shape) for variable in optimizer.variables]

@@ -74,7 +74,7 @@ class AlignConfig(ModelCommand):
     text: str | None = MISSING
     split: str = choice("train", "val", "test")
     format: list[str] = MISSING
-    out: str = MISSING
+    out: str | None = MISSING
 
 
 @dataclass

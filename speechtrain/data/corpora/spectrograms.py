@@ -11,16 +11,14 @@ A manifest is `{"version": 1, "sample_type": "...", "samples": [...]}`, or with 
 
 from __future__ import annotations
 
-import math
-import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.data.arrays import read_array
 from speechtrain.data.audio import Audio
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, Skip, make_cut
 from speechtrain.data.text.lines import read_json
@@ -175,7 +173,7 @@ class Featurised:
         """Read a spectrogram (mels, frames) with its padding."""
         try:
             with open_regular(Path(path)) as file:
-                values = _read_array(file)
+                values = read_array(file)
         except (OSError, ValueError, TypeError, MemoryError) as error:
             raise DataError(f"{path}: is not an array that can be read ({first_line(error)})") from None
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
@@ -214,44 +212,6 @@ class Featurised:
         if isinstance(stated, list) and [str(each) for each in stated[: len(phonemes)]] != phonemes:
             raise DataError(f"{path}: 'phonemes' and 'tokens' disagree: {stated[:5]} and {phonemes[:5]}; the vocabulary is another one")
         return phonemes
-
-
-_MAGIC = b"\x93NUMPY"
-_LONGEST_HEADER = 10_000  # characters, as NumPy has it
-_HEADER = {
-    "descr": re.compile(r"""['"]descr['"]\s*:\s*['"]([<>=|]?f[0-9]{1,2})['"]"""),
-    "fortran_order": re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)"""),
-    "shape": re.compile(r"""['"]shape['"]\s*:\s*\(([0-9\s,]{0,100})\)"""),
-}
-
-
-def _read_array(file: BinaryIO) -> npt.NDArray[Any]:
-    """Read an array of floating-point numbers in NumPy's own format (numpy.lib.format, versions 1.0 and 2.0).
-
-    NumPy reads the header with `ast`, which fails by chance in Python 3.11 where several threads do while garbage is collected.
-
-    Raises:
-        ValueError: it is none, or its header states more than the file holds.
-    """
-    start = file.read(8)
-    sizes = {b"\1\0": 2, b"\2\0": 4}
-    if start[:6] != _MAGIC or start[6:] not in sizes:
-        raise ValueError(f"it begins with {start!r}, and not as NumPy's formats 1.0 and 2.0 do")
-    length = int.from_bytes(file.read(sizes[start[6:]]), "little")
-    if length > _LONGEST_HEADER:
-        raise ValueError(f"its header has {length} bytes")
-    header = file.read(length).decode("latin-1")
-    found = {key: pattern.search(header) for key, pattern in _HEADER.items()}
-    if None in found.values():
-        raise ValueError(f"its header is not that of an array of floating-point numbers: {header.strip()[:100]}")
-    descr, fortran, shape_text = (match[1] for match in found.values() if match is not None)
-    dtype = np.dtype(descr)
-    shape = tuple(int(size) for size in shape_text.replace(",", " ").split())
-    begin, end = file.tell(), file.seek(0, os.SEEK_END)
-    if math.prod(shape) * dtype.itemsize != end - begin:
-        raise ValueError(f"its header states {dtype} {shape}, and {end - begin} bytes follow")
-    file.seek(begin)
-    return np.frombuffer(bytearray(file.read()), dtype=dtype).reshape(shape, order="F" if fortran == "True" else "C")
 
 
 def _read_manifest(path: Path) -> list[ManifestSample]:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from speechtrain.addresses import whole
-from speechtrain.files import absolute_sqlite_address, launch_folder, sqlite_address
+from speechtrain.addresses import MASK, masked_values, whole
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.files import absolute_sqlite_address, sqlite_address
 
+_LOCAL = "sqlite:///mlflow.db"
 _EXPERIMENT = "speechtrain"
 _SET_BY_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
@@ -19,14 +21,38 @@ def local_uri(folder: Path) -> str:
     return sqlite_address(folder / "mlflow.db")
 
 
-def tracking_address(tracking_uri: str | None) -> str:
-    """Return the address of the server or database, that of a file with its absolute path.
+def named_address(tracking_uri: str | None) -> str:
+    """Return the address of the server or database as the user has named it, that of a file perhaps seen from `launch_folder`.
 
     Args:
         tracking_uri: as the config has it, perhaps masked; None takes `MLFLOW_TRACKING_URI`, or else `mlflow.db` in `launch_folder`.
     """
-    named = whole(tracking_uri) if tracking_uri else os.environ.get("MLFLOW_TRACKING_URI")
-    return absolute_sqlite_address(named) if named else local_uri(launch_folder())
+    return whole(tracking_uri) if tracking_uri else os.environ.get("MLFLOW_TRACKING_URI") or _LOCAL
+
+
+def tracking_address(tracking_uri: str | None) -> str:
+    """Return what `named_address` does, with the absolute path of a file."""
+    return absolute_sqlite_address(named_address(tracking_uri))
+
+
+def stored_address(tracking_uri: str, key: str) -> str:
+    """Return the address that a run has stored, with the password that was masked in it.
+
+    Args:
+        tracking_uri: as `run.json` has it.
+        key: the key that sets the address, for messages.
+
+    Raises:
+        ConfigError: the password is known neither here nor from `MLFLOW_TRACKING_URI`.
+    """
+    address = whole(tracking_uri)
+    if MASK not in address:
+        return address
+    of_shell = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if masked_values(of_shell) == tracking_uri:
+        return of_shell
+    fix = f"set MLFLOW_TRACKING_URI or {key} to the whole address, or tracking=[] to go without MLflow"
+    raise ConfigError([Problem(key, f"the run is in MLflow at {tracking_uri}, whose password is not known here", fix)])
 
 
 def experiment_name(experiment: str | None) -> str:

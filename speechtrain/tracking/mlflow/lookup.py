@@ -10,8 +10,8 @@ from speechtrain.addresses import masked
 from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
 from speechtrain.files import sqlite_file
 from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
-from speechtrain.tracking.mlflow.location import experiment_name, tracking_address
-from speechtrain.tracking.run_folder import find_run, read_run_file
+from speechtrain.tracking.mlflow.location import experiment_name, stored_address, tracking_address
+from speechtrain.tracking.run_folder import find_run, places_of, read_run_file
 
 if TYPE_CHECKING:
     from speechtrain.tracking.mlflow.reader import Reader
@@ -29,7 +29,8 @@ def open_reader(
     """Return a reader of a server or a database, which has these runs and studies if it is a local one.
 
     Args:
-        tracking_uri: the server or database, see `location.tracking_address`.
+        tracking_uri: the server or database, see `location.tracking_address`; None takes the one in which this user's runs were tracked
+            that are named by their folders or as `last`, if it is one.
         experiment: the experiment in which names are looked for, see `location.experiment_name`.
         runs: names of runs that will be read.
         studies: names of studies whose trials will be read.
@@ -39,7 +40,9 @@ def open_reader(
     Raises:
         UserError: there is no such database, run or study, or the server cannot be reached.
     """
-    uri, experiment = tracking_address(tracking_uri), experiment_name(experiment)
+    place = _place_of(runs, key, uri_key) if tracking_uri is None else {}
+    uri = tracking_address(place.get("tracking_uri", tracking_uri))
+    experiment = experiment_name(place.get("experiment") if experiment is None else experiment)
     if uri.startswith("sqlite:///"):
         database = sqlite_file(uri)
         if not database.is_file():
@@ -48,6 +51,18 @@ def open_reader(
     from speechtrain.tracking.mlflow.reader import Reader
 
     return Reader(uri, experiment, key=uri_key)
+
+
+def _place_of(runs: Sequence[str], key: str, uri_key: str) -> dict[str, str]:
+    """Return the keys `tracking_uri` and `experiment` of the one place where runs of this user that have folders here were tracked."""
+    found = []
+    for name in runs:
+        unquoted = name.strip("'\"")
+        if unquoted == "last" or Path(unquoted).is_dir():
+            places, is_own = places_of(find_run(unquoted, key)[0])
+            if is_own and "tracking_uri" in (place := places.get("mlflow", {})) and place not in found:
+                found.append(place)
+    return {**found[0], "tracking_uri": stored_address(found[0]["tracking_uri"], uri_key)} if len(found) == 1 else {}
 
 
 def _check_names(database: Path, uri: str, experiment: str, runs: Sequence[str], studies: Sequence[str], key: str) -> None:

@@ -183,7 +183,7 @@ class Sender:
         self.open_event: Mapping[str, Any] = first[0] if first is not None else {}
         self._client: MlflowClient | None = None
         self._sent_metrics: set[tuple[str, int]] | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def _whole(self, uri: str) -> str:
         return self._given_uri if self._given_uri is not None and masked_values(self._given_uri) == uri else whole(uri)
@@ -268,7 +268,7 @@ class Sender:
         try:
             experiment = experiment_id(self.client, self.uri, event["experiment"])
             remedy = "look at the server's log, or set tracking=[] to go on without MLflow"
-            run_id = self._present(event["run_id"]) or find_run(self.client, experiment, event["uid"])
+            run_id = self._resumable(event["run_id"]) or find_run(self.client, experiment, event["uid"])
             if run_id is None:
                 run = self.client.create_run(experiment, start_time=event["timestamp"], tags=dict(_texts(tags)), run_name=event["name"])
                 run_id = run.info.run_id
@@ -281,7 +281,7 @@ class Sender:
             raise
         self.run_id = str(run_id)
 
-    def _present(self, run_id: str | None) -> str | None:
+    def _resumable(self, run_id: str | None) -> str | None:
         """Return the id of a run that is resumed; None where MLflow has it no more, so that a new one is to be made.
 
         Raises:
@@ -330,8 +330,8 @@ class Sender:
         return accepted
 
     def _warn_once(self, name: str, message: str) -> None:
-        if name not in self._told:
-            self._told.add(name)
+        if name not in self._warned:
+            self._warned.add(name)
             self.warn(message)
 
     def _log_all(self, kind: str, items: Sequence[Metric | Param | RunTag], run_id: str | None = None) -> None:

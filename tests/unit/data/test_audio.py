@@ -183,6 +183,28 @@ def test_a_recording_may_be_no_longer_than_the_reader_allows_whatever_its_header
         list(RecordingReader(stream, 16_000, raw_rate=8000, longest=1.0).blocks(1.5))
 
 
+KINDS = ["WAV PCM_16", "WAVEX PCM_24", "WAV FLOAT", "RF64 PCM_16", "W64 PCM_16", "AIFF PCM_16", "AIFF FLOAT", "AU PCM_16", "NIST PCM_16"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recording_that_is_cut_off_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.audio"
+    container, subtype = kind.split()
+    soundfile.write(path, noise(8000, 2.0), 8000, format=container, subtype=subtype)
+    whole = path.read_bytes()
+    assert read_header(path, None).samples == 16000
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a\.audio is cut off: its header states (2\.000|1\.999) s, and 0\.9\d+ s are there"):
+        read_header(path, None)
+
+
+def test_a_recording_whose_last_chunk_beside_the_audio_is_cut_off_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(8000, 1.0), 8000)
+    path.write_bytes(path.read_bytes() + b"LIST" + (1 << 20).to_bytes(4, "little") + bytes(100))
+    assert read_header(path, None).samples == 8000
+
+
 @pytest.mark.parametrize("kind", ["WAV PCM_16", "WAVEX PCM_24", "WAV FLOAT"])
 def test_a_wav_file_that_is_cut_off_is_refused_unless_its_header_states_no_length(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.wav"

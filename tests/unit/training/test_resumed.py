@@ -15,8 +15,22 @@ from speechtrain.backends.torch.checkpoint import read_weights
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.errors import ConfigError
 from speechtrain.files import write_json
-from speechtrain.tracking.run_folder import read_run_file, write_run_file
-from speechtrain.training.resumed import _problems, changes_of, check_unfinished, described, note_changes, without_later_keys
+from speechtrain.tracking.mlflow.location import experiment_name, named_address
+from speechtrain.tracking.mlflow.lookup import _place_of
+from speechtrain.tracking.mlflow.tracker import MlflowTracker
+from speechtrain.tracking.recorder import RunRecorder
+from speechtrain.tracking.run_folder import note_places, read_run_file, write_run_file
+from speechtrain.tracking.tensorboard import TensorBoardTracker
+from speechtrain.training.resumed import (
+    _problems,
+    changes_of,
+    check_unfinished,
+    described,
+    note_changes,
+    where_it_is_tracked,
+    without_later_keys,
+)
+from speechtrain.training.steps import resolve_paths
 
 SMALL = [*TINY, "model=mlp", "trainer.epochs=2", "scheduler=constant", "optimizer.lr=0.001", "optimizer.weight_decay=0"]
 
@@ -85,6 +99,47 @@ def test_a_run_is_resumed_with_the_utterances_that_it_began_with(folder: Path) -
     assert len(speechtrain.train(resumed(folder, "trainer.epochs=3", "data.check_hours=0", "data.test_size=9").composed).history) == 3
 
 
+class _Kept(TensorBoardTracker):
+    """A tracker that keeps runs where MLflow's does, and sends nothing."""
+
+    place = MlflowTracker.place
+
+    def __init__(self) -> None:
+        self._named, self.experiment = named_address(None), experiment_name(None)
+
+
+def test_a_run_goes_on_where_it_was_tracked_and_is_found_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tracked(*overrides: str) -> tuple[object, object]:
+        options = [item for item in SMALL if not item.startswith("tracking")]
+        cfg = ExperimentConfig.of(compose([*options, *overrides, f"resume={folder}"], output_dir=folder))
+        node = where_it_is_tracked(cfg).tracking["mlflow"]
+        return node["tracking_uri"], node["experiment"]
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cr3t-word@server:5000")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "digits")
+    RunRecorder({"mlflow": _Kept()}, folder).open()
+    assert "s3cr3t" not in (folder / "run.json").read_text()
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name)
+    whole = ("http://me:s3cr3t-word@server:5000", "digits")
+    assert tracked() == whole
+    assert tracked("tracking.mlflow.tracking_uri=sqlite:///mine.db") == ("sqlite:///mine.db", None)
+    assert _place_of([str(folder)], "runs", "tracking_uri") == dict(zip(("tracking_uri", "experiment"), whole, strict=True))
+
+    monkeypatch.setenv("XDG_STATE_HOME", f"{folder}-of-another-user")
+    with pytest.raises(ConfigError, match=r"me:\*\*\*@server:5000, whose password is not known here\n.*set MLFLOW_TRACKING_URI"):
+        tracked()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", whole[0])
+    assert tracked() == whole  # it is sent there anyway
+    note_places(folder, {"mlflow": {"tracking_uri": "http://elsewhere"}})
+    assert tracked()[0] == "http://elsewhere"
+    write_run_file(folder, {"places_signature": "0"})
+    with pytest.raises(ConfigError, match=r"http://elsewhere', to which it would be sent\n.*trust=true"):
+        tracked()
+    assert tracked("trust=true")[0] == "http://elsewhere"
+    assert not _place_of([str(folder)], "runs", "tracking_uri")
+
+
 def test_folds_of_a_resumed_cross_validation_stay_as_they_were(tmp_path: Path) -> None:
     options = [*SMALL, "trainer.epochs=1", "data.folds=2", "data.fold_by=utterance"]
     folder = speechtrain.train(compose(options, output_dir=tmp_path / "folds")).folder
@@ -129,6 +184,23 @@ def test_a_finished_run_says_so_and_what_makes_it_go_on(folder: Path) -> None:
     check_unfinished(resumed(folder, "trainer.epochs=3"))
     write_run_file(folder, {"status": "KILLED"})
     check_unfinished(resumed(folder))
+
+
+def test_a_relative_folder_is_seen_from_where_the_command_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechtrain.files.launch_folder", lambda: tmp_path / "there")  # as with hydra.job.chdir=true
+    cfg = resolve_paths(ExperimentConfig.of(compose([*SMALL])).with_values({"output_dir": "mine"}))
+    assert cfg.output_dir == str(tmp_path / "there" / "mine")
+
+
+def test_a_note_of_many_changes_fits_into_a_tag(tmp_path: Path) -> None:
+    for _ in range(12):
+        note = str(note_changes(tmp_path, {f"optimizer.group_{key}": ("0.001", "0.002") for key in range(60)}))
+        assert len(note) <= 8000
+        assert len(list(described(note))) == len(json.loads(note))
+    assert next(iter(described(note))).endswith("55 more keys, which run.json has")
+    assert len(read_run_file(tmp_path)["resumed"][0]["changed"]) == 60
+    note = str(note_changes(tmp_path, {"data.root": ("", "x" * 9000)}))
+    assert [each["changed"] for each in json.loads(note)] == [{}] * 13
 
 
 def test_a_note_that_is_damaged_tells_nothing() -> None:

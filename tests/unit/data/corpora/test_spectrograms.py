@@ -85,7 +85,7 @@ BROKEN = {
     "an archive of arrays": (_npz, "is not an array that can be read"),
     "Python objects": (
         lambda root: np.save(root / "spectrogram/train-00001_v0.npy", np.array([[{}]], dtype=object), allow_pickle=True),
-        "is not that of an array of floating-point numbers",
+        "it holds objects, not numbers",
     ),
     "a header of more than the file holds": (
         lambda root: (root / "spectrogram/train-00001_v0.npy").write_bytes(
