@@ -40,6 +40,7 @@ from speechtrain.config.schemas.models import (
     Crdnn,
     EBranchformer,
     FastConformer,
+    Jasper,
     Lstm,
     Mlp,
     QuartzNet,
@@ -82,7 +83,7 @@ class Report(Node):
 
 CHOSEN = (
     *("data.val", "data.test", "data.split.by", "data.split.val", "data.split.test", "features.sample_rate", "features.n_mels"),
-    *("model.stem_time_strides", "model.channels", "trainer.precision", "trainer.epochs"),
+    *("model.time_strides", "model.channels", "trainer.precision", "trainer.epochs"),
 )
 """The keys that `choose` may name; `speechtrain.training.choices` says how each is chosen."""
 
@@ -167,6 +168,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "wav2vec2": Wav2Vec2,
         "crdnn": Crdnn,
         "quartznet": QuartzNet,
+        "jasper": Jasper,
         "lstm": Lstm,
         "mlp": Mlp,
     },

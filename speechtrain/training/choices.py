@@ -49,8 +49,8 @@ _SHARE = 0.9
 """Share of the audio that must have a sample rate, or more, for it to be chosen."""
 _MELS = {12_000: 32, _HIGHEST_RATE: 40}
 """Mel bands up to a sample rate, Hz: of the same width."""
-_STRIDES = ((2, 2), (3, 1), (2, 1), (1, 1))
-"""Time strides of a stem with two layers, the fastest first."""
+_STRIDES = ((2, 2), (3,), (2,), (1,))
+"""Time strides of a model's first convolutions, those that leave the fewest frames first."""
 _FEASIBLE = 0.995
 """Share of the training utterances that must be long enough for their text."""
 _CHANNELS = (384, 320, 256, 192, 128, 96)
@@ -160,13 +160,13 @@ def _choose_features(cfg: ExperimentConfig, wanted: frozenset[str]) -> Iterator[
 
 def _choose_model(cfg: ExperimentConfig, wanted: frozenset[str]) -> Iterator[Choice]:
     """Choose the model's subsampling, its width, and the epochs that the budget has room for."""
-    if not wanted & {"model.stem_time_strides", "trainer.precision", "model.channels", "trainer.epochs"}:
+    if not wanted & {"model.time_strides", "trainer.precision", "model.channels", "trainer.epochs"}:
         return
     backend = build_backend(cfg)  # first, as it sets the threads
     corpus = prepare(cfg, threads=os.cpu_count() or 1)
     task = task_for(cfg, corpus)
     data = corpus.for_task(task)
-    if "model.stem_time_strides" in wanted:
+    if "model.time_strides" in wanted:
         choice = _subsampling(data)
         cfg = cfg.with_values(choice.values)
         yield choice
@@ -223,7 +223,7 @@ def _subsampling(data: TaskData) -> Choice:
     rate = sum(map(len, labels)) / seconds(cuts)
     length = 1000 * math.prod(strides) / data.features.frame_rate
     why = f"frames of {length:g} ms, as {rate:.1f} tokens are said in a second: {share:.1%} of the utterances have enough of them"
-    return Choice({"model.stem_time_strides": list(strides)}, why)
+    return Choice({"model.time_strides": list(strides)}, why)
 
 
 def _epoch_seconds(cfg: ExperimentConfig, backend: Backend, data: TaskData, task: Task) -> float:

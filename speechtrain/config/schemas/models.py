@@ -199,6 +199,22 @@ class QuartzNet(Sized):
 
 
 @dataclass
+class Jasper(Target):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = _TORCH
+    time_strides: list[int] = number(ge=1, most=_REACH)
+    channels: int = number(ge=1, most=_WIDTH)
+    kernel_size: int = number(ge=1, most=_REACH)
+    dilations: list[int] = number(ge=1, most=_REACH)
+    dropout: float = number(ge=0, lt=1)
+
+    def rules(self) -> Iterator[Rule]:
+        if not self.time_strides:
+            yield "time_strides", "is empty, and a first convolution is needed", "for example model.time_strides=[2,2]"
+        if self.kernel_size % 2 == 0:
+            yield "kernel_size", f"must be odd so that frames stay centred, received {self.kernel_size}", "add or take 1"
+
+
+@dataclass
 class Lstm(Sized):
     hidden_size: int = number(ge=1, most=_WIDTH)
     layers: int = number(ge=1, most=_DEPTH)

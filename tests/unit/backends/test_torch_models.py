@@ -35,6 +35,7 @@ SIZES = {
     ],
     "crdnn": [[], ["model.rnn=lstm", "model.bidirectional=false", "model.rnn_layers=1"]],
     "quartznet": [[], ["model.subsampling=3", "model.repeats=1", "model.kernel_sizes=[3,5,7]"]],
+    "jasper": [[], ["model.time_strides=[3]", "model.dilations=[1,3]", "model.channels=32"]],
     "lstm": [[], ["model.stack=3", "model.chunk_frames=1", "model.layers=1"], ["model.detach_every=null"]],
     "mlp": [[], ["model.stack=3"]],
 }

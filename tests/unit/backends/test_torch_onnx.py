@@ -27,6 +27,7 @@ MODELS = [
     ("ebranchformer", ONE),
     ("zipformer", [f"model.{option}" for option in ZIPFORMER]),
     ("crdnn", []),
+    ("jasper", ["model.dilations=[1,2]"]),
     ("quartznet", ["model.repeats=1"]),
 ]
 
