@@ -20,7 +20,7 @@ _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
 console = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-RATES = ("wer", "cer", "per", "exact", "accuracy", "precision", "recall", "f1")
+RATES = ("wer", "cer", "per", "exact", "accuracy", "precision", "recall", "f1", "empty")
 
 
 def is_rate(metric: str) -> bool:

@@ -137,7 +137,9 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
     with recorded(cfg, folder, request) as recorder:
         from speechtrain.data.prepare import prepare
         from speechtrain.training.console import choose_samples, print_results, print_samples
+        from speechtrain.training.facts import gather
         from speechtrain.training.history import HISTORY, History
+        from speechtrain.training.watch import Watch
 
         recorder.open()
         recorder.changes(note_changes(folder, changes))
@@ -149,6 +151,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         recorder.data(cfg, prepared)
         run = steps.build_experiment(cfg, folder, backend, prepared)
         steps.load_initial_weights(run)
+        steps.check_trained(run)
         steps.log_model_size(run)
         steps.leave_out_infeasible(run)
         steps.set_batch_seconds(run)
@@ -160,7 +163,9 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         loaders = steps.make_loaders(run)
         plan = steps.make_plan(run, steps.checkpoint_to_resume(cfg, backend))
         history = History(run.task.direction, folder / HISTORY)
-        trained = steps.fit(run, plan, loaders, history, [recorder.epochs(cfg.trainer.log_every_n_steps), *callbacks])
+        watch = Watch(gather(run, loaders[0]), history, recorder)
+        with watch.over_failures():
+            trained = steps.fit(run, plan, loaders, history, [recorder.epochs(cfg.trainer.log_every_n_steps), watch, *callbacks])
 
         checkpoint = steps.load_checkpoint(run, trained)
         evaluation = steps.evaluate_splits(run, loaders)

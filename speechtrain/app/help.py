@@ -46,7 +46,7 @@ def print_help() -> None:
         "[bold]Try out[/]   trainer.fast_dev_run=true (one batch)   dry_run=true (one epoch)   experiment=quick\n"
         "[bold]Several[/]   -m model=tdnn,conformer seed=1,2\n"
         "[bold]Repeat[/]    rerun=RUN_ID: the same run from what MLflow holds, and what is different now\n"
-        "[bold]Look[/]      make ui   speechtrain compare RUN RUN   speechtrain sync\n"
+        "[bold]Look[/]      make ui   speechtrain compare RUN RUN   speechtrain diagnose RUN   speechtrain sync\n"
         "[bold]Use[/]       speechtrain evaluate | transcribe | align | export | serve | inspect, from=last   (docs/use.md)\n"
         '[bold]Complete[/]  eval "$(speechtrain -sc install=bash)"   (zsh and fish too)\n'
         "[bold]Own files[/] --config-dir DIR adds groups and options; --hydra-help lists Hydra's own flags"

@@ -41,12 +41,14 @@ class ModelInfo:
         subsampling: input frames for each encoder frame.
         receptive_field: how many input frames an encoder frame depends on; None: all of them.
         causal: whether no encoder frame depends on later input.
+        head_trained: whether parameters of the task's head are trained.
     """
 
     parameters: int
     subsampling: int
     receptive_field: int | None
     causal: bool
+    head_trained: bool = True
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from speechtrain.data.features.store import SpectrumStore
 from speechtrain.data.splits import limit_cuts, refuse_repeated_ids, split_fold
 from speechtrain.data.task_data import PreparedCorpus
 from speechtrain.data.text.normalize import normalizer
-from speechtrain.data.text.tokenizers import Tokenizer
+from speechtrain.data.text.tokenizers import Tokenizer, in_other_case
 from speechtrain.errors import ConfigError, DataError, EmptyDataError, Problem
 
 log = logging.getLogger(__name__)
@@ -282,7 +282,13 @@ def _remove_unlabelled(corpus: Corpus, tokenizer: Tokenizer) -> list[Skip]:
     unknown = {cut.id: tokens for cut in corpus.splits["train"] if (tokens := tokenizer.unknown(cut.text))}
     if unknown:
         corpus.splits["train"] = [cut for cut in corpus.splits["train"] if cut.id not in unknown]
-    return [Skip("train", name, f"the tokenizer has nothing for {', '.join(map(repr, tokens[:8]))}") for name, tokens in unknown.items()]
+    skips = []
+    for name, tokens in unknown.items():
+        reason = f"the tokenizer has nothing for {', '.join(map(repr, tokens[:8]))}"
+        if all(in_other_case(token, tokenizer.vocabulary) for token in tokens):
+            reason += ", which it has in the other case: set data.normalize=[nfc,lowercase,spaces], or uppercase"
+        skips.append(Skip("train", name, reason))
+    return skips
 
 
 def _warn_of_unknown_tokens(corpus: Corpus, tokenizer: Tokenizer) -> None:

@@ -137,7 +137,12 @@ class CtcScorer(Scorer):
         self.samples += samples
 
     def compute(self) -> dict[str, float]:
-        """Compute `loss` in nats per label, `cer`, `wer` and `exact`; with phonemes as tokens also `per`, which then equals `wer`."""
+        """Compute the metrics of all samples.
+
+        Returns:
+            `loss` in nats per label, `cer`, `wer`, `exact`, and `empty`, the share of texts for which nothing is recognised; with phonemes
+            as tokens also `per`, which then equals `wer`.
+        """
         if not self.samples:
             return {}
         references = [sample.reference for sample in self.samples]
@@ -152,6 +157,8 @@ class CtcScorer(Scorer):
             "cer": jiwer.cer(references, hypotheses),
             "wer": tokens,
             "exact": float(np.mean([first.split() == second.split() for first, second in zip(references, hypotheses, strict=True)])),
+            "empty": sum(bool(first and not second.strip()) for first, second in zip(references, hypotheses, strict=True))
+            / max(1, sum(map(bool, references))),
         }
 
 

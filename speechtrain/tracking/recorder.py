@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 RESUMED = "speechtrain.resumed"
 """Tag of a run that was resumed with other values: the epoch from which each holds, and what it was."""
 
+DIAGNOSIS = "speechtrain.diagnosis"
+"""Tag of a run that does not learn: what was found, see `speechtrain.training.diagnosis`."""
+
 _EXAMPLE_SECONDS = 10.0
 
 
@@ -155,6 +158,12 @@ class RunRecorder:
             for path in paths:
                 inside = path.parent.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else ""
                 tracker.log_file(path, "" if inside == "." else inside)
+
+    def diagnosis(self, codes: Sequence[str], path: Path) -> None:
+        """Send what keeps a run from learning: a tag with the names of what was found, and the file that says more."""
+        for tracker in self.trackers.values():
+            tracker.set_tag(DIAGNOSIS, ", ".join(codes) or "nothing any more")
+        self.files([path])
 
     @property
     def wants_model(self) -> bool:

@@ -252,6 +252,17 @@ def _check_vocabulary(run: Experiment) -> None:
         raise ConfigError([Problem("resume", message, fix)])
 
 
+def check_trained(run: Experiment) -> None:
+    """Refuse a model of which nothing is trained.
+
+    Raises:
+        ConfigError: all of its parameters are frozen.
+    """
+    if run.info.parameters == 0:
+        message = f"{class_name(run.cfg.model)} has no parameter that is trained: all of them are frozen"
+        raise ConfigError([Problem("model", message, "leave requires_grad (Keras: trainable) of some as they are built")])
+
+
 def log_model_size(run: Experiment) -> None:
     """Log the size and the context of the model, in a line."""
     info = run.info

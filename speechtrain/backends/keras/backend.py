@@ -89,7 +89,8 @@ class KerasBackend(Backend):
         """Return the size, subsampling and context of a model."""
         encoder = model.encoder
         parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-        return ModelInfo(parameters, encoder.subsampling, getattr(encoder, "receptive_field", None), getattr(encoder, "causal", False))
+        context = getattr(encoder, "receptive_field", None), getattr(encoder, "causal", False)
+        return ModelInfo(parameters, encoder.subsampling, *context, head_trained=bool(model.head.trainable_weights))
 
     def layers(self, model: SpeechModel) -> list[LayerSize]:
         """Measure the parts of the encoder, and the head; see `Backend.layers`."""

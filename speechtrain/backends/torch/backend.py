@@ -75,7 +75,9 @@ class TorchBackend(Backend):
         """Return the size, subsampling and context of a model."""
         encoder = model.encoder
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        return ModelInfo(parameters, encoder.subsampling, getattr(encoder, "receptive_field", None), getattr(encoder, "causal", False))
+        context = getattr(encoder, "receptive_field", None), getattr(encoder, "causal", False)
+        head_trained = any(each.requires_grad for each in model.head.parameters())
+        return ModelInfo(parameters, encoder.subsampling, *context, head_trained=head_trained)
 
     def layers(self, model: SpeechModel) -> list[LayerSize]:
         """Measure the parts of the encoder, each layer of a stack by itself, and the head."""

@@ -248,7 +248,8 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Pass the event on, and write a checkpoint inside the epoch where one is due."""
-        loss = float(outputs["loss"]) if self.callbacks else 0.0
+        shares = self.trainer.accumulate_grad_batches  # Lightning gives the share of the step's loss that a batch has
+        loss = shares * float(outputs["loss"]) if self.callbacks else 0.0
         rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.clock.step(time.perf_counter() - self._step_started, batch.seconds)
         batches = int(self.trainer.num_training_batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -221,6 +221,11 @@ class LabelTokenizer:
 
 
 _MANY_CLASSES = 50  # more than these, and than half of the utterances, are taken for sentences
+
+
+def in_other_case(token: str, vocabulary: Collection[str]) -> bool:
+    """Return whether a token that a vocabulary lacks is in it in small letters or in capitals."""
+    return token not in vocabulary and (token.lower() in vocabulary or token.upper() in vocabulary)
 
 
 def read_vocabulary(path: Path) -> list[str]:

@@ -477,7 +477,7 @@ class CtcConformance(RunConformance):
     """CTC."""
 
     options = TINY
-    metrics: ClassVar[set[str]] = {"loss", "cer", "wer", "exact"}
+    metrics: ClassVar[set[str]] = {"loss", "cer", "wer", "exact", "empty"}
     drawing = ("model=crdnn", "model.conv_channels=[4,4]", "model.rnn_size=8", "model.rnn_layers=1", "model.dnn_size=8")
 
     def test_learns_a_tiny_set(self, backend: Backend, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 import speechtrain
 from speechtrain import compose
 from speechtrain.backends.base import Backend
+from speechtrain.backends.callbacks import Callback
 from speechtrain.backends.failures import NonFiniteLossError, OutOfMemoryError
 from speechtrain.backends.schedules import round_up
 from speechtrain.backends.torch import losses, lr_finder, ops
@@ -518,3 +519,20 @@ def test_a_run_is_not_resumed_with_another_model(backend: Backend, tmp_path: Pat
     setup.change({"resume": str(tmp_path), "trainer.epochs": 2})
     with pytest.raises(UserError, match=r"last\.ckpt: training cannot go on from it \(.*\n    -> resume with the model"):
         setup.train(setup.build(hidden_sizes=[16]))
+
+
+def test_the_loss_of_a_batch_is_told_whole_where_several_make_a_step(backend: Backend, tmp_path: Path) -> None:
+    class Losses(Callback):
+        def __init__(self) -> None:
+            self.told: list[float] = []
+
+        def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
+            self.told.append(loss)
+
+    first = []
+    for accumulate in (1, 2):
+        options = ["model=mlp", f"trainer.accumulate_grad_batches={accumulate}", "trainer.epochs=1", "data.batch_size=20"]
+        setup, losses = Setup(backend, tmp_path / str(accumulate), *options), Losses()
+        setup.train(setup.build(), losses)
+        first.append(losses.told[0])
+    assert first[0] == first[1]

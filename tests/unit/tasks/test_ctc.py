@@ -58,6 +58,7 @@ def test_rates_are_corpus_totals_not_means_of_batches() -> None:
     assert found["cer"] == pytest.approx(4 / 8)
     assert found["exact"] == pytest.approx(2 / 4)
     assert found["loss"] == pytest.approx(8 / 8)
+    assert found["empty"] == 0
     assert [sample.hypothesis for sample in scorer.samples] == ["ab", "a", "b", "d"]
 
 
@@ -66,6 +67,7 @@ def test_an_utterance_that_cannot_be_aligned_counts_its_errors_but_no_loss() -> 
     scorer.update(batch(["ab", "ab"]), Outputs(posteriors([[2, 3], [0]]), np.array([2, 1]), np.array([3.0, 0.0], np.float32)))
     assert scorer.compute()["loss"] == pytest.approx(1.5)
     assert scorer.compute()["cer"] == pytest.approx(0.5)
+    assert scorer.compute()["empty"] == pytest.approx(0.5)
 
 
 def test_infeasible_is_exactly_where_no_alignment_exists() -> None:

@@ -1,0 +1,38 @@
+"""`python -m speechtrain.diagnose`: say what keeps a run from learning, by which figures, and what to type next.
+
+    python -m speechtrain.diagnose              the last run, also while it trains
+    python -m speechtrain.diagnose 3f2a91       the run of an id in MLflow, or of its first letters; or a run's folder
+
+Exit codes: 0 nothing is found, 1 something is, 2 there is no such run.
+"""
+
+from __future__ import annotations
+
+from speechtrain.app.command import run_command
+from speechtrain.console import console
+from speechtrain.errors import ConfigError, Problem
+from speechtrain.tracking.run_folder import find_run
+from speechtrain.training.diagnosis import diagnose, figures
+from speechtrain.training.watch import read_evidence
+
+
+def run(arguments: list[str]) -> int:
+    """Print the figures that a run is judged by and what they show, and return the exit code."""
+    names = [item.removeprefix("from=") for item in arguments]
+    if len(names) > 1 or any("=" in name for name in names):
+        raise ConfigError([Problem("command line", f"{' '.join(arguments)!r} is not one run", "give last, a run's folder or an id")])
+    folder, _ = find_run(names[0] if names else "last", "RUN")
+    evidence = read_evidence(folder)
+    console.print(f"run         {folder}", markup=False)
+    for name, text in figures(evidence).items():
+        console.print(f"{name:<12}{text}", markup=False)
+    found = diagnose(evidence)
+    for finding in found:
+        console.print(f"\n{finding.code}\n    {finding}", style="yellow", markup=False)
+    if not found:
+        console.print("\nnothing is found that keeps it from learning")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    run_command(__doc__, run)
