@@ -159,7 +159,7 @@ def _recording(recorder: SweepRecorder | None, study: Study, reporter: Reporter)
         problem = error
         raise
     finally:
-        recorder.close(status, study.trials(), reporter.best(), problem)
+        recorder.close(status, study.finished, reporter.results, problem)
 
 
 class TrialLoop:
@@ -202,7 +202,7 @@ class TrialLoop:
         while True:
             ledger = self._read_study()
             stopping = self._options.stop_after is not None and time.monotonic() - self._started > self._options.stop_after
-            if not self._running and (stopping or ledger.is_complete(self._study.n_trials)):
+            if not self._running and (stopping or ledger.is_complete):
                 return
             started = not stopping and self._start_next(ledger)
             if started and len(self._running) < self._executor.size:
@@ -222,7 +222,7 @@ class TrialLoop:
                 ledger = self._study.plan()
         self._reporter.show(ledger, busy=len(self._running))
         if self._recorder is not None:
-            self._recorder.update(self._study.trials(fresh=False), self._reporter.best())
+            self._recorder.update(self._study.finished, self._reporter.results)
         self._check_failures(ledger)
         return ledger
 
@@ -259,12 +259,12 @@ class TrialLoop:
         Raises:
             RunError: with the latest reason.
         """
-        done, limit = ledger.done, self._options.max_failure_rate
-        failed = [slot.latest.number for slot in done if slot.latest.state.name == "FAIL"]
-        if len(done) >= _FEWEST_DONE and len(failed) / len(done) > limit:
-            latest = next(trial for trial in self._study.trials() if trial.number == max(failed))
+        failed, limit = ledger.failed, self._options.max_failure_rate
+        if ledger.done >= _FEWEST_DONE and len(failed) / ledger.done > limit:
+            last = max(entry.number for entry in failed)
+            latest = next(trial for trial in self._study.finished if trial.number == last)
             raise RunError(
-                f"{len(failed)} of {len(done)} trials failed, more than hydra.sweeper.max_failure_rate={limit:g}\n"
+                f"{len(failed)} of {ledger.done} trials failed, more than hydra.sweeper.max_failure_rate={limit:g}\n"
                 f"    the last reason: {latest.user_attrs.get('reason', 'unknown')}\n"
                 "    -> remove the cause and give the same command with another hydra.sweeper.study_name"
             )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import shlex
 import statistics
 import time
@@ -29,7 +28,7 @@ from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import Assignment
 from speechtrain.sweep.study.attributes import RETRY_OF
 from speechtrain.sweep.study.ledger import Ledger
-from speechtrain.sweep.study.results import RESULTS, all_equal, experiment_yaml, short_text
+from speechtrain.sweep.study.results import RESULTS, Results, experiment_yaml, short_text
 from speechtrain.sweep.study.study import Study
 
 _STYLES = {"COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
@@ -45,6 +44,9 @@ class Reporter:
         composer: composes the best config.
         workers: jobs that may run at a time.
         options: `hydra.sweeper`.
+
+    Attributes:
+        results: the best of the trials that were shown.
     """
 
     def __init__(self, study: Study, plan: SweepPlan, composer: Composer, *, workers: int, options: SweeperOptions) -> None:
@@ -54,7 +56,8 @@ class Reporter:
         self.folder = plan.folder
         self.workers = workers
         self.options = options
-        self._shown: set[int] = set()
+        self.results = Results(plan.directions)
+        self._shown = 0
         self._started = time.monotonic()
         self._finished_here = 0
 
@@ -67,18 +70,19 @@ class Reporter:
         kind = f"a grid of {count}, each point once" if self.plan.grid else f"{count} trials"
         console.print(f"study {self.study.name}: {kind}, {goal}, {self.workers} at a time", markup=False)
         console.print(f"      {masked(self.study.url)}", style="dim", markup=False)
-        done = [trial for trial in self.study.trials() if trial.state.is_finished()]
-        self._shown = {trial.number for trial in done}
-        if done:
-            count = len(self.study.ledger().done)
-            console.print(f"      {count} of {self.plan.n_trials} were done before; continuing", markup=False)
+        done = self.study.ledger().done
+        self._shown = len(self.study.finished)
+        for trial in self.study.finished:
+            self.results.add(trial)
+        if self._shown:
+            console.print(f"      {done} of {self.plan.n_trials} were done before; continuing", markup=False)
 
     def show(self, ledger: Ledger, *, busy: int) -> None:
         """Print a line for each trial that has ended since the last call."""
-        ended = [trial for trial in self.study.trials(fresh=False) if trial.state.is_finished() and trial.number not in self._shown]
-        for trial in sorted(ended, key=lambda item: item.datetime_complete.timestamp() if item.datetime_complete else 0):
-            self._shown.add(trial.number)
+        for trial in self.study.finished[self._shown :]:
+            self._shown += 1
             self._finished_here += 1
+            self.results.add(trial)
             console.print(self._line(trial, ledger, busy), markup=True)
 
     def _line(self, trial: FrozenTrial, ledger: Ledger, busy: int) -> str:
@@ -87,8 +91,8 @@ class Reporter:
         parts = [f"[bold]#{trial.number:<3d}[/] [{_STYLES[state]}]{_WORDS[state]:6s}[/]", values]
         if state == "COMPLETE" and (deviation := trial.user_attrs.get("deviation")) is not None and isinstance(deviation, float):
             parts[-1] += f" ± {self._value(0, deviation)}"
-        best = self.best()
-        if all_equal(self._valid()):
+        best = self.results.best
+        if self.results.all_equal:
             parts.append("all equal so far")
         elif best and len(self.plan.directions) == 1:
             parts.append(f"best {self._value(0, best[0].values[0])} #{best[0].number}")
@@ -99,7 +103,7 @@ class Reporter:
             parts.append(f"[red]{escape(str(trial.user_attrs.get('reason', 'unknown')).splitlines()[0][:160])}[/]")
         if (retried := trial.system_attrs.get(RETRY_OF)) is not None:
             parts.append(f"retry of #{retried}")
-        parts.append(f"[dim]{len(ledger.done)}/{self.plan.n_trials}, {busy}/{self.workers} busy{self._time_left(ledger)}[/]")
+        parts.append(f"[dim]{ledger.done}/{self.plan.n_trials}, {busy}/{self.workers} busy{self._time_left(ledger)}[/]")
         return "  ".join(parts)
 
     def _values(self, trial: FrozenTrial) -> list[str]:
@@ -114,7 +118,7 @@ class Reporter:
         return format_metric(metric, value)
 
     def _time_left(self, ledger: Ledger) -> str:
-        left = self.plan.n_trials - len(ledger.done)
+        left = self.plan.n_trials - ledger.done
         if not self._finished_here or not left:
             return ""
         seconds = (time.monotonic() - self._started) / self._finished_here * left
@@ -126,24 +130,6 @@ class Reporter:
 
     # --- at the end -------------------------------------------------------------------------------------------------------------------
 
-    def best(self) -> list[FrozenTrial]:
-        """Return the best trial, or the front of several objectives, of those that meet all constraints."""
-        valid = self._valid()
-        signs = [1 if direction == "minimize" else -1 for direction in self.plan.directions]
-        if len(signs) == 1:
-            finite = [trial for trial in valid if trial.values and math.isfinite(trial.values[0])]
-            return [min(finite, key=lambda trial: signs[0] * trial.values[0])] if finite else []
-        costs = {trial.number: [sign * value for sign, value in zip(signs, trial.values, strict=True)] for trial in valid}
-        return [trial for trial in valid if not any(_dominates(costs[other.number], costs[trial.number]) for other in valid)]
-
-    def _valid(self) -> list[FrozenTrial]:
-        """Return the complete trials that meet all constraints."""
-        return [
-            trial
-            for trial in self.study.trials(fresh=False)
-            if trial.state is TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
-        ]
-
     def end(self) -> float | None:
         """Write and print the results, and return the best objective; None if there is none yet and trials are left.
 
@@ -153,19 +139,19 @@ class Reporter:
         ledger = self.study.ledger()
         self.show(ledger, busy=0)
         trials = self.study.trials()
-        best = self.best()
+        best = self.results.best
         self._write_table(trials)
         counts = {word: sum(slot.latest.state.name == state for slot in ledger.slots) for state, word in _WORDS.items()}
         console.print(f"\n{', '.join(f'{count} {word}' for word, count in counts.items() if count)}", markup=False)
         if not best:
-            left = len(ledger.slots) - len(ledger.done)
+            left = len(ledger.slots) - ledger.done
             if left:
                 return None
             reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state is TrialState.FAIL]
             what = f"the last reason: {reasons[-1]}" if reasons else "all were pruned, or violated a constraint"
             raise RunError(f"no trial of the study '{self.study.name}' finished with a result\n    {what}")
         self._write_results(best)
-        equal = all_equal(self._valid())
+        equal = self.results.all_equal
         for trial in best[:1] if equal else best:
             values = ", ".join(
                 f"{metric} {value}" for metric, value in zip(self.plan.objectives or ["result"], self._values(trial), strict=False)
@@ -175,7 +161,7 @@ class Reporter:
         for line in self._by_seed(trials):
             console.print(line, markup=False)
         self._write_best_config(best[0], named=not equal)
-        if len(ledger.done) >= self.plan.n_trials and not self._finished_here:
+        if ledger.is_complete and not self._finished_here:
             console.print("nothing was left to do; for more give a higher hydra.sweeper.n_trials or another hydra.sweeper.study_name")
         return float(best[0].values[0])
 
@@ -236,10 +222,6 @@ class Reporter:
         write_text(path, head + experiment_yaml(cfg))
         if named:
             console.print(f"      {path}\n      {command}", style="bold", markup=False)
-
-
-def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
 
 
 def _duration(seconds: float) -> str:

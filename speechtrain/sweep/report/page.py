@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from speechtrain.files import write_text
 from speechtrain.report.pages import render
 from speechtrain.sweep.study.cost import total_cost, trial_table
-from speechtrain.sweep.study.results import all_equal
+from speechtrain.sweep.study.results import Results
 from speechtrain.sweep.study.storage import open_storage
 
 _MAX_SLICES = 12
@@ -25,15 +25,17 @@ def sweep_page(study: optuna.Study, objectives: Sequence[str]) -> str:
     from plotly.offline import get_plotlyjs
 
     trials = study.get_trials(deepcopy=False)
-    best = study.best_trials if any(trial.state is TrialState.COMPLETE for trial in trials) else []
+    results = Results(["minimize" if direction.name == "MINIMIZE" else "maximize" for direction in study.directions])
+    for trial in trials:
+        results.add(trial)
     return render(
         "sweep.html.j2",
         title=f"Sweep {study.study_name}",
         goal=", ".join(f"{direction.name.lower()} {name}" for name, direction in zip(objectives, study.directions, strict=False)),
         cost=total_cost(trials),
         running=sum(not trial.state.is_finished() for trial in trials),
-        all_equal=all_equal(trials),
-        best=[{"number": trial.number, "values": list(trial.values), "params": dict(trial.params)} for trial in best[:10]],
+        all_equal=results.all_equal,
+        best=[{"number": trial.number, "values": list(trial.values), "params": dict(trial.params)} for trial in results.best[:10]],
         objectives=list(objectives),
         table=trial_table(trials, objectives),
         plots=list(_plots(study, objectives)),

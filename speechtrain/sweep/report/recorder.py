@@ -20,8 +20,8 @@ from speechtrain.config.experiment import kind_of_test
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import RunError, UserError
 from speechtrain.processes.fresh import FreshCall
-from speechtrain.sweep.study.cost import total_cost, trial_table
-from speechtrain.sweep.study.results import all_equal
+from speechtrain.sweep.study.cost import SweepCost, trial_table
+from speechtrain.sweep.study.results import Results
 from speechtrain.sweep.study.storage import study_lock
 from speechtrain.sweep.study.study import describe
 from speechtrain.tracking import provenance
@@ -82,7 +82,8 @@ class SweepRecorder:
         self._page_started = 0.0
         self._next_page = 0.0
         self._done_in_page = -1
-        self._done_in_metrics = -1
+        self._cost = SweepCost()
+        self._counted = 0
 
     def open(self) -> None:
         """Open the sweep's run, or reopen the one that the study has.
@@ -122,14 +123,18 @@ class SweepRecorder:
             self.study.storage.set_study_user_attr(self.study.id, RUN, uid)
         return str(uid)
 
-    def update(self, trials: Sequence[FrozenTrial], best: Sequence[FrozenTrial]) -> None:
-        """Log counts and cost after each trial, and now and then a report, which another process makes meanwhile."""
+    def update(self, finished: Sequence[FrozenTrial], results: Results) -> None:
+        """Log counts and cost after each trial, and now and then a report, which another process makes meanwhile.
+
+        Args:
+            finished: trials that have ended, the list of the last time and those that have ended since.
+            results: the best of them.
+        """
         if not self._trackers:
             return
-        done = sum(trial.state.is_finished() for trial in trials)
-        if done != self._done_in_metrics and done:
-            self._done_in_metrics = done
-            self._log_metrics(trials, best, done)
+        done = len(finished)
+        if done != self._counted:
+            self._log_metrics(finished, results)
         now = time.monotonic()
         if self._page is not None and not self._page.is_running():
             self._next_page = now + max(REPORT_SECONDS, 20 * (now - self._page_started))
@@ -139,14 +144,17 @@ class SweepRecorder:
             self._done_in_page, self._page_started = done, now
             self._page = self._start_page()
 
-    def _log_metrics(self, trials: Sequence[FrozenTrial], best: Sequence[FrozenTrial], done: int) -> None:
-        cost = total_cost(trials)
+    def _log_metrics(self, finished: Sequence[FrozenTrial], results: Results) -> None:
+        for trial in finished[self._counted :]:
+            self._cost.add(trial)
+        self._counted = len(finished)
+        cost, best = self._cost, results.best
         metrics = {f"trials/{state}": float(count) for state, count in cost.counts.items()}
         metrics |= {"cost/cpu_h": cost.cpu_hours, "cost/audio_h": cost.audio_hours, "cost/saved_by_pruning_h": cost.saved_hours}
         if len(self.objectives) == 1 and best and best[0].values:
             metrics[f"best/{self.objectives[0]}"] = float(best[0].values[0])
         for tracker in self._trackers.values():
-            tracker.log_metrics(metrics, done)
+            tracker.log_metrics(metrics, self._counted)
 
     def _start_page(self) -> FreshCall[None]:
         return FreshCall(_write_page, self.folder / REPORT, self.study.url, self.study.name, self.objectives, quiet=True)
@@ -167,19 +175,20 @@ class SweepRecorder:
                     subfolder = path.parent.relative_to(self.folder).as_posix()
                     tracker.log_file(path, "" if subfolder == "." else subfolder)
 
-    def close(self, status: Status, trials: Sequence[FrozenTrial], best: Sequence[FrozenTrial], error: BaseException | None = None) -> None:
+    def close(self, status: Status, finished: Sequence[FrozenTrial], results: Results, error: BaseException | None = None) -> None:
         """Log the last report, the best config and all trials, and close the run with the status that the sweep had."""
         if not self._trackers:
             return
         try:
             if self._page is not None:
                 self._finish_page(self._page, timeout=120)
-            if any(trial.state.is_finished() for trial in trials):
-                self._log_metrics(trials, best, sum(trial.state.is_finished() for trial in trials))
+            if finished:
+                self._log_metrics(finished, results)
+                trials = sorted(self.study.trials(), key=lambda trial: trial.number)
                 for tracker in self._trackers.values():
                     tracker.log_table("trials", trial_table(trials, self.objectives))
-                    if best and not all_equal(trials):
-                        tracker.set_tag("best_trial", str(best[0].number))
+                    if results.best and not results.all_equal:
+                        tracker.set_tag("best_trial", str(results.best[0].number))
                 if self._wants_page:
                     self._finish_page(self._start_page(), timeout=300)
                 self._log_files([self.folder / name for name in ("trials.csv", "optimization_results.yaml", "experiment/best.yaml")])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -13,9 +13,9 @@ COST = "cost"
 _STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class SweepCost:
-    """Sums over the finished trials of a sweep.
+    """Sums over the finished trials of a sweep, kept up to date trial by trial.
 
     Attributes:
         counts: number of trials that are complete, pruned and failed.
@@ -25,30 +25,32 @@ class SweepCost:
         saved_hours: time that the pruned trials would have taken for their other epochs, at the pace of those they ran.
     """
 
-    counts: dict[str, int]
-    wall_hours: float
-    cpu_hours: float
-    audio_hours: float
-    saved_hours: float
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_STATE_NAMES.values(), 0))
+    wall_hours: float = 0.0
+    cpu_hours: float = 0.0
+    audio_hours: float = 0.0
+    saved_hours: float = 0.0
 
-
-def total_cost(trials: Sequence[FrozenTrial]) -> SweepCost:
-    """Sum the cost of the trials that are finished."""
-    counts = dict.fromkeys(_STATE_NAMES.values(), 0)
-    wall = cpu = audio = saved = 0.0
-    for trial in trials:
-        if not trial.state.is_finished():
-            continue
-        counts[_STATE_NAMES[trial.state]] += 1
-        seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
+    def add(self, trial: FrozenTrial) -> None:
+        """Take in the cost of a finished trial."""
+        self.counts[_STATE_NAMES[trial.state]] += 1
+        hours = trial.duration.total_seconds() / 3600 if trial.duration is not None else 0.0
         cost: dict[str, Any] = trial.user_attrs.get(COST, {})
-        wall += seconds
-        cpu += float(cost.get("cpu_s", 0.0))
-        audio += float(cost.get("audio_s", 0.0))
+        self.wall_hours += hours
+        self.cpu_hours += float(cost.get("cpu_s", 0.0)) / 3600
+        self.audio_hours += float(cost.get("audio_s", 0.0)) / 3600
         ran, planned = float(cost.get("epochs", 0)), float(cost.get("planned_epochs", 0))
         if trial.state is TrialState.PRUNED and 0 < ran < planned:
-            saved += seconds * (planned - ran) / ran
-    return SweepCost(counts, wall / 3600, cpu / 3600, audio / 3600, saved / 3600)
+            self.saved_hours += hours * (planned - ran) / ran
+
+
+def total_cost(trials: Iterable[FrozenTrial]) -> SweepCost:
+    """Sum the cost of the trials that are finished."""
+    cost = SweepCost()
+    for trial in trials:
+        if trial.state.is_finished():
+            cost.add(trial)
+    return cost
 
 
 def trial_table(trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""Which trials of a study are done, running, waiting or to be retried: a pure function of the list of trials, without a storage.
+"""Which trials of a study are done, running, waiting or to be retried: a function of the list of trials alone, without a storage.
 
 Every sweeper that shares a study reads the same ledger from it. A *slot* is one of the n_trials places of a study; the trials in it are
 its first *attempt* and its retries. Slots are numbered in the order in which their first attempts were planned. Whatever process dies at
@@ -7,8 +7,8 @@ whatever moment, the next reading says what is left to do. `study.py` acts on it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -74,62 +74,117 @@ class Slot:
         return self.latest.state in (State.COMPLETE, State.PRUNED) or (self.latest.state is State.FAIL and not self.wants_retry(retries))
 
 
-@dataclass
 class Ledger:
     """The slots of a study and what is to be done about them.
 
+    It is kept up to date trial by trial, and asks nothing of slots that are done, so that what it costs follows from what has changed and
+    from what is under way, not from the length of the study.
+
+    Args:
+        n_trials: number of slots that are to be filled; what is planned beyond them is never run.
+        retries: number of charged failures of a slot that are retried.
+
     Attributes:
         slots: the first n_trials slots.
-        surplus: waiting trials beyond n_trials, or planned twice at the same moment by two sweepers; they are never run.
-        retries: number of charged failures of a slot that are retried.
+        surplus: trials that were planned twice at the same moment by two sweepers, and first attempts beyond n_trials, by number; those
+            that wait are never run.
     """
 
-    slots: list[Slot]
-    surplus: list[LedgerEntry] = field(default_factory=list)
-    retries: int = 0
+    def __init__(self, *, n_trials: int, retries: int) -> None:
+        self.n_trials = n_trials
+        self.retries = retries
+        self.slots: list[Slot] = []
+        self.surplus: dict[int, LedgerEntry] = {}
+        self._slot_of: dict[int, Slot] = {}
+        self._open: dict[int, Slot] = {}
+        self._failed: dict[int, Slot] = {}
+        self._first_attempts = 0
+
+    def put(self, entry: LedgerEntry) -> None:
+        """Take in a trial: a new one, of a higher number than all before, or the present state of one that is known."""
+        slot = self._slot_of.get(entry.number)
+        if slot is not None:
+            place = next(index for index, attempt in enumerate(slot.attempts) if attempt.number == entry.number)
+            slot.attempts[place] = entry
+        elif entry.number in self.surplus:
+            self.surplus[entry.number] = entry
+            return
+        elif entry.retry_of is None:
+            slot = self._begin_slot(entry)
+        else:
+            slot = self._slot_of.get(entry.retry_of)
+            if slot is None or slot.latest.number != entry.retry_of:  # planned by two sweepers at once: the first one counts
+                self.surplus[entry.number] = entry
+                return
+            slot.attempts.append(entry)
+        self._slot_of[entry.number] = slot
+        self._sort_in(slot)
+
+    def _begin_slot(self, entry: LedgerEntry) -> Slot:
+        slot = Slot(self._first_attempts, [entry])
+        self._first_attempts += 1
+        if slot.rank < self.n_trials:
+            self.slots.append(slot)
+        else:
+            self.surplus[entry.number] = entry
+        return slot
+
+    def _sort_in(self, slot: Slot) -> None:
+        """Note whether a slot is done, and how; one that was done is open again where a sweeper that retries more often repeats it."""
+        if slot.rank >= self.n_trials:
+            self.surplus[slot.latest.number] = slot.latest
+        elif not slot.is_done(self.retries):
+            self._open[slot.rank] = slot
+            self._failed.pop(slot.rank, None)
+        else:
+            self._open.pop(slot.rank, None)
+            if slot.latest.state is State.FAIL:
+                self._failed[slot.rank] = slot
+
+    @property
+    def _open_slots(self) -> list[Slot]:
+        return [self._open[rank] for rank in sorted(self._open)]
 
     @property
     def waiting(self) -> list[tuple[int, LedgerEntry]]:
         """Return (rank of the slot, trial) of what can be claimed now; retries come first, for their slots are older."""
-        waiting = [(slot.rank, slot.latest) for slot in self.slots if slot.latest.state is State.WAITING]
+        waiting = [(slot.rank, slot.latest) for slot in self._open_slots if slot.latest.state is State.WAITING]
         return sorted(waiting, key=lambda item: (item[1].retry_of is None, item[1].number))
 
     @property
     def running(self) -> list[LedgerEntry]:
         """Return the trials that a process runs, or ran before it died."""
-        return [slot.latest for slot in self.slots if slot.latest.state is State.RUNNING]
+        return [slot.latest for slot in self._open_slots if slot.latest.state is State.RUNNING]
 
     @property
     def to_retry(self) -> list[Slot]:
         """Return the slots whose next attempt is not planned yet."""
-        return [slot for slot in self.slots if slot.wants_retry(self.retries)]
+        return [slot for slot in self._open_slots if slot.wants_retry(self.retries)]
 
     @property
-    def done(self) -> list[Slot]:
-        """Return the slots in which nothing more will happen."""
-        return [slot for slot in self.slots if slot.is_done(self.retries)]
+    def done(self) -> int:
+        """Return the number of slots in which nothing more will happen."""
+        return len(self.slots) - len(self._open)
 
-    def is_complete(self, n_trials: int) -> bool:
+    @property
+    def failed(self) -> list[LedgerEntry]:
+        """Return the last attempts of the slots that failed for good."""
+        return [self._failed[rank].latest for rank in sorted(self._failed)]
+
+    @property
+    def is_complete(self) -> bool:
         """Return whether the study has the results that were asked for."""
-        return len(self.done) >= n_trials
+        return self.done >= self.n_trials
+
+    def slot_of(self, number: int) -> Slot | None:
+        """Return the slot of a trial; None for one that is surplus."""
+        slot = self._slot_of.get(number)
+        return slot if slot is not None and slot.rank < self.n_trials else None
 
 
 def read_ledger(entries: Iterable[LedgerEntry], *, n_trials: int, retries: int) -> Ledger:
     """Read the ledger from all trials of a study, given in any order."""
-    ordered: Sequence[LedgerEntry] = sorted(entries, key=lambda entry: entry.number)
-    slots: list[Slot] = []
-    surplus: list[LedgerEntry] = []
-    slot_of: dict[int, Slot] = {}
-    for entry in ordered:
-        if entry.retry_of is None:
-            slot = Slot(len(slots), [entry])
-            slots.append(slot)
-        else:
-            slot = slot_of.get(entry.retry_of, Slot(-1, []))
-            if slot.rank < 0 or slot.latest.number != entry.retry_of:  # planned by two sweepers at once: the first one counts
-                surplus.append(entry)
-                continue
-            slot.attempts.append(entry)
-        slot_of[entry.number] = slot
-    surplus += [slot.latest for slot in slots[n_trials:] if slot.latest.state is State.WAITING]
-    return Ledger(slots[:n_trials], surplus, retries)
+    ledger = Ledger(n_trials=n_trials, retries=retries)
+    for entry in sorted(entries, key=lambda entry: entry.number):
+        ledger.put(entry)
+    return ledger

@@ -1,7 +1,8 @@
-"""Files of a finished sweep: the best trial as an experiment that can be run, and how an earlier best trial is found again."""
+"""Results of a sweep: its best trials, the best as an experiment that can be run, and how an earlier best trial is found again."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.addresses import keep
+from speechtrain.config.targets import Direction
 from speechtrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:  # what a mistake on the command line does not wait for
@@ -59,10 +61,48 @@ def read_best(name: str) -> list[str]:
         raise ConfigError([Problem("hydra.sweeper.repeat_best_of", f"no results of a sweep in {where}", fix)]) from None
 
 
-def all_equal(trials: Sequence[FrozenTrial]) -> bool:
-    """Return whether several trials are complete and all have the same values, so that none is the best and no parameter matters."""
-    values = [tuple(trial.values) for trial in trials if trial.state.name == "COMPLETE"]
-    return len(values) > 1 and len(set(values)) == 1
+class Results:
+    """The best of the complete trials that meet all constraints, kept up to date trial by trial.
+
+    Args:
+        directions: direction of each objective.
+
+    Attributes:
+        best: the best trial, the first of equal ones, or the front of several objectives, by number; empty where no value is finite.
+    """
+
+    def __init__(self, directions: Sequence[Direction]) -> None:
+        self.best: list[FrozenTrial] = []
+        self._signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
+        self._count = 0
+        self._values: set[tuple[float, ...]] = set()
+
+    @property
+    def all_equal(self) -> bool:
+        """Return whether several trials have come and all have the same values, so that none is the best and no parameter matters."""
+        return self._count > 1 and len(self._values) == 1
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Take in a trial; one that is not complete, or breaks a constraint, is passed over."""
+        if trial.state.name != "COMPLETE" or not all(value <= 0 for value in trial.constraints.values()):
+            return
+        self._count += 1
+        if len(self._values) < 2:
+            self._values.add(tuple(trial.values))
+        costs = self._costs(trial)
+        if not all(map(math.isfinite, costs)) and len(costs) == 1:
+            return
+        if not any(_dominates(self._costs(other), costs) for other in self.best):
+            kept = [other for other in self.best if not _dominates(costs, self._costs(other))]
+            self.best = sorted([*kept, trial], key=lambda each: each.number)[: 1 if len(costs) == 1 else None]
+
+    def _costs(self, trial: FrozenTrial) -> list[float]:
+        """Return the values of a trial so that less is better."""
+        return [sign * value for sign, value in zip(self._signs, trial.values, strict=True)]
+
+
+def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
 
 
 def short_text(params: Mapping[str, Any]) -> str:

@@ -26,8 +26,9 @@ from speechtrain.errors import ConfigError, Problem, first_line
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.space.space import Assignment, Choice, Domain, Scalar, Space
 from speechtrain.sweep.study.attributes import BEAT, FAILURE, JOB, OWNER, RETRY_OF, SETTINGS, SPACE, VERSION, TrialEntry, fail, finish
+from speechtrain.sweep.study.changes import TrialChanges
 from speechtrain.sweep.study.internals import FIXED_PARAMS, id_of
-from speechtrain.sweep.study.ledger import Ledger, Slot, read_ledger
+from speechtrain.sweep.study.ledger import Ledger, Slot
 from speechtrain.sweep.study.storage import study_lock
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,9 @@ class Study:
         ahead: trials that are planned before they are claimed.
         patience: seconds without a heartbeat after which a trial of another machine counts as dead.
 
+    Attributes:
+        finished: the trials that have ended, in the order in which this process saw them end; `ledger` adds to it.
+
     Raises:
         ConfigError: the study exists and searches another space, in other directions, or with other settings.
     """
@@ -117,11 +121,14 @@ class Study:
         self.ahead = ahead
         self._by_creation = url.startswith("grpc:")
         self.claimed_ids: set[int] = set()
-        self._trials: list[FrozenTrial] = []
+        self.finished: list[FrozenTrial] = []
+        self._finished_numbers: set[int] = set()
+        self._ledger = Ledger(n_trials=n_trials, retries=retries)
         self._watch = Watch(patience)
         self._ownerless = Watch(_OWNER_SECONDS)
         self._distributions = {parameter.name: distribution(parameter.domain) for parameter in space.all_parameters()}
         self.id = self._open()
+        self._changes = TrialChanges(storage, self.id)
 
     def _open(self) -> int:
         directions = [StudyDirection[direction.upper()] for direction in self.directions]
@@ -175,16 +182,24 @@ class Study:
 
     # --- reading ----------------------------------------------------------------------------------------------------------------------
 
-    def trials(self, *, fresh: bool = True) -> list[FrozenTrial]:
-        """Return all trials, which must not be changed; those read last time unless `fresh`."""
-        if fresh:
-            self._trials = self.storage.get_all_trials(self.id, deepcopy=False)
-        return self._trials
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials, which must not be changed."""
+        return self.storage.get_all_trials(self.id, deepcopy=False)
 
     def ledger(self) -> Ledger:
-        """Read the study's trials into a ledger."""
-        entries = [TrialEntry(trial) for trial in self.trials() if not trial.system_attrs.get(FAILURE, {}).get("surplus")]
-        return read_ledger(entries, n_trials=self.n_trials, retries=self.retries)
+        """Read what has changed since the last time, and return the study's ledger with it."""
+        changed, whole = self._changes.read()
+        if not whole and any(_is_surplus(trial) and self._ledger.slot_of(trial.number) for trial in changed):
+            changed, whole = self._changes.read(anew=True)  # the slots behind it move up
+        if whole:
+            self._ledger = Ledger(n_trials=self.n_trials, retries=self.retries)
+        counted = [trial for trial in changed if not _is_surplus(trial)]
+        for trial in counted:
+            self._ledger.put(TrialEntry(trial))
+        ended = [trial for trial in counted if trial.state.is_finished() and trial.number not in self._finished_numbers]
+        self._finished_numbers.update(trial.number for trial in ended)
+        self.finished += sorted(ended, key=_end_of)
+        return self._ledger
 
     # --- planning and claiming --------------------------------------------------------------------------------------------------------
 
@@ -242,7 +257,7 @@ class Study:
         attrs = {OWNER: Process.current().to_dict(), **(_retry_attributes(slot) if slot is not None else {})}
         template = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs=attrs)
         trial = self.storage.get_trial(self.storage.create_new_trial(self.id, template_trial=template))
-        won = next((item for item in self.ledger().slots if any(entry.number == trial.number for entry in item.attempts)), None)
+        won = self.ledger().slot_of(trial.number)
         if won is None:  # another sweeper was first
             self.storage.set_trial_system_attr(id_of(trial), FAILURE, {"surplus": True})
             finish(self.storage, id_of(trial), TrialState.FAIL)
@@ -297,6 +312,7 @@ class Study:
         for trial in self.trials():
             if id_of(trial) in self.claimed_ids and not trial.state.is_finished():
                 fail(self.storage, id_of(trial), "interrupted", charged=False)
+        self.ledger()
 
     def fail_dead_trials(self, ledger: Ledger) -> list[tuple[int, str]]:
         """Record the failure of running trials whose process is gone; return (number, reason) of each."""
@@ -344,6 +360,15 @@ def _retry_attributes(slot: Slot) -> dict[str, Any]:
     failed = slot.latest
     assert isinstance(failed, TrialEntry)
     return {RETRY_OF: failed.number, **({FIXED_PARAMS: dict(failed.trial.params)} if failed.trial.params else {})}
+
+
+def _is_surplus(trial: FrozenTrial) -> bool:
+    return bool(trial.system_attrs.get(FAILURE, {}).get("surplus"))
+
+
+def _end_of(trial: FrozenTrial) -> float:
+    """Return when a trial ended, in seconds; trials of other programs may lack it."""
+    return trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0
 
 
 def _waiting_trial(system_attrs: Mapping[str, Any]) -> FrozenTrial:

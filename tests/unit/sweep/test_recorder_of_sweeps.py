@@ -18,6 +18,7 @@ from speechtrain.sweep.report.recorder import REPORT, SweepRecorder
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.attributes import complete
 from speechtrain.sweep.study.cost import COST, total_cost, trial_table
+from speechtrain.sweep.study.results import Results
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import Study
@@ -33,6 +34,8 @@ CFG = OmegaConf.create(
         "report": {"enabled": None},
     }
 )
+
+NO_RESULTS = Results(["minimize"])
 
 
 def make_study(folder, **changes) -> Study:
@@ -67,20 +70,21 @@ def test_the_report_is_there_before_the_sweep_has_ended_and_does_not_hold_it_up(
     one.open()
     finish_some(study, 3)
     started = time.process_time()
-    one.update(study.trials(), [])
+    study.ledger()
+    one.update(study.finished, NO_RESULTS)
     assert time.process_time() - started < 1.0  # the page is made by another process
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     run_id = one.parents["mlflow"]
     until = time.monotonic() + 60
     while REPORT not in {item.path for item in client.list_artifacts(run_id)} and time.monotonic() < until:
         time.sleep(0.2)
-        one.update(study.trials(fresh=False), [])
+        one.update(study.finished, NO_RESULTS)
     run = client.get_run(run_id)
     assert REPORT in {item.path for item in client.list_artifacts(run_id)}
     assert run.info.status == "RUNNING"
     assert run.data.metrics["trials/complete"] == 3
     assert run.data.metrics["cost/cpu_h"] == pytest.approx(0.003)
-    one.close("KILLED", study.trials(), [])
+    one.close("KILLED", study.finished, NO_RESULTS)
     assert client.get_run(run_id).info.status == "KILLED"
 
 
@@ -91,7 +95,7 @@ def test_sweepers_that_share_a_study_share_its_run(tmp_path):
     second.open()
     assert first.parents == second.parents
     for one in (first, second):
-        one.close("FINISHED", [], [])
+        one.close("FINISHED", [], NO_RESULTS)
 
 
 def trial(state: TrialState, seconds: float, **spent: float) -> optuna.trial.FrozenTrial:

@@ -157,7 +157,7 @@ def test_fewer_trials_than_before_take_nothing_and_lose_nothing(make):
 
     smaller = make(n_trials=1)
 
-    assert smaller.plan().is_complete(1)
+    assert smaller.plan().is_complete
     assert smaller.claim() is None
     assert len(make().ledger().waiting) == 3
 
