@@ -1,6 +1,7 @@
 """The sweeper beside the official plugin, and beside the ideal.
 
     python benchmarks/sweep.py toy --official VENV/bin/python       1,000 trials of a program of two parameters
+    python benchmarks/sweep.py growth                               the cost of a trial behind 100, 1,000 and 10,000 finished ones
     python benchmarks/sweep.py search --official ... --data DIR     wall time to the best WER of 30 unpruned trials on digit strings
     python benchmarks/sweep.py refill                               4 workers, lognormal lengths, beside total work / workers
     python benchmarks/sweep.py trial --data DIR                     CPU of a warm trial that is neither training nor evaluation
@@ -79,6 +80,45 @@ def toy(official: str, trials: int) -> None:
         ("ours, memory", "official, memory"),
     ):
         print(f"{ours_name} / {theirs_name}: {cost[ours_name][0] / cost[theirs_name][0]:.2f} of the wall time")
+
+
+FILL = """
+import sys
+import numpy as np
+import optuna
+from speechtrain.sweep.study.storage import open_storage
+storage, count = open_storage(sys.argv[1]), int(sys.argv[2])
+study = storage.get_study_id_from_name("toy")
+first = storage.get_all_trials(study)[0]
+for x, n in zip(np.random.default_rng(0).uniform(-5, 5, count).tolist(), [0, 1] * count):
+    params = {"x": x, "n": type(first.params["n"])(n)}
+    done = optuna.trial.create_trial(params=params, distributions=first.distributions, value=x * x, intermediate_values={0: x * x})
+    storage.create_new_trial(study, done)
+"""
+"""Program that adds finished trials to a study."""
+
+
+def growth(trials: int) -> None:
+    """CPU of a trivial trial in studies of growing length, beside that in the shortest; samplers of Optuna that grow do so on their own."""
+    for name, storage, sampler, workers in (
+        ("journal", None, "random", 1),
+        ("journal, 4 workers", None, "random", 4),
+        ("SQLite", "sqlite:///{}/study.db", "random", 1),
+        ("journal, TPE", None, "tpe", 1),
+    ):
+        shortest = None
+        for count in (100, 1000, 10_000):
+            with tempfile.TemporaryDirectory() as folder:
+                url = (storage or "journal:///{}/multirun/toy/study.journal").format(folder)
+                command = [sys.executable, str(TOY / "app.py"), "-m", "x=interval(-5,5)", "n=interval(0,1)", "hydra.sweeper.check=null"]
+                command += ["hydra.sweeper.study_name=toy", f"hydra.sweeper.storage='{url}'", f"hydra/sweeper/sampler={sampler}"]
+                command += [f"hydra.sweeper.n_jobs={workers}", *(["hydra/launcher=pool"] if workers > 1 else [])]
+                timed([*command, "hydra.sweeper.n_trials=2"], Path(folder))
+                timed([sys.executable, "-c", FILL, url, str(count)], Path(folder))
+                few, many = (timed([*command, f"hydra.sweeper.n_trials={2 + count + more}"], Path(folder))[1] for more in (10, 10 + trials))
+            cost = 1000 * (many - few) / trials
+            shortest = shortest or cost
+            print(f"{name:18s} behind {count:6d} trials: {cost:6.1f} ms CPU a trial, {cost / shortest:.2f} of the first", flush=True)
 
 
 def search(official: str, data: str, epochs: int, trials: int) -> None:
@@ -179,7 +219,7 @@ program.main()
 def main() -> None:
     """Choose by the first argument."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["toy", "search", "refill", "trial"])
+    parser.add_argument("what", choices=["toy", "growth", "search", "refill", "trial"])
     parser.add_argument("--official", help="Python of the environment with the official plugin")
     parser.add_argument("--data", help="folder of the digit strings")
     parser.add_argument("--trials", type=int)
@@ -187,6 +227,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "toy":
         toy(given.official, given.trials or 1000)
+    elif given.what == "growth":
+        growth(given.trials or 100)
     elif given.what == "search":
         search(given.official, given.data, given.epochs, given.trials or 30)
     elif given.what == "refill":
