@@ -15,7 +15,8 @@ from speechtrain.addresses import owner_key, whole
 from speechtrain.config.experiment import SCALARS
 from speechtrain.config.moved import with_present_name
 from speechtrain.config.overrides import override_text, parser
-from speechtrain.config.stored import foreign_targets, is_printable, read_yaml
+from speechtrain.config.plain import is_printable
+from speechtrain.config.stored import foreign_targets, read_yaml
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.files import user_path, write_text
 from speechtrain.tracking.mlflow.location import local_uri, tracking_address

@@ -202,11 +202,16 @@ class Backend(ABC):
     def build(self, model: Mapping[str, Any], task: Task, *, input_size: int, seed: int) -> Model:
         """Build an encoder from its config node (`_target_` and arguments), with the task's head and weights drawn from `seed`."""
 
-    def load_pretrained(self, model: Model) -> None:  # noqa: B027 # most models name none
+    def load_pretrained(self, model: Model, outputs: Sequence[int] | None = None) -> None:  # noqa: B027 # most models name none
         """Load the weights of files that the model's own config names; called before a training that is not resumed.
 
+        Args:
+            model: the model.
+            outputs: for each of the V values of the model's head the output of the files' own head with the same meaning; None: the
+                model's head stays as it was built.
+
         Raises:
-            ConfigError: the weights do not fit the model.
+            ConfigError: the weights do not fit the model, or there is no head in the files.
         """
 
     @abstractmethod

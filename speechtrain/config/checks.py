@@ -18,12 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.moved import present_name
+from speechtrain.config.pretrained import Checkpoint, local_problem
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, SignalData
+from speechtrain.config.schemas.models import Pretrained
 from speechtrain.config.schemas.node import MOST, Node
-from speechtrain.config.schemas.sound import StoredFeatures, WaveformFeatures
+from speechtrain.config.schemas.sound import PretrainedTokens, StoredFeatures, WaveformFeatures
 from speechtrain.config.targets import Signature, UnknownTargetError, class_constant, signature, task_directions, type_mismatch
-from speechtrain.errors import Problem, did_you_mean
+from speechtrain.errors import ConfigError, Problem, did_you_mean
 from speechtrain.files import is_file, is_folder, user_path
 
 RUN_TIME_ARGUMENTS = {
@@ -447,9 +449,29 @@ def _waveform_problems(cfg: DictConfig) -> Iterator[Problem]:
             if cfg.augment.get(key):
                 fix = f"set augment.{key}=0, or augment=none; speed, time masks and augmentation with folders of recordings are there"
                 yield Problem(f"augment.{key}", "works on spectra, and features=waveform has none", fix)
+    if cfg.model.get("path") is not None and issubclass(OmegaConf.get_type(cfg.model) or dict, Pretrained):
+        yield from _checkpoint_problems(cfg)
     weights = cfg.model.get("weights")
     if isinstance(weights, str) and cfg.resume is None and not is_file(user_path(weights)):
         yield Problem("model.weights", f"no such file: {user_path(weights).absolute()}", "give the file of the pretrained model, or null")
+
+
+def _checkpoint_problems(cfg: DictConfig) -> Iterator[Problem]:
+    """Yield what is wrong with the folder of a pretrained checkpoint; one on the hub is read when the run begins."""
+    if cfg.resume is not None or cfg.model.get("architecture") is not None:
+        return
+    if (problem := local_problem(cfg.model.path)) is not None:
+        yield problem
+    elif is_folder(user_path(cfg.model.path)):
+        checkpoint = Checkpoint.find(cfg.model.path)
+        readings: list[Callable[[], object]] = [lambda: checkpoint.architecture, lambda: checkpoint.extractor]
+        if issubclass(OmegaConf.get_type(cfg.tokenizer) or dict, PretrainedTokens):
+            readings.append(lambda: checkpoint.tokens(cfg.model.language))
+        for read in readings:
+            try:
+                read()
+            except ConfigError as error:
+                yield from error.problems
 
 
 _MONITORS = ("objective.metric", "trainer.early_stopping.monitor", "trainer.checkpoint.monitor")

@@ -121,7 +121,7 @@ class ExperimentConfig:
         """Return a copy in which dotted keys have other values, and what is interpolated from them follows."""
         cfg = self.composed.copy()
         for key, value in values.items():
-            OmegaConf.update(cfg, key, value)
+            OmegaConf.update(cfg, key, value, merge=False)
         return self.of(cfg)
 
     @property

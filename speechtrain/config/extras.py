@@ -17,6 +17,11 @@ EXTRAS = {
     "num2words": "numbers",
     "torchaudio": "wav2vec2",
     "datasets": "huggingface",
+    "transformers": "hf",
+    "huggingface_hub": "hf",
+    "safetensors": "hf",
+    "tokenizers": "hf",
+    "peft": "hf",
     "keras": "keras",
     "tensorflow": "keras",
     "jax": "jax",
@@ -37,6 +42,7 @@ EXTRAS = {
 
 _FORMATS = {
     ("torch", "onnx"): ("onnx", "onnxscript", "onnxruntime"),
+    ("torch", "huggingface"): ("transformers", "safetensors"),
     ("keras", "onnx"): ("onnx", "tf2onnx", "onnxruntime"),
     ("keras", "tflite"): ("ai_edge_litert",),
     ("keras", "tflite_int8"): ("ai_edge_litert",),

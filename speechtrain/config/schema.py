@@ -43,6 +43,7 @@ from speechtrain.config.schemas.models import (
     Jasper,
     Lstm,
     Mlp,
+    Pretrained,
     QuartzNet,
     Tdnn,
     Wav2Vec2,
@@ -50,7 +51,20 @@ from speechtrain.config.schemas.models import (
 )
 from speechtrain.config.schemas.node import Node, Rule, choice, number
 from speechtrain.config.schemas.optimisation import AdamLike, Exponential, Plateau, RmsProp, Schedule, Sgd, StepDecay, WarmupCosine
-from speechtrain.config.schemas.sound import Augment, Bpe, Char, Label, LogMel, Phonemes, StoredFeatures, TokenList, WaveformFeatures, Words
+from speechtrain.config.schemas.sound import (
+    Augment,
+    Bpe,
+    Char,
+    Label,
+    LogMel,
+    Phonemes,
+    PretrainedFeatures,
+    PretrainedTokens,
+    StoredFeatures,
+    TokenList,
+    WaveformFeatures,
+    Words,
+)
 from speechtrain.config.schemas.sweeps import PoolOptions, SshOptions, SweeperOptions
 from speechtrain.config.schemas.training import (
     BeamDecoder,
@@ -87,7 +101,7 @@ CHOSEN = (
 )
 """The keys that `choose` may name; `speechtrain.training.choices` says how each is chosen."""
 
-FORMATS = ("torchscript", "pt2", "onnx", "keras", "tflite", "tflite_int8", "archive")
+FORMATS = ("torchscript", "pt2", "onnx", "keras", "tflite", "tflite_int8", "huggingface", "archive")
 
 
 @dataclass
@@ -156,8 +170,16 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "huggingface": HuggingFace,
         "mix": Mix,
     },
-    "features": {"logmel": LogMel, "stored": StoredFeatures, "waveform": WaveformFeatures},
-    "tokenizer": {"char": Char, "list": TokenList, "label": Label, "bpe": Bpe, "word": Words, "phoneme": Phonemes},
+    "features": {"logmel": LogMel, "stored": StoredFeatures, "waveform": WaveformFeatures, "pretrained": PretrainedFeatures},
+    "tokenizer": {
+        "char": Char,
+        "list": TokenList,
+        "label": Label,
+        "bpe": Bpe,
+        "word": Words,
+        "phoneme": Phonemes,
+        "pretrained": PretrainedTokens,
+    },
     "augment": {"spectrum": Augment},
     "model": {
         "tdnn": Tdnn,
@@ -166,6 +188,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "ebranchformer": EBranchformer,
         "zipformer": Zipformer,
         "wav2vec2": Wav2Vec2,
+        "pretrained": Pretrained,
         "crdnn": Crdnn,
         "quartznet": QuartzNet,
         "jasper": Jasper,

@@ -18,6 +18,7 @@ from speechtrain.addresses import whole_values
 from speechtrain.config.checks import MIX, NO_VALUE, NOT_CHOSEN, find_node_problems, target_problems
 from speechtrain.config.compose import CONF_DIR, expected_type
 from speechtrain.config.moved import renamed
+from speechtrain.config.plain import is_printable, plain_mapping, shown
 from speechtrain.config.schema import SCHEMAS, Config
 from speechtrain.config.schemas.node import Node
 from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean, first_line
@@ -28,10 +29,7 @@ Typed = Generator[Problem, None, dict[str, Any]]
 COMPONENTS = ("features", "tokenizer", "augment", "model", "optimizer", "scheduler", "backend", "task", "decoder")
 """The groups with a `_target_`, beside the corpus and the trackers."""
 
-_MOST_VALUES = 100_000
-_MOST_LETTERS = 10_000_000
 _MOST_YAML = 1_000_000
-_DEEPEST = 32
 _SHOWN_PROBLEMS = 10
 _FIX = "\n    -> give a checkpoint, an archive or a run that speechtrain wrote, of this version or an earlier one"
 _ELSEWHERE = ("data", "augment")
@@ -50,7 +48,7 @@ def stored_values(values: object, place: str, *, trust: bool) -> dict[str, Any]:
         ConfigError: classes of other packages are named, and the place is not trusted.
         UserError: this is not the config of a run.
     """
-    content: dict[str, Any] = renamed(plain_mapping(values, f"{place}: its config"))
+    content: dict[str, Any] = renamed(plain_mapping(values, f"{place}: its config", fix=_FIX))
     # the trackers and callbacks of a stored config are not built; `rerun=`, which builds callbacks, checks them itself
     built = {key: value for key, value in content.items() if key not in ("tracking", "callbacks")}
     if not trust and (foreign := foreign_targets(built)):
@@ -93,79 +91,6 @@ _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-
-
-class _NotPlain(Exception):  # noqa: N818
-    """Says what of a stored value is not plain."""
-
-
-def plain_mapping(values: object, what: str) -> dict[str, Any]:
-    """Return a mapping of plain values as it is.
-
-    Args:
-        values: what a file holds.
-        what: the place and the thing, for messages.
-
-    Raises:
-        UserError: it is no mapping, or holds anything but texts, numbers, truth values, lists and mappings, or too many of them.
-    """
-    try:
-        if not isinstance(values, Mapping):
-            raise _NotPlain(f"it is {_shown(values)}, and no mapping")
-        _check_plain(values, "", depth=0, left=[_MOST_VALUES, _MOST_LETTERS])
-    except _NotPlain as error:
-        raise UserError(f"{what} cannot be read: {error}{_FIX}") from None
-    return dict(values)
-
-
-def _check_plain(value: object, path: str, *, depth: int, left: list[int]) -> None:
-    """Check that a value is plain at any depth; `left` counts down the values and letters that a config may have."""
-    if isinstance(value, str):
-        _check_text(value, path, left)
-    elif isinstance(value, int):
-        if abs(value) >= 2**63:
-            raise _NotPlain(f"{path} is a number of {value.bit_length()} bits")
-    elif isinstance(value, (dict, list)):
-        if depth == _DEEPEST:
-            raise _NotPlain(f"{path[:200]} is nested more than {_DEEPEST} levels deep")
-        left[0] -= len(value)
-        if left[0] < 0:
-            raise _NotPlain(f"it has more than {_MOST_VALUES:,} values")
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            if not isinstance(key, (str, int)):
-                raise _NotPlain(f"{path} has {_shown(key)} for a key, which is no text")
-            _check_plain(key, path, depth=depth, left=left)
-            _check_plain(item, f"{path}.{key}" if path else str(key), depth=depth + 1, left=left)
-    elif value is not None and not isinstance(value, float):
-        raise _NotPlain(f"{path} is {_shown(value)}, and no plain value")
-
-
-def _check_text(text: str, path: str, left: list[int]) -> None:
-    """Check that a text can be printed, and is neither an interpolation nor the mark of a missing value."""
-    left[1] -= len(text)
-    if left[1] < 0:
-        raise _NotPlain(f"its texts have more than {_MOST_LETTERS:,} letters")
-    if "${" in text:
-        raise _NotPlain(f"{path} is {_shown(text)}, and nothing is resolved in a stored config: runs write what it comes to")
-    if text == "???":
-        raise _NotPlain(f"{path} has no value")
-    if not is_printable(text):
-        raise _NotPlain(f"{path} is {_shown(text)}, which is no text")
-
-
-def is_printable(text: str) -> bool:
-    """Return whether a text can be encoded, and be part of a path."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
-
-
-def _shown(value: object) -> str:
-    """Return a value for a message, at most 80 characters of it, or its type where it is no plain one."""
-    plain = isinstance(value, (str, int, float)) or value is None
-    text = ascii(value) if plain and not (isinstance(value, int) and abs(value) >= 2**63) else f"a value of type {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 @lru_cache
@@ -213,7 +138,7 @@ def _foreign(value: object, path: str, group: str) -> Iterator[tuple[str, str]]:
         dotted = f"{path}.{key}" if path else str(key)
         if key == "_target_":
             if not group or not isinstance(item, str) or item not in known_targets(group):
-                yield dotted, item if isinstance(item, str) else _shown(item)
+                yield dotted, item if isinstance(item, str) else shown(item)
         elif path == "callbacks" and isinstance(item, str):
             yield dotted, item
         else:
@@ -241,7 +166,7 @@ def _type_all(content: Mapping[str, Any], typed: dict[str, Any]) -> Iterator[Pro
     for group in (*COMPONENTS, "data", "trainer"):
         node = content.get(group)
         if not isinstance(node, dict):
-            yield Problem(group, f"must be a group of keys, received {_shown(node)}" if group in content else "is missing")
+            yield Problem(group, f"must be a group of keys, received {shown(node)}" if group in content else "is missing")
         elif group == "trainer":
             typed[group] = yield from _typed(SCHEMAS["trainer"]["trainer"], node, group)
         else:
@@ -255,7 +180,7 @@ def _component(group: str, node: Mapping[str, Any], path: str) -> Typed:
     """Yield what is wrong with a component, and return its typed values; those of a class of another package stay as they are."""
     target = node.get("_target_")
     if not isinstance(target, str):
-        yield Problem(f"{path}._target_", "is missing" if target is None else f"must be the path of a class, received {_shown(target)}")
+        yield Problem(f"{path}._target_", "is missing" if target is None else f"must be the path of a class, received {shown(target)}")
         return dict(node)
     values = dict(node)
     if target in known_targets(group):
@@ -300,18 +225,18 @@ def _explained(error: OmegaConfBaseException, path: str, schema: type[Node]) -> 
         names = [] if "." in inside else [name for name in schema.__dataclass_fields__ if not name.startswith("_")]
         return Problem(dotted, "there is no such key in this version", did_you_mean(inside, names))
     if isinstance(error, ValidationError) and (expected := expected_type(error)) is not None:
-        return Problem(dotted, f"must be {expected}, received {_shown(error.value)}")
+        return Problem(dotted, f"must be {expected}, received {shown(error.value)}")
     return Problem(dotted or "config", first_line(error, most=160))
 
 
 def _tracker_problems(tracking: object) -> Iterator[Problem]:
     """Yield what keeps trackers from being compared and listed; they are not built."""
     if not isinstance(tracking, dict):
-        yield Problem("tracking", f"must be trackers by name, received {_shown(tracking)}")
+        yield Problem("tracking", f"must be trackers by name, received {shown(tracking)}")
         return
     for name, node in tracking.items():
         if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-            yield Problem(f"tracking.{name}", f"must be a tracker, received {_shown(node)}")
+            yield Problem(f"tracking.{name}", f"must be a tracker, received {shown(node)}")
 
 
 def stored_vocabulary(values: object, place: str) -> list[str]:
@@ -321,9 +246,9 @@ def stored_vocabulary(values: object, place: str) -> list[str]:
         UserError: they are no list of texts, or one stands there twice.
     """
     if not isinstance(values, (list, tuple)) or not all(isinstance(token, str) and is_printable(token) for token in values):
-        raise UserError(f"{place}: its vocabulary cannot be read; it must be a list of texts, received {_shown(values)}{_FIX}")
+        raise UserError(f"{place}: its vocabulary cannot be read; it must be a list of texts, received {shown(values)}{_FIX}")
     first: dict[str, int] = {}
     for number, token in enumerate(values):
         if (other := first.setdefault(token, number)) != number:
-            raise UserError(f"{place}: its vocabulary cannot be read; tokens {other} and {number} are both {_shown(token)}{_FIX}")
+            raise UserError(f"{place}: its vocabulary cannot be read; tokens {other} and {number} are both {shown(token)}{_FIX}")
     return list(values)

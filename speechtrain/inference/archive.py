@@ -18,7 +18,10 @@ from typing import Any
 
 from speechtrain.backends import zip_files
 from speechtrain.backends.checkpoint_files import SUFFIXES, read_extra
+from speechtrain.config.build import build
+from speechtrain.config.compose import compose_unchecked
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.pretrained import is_checkpoint, language_of, with_checkpoint_files
 from speechtrain.config.stored import stored_vocabulary
 from speechtrain.errors import UserError, first_line
 from speechtrain.files import atomically
@@ -67,9 +70,23 @@ def stored_config(path: str | Path, *, trust: bool = False) -> tuple[ExperimentC
     Raises:
         UserError: the file holds no model, or names classes of other packages and is not trusted.
     """
+    if is_checkpoint(path):
+        cfg = _pretrained_config(path)
+        return cfg, list(build("tokenizer", cfg.tokenizer).vocabulary)
     with weights_of(Path(path)) as weights:
         extra = read_extra(weights)
     return ExperimentConfig.stored(extra.get("config"), str(path), trust=trust), stored_vocabulary(extra.get("vocabulary"), str(path))
+
+
+def _pretrained_config(path: str | Path) -> ExperimentConfig:
+    """Make the config with which a pretrained checkpoint is used as it is: with its own input, head and vocabulary.
+
+    Raises:
+        ConfigError: its files cannot be read.
+    """
+    name, language = language_of(path)
+    cfg = compose_unchecked(["model=pretrained", "tokenizer=pretrained", "model.path=."])
+    return with_checkpoint_files(ExperimentConfig.of(cfg).with_values({"model.path": name, "model.language": language}))
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,11 +23,14 @@ from speechtrain.config.checks import unknown_formats
 from speechtrain.config.experiment import class_name, kind_of_test
 from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.overlay import overlaid
+from speechtrain.config.pretrained import is_checkpoint, language_of
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.config.targets import class_constant
 from speechtrain.console import console, errors
 from speechtrain.errors import ConfigError, Problem, UserError, unwritable
+from speechtrain.inference import hub_folder
 from speechtrain.inference.find import results_folder, run_folder, stored_for
+from speechtrain.tracking.run_folder import read_run_file
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
@@ -151,6 +155,9 @@ class Export:
                 if kind == _ARCHIVE:
                     results.append(self._archive([each.path for each in results if each.path is not None]))
                     continue
+                if kind == hub_folder.NAME:
+                    results.append(self._hub_folder(results[0].metrics))
+                    continue
                 path = self.folder / f"model{'_int8' if kind == 'tflite_int8' else ''}{self.recognizer.backend.formats[kind]}"
                 options = Conversion(self.recognizer.features.size, self.frames, ranges)
                 convert(ConversionJob(self.weights, self.settings, kind, path, options, bool(self.cfg.trust), self.data.corpus.target_size))
@@ -197,7 +204,7 @@ class Export:
             raise UserError(f"{kind}: its values differ from the model's: they {what}\n    -> choose another format")
         metrics = {name: float(value) for name, value in scorer.compute().items() if name != "loss"}
         factors = [one / batch.seconds for one, batch in zip(took, self.batches, strict=True)]
-        size = (path or self.weights).stat().st_size / 1e6
+        size = _bytes(path or self.weights) / 1e6
         return ExportResult(
             kind, path, size, 1000 * statistics.median(took), statistics.median(factors), worst if path is not None else None, metrics
         )
@@ -220,6 +227,36 @@ class Export:
         }
         write_json(path.with_suffix(f"{path.suffix}.json"), facts)
 
+    def _hub_folder(self, metrics: Mapping[str, float]) -> ExportResult:
+        """Write a folder for Transformers, and try it out there; it takes the place of an earlier one when it is good."""
+        from speechtrain.backends.torch.huggingface import write_folder
+        from speechtrain.inference.runtimes import open_exported
+
+        model = self.recognizer
+        run = read_run_file(self.run) if self.run is not None else {}
+        tested = {name.removeprefix("test/"): value for name, value in run.get("metrics", {}).items() if name.startswith("test/")}
+        card = hub_folder.Card(
+            name=self.run.name if self.run is not None else self.weights.stem,
+            data=None if is_checkpoint(self.weights) else class_name(self.settings.corpus),
+            scores=tested or metrics,
+            measured_on="the test data" if tested else f"{len(self.batches)} utterances of `{self.cfg.split}`",
+        )
+        path = self.folder / hub_folder.NAME
+        with TemporaryDirectory(dir=self.folder, prefix=".export-") as place:
+            folder = Path(place) / hub_folder.NAME
+            folder.mkdir()
+            hub_folder.write_processor(model, folder)
+            try:
+                write_folder(model.model, folder, hub_folder.outputs_of(model))
+            except NotImplementedError as error:
+                raise UserError(f"{hub_folder.NAME}: {error}\n    -> choose another format; nothing was written") from None
+            hub_folder.write_card(model, folder, card)
+            result = self._try_out(hub_folder.NAME, folder, open_exported(hub_folder.NAME, folder))
+            if path.is_dir():
+                shutil.rmtree(path)
+            folder.replace(path)
+        return replace(result, path=path)
+
     def _archive(self, exports: Sequence[Path]) -> ExportResult:
         """Write an archive with everything, and try it out as it is read again."""
         from speechtrain.inference.archive import SUFFIX, stored_config, write_archive
@@ -237,7 +274,12 @@ class Export:
                 name: weights,
                 "config.yaml": self.settings.as_yaml(),
                 "vocabulary.json": json.dumps(self.vocabulary, ensure_ascii=False),
-                **{f"exports/{each.name}": each for export in exports for each in (export, export.with_suffix(f"{export.suffix}.json"))},
+                **{
+                    f"exports/{each.name}": each
+                    for export in exports
+                    if export.is_file()
+                    for each in (export, export.with_suffix(f"{export.suffix}.json"))
+                },
             }
             if self.run is not None:
                 files |= {each: self.run / each for pattern in _KEPT for each in _found(self.run, pattern)}
@@ -257,6 +299,12 @@ def _only_if_good(path: Path) -> Iterator[None]:
         bad = path.with_name(f"bad_{path.name}")
         path.replace(bad)
         raise UserError(f"{error}; the file is kept as {bad}") from error
+
+
+def _bytes(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder, behind which a language may be named."""
+    path = Path(language_of(path)[0])
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file()) if path.is_dir() else path.stat().st_size
 
 
 def _found(folder: Path, pattern: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from speechtrain.backends import checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overlay import overlaid
+from speechtrain.config.pretrained import Checkpoint, is_checkpoint, language_of
 from speechtrain.config.schemas.commands import ModelCommand
 from speechtrain.console import announce
 from speechtrain.errors import ConfigError, Problem, UserError, unwritable
@@ -20,7 +21,7 @@ from speechtrain.tracking.run_folder import find_weights, read_run_file
 if TYPE_CHECKING:
     from speechtrain.inference.recognizer import Recognizer
 
-_FIX = "give last, a run's folder, a checkpoint, an archive, an MLflow run id, or a model URI such as models:/NAME/1"
+_FIX = "give last, a run's folder, a checkpoint, an archive, an MLflow run id, a model URI such as models:/NAME/1, hf://OWNER/NAME"
 
 
 def find_model(name: str, *, tracking_uri: str | None = None, experiment: str | None = None) -> Path:
@@ -28,7 +29,8 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str | 
 
     Args:
         name: `last`, a run's folder, a checkpoint, an archive, a folder of MLflow's, an MLflow run id (or its first letters, or the run's
-            name), or a model URI (`models:/NAME/1`, `runs:/ID/model`).
+            name), a model URI (`models:/NAME/1`, `runs:/ID/model`), or a pretrained checkpoint: its folder, or `hf://OWNER/NAME` on the
+            hub, with the name of a language behind it where it has several (`hf://facebook/mms-1b-all@deu`).
         tracking_uri: see `speechtrain.tracking.mlflow.location.tracking_address`.
         experiment: MLflow experiment in which run ids and names are looked up, see `location.experiment_name`.
 
@@ -44,9 +46,9 @@ def find_model(name: str, *, tracking_uri: str | None = None, experiment: str | 
         if path.suffix not in (*checkpoint_files.SUFFIXES, SUFFIX):
             raise ConfigError([Problem("from", f"{path} is neither a checkpoint nor an archive", _FIX)])
         return path.absolute()
-    if is_folder(path) and (path / "MLmodel").is_file():
-        return _weights_in(path, wanted)
-    if path.suffix in (*checkpoint_files.SUFFIXES, SUFFIX) or (len(path.parts) > 1 and not is_file(path) and not is_folder(path)):
+    if (folder := _in_folder(wanted, path)) is not None:
+        return folder
+    if _can_only_be_a_file(path):
         raise ConfigError([Problem("from", f"there is no file {path}", _FIX)])
     try:
         return find_weights(wanted, "from")
@@ -139,6 +141,29 @@ def results_folder(weights: Path, name: str, out: str | None) -> Path:
     if out is None and run is None:
         ignore_in_git(folder)
     return folder
+
+
+def _in_folder(wanted: str, path: Path) -> Path | None:
+    """Return the model in a folder that another program wrote: a pretrained checkpoint, or one of MLflow's; None: it is no such folder."""
+    if is_checkpoint(wanted):
+        return _checkpoint_folder(wanted)
+    return _weights_in(path, wanted) if is_folder(path) and (path / "MLmodel").is_file() else None
+
+
+def _can_only_be_a_file(path: Path) -> bool:
+    return path.suffix in (*checkpoint_files.SUFFIXES, SUFFIX) or (len(path.parts) > 1 and not is_file(path) and not is_folder(path))
+
+
+def _checkpoint_folder(name: str) -> Path:
+    """Return the folder of a pretrained checkpoint, whose files may be fetched now; behind it the language, if one is named.
+
+    Raises:
+        ConfigError: it cannot be fetched, or has no weights.
+    """
+    checkpoint, language = language_of(name)
+    found = Checkpoint.find(checkpoint, key="from")
+    found.weight_files(language=language)
+    return found.folder if language is None else found.folder.with_name(f"{found.folder.name}@{language}")
 
 
 def _weights_in(folder: Path, name: str) -> Path:

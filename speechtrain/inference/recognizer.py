@@ -14,6 +14,7 @@ from speechtrain.backends.checkpoint_files import another_model, check_depth
 from speechtrain.backends.zip_files import UNREADABLE
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.pretrained import is_checkpoint
 from speechtrain.config.stored import known_targets
 from speechtrain.data.audio import from_samples, read_recording
 from speechtrain.data.batches import stack_features
@@ -94,7 +95,7 @@ class Recognizer:
             task = build_task(cfg, tokenizer=tokenizer, input_size=features.size, target_size=target_size)
             if not task.head.size:
                 raise UserError(f"{path}: its task gives signals, which need recordings of them\n    -> use speechtrain.evaluate or export")
-            model = _restored(backend, cfg, task, Path(path), input_size=features.size)
+            model = _restored(backend, cfg, task, tokenizer, Path(path), input_size=features.size)
         except UNREADABLE as error:
             message = f"{path}: its model cannot be built from the config in it ({type(error).__name__}: {first_line(error, most=160)})"
             raise UserError(f"{message}\n    -> give a model that this version or an earlier one wrote, or copy the file again") from error
@@ -244,12 +245,16 @@ def _without_nan(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return values
 
 
-def _restored(backend: Backend, cfg: ExperimentConfig, task: Task, path: Path, *, input_size: int) -> Model:
-    """Build the model of a file with its weights.
+def _restored(backend: Backend, cfg: ExperimentConfig, task: Task, tokenizer: Tokenizer, path: Path, *, input_size: int) -> Model:
+    """Build the model of a file, or of a pretrained checkpoint's folder, with its weights.
 
     Raises:
         UserError: they do not fit, or the config in the file names none that can be built.
     """
+    if is_checkpoint(path):
+        model = backend.build(cfg.model, task, input_size=input_size, seed=0)
+        backend.load_pretrained(model, getattr(tokenizer, "outputs", None))
+        return model
     with weights_of(path) as weights:
         try:
             if backend.name == "keras" and cfg.model["_target_"] in known_targets("model"):

@@ -59,6 +59,12 @@ def _pt2(path: Path) -> ModelFunction:
     return _torch_function(torch.export.load(path).module())
 
 
+def _huggingface(path: Path) -> ModelFunction:
+    from speechtrain.backends.torch.huggingface import open_folder
+
+    return open_folder(path)
+
+
 def _torch_function(model: Any) -> ModelFunction:
     import torch
 
@@ -122,6 +128,7 @@ _OPEN: dict[str, Callable[[Path], ModelFunction]] = {
     "torchscript": _torchscript,
     "pt2": _pt2,
     "onnx": _onnx,
+    "huggingface": _huggingface,
     "keras": _keras,
     "tflite": _tflite,
     "tflite_int8": _tflite,

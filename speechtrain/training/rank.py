@@ -16,6 +16,9 @@ def main() -> None:
     guard_outputs()
     folder, *checkpoint = (Path(argument) for argument in sys.argv[1:])
     sys.path.insert(0, str(Path.cwd()))  # for a _target_ in the user's folder
+    from speechtrain.backends.torch.internals import hide_transformers_from_metrics
+
+    hide_transformers_from_metrics()
     from speechtrain.backends.torch.devices import end_with_parent
 
     end_with_parent()

@@ -16,6 +16,7 @@ from speechtrain.backends.checkpoint_files import LAST, last_checkpoint, read_ex
 from speechtrain.config.effects import has_effect
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.moved import present_name
+from speechtrain.config.pretrained import with_checkpoint_files
 from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.files import launch_folder
 from speechtrain.tracking.base import flat
@@ -55,8 +56,16 @@ def _stored_config(cfg: ExperimentConfig) -> Mapping[str, Any]:
 
 
 def with_values_of_the_start(cfg: ExperimentConfig) -> ExperimentConfig:
-    """Return the config of a run that is resumed with what was chosen when it began, see `speechtrain.training.choices`."""
-    if not cfg.choose or not (stored := _stored_config(cfg)):
+    """Return a config with what a run keeps of its beginning.
+
+    That is what the files of a pretrained checkpoint said, and where it is resumed what was chosen (`speechtrain.training.choices`).
+
+    Raises:
+        ConfigError: the checkpoint cannot be read.
+    """
+    stored = _stored_config(cfg)
+    cfg = with_checkpoint_files(cfg, stored)
+    if not cfg.choose or not stored:
         return cfg
     chosen = {key: OmegaConf.select(OmegaConf.create(dict(stored)), key) for key in cfg.choose}
     return cfg.with_values({**chosen, "choose": []})

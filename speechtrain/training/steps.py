@@ -205,7 +205,7 @@ def load_initial_weights(run: Experiment) -> None:
     if run.cfg.resume is not None:
         _check_vocabulary(run)
         return
-    run.backend.load_pretrained(run.model)
+    run.backend.load_pretrained(run.model, getattr(run.data.tokenizer, "outputs", None))
     if run.cfg.init_from is None:
         return
     path = Path(run.cfg.init_from)

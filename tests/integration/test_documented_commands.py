@@ -267,7 +267,7 @@ class Programs:
             return call.run(sys.executable, "-m", "speechtrain", *words)
         if any(word in ELSEWHERE for word in words) or (words[0] == "-m" and not self.sweeps):
             self.plans.append([word for word in words if word != "-m"])
-        elif "model=wav2vec2" in words:  # hundreds of megabytes; tests/unit/backends/test_wav2vec2.py trains small ones
+        elif {"model=wav2vec2", "model=pretrained"} & {*words}:  # hundreds of megabytes; the tests of both train small ones
             self.plans.append(words)
         elif not any(word.startswith(OWN_PROCESS) for word in words):
             self.trainings.append(words)

@@ -20,6 +20,7 @@ from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.backends.torch.batch_loss import BatchLoss, is_out_of_memory, to_outputs
 from speechtrain.backends.torch.checkpoint import check_resumable, read_weights, write_weights
 from speechtrain.backends.torch.encoder import Encoder, stacks_of
+from speechtrain.backends.torch.internals import hide_transformers_from_metrics
 from speechtrain.backends.torch.random_state import restored
 from speechtrain.backends.torch.speech_model import ModelStream, SpeechModel
 from speechtrain.config.build import construct
@@ -43,7 +44,7 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
     suffix: ClassVar[str] = ".ckpt"
-    formats: ClassVar[Mapping[str, str]] = {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx"}
+    formats: ClassVar[Mapping[str, str]] = {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx", "huggingface": ""}
 
     def __init__(self, threads: int | None = None, compile: bool = False) -> None:  # noqa: A002 # the key's name
         self._compiled = compile
@@ -66,10 +67,11 @@ class TorchBackend(Backend):
             raise ConfigError([Problem("model._target_", f"{wanted}, received {type(encoder).__name__}", "derive it from Encoder")])
         return SpeechModel(encoder, task.head)  # type: ignore[arg-type]
 
-    def load_pretrained(self, model: SpeechModel) -> None:
-        """Load the weights that the encoder's config names; see `Encoder.load_pretrained`."""
-        if isinstance(model.encoder, Encoder):
-            model.encoder.load_pretrained()
+    def load_pretrained(self, model: SpeechModel, outputs: Sequence[int] | None = None) -> None:
+        """Load the weights that the encoder's config names, and those of its head; see `Backend.load_pretrained`."""
+        head = model.encoder.load_pretrained() if isinstance(model.encoder, Encoder) else None
+        if outputs is not None:
+            model.load_head(head, outputs)
 
     def describe(self, model: SpeechModel) -> ModelInfo:
         """Return the size, subsampling and context of a model."""
@@ -108,6 +110,7 @@ class TorchBackend(Backend):
         self, model: SpeechModel, train: Loader, val: Loader | None, task: Task, plan: TrainingPlan, callbacks: Sequence[Callback]
     ) -> TrainResult:
         """Train in place; see `Backend.train`."""
+        hide_transformers_from_metrics()
         from speechtrain.backends.torch.lightning_module import TrainingModule
         from speechtrain.backends.torch.lightning_run import LightningRun
         from speechtrain.backends.torch.sharding import FullySharded, check_shardable
@@ -239,6 +242,8 @@ def _prepare(model: SpeechModel, task: Task, trainer: Trainer) -> None:
     for stack in stacks_of(model.encoder):
         stack.layer_dropout = trainer.layer_dropout
         stack.checkpointing = trainer.gradient_checkpointing
+    if isinstance(model.encoder, Encoder):
+        model.encoder.prepare(layer_dropout=trainer.layer_dropout, checkpointing=trainer.gradient_checkpointing)
 
 
 def _check_kinds(model: SpeechModel, weights: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -47,12 +47,26 @@ class Encoder(nn.Module, ABC):
     causal: bool = False
     min_frames: int = 1
 
-    def load_pretrained(self) -> None:
+    def load_pretrained(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Load the weights of the file that the model's config names; called before a training that begins anew.
+
+        Returns:
+            Weight (V, D) and bias (V,) of the head that the file has too; None if it has none.
 
         Raises:
             ConfigError: it does not fit.
         """
+        return None
+
+    def prepare(self, *, layer_dropout: float, checkpointing: bool) -> None:
+        """Take what a training asks of layers that are in no `Stack`: see there."""
+
+    def at_step(self, step: int) -> None:
+        """Hear which optimizer step comes next, counted from 0, before the batches of it are computed."""
+
+    def lr_scales(self) -> Mapping[str, float]:
+        """Return by which factors parameters learn more slowly than the head, by their names in the encoder; empty: all alike."""
+        return {}
 
     @abstractmethod
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:

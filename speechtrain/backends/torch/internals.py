@@ -5,13 +5,34 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+
+
+def hide_transformers_from_metrics() -> None:
+    """Keep torchmetrics, which Lightning imports, from importing Transformers with it, where that is installed: a second of each start."""
+    imports: Any = importlib.import_module("lightning_utilities.core.imports")
+    if not hasattr(imports._version, "of_others"):
+        imports._version = _VersionOfOthers(imports._version)
+
+
+class _VersionOfOthers:
+    """Looks up the version of any package but Transformers, which seems not to be installed."""
+
+    def __init__(self, look_up: Any) -> None:
+        self.of_others = look_up
+
+    def __call__(self, name: str) -> str:
+        if name == "transformers":
+            raise PackageNotFoundError(name)
+        return str(self.of_others(name))
 
 
 def ignore_sigterm_notices(trainer: pl.Trainer) -> None:

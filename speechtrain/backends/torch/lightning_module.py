@@ -20,6 +20,7 @@ from speechtrain.backends.torch import losses, lr_finder, sharding
 from speechtrain.backends.torch.averaging import MovingAverage
 from speechtrain.backends.torch.batch_loss import OPS, BatchLoss, to_outputs
 from speechtrain.backends.torch.devices import broadcast_from_rank0, gather_from_ranks, sum_over_ranks, value_of_rank0
+from speechtrain.backends.torch.encoder import Encoder
 from speechtrain.backends.torch.internals import copy_all
 from speechtrain.backends.torch.random_state import random_state, restored, set_random_state
 from speechtrain.backends.torch.speech_model import SpeechModel
@@ -30,6 +31,10 @@ from speechtrain.processes import interrupts
 from speechtrain.tasks.base import Scorer, Task
 
 log = logging.getLogger(__name__)
+
+
+_SCALE = "lr_scale"
+"""Of a group of parameters: the share of the learning rate that it has."""
 
 
 class TrainingModule(pl.LightningModule):
@@ -107,6 +112,8 @@ class TrainingModule(pl.LightningModule):
         elif self._halfway is not None:
             set_random_state(self._halfway["random"], self.device)
         self._halfway = None
+        if isinstance(self.model.encoder, Encoder):
+            self.model.encoder.at_step(self.global_step)
         factor = self.plan.schedule.factor(self.global_step)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -183,9 +190,9 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer of the plan; its `lr` is the peak of the schedule."""
-        optimizer: torch.optim.Optimizer = construct("optimizer", self.plan.optimizer, params=self.model.parameters())
+        optimizer: torch.optim.Optimizer = construct("optimizer", self.plan.optimizer, params=_groups(self.model))
         for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
+            group["initial_lr"] = group["lr"] = group["lr"] * group.get(_SCALE, 1.0)
         return optimizer
 
     # --- events -----------------------------------------------------------------------------------------------------------------------
@@ -195,7 +202,8 @@ class TrainingModule(pl.LightningModule):
         self._save_buffers()
         for group in self.trainer.optimizers[0].param_groups:  # as the checkpoint has them
             group |= {name: value for name, value in self._changed.items() if name in group}
-            group["initial_lr"] = self._changed.get("lr", group["initial_lr"])
+            if "lr" in self._changed:
+                group["initial_lr"] = self._changed["lr"] * group.get(_SCALE, 1.0)
         try_largest = self.plan.trainer.try_largest
         if self.device.type == "cuda" if try_largest is None else try_largest:
             self._try(self.loader.largest())
@@ -243,7 +251,7 @@ class TrainingModule(pl.LightningModule):
             lr_finder.write(curve, self.plan.folder)
         rate = value_of_rank0(lr_finder.steepest(curve))
         for group in self.trainer.optimizers[0].param_groups:
-            group["initial_lr"] = rate
+            group["initial_lr"] = rate * group.get(_SCALE, 1.0)
         log.info("learning rate found: %.2e (after %d steps; lr_finder.json)", rate, len(curve))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -377,3 +385,14 @@ class TrainingModule(pl.LightningModule):
             return 0
         self.plan.check_epoch_length(self._halfway["of"], batches)
         return int(self._halfway["batches"])
+
+
+def _groups(model: SpeechModel) -> Any:
+    """Return the parameters of a model, in groups where they do not all learn alike: the head and those like it first."""
+    scales = model.encoder.lr_scales() if isinstance(model.encoder, Encoder) else {}
+    if not scales or set(scales.values()) == {1.0}:
+        return model.parameters()
+    groups: dict[float, list[torch.nn.Parameter]] = {1.0: []}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(scales.get(name.removeprefix("encoder."), 1.0), []).append(parameter)
+    return [{"params": groups[scale], _SCALE: scale} for scale in sorted(groups, reverse=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,23 @@ class SpeechModel(nn.Module):
     def _values(self, encoded: torch.Tensor) -> torch.Tensor:
         values: torch.Tensor = self.head(encoded).float()
         return values.log_softmax(-1) if self.spec.log_softmax else values
+
+    def load_head(self, pretrained: tuple[torch.Tensor, torch.Tensor] | None, outputs: Sequence[int]) -> None:
+        """Load those outputs of a pretrained head that this one has, in its order.
+
+        Args:
+            pretrained: weight (V', D) and bias (V',) of that head; None: there is none.
+            outputs: number of the output for each value of this one.
+
+        Raises:
+            ConfigError: there is no such head, or it has another number of outputs than its vocabulary has tokens.
+        """
+        if pretrained is None or len(pretrained[0]) != len(outputs) or pretrained[0].shape[1] != self.head.in_features:
+            has = "no head" if pretrained is None else f"a head of the shape {tuple(pretrained[0].shape)}"
+            message = f"needs a head of {len(outputs)} tokens, and the checkpoint has {has}"
+            raise ConfigError([Problem("tokenizer", message, "train a new head: for example tokenizer=char")])
+        for own, theirs in zip((self.head.weight, self.head.bias), pretrained, strict=True):
+            own.data.copy_(theirs[list(outputs)])
 
     def tap(self) -> None:
         """Keep what the middle of the encoder gives, for `halfway`.

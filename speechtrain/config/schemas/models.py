@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -147,6 +147,40 @@ class Wav2Vec2(Sized):
         if self.d_model % step:
             message = f"is {self.d_model}, no multiple of 16 and of n_heads={self.n_heads}"
             yield "d_model", message, f"set model.d_model={step * max(1, round(self.d_model / step))}"
+
+
+PRETRAINED = ("wav2vec2", "hubert", "wavlm", "wav2vec2-conformer", "data2vec-audio", "wav2vec2-bert", "parakeet_ctc")
+"""The `model_type` of the checkpoints that `model=pretrained` takes."""
+
+
+@dataclass
+class Pretrained(Target):
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {**_TORCH, "features": ("PretrainedFeatures",)}
+    path: str | None = MISSING
+    revision: str | None = MISSING
+    language: str | None = MISSING
+    architecture: dict[str, Any] | None = MISSING
+    train: str = choice("all", "adapters", "head")
+    freeze_extractor: bool = MISSING
+    unfreeze_after: int = number(ge=0)
+    layer_lr_decay: float = number(gt=0, le=1)
+    dropout: float | None = number(ge=0, lt=1)
+    mask_time_prob: float = number(ge=0, lt=1)
+    mask_time_length: int = number(ge=1, most=_REACH)
+    mask_feature_prob: float = number(ge=0, lt=1)
+    mask_feature_length: int = number(ge=1, most=_WIDTH)
+    lora_rank: int | None = number(ge=1, most=_WIDTH)
+    lora_alpha: float = number(gt=0)
+    lora_dropout: float = number(ge=0, lt=1)
+    lora_targets: list[str] | None = MISSING
+
+    def rules(self) -> Iterator[Rule]:
+        yield from needed("", ("transformers", *(["peft"] if self.lora_rank is not None else [])))
+        if self.lora_rank is not None and self.train != "all":
+            yield "lora_rank", f"adds weights that are trained, and model.train={self.train} leaves them out", "set model.train=all"
+        if self.architecture is not None and self.architecture.get("model_type") not in PRETRAINED:
+            kind = self.architecture.get("model_type")
+            yield "architecture", f"is of a model of the kind {kind!r:.80}", f"give one of {', '.join(PRETRAINED)}"
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -44,6 +45,19 @@ class LogMel(Target):
 class WaveformFeatures(Target):
     sample_rate: int = number(ge=1000, most=HIGHEST_RATE)
     normalize: str = choice("utterance", "none")
+    epsilon: float = number(gt=0, le=1)
+
+
+@dataclass
+class PretrainedFeatures(Target):
+    sample_rate: int = number(ge=1000, most=HIGHEST_RATE)
+    path: str | None = MISSING
+    revision: str | None = MISSING
+    extractor: dict[str, Any] | None = MISSING
+
+    def rules(self) -> Iterator[Rule]:
+        if self.path is None and self.extractor is None:
+            yield "path", "is not given, and the model names no checkpoint", "set model=pretrained model.path=..., or features.path=..."
 
 
 @dataclass
@@ -93,6 +107,18 @@ class Bpe(TextTokenizer):
 class Words(TextTokenizer):
     min_count: int = number(ge=1)
     unknown: str | None = MISSING
+
+
+@dataclass
+class PretrainedTokens(TextTokenizer):
+    path: str | None = MISSING
+    revision: str | None = MISSING
+    language: str | None = MISSING
+    definition: dict[str, Any] | None = MISSING
+
+    def rules(self) -> Iterator[Rule]:
+        if self.path is None and self.definition is None:
+            yield "path", "is not given, and the model names no checkpoint", "set model=pretrained model.path=..., or tokenizer.path=..."
 
 
 @dataclass

@@ -44,7 +44,9 @@ class Task(Target):
 
 @dataclass
 class CtcTask(Task):
-    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": ("Char", "TokenList", "Bpe", "Words", "Phonemes")}
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "tokenizer": ("Char", "TokenList", "Bpe", "Words", "Phonemes", "PretrainedTokens")
+    }
     on_infeasible: str = choice("skip", "error", "keep")
     consistency: float = number(ge=0)
     intermediate: float = number(ge=0, lt=1)

@@ -278,12 +278,14 @@ class Waveform(Stored):
     Args:
         sample_rate: Hz.
         normalize: `utterance` (mean 0 and deviation 1, as pretrained models were trained with), `none`.
+        epsilon: added to the variance.
     """
 
     from_audio = True
 
-    def __init__(self, sample_rate: int, normalize: str) -> None:
+    def __init__(self, sample_rate: int, normalize: str, epsilon: float = 1e-5) -> None:
         super().__init__(sample_rate, normalize)
+        self.epsilon = epsilon
         self.size = 1
         self.identity = f"samples 1, {sample_rate} Hz"
 
@@ -300,8 +302,8 @@ class Waveform(Stored):
         return packed.float().div_(32767)
 
     def finish(self, mel: torch.Tensor) -> torch.Tensor:
-        """Normalise with the small constant in the variance that torchaudio's pretrained models were trained with."""
-        return mel if self.normalize == "none" or not len(mel) else torch.nn.functional.layer_norm(mel, mel.shape)
+        """Bring samples (N, 1) to mean 0 and deviation 1."""
+        return mel if self.normalize == "none" or not len(mel) else torch.nn.functional.layer_norm(mel, mel.shape, eps=self.epsilon)
 
 
 def without_dc(samples: Audio) -> Audio:

@@ -55,6 +55,8 @@ def test_the_light_group_asks_for_nothing_that_the_project_does_not() -> None:
         (["data=huggingface", "data.root=."], "datasets", "data: needs datasets"),
         (["data=hdf5_signals", "data.root=."], "h5py", "data: needs h5py"),
         (["experiment=signal_extraction", "data.save_to=here"], "h5py", "data.save_to: needs h5py"),
+        (["model=pretrained", "model.path=a/b", "features=pretrained"], "transformers", "model: needs transformers"),
+        (["model=pretrained", "model.path=a/b", "model.lora_rank=2"], "peft", "model: needs peft"),
         (["tokenizer=phoneme"], "espeakng_loader", "tokenizer.lexicon: needs espeakng_loader"),
         (["backend=keras", "export.on_train_end=[onnx]"], "tf2onnx", "export.on_train_end: needs tf2onnx"),
         (["backend=keras"], "keras", "backend.engine: needs keras"),

@@ -147,6 +147,10 @@ def test_every_option_of_every_group_composes(option: str) -> None:
         assert "augment.noise_folder: no such folder" in problems(f"augment={name}")
     elif option == "features/waveform":
         assert "augment.warp: works on spectra, and features=waveform has none" in problems(f"features={name}")
+    elif option == "model/pretrained":
+        assert "model.path: has no value" in problems(f"model={name}")
+    elif option in ("features/pretrained", "tokenizer/pretrained"):
+        assert f"{group}.path: is not given, and the model names no checkpoint" in problems(f"{group}={name}")
     elif option == "task/regression":
         assert "set data=signals or hdf5_signals" in problems("task=regression")
     elif option == "tokenizer/label":

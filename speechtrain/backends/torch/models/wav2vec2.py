@@ -77,7 +77,7 @@ class Wav2Vec2(Encoder):
         self.shape |= dict.fromkeys(("encoder_projection_dropout", "encoder_attention_dropout", "encoder_dropout"), dropout)
         self.shape |= {"encoder_ff_interm_dropout": 0.0, "encoder_layer_drop": 0.0, "aux_num_out": None}
         self.frozen = self.weights is not None and freeze_extractor
-        self._take(_without_weight_norm(_net(self.shape)))
+        self._take(_net(self.shape))
         self.mask_prob, self.mask_length = mask_prob, mask_length
         self.output_size = int(self.shape["encoder_embed_dim"])
         self.mask = nn.Parameter(torch.empty(self.output_size).uniform_())
@@ -87,6 +87,7 @@ class Wav2Vec2(Encoder):
 
     def _take(self, net: Any) -> None:
         transformer = net.encoder.transformer
+        without_weight_norm(transformer.pos_conv_embed.conv)
         self.extractor = net.feature_extractor.conv_layers.requires_grad_(not self.frozen)
         self.projection = net.encoder.feature_projection
         self.positions = transformer.pos_conv_embed
@@ -95,14 +96,14 @@ class Wav2Vec2(Encoder):
         self.dropout = transformer.dropout
         self.layers = Stack((Layer(layer) for layer in transformer.layers), self.positions.embed_dim)
 
-    def load_pretrained(self) -> None:
-        """Load the weights of the file that `weights` names, if it names one.
+    def load_pretrained(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Load the weights of the file that `weights` names, if it names one; the head that some have is not among them.
 
         Raises:
             ConfigError: the file cannot be read, or is of another model.
         """
         if self.weights is None:
-            return
+            return None
         net = _net(self.shape)
         try:
             if zipfile.is_zipfile(self.weights):  # files of before PyTorch 1.6 are none, and have no checksums
@@ -114,13 +115,14 @@ class Wav2Vec2(Encoder):
             reason = lines[1].strip() if isinstance(error, RuntimeError) and len(lines) > 1 else first_line(error, most=120)
             fix = "give the file of torchaudio's bundle, and its name with model.bundle"
             raise ConfigError([Problem("model.weights", f"{self.weights} is not the file of this model: {reason}", fix)]) from error
-        self._take(_without_weight_norm(net))
+        self._take(net)
         log.info("pretrained weights of %s", self.weights)
+        return None
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Compute the encoder frames (B,) of samples (B,): none where there are fewer than a window of 400 (25 ms)."""
         for block in self.extractor:
-            lengths = _shorter(lengths, block)
+            lengths = shorter(lengths, block.kernel_size, block.stride)
         return lengths
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,7 +146,7 @@ class Wav2Vec2(Encoder):
         """Convolve samples (B, 1, T) to (B, C, T'), and return the lengths (B,)."""
         for block in self.extractor:
             x = block.conv(x)
-            lengths = _shorter(lengths, block)
+            lengths = shorter(lengths, block.kernel_size, block.stride)
             if isinstance(block.layer_norm, nn.GroupNorm):
                 x = norm_over_time(x, lengths, block.layer_norm)
             elif block.layer_norm is not None:
@@ -184,9 +186,9 @@ class Layer(nn.Module):
         return output
 
 
-def _shorter(lengths: torch.Tensor, block: Any) -> torch.Tensor:
+def shorter(lengths: torch.Tensor, kernel_size: int, stride: int) -> torch.Tensor:
     """Compute the frames (B,) that a convolution without padding leaves."""
-    return (torch.div(lengths - block.kernel_size, block.stride, rounding_mode="floor") + 1).clamp_min(0)
+    return (torch.div(lengths - kernel_size, stride, rounding_mode="floor") + 1).clamp_min(0)
 
 
 def norm_over_time(x: torch.Tensor, lengths: torch.Tensor, norm: nn.GroupNorm) -> torch.Tensor:
@@ -198,10 +200,9 @@ def norm_over_time(x: torch.Tensor, lengths: torch.Tensor, norm: nn.GroupNorm) -
     return centred * torch.rsqrt(variance + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
 
 
-def _without_weight_norm(net: Any) -> Any:
-    """Return the convolution of positions with the weight itself, which exporters know."""
-    nn.utils.parametrize.remove_parametrizations(net.encoder.transformer.pos_conv_embed.conv, "weight")
-    return net
+def without_weight_norm(convolution: nn.Module) -> None:
+    """Give a convolution of positions the weight itself, which exporters know, in place of its length and direction."""
+    nn.utils.parametrize.remove_parametrizations(convolution, "weight")
 
 
 def _net(shape: Mapping[str, Any]) -> Any:
