@@ -116,9 +116,9 @@ def _pieces(vocabulary: Sequence[str]) -> str:
         if piece[:cut] in numbers and piece[cut:] in numbers
     ]
     tokenizer = Tokenizer(models.BPE(vocab={**numbers, _UNKNOWN: len(numbers)}, merges=merges, unk_token=_UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     steps = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Replace(Regex(" +"), " "), decoders.Strip(" ", 1, 1)]
-    tokenizer.decoder = decoders.Sequence(steps)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.Sequence(steps)
     return str(tokenizer.to_str())
 
 

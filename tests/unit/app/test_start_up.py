@@ -22,6 +22,8 @@ HEAVY = (
     "matplotlib",
     "scipy",
     "uvicorn",
+    "transformers",
+    "huggingface_hub",
 )
 
 ANSWERED = ["--help", "--version", "--cfg job", "evaluate --help", "sync outputs"]
@@ -29,6 +31,7 @@ ANSWERED = ["--help", "--version", "--cfg job", "evaluate --help", "sync outputs
 MISTAKES = [
     *(
         "model.chanels=3",
+        "model=pretrained model.path=./zzz",
         "model.channels=-1",
         "-m model.chanels=1,2",
         "evalute",

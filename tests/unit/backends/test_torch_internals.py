@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import REPOSITORY
 
 from speechtrain.backends.torch import internals
 
@@ -47,6 +51,28 @@ def test_pytorch_compiles_as_many_shapes_as_it_is_allowed() -> None:
         assert torch._dynamo.config.recompile_limit == before + 3, "PyTorch has changed: torch._dynamo.config.recompile_limit"
     finally:
         torch._dynamo.config.recompile_limit = before
+
+
+def test_torchmetrics_looks_for_transformers_as_we_hide_it() -> None:
+    from lightning_utilities.core.imports import RequirementCache
+    from torchmetrics.utilities import imports
+
+    internals.hide_transformers_from_metrics()
+    assert not RequirementCache("transformers>=4.4.0"), "lightning_utilities has changed: core.imports._version"
+    assert RequirementCache("torch>=2")
+    asked = getattr(imports, "_TRANSFORMERS_GREATER_EQUAL_4_4", None)
+    assert isinstance(asked, RequirementCache), "torchmetrics has changed: utilities.imports._TRANSFORMERS_GREATER_EQUAL_4_4"
+
+
+@pytest.mark.slow
+@pytest.mark.cold
+def test_lightning_starts_without_transformers_where_that_is_installed() -> None:
+    script = (
+        "import sys; from speechtrain.backends.torch import internals; internals.hide_transformers_from_metrics(); import lightning.pytorch"
+    )
+    check = "assert 'transformers' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", f"{script}; {check}"], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
 
 
 def test_torchaudio_knows_the_file_the_kind_and_the_arguments_of_its_bundles() -> None:
