@@ -336,6 +336,7 @@ def _fetched(name: str, revision: str | None, patterns: Sequence[str], key: str)
     try:
         return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=list(patterns)))
     except (OSError, ValueError, httpx.HTTPError) as error:
-        message = f"there is no folder {name}, and {owner_and_name} could not be fetched from the hub ({first_line(error, most=160)})"
+        no_folder = "" if name.startswith(HUB) else f"there is no folder {name}, and "
+        message = f"{no_folder}{owner_and_name} could not be fetched from the hub ({first_line(error, most=160)})"
         fix = "give a folder that holds the checkpoint, mend the name or the revision, or fetch it where there is a network: hf download"
         raise ConfigError([Problem(key, message, f"{fix} {owner_and_name}")]) from error

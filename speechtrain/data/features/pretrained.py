@@ -17,6 +17,7 @@ from speechtrain.errors import ConfigError, Problem
 
 _FULL_SCALE = 32768  # of 16-bit samples
 _WINDOW, _HOP = 400, 160  # samples of a frame of SeamlessM4TFeatureExtractor, and between two
+_LEAST = _WINDOW + _HOP  # samples that mel energies are computed of: of fewer than two frames there is no deviation
 
 
 class PretrainedFeatures(Stored):
@@ -53,16 +54,14 @@ class PretrainedFeatures(Stored):
         """Return the number of frames T of so many samples."""
         if self._takes_samples:
             return num_samples
-        if self._kind == "SeamlessM4TFeatureExtractor":  # whole windows alone
-            return 1 + (max(num_samples, _WINDOW + _HOP) - _WINDOW) // _HOP
-        return 1 + num_samples // self._hop
+        whole_windows = self._kind == "SeamlessM4TFeatureExtractor"
+        return 1 + (max(num_samples, _LEAST) - (_WINDOW if whole_windows else 0)) // self._hop
 
     def spectrum(self, samples: Audio) -> torch.Tensor:
         """Return the samples as frames (N, 1), or compute normalised mel energies (T, M)."""
         if self._extractor is None:
             return torch.from_numpy(samples)[:, None]
-        if len(samples) < _WINDOW + _HOP:  # of fewer than two frames there is no deviation
-            samples = np.pad(samples, (0, _WINDOW + _HOP - len(samples)))
+        samples = np.pad(samples, (0, max(0, _LEAST - len(samples))))
         rest = {"pad_to_multiple_of": None} if self._kind == "SeamlessM4TFeatureExtractor" else {}
         frames: Any = self._extractor(samples, sampling_rate=self.sample_rate, return_tensors="pt", **rest)["input_features"]
         return torch.as_tensor(frames)[0].float()

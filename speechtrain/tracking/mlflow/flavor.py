@@ -17,6 +17,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
+from speechtrain.backends.checkpoint_files import read_extra
 from speechtrain.tracking.mlflow.location import variables_kept
 
 NAME = "model"
@@ -40,6 +41,7 @@ _NEEDED = (
     "flashlight-text",
 )
 _NEEDED_BY_SUFFIX = {".ckpt": ("lightning",), ".keras": ("keras", "tensorflow-cpu", "tensorflow", "jax")}
+_NEEDED_BY_MODEL = {"speechtrain.backends.torch.models.Pretrained": ("transformers", "tokenizers", "peft")}
 
 
 def log_model(client: MlflowClient, uri: str, run_id: str, event: Mapping[str, Any]) -> None:
@@ -68,7 +70,7 @@ def log_model(client: MlflowClient, uri: str, run_id: str, event: Mapping[str, A
             python_model=str(_PACKAGE / "inference" / "mlflow_model.py"),
             artifacts={"weights": str(weights)},
             code_paths=[str(_PACKAGE)],
-            pip_requirements=requirements(weights.suffix),
+            pip_requirements=requirements(weights),
             signature=signature,
             input_example=pd.DataFrame({"audio": [np.round(np.asarray(event["example"], dtype=np.float64), 5).tolist()]}),
             validate_serving_input=False,  # it would load the model here, seconds of work for what tests show
@@ -87,10 +89,12 @@ class _Flavor:
         mlflow.pyfunc.save_model(**options)
 
 
-def requirements(suffix: str) -> list[str]:
-    """Return the packages that a process needs to load weights of this ending, at the versions that are installed here."""
+def requirements(weights: Path) -> list[str]:
+    """Return the packages that a process needs to load a file of weights, at the versions that are installed here."""
+    config = read_extra(weights).get("config", {})
+    model = _NEEDED_BY_MODEL.get(str(config.get("model", {}).get("_target_")), ())
     lines = []
-    for package in (*_NEEDED, *_NEEDED_BY_SUFFIX.get(suffix, ())):
+    for package in (*_NEEDED, *_NEEDED_BY_SUFFIX.get(weights.suffix, ()), *model):
         try:
             lines.append(f"{package}=={version(package).partition('+')[0]}")
         except PackageNotFoundError:

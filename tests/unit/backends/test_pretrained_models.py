@@ -33,6 +33,7 @@ from speechtrain.inference import hub_folder
 from speechtrain.inference.export import write_exports
 from speechtrain.inference.recognizer import Recognizer
 from speechtrain.tasks.build import build_task
+from speechtrain.tracking.mlflow.flavor import requirements
 
 Make = Callable[..., Path]
 
@@ -273,6 +274,8 @@ def test_a_run_begins_with_a_checkpoint_and_its_model_does_not_need_it(
     assert recognizer.transcribe(np.zeros(100, dtype=np.float32), 16000).text == ""
     resumed = speechtrain.train(compose([*options, "trainer.epochs=2", f"resume={result.folder}"]))
     assert len(resumed.history) == 2
+    needed = {line.partition("==")[0] for line in requirements(result.folder / "checkpoints/last.ckpt")}
+    assert {"transformers", "peft", "lightning"} <= needed
     assert speechtrain.load(str(result.folder)).cfg.model["architecture"]["hidden_size"] == 16
     assert isinstance(text, str)
     with pytest.raises(ConfigError, match=r"model.path: no such folder"):
