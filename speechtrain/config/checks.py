@@ -23,7 +23,7 @@ from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, SignalData
 from speechtrain.config.schemas.models import Pretrained
 from speechtrain.config.schemas.node import MOST, Node
-from speechtrain.config.schemas.sound import PretrainedTokens, StoredFeatures, WaveformFeatures
+from speechtrain.config.schemas.sound import PretrainedFeatures, PretrainedTokens, StoredFeatures, WaveformFeatures
 from speechtrain.config.targets import Signature, UnknownTargetError, class_constant, signature, task_directions, type_mismatch
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 from speechtrain.files import is_file, is_folder, user_path
@@ -444,11 +444,13 @@ def _options_of(group: str, names: Sequence[str]) -> list[str]:
 
 def _waveform_problems(cfg: DictConfig) -> Iterator[Problem]:
     """Yield augmentation of spectra where features are waveforms, and a file of pretrained weights that does not exist."""
-    if issubclass(OmegaConf.get_type(cfg.features) or dict, WaveformFeatures):
+    kind = OmegaConf.get_type(cfg.features) or dict
+    if issubclass(kind, (WaveformFeatures, PretrainedFeatures)):
+        option = "waveform" if issubclass(kind, WaveformFeatures) else "pretrained"
         for key in ("tempo", "warp", "noise_prob", "eq_db", "freq_masks", "delay", "frame_dropout"):
             if cfg.augment.get(key):
                 fix = f"set augment.{key}=0, or augment=none; speed, time masks and augmentation with folders of recordings are there"
-                yield Problem(f"augment.{key}", "works on spectra, and features=waveform has none", fix)
+                yield Problem(f"augment.{key}", f"works on spectra, and features={option} has none", fix)
     if cfg.model.get("path") is not None and issubclass(OmegaConf.get_type(cfg.model) or dict, Pretrained):
         yield from _checkpoint_problems(cfg)
     weights = cfg.model.get("weights")

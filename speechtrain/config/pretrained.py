@@ -281,6 +281,16 @@ def with_checkpoint_files(cfg: ExperimentConfig, before: Mapping[str, Any] = Map
     return cfg.with_values(values) if values else cfg
 
 
+def without_checkpoint_files(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config, as `ExperimentConfig.as_dict` gives it, with the name of a checkpoint in place of what its files say, for people."""
+    shown = dict(values)
+    for group, (key, _) in _KEPT.items():
+        node = shown.get(group)
+        if isinstance(node, Mapping) and isinstance(node.get(key), Mapping):
+            shown[group] = {**node, key: f"of {node.get('path')}"}
+    return shown
+
+
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 """The names of special tokens, with what they are where a checkpoint does not say."""
 

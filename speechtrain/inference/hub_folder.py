@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+
 from speechtrain.config.experiment import ExperimentConfig, class_name
-from speechtrain.config.pretrained import HUB
+from speechtrain.config.pretrained import HUB, without_checkpoint_files
 from speechtrain.data.text.tokenizers import BLANK
 from speechtrain.errors import UserError
 from speechtrain.files import is_folder, user_path, write_json, write_text
@@ -172,7 +174,8 @@ def write_card(recognizer: Recognizer, folder: Path, card: Card) -> None:
 
 
 def _short_config(cfg: ExperimentConfig) -> str:
-    """Return the config of the run without what is in the other files of the folder."""
-    inside = {"model.architecture", "features.extractor", "tokenizer.definition"}
-    held = {key: None for key in inside if cfg.composed[key.partition(".")[0]].get(key.partition(".")[2]) is not None}
-    return cfg.with_values({**held, "output_dir": "."}).as_yaml().strip() if held else cfg.as_yaml().strip()
+    """Return the config of the run without what is in the other files of the folder, and without places on this machine."""
+    values = without_checkpoint_files(cfg.as_dict())
+    return OmegaConf.to_yaml(
+        OmegaConf.create({key: value for key, value in values.items() if key not in ("output_dir", "tracking")})
+    ).strip()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechtrain.addresses import masked
 from speechtrain.config.experiment import ExperimentConfig, class_name
+from speechtrain.config.pretrained import without_checkpoint_files
 from speechtrain.console import console
 from speechtrain.errors import DiskError, RunError, RunPruned, UserError
 from speechtrain.processes import interrupts
@@ -274,7 +275,7 @@ def _run_infos(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Call
         texts["git.diff"] = diff
     texts = {name: masked(text) for name, text in texts.items()}
     default_name = f"{class_name(cfg.model)}-{class_name(cfg.corpus)}".lower()
-    values = cfg.as_dict()
+    values = without_checkpoint_files(cfg.as_dict())
     write_run_file(folder, {"uid": uid, "status": "RUNNING"})
     return lambda tracker: RunInfo(
         request.name or cfg.run_name or default_name, folder, values, tags, texts, run_ids.get(tracker), uid, request.parents.get(tracker)

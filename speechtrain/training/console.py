@@ -15,6 +15,7 @@ from rich.tree import Tree
 
 from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.pretrained import without_checkpoint_files
 from speechtrain.console import console, format_metric
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Pat
 def print_config(cfg: ExperimentConfig) -> None:
     """Print every group of a config as a branch of a tree; short lists stay on one line."""
     tree = Tree("[bold]config[/]", guide_style="dim")
-    _grow(tree, cfg.as_dict())
+    _grow(tree, without_checkpoint_files(cfg.as_dict()))
     console.print(tree)
 
 

@@ -104,6 +104,10 @@ def problems(*overrides: str) -> str:
         (["features.hop=0.05"], ["features.hop: is 0.05 s, longer than the window"]),
         (["data.min_words=5", "data.max_words=2"], ["data.min_words: is 5, more than max_words=2"]),
         (["augment.noise_snr_db=[30,5]"], ["augment.noise_snr_db"]),
+        (
+            ["model=pretrained", "model.path=a/b", "augment=light"],
+            ["augment.noise_prob: works on spectra, and features=pretrained has none"],
+        ),
         (["augment.recombine_prob=0.5"], ["augment.recombine_prob: needs word times"]),
         (["data=manifest", "data.root=.", "data.split.val=ten"], ["data.split.val: must be a percentage or a list of speakers"]),
         (["optimizer=sgd", "optimizer.momentum=0"], ["optimizer.nesterov: needs a momentum"]),
