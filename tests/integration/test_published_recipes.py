@@ -33,7 +33,11 @@ SHORT = [
 ]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+ALIKE = ("mini_librispeech", "common_voice", "ljspeech", "speech_commands_12")
+"""Recipes whose model, task and way of splitting others show as well: with `-m slow`."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in RECIPES])
 def test_a_recipe_trains_some_batches_of_its_corpus(name: str, tmp_path: Path) -> None:
     make, small = RECIPES[name]
     root = make(tmp_path / "corpus")
