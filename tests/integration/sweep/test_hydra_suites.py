@@ -1,5 +1,4 @@
-"""Hydra's own suites for launchers, for a program that is not speechtrain: on the pool, and but for the integration suite on the in-process
-executor and the sweeper."""
+"""Hydra's own suites for launchers, for a program that is not speechtrain: on the pool, the in-process executor and the sweeper."""
 
 from __future__ import annotations
 
@@ -112,11 +111,24 @@ class TestPoolPassesHydrasSuiteOfBatches(BatchedSweeperTestSuite):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", CONF, "hydra/launcher=pool", "hydra.launcher.n_workers=1"])])
-class TestPoolPassesHydrasIntegrationSuite(IntegrationTestSuite):
+@pytest.mark.parametrize(
+    ("task_launcher_cfg", "extra_flags"),
+    [({}, ["-m", CONF, "hydra/launcher=pool", "hydra.launcher.n_workers=1"]), ({}, ["-m", *SWEEPER])],
+    ids=["pool", "sweeper"],
+)
+class TestHydrasIntegrationSuite(IntegrationTestSuite):
     """Each test of `IntegrationTestSuite`."""
 
     def generate_custom_cmd(self) -> Callable[[list[str], str], list[str]]:
-        """Run the suite's program with our schemas, as `tests/toy/app.py` imports them."""
-        code = "import runpy, sys; import speechtrain.config; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+        """Run the suite's program with our schemas, as `tests/toy/app.py` imports them; it returns nothing, which counts as 0 here."""
+        code = (
+            "import runpy, sys; import speechtrain.config; from speechtrain.sweep.trial import handle; handle._numbers = lambda *_: [0.0]; "
+        )
+        code += "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
         return lambda cmd, _filename: [cmd[0], "-c", code, *cmd[1:]]
+
+    def test_to_absolute_path_multirun(self, tmpdir: Path, task_launcher_cfg: DictConfig, extra_flags: list[str]) -> None:
+        """Run the suite's test, but on the sweeper: it gives one command twice, which goes on with the study there, and runs nothing."""
+        if extra_flags[1:] == SWEEPER:
+            pytest.skip("the same command goes on with the study, in which nothing is left to do")
+        super().test_to_absolute_path_multirun(tmpdir, task_launcher_cfg, extra_flags)
