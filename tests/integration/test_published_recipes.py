@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import checkpoints
 import corpora
 import pytest
 from conftest import REPOSITORY
@@ -49,8 +50,22 @@ def test_a_recipe_trains_some_batches_of_its_corpus(name: str, tmp_path: Path) -
     assert result.checkpoint.stem.startswith("mean" if name in ("librispeech_960", "librispeech_100", "common_voice") else "best")
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_says_its_command_the_hardware_and_whether_it_was_measured(name: str) -> None:
+@pytest.mark.slow  # tests/unit/backends/test_pretrained_models.py fine-tunes every kind of checkpoint
+@pytest.mark.parametrize(("name", "kind"), [("finetune_wav2vec2", "wav2vec2"), ("finetune_mms", "mms")])
+def test_a_recipe_fine_tunes_a_checkpoint_for_some_batches(
+    name: str, kind: str, corpus: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = corpus(["good day", "a good tree", "day", "tree"] * 3)
+    path = checkpoints.make(kind, tmp_path / "checkpoint", head=kind == "mms")
+    given = [f"data.root={root}", f"model.path={path}", "trainer.precision=32-true", "data.split.val=25", "data.split.test=25"]
+    result = speechtrain.train(speechtrain.compose([f"experiment={name}", *given, *SHORT]))
+    assert result.metrics["train/grad_norm"] > 0
+    assert result.metrics["data/infeasible"] == 0
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "finetune_wav2vec2", "finetune_mms"])
+def test_a_recipe_says_its_command_the_hardware_and_whether_it_was_measured(name: str, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").touch()
     lines = (REPOSITORY / "conf" / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     head = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
     assert f"python -m speechtrain experiment={name} data.root=DIR" in head
@@ -58,6 +73,6 @@ def test_a_recipe_says_its_command_the_hardware_and_whether_it_was_measured(name
     commands = [line.lstrip("# ").split(" # ")[0].strip() for line in lines if f"experiment={name} data.root=DIR" in line]
     for command in commands:
         words = [word.strip("\"'") for word in re.findall(r"\"[^\"]*\"|\S+", command)[3:]]
-        speechtrain.compose([word.replace("data.root=DIR", "data.root=/data") for word in words])
+        speechtrain.compose([word.replace("data.root=DIR", f"data.root={tmp_path}") for word in words])
     table = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert f"`{name}`" in table
