@@ -203,4 +203,4 @@ def _stretch(mel: torch.Tensor, factor: float) -> torch.Tensor:
     position = torch.arange(new_frames, dtype=torch.float32) * ((frames - 1) / max(1, new_frames - 1))
     left = position.floor().long().clamp_max_(max(0, frames - 2))
     right = (left + 1).clamp_max_(frames - 1)
-    return torch.lerp(mel[left], mel[right], (position - left)[:, None])
+    return torch.lerp(mel.index_select(0, left), mel.index_select(0, right), (position - left)[:, None])

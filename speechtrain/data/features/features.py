@@ -207,8 +207,9 @@ class LogMel:
             return normalize_features(features, self.normalize)
         energies = mel.sum(1)
         spoken = energies >= energies.max() * 10 ** (-self.silence_db / 10)
-        if not spoken.all():
-            features[~spoken] = features[spoken].amin(0)
+        if spoken.all():  # as in most recordings: a copy of the frames that count is a tenth of all this
+            return normalize_features(features, self.normalize)
+        features[~spoken] = features[spoken].amin(0)
         return normalize_features(features, self.normalize, spoken)
 
 
