@@ -88,7 +88,7 @@ def check_depth(model: Mapping[str, Any], count: int, path: Path) -> None:
     """Check that a config asks for no more layers than a file has weights, before they are built one by one.
 
     Args:
-        model: node of the config in the file.
+        model: node of the config in the file, or a mapping in it.
         count: number of the file's weights.
         path: the file.
 
@@ -96,6 +96,8 @@ def check_depth(model: Mapping[str, Any], count: int, path: Path) -> None:
         UserError: it does.
     """
     for key, value in model.items():
+        if isinstance(value, Mapping):  # the architecture of a pretrained model
+            check_depth(value, count, path)
         items = value if isinstance(value, list) else [value]
         depths = [len(items), *(items if "layers" in key or key == "repeats" else ())]
         if any(isinstance(depth, int) and depth > count for depth in depths):

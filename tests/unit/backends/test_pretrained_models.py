@@ -286,6 +286,11 @@ def test_a_run_begins_with_a_checkpoint_and_its_model_does_not_need_it(
     assert {"transformers", "peft", "lightning"} <= needed
     assert speechtrain.load(str(result.folder)).cfg.model["architecture"]["hidden_size"] == 16
     assert isinstance(text, str)
+    content = torch.load(result.folder / "checkpoints/last.ckpt", weights_only=True)
+    content["extra"]["config"]["model"]["architecture"]["num_hidden_layers"] = 10**8
+    torch.save(content, tmp_path / "deep.ckpt")
+    with pytest.raises(UserError, match=r"deep.ckpt holds another model: model.num_hidden_layers of its config is 100000000"):
+        speechtrain.load(str(tmp_path / "deep.ckpt"))
     with pytest.raises(ConfigError, match=r"model.path: no such folder"):
         compose(options)
 
