@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from speechtrain.addresses import masked
 from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
-from speechtrain.files import sqlite_file
+from speechtrain.files import is_file, is_folder, sqlite_file
 from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
 from speechtrain.tracking.mlflow.location import experiment_name, stored_address, tracking_address
 from speechtrain.tracking.run_folder import find_run, places_of, read_run_file
@@ -58,7 +58,7 @@ def _place_of(runs: Sequence[str], key: str, uri_key: str) -> dict[str, str]:
     found = []
     for name in runs:
         unquoted = name.strip("'\"")
-        if unquoted == "last" or Path(unquoted).is_dir():
+        if unquoted == "last" or is_folder(Path(unquoted)):
             places, is_own = places_of(find_run(unquoted, key)[0])
             if is_own and "tracking_uri" in (place := places.get("mlflow", {})) and place not in found:
                 found.append(place)
@@ -88,7 +88,7 @@ def stored_id(name: str, key: str) -> str:
         ConfigError: there is no last run.
     """
     unquoted = name.strip("'\"")
-    if unquoted == "last" or Path(unquoted).exists():
+    if unquoted == "last" or is_file(Path(unquoted)) or is_folder(Path(unquoted)):
         folder, _ = find_run(unquoted, key)
         return str(read_run_file(folder).get("mlflow_run_id") or unquoted)
     return unquoted

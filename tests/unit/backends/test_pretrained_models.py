@@ -181,7 +181,7 @@ def test_lower_layers_learn_more_slowly(made: Make, backend: Backend, tmp_path: 
         backend.load_pretrained(model)
         start = {name: value.detach().clone() for name, value in model.named_parameters()}
         setup.train(model)
-        moved = {name: float((value - start[name]).norm()) for name, value in model.named_parameters()}
+        moved = {name: float((value.detach() - start[name]).norm()) for name, value in model.named_parameters()}
         (before if decay == 1.0 else after).append(moved)
     top, bottom = (f"encoder.net.encoder.layers.{number}.feed_forward.output_dense.weight" for number in (1, 0))
     below = "encoder.net.feature_projection.projection.weight"
@@ -366,9 +366,10 @@ def test_an_exported_folder_has_a_card_and_begins_another_training(made: Make, t
 @pytest.mark.parametrize("kind", ["wav2vec2", "wavlm", "conformer", "bert", "parakeet"])
 def test_it_gives_its_outputs_in_onnx_runtime(made: Make, tmp_path: Path, kind: str) -> None:
     model = speechtrain.load(str(made(kind))).model.cpu().eval()
-    size, shapes = (80, [(1, 100), (3, 155)]) if kind in ("bert", "parakeet") else (1, [(1, 5000), (3, 7777)])
+    model.head.weight.data *= 0.1  # the checkpoint's is so large that its texts differ
+    size, shapes, shorter = (80, [(1, 100), (3, 155)], 30) if kind in ("bert", "parakeet") else (1, [(1, 5000), (3, 7777)], 700)
     to_onnx(model, tmp_path / "model.onnx", size)
-    check_outputs(tmp_path / "model.onnx", model, size, shapes)
+    check_outputs(tmp_path / "model.onnx", model, size, shapes, shorter=shorter)
 
 
 class TestPretrainedConformance:
