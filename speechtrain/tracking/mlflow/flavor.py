@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
 from speechtrain.backends.checkpoint_files import read_extra
+from speechtrain.errors import UserError
 from speechtrain.tracking.mlflow.location import variables_kept
 
 NAME = "model"
@@ -91,8 +93,9 @@ class _Flavor:
 
 def requirements(weights: Path) -> list[str]:
     """Return the packages that a process needs to load a file of weights, at the versions that are installed here."""
-    config = read_extra(weights).get("config", {})
-    model = _NEEDED_BY_MODEL.get(str(config.get("model", {}).get("_target_")), ())
+    model: Sequence[str] = ()
+    with suppress(UserError):  # of a file that cannot be read, which is told when it is loaded
+        model = _NEEDED_BY_MODEL.get(str(read_extra(weights).get("config", {}).get("model", {}).get("_target_")), ())
     lines = []
     for package in (*_NEEDED, *_NEEDED_BY_SUFFIX.get(weights.suffix, ()), *model):
         try:
