@@ -163,6 +163,7 @@ def test_stretches_of_frames_and_bands_of_features_are_masked_in_training_only(m
         assert torch.equal(net(samples, lengths)[0], net(samples, lengths)[0])
 
 
+@pytest.mark.slow
 def test_lower_layers_learn_more_slowly(made: Make, backend: Backend, tmp_path: Path) -> None:
     options = [
         f"model.path={made('wav2vec2')}",
@@ -338,6 +339,7 @@ def test_its_folder_gives_the_same_text_in_the_librarys_pipeline(made: Make, tmp
     assert [theirs(audio)["text"].strip() for audio in audios] == texts
 
 
+@pytest.mark.slow
 def test_an_exported_folder_has_a_card_and_begins_another_training(made: Make, tmp_path: Path) -> None:
     options = [*TINY[:1], *TINY[2:], "model=pretrained", f"model.path={made('wavlm')}", "data.train_size=8", "trainer.epochs=1"]
     result = speechtrain.train(compose([*options, "export.on_train_end=[huggingface]"], output_dir=tmp_path / "run"))
@@ -372,6 +374,7 @@ def test_it_gives_its_outputs_in_onnx_runtime(made: Make, tmp_path: Path, kind: 
     check_outputs(tmp_path / "model.onnx", model, size, shapes, shorter=shorter)
 
 
+@pytest.mark.slow
 class TestPretrainedConformance:
     """What the contract of a backend asks of a model that draws dropout and masks."""
 
