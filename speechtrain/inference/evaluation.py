@@ -87,7 +87,11 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
 
     tokenizer = build("tokenizer", first.tokenizer, vocabulary=vocabulary)
     data = prepare_split(first, split, tokenizer, threads=2)
-    check_vocabulary(data, split, strict=cfg.on_unknown == "error")
+    is_own = not any(item.lstrip("+~").startswith(("data=", "data.")) and "data.normalize" not in item for item in others)
+    check_vocabulary(data, split, strict=(cfg.on_unknown or ("warn" if is_own else "error")) == "error")
+    trained, now = (list(each.corpus.get("normalize") or []) for each in (stored, first))
+    if is_own and trained != now:
+        log.warning("the model writes texts of data.normalize=%s, and is compared with texts of %s", trained, now)
     features = data.features if not data.features.from_audio else None
     recognizer = Recognizer.of(weights, first, vocabulary, features=features, target_size=data.corpus.target_size)
     recognizers = {name: recognizer if settings[name] is first else recognizer.with_decoder(settings[name]) for name in settings}
@@ -142,7 +146,8 @@ def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
     message = f"the model has no token for {len(missing)} tokens in the texts of {split}: {examples}{more}; it has {has!r}"
     if strict:
         raise DataError(
-            f"{message}\n    -> set data.normalize (for example [nfc,lowercase,punctuation]), or on_unknown=warn to count them as errors"
+            f"{message}\n    -> give on_unknown=warn to count them as errors, or, where they differ in case or punctuation only, "
+            "data.normalize=[nfc,lowercase,punctuation]"
         )
     log.warning("%s; they count as errors", message)
 

@@ -206,6 +206,7 @@ def _size(cfg: ExperimentConfig, backend: Backend, data: TaskData, task: Task, w
         raise ConfigError([Problem("budget_minutes", message, f"set budget_minutes={math.ceil(10 * epoch / 60)} or more")])
     epochs = min(affordable, _MOST_PASSES * needed)
     why = f"an epoch takes {epoch:.1f} s of {cfg.budget_minutes:g} minutes, and {hours:.1f} h of speech need {needed} of them or more"
+    why += f": budget_minutes={math.ceil(needed * epoch / 60)} has room for them" if affordable < needed else ""
     return Choice({"model.channels": channels, "trainer.epochs": epochs}, why)
 
 

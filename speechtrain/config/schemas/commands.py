@@ -45,7 +45,7 @@ class EvaluateConfig(ModelCommand):
     split: str | None = choice("train", "val", "test")
     out: str | None = MISSING
     nbest: int = number(ge=0, most=10_000)
-    on_unknown: str = choice("error", "warn")
+    on_unknown: str | None = choice("error", "warn")
     report: bool = MISSING
     n_trials: int | None = number(ge=1)
     metric: str | None = MISSING

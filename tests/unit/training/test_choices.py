@@ -10,7 +10,7 @@ import pytest
 import speechtrain
 from speechtrain import compose
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.errors import ConfigError
+from speechtrain.errors import ConfigError, DataError
 from speechtrain.evaluate import run as evaluate
 from speechtrain.training.choices import choose
 
@@ -57,9 +57,11 @@ def test_frames_are_as_long_as_what_is_said_allows(corpus: Write) -> None:
     assert (slow.model["time_strides"], fast.model["time_strides"]) == ([2, 2], [3])
 
 
-def test_a_model_is_as_wide_as_the_budget_allows_and_never_trained_for_nothing(corpus: Write) -> None:
+def test_a_model_is_as_wide_as_the_budget_allows_and_never_trained_for_nothing(corpus: Write, caplog: pytest.LogCaptureFixture) -> None:
     root = corpus(TEXTS)
-    narrow, wide = (chosen(root, f"budget_minutes={minutes}") for minutes in (0.02, 1000))
+    with caplog.at_level("INFO"):
+        narrow, wide = (chosen(root, f"budget_minutes={minutes}") for minutes in (0.02, 1000))
+    assert len([line for line in caplog.messages if "has room for them" in line]) == 1
     assert narrow.model["channels"] < wide.model["channels"]
     assert narrow.trainer.epochs < wide.trainer.epochs < 10_000
 
@@ -93,6 +95,9 @@ def test_a_run_that_is_resumed_keeps_what_was_chosen_when_it_began(corpus: Write
 
 def test_the_n_gram_of_the_training_texts_is_one_that_the_beam_takes(corpus: Write) -> None:
     command = ["experiment=small_corpus", f"data.root={corpus(TEXTS)}", *QUICK, "trainer.precision=32-true", "model.channels=32"]
+    corpus(["ёж"], "test.jsonl")  # with letters that no other text has
     folder = speechtrain.train(compose([*command, "trainer.epochs=1"])).folder
-    found = evaluate(["from=" + str(folder), "decoder=beam", f"decoder.lm={folder / 'lm.arpa'}", "report=false", "on_unknown=warn"])
-    assert found == 0
+    own = ["from=" + str(folder), "decoder=beam", f"decoder.lm={folder / 'lm.arpa'}", "report=false"]
+    assert evaluate(own) == 0
+    with pytest.raises(DataError, match="no token for 2 tokens in the texts of test: 'ё'"):
+        evaluate([*own, "on_unknown=error"])
