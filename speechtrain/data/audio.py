@@ -46,7 +46,9 @@ _BLOCK_VALUES = 1 << 22  # samples of all channels that are decoded at once: 16 
 _LOUDEST = 100.0  # of samples in floating point, with which spectra at any rate stay within half precision (data/features)
 _MP3_MEMORY = 16 * 1152  # samples to decode before a part: a frame of MP3 may hold bits of the next ones
 _NO_LENGTH = 0x7FFF_0000  # bytes that the header of a WAV file states where they were not known
-_MISSING_SECONDS = 0.025  # a recording may be this much shorter than the part that a corpus lists, because listed times are rounded
+_MISSING_SECONDS = 0.025  # a recording may be this much shorter than its header or a corpus says, because listed times are rounded
+_OGG_PAGE = 27 + 255 + 255 * 255  # bytes of the largest page of an Ogg stream
+_ALAC_PACKET = 4096  # samples, which cannot be decoded without the last byte
 
 
 def samples_in(seconds: float, rate: int) -> int:
@@ -305,30 +307,69 @@ def _counted(opened: bytes | IO[bytes], name: str) -> bytes | None:
     return counted
 
 
-def missing_samples(file: soundfile.SoundFile, source: Path | IO[bytes]) -> int:
-    """Return how many samples the header of an open file states beyond those that are there; 0 where it states nothing.
+def check_whole(file: soundfile.SoundFile, source: Path | IO[bytes], name: str) -> None:
+    """Check that an open file holds the samples that its header states, and that a stream of Ogg comes to its end.
 
-    Libsndfile reads the rest of such a file without a word where the format is one of chunks (WAV, RF64, W64, AIFF), AU or SPHERE, and
-    refuses it in others. What programs write that did not know the length, zero or about the greatest number, states nothing.
+    Libsndfile reads the rest of such a file without a word where the format is one of chunks (WAV, RF64, W64, AIFF, CAF, SVX), Ogg, AU,
+    AVR or SPHERE. What is missing in FLAC and MP3 is found when they are decoded. Headers of IRCAM, PAF and PVF state no length; those of
+    VOC and MATLAB are not looked at. What programs write that did not know the length, zero or about the greatest number, states nothing.
+
+    Args:
+        file: the open recording.
+        source: its file, or its content.
+        name: its name, for messages.
+
+    Raises:
+        DataError: it is cut off by more than 25 ms.
     """
     if not file.frames:
-        return 0
+        return
     with open_regular(source) if isinstance(source, Path) else nullcontext(source) as content:
         size = content.seek(0, os.SEEK_END)
-        content.seek(0)
-        if file.format in _CHUNKS:
-            stated, place = _audio_chunk(content, size, _CHUNKS[file.format], "big" if file.endian == "BIG" else None)
-        elif file.format == "AU":
-            place, stated = (int.from_bytes(content.read(8)[4:], "big"), int.from_bytes(content.read(4), "big"))
-            stated = 0 if stated >= _NO_LENGTH else stated
-        elif file.format == "NIST":
-            header = content.read(1024)
-            count = re.search(rb"^sample_count -i ([0-9]{1,18})$", header, re.MULTILINE)
-            return max(0, int(count[1]) - int(file.frames)) if count is not None else 0
-        else:
-            return 0
-    there = size - place
-    return max(0, stated - there) * int(file.frames) // max(1, there)
+        if file.format == "OGG":
+            if not _ends_its_stream(content, size):
+                raise DataError(f"{name} is cut off: the end of its Ogg stream is missing\n    -> copy it again")
+            return
+        missing = _missing_samples(file, content, size)
+    if missing > _MISSING_SECONDS * file.samplerate:
+        lasts = f"{(file.frames + missing) / file.samplerate:.3f} s, and {file.frames / file.samplerate:.3f} s are there"
+        raise DataError(f"{name} is cut off: its header states {lasts}\n    -> copy it again")
+
+
+def _missing_samples(file: soundfile.SoundFile, content: IO[bytes], size: int) -> int:
+    """Return how many samples the header of an open file states beyond those that are there; 0 where it states nothing."""
+    content.seek(0)
+    frames = int(file.frames)
+    if file.format in _CHUNKS:
+        stated, place = _audio_chunk(content, size, _CHUNKS[file.format], "big" if file.endian == "BIG" else None)
+    elif file.format == "AU":
+        order: Literal["little", "big"] = "little" if content.read(4) == b"dns." else "big"
+        place, stated = (int.from_bytes(content.read(4), order) for _ in range(2))
+        stated = 0 if stated >= _NO_LENGTH else stated
+    elif file.format == "AVR":
+        stated = int.from_bytes(content.read(30)[26:], "big")
+        return max(0, stated - frames) if stated < _NO_LENGTH else 0
+    elif file.format == "NIST":
+        count = re.search(rb"^sample_count -i ([0-9]{1,18})$", content.read(1024), re.MULTILINE)
+        return max(0, int(count[1]) - frames) if count is not None else 0
+    else:
+        return 0
+    there = max(1, size - place)
+    if file.subtype.startswith("ALAC") and stated > there:
+        return max(_ALAC_PACKET, (stated - there) * frames // there)
+    return max(0, stated - there) * frames // there
+
+
+def _ends_its_stream(content: IO[bytes], size: int) -> bool:
+    """Return whether the last page of an Ogg file is whole and says that the stream ends with it (RFC 3533, section 6)."""
+    content.seek(max(0, size - 2 * _OGG_PAGE))
+    end = content.read()
+    last = end.rfind(b"OggS\0")
+    if last < 0:  # other things stand behind the audio
+        return True
+    page = end[last:]
+    lengths = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    return bool(page[5:6] and page[5] & 4) and len(page) >= 27 + len(lengths) + sum(lengths) and len(page) > 26 and len(lengths) == page[26]
 
 
 class _Chunks(NamedTuple):
@@ -357,6 +398,8 @@ _RIFF = _Chunks(12, 4, 4, "little", 2, b"data")
 _CHUNKS = {
     **dict.fromkeys(("WAV", "WAVEX", "RF64"), _RIFF),
     "AIFF": _Chunks(12, 4, 4, "big", 2, b"SSND"),
+    "SVX": _Chunks(12, 4, 4, "big", 2, b"BODY"),
+    "CAF": _Chunks(8, 4, 8, "big", 1, b"data"),
     "W64": _Chunks(40, 16, 8, "little", 8, b"data", counts_header=True),
 }
 

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, missing_samples, open_recording, read_recording, samples_in
+from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, check_whole, open_recording, read_recording, samples_in
 from speechtrain.errors import DataError, printable, shortened
 from speechtrain.files import is_file, is_folder
 
@@ -245,17 +245,14 @@ def read_header(path: Path | BytesIO, sample_rate: int | None) -> Header:
         sample_rate: rate in Hz that it must have; None: any.
 
     Raises:
-        DataError: it is not audio, holds no samples, or has another rate.
+        DataError: it is not audio, holds no samples, is cut off, or has another rate.
     """
     name = str(path) if isinstance(path, Path) else "its audio"
     with open_recording(path, name) as file:
         header = Header(file.samplerate, file.frames, file.channels)
-        missing = missing_samples(file, path)
+        check_whole(file, path, name)
     if header.samples <= 0:
         raise DataError(f"{name} holds no samples")
-    if missing > 0.025 * header.rate:
-        lasts = f"{(header.samples + missing) / header.rate:.3f} s, and {header.samples / header.rate:.3f} s are there"
-        raise DataError(f"{name} is cut off: its header states {lasts}\n    -> copy it again")
     if sample_rate is not None and header.rate != sample_rate:
         raise DataError(f"{name} is at {header.rate} Hz, but data.sample_rate is {sample_rate}")
     return header

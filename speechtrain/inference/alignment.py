@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ from speechtrain.data.corpus import Skip
 from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import DataError, unwritable
-from speechtrain.files import is_file, user_path
+from speechtrain.files import atomically, is_file, numbered, user_path, write_text
 from speechtrain.inference.find import StoredModel
 from speechtrain.inference.formats import as_object, ctm, textgrid
 
@@ -36,7 +38,11 @@ log = logging.getLogger(__name__)
 _DOUBTFUL = 2.5
 """Nats a token: own texts of recordings, also in speech that a model is not made for, had up to 2.2, others 2.7 to 8 (`docs/log.md`)."""
 _NAMES_FILE = ".alignments"
-"""Name of the file in a folder of alignments with the names of those that a call wrote."""
+"""Name of the file in a folder of alignments with the names and checksums of those that calls wrote."""
+_LONGEST_NAME = 200
+"""Letters of a file's name without ending: disks take 255, of which a temporary name and a number need some."""
+_SHOWN = 10
+"""Most files that are named in a warning."""
 
 
 @dataclass(frozen=True)
@@ -174,54 +180,97 @@ class AlignmentCounts:
 
 
 def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str]) -> AlignmentCounts:
-    """Write the alignments, and remove those that an earlier call wrote into the folder.
+    """Write the alignments once all are there, and remove those that an earlier call wrote into the folder.
+
+    Only what an earlier call wrote, and nobody has changed since, is replaced or removed: people correct TextGrids in Praat.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    from speechtrain.files import numbered, write_text
-
     bad, doubtful = [], []
     ctms, objects = [], []
     names: set[str] = set()
-    files: list[str] = []
+    contents: dict[str, str] = {}
     utterances = 0
+    for utterance, text, alignment in aligned:
+        utterances += 1
+        if isinstance(alignment, DataError):
+            bad.append(f"{utterance}: {alignment}")
+        if not isinstance(alignment, Alignment):
+            continue
+        if alignment.is_doubtful:
+            doubtful.append(f"{utterance}: {text[:60]!r} does not seem to be said; the model hears {alignment.heard[:60]!r}")
+        if "textgrid" in formats:
+            contents[f"{numbered(_file_name(utterance), names)}.TextGrid"] = textgrid(alignment)
+        ctms.append(ctm(utterance, alignment))
+        objects.append(json.dumps(as_object(utterance, text, alignment), ensure_ascii=False) + "\n")
+    for kind, name, lines in (("ctm", "words.ctm", ctms), ("json", "alignments.jsonl", objects)):
+        if kind in formats:
+            contents[name] = "".join(sorted(lines))
     try:
-        before = _files_before(folder)
-        for utterance, text, alignment in aligned:
-            utterances += 1
-            if isinstance(alignment, DataError):
-                bad.append(f"{utterance}: {alignment}")
-            if not isinstance(alignment, Alignment):
-                continue
-            if alignment.is_doubtful:
-                doubtful.append(f"{utterance}: {text[:60]!r} does not seem to be said; the model hears {alignment.heard[:60]!r}")
-            if "textgrid" in formats:
-                name = numbered(re.sub(r"[^A-Za-z0-9._-]", "_", utterance), names)
-                files.append(f"{name}.TextGrid")
-                write_text(folder / files[-1], textgrid(alignment))
-            ctms.append(ctm(utterance, alignment))
-            objects.append(json.dumps(as_object(utterance, text, alignment), ensure_ascii=False) + "\n")
-        for kind, name, lines in (("ctm", "words.ctm", ctms), ("json", "alignments.jsonl", objects)):
-            if kind in formats:
-                files.append(name)
-                write_text(folder / name, "".join(sorted(lines)))
-        for name in before - set(files):
-            (folder / name).unlink(missing_ok=True)
-        write_text(folder / _NAMES_FILE, "".join(f"{name}\n" for name in files))
+        _replace(folder, contents)
     except OSError as error:
         raise unwritable(folder, error, "out") from error
     return AlignmentCounts(len(ctms), utterances, doubtful, bad)
 
 
-def _files_before(folder: Path) -> set[str]:
-    """Return the names of the files that an earlier call wrote into a folder, and nobody has corrected since, as people do in Praat."""
+def _file_name(utterance: str) -> str:
+    """Return the name of an utterance's file without ending; of a long id it is the beginning and a checksum that tells it from others."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", utterance)
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 17]}-{_checksum(utterance.encode(errors='replace'))[:16]}"
+
+
+def _replace(folder: Path, contents: Mapping[str, str]) -> None:
+    """Replace the files of an earlier call by those with the contents, by name.
+
+    The list names old and new files while they are replaced, so that the next call knows them whatever ends this one.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    listed = _listed(folder)
+    there = {name for name in {*listed, *contents} if os.path.lexists(folder / name)}
+    own = {name for name in there & set(listed) if _is_unchanged(folder, name, listed[name])}
+    if others := sorted(there - own):
+        names = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
+        log.warning("%s: these files were changed by hand, or not written by `align`, and stay as they are: %s", folder, names)
+    written = {name: content.encode() for name, content in contents.items() if name in own or name not in there}
+    before = [(name, checksum) for name in sorted(own) for checksum in sorted(listed[name])]
+    after = [(name, _checksum(content)) for name, content in written.items()]
+    _write_list(folder, [*before, *after])
+    for name, content in written.items():
+        with atomically(folder / name) as temporary:
+            temporary.write_bytes(content)
+    for name in own - set(written):
+        (folder / name).unlink(missing_ok=True)
+    _write_list(folder, after)
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_list(folder: Path, rows: Sequence[tuple[str, str]]) -> None:
+    """Write names and checksums, in the form that `sha256sum --check` reads."""
+    write_text(folder / _NAMES_FILE, "".join(f"{checksum}  {name}\n" for name, checksum in rows))
+
+
+def _listed(folder: Path) -> dict[str, set[str]]:
+    """Return the checksums with which earlier calls wrote files into a folder, by name; of earlier versions there are none."""
     if not is_file(folder / _NAMES_FILE):
-        return set()
-    written = (folder / _NAMES_FILE).stat().st_mtime_ns
-    names = (folder / _NAMES_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    own = [name for name in names if name == Path(name).name and name.endswith((".TextGrid", ".ctm", ".jsonl")) and is_file(folder / name)]
-    corrected = [name for name in own if (folder / name).stat().st_mtime_ns > written]
-    if corrected:
-        log.warning("%s: %d files of an earlier call were changed since, such as %s, and stay", folder, len(corrected), corrected[0])
-    return set(own) - set(corrected)
+        return {}
+    listed: dict[str, set[str]] = {}
+    for line in (folder / _NAMES_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
+        checksum, _, name = line.rpartition("  ")
+        if name == Path(name).name and name.endswith((".TextGrid", ".ctm", ".jsonl")):
+            listed.setdefault(name, set()).update([checksum] if checksum else [])
+    return listed
+
+
+def _is_unchanged(folder: Path, name: str, checksums: Collection[str]) -> bool:
+    """Return whether a file is as it was written; one that an earlier version listed is if it is not newer than the list."""
+    if not is_file(folder / name):
+        return False
+    if checksums:
+        return _checksum((folder / name).read_bytes()) in checksums
+    return (folder / name).stat().st_mtime_ns <= (folder / _NAMES_FILE).stat().st_mtime_ns

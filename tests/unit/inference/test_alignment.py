@@ -1,0 +1,81 @@
+"""Tests of the files that `align` writes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from speechtrain.decode.align import Word
+from speechtrain.errors import DataError, UserError
+from speechtrain.inference.alignment import Alignment, write
+
+FORMATS = ("textgrid", "ctm", "json")
+
+
+def said(*words: str) -> Alignment:
+    """Return an alignment with words of a tenth of a second."""
+    times = tuple(Word(word, 0.1 * index, 0.1 * index + 0.1, 0.9) for index, word in enumerate(words))
+    return Alignment(times, times, 1.0, -0.1, 0.1, " ".join(words))
+
+
+def test_a_file_that_was_corrected_by_hand_is_not_written_over_by_any_later_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for word in ("one", "two", "three"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            write(iter([(name, word, said(word)) for name in ("a", "b")]), tmp_path, FORMATS)
+        assert f'"{word}"' in (tmp_path / "b.TextGrid").read_text()
+        assert word in (tmp_path / "words.ctm").read_text()
+        if word == "one":
+            (tmp_path / "a.TextGrid").write_text("corrected")
+            assert not caplog.messages
+        else:
+            assert (tmp_path / "a.TextGrid").read_text() == "corrected"
+            assert len(caplog.messages) == 1
+            assert caplog.messages[0].endswith(": a.TextGrid")
+
+
+def test_files_that_the_list_of_an_earlier_version_names_are_replaced_unless_they_are_newer(tmp_path: Path) -> None:
+    (tmp_path / "old.TextGrid").write_text("old")
+    (tmp_path / ".alignments").write_text("old.TextGrid\ncorrected.TextGrid\n")
+    (tmp_path / "corrected.TextGrid").write_text("corrected")
+    for seconds, name in enumerate(("old.TextGrid", ".alignments", "corrected.TextGrid")):
+        os.utime(tmp_path / name, (seconds, seconds))
+    write(iter([("a", "one", said("one")), ("corrected", "one", said("one"))]), tmp_path, ["textgrid"])
+    assert {path.name for path in tmp_path.glob("*.TextGrid")} == {"a.TextGrid", "corrected.TextGrid"}
+    assert (tmp_path / "corrected.TextGrid").read_text() == "corrected"
+
+
+def test_ids_longer_than_names_of_files_have_files_of_their_own(tmp_path: Path) -> None:
+    written = write(iter([(400 * "x" + end, "one", said(f"one{end}")) for end in "abb"]), tmp_path, ["textgrid"])
+    files = sorted(tmp_path.glob("*.TextGrid"))
+    assert written.count == len(files) == 3
+    assert sorted(text for path in files for text in ("onea", "oneb") if f'"{text}"' in path.read_text()) == ["onea", "oneb", "oneb"]
+
+
+def test_a_call_that_fails_leaves_no_mix_of_its_files_and_earlier_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[tuple[str, str, Alignment]]:
+        yield "a", "two", said("two")
+        raise DataError("the disk of the corpus is gone")
+
+    write(iter([(name, "one", said("one")) for name in "ab"]), tmp_path, FORMATS)
+    with pytest.raises(DataError):
+        write(broken(), tmp_path, FORMATS)
+    assert '"one"' in (tmp_path / "a.TextGrid").read_text()
+    rename = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name == "words.ctm":
+            raise OSError(28, "No space left on device", str(target))
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", full)
+        with pytest.raises(UserError):
+            write(iter([("a", "two", said("two")), ("c", "two", said("two"))]), tmp_path, FORMATS)
+    write(iter([("c", "three", said("three"))]), tmp_path, FORMATS)
+    assert {path.name for path in tmp_path.iterdir()} == {"c.TextGrid", "words.ctm", "alignments.jsonl", ".alignments"}
+    assert '"three"' in (tmp_path / "c.TextGrid").read_text()
