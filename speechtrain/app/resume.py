@@ -40,7 +40,7 @@ def _is_own(folder: Path) -> bool:
     """Return whether this user gave the overrides that are stored in a run's folder."""
     with suppress(OSError):
         signature = _signature(folder)
-        return signature is not None and hmac.compare_digest(signature, (folder / STORED / _SIGNATURE).read_text(encoding="ascii"))
+        return signature is not None and hmac.compare_digest(signature.encode(), (folder / STORED / _SIGNATURE).read_bytes())
     return False
 
 

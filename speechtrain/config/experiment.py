@@ -125,6 +125,11 @@ class ExperimentConfig:
         return self.of(cfg)
 
     @property
+    def to_choose(self) -> list[str]:
+        """Return the keys of `choose` that there are: a data set or a model may lack some of those that an experiment names."""
+        return [key for key in self.choose if OmegaConf.select(self.composed, key, default=_ABSENT) is not _ABSENT]
+
+    @property
     def backend_name(self) -> str:
         """Return the name of the backend: `torch`, `keras`, or that of a backend of the user's own."""
         return str(self.composed.backend.name)
@@ -141,6 +146,8 @@ class ExperimentConfig:
         """Return all keys with their values resolved and secrets masked, as `config.yaml` in a run's folder has them."""
         return OmegaConf.to_yaml(OmegaConf.create(self.as_dict()))
 
+
+_ABSENT = object()
 
 SCALARS = (
     *("run_name", "budget_minutes", "seed", "dry_run", "test_run", "resume", "init_from", "rerun", "trust"),

@@ -78,10 +78,18 @@ def _resolve(target: str, depth: int) -> Signature | None:
     if module.origin is None or not module.origin.endswith(".py"):
         return None
     if len(rest) > 1:
+        if (renamed := _module_under_another_name(rest[0], module)) is not None and depth < _MAX_DEPTH:
+            return _resolve(".".join((renamed, *rest[1:])), depth + 1)
         if rest[0] not in _definitions(module):
             raise _unknown(rest[0], module)
         return None
     return _lookup(rest[0], module, depth)
+
+
+def _module_under_another_name(name: str, module: _Module) -> str | None:
+    """Return the module that another one imports under a name, as `os` does `posixpath` under `path`; None: it imports none so."""
+    imports = (node for node in _statements(_parse(str(module.origin))) if isinstance(node, ast.Import))
+    return next((alias.name for node in imports for alias in node.names if alias.asname == name), None)
 
 
 def _where() -> str:

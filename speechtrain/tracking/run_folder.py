@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from speechtrain.addresses import owner_key, state_folder
-from speechtrain.backends.checkpoint_files import FOLDER, best_checkpoint, last_checkpoint
+from speechtrain.backends.checkpoint_files import FOLDER, SUFFIXES, best_checkpoint, last_checkpoint
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import is_file, is_folder, launch_folder, user_path, write_json
 
@@ -36,7 +36,15 @@ _PLACES, _SIGNATURE = "places", "places_signature"
 
 def note_places(folder: Path, places: Mapping[str, Mapping[str, str]]) -> None:
     """Note in `run.json` where trackers keep a run, by tracker, signed by this user."""
-    write_run_file(folder, {_PLACES: places, _SIGNATURE: _signature(places)})
+    before, is_own = places_of(folder)
+    noted = {name: _as_named_before(place, before.get(name, {}) if is_own else {}) for name, place in places.items()}
+    write_run_file(folder, {_PLACES: noted, _SIGNATURE: _signature(noted)})
+
+
+def _as_named_before(place: Mapping[str, str], before: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a place with the relative address of its database, if the run was begun with it: it holds where both are moved together."""
+    same = "database" in before and before["database"] == place.get("tracking_uri")
+    return {**place, "tracking_uri": before["tracking_uri"], "database": before["database"]} if same else place
 
 
 def places_of(folder: Path) -> tuple[dict[str, dict[str, str]], bool]:
@@ -47,7 +55,7 @@ def places_of(folder: Path) -> tuple[dict[str, dict[str, str]], bool]:
         return {}, False
     texts = {str(name): {str(key): str(value) for key, value in place.items()} for name, place in places.items() if isinstance(place, dict)}
     expected = _signature(texts)
-    return texts, expected is not None and hmac.compare_digest(expected, str(signature))
+    return texts, expected is not None and hmac.compare_digest(expected.encode(), str(signature).encode(errors="replace"))
 
 
 def _signature(places: Mapping[str, Mapping[str, str]]) -> str | None:
@@ -77,6 +85,8 @@ _MOST_FOLDERS = 100
 
 _FIX = "give last, a run's folder, a checkpoint, or an MLflow run id or its first letters"
 
+_FIRST = "train first, as with python -m speechtrain experiment=quick, or give a run's folder or a checkpoint"
+
 
 def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     """Return the folder of a run, and the checkpoint to go on from, or None if it has none yet and must start again.
@@ -90,6 +100,8 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     """
     path = user_path(name.strip("'\""))
     if is_file(path):
+        if path.suffix not in SUFFIXES:
+            raise ConfigError([Problem(key, f"{path} is no checkpoint, whose name ends in {' or '.join(SUFFIXES)}", _FIX)])
         return path.absolute().parent.parent, path.absolute()
     if is_folder(path):
         if not any((path / name).exists() for name in (RUN_FILE, ".hydra", FOLDER)):
@@ -101,7 +113,10 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     matches = ([run for run in runs if _may_be_last(run, key)] or runs) if name == "last" else _of_id(runs, name, key)
     if not matches:
         where = " or ".join(str(launch_folder() / base) for base in RUN_FOLDERS)
-        raise ConfigError([Problem(key, f"no run '{name}' under {where}", _FIX)])
+        message, fix = f"no run '{name}' under {where}", _FIX
+        if not runs:
+            message, fix = f"{message}: nothing has been trained in this folder yet", _FIRST
+        raise ConfigError([Problem(key, message, fix)])
     return matches[-1].absolute(), last_checkpoint(matches[-1].absolute())
 
 
@@ -111,11 +126,11 @@ def _of_id(runs: list[Path], name: str, key: str) -> list[Path]:
     Raises:
         ConfigError: several ids begin so.
     """
-    ids = {run: str(read_run_file(run).get("mlflow_run_id")) for run in runs}
+    ids = {run: str(run_id) for run in runs if (run_id := read_run_file(run).get("mlflow_run_id")) is not None}
     found = {run_id for run_id in ids.values() if run_id == name} or {run_id for run_id in ids.values() if name and run_id.startswith(name)}
     if len(found) > 1:
         raise ConfigError([Problem(key, f"{len(found)} runs have an id that begins with '{name}': {', '.join(sorted(found)[:8])}", _FIX)])
-    return [run for run in runs if ids[run] in found]
+    return [run for run, run_id in ids.items() if run_id in found]
 
 
 def _may_be_last(folder: Path, key: str) -> bool:

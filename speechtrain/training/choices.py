@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from speechtrain.backends.base import Backend
 from speechtrain.config.build import build
@@ -84,7 +83,7 @@ def choose(cfg: ExperimentConfig) -> ExperimentConfig:
     """
     if not cfg.choose:
         return cfg
-    wanted = frozenset(key for key in cfg.choose if OmegaConf.select(cfg.composed, key, default=_ABSENT) is not _ABSENT)
+    wanted = frozenset(cfg.to_choose)
     for step in (_choose_lists, _choose_features, _choose_model):
         with _quietly():
             choices = list(step(with_limits(cfg), wanted))
@@ -95,9 +94,6 @@ def choose(cfg: ExperimentConfig) -> ExperimentConfig:
             cfg = cfg.with_values(values)
             log.info("chosen: %s (%s)", ", ".join(f"{key}={_text(value)}" for key, value in values.items()), choice.why)
     return cfg.with_values({"choose": []})
-
-
-_ABSENT = object()
 
 
 def _text(value: object) -> str:

@@ -151,8 +151,10 @@ _LABELS |= {"lm.arpa": "n-gram", "words.txt": "words"}
 
 
 def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Path], recorder: RunRecorder) -> None:
-    """Print where the run's folder, checkpoint and reports are, and how to open the trackers."""
+    """Print where the run's folder, checkpoint and reports are, its id in MLflow, and how to open the trackers."""
     console.print(f"\nrun         {folder}")
+    if (run_id := recorder.run_ids.get("mlflow")) is not None:
+        console.print(f"run id      {run_id}")
     if checkpoint is not None:
         console.print(f"checkpoint  {checkpoint}")
     for path in files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,11 +17,12 @@ from speechtrain.backends.checkpoint_files import LAST, last_checkpoint, read_ex
 from speechtrain.config.effects import has_effect
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.moved import present_name
+from speechtrain.config.plain import plain_mapping
 from speechtrain.config.pretrained import with_checkpoint_files
 from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.files import launch_folder
 from speechtrain.tracking.base import flat
-from speechtrain.tracking.mlflow.location import local_uri, stored_address, tracking_address
+from speechtrain.tracking.mlflow.location import experiment_name, local_uri, noted_address, stored_address, tracking_address
 from speechtrain.tracking.run_folder import RUN_FILE, UTTERANCES, find_run, places_of, read_run_file, write_run_file
 from speechtrain.training.cross_validation import is_cross_validation
 from speechtrain.training.history import HISTORY
@@ -62,13 +64,18 @@ def with_values_of_the_start(cfg: ExperimentConfig) -> ExperimentConfig:
 
     Raises:
         ConfigError: the checkpoint cannot be read.
+        UserError: its config holds something else than plain values.
     """
     stored = _stored_config(cfg)
     cfg = with_checkpoint_files(cfg, stored)
     if not cfg.choose or not stored:
         return cfg
-    chosen = {key: OmegaConf.select(OmegaConf.create(dict(stored)), key) for key in cfg.choose}
-    return cfg.with_values({**chosen, "choose": []})
+    start = OmegaConf.create(plain_mapping(stored, f"{cfg.resume}: its config"))
+    chosen = {key: OmegaConf.select(start, key, default=_ABSENT) for key in cfg.to_choose}
+    return cfg.with_values({**{key: value for key, value in chosen.items() if value is not _ABSENT}, "choose": []})
+
+
+_ABSENT = object()
 
 
 def without_later_keys(cfg: ExperimentConfig) -> ExperimentConfig:
@@ -93,7 +100,7 @@ def where_it_is_tracked(cfg: ExperimentConfig) -> ExperimentConfig:
     """Return the config of a run that is resumed with the server or database, and the experiment, in which MLflow has it, if it names none.
 
     Raises:
-        ConfigError: the run is another user's and is sent to a server, without `trust=true`; or its password is not known.
+        ConfigError: the run is another user's and names a server or an experiment, without `trust=true`; or its password is not known.
     """
     node = cfg.tracking.get("mlflow")
     if cfg.resume is None or node is None or "tracking_uri" not in node:
@@ -103,16 +110,29 @@ def where_it_is_tracked(cfg: ExperimentConfig) -> ExperimentConfig:
     typed = node["tracking_uri"]
     if "tracking_uri" not in place or (typed is not None and masked_values(str(typed)) != place["tracking_uri"]):
         return cfg
-    values = {}
-    if typed is None:
-        address = stored_address(place["tracking_uri"], key)
-        if not is_own and not cfg.trust and tracking_address(address) not in (tracking_address(None), local_uri(launch_folder())):
-            message = f"in {RUN_FILE} of the run is {place['tracking_uri']!r:.200}, to which it would be sent"
-            raise ConfigError([Problem(key, message, "type it again, or trust=true takes it, if you trust the run")])
-        values[key] = address
+    values, strange = {}, {}
+    address = noted_address(place) if is_own or cfg.trust else place["tracking_uri"]
+    if typed is None or (is_own and address != place["tracking_uri"]):
+        values[key] = stored_address(address, key)
+        if tracking_address(values[key]) not in (tracking_address(None), local_uri(launch_folder())):
+            strange[key] = address
     if node.get("experiment") is None and "experiment" in place:
-        values["tracking.mlflow.experiment"] = place["experiment"]
-    return cfg.with_values(values) if values else cfg
+        values[_EXPERIMENT] = place["experiment"]
+        if place["experiment"] != experiment_name(None):
+            strange[_EXPERIMENT] = place["experiment"]
+    if strange and not is_own and not cfg.trust:
+        fix = "type it again, or trust=true takes it, if you trust the run"
+        messages = {each: f"in {RUN_FILE} of the run is {value!r:.200}, to which it would be sent" for each, value in strange.items()}
+        raise ConfigError([Problem(each, message, fix) for each, message in messages.items()])
+    return cfg.with_values({each: _literal(value) for each, value in values.items()}) if values else cfg
+
+
+_EXPERIMENT = "tracking.mlflow.experiment"
+
+
+def _literal(text: str) -> str:
+    """Return a text as OmegaConf reads it without resolving anything in it."""
+    return re.sub(r"(\\*)\$\{", lambda found: rf"{found[1] * 2}\${{", text)
 
 
 def check_same_division(cfg: ExperimentConfig, data: PreparedCorpus) -> None:
@@ -167,6 +187,9 @@ def _problems(changes: Changes, run: str) -> Iterator[Problem]:
             key == "optimizer.momentum" and was in ("0", "0.0")
         ):
             yield Problem(key, f"is {now}, but the state of the optimizer was made with {was}", "leave it as it was")
+        elif key == "budget_minutes":
+            fix = "leave it as it was; trainer.epochs=... makes the run longer or shorter"
+            yield Problem(key, f"is {now}, but what follows from it was chosen for {was} when the run began", fix)
         elif key == "trainer.ema_decay" and was == "null":
             yield Problem(key, f"is {now}, but the run has no average of its weights so far", "leave it at null")
         elif key == "trainer.find_lr" and now == "True":

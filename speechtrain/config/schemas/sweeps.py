@@ -60,7 +60,10 @@ class SweeperOptions(Target):
         seed = self.sampler.get("seed") if isinstance(self.sampler, dict) else None
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             yield "sampler.seed", f"must be a whole number, received {seed!r}", "give a number, or null, which takes the seed of the config"
-        if self.study_name is not None and not _is_folder_name(self.study_name):
+        longest = max((len(part.encode()) for part in PurePosixPath(self.study_name or "").parts), default=0)
+        if longest > _LONGEST_NAME:
+            yield "study_name", f"is too long for a folder: {longest} bytes in UTF-8", f"give a name of {_LONGEST_NAME} bytes or fewer"
+        elif self.study_name is not None and not _is_folder_name(self.study_name):
             message = f"cannot name a study and its folder, received {self.study_name!r}"
             yield "study_name", message, "give a name without .. that does not begin with /"
 
@@ -76,9 +79,13 @@ _KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
 """What the keys take whose types have no schema, in words."""
 
 
+_LONGEST_NAME = 200
+"""Bytes of a folder's name: file systems take 255, and some files beside it have longer ones."""
+
+
 def _is_folder_name(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return bool(parts) and ".." not in parts and not name.startswith("/") and all(len(part.encode()) <= 200 for part in parts)
+    return bool(parts) and ".." not in parts and not name.startswith("/")
 
 
 @dataclass

@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from speechtrain.addresses import keep
 from speechtrain.backends.checkpoint_files import FOLDER, LAST, SUFFIXES
 from speechtrain.config.overrides import override_text, parser
 from speechtrain.config.schemas.sweeps import SshOptions
 from speechtrain.console import console
 from speechtrain.errors import RunError, UserError
 from speechtrain.sweep.trial.outcome import VARIABLE
-from speechtrain.tracking.mlflow.location import experiment_name, local_uri, named_address, tracking_address
+from speechtrain.tracking.mlflow.location import experiment_name, local_uri, named_address, place_of_run, tracking_address
 from speechtrain.tracking.run_folder import note_places, read_run_file, write_run_file
 
 if TYPE_CHECKING:
@@ -217,8 +216,8 @@ class RemoteRuns:
         (local.parent / "imported").mkdir(exist_ok=True)
         write_run_file(local.parent / "imported", {str(run_id): imported})
         write_run_file(local, {"mlflow_run_id": imported, "run_ids": {"mlflow": imported}})
-        place = {"tracking_uri": named_address(target.get("tracking_uri")), "experiment": experiment_name(target.get("experiment"))}
-        note_places(local, {"mlflow": keep(place)})
+        place = place_of_run(named_address(target.get("tracking_uri")), experiment_name(target.get("experiment")))
+        note_places(local, {"mlflow": place})
 
 
 def _trial_of(overrides: Sequence[str]) -> TrialContext | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from speechtrain.addresses import MASK, masked_values, whole
+from speechtrain.addresses import MASK, keep, masked_values, whole
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.files import absolute_sqlite_address, sqlite_address
+from speechtrain.files import absolute_sqlite_address, is_file, sqlite_address, sqlite_file
 
 _LOCAL = "sqlite:///mlflow.db"
 _EXPERIMENT = "speechtrain"
@@ -33,6 +33,30 @@ def named_address(tracking_uri: str | None) -> str:
 def tracking_address(tracking_uri: str | None) -> str:
     """Return what `named_address` does, with the absolute path of a file."""
     return absolute_sqlite_address(named_address(tracking_uri))
+
+
+DATABASE = "database"
+"""Key of `run.json`, beside the address of a database that was named by a relative path: its absolute address."""
+
+
+def place_of_run(address: str, experiment: str) -> dict[str, str]:
+    """Return what `run.json` notes of where a run is tracked, without secrets, which are kept for their owner.
+
+    Args:
+        address: as `named_address` returns it.
+        experiment: the experiment's name.
+    """
+    absolute = absolute_sqlite_address(address)
+    database = {DATABASE: absolute} if absolute != address else {}
+    noted: dict[str, str] = keep({"tracking_uri": address, "experiment": experiment, **database})
+    return noted
+
+
+def noted_address(place: Mapping[str, str]) -> str:
+    """Return the address in what `place_of_run` returned: of a database in another folder that is still there the absolute one."""
+    database = place.get(DATABASE, "")
+    elsewhere = database != absolute_sqlite_address(place["tracking_uri"]) and is_file(sqlite_file(database))
+    return database if elsewhere else place["tracking_uri"]
 
 
 def stored_address(tracking_uri: str, key: str) -> str:

@@ -10,7 +10,7 @@ from speechtrain.addresses import masked
 from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
 from speechtrain.files import is_file, is_folder, sqlite_file
 from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
-from speechtrain.tracking.mlflow.location import experiment_name, stored_address, tracking_address
+from speechtrain.tracking.mlflow.location import experiment_name, noted_address, stored_address, tracking_address
 from speechtrain.tracking.run_folder import find_run, places_of, read_run_file
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _place_of(runs: Sequence[str], key: str, uri_key: str) -> dict[str, str]:
             places, is_own = places_of(find_run(unquoted, key)[0])
             if is_own and "tracking_uri" in (place := places.get("mlflow", {})) and place not in found:
                 found.append(place)
-    return {**found[0], "tracking_uri": stored_address(found[0]["tracking_uri"], uri_key)} if len(found) == 1 else {}
+    return {**found[0], "tracking_uri": stored_address(noted_address(found[0]), uri_key)} if len(found) == 1 else {}
 
 
 def _check_names(database: Path, uri: str, experiment: str, runs: Sequence[str], studies: Sequence[str], key: str) -> None:

@@ -16,14 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from speechtrain.addresses import keep, masked
+from speechtrain.addresses import masked
 from speechtrain.backends.checkpoint_files import FOLDER
 from speechtrain.errors import UserError
 from speechtrain.files import launch_folder
 from speechtrain.processes import interrupts
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
-from speechtrain.tracking.mlflow.location import experiment_name, local_uri, named_address, tracking_address
+from speechtrain.tracking.mlflow.location import experiment_name, local_uri, named_address, place_of_run, tracking_address
 from speechtrain.tracking.mlflow.spool import Spool
 from speechtrain.tracking.mlflow.writer import writer
 
@@ -84,8 +84,7 @@ class MlflowTracker(Tracker):
     @property
     def place(self) -> Mapping[str, str]:
         """Return address and experiment, which may come from the environment; what is masked of the address is kept for its owner."""
-        kept: dict[str, str] = keep({"tracking_uri": self._named, "experiment": self.experiment})
-        return kept
+        return place_of_run(self._named, self.experiment)
 
     def start(self, info: RunInfo) -> None:
         """Begin to open a run, or the run of a training that is resumed."""

@@ -78,8 +78,27 @@ def test_a_checkpoint_away_from_its_run_starts_a_new_run(tmp_path: Path) -> None
 
 
 def test_no_such_run_is_an_error_that_says_where_it_was_looked_for() -> None:
-    with pytest.raises(ConfigError, match=r"no run 'zz' under .*outputs"):
+    for name, key in (("zz", "from"), ("last", "resume")):
+        with pytest.raises(ConfigError, match=rf"{key}: no run '{name}' under .*outputs.* yet\n.*train first, as with (?!.*last)"):
+            find_run(name, key)
+    run(Path("outputs/1"), 1, "aa")
+    with pytest.raises(ConfigError, match=r"no run 'zz' under .*multirun\n.*give last"):
         find_run("zz")
+
+
+def test_a_run_without_an_id_is_none_that_an_id_names() -> None:
+    one = run(Path("outputs/1"), 1, "aa")
+    write_run_file(one, {"mlflow_run_id": None})
+    for name in ("None", "N"):
+        with pytest.raises(ConfigError, match=f"no run '{name}'"):
+            find_run(name)
+
+
+@pytest.mark.parametrize("key", ["resume", "init_from"])
+def test_a_file_that_is_no_checkpoint_is_refused(key: str) -> None:
+    one = run(Path("outputs/1"), 1, "aa")
+    with pytest.raises(ConfigError, match=rf"{key}: .*run.json is no checkpoint, whose name ends in .ckpt or .keras\n.*give last"):
+        find_run(str(one / "run.json"), key)
 
 
 def test_a_damaged_run_file_is_no_run(tmp_path: Path) -> None:
@@ -214,6 +233,10 @@ def test_a_run_that_this_user_began_is_resumed_without_a_question_and_a_changed_
     with pytest.raises(ConfigError, match=r"evil\.Corpus"):
         resume_arguments([f"resume={folder}"])
     stored.write_text("- model._target_=mine.Encoder\n")
+    sign(folder)
+    (stored.parent / "signature").write_bytes("é".encode())
+    with pytest.raises(ConfigError, match=r"mine\.Encoder"):
+        resume_arguments([f"resume={folder}"])
     sign(folder)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user's"))
     with pytest.raises(ConfigError, match=r"mine\.Encoder"):

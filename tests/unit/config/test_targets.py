@@ -47,6 +47,12 @@ def test_which_way_a_metric_is_better_is_known_without_importing_the_task(task: 
     assert task_directions(f"speechtrain.tasks.{task}")[metric] == way
 
 
+def test_a_module_is_found_that_another_one_imports_under_a_name_of_its_own() -> None:
+    found = signature("os.path.join")
+    assert found is not None
+    assert found.required
+
+
 def test_targets_of_libraries_are_read_too() -> None:
     found = signature("torch.optim.AdamW")
     assert found is not None

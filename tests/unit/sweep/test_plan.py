@@ -107,3 +107,12 @@ def test_an_option_of_the_wrong_kind_is_named(changed, key):
 
     assert list(SweeperOptions(**sound).rules()) == []
     assert [problem[0] for problem in SweeperOptions(**sound | changed).rules()] == [key]
+
+
+def test_a_name_of_a_study_that_is_too_long_for_a_folder_is_told_so() -> None:
+    def told(name: str) -> list[str]:
+        return [f"{message} {fix}" for key, message, fix in SweeperOptions(study_name=name).rules() if key == "study_name"]
+
+    assert told("é" * 101) == ["is too long for a folder: 202 bytes in UTF-8 give a name of 200 bytes or fewer"]
+    assert "cannot name a study" in told("..")[0]
+    assert told("é" * 100) == []

@@ -28,6 +28,7 @@ from speechtrain.training.resumed import (
     described,
     note_changes,
     where_it_is_tracked,
+    with_values_of_the_start,
     without_later_keys,
 )
 from speechtrain.training.steps import resolve_paths
@@ -71,6 +72,7 @@ def test_what_cannot_be_applied_to_a_trained_model_is_refused_by_name_before_any
         "optimizer=sgd": r"optimizer._target_: is .*SGD, but",
         "trainer.ema_decay=0.9": "trainer.ema_decay: is 0.9, but the run has no average",
         "trainer.find_lr=true": "trainer.find_lr: is true",
+        "budget_minutes=80": r"budget_minutes: is 80.*, but what follows from it was chosen for null when the run began",
     }
     for override, told in mistakes.items():
         with pytest.raises(ConfigError, match=told):
@@ -130,7 +132,9 @@ def test_a_run_goes_on_where_it_was_tracked_and_is_found_there(folder: Path, mon
     with pytest.raises(ConfigError, match=r"me:\*\*\*@server:5000, whose password is not known here\n.*set MLFLOW_TRACKING_URI"):
         tracked()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", whole[0])
-    assert tracked() == whole  # it is sent there anyway
+    with pytest.raises(ConfigError, match=r"1 problem(.|\n)*tracking.mlflow.experiment: in run.json of the run is 'digits'"):
+        tracked()  # to this address it is sent anyway
+    assert tracked("trust=true") == whole
     note_places(folder, {"mlflow": {"tracking_uri": "http://elsewhere"}})
     assert tracked()[0] == "http://elsewhere"
     write_run_file(folder, {"places_signature": "0"})
@@ -138,6 +142,59 @@ def test_a_run_goes_on_where_it_was_tracked_and_is_found_there(folder: Path, mon
         tracked()
     assert tracked("trust=true")[0] == "http://elsewhere"
     assert not _place_of([str(folder)], "runs", "tracking_uri")
+
+
+def test_keys_to_choose_that_data_or_model_lack_are_left_out_when_a_run_is_resumed(folder: Path) -> None:
+    wanted = "choose=[data.val,data.split.by,features.n_mels,model.time_strides,model.channels,trainer.epochs]"
+    cfg = with_values_of_the_start(resumed(folder, "features.n_mels=99", "trainer.epochs=7", wanted, "budget_minutes=1"))
+    assert cfg.choose == []
+    assert (cfg.features["n_mels"], cfg.trainer.epochs) == (resumed(folder).features["n_mels"], 2)
+    assert (cfg.model, cfg.corpus) == (resumed(folder).model, resumed(folder).corpus)
+
+
+def test_the_experiment_of_a_strangers_run_needs_trust_and_is_never_resolved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [item for item in SMALL if not item.startswith("tracking")]
+    cfg = ExperimentConfig.of(compose([*options, f"resume={folder}"], output_dir=folder))
+
+    def experiment(**values: object) -> object:
+        changed = cfg.with_values({key.replace("__", "."): value for key, value in values.items()})
+        return where_it_is_tracked(changed).tracking["mlflow"]["experiment"]
+
+    monkeypatch.setenv("SECRET_OF_MINE", "hunter2")
+    for name in ("${oc.env:SECRET_OF_MINE}", r"a\\${oc.env:SECRET_OF_MINE}", "theirs"):
+        note_places(folder, {"mlflow": {"tracking_uri": "sqlite:///mlflow.db", "experiment": name}})
+        assert experiment() == name
+        for signature in ("0", "\u00e9", "\ud800", None):
+            (folder / "run.json").write_text(json.dumps({**read_run_file(folder), "places_signature": signature}))
+            with pytest.raises(ConfigError, match=r"tracking.mlflow.experiment: in run.json .*, to which it would be sent\n.*trust=true"):
+                experiment()
+        assert experiment(trust=True) == name
+        assert experiment(tracking__mlflow__experiment="mine") == "mine"
+
+
+def test_a_run_that_is_resumed_from_another_folder_goes_on_in_the_database_it_was_tracked_in(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [item for item in SMALL if not item.startswith("tracking")]
+    cfg = ExperimentConfig.of(compose([*options, f"resume={folder}"], output_dir=folder))
+
+    def address(tracking_uri: str | None = None) -> object:
+        changed = cfg.with_values({"tracking.mlflow.tracking_uri": tracking_uri})
+        return where_it_is_tracked(changed).tracking["mlflow"]["tracking_uri"]
+
+    RunRecorder({"mlflow": _Kept()}, folder).open()
+    began = Path.cwd() / "mlflow.db"
+    began.touch()
+    assert address() == "sqlite:///mlflow.db"
+    (tmp_path / "another").mkdir()
+    monkeypatch.chdir(tmp_path / "another")
+    absolute = f"sqlite:///{began}"
+    assert address() == address("sqlite:///mlflow.db") == absolute
+    assert _place_of([str(folder)], "runs", "tracking_uri")["tracking_uri"] == absolute
+    note_places(folder, {"mlflow": {"tracking_uri": absolute, "experiment": "speechtrain"}})  # as by the run that went on from here
+    assert address() == absolute
+    began.unlink()  # moved, as the folder of the run was
+    assert address() == "sqlite:///mlflow.db"
 
 
 def test_folds_of_a_resumed_cross_validation_stay_as_they_were(tmp_path: Path) -> None:
