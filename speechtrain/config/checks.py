@@ -112,7 +112,7 @@ def _task_metrics(cfg: DictConfig) -> list[str]:
 
 def unvalidated(path: str, metric: str) -> Problem:
     """Return the problem of a key that names a metric of validation data, of which there are none."""
-    fix = f"give data.val or data.split.val, or set {path}=train/loss"
+    fix = f"give data.val or data.split.val, with data.split.by=text where there are few speakers, or set {path}=train/loss"
     return Problem(path, f"is {metric}, but there are no validation utterances", fix)
 
 

@@ -151,12 +151,30 @@ def text_as_typed(arguments: Sequence[str], schema: type[Node] = Config) -> list
         if not equals or item.startswith("-"):
             result.append(item)
         elif name in text_keys:
-            result.append(f"{key}={_quoted_unless_read_as_text(value, sweeps=sweeps)}")
+            literal = not sweeps and "${" in value and (name in _SAID or not _is_readable(value))
+            result.append(f"{key}={_literal(value) if literal else _quoted_unless_read_as_text(value, sweeps=sweeps)}")
         elif name in list_keys:
             result.append(f"{key}={_list_as_typed(value, sweeps=sweeps)}")
         else:
             result.append(item)
     return result
+
+
+_SAID = ("text",)
+"""Keys of what somebody says, in which nothing is an interpolation."""
+
+
+def _is_readable(value: str) -> bool:
+    try:
+        parser.parse_override(f"key={value}")
+    except HydraException:
+        return False
+    return True
+
+
+def _literal(value: str) -> str:
+    """Return a text so that neither Hydra nor OmegaConf finds an interpolation in it."""
+    return _string(re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value))
 
 
 def _quoted_unless_read_as_text(value: str, *, sweeps: bool) -> str:

@@ -112,9 +112,15 @@ def _name(kind: str, cut: Cut, checksums: Mapping[str, int]) -> str | None:
 
 def describe_shared(kind: str, shared: Mapping[str, Sequence[str]]) -> str:
     """Say what splits have in common, with examples."""
-    names = {"speaker": "speakers are", "parent": "parents are", "audio": "recordings with the same samples are"}
+    one, several = {
+        "speaker": ("speaker is", "speakers are"),
+        "parent": ("parent is", "parents are"),
+        "audio": ("recording with the same samples is", "recordings with the same samples are"),
+    }[kind]
     examples = ", ".join(" and ".join(places) for places in list(shared.values())[:5])
-    return f"{len(shared)} {names[kind]} in more than one split: {examples}" + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
+    return f"{len(shared)} {one if len(shared) == 1 else several} in more than one split: {examples}" + (
+        f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+    )
 
 
 def report_shared(corpus: Corpus, checksums: Mapping[str, int], on_shared: Mapping[str, str]) -> None:

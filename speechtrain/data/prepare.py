@@ -87,13 +87,29 @@ def prepare(cfg: ExperimentConfig, *, threads: int, reuse: bool = False) -> Prep
         kind = EmptyDataError if cfg.data.on_empty == "warn" else DataError
         raise kind(f"no utterance is left to train on ({len(skipped)} were bad)\n    -> look at the warnings above")
     _warn_of_unknown_tokens(corpus, tokenizer)
-    report_shared(corpus, read.cache.checksums, asdict(cfg.data.on_shared))
+    report_shared(corpus, read.cache.checksums, _on_shared(cfg))
     for name in SPLITS:
         cuts = corpus.splits[name]
         if cuts:
             speakers = len({cut.speaker for cut in cuts} - {None})
-            log.info("%-5s %6d utterances  %7.2f h  %s", name, len(cuts), seconds(cuts) / 3600, f"{speakers} speakers" if speakers else "")
+            log.info(
+                "%-5s %6d utterances  %7.2f h  %s",
+                name,
+                len(cuts),
+                seconds(cuts) / 3600,
+                f"{speakers} {'speaker' if speakers == 1 else 'speakers'}" if speakers else "",
+            )
     return _prepared(cfg, read, tokenizer, skipped)
+
+
+def _on_shared(cfg: ExperimentConfig) -> dict[str, str]:
+    """Return what splits must not share: `data.split.by=text` asks for speakers in several, so that no warning names them."""
+    on_shared: dict[str, str] = asdict(cfg.data.on_shared)
+    split = dict(cfg.corpus.get("split") or {})
+    taken = any(split.get(name) and not cfg.corpus.get(name) for name in ("val", "test"))
+    if taken and split["by"] == "text" and on_shared["speaker"] == "warn":
+        on_shared["speaker"] = "allow"
+    return on_shared
 
 
 def prepare_split(cfg: ExperimentConfig, split: str, tokenizer: Tokenizer, *, threads: int) -> PreparedCorpus:

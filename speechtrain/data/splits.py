@@ -102,7 +102,10 @@ def _rebalance(parts: dict[str, list[Cut]], goals: Mapping[str, int], group_of: 
 def _log_shares(parts: Mapping[str, Sequence[Cut]], wanted: Mapping[str, float], by: str, total: int) -> None:
     shares = {name: 100 * len(parts[name]) / total for name in SPLITS}
     text = ", ".join(f"{name} {share:.1f} %" for name, share in shares.items())
-    if any(abs(shares[name] - share) > _TOLERANCE for name, share in wanted.items()):
+    if empty := [name for name in wanted if not parts[name]]:
+        fix = "set data.split.by=text, or give lists" if by in ("speaker", "parent") else "raise its share, or give a list"
+        log.warning("data.split: nothing is left for %s, as each %s is in one split\n    -> %s", " and ".join(empty), by, fix)
+    elif any(abs(shares[name] - share) > _TOLERANCE for name, share in wanted.items()):
         asked = ", ".join(f"{name} {share:g} %" for name, share in wanted.items())
         log.warning("data.split: %s of the utterances, as near to %s as each %s in one split allows", text, asked, by)
     else:

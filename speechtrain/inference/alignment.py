@@ -94,8 +94,9 @@ def align_text(
     labels = tokenizer.encode(text)
     spans = align(log_probs, labels)
     if spans is None:
+        tokens = "1 token" if len(labels) == 1 else f"{len(labels)} tokens"
         raise DataError(
-            f"the text {text[:60]!r} has {len(labels)} tokens, and the recording of {duration:.2f} s only {len(log_probs)} frames"
+            f"the text {text[:60]!r} has {tokens}, and the recording of {duration:.2f} s only {len(log_probs)} frames"
             "\n    -> give the recording that it belongs to"
         )
     names = tokenizer.vocabulary

@@ -143,7 +143,8 @@ def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
     examples = ", ".join(f"{token!r} ({len(ids)}x, first in {ids[0]})" for token, ids in ranked[:_SHOWN_UNKNOWN])
     more = f" and {len(missing) - _SHOWN_UNKNOWN} more" if len(missing) > _SHOWN_UNKNOWN else ""
     has = "".join(token if len(token) == 1 else f" {token}" for token in data.tokenizer.vocabulary[:60])
-    message = f"the model has no token for {len(missing)} tokens in the texts of {split}: {examples}{more}; it has {has!r}"
+    tokens = "1 token" if len(missing) == 1 else f"{len(missing)} tokens"
+    message = f"the model has no token for {tokens} in the texts of {split}: {examples}{more}; it has {has!r}"
     if strict:
         raise DataError(
             f"{message}\n    -> give on_unknown=warn to count them as errors, or, where they differ in case or punctuation only, "

@@ -91,7 +91,7 @@ def remarks(inspection: Inspection) -> list[str]:
         if facts.outliers:
             examples = abbreviated([f"{name} ({speed:.1f}/s)" for name, speed, _ in facts.outliers])
             lines.append(
-                f"{split}: {len(facts.outliers)} utterances with far more or fewer characters a second than the others: {examples}"
+                f"{split}: {_utterances(len(facts.outliers))} with far more or fewer characters a second than the others: {examples}"
             )
         if facts.unknown:
             examples = abbreviated(
@@ -100,16 +100,22 @@ def remarks(inspection: Inspection) -> list[str]:
             lines.append(f"{split}: tokens that the training text lacks: {examples}")
         if ids := inspection.infeasible.get(split):
             ratio = f"at the model's subsampling of {inspection.model.subsampling}"
-            lines.append(f"{split}: {len(ids)} utterances are too short for their text {ratio}: {abbreviated(ids)}")
+            lines.append(f"{split}: {_utterances(len(ids))} too short for their text {ratio}: {abbreviated(ids)}")
     if inspection.duplicates:
         groups = [" = ".join(ids[:3]) for ids in inspection.duplicates]
-        lines.append(f"{len(groups)} recordings occur more than once: {abbreviated(groups)}")
+        lines.append(
+            f"{len(groups)} {'recording occurs' if len(groups) == 1 else 'recordings occur'} more than once: {abbreviated(groups)}"
+        )
     for kind, names in inspection.shared.items():
         if names:
             lines.append(describe_shared(kind, names))
     if inspection.data.skipped:
-        lines.append(f"{inspection.data.skipped} utterances were left out; they are named above")
+        lines.append(f"{_utterances(inspection.data.skipped)} left out, named above")
     return lines
+
+
+def _utterances(count: int) -> str:
+    return f"{count} utterance" if count == 1 else f"{count} utterances"
 
 
 def abbreviated(items: Sequence[str], most: int = _MOST) -> str:

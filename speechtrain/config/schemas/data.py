@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -138,7 +139,7 @@ class Manifest(Loading):
     def rules(self) -> Iterator[Rule]:
         root = user_path(self.root)
         if not is_folder(root):
-            yield "root", f"no such folder: {root.absolute()}", "set data.root to the folder that the manifests are in"
+            yield from _root_problem(self.root, "the manifests are in", lists=True)
             return
         if self.trust_durations and self.sample_rate is None:
             yield "trust_durations", "is true, so no file is opened to read its sample rate", "set data.sample_rate"
@@ -313,9 +314,13 @@ class Mix(Loading):
                 yield f"weights.{name}", f"must be more than 0, received {weight}", "leave the corpus out to do without it"
 
 
-def _root_problem(root: str, holds: str) -> Iterator[Rule]:
+def _root_problem(root: str, holds: str, *, lists: bool = False) -> Iterator[Rule]:
     folder = user_path(root)
-    if not is_folder(folder):
+    if is_file(folder):
+        its_folder = Path(root).parent
+        fix = f"data.root={its_folder}" + (f" data.train={folder.name}" if lists else "")
+        yield "root", f"is a file, and no folder: {folder.absolute()}", f"give the folder that it is in: {fix}"
+    elif not is_folder(folder):
         yield "root", f"no such folder: {folder.absolute()}", f"set data.root to the folder that {holds}"
 
 

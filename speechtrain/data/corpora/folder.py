@@ -66,12 +66,12 @@ class Folder:
                 raise DataError(
                     f"{folder}: holds no audio ({', '.join(AUDIO_SUFFIXES)})\n    -> set data.root to the folder above the audio"
                 )
+            before = len(skipped)
             beside = self.labels == "file" or (self.labels == "auto" and any(_text_file(path) is not None for path in files))
             cuts[name] = list(self._cuts(files, folder, name, skipped, beside=beside))
-            if not cuts[name]:
-                raise DataError(
-                    f"{folder}: none of its {len(files)} files can be used; the first:\n  {skipped[0].where}: {skipped[0].reason}"
-                )
+            if not cuts[name] and not any(skip.cut for skip in skipped[before:]):
+                first = skipped[before]
+                raise DataError(f"{folder}: none of its {len(files)} files can be used; the first:\n  {first.where}: {first.reason}")
         missing = [part for part in ("val", "test") if self.parts[part] is None]
         return Corpus(complete_splits(cuts, missing, self.split, limit), skipped)
 

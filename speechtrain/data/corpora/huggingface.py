@@ -53,16 +53,16 @@ class HuggingFace:
         for split, part in self.parts.items():
             if part is None:
                 continue
+            before = len(skipped)
             table = self._tables[split] = self._table(part)
             for row in range(len(table)):
                 try:
                     cuts[split].append(self._cut(split, row))
                 except DataError as error:
                     skipped.append(Skip.of(split, f"{self.root}, {part} row {row}", error))
-            if not cuts[split]:
-                raise DataError(
-                    f"{self.root}: no row of '{part}' can be used; the first: {skipped[0].reason if skipped else 'there is none'}"
-                )
+            if not cuts[split] and not any(skip.cut for skip in skipped[before:]):
+                first = skipped[before].reason if skipped[before:] else "there is none"
+                raise DataError(f"{self.root}: no row of '{part}' can be used; the first: {first}")
         missing = [name for name in ("val", "test") if self.parts[name] is None]
         return Corpus(complete_splits(cuts, missing, self.split, limit), skipped, read=self.read)
 

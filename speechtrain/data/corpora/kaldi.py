@@ -26,6 +26,8 @@ class _Tables(NamedTuple):
 class Kaldi(ListedCorpus):
     """Kaldi's data folders: `wav.scp`, `text`, and if they are there `utt2spk`, `segments` and `reco2file_and_channel`.
 
+    A fifth field of `segments` is the channel.
+
     Args:
         root: folder above the data folders, or one of them; relative paths in `wav.scp` are relative to it.
         train, val, test: data folders in `root`; None takes them from `train` as `split` says.
@@ -62,6 +64,12 @@ class Kaldi(ListedCorpus):
         problem, start, end = None, 0.0, None
         recording = fields[0] if fields else ""
         source = tables.recordings.get(recording, ("", ""))[1]
+        channel, bad_channel = _channel(tables.channels.get(recording))
+        if len(fields) == 4:
+            *fields, stated = fields
+            channel, bad_channel = int(stated) if stated in _NUMBERS else None, None
+            if channel is None:
+                bad_channel = f"the fifth field is a channel, 0 or 1, received {stated[:60]!r}"
         if len(fields) == 3:
             try:
                 start, end = float(fields[1]), float(fields[2])
@@ -69,8 +77,7 @@ class Kaldi(ListedCorpus):
                 problem = f"must be 'utterance recording start end' with times in seconds, received {' '.join([name, *fields])[:60]!r}"
             end = None if end is not None and end < 0 else end  # -1: to the end of the recording
         elif len(fields) != 1:
-            problem = f"must be 'utterance recording start end', received {' '.join([name, *fields])[:60]!r}"
-        channel, bad_channel = _channel(tables.channels.get(recording))
+            problem = f"must be 'utterance recording start end', and a channel if need be, received {' '.join([name, *fields])[:60]!r}"
         if problem is None and not source:
             problem = f"recording '{recording}' is not in wav.scp"
         elif problem is None and source.endswith("|"):
@@ -95,6 +102,8 @@ def _channel(row: tuple[str, str] | None) -> tuple[int | None, str | None]:
 
 _CHANNELS = ("A", "1", "B", "2")
 """Names of the first and the second channel, two of each."""
+_NUMBERS = ("0", "1")
+"""Numbers of the channels in `segments`, which `extract-segments` counts from 0."""
 
 
 def _table(path: Path) -> dict[str, tuple[str, str]]:

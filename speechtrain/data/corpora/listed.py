@@ -91,7 +91,7 @@ class ListedCorpus(ABC):
                 folder = self._find_or_fetch(part)
                 before = len(skipped)
                 usable = [cut for entry in self.entries(part, folder) if (cut := _cut_or_skip(entry, split, skipped)) is not None]
-                if not usable:
+                if not usable and not any(skip.cut for skip in skipped[before:]):
                     first = f"; the first: {skipped[before].where}: {skipped[before].reason}" if skipped[before:] else ""
                     raise DataError(f"{folder}: no utterance of '{part}' can be used{first}\n    -> set data.root to {self.title}")
                 cuts[split] += usable

@@ -66,6 +66,7 @@ class Manifest:
         self._inside = _with_separator(str(self.root))
         self._header: tuple[str, Header] = ("", Header(0, 0, 0))  # of the file that was read last, for its parts follow each other
         self._offsets: dict[Path, dict[str, list[float]]] = {}
+        self._parts: dict[str, tuple[float, float]] = {}  # start and end, s, of parts by their ids
 
     def load(self, limit: int | None) -> Corpus:
         """Read every manifest, and the header of every audio file unless the manifests are trusted.
@@ -75,7 +76,7 @@ class Manifest:
         """
         skipped: list[Skip] = []
         cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
-        self._header, self._offsets = ("", Header(0, 0, 0)), {}
+        self._header, self._offsets, self._parts = ("", Header(0, 0, 0)), {}, {}
         for name, files in self.files.items():
             for file in files:
                 before = len(skipped)
@@ -103,7 +104,7 @@ class Manifest:
         header, start, end = self._part(entry, path, manifest)
         if start or end is not None:
             last = header.samples / header.rate if end is None else end
-            name += f"-{samples_in(start, 1000):07d}-{samples_in(last, 1000):07d}"
+            name = self._part_name(name, start, last)
         speaker = entry.get("speaker")
         cut = make_cut(
             str(entry.get("utt_id") or name),
@@ -120,6 +121,13 @@ class Manifest:
         if not cut.text:
             raise NoTextError("'text'", cut)
         return cut
+
+    def _part_name(self, name: str, start: float, end: float) -> str:
+        """Return the id of a part of a file from start to end in milliseconds, or in nanoseconds where another part has that one."""
+        short = f"{name}-{samples_in(start, 1000):07d}-{samples_in(end, 1000):07d}"
+        if self._parts.setdefault(short, (start, end)) == (start, end):
+            return short
+        return f"{name}-{start * 1000:014.6f}-{end * 1000:014.6f}"
 
     def _name(self, path: str, stated: str, manifest: Path) -> str:
         """Return the path of an audio file in the data folder, without its ending."""

@@ -89,6 +89,8 @@ def test_what_is_said_and_names_of_files_are_taken_as_they_are_in_every_command(
         assert parser.parse_override(*text_as_typed([f"init_from={text}"])).value() == text
     cfg = arguments_of(AlignConfig, ["audio=[0].wav", "text=it's four, nine", "from=a=b.ckpt"])[0]
     assert (cfg.audio, cfg.text, cfg.source) == ("[0].wav", "it's four, nine", "a=b.ckpt")
+    for text in ('abc ${x} "d" it\'s', "${x}", "a ${ b", "\\${x}", "${oc.env:HOME}\\"):
+        assert arguments_of(AlignConfig, [f"text={text}"])[0].text == text
     assert arguments_of(LmConfig, ["text=it's 1.txt,2.txt"])[0].text == ["it's 1.txt", "2.txt"]
     assert arguments_of(LmConfig, ["text=four, nine"])[0].text == ["four, nine"]
 

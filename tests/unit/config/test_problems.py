@@ -83,6 +83,10 @@ def problems(*overrides: str) -> str:
         (["model=conformer", "model.subsampling=3"], ["model.subsampling: must be 2, 4 or 8"]),
         (["model.kernel_size=4"], ["model.kernel_size: must be odd"]),
         (["model.stem_channels=[8]"], ["model.stem_time_strides: has 2 entries, stem_channels has 1"]),
+        (
+            ["data=manifest", f"data.root={__file__}"],
+            ["data.root: is a file, and no folder", f"data.root={Path(__file__).parent} data.train=test_problems.py"],
+        ),
         (["data=manifest", "data.root=/no/such/folder"], ["data.root: no such folder: /no/such/folder"]),
         (["data=manifest", "data.root=.", "data.train=absent.jsonl"], ["data.train: no such manifest", "absent.jsonl"]),
         (["model._target_=my_pkg.MyEncoder"], ["model._target_: there is no module 'my_pkg'"]),

@@ -46,16 +46,22 @@ def mine(tmp_path: Path) -> list[str]:
 
 
 def test_a_parent_in_two_splits_is_refused_unless_allowed(mine: list[str], caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(DataError, match=r"1 parents are in more than one split: train/slow and val/v0 \(data\.on_shared\.parent=error\)"):
+    with pytest.raises(DataError, match=r"1 parent is in more than one split: train/slow and val/v0 \(data\.on_shared\.parent=error\)"):
         prepared(mine)
-    with pytest.raises(DataError, match=r"1 speakers are in more than one split: train/t0 and val/v0"):
+    with pytest.raises(DataError, match=r"1 speaker is in more than one split: train/t0 and val/v0"):
         prepared([*mine, "data.on_shared.speaker=error"])
-    with pytest.raises(DataError, match=r"1 recordings with the same samples are in more than one split: train/t0 and val/v0"):
+    with pytest.raises(DataError, match=r"1 recording with the same samples is in more than one split: train/t0 and val/v0"):
         prepared([*mine, "data.on_shared.parent=allow", "data.on_shared.audio=error"])
     caplog.clear()
     prepared([*mine, "data.on_shared.parent=warn", "data.on_shared.audio=allow"])
-    assert "1 parents are in more than one split" in caplog.text
+    assert "1 parent is in more than one split" in caplog.text
     assert "same samples" not in caplog.text
+    assert "1 speaker is in more than one split" in caplog.text
+    caplog.clear()
+    prepared(
+        [*mine, "data.on_shared.parent=allow", "data.split.by=text", "data.split.test=10"]
+    )  # which asks for texts to be kept apart, not speakers
+    assert "in more than one split: train/t0 and val/v0 (data.on_shared.speaker" not in caplog.text
 
 
 def test_facts_and_faults_of_a_split(mine: list[str]) -> None:
@@ -96,9 +102,9 @@ def test_the_command_tells_all_and_draws_a_page(mine: list[str], tmp_path: Path)
         "text        'he hoped there would be stew' -> 'HE HOPED THERE WOULD BE STEW'",
         "train: 2 utterances with far more or fewer characters a second than the others: slow",
         "val: tokens that the training text lacks: 'É' (1x)",
-        "train: 1 utterances are too short for their text at the model's subsampling of 4: fast",
-        "1 recordings occur more than once: t0 = v0",
-        "1 parents are in more than one split: train/slow and val/v0",
+        "train: 1 utterance too short for their text at the model's subsampling of 4: fast",
+        "1 recording occurs more than once: t0 = v0",
+        "1 parent is in more than one split: train/slow and val/v0",
     ):
         assert part in done.stdout
     page = (tmp_path / "page" / "data_report.html").read_text()

@@ -101,3 +101,12 @@ def test_recordings_of_one_text_stay_together() -> None:
     texts = [{each.text for each in parts[name]} for name in ("train", "val", "test")]
     assert [len(each) for each in texts] == [7, 2, 1]
     assert len(set().union(*texts)) == 10
+
+
+@pytest.mark.parametrize(("by", "fix"), [("speaker", "set data.split.by=text, or give lists"), ("utterance", "raise its share")])
+def test_a_split_for_which_nothing_is_left_is_named_with_what_helps(by: str, fix: str, caplog: pytest.LogCaptureFixture) -> None:
+    cuts = [cut(str(index), speaker="ann", text=f"a{index}") for index in range(10 if by == "speaker" else 1)]
+    parts = split_cuts(cuts, by=by, val=10, test=10, seed=1)
+    assert not parts["val"]
+    assert f"nothing is left for val and test, as each {by} is in one split" in caplog.text
+    assert fix in caplog.text

@@ -254,6 +254,13 @@ def test_lines_with_an_offset_are_parts_of_a_file_that_end_at_the_next_one_or_af
         np.testing.assert_array_equal(found.read(cut, 8000), np.full(8000, loudness, np.float32))
 
 
+def test_parts_that_begin_within_one_millisecond_have_ids_of_their_own(tmp_path: Path) -> None:
+    lines = [{"offset": 1.0001, "duration": 0.5}, {"offset": 1.0004, "duration": 0.5}, {"offset": 1.0004, "duration": 0.5}]
+    names = ids(load(long_file(tmp_path, lines)).splits["train"])
+    assert names[:2] == ["audio/long-0001000-0001500", "audio/long-0001000.400000-0001500.400000"]
+    assert names[2] == names[1]  # the same part twice
+
+
 def test_a_line_with_an_offset_of_0_and_the_whole_duration_is_the_whole_file(tmp_path: Path) -> None:
     cut = load(long_file(tmp_path, [{"offset": 0, "duration": 3.05}])).splits["train"][0]
     assert (cut.id, cut.start, cut.duration) == ("audio/long", 0.0, 3.0)

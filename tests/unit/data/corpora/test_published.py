@@ -14,6 +14,7 @@ import soundfile
 from conftest import prepared
 
 from speechtrain import compose
+from speechtrain.data.corpora.kaldi import Kaldi
 from speechtrain.data.corpora.published import An4, LibriSpeech, MiniLibriSpeech, Timit
 from speechtrain.data.corpus import read_audio
 from speechtrain.data.task_data import TaskData
@@ -156,10 +157,20 @@ def test_kaldis_channels_are_heard(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "several channels" not in caplog.text
 
 
+def test_the_fifth_field_of_kaldis_segments_is_a_channel_and_parts_of_empty_texts_are_read(tmp_path: Path) -> None:
+    root = corpora.kaldi(tmp_path)
+    path = root / "train" / "segments"
+    path.write_text("".join(f"{line} {number % 2}\n" for number, line in enumerate(path.read_text().splitlines())))
+    (root / "train" / "text").write_text("".join(f"{name}-{number}\n" for name in ("ann", "bob", "cyd") for number in (0, 1)))
+    found = Kaldi(str(root), "train", None, None, {"by": "speaker", "val": 0, "test": 0, "seed": 0}).load(None)
+    assert [skip.cut.channel for skip in found.skipped if skip.cut is not None] == [0, 1] * 3
+
+
 @pytest.mark.parametrize(
     ("file", "line", "message"),
     [
-        ("segments", "x-0 ann 0.5", "must be 'utterance recording start end', received 'x-0 ann 0.5'"),
+        ("segments", "x-0 ann 0.5", "must be 'utterance recording start end', and a channel if need be, received 'x-0 ann 0.5'"),
+        ("segments", "x-0 ann 0.1 0.2 B", "the fifth field is a channel, 0 or 1, received 'B'"),
         ("segments", "x-0 ann 0.5 one", "with times in seconds"),
         ("segments", "x-0 dan 0.5 1.0", "recording 'dan' is not in wav.scp"),
         ("segments", "x-0 ann 0.5 90.0", "lies from 0.5 to 90 s, but ann.wav lasts"),
