@@ -83,6 +83,9 @@ _FOLDERS_FILE = "runs.json"
 _MOST_FOLDERS = 100
 """Folders that are noted at most, and runs of each."""
 
+_ARCHIVE = ".zip"
+"""Ending of the archives that have a model's weights, but not what training goes on from."""
+
 _FIX = "give last, a run's folder, a checkpoint, or an MLflow run id or its first letters"
 
 _FIRST = "train first, as with python -m speechtrain experiment=quick, or give a run's folder or a checkpoint"
@@ -100,8 +103,9 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     """
     path = user_path(name.strip("'\""))
     if is_file(path):
-        if path.suffix not in SUFFIXES:
-            raise ConfigError([Problem(key, f"{path} is no checkpoint, whose name ends in {' or '.join(SUFFIXES)}", _FIX)])
+        suffixes = SUFFIXES if key == "resume" else (*SUFFIXES, _ARCHIVE)
+        if path.suffix not in suffixes:
+            raise ConfigError([Problem(key, f"{path} is no checkpoint, whose name ends in {' or '.join(suffixes)}", _FIX)])
         return path.absolute().parent.parent, path.absolute()
     if is_folder(path):
         if not any((path / name).exists() for name in (RUN_FILE, ".hydra", FOLDER)):

@@ -97,8 +97,16 @@ def test_a_run_without_an_id_is_none_that_an_id_names() -> None:
 @pytest.mark.parametrize("key", ["resume", "init_from"])
 def test_a_file_that_is_no_checkpoint_is_refused(key: str) -> None:
     one = run(Path("outputs/1"), 1, "aa")
-    with pytest.raises(ConfigError, match=rf"{key}: .*run.json is no checkpoint, whose name ends in .ckpt or .keras\n.*give last"):
+    with pytest.raises(ConfigError, match=rf"{key}: .*run.json is no checkpoint, whose name ends in .ckpt or .*\n.*give last"):
         find_run(str(one / "run.json"), key)
+
+
+def test_an_archive_gives_weights_to_begin_with_and_is_nothing_to_resume() -> None:
+    archive = Path("model.zip")
+    archive.touch()
+    assert find_run("model.zip", "init_from")[1] == archive.absolute()
+    with pytest.raises(ConfigError, match="model.zip is no checkpoint"):
+        find_run("model.zip")
 
 
 def test_a_damaged_run_file_is_no_run(tmp_path: Path) -> None:
