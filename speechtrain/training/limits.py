@@ -33,8 +33,7 @@ def with_limits(cfg: ExperimentConfig) -> ExperimentConfig:
         configured = getattr(getattr(cfg, group), name)
         values[key] = limit if configured is None else min(configured, limit)
     if kind is not None:
-        log.warning(
-            "%s: the run is shortened (%s) and marked as a test", kind, ", ".join(f"{key}={limit}" for key, limit in limits.items())
-        )
+        shortened = ", ".join(f"{key}={value}" for key, value in values.items())
+        log.warning("%s: the run is shortened (%s) and marked as a test", kind, shortened)
     cfg = cfg.with_values(values)
     return cfg.with_values({"trainer.epochs": min(cfg.trainer.epochs, cfg.trainer.limit_epochs or cfg.trainer.epochs)})
