@@ -105,7 +105,7 @@ def test_an_archive_gives_weights_to_begin_with_and_is_nothing_to_resume() -> No
     archive = Path("model.zip")
     archive.touch()
     assert find_run("model.zip", "init_from")[1] == archive.absolute()
-    with pytest.raises(ConfigError, match="model.zip is no checkpoint"):
+    with pytest.raises(ConfigError, match=r"model\.zip is no checkpoint"):
         find_run("model.zip")
 
 
