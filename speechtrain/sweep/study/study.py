@@ -359,7 +359,8 @@ def _retry_attributes(slot: Slot) -> dict[str, Any]:
     """Return the system attributes of the next attempt of a slot."""
     failed = slot.latest
     assert isinstance(failed, TrialEntry)
-    return {RETRY_OF: failed.number, **({FIXED_PARAMS: dict(failed.trial.params)} if failed.trial.params else {})}
+    values = failed.trial.params or failed.trial.system_attrs.get(FIXED_PARAMS)  # it may have died before it was given its values
+    return {RETRY_OF: failed.number, **({FIXED_PARAMS: dict(values)} if values else {})}
 
 
 def _is_surplus(trial: FrozenTrial) -> bool:

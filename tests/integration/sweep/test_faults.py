@@ -141,9 +141,11 @@ def kill_at_random(toy, kills: int, n_trials: int, seed: int) -> None:
     retried = [trial.system_attrs["speechtrain:retry_of"] for trial in trials if "speechtrain:retry_of" in trial.system_attrs]
     assert len(retried) == len(set(retried)) == states.count("FAIL")
     assert all(trials[number].state.name == "FAIL" for number in retried)
-    for trial in trials:  # a retry repeats the values of what it retries
-        if "speechtrain:retry_of" in trial.system_attrs and trials[trial.system_attrs["speechtrain:retry_of"]].params:
-            assert trial.params == trials[trial.system_attrs["speechtrain:retry_of"]].params
+    values: dict[int, dict[str, float]] = {}  # of each slot, by the number of its latest attempt
+    for trial in trials:  # a retry repeats the values of what it retries, if it lived long enough to be given them
+        before = values.get(trial.system_attrs.get("speechtrain:retry_of"), {})
+        assert not (before and trial.params) or trial.params == before
+        values[trial.number] = trial.params or before
     started = [int(line[1]) for line in toy.log("start")]
     assert len(started) == len(set(started)), "a folder was used twice"
     assert {trial.number for trial in trials if trial.state.name == "COMPLETE"} <= set(started)

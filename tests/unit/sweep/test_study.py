@@ -11,6 +11,7 @@ from speechtrain.errors import ConfigError
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, SETTINGS, VERSION, complete, fail
+from speechtrain.sweep.study.internals import id_of
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import Study
@@ -192,3 +193,17 @@ def test_a_study_of_a_version_that_stored_no_settings_goes_on_and_has_those_of_t
     assert "of an earlier version has not stored what its trials share" in caplog.text
     with pytest.raises(ConfigError, match="epochs: the study 'study' was started with 5, now it is 6"):
         make(settings={"epochs": "6"})
+
+
+def test_a_retry_that_died_before_it_was_given_its_values_passes_them_on(make):
+    study = make(retries=2, first=[])
+    study.plan()
+    first = study.claim()
+    fail(study.storage, first.id, "killed", charged=False)
+    (_, waiting), *_ = study.plan().waiting
+    study.storage.set_trial_state_values(id_of(waiting.trial), TrialState.RUNNING)
+    fail(study.storage, id_of(waiting.trial), "killed before it had values", charged=False)
+
+    study.plan()
+
+    assert study.claim().assignment == first.assignment
