@@ -25,6 +25,7 @@ class LogMel(Target):
     normalize: str = choice("utterance", "band", "none")
     top_db: float | None = number(gt=0)
     silence_db: float | None = number(gt=0)
+    speech_db: float | None = number(gt=0)
     remove_dc: bool = MISSING
 
     def rules(self) -> Iterator[Rule]:

@@ -89,6 +89,8 @@ class LogMel:
         silence_db: frames whose energy lies further than this below that of the loudest are silence: normalisation leaves them out, and
             they get the lowest value of each band in the others, as digital zeros between two sentences are no pause that a model knows.
             Nothing is changed with `normalize=none`, which knows no whole utterance. None: no frame is silence.
+        speech_db: mean and deviation are those of the frames whose energy lies no further than this below that of the loudest, so that how
+            long and how faint pauses are does not change the features of speech. None: of all frames that are not silence.
         remove_dc: subtract the mean of the recording, but not with `normalize=none`; samples of exactly zero, which were put there later,
             are left as they are.
 
@@ -110,6 +112,7 @@ class LogMel:
         normalize: str,
         top_db: float | None = None,
         silence_db: float | None = None,
+        speech_db: float | None = None,
         remove_dc: bool = False,
     ) -> None:
         self.sample_rate = sample_rate
@@ -123,6 +126,7 @@ class LogMel:
         self.normalize = normalize
         self.top_db = top_db
         self.silence_db = silence_db
+        self.speech_db = speech_db
         self.remove_dc = remove_dc and normalize != "none"
         self.identity = f"power spectrum 1, {sample_rate} Hz, window {self.win_length}, hop {self.hop_length}, preemphasis {preemphasis}"
         if self.remove_dc:
@@ -203,14 +207,23 @@ class LogMel:
         """Take logarithms of mel energies (T, M), which are overwritten, and normalise them (T, F); silence throughout gives zeros."""
         floor = _FLOOR if self.top_db is None else max(_FLOOR, float(mel.max()) * 10 ** (-self.top_db / 10))
         features = mel.clamp_min(floor).log_()
-        if self.silence_db is None or self.normalize == "none":
+        if self.normalize == "none" or (self.silence_db is None and self.speech_db is None):
             return normalize_features(features, self.normalize)
         energies = mel.sum(1)
-        spoken = energies >= energies.max() * 10 ** (-self.silence_db / 10)
-        if spoken.all():  # as in most recordings: a copy of the frames that count is a tenth of all this
-            return normalize_features(features, self.normalize)
-        features[~spoken] = features[spoken].amin(0)
-        return normalize_features(features, self.normalize, spoken)
+        counted = self._near_loudest(energies, self.silence_db)
+        if counted is not None:
+            features[~counted] = features[counted].amin(0)
+        if self.speech_db is not None:
+            counted = self._near_loudest(energies, self.speech_db)
+        return normalize_features(features, self.normalize, counted)
+
+    @staticmethod
+    def _near_loudest(energies: torch.Tensor, decibels: float | None) -> torch.Tensor | None:
+        """Find the frames (T,) whose energies (T,) lie no further below the largest; None: all do, as in most recordings."""
+        if decibels is None:
+            return None
+        near = energies >= energies.max() * 10 ** (-decibels / 10)
+        return None if near.all() else near
 
 
 class Stored:

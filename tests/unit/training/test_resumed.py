@@ -218,10 +218,11 @@ def test_keys_that_came_after_a_run_began_are_not_set_when_it_is_resumed(folder:
     content = torch.load(checkpoint, weights_only=True)
     stored = content["extra"]["config"]["features"]
     assert stored.pop("silence_db") == 60
+    assert stored.pop("speech_db") == 30
     assert stored.pop("remove_dc")
     torch.save(content, checkpoint)
     cfg = without_later_keys(resumed(folder, "trainer.epochs=3"))
-    assert {"silence_db", "remove_dc"}.isdisjoint(cfg.features)
+    assert {"silence_db", "speech_db", "remove_dc"}.isdisjoint(cfg.features)
     assert len(speechtrain.train(cfg.composed).history) == 3
     assert "remove_dc" not in (folder / "config.yaml").read_text()
     assert without_later_keys(resumed(folder)).model == resumed(folder).model

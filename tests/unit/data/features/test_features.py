@@ -114,8 +114,18 @@ def test_zeros_and_near_zeros_around_speech_change_none_of_its_features(normaliz
     assert float((apart[302:399] - alone[2:99]).abs().max()) > 1
 
 
+@pytest.mark.parametrize("normalize", ["utterance", "band"])
+def test_faint_noise_around_speech_changes_no_feature_of_it(normalize: str) -> None:
+    features = logmel(normalize=normalize, silence_db=60, speech_db=30)
+    noise = (1e-3 * np.random.default_rng(1).normal(size=48_000)).astype(np.float32)
+    alone, padded = computed(features, speech()), computed(features, np.concatenate([noise, speech(), noise]))
+    torch.testing.assert_close(padded[302:399], alone[2:99], atol=0.1, rtol=0)
+    apart = computed(logmel(normalize=normalize, silence_db=60), np.concatenate([noise, speech(), noise]))
+    assert float((apart[302:399] - alone[2:99]).abs().max()) > 1
+
+
 def test_a_recording_of_zeros_alone_has_features_of_zero() -> None:
-    assert not computed(logmel(normalize="utterance", silence_db=60, remove_dc=True), np.zeros(1600, np.float32)).any()
+    assert not computed(logmel(normalize="utterance", silence_db=60, speech_db=30, remove_dc=True), np.zeros(1600, np.float32)).any()
 
 
 def test_an_offset_of_the_samples_changes_no_feature_also_beside_zeros() -> None:
