@@ -1,12 +1,15 @@
 """`python -m speechtrain.diagnose`: say what keeps a run from learning, by which figures, and what to type next.
 
     python -m speechtrain.diagnose              the last run, also while it trains
-    python -m speechtrain.diagnose 3f2a91       the run of an id in MLflow, or of its first letters; or a run's folder
+    python -m speechtrain.diagnose 3f2a91       the run of an id in MLflow, or of its first letters; or a run's folder;
+                                                of a cross-validation each fold is judged
 
 Exit codes: 0 nothing is found, 1 something is, 2 there is no such run.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from speechtrain.app.command import run_command
 from speechtrain.console import console
@@ -22,6 +25,13 @@ def run(arguments: list[str]) -> int:
     if len(names) > 1 or any("=" in name for name in names):
         raise ConfigError([Problem("command line", f"{' '.join(arguments)!r} is not one run", "give last, a run's folder or an id")])
     folder, _ = find_run(names[0] if names else "last", "RUN")
+    folds = sorted(folder.glob("fold_*"), key=lambda path: int(path.name.removeprefix("fold_")))  # of a cross-validation
+    judged = [_judge(each) for each in folds or [folder]]
+    return 1 if any(judged) else 0
+
+
+def _judge(folder: Path) -> bool:
+    """Print the figures of the run in a folder and what they show, and return whether they show anything."""
     evidence = read_evidence(folder)
     console.print(f"run         {folder}", markup=False)
     for name, text in figures(evidence).items():
@@ -30,8 +40,8 @@ def run(arguments: list[str]) -> int:
     for finding in found:
         console.print(f"\n{finding.code}\n    {finding}", style="yellow", markup=False)
     if not found:
-        console.print("\nnothing is found that keeps it from learning")
-    return 1 if found else 0
+        console.print("\nnothing is found that keeps it from learning\n")
+    return bool(found)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ _PLATEAU = 200  # steps for which models that learn may stay there
 _PATIENCE = 5000  # steps; a longer run is not waited for until its half
 _WORSE = 1.25  # times the loss of a guess, above which a model knows less than the frequencies of tokens
 _AS_GUESSED = 0.96  # times that loss, above which it knows no more
+_RISEN = 1.15  # times the lowest validation loss
+_BEHIND = 1.6  # times the loss in training
+_LITTLE, _MUCH = 0.25, 0.5  # times the loss of a guess; what lies below is well learnt, whatever the loss in training
 _SAYS_NOTHING = 0.9  # share of the validation texts for which nothing is recognised
 _FIND_LR = "trainer.find_lr=true, which tries rates from 1e-6 to 1 before training"
 _LOOK = "python -m speechtrain.inspect with the same words and out=look shows recordings beside their texts"
@@ -324,7 +327,23 @@ def _remedy(evidence: Evidence) -> str:
     return "\n    -> ".join(tries)
 
 
-DURING: tuple[Rule, ...] = (_not_finite, _exploding, _worse_than_a_guess, _nothing_learnt)
+def _overfitting(evidence: Evidence) -> Finding | None:
+    facts, guess = evidence.facts, evidence.facts.guess_loss
+    both = [(number, each) for number, each in enumerate(evidence.epochs, 1) if "val/loss" in each and "train/loss" in each]
+    if guess is None or not both or not (evidence.ended or 2 * evidence.steps >= facts.steps):
+        return None
+    best, lowest = min(both, key=lambda item: item[1]["val/loss"])
+    train, val = both[-1][1]["train/loss"], both[-1][1]["val/loss"]
+    has_risen = val > max(_RISEN * lowest["val/loss"], _LITTLE * guess) and train < lowest["train/loss"]
+    if not has_risen and not val > max(_BEHIND * train, _MUCH * guess):
+        return None
+    said = f"val/loss is {val:.3g} and train/loss {train:.3g}: the model learns its {facts.train} training utterances by heart"
+    said += f" (val/loss was lowest in epoch {best}, {lowest['val/loss']:.3g})" if has_risen else ""
+    fix = "augment=specaugment, or a higher model.dropout\n    -> a smaller model, or fewer trainer.epochs\n    -> more data; where there is none: "
+    return Finding("overfitting", said, f"{fix}init_from= or model=pretrained, which begin with what others have learnt")
+
+
+DURING: tuple[Rule, ...] = (_not_finite, _exploding, _worse_than_a_guess, _nothing_learnt, _overfitting)
 """Rules over the epochs so far."""
 _OF_TESTS_TOO = {"frozen-head", "too-few-frames", "silence", "clipping", "case", "no-overlap", "not-finite"}
 """What is said of test runs, too, which are too short to learn."""

@@ -111,7 +111,7 @@ def read_evidence(folder: Path) -> Evidence:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         facts = Facts.of(content["facts"])
     except (OSError, ValueError, LookupError, TypeError):
-        message = f"{path} is not there, or cannot be read: the run has not begun to train, an earlier version trained it, or it has folds"
-        raise UserError(f"{message}\n    -> wait for its first step, train it again, or name the folder of a fold") from None
+        message = f"{path} is not there, or cannot be read: the run has not begun to train, or an earlier version trained it"
+        raise UserError(f"{message}\n    -> wait for its first step, or train it again") from None
     finished = read_run_file(folder).get("status") == "FINISHED"  # one that was interrupted might have gone on to learn
     return Evidence(facts, read_history(folder / HISTORY), ended=finished, failure=content.get("failure"))

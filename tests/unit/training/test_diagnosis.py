@@ -84,6 +84,16 @@ def test_what_was_known_before_explains_what_is_seen_later() -> None:
     assert later.fix == "mend first what was known before training: masks"
 
 
+def test_a_model_that_knows_its_training_data_by_heart_is_named_from_half_of_the_run_on() -> None:
+    run = next(each for each in RECORDED if each["name"] == "overfits")
+    facts = Facts.of(run["facts"])
+    assert diagnose(Evidence(facts, run["epochs"][:19])) == []
+    (finding,) = diagnose(Evidence(facts, run["epochs"], ended=True))
+    assert "val/loss is 2.51 and train/loss 0.118: the model learns its 100 training utterances by heart" in finding.message
+    assert "lowest in epoch 14, 1.99" in finding.message
+    assert "model.dropout" in finding.fix
+
+
 def test_a_test_run_is_not_asked_to_learn() -> None:
     stuck = next(each for each in RECORDED if each["name"] == "mask")
     facts = replace(Facts.of(stuck["facts"]), test_run="quick")

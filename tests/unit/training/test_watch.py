@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,11 @@ def test_a_good_run_is_not_accused_and_is_told_to_be_good(
     assert "diagnosis" not in Path("tags.txt").read_text()
     assert diagnose.run(["from=run"]) == 0
     assert "nothing is found that keeps it from learning" in capsys.readouterr().out
+    for fold in range(2):
+        shutil.copytree("run", Path("folds", f"fold_{fold}"))
+    shutil.copy("run/run.json", "folds")
+    assert diagnose.run(["folds"]) == 0, "of a cross-validation each fold is judged"
+    assert capsys.readouterr().out.count("nothing is found that keeps it from learning") == 2
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -212,7 +218,7 @@ def test_runs_that_cannot_be_judged_say_why(tmp_path: Path) -> None:
         diagnose.run([])
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="has not begun to train, an earlier version trained it, or it has folds"):
+    with pytest.raises(UserError, match="has not begun to train, or an earlier version trained it"):
         diagnose.run(["run"])
     with pytest.raises(ConfigError, match="is not one run"):
         diagnose.run(["a", "b"])
