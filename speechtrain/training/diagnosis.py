@@ -339,8 +339,9 @@ def _overfitting(evidence: Evidence) -> Finding | None:
         return None
     said = f"val/loss is {val:.3g} and train/loss {train:.3g}: the model learns its {facts.train} training utterances by heart"
     said += f" (val/loss was lowest in epoch {best}, {lowest['val/loss']:.3g})" if has_risen else ""
-    fix = "augment=specaugment, or a higher model.dropout\n    -> a smaller model, or fewer trainer.epochs\n    -> more data; where there is none: "
-    return Finding("overfitting", said, f"{fix}init_from= or model=pretrained, which begin with what others have learnt")
+    fixes = ("augment=specaugment, or a higher model.dropout", "a smaller model, or fewer trainer.epochs")
+    more = "more data; where there is none: init_from= or model=pretrained, which begin with what others have learnt"
+    return Finding("overfitting", said, "\n    -> ".join((*fixes, more)))
 
 
 DURING: tuple[Rule, ...] = (_not_finite, _exploding, _worse_than_a_guess, _nothing_learnt, _overfitting)
