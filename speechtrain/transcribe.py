@@ -23,6 +23,7 @@ from speechtrain.addresses import unguarded_stdout
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.experiment import class_name
+from speechtrain.config.pretrained import is_checkpoint
 from speechtrain.config.schemas.commands import TranscribeConfig
 from speechtrain.console import errors
 from speechtrain.decode.base import ranking
@@ -80,7 +81,7 @@ def transcribe(cfg: TranscribeConfig, overrides: Sequence[str]) -> int:
                 bad += 1
                 errors.print(str(error), style="red", markup=False)
     if unsure := {name: value for name, value in confidences.items() if value < _UNSURE}:
-        _print_unsure(unsure, len(files), recognizer)
+        _print_unsure(unsure, len(files), recognizer, None if is_checkpoint(str(cfg.source)) else class_name(recognizer.cfg.corpus))
     if bad:
         errors.print(f"{bad} of {len(files)} could not be transcribed", style="red", markup=False)
     return bad
@@ -96,14 +97,14 @@ def _with_confidence(pieces: Iterator[Transcription], name: str, confidences: di
         confidences[name] = sum(words) / len(words)
 
 
-def _print_unsure(unsure: Mapping[str, float], count: int, recognizer: Recognizer) -> None:
-    """Print which recordings a model is unsure of, and what it was trained for."""
+def _print_unsure(unsure: Mapping[str, float], count: int, recognizer: Recognizer, corpus: str | None) -> None:
+    """Print which recordings a model is unsure of, and what it was trained for, as far as that is known."""
     least = min(unsure, key=unsure.__getitem__)
     vocabulary = recognizer.tokenizer.vocabulary[1 : _SHOWN_TOKENS + 1]
     tokens = "".join(vocabulary) if all(len(token) == 1 for token in vocabulary) else " ".join(vocabulary)
     errors.print(
         f"the model is unsure of the words in {len(unsure)} of {count} recordings (least in {least}, confidence {unsure[least]:.2f}); "
-        f"they are probably not what it was trained for: {class_name(recognizer.cfg.corpus)}, in the tokens {tokens!r}",
+        f"they are probably not what it was trained for: {'texts' if corpus is None else f'{corpus},'} in the tokens {tokens!r}",
         style="yellow",
         markup=False,
     )

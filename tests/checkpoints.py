@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+Make = Callable[..., Path]
+"""The fixture `made`: a kind of `KINDS`, and `head`, to the folder of such a checkpoint."""
 
 LETTERS = "|etaonihsrdlumwcfgypbvk'xjqz"
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -14,7 +18,7 @@ VOCABULARY = {token: number for number, token in enumerate([*SPECIAL, *LETTERS])
 GERMAN = {token: number for number, token in enumerate([*SPECIAL, "|", "ä", "b", "c", "e"])}
 KINDS = (
     *("wav2vec2", "wav2vec2_layer_norm", "wav2vec2_adapter", "hubert", "wavlm", "conformer", "data2vec"),
-    *("bert", "bert_adapter", "parakeet", "mms"),
+    *("bert", "bert_adapter", "parakeet", "mms", "conformer_rotary", "bert_relative", "hubert_batch_norm"),
 )
 """What `make` knows: a kind of model, or a variant of one whose first convolutions or last ones differ."""
 
@@ -33,6 +37,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 MELS = {"conv_depthwise_kernel_size": 5, "left_max_position_embeddings": 8, "right_max_position_embeddings": 4}
 CONFIGS["bert"] = ("wav2vec2-bert", {**MELS, "vocab_size": 32, "pad_token_id": 0, "output_hidden_size": 16})
+CONFIGS["bert_relative"] = ("wav2vec2-bert", {**CONFIGS["bert"][1], "position_embeddings_type": "relative"})
+CONFIGS["conformer_rotary"] = ("wav2vec2-conformer", {**CONFIGS["conformer"][1], "position_embeddings_type": "rotary"})
+CONFIGS["hubert_batch_norm"] = ("hubert", {**WAVE, "conv_pos_batch_norm": True})
 CONFIGS["bert_adapter"] = ("wav2vec2-bert", {**CONFIGS["bert"][1], "add_adapter": True, "num_adapter_layers": 2})
 
 

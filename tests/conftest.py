@@ -143,6 +143,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give the folder of a pretrained checkpoint of a kind (`checkpoints.KINDS`), which is written once."""
+
+    def make(kind: str, *, head: bool = True) -> Path:
+        import checkpoints
+
+        name = f"checkpoint_{kind}{'' if head else '_without_head'}"
+        return made_once(tmp_path_factory, name, lambda folder: checkpoints.make(kind, folder, head=head) and None)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Recordings of the test split of that run, by path, and their texts."""
     folder = tmp_path_factory.mktemp("spoken")

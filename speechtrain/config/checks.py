@@ -453,9 +453,19 @@ def _waveform_problems(cfg: DictConfig) -> Iterator[Problem]:
                 yield Problem(f"augment.{key}", f"works on spectra, and features={option} has none", fix)
     if cfg.model.get("path") is not None and issubclass(OmegaConf.get_type(cfg.model) or dict, Pretrained):
         yield from _checkpoint_problems(cfg)
+        yield from _thaw_problems(cfg)
     weights = cfg.model.get("weights")
     if isinstance(weights, str) and cfg.resume is None and not is_file(user_path(weights)):
         yield Problem("model.weights", f"no such file: {user_path(weights).absolute()}", "give the file of the pretrained model, or null")
+
+
+def _thaw_problems(cfg: DictConfig) -> Iterator[Problem]:
+    """Yield a rule between keys: without gradients at first, weights look forgotten to several devices."""
+    devices = cfg.trainer.get("devices", 1)
+    several = len(devices) > 1 if isinstance(devices, ListConfig) else str(devices).isdigit() and int(devices) > 1
+    if cfg.model.unfreeze_after and several and "find_unused" not in str(cfg.trainer.get("strategy")):
+        message = "is set with several devices, each of which waits for the gradients of weights that are frozen at first"
+        yield Problem("model.unfreeze_after", message, "set trainer.strategy=ddp_find_unused_parameters_true, or model.unfreeze_after=0")
 
 
 def _checkpoint_problems(cfg: DictConfig) -> Iterator[Problem]:

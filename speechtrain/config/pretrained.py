@@ -6,8 +6,9 @@ Only JSON is read here, and nothing of a checkpoint is run. A run keeps what was
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from speechtrain.config.extras import require
 from speechtrain.config.plain import plain_mapping
 from speechtrain.config.schemas.models import PRETRAINED
+from speechtrain.config.schemas.sound import extractor_problem
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.files import is_file, is_folder, user_path
 
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 
     from speechtrain.config.experiment import ExperimentConfig
 
+log = logging.getLogger(__name__)
+
 HUB = "hf://"
 """What the name of a checkpoint on the hub may begin with, where a path could be meant as well."""
 
-EXTRACTORS = ("Wav2Vec2FeatureExtractor", "SeamlessM4TFeatureExtractor", "ParakeetFeatureExtractor")
-"""The `feature_extractor_type` of their inputs: samples, and the mel energies of two kinds of models."""
+LFS_POINTER = b"version https://git-lfs"
+"""What a file begins with whose content Git LFS has not fetched."""
 
 _CONFIG, _PROCESSOR = "config.json", "processor_config.json"
 _VOCABULARY, _TOKENIZER, _TOKENIZER_CONFIG = "vocab.json", "tokenizer.json", "tokenizer_config.json"
@@ -37,6 +41,7 @@ _JSON = (_CONFIG, _PROCESSOR, "preprocessor_config.json", _VOCABULARY, _TOKENIZE
 _JSON_OF_TOKENS = ("special_tokens_map.json", "added_tokens.json")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
+_MOST_TOKENS = 65_536
 _MOST_JSON = 64 << 20  # bytes; the vocabularies of a thousand languages are some megabytes
 _FETCHED_AS = re.compile(r"[\w.-]+/[\w.-]+")
 _OF_ONE_LIBRARY = (
@@ -87,6 +92,11 @@ class Checkpoint:
             raise ConfigError([problem])
         return cls(name, _fetched(name, revision, (*_JSON, *_JSON_OF_TOKENS), key), key)
 
+    @property
+    def commit(self) -> str | None:
+        """Return the commit of a checkpoint that was fetched from the hub; None: it is a folder."""
+        return None if is_folder(user_path(self.name)) else self.folder.name
+
     def weight_files(self, revision: str | None = None, language: str | None = None) -> list[Path]:
         """Return the files of weights, those of a language's adapter behind the others; of a hub's checkpoint they are fetched now.
 
@@ -101,7 +111,10 @@ class Checkpoint:
                     break
         files = next(self._files(), [])
         if not files:
-            raise self._error(f"{self.folder} has no {' and no '.join(_WHOLE)}")
+            message = f"{self.folder} has no {' and no '.join(_WHOLE)}"
+            if is_folder(user_path(self.name)):
+                raise self._error(message)
+            raise self._error(message, f"fetch it where there is a network: {_download(self.name, revision)}")
         if language is not None and (self.folder / f"adapter.{language}.safetensors").is_file():
             files = [*files, self.folder / f"adapter.{language}.safetensors"]
         elif language is not None:
@@ -116,7 +129,10 @@ class Checkpoint:
             if (self.folder / whole).is_file():
                 yield [self.folder / whole]
             elif (content := self._json(index)) is not None:
-                names = sorted({str(name) for name in dict(content.get("weight_map", {})).values()})
+                parts = content.get("weight_map")
+                if not isinstance(parts, dict) or not parts:
+                    raise self._error(f"{self.folder / index} names no files of weights")
+                names = sorted({str(name) for name in parts.values()})
                 if wrong := [name for name in names if Path(name).name != name or not (self.folder / name).is_file()]:
                     raise self._error(f"{index} names {wrong[0]!r:.80}, which is no file of {self.folder}")
                 yield [self.folder / name for name in names]
@@ -135,7 +151,7 @@ class Checkpoint:
         if kind not in PRETRAINED:
             what = f"describes a model of the kind {kind!r:.80}" if kind else "says no model_type"
             raise self._error(f"{self.folder / _CONFIG} {what}", f"give one of {', '.join(PRETRAINED)}")
-        return self._plain(_architecture(content), _CONFIG)
+        return self._plain(without_code(content), _CONFIG)
 
     @cached_property
     def extractor(self) -> dict[str, Any]:
@@ -149,9 +165,10 @@ class Checkpoint:
             raise self._error(f"{self.folder} has neither preprocessor_config.json nor {_PROCESSOR} with a feature_extractor")
         default = "Wav2Vec2FeatureExtractor" if "do_normalize" in content else None
         kind = content.get("feature_extractor_type", default)
-        if kind not in EXTRACTORS:
-            raise self._error(f"the features of {self.folder} are of the kind {kind!r:.80}", f"there is {', '.join(EXTRACTORS)}")
-        return self._plain({**content, "feature_extractor_type": kind}, "its feature extractor")
+        found = {**content, "feature_extractor_type": kind}
+        if (problem := extractor_problem(found)) is not None:
+            raise self._error(f"the feature extractor of {self.folder} {problem[0]}", problem[1])
+        return self._plain(found, "its feature extractor")
 
     def tokens(self, language: str | None = None) -> dict[str, Any]:
         """Return the tokens of the checkpoint's own head, and how texts are made of them.
@@ -165,8 +182,16 @@ class Checkpoint:
             `tokenizer.json` where that says how words are divided.
 
         Raises:
-            ConfigError: there is no vocabulary, or one of another kind.
+            ConfigError: there is no vocabulary, or one of another kind or another head.
         """
+        try:
+            return self._tokens(language)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            what = f"the vocabulary of {self.folder} cannot be read ({type(error).__name__}: {first_line(error, most=120)})"
+            raise self._error(what) from error
+
+    def _tokens(self, language: str | None) -> dict[str, Any]:
+        """Return what `tokens` does, where the files hold what they are to hold."""
         settings = self._json(_TOKENIZER_CONFIG) or {}
         kind = str(settings.get("tokenizer_class", ""))
         if "Phoneme" in kind:
@@ -178,6 +203,7 @@ class Checkpoint:
         named = {name: _content_of(special.get(name), default) for name, default in _SPECIAL.items()}
         size = self.architecture.get("vocab_size")
         count = size if isinstance(size, int) and language is None and not self._several else max(numbers.values(), default=0) + 1
+        self._check_numbers({**added, **numbers}, count, {*added, *named.values()})
         by_number = {number: token for token, number in (*added.items(), *numbers.items())}
         tokens = [by_number.get(number, named["unk_token"]) for number in range(count)]
         blank = numbers.get(named["pad_token"], added.get(named["pad_token"], self.architecture.get("pad_token_id")))
@@ -193,6 +219,22 @@ class Checkpoint:
             "pieces": pieces,
         }
         return self._plain(found, "its vocabulary")
+
+    def _check_numbers(self, numbers: Mapping[str, int], count: int, special: Collection[str]) -> None:
+        """Check that a vocabulary is that of a head of `count` outputs; where some of them have no token, a warning says so.
+
+        Raises:
+            ConfigError: it has a token that the head has not.
+        """
+        if count > _MOST_TOKENS:
+            raise self._error(f"the vocabulary of {self.folder} has the number {count - 1:,}, and {_MOST_TOKENS:,} tokens are the most")
+        wrong = [token for token, number in numbers.items() if not 0 <= number < count and (number < 0 or token not in special)]
+        if wrong:
+            what = f"the vocabulary of {self.folder} has the token {wrong[0]!r:.40} with the number {numbers[wrong[0]]}"
+            fix = "give the vocabulary of this head, or train a new head, for example with tokenizer=char"
+            raise self._error(f"{what}, and the head of its {_CONFIG} has {count} outputs", fix)
+        if missing := count - len({number for number in numbers.values() if number < count}):
+            log.warning("%s: %d of the %d outputs of the head have no token in the vocabulary", self.name, missing, count)
 
     @cached_property
     def _several(self) -> bool:
@@ -230,7 +272,10 @@ class Checkpoint:
         try:
             if path.stat().st_size > _MOST_JSON:
                 raise ValueError(f"it has more than {_MOST_JSON:,} bytes")
-            content = json.loads(path.read_bytes())
+            text = path.read_bytes()
+            if text.startswith(LFS_POINTER):
+                raise self._error(f"{path} is a pointer of Git LFS, and not the file itself", f"run git lfs pull in {self.folder}")
+            content = json.loads(text)
             if not isinstance(content, dict):
                 raise TypeError(f"it holds a {type(content).__name__}, and must hold an object")
         except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -262,6 +307,8 @@ _KEPT: Mapping[str, tuple[str, Callable[[Checkpoint, DictConfig], dict[str, Any]
 def with_checkpoint_files(cfg: ExperimentConfig, before: Mapping[str, Any] = MappingProxyType({})) -> ExperimentConfig:
     """Return a config with what the files of a pretrained checkpoint say in it, so that the model needs them no more.
 
+    Of a checkpoint on the hub `revision` becomes the commit, so that its weights are of the same one, and a second run has them too.
+
     Args:
         cfg: the config of a run.
         before: the one in the checkpoint of a run that is resumed, which has them already.
@@ -269,15 +316,22 @@ def with_checkpoint_files(cfg: ExperimentConfig, before: Mapping[str, Any] = Map
     Raises:
         ConfigError: they cannot be read.
     """
-    values = {}
+    values: dict[str, Any] = {}
+    commits: dict[tuple[str, str | None], str | None] = {}
     for group, (key, read) in _KEPT.items():
         node = cfg.composed[group]
         if "path" not in node or key not in node or node[key] is not None:
             continue
-        kept = before[group].get(key) if isinstance(before.get(group), Mapping) else None
+        former = before.get(group)
+        kept, commit = (former.get(key), former.get("revision")) if isinstance(former, Mapping) else (None, None)
         if kept is None:
-            kept = read(Checkpoint.find(node.path, node.revision, key=f"{group}.path"), node)
+            name = (node.path, node.revision)
+            checkpoint = Checkpoint.find(node.path, commits.get(name) or node.revision, key=f"{group}.path")
+            kept, commit = read(checkpoint, node), checkpoint.commit
+            commits[name] = commit
         values[f"{group}.{key}"] = plain_mapping(kept, f"{group}.{key}", fix=_FIX)
+        if isinstance(commit, str):
+            values[f"{group}.revision"] = commit
     return cfg.with_values(values) if values else cfg
 
 
@@ -315,7 +369,7 @@ def language_of(name: str | Path) -> tuple[str, str | None]:
 def is_checkpoint(name: str | Path) -> bool:
     """Return whether a name is that of a pretrained checkpoint's folder, or one on the hub that is marked as such."""
     text = language_of(name)[0]
-    return text.startswith(HUB) or is_file(user_path(text) / _CONFIG)
+    return text.startswith(HUB) or any(is_file(user_path(text) / name) for name in (_CONFIG, _WHOLE[0]))
 
 
 def _content_of(token: object, default: str) -> str:
@@ -323,10 +377,10 @@ def _content_of(token: object, default: str) -> str:
     return str(token.get("content", default)) if isinstance(token, dict) else default if token is None else str(token)
 
 
-def _architecture(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out, at any depth, the keys that say how a library loads a model, and its private ones."""
+def without_code(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `config.json` without the keys, at any depth, that say how a library loads a model, or are its private ones."""
     return {
-        key: _architecture(value) if isinstance(value, dict) else value
+        key: without_code(value) if isinstance(value, Mapping) else value
         for key, value in content.items()
         if key not in _OF_ONE_LIBRARY and not key.startswith("_")
     }
@@ -339,14 +393,33 @@ def _fetched(name: str, revision: str | None, patterns: Sequence[str], key: str)
         ConfigError: they cannot be fetched.
     """
     require(f"{key}={name}", ("huggingface_hub",))
-    import httpx
     from huggingface_hub import snapshot_download
 
     owner_and_name = name.removeprefix(HUB)
     try:
         return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except Exception as error:  # each version of huggingface_hub has errors of another HTTP client
         no_folder = "" if name.startswith(HUB) else f"there is no folder {name}, and "
-        message = f"{no_folder}{owner_and_name} could not be fetched from the hub ({first_line(error, most=160)})"
-        fix = "give a folder that holds the checkpoint, mend the name or the revision, or fetch it where there is a network: hf download"
-        raise ConfigError([Problem(key, message, f"{fix} {owner_and_name}")]) from error
+        message = f"{no_folder}{owner_and_name} could not be fetched from the hub ({_reason(error, revision)})"
+        fix = f"give a folder that holds the checkpoint, or fetch it where there is a network: {_download(name, revision)}"
+        raise ConfigError([Problem(key, message, fix)]) from error
+
+
+def _download(name: str, revision: str | None) -> str:
+    """Return the command that fetches a checkpoint to where it is looked for."""
+    return f"hf download {name.removeprefix(HUB)}{'' if revision is None else f' --revision {revision}'}"
+
+
+def _reason(error: Exception, revision: str | None) -> str:
+    """Return in a few words why the hub did not give a checkpoint."""
+    from huggingface_hub import constants, errors
+
+    reasons: dict[type[Exception], str] = {
+        errors.GatedRepoError: "its owner asks for consent: give it on its page, then log in with hf auth login",
+        errors.RepositoryNotFoundError: "it has no such checkpoint, or a private one, for which hf auth login logs in",
+        errors.RevisionNotFoundError: f"it has no revision {revision}",
+        errors.LocalEntryNotFoundError: f"it cannot be reached, and {constants.HF_HUB_CACHE} has no such checkpoint of that revision",
+    }
+    if constants.HF_HUB_OFFLINE:
+        return f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} has no such checkpoint of that revision"
+    return next((reason for kind, reason in reasons.items() if isinstance(error, kind)), first_line(error, most=160))

@@ -86,7 +86,9 @@ def _pretrained_config(path: str | Path) -> ExperimentConfig:
     """
     name, language = language_of(path)
     cfg = compose_unchecked(["model=pretrained", "tokenizer=pretrained", "model.path=."])
-    return with_checkpoint_files(ExperimentConfig.of(cfg).with_values({"model.path": name, "model.language": language}))
+    read = with_checkpoint_files(ExperimentConfig.of(cfg).with_values({"model.path": name, "model.language": language}))
+    rate = read.features["extractor"].get("sampling_rate")
+    return read if rate is None else read.with_values({"features.sample_rate": rate})
 
 
 @contextmanager

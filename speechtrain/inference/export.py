@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -242,6 +241,8 @@ class Export:
             measured_on="the test data" if tested else f"{len(self.batches)} utterances of `{self.cfg.split}`",
         )
         path = self.folder / hub_folder.NAME
+        if path.is_symlink() or (path.exists() and not hub_folder.is_own(path)):
+            raise UserError(f"{hub_folder.NAME}: {path} is there, and not a folder of an earlier export\n    -> set out to another folder")
         with TemporaryDirectory(dir=self.folder, prefix=".export-") as place:
             folder = Path(place) / hub_folder.NAME
             folder.mkdir()
@@ -253,7 +254,7 @@ class Export:
             hub_folder.write_card(model, folder, card)
             result = self._try_out(hub_folder.NAME, folder, open_exported(hub_folder.NAME, folder))
             if path.is_dir():
-                shutil.rmtree(path)
+                path.rename(Path(place) / "earlier")
             folder.replace(path)
         return replace(result, path=path)
 

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 NAME = "huggingface"
 """The name of the format, and of the folder."""
 
+_TAGS = f"tags: {json.dumps(['ctc', 'speechtrain'])}"
+_IN_THE_CARD = ("model", "features", "tokenizer", "augment", "task", "optimizer", "scheduler", "trainer")
+"""The groups of the config that a model card shows: they say nothing of places, services and other files."""
+
+_OF = "of "  # as `without_checkpoint_files` begins
+
 _PAD, _UNKNOWN = "<pad>", "<unk>"
 _SPACE = "|"  # as Transformers writes it, whatever `word_delimiter_token` in a file says
 
@@ -145,10 +151,10 @@ def write_card(recognizer: Recognizer, folder: Path, card: Card) -> None:
     """Write the model card, README.md: what the model was trained on, how good it is, and its config."""
     cfg = recognizer.cfg
     base = str(cfg.model.get("path") or "").removeprefix(HUB)
-    head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "automatic-speech-recognition", "tags": ["ctc", "speechtrain"]}
+    head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "automatic-speech-recognition"}
     if base and not is_folder(user_path(base)) and not Path(base).is_absolute():
         head["base_model"] = base
-    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", "", f"# {card.name}", "", "```python"]
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), _TAGS, "---", "", f"# {card.name}", "", "```python"]
     lines += ["from transformers import pipeline", "", 'recognize = pipeline("automatic-speech-recognition", "THIS FOLDER")']
     lines += ['print(recognize("recording.wav")["text"])', "```", ""]
     if card.data is not None:
@@ -174,8 +180,25 @@ def write_card(recognizer: Recognizer, folder: Path, card: Card) -> None:
 
 
 def _short_config(cfg: ExperimentConfig) -> str:
-    """Return the config of the run without what is in the other files of the folder, and without places on this machine."""
+    """Return what the model and its training were, without what is in the other files of the folder, and without places on this machine."""
     values = without_checkpoint_files(cfg.as_dict())
-    return OmegaConf.to_yaml(
-        OmegaConf.create({key: value for key, value in values.items() if key not in ("output_dir", "tracking")})
-    ).strip()
+    shown = {group: _without_places(values[group]) for group in _IN_THE_CARD if isinstance(values.get(group), Mapping)}
+    return OmegaConf.to_yaml(OmegaConf.create(shown)).strip()
+
+
+def _without_places(value: Any) -> Any:
+    """Return a value of a config in which of each path on this machine only the last part is left."""
+    if isinstance(value, Mapping):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    before, text = (_OF, value.removeprefix(_OF)) if value.startswith(_OF) else ("", value)
+    return f"{before}{Path(text).name}" if text.startswith(("/", "~")) else value
+
+
+def is_own(folder: Path) -> bool:
+    """Return whether a folder is one that was written here, and may be replaced."""
+    card = folder / "README.md"
+    return (folder / "config.json").is_file() and card.is_file() and _TAGS in card.read_text(encoding="utf-8", errors="replace")[:1000]

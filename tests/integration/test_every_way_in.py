@@ -15,10 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from checkpoints import Make
 from conftest import prepared
 
 import speechtrain
-from speechtrain.config.build import build, component_of
+from speechtrain.config.build import build
+from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.pretrained import with_checkpoint_files
 from speechtrain.inference.recognizer import Recognizer
 from speechtrain.tasks.build import build_task
 
@@ -26,22 +29,30 @@ RATES = [8000, 11025, 22050, 44100, 48000]
 VOCABULARY = ["<blank>", " ", "a", "b", "c"]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a CTC model for 16 kHz with random weights."""
-    from omegaconf import OmegaConf
+@pytest.fixture(scope="module", params=["tdnn", pytest.param("pretrained", marks=pytest.mark.slow)])
+def options(request: pytest.FixtureRequest, made: Make) -> list[str]:
+    """The model, and its features."""
+    if request.param == "tdnn":
+        return ["features=logmel", "model=tdnn"]
+    return ["model=pretrained", f"model.path={made('wav2vec2')}"]
 
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, options: list[str]) -> Path:
+    """A checkpoint of a CTC model for 16 kHz with random weights."""
     path = tmp_path_factory.mktemp("model") / "model.ckpt"
-    cfg = speechtrain.compose(["data=synthetic", "features=logmel", "model=tdnn", "tokenizer=char", "backend.threads=1"])
+    cfg = with_checkpoint_files(
+        ExperimentConfig.of(speechtrain.compose(["data=synthetic", *options, "tokenizer=char", "backend.threads=1"]))
+    )
     backend = build("backend", cfg.backend)
     features = build("features", cfg.features)
     tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=VOCABULARY)
     task = build_task(cfg, tokenizer=tokenizer, input_size=features.size)
-    made = backend.build(component_of("model", cfg.model), task, input_size=features.size, seed=1)
+    made = backend.build(cfg.model, task, input_size=features.size, seed=1)
     import torch
 
     torch.nn.init.normal_(made.head.weight, std=1.0)
-    backend.save(made, path, {"config": OmegaConf.to_container(cfg, resolve=True), "vocabulary": VOCABULARY})
+    backend.save(made, path, {"config": cfg.as_dict(), "vocabulary": VOCABULARY})
     return path
 
 
@@ -101,9 +112,9 @@ def test_an_evaluation_of_a_manifest_gives_the_same_texts(model: Path, recording
     assert {utterance: hypothesis.strip() for _, hypothesis, utterance in rows} == expected
 
 
-def test_training_sees_the_features_of_the_same_samples(model: Path, recordings: Path) -> None:
+def test_training_sees_the_features_of_the_same_samples(model: Path, recordings: Path, options: list[str]) -> None:
     recognizer = speechtrain.load(str(model))
-    tokens = ["tokenizer=char", "features=logmel", "backend.threads=1", "augment=none", "data.num_workers=0", "data.feature_cache=null"]
+    tokens = [*options, "tokenizer=char", "backend.threads=1", "augment=none", "data.num_workers=0", "data.feature_cache=null"]
     data = prepared([*manifest(recordings, train="all.jsonl", test="other.jsonl"), *tokens, "data.split.by=utterance"])
     seen = {}
     for batch in data.loader("train"):

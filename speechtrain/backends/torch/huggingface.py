@@ -16,6 +16,7 @@ from speechtrain.backends.torch.models.pretrained import Pretrained
 from speechtrain.backends.torch.models.wav2vec2 import Wav2Vec2
 from speechtrain.backends.torch.pretrained_files import prefix_of
 from speechtrain.backends.torch.speech_model import SpeechModel
+from speechtrain.config.pretrained import without_code
 
 Function = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]
 
@@ -51,8 +52,8 @@ def write_folder(model: SpeechModel, folder: Path, outputs: list[int]) -> None:
     else:
         raise NotImplementedError(f"Transformers has no {type(encoder).__name__}; take model=pretrained or model=wav2vec2")
     kind = str(architecture["model_type"])
-    config = CONFIG_MAPPING[kind].from_dict({**architecture, "vocab_size": len(outputs), "pad_token_id": outputs[0]})
-    net: Any = AutoModelForCTC.from_config(config)  # type: ignore[no-untyped-call]
+    config = CONFIG_MAPPING[kind].from_dict({**without_code(architecture), "vocab_size": len(outputs), "pad_token_id": outputs[0]})
+    net: Any = AutoModelForCTC.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     own = net.state_dict()
     state = {f"{prefix_of(kind)}{name}": value for name, value in weights.items()}
     state |= dict(_with_weight_norm(own, state))
@@ -60,9 +61,22 @@ def write_folder(model: SpeechModel, folder: Path, outputs: list[int]) -> None:
     order = torch.tensor(outputs).argsort()
     state[f"{head}.weight"] = model.head.weight.detach()[order].reshape(own[f"{head}.weight"].shape)
     state[f"{head}.bias"] = model.head.bias.detach()[order]
+    _check_names(own, state, kind)
     net.load_state_dict({name: state.get(name, value).to("cpu", torch.float32) for name, value in own.items()})
     with _quietly():
         net.save_pretrained(folder)
+
+
+def _check_names(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], kind: str) -> None:
+    """Check that a model of Transformers gets all of its weights, and all of ours; a mask is used in training alone.
+
+    Raises:
+        NotImplementedError: it does not.
+    """
+    with_norm = {name.replace("parametrizations.weight.original0", "weight") for name in own}
+    odd = [name for name in {*own} ^ {*state} if not name.endswith("masked_spec_embed") and name not in with_norm - {*own}]
+    if odd:
+        raise NotImplementedError(f"the weight {min(odd)} of {kind} is not in both our model and the one of Transformers")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,25 @@ class WaveformFeatures(Target):
     epsilon: float = number(gt=0, le=1)
 
 
+EXTRACTORS = ("Wav2Vec2FeatureExtractor", "SeamlessM4TFeatureExtractor", "ParakeetFeatureExtractor")
+"""The `feature_extractor_type` of pretrained checkpoints: samples, and the mel energies of two kinds of models."""
+_SIZES = {"sampling_rate": (1000, HIGHEST_RATE), "feature_size": (1, 4096), "num_mel_bins": (1, 4096), "stride": (1, 64)}
+_SIZES |= {"hop_length": (1, 1 << 16), "win_length": (1, 1 << 16), "n_fft": (2, 1 << 16)}
+"""The least and the greatest number that such an extractor may have for a key."""
+
+
+def extractor_problem(settings: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what is wrong with a feature extractor's description, whoever wrote it, and what to do; None: nothing is."""
+    kind = settings.get("feature_extractor_type")
+    if kind not in EXTRACTORS:
+        return f"is of the kind {kind!r:.80}", f"there is {', '.join(EXTRACTORS)}"
+    for key, (least, most) in _SIZES.items():
+        value = settings.get(key)
+        if value is not None and not (isinstance(value, int) and least <= value <= most):
+            return f"has {key}={value!r:.80}, which is no number from {least} to {most}", "give the files of one checkpoint"
+    return None
+
+
 @dataclass
 class PretrainedFeatures(Target):
     sample_rate: int = number(ge=1000, most=HIGHEST_RATE)
@@ -59,6 +78,8 @@ class PretrainedFeatures(Target):
     def rules(self) -> Iterator[Rule]:
         if self.path is None and self.extractor is None:
             yield "path", "is not given, and the model names no checkpoint", "set model=pretrained model.path=..., or features.path=..."
+        if self.extractor is not None and (problem := extractor_problem(self.extractor)) is not None:
+            yield "extractor", *problem
 
 
 @dataclass

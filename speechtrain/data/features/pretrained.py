@@ -11,12 +11,15 @@ import numpy as np
 import torch
 
 from speechtrain.config.pretrained import Checkpoint
+from speechtrain.config.schemas.sound import extractor_problem
 from speechtrain.data.audio import Audio
 from speechtrain.data.features.features import Stored
-from speechtrain.errors import ConfigError, Problem
+from speechtrain.errors import ConfigError, Problem, first_line
 
 _FULL_SCALE = 32768  # of 16-bit samples
 _WINDOW, _HOP = 400, 160  # samples of a frame of SeamlessM4TFeatureExtractor, and between two
+_ARGUMENTS = ("feature_size", "sampling_rate", "num_mel_bins", "hop_length", "n_fft", "win_length", "preemphasis", "padding_value")
+"""What is taken of a description for the extractors of mel energies."""
 _LEAST = _WINDOW + _HOP  # samples that mel energies are computed of: of fewer than two frames there is no deviation
 
 
@@ -31,6 +34,8 @@ class PretrainedFeatures(Stored):
 
     def __init__(self, sample_rate: int, path: str | None, revision: str | None = None, extractor: Mapping[str, Any] | None = None) -> None:
         settings = dict(extractor) if extractor is not None else Checkpoint.find(path, revision, key="features.path").extractor
+        if (problem := extractor_problem(settings)) is not None:  # of a config from anywhere
+            raise ConfigError([Problem("features.extractor", *problem)])
         self._kind = str(settings["feature_extractor_type"])
         self._takes_samples = self._kind == "Wav2Vec2FeatureExtractor"
         if (own := int(settings.get("sampling_rate", sample_rate))) != sample_rate:
@@ -87,7 +92,14 @@ class PretrainedFeatures(Stored):
 
 def _extractor(kind: str, settings: Mapping[str, Any]) -> Any:
     """Make a feature extractor of Transformers, which gives single frames instead of joined ones."""
-    import transformers
+    from transformers import ParakeetFeatureExtractor, SeamlessM4TFeatureExtractor
 
-    arguments = {key: value for key, value in settings.items() if key != "feature_extractor_type"}
-    return getattr(transformers, kind)(**arguments | ({"stride": 1} if "stride" in arguments or "num_mel_bins" in arguments else {}))
+    arguments = {key: settings[key] for key in _ARGUMENTS if settings.get(key) is not None}
+    try:
+        if kind == "SeamlessM4TFeatureExtractor":
+            return SeamlessM4TFeatureExtractor(**{**arguments, "stride": 1})  # type: ignore[no-untyped-call]
+        return ParakeetFeatureExtractor(**arguments)  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
+        message = f"no {kind} can be made of it ({type(error).__name__}: {first_line(error, most=120)})"
+        fix = "give a checkpoint whose preprocessor_config.json is whole"
+        raise ConfigError([Problem("features.extractor", message, fix)]) from error

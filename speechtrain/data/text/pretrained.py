@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from speechtrain.config.pretrained import Checkpoint
+from speechtrain.errors import ConfigError, Problem, first_line
 
 _CLEANED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {f" {end}": end for end in ("n't", "'m", "'s", "'ve", "'re")}
 """What Transformers' `clean_up_tokenization` replaces, in its order."""
@@ -53,7 +54,12 @@ class PretrainedTokenizer:
         if definition["pieces"]:
             from tokenizers import Tokenizer
 
-            self._pieces = Tokenizer.from_str(definition["pieces"])
+            try:
+                self._pieces = Tokenizer.from_str(definition["pieces"])
+            except Exception as error:  # tokenizers raises no other
+                message = f"the tokenizer.json of the checkpoint cannot be used ({first_line(error, most=120)})"
+                fix = "give a checkpoint whose tokenizer.json is whole, or train a new head, for example with tokenizer=char"
+                raise ConfigError([Problem("tokenizer.definition", message, fix)]) from error
         self._numbers = {self._texts[number]: number for number in reversed(self.outputs[1:]) if tokens[number] not in self._special}
         longest_first = sorted(self._numbers, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)", re.DOTALL)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import checkpoints
 import numpy as np
 import pytest
 import torch
-from conformance import RunConformance, Setup
+from checkpoints import Make
+from conformance import Setup
 from conftest import TINY
 from test_torch_onnx import check_outputs
 
@@ -26,7 +26,7 @@ from speechtrain.backends.torch.exports import to_onnx
 from speechtrain.backends.torch.huggingface import write_folder
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.config.pretrained import with_checkpoint_files
+from speechtrain.config.pretrained import Checkpoint, with_checkpoint_files
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.errors import ConfigError, UserError
 from speechtrain.inference import hub_folder
@@ -34,24 +34,6 @@ from speechtrain.inference.export import write_exports
 from speechtrain.inference.recognizer import Recognizer
 from speechtrain.tasks.build import build_task
 from speechtrain.tracking.mlflow.flavor import requirements
-
-Make = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
-    """Give the folder of a checkpoint, which is written once."""
-    root = tmp_path_factory.mktemp("checkpoints")
-
-    def make(kind: str, *, head: bool = True) -> Path:
-        folder = root / f"{kind}{'' if head else '_without_head'}"
-        if not folder.is_dir():
-            folder.mkdir()
-            checkpoints.make(kind, folder, head=head)
-        return folder
-
-    yield make
-    shutil.rmtree(root)
 
 
 @pytest.fixture
@@ -72,7 +54,14 @@ def encoder(folder: Path | str, *options: str) -> Any:
     return build("model", cfg.model, input_size=build("features", cfg.features).size)
 
 
-VARIANTS = ("wav2vec2_adapter", "bert", "mms")  # of which the others show nearly all
+VARIANTS = (
+    "wav2vec2_adapter",
+    "bert",
+    "mms",
+    "conformer_rotary",
+    "bert_relative",
+    "hubert_batch_norm",
+)  # of which the others show nearly all
 
 
 @pytest.mark.parametrize("kind", [pytest.param(each, marks=pytest.mark.slow) if each in VARIANTS else each for each in checkpoints.KINDS])
@@ -161,6 +150,32 @@ def test_stretches_of_frames_and_bands_of_features_are_masked_in_training_only(m
     net.eval()
     with torch.inference_mode():
         assert torch.equal(net(samples, lengths)[0], net(samples, lengths)[0])
+
+
+def test_positions_that_an_evaluation_computed_are_not_those_of_the_training(made: Make) -> None:
+    net = encoder(made("conformer_rotary"), "model.freeze_extractor=false").eval()
+    samples, lengths = torch.randn(1, 5000, 1), torch.tensor([5000])
+    with torch.inference_mode():
+        before = net(samples, lengths)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        net(samples, lengths)[0].sum().backward()
+    with torch.inference_mode():
+        assert torch.equal(net(samples, lengths)[0], before)
+
+
+def test_what_stands_behind_the_layers_learns_as_fast_as_the_head(made: Make) -> None:
+    scales = encoder(made("wav2vec2_adapter"), "model.layer_lr_decay=0.5").lr_scales()
+    wanted = {"net.adapter.layers.0.conv.weight": 1.0, "net.encoder.layer_norm.weight": 1.0, "net.encoder.layers.1.layer_norm.weight": 0.5}
+    wanted |= {"net.encoder.layers.0.layer_norm.weight": 0.25, "net.feature_projection.projection.weight": 0.125, "mask": 0.125}
+    assert {name: scales[name] for name in wanted} == wanted
+    assert encoder(made("wav2vec2"), "model.layer_lr_decay=0.5").lr_scales()["net.encoder.layer_norm.weight"] == 0.125
+
+
+def test_several_devices_need_to_know_of_weights_that_are_frozen_at_first(made: Make) -> None:
+    options = ["model=pretrained", f"model.path={made('wav2vec2')}", "model.unfreeze_after=3", "trainer.devices=2"]
+    with pytest.raises(ConfigError, match=r"model.unfreeze_after: .*\n.*trainer.strategy=ddp_find_unused_parameters_true"):
+        compose(options)
+    compose([*options, "trainer.strategy=ddp_find_unused_parameters_true"])
 
 
 @pytest.mark.slow
@@ -288,7 +303,16 @@ def test_a_run_begins_with_a_checkpoint_and_its_model_does_not_need_it(
     assert speechtrain.load(str(result.folder)).cfg.model["architecture"]["hidden_size"] == 16
     assert isinstance(text, str)
     content = torch.load(result.folder / "checkpoints/last.ckpt", weights_only=True)
-    content["extra"]["config"]["model"]["architecture"]["num_hidden_layers"] = 10**8
+    stored = content["extra"]["config"]
+    own, stored["features"]["extractor"] = (
+        stored["features"]["extractor"],
+        {"feature_extractor_type": "pipeline", "trust_remote_code": True},
+    )
+    torch.save(content, tmp_path / "strange.ckpt")
+    with pytest.raises(UserError, match=r"is of the kind 'pipeline'"):
+        speechtrain.load(str(tmp_path / "strange.ckpt"))
+    stored["features"]["extractor"] = own
+    stored["model"]["architecture"]["num_hidden_layers"] = 10**8
     torch.save(content, tmp_path / "deep.ckpt")
     with pytest.raises(UserError, match=r"deep.ckpt holds another model: model.num_hidden_layers of its config is 100000000"):
         speechtrain.load(str(tmp_path / "deep.ckpt"))
@@ -309,6 +333,40 @@ def recognizer_of(*options: str) -> Recognizer:
         if "lora_B" in name:
             torch.nn.init.normal_(value)
     return Recognizer(backend, model, task, features, tokenizer, cfg)
+
+
+def test_code_that_a_checkpoint_names_is_left_out_wherever_its_config_comes_from(made: Make) -> None:
+    folder = made("wav2vec2")
+    architecture = {
+        **Checkpoint.find(str(folder)).architecture,
+        "auto_map": {"AutoModelForCTC": "evil.Model"},
+        "_attn_implementation": "evil",
+    }
+    cfg = compose(["model=pretrained", f"model.path={folder}"])
+    net = build("model", {**cfg.model, "architecture": architecture}, input_size=1).net
+    assert not hasattr(net.config, "auto_map")
+    assert net.config._attn_implementation == "sdpa"
+    with pytest.raises(ConfigError, match=r"model.architecture: is of the kind 'llama'"):
+        build("model", {**cfg.model, "architecture": {**architecture, "model_type": "llama"}}, input_size=1)
+
+
+def test_a_folder_is_not_written_with_weights_that_only_one_side_has(made: Make, tmp_path: Path) -> None:
+    own = recognizer_of("model=pretrained", f"model.path={made('wav2vec2')}")
+    own.model.encoder.net.further = torch.nn.Linear(2, 2)
+    with pytest.raises(NotImplementedError, match=r"the weight wav2vec2.further.bias of wav2vec2 is not in both"):
+        write_folder(own.model, tmp_path, hub_folder.outputs_of(own))
+
+
+def test_a_model_card_names_no_place_on_this_machine(made: Make, tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    own = recognizer_of("model=pretrained", f"model.path={made('wav2vec2')}", f"augment.noise_folder={tmp_path}/noise")
+    hub_folder.write_card(own, tmp_path, hub_folder.Card("m", "Manifest", {"cer": 0.1}, "the test data"))
+    card = (tmp_path / "README.md").read_text()
+    assert "noise_folder: noise" in card
+    assert "path: checkpoint_wav2vec2" in card
+    assert str(tmp_path) not in card
+    assert str(made("wav2vec2").parent) not in card
+    assert "data:" not in card
 
 
 OWN = ["model=wav2vec2", "model.channels=16", "model.d_model=32", "model.n_layers=2", "model.n_heads=2", "model.position_kernel=8"]
@@ -358,6 +416,9 @@ def test_an_exported_folder_has_a_card_and_begins_another_training(made: Make, t
     for name in (folder, archive):
         assert speechtrain.load(str(name)).transcribe(audio).text == wanted
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+    (folder / "README.md").write_text("of somebody else")
+    assert "not a folder of an earlier export" in write_exports(*arguments_of(ExportConfig, arguments))[0]
+    assert (folder / "README.md").read_text() == "of somebody else"
     with pytest.raises(UserError, match="have no counterpart of WordTokenizer"):
         hub_folder.write_processor(recognizer_of(*OWN, "tokenizer=word"), tmp_path)
     with pytest.raises(NotImplementedError, match="Transformers has no Tdnn; take model=pretrained or model=wav2vec2"):
@@ -365,25 +426,10 @@ def test_an_exported_folder_has_a_card_and_begins_another_training(made: Make, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["wav2vec2", "wavlm", "bert", "parakeet"])
+@pytest.mark.parametrize("kind", [kind for kind in checkpoints.KINDS if kind != "wav2vec2_layer_norm"])
 def test_it_gives_its_outputs_in_onnx_runtime(made: Make, tmp_path: Path, kind: str) -> None:
     model = speechtrain.load(str(made(kind))).model.cpu().eval()
     model.head.weight.data *= 0.1  # the checkpoint's is so large that its texts differ
-    size, shapes, shorter = (80, [(1, 100), (3, 155)], 30) if kind in ("bert", "parakeet") else (1, [(1, 5000), (3, 7777)], 700)
+    size, shapes, shorter = (80, [(1, 100), (3, 155)], 30) if kind.startswith(("bert", "parakeet")) else (1, [(1, 5000), (3, 7777)], 700)
     to_onnx(model, tmp_path / "model.onnx", size)
     check_outputs(tmp_path / "model.onnx", model, size, shapes, shorter=shorter)
-
-
-@pytest.mark.slow
-class TestPretrainedConformance:
-    """What the contract of a backend asks of a model that draws dropout and masks."""
-
-    options: ClassVar[list[str]] = [*TINY[:1], *TINY[2:]]
-    setup = RunConformance.setup
-    test_a_run_resumed_inside_an_epoch_sees_what_it_had_not_seen_and_ends_alike = (
-        RunConformance.test_a_run_resumed_inside_an_epoch_sees_what_it_had_not_seen_and_ends_alike
-    )
-
-    @pytest.fixture(autouse=True)
-    def _checkpoint(self, made: Make) -> None:
-        self.drawing = ["model=pretrained", f"model.path={made('wav2vec2')}", "augment.freq_masks=0"]

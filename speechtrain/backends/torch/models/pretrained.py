@@ -16,22 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechtrain.backends.torch import pretrained_attention
 from speechtrain.backends.torch.encoder import Encoder, frame_mask, frame_weights
 from speechtrain.backends.torch.models.wav2vec2 import norm_over_time, shorter, without_weight_norm
 from speechtrain.backends.torch.pretrained_files import Weights, read_pretrained
-from speechtrain.config.pretrained import Checkpoint
+from speechtrain.config.pretrained import Checkpoint, without_code
+from speechtrain.config.schemas.models import PRETRAINED
 from speechtrain.errors import ConfigError, Problem
 
 log = logging.getLogger(__name__)
 
-_PARAKEET, _BERT = "parakeet_ctc", "wav2vec2-bert"
+_PARAKEET, _BERT, _CONFORMER = "parakeet_ctc", "wav2vec2-bert", "wav2vec2-conformer"
 _DROPOUTS = (
     *("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout", "dropout"),
     "conformer_conv_dropout",
 )
-_ATTENTION = "speechtrain_rows"
+_MOST_LAYERS, _MOST_WEIGHTS = 1000, 8_000_000_000
+_FIX = "give a checkpoint whose config.json is whole, and of the same model as its other files"
 _LORA_TARGETS = {"wavlm": ("intermediate_dense", "output_dense")}  # its attention takes weights, not layers
-_LORA_TARGETS |= dict.fromkeys(("wav2vec2-conformer", _BERT), ("linear_q", "linear_v"))
+_LORA_TARGETS |= dict.fromkeys((_CONFORMER, _BERT), ("linear_q", "linear_v"))
 _QUERIES_AND_VALUES = ("q_proj", "v_proj")
 
 
@@ -69,7 +72,9 @@ class Pretrained(Encoder):
         super().__init__()
         self.path, self.revision, self.language = path, revision, language
         self.architecture = dict(architecture) if architecture is not None else Checkpoint.find(path, revision).architecture
-        self.kind = str(self.architecture["model_type"])
+        self.kind = str(self.architecture.get("model_type"))
+        if self.kind not in PRETRAINED:
+            raise ConfigError([Problem("model.architecture", f"is of the kind {self.kind!r:.80}", f"give one of {', '.join(PRETRAINED)}")])
         self.unfreeze_after, self._frozen, self._checkpointing = unfreeze_after, False, False
         self.lr_decay = layer_lr_decay
         self.masks = _Masks(mask_time_prob, mask_time_length, mask_feature_prob, mask_feature_length)
@@ -101,7 +106,7 @@ class Pretrained(Encoder):
                 raise ConfigError([Problem("model.train", message, "set model.train=all or head, or model.lora_rank=8")])
             for each in adapters:
                 each.requires_grad_()
-        if self.kind == "wav2vec2-conformer":  # Transformers has it there, and does not use it
+        if self.kind == _CONFORMER:  # Transformers has it there, and does not use it
             self.net.encoder.pos_conv_embed.requires_grad_(requires_grad=False)
         if freeze_extractor:
             self.front.extractor.requires_grad_(requires_grad=False)
@@ -159,8 +164,9 @@ class Pretrained(Encoder):
         for name, _ in self.named_parameters():
             inside = name.partition("layers.")[2] if f".{_LAYERS}." in f".{name}" else ""
             number = inside.partition(".")[0]
-            depth = layers - int(number) if number.isdigit() and self.front.is_layer(name.removeprefix("net.")) else layers + 1
-            scales[name] = self.lr_decay**depth
+            inner = name.removeprefix("net.")
+            depth = layers - int(number) if number.isdigit() and self.front.is_layer(inner) else layers + 1
+            scales[name] = 1.0 if inner.startswith(self.front.above) else self.lr_decay**depth
         return scales
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
@@ -238,6 +244,7 @@ class _Front:
         extractor: what `freeze_extractor` leaves as it is.
         layers: the layers, from the bottom up.
         frames_masked_together: frames of what is masked for each encoder frame.
+        above: beginnings of the names of parameters behind the layers.
     """
 
     extractor: Any
@@ -245,6 +252,7 @@ class _Front:
     subsampling: int
     min_frames: int = 1
     frames_masked_together = 1
+    above: tuple[str, ...] = ("adapter.", "intermediate_ffn.")
 
     def is_layer(self, name: str) -> bool:
         """Return whether a parameter's name in the model is that of a layer's."""
@@ -272,13 +280,17 @@ class _Waveform(_Front):
         self.net, self.stages = net, stages
         self.extractor, self.layers = net.feature_extractor, net.encoder.layers
         self.shapes = list(zip(net.config.conv_kernel, net.config.conv_stride, strict=True))
+        if getattr(net.config, "do_stable_layer_norm", False) or net.config.model_type == _CONFORMER:
+            self.above = (*self.above, "encoder.layer_norm.")  # it stands before the layers in the others
         self.subsampling = math.prod(net.config.conv_stride)
         self.min_frames = 1
         for kernel, stride in reversed(self.shapes):
             self.min_frames = (self.min_frames - 1) * stride + kernel
         self.adapter = _adapter_of(net, stages)
         self.subsampling *= self.adapter.factor
-        leaking = [layer.conv for layer in getattr(getattr(net.encoder, "pos_conv_embed", None), "layers", ())]
+        positions: Any = getattr(net.encoder, "pos_conv_embed", None)
+        leaking = [layer.conv for layer in getattr(positions, "layers", ())]
+        leaking += [positions.conv] if getattr(positions, "batch_norm", None) is not None else []
         leaking += [layer.conv_module.depthwise_conv for layer in self.layers if hasattr(layer, "conv_module")]
         for convolution in leaking:
             convolution.register_forward_pre_hook(_ZeroBehind(stages, 0))
@@ -370,37 +382,6 @@ class _Parakeet(_Front):
         return self.net(x, attention_mask=inside, frames=frames.clamp_min(1)).last_hidden_state, frames
 
 
-def attention_of_rows(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    frames: torch.Tensor | None = None,
-    **options: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attend as Transformers does, to no frame behind the utterance.
-
-    Args:
-        module: the attention.
-        query: (B, H, T', D / H).
-        key: the same.
-        value: the same.
-        attention_mask: scores (B, H, T', T') to be added; where nothing is to be seen they are the lowest number there is.
-        frames: how many (B,) each utterance has.
-        options: of Transformers.
-    """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    if frames is not None and attention_mask is not None:
-        behind = ~frame_mask(frames, attention_mask.shape[-1])
-        attention_mask = attention_mask.masked_fill(behind[:, None, None, :], -math.inf)
-    if torch.compiler.is_exporting():  # the fused attention leaves strides that exporters of ONNX cannot view
-        scores = query @ key.transpose(2, 3) * options["scaling"] + attention_mask
-        return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-
-
 class _Adapter:
     """Convolutions behind the layers that lower the frame rate, where a checkpoint has them (`add_adapter`)."""
 
@@ -434,7 +415,8 @@ def _adapter_of(net: Any, stages: _Stages) -> _Adapter:
 
 
 def _other_input(size: int, takes: str) -> ConfigError:
-    return ConfigError([Problem("features", f"have {size} values a frame, and the checkpoint {takes}", "set features=pretrained")])
+    fix = f"set features=pretrained; if they are, {_FIX}"
+    return ConfigError([Problem("features", f"have {size} values a frame, and the checkpoint {takes}", fix)])
 
 
 def _net(architecture: Mapping[str, Any], dropout: float | None) -> Any:
@@ -443,28 +425,53 @@ def _net(architecture: Mapping[str, Any], dropout: float | None) -> Any:
     Raises:
         ConfigError: Transformers cannot build it.
     """
-    from transformers import CONFIG_MAPPING, AttentionInterface, AutoModelForCTC
+    from transformers import CONFIG_MAPPING, AutoModelForCTC
 
-    AttentionInterface.register(_ATTENTION, attention_of_rows)
+    pretrained_attention.register()
     kind = str(architecture["model_type"])
     # a bias for each pair of positions leaves nothing to fuse, and what exporters of ONNX cannot view
-    attention = {_PARAKEET: _ATTENTION, **dict.fromkeys(("wavlm", _BERT, "wav2vec2-conformer"), "eager")}.get(kind, "sdpa")
+    attention = {_PARAKEET: pretrained_attention.PARAKEET, **dict.fromkeys(("wavlm", _BERT, _CONFORMER), "eager")}.get(kind, "sdpa")
     if kind == "wavlm":  # which hands PyTorch a mask of booleans beside one of numbers
         warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask", UserWarning)
-    values = _without_masks(architecture)
+    values = _without_masks(without_code(architecture))
     if dropout is not None:
         for part in (values, values.get("encoder_config", {})):
             part.update({name: dropout for name in _DROPOUTS if name in part or part is values})
+    _check_sizes(values)
     try:
         config = CONFIG_MAPPING[kind].from_dict(values)
+        if kind in (_BERT, _CONFORMER) and config.position_embeddings_type == "relative":
+            attention = pretrained_attention.RELATIVE
+        with torch.device("meta"):
+            outline: Any = AutoModelForCTC.from_config(config, attn_implementation=attention)  # type: ignore[no-untyped-call]
+        count = sum(each.numel() for each in (*outline.parameters(), *outline.buffers()))
+        if count > _MOST_WEIGHTS:
+            raise ValueError(f"it would have {count:,} weights, and {_MOST_WEIGHTS:,} are the most")
         whole: Any = AutoModelForCTC.from_config(config, attn_implementation=attention)  # type: ignore[no-untyped-call]
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
-        message = f"no {kind} can be built of it ({type(error).__name__}: {error!s:.160})"
-        raise ConfigError([Problem("model.architecture", message, "give a checkpoint whose config.json is whole")]) from error
+    except Exception as error:  # a config of any content meets all of Transformers here
+        message = f"no {kind} can be built of it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        raise ConfigError([Problem("model.architecture", message, _FIX)]) from error
     net: Any = whole.encoder if kind == _PARAKEET else getattr(whole, whole.base_model_prefix)
     for module in [each for each in net.modules() if nn.utils.parametrize.is_parametrized(each)]:
         without_weight_norm(module)
+    pretrained_attention.replace_positions(net)
     return net
+
+
+def _check_sizes(values: Mapping[str, Any]) -> None:
+    """Check that layers can be built one by one, and that each convolution has a kernel and goes forward.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _check_sizes(value)
+        least, most = 1 if "kernel" in key or "stride" in key else -math.inf, _MOST_LAYERS if "layers" in key else math.inf
+        sizes = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)]
+        if wrong := [each for each in sizes if not least <= each <= most]:
+            bound = f"{least} is the least" if wrong[0] < least else f"{most} is the most"
+            raise ConfigError([Problem("model.architecture", f"asks for {key}={wrong[0]}, and {bound}", _FIX)])
 
 
 def _without_masks(architecture: Mapping[str, Any]) -> dict[str, Any]:
