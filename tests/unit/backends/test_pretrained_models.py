@@ -141,6 +141,19 @@ def test_parts_stay_frozen_as_long_as_they_are_told_to(made: Make) -> None:
         assert late(samples, lengths)[0].requires_grad == learns
 
 
+@pytest.mark.parametrize("kind", ["wav2vec2", "wavlm"])
+def test_utterances_pass_by_layers_which_all_keep_a_gradient(made: Make, kind: str) -> None:
+    net = encoder(made(kind), "model.freeze_extractor=false", "model.mask_time_prob=0", "model.dropout=0").train()
+    inside: list[torch.Tensor] = []
+    net.net.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: inside.append(inputs[0]))
+    net.net.encoder.layers[-1].register_forward_hook(lambda _, __, output: inside.append(output[0] if kind == "wavlm" else output))
+    for share, passed in ((1.0, [True, True]), (0.0, [False, False])):
+        net.prepare(layer_dropout=share, checkpointing=False)
+        net(torch.randn(2, 5000, 1), torch.tensor([5000, 4000]))[0].sum().backward()
+        assert [torch.equal(before, after) for before, after in zip(inside[-2], inside[-1], strict=True)] == passed
+    assert [name for name, value in net.named_parameters() if value.requires_grad and value.grad is None] == []
+
+
 def test_stretches_of_frames_and_bands_of_features_are_masked_in_training_only(made: Make) -> None:
     net = encoder(made("wav2vec2"), "model.mask_time_prob=0.3", "model.mask_feature_prob=0.25", "model.mask_feature_length=4")
     masked = net.masks(torch.ones(200, 100, 16), torch.full((16,), 7.0), 1)

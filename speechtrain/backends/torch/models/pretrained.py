@@ -81,10 +81,15 @@ class Pretrained(Encoder):
         self.net = _net(self.architecture, dropout)
         self.stages = _Stages()
         self.front: _Front = {_PARAKEET: _Parakeet, _BERT: _Bert}.get(self.kind, _Waveform)(self.net, input_size, self.stages)
+        self._passing_by = _PassingBy()
+        for layer in self.front.layers:
+            layer.register_forward_hook(self._passing_by)
         config = self.net.config
         self.output_size = int(config.output_hidden_size if getattr(config, "add_adapter", False) else config.hidden_size)
         self.subsampling, self.min_frames, self.receptive_field = self.front.subsampling, self.front.min_frames, None
         self.mask = None if self.kind == _PARAKEET else nn.Parameter(torch.empty(config.hidden_size).uniform_())
+        if self.mask is not None and not mask_time_prob:  # several devices wait for the gradient of what is trained
+            self.mask.requires_grad_(requires_grad=False)
         self.dropout = nn.Dropout(float(getattr(config, "final_dropout", 0.0)))
         self._choose_trained(train, freeze_extractor=freeze_extractor)
         if lora_rank is not None:
@@ -144,9 +149,7 @@ class Pretrained(Encoder):
 
     def prepare(self, *, layer_dropout: float, checkpointing: bool) -> None:
         """Set what a training asks for: the probability that a layer is skipped, and whether layers are computed again for gradients."""
-        self.net.config.layerdrop = layer_dropout
-        if hasattr(self.net, "layerdrop"):
-            self.net.layerdrop = layer_dropout
+        self._passing_by.probability = layer_dropout
         if checkpointing:
             self.net.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         elif self._checkpointing:
@@ -224,6 +227,25 @@ class _Stages:
 
     def __init__(self) -> None:
         self.lengths: list[torch.Tensor] = []
+
+
+class _PassingBy:
+    """Lets utterances (B, T', D) pass by a layer in training, as a `Stack` does.
+
+    Transformers skips the layer instead, which then has no gradient: of several devices each waits for those of the others.
+    """
+
+    def __init__(self) -> None:
+        self.probability = 0.0
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        if not (self.probability and layer.training):
+            return output
+        x = inputs[0]
+        passes_by = torch.rand(len(x), 1, 1, device=x.device) < self.probability
+        if isinstance(output, tuple):
+            return torch.where(passes_by, x, output[0]), *output[1:]
+        return torch.where(passes_by, x, output)
 
 
 class _ZeroBehind:
