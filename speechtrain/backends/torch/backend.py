@@ -33,6 +33,8 @@ from speechtrain.tasks.base import Outputs, Task
 if TYPE_CHECKING:
     from speechtrain.data.loader import Loader
 
+_ENCODER = "encoder."  # what the names of its weights begin with
+
 
 class TorchBackend(Backend):
     """Trains with PyTorch Lightning, and predicts with PyTorch alone.
@@ -221,6 +223,10 @@ class TorchBackend(Backend):
         weights, _ = read_weights(path)
         _check_kinds(model, weights, path)
         own = model.state_dict()
+        if isinstance(model.encoder, Encoder):
+            of_encoder = {name.removeprefix(_ENCODER): value for name, value in weights.items() if name.startswith(_ENCODER)}
+            others = {name: value for name, value in weights.items() if not name.startswith(_ENCODER)}
+            weights = {**others, **{f"{_ENCODER}{name}": value for name, value in model.encoder.of_former(of_encoder).items()}}
         if labels is not None:
             for name in ("head.weight", "head.bias"):
                 former = weights.pop(name, None)
@@ -229,7 +235,7 @@ class TorchBackend(Backend):
                     into, taken = label_pairs(labels, len(former), path)
                     weights[name][into] = former[taken].to(own[name])
         fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
-        if not any(name.startswith("encoder.") for name in fitting):
+        if not any(name.startswith(_ENCODER) for name in fitting):
             raise another_model(path, "none of its encoder's weights fits")
         model.load_state_dict({**own, **fitting})
         return [name for name in own if name not in fitting]

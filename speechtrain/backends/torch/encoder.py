@@ -58,6 +58,14 @@ class Encoder(nn.Module, ABC):
         """
         return None
 
+    def of_former(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the weights of another run's encoder by the names that they have in this one, where `init_from` names that run.
+
+        Raises:
+            ConfigError: they would be of no use without others that this one has not.
+        """
+        return dict(weights)
+
     def prepare(self, *, layer_dropout: float, checkpointing: bool) -> None:
         """Take what a training asks of layers that are in no `Stack`: see there."""
 

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import checkpoints
@@ -32,6 +33,7 @@ from speechtrain.errors import ConfigError, UserError
 from speechtrain.inference import hub_folder
 from speechtrain.inference.export import write_exports
 from speechtrain.inference.recognizer import Recognizer
+from speechtrain.tasks.base import Head
 from speechtrain.tasks.build import build_task
 from speechtrain.tracking.mlflow.flavor import requirements
 
@@ -152,6 +154,29 @@ def test_utterances_pass_by_layers_which_all_keep_a_gradient(made: Make, kind: s
         net(torch.randn(2, 5000, 1), torch.tensor([5000, 4000]))[0].sum().backward()
         assert [torch.equal(before, after) for before, after in zip(inside[-2], inside[-1], strict=True)] == passed
     assert [name for name, value in net.named_parameters() if value.requires_grad and value.grad is None] == []
+
+
+def test_a_run_with_low_rank_updates_begins_with_one_that_had_none_and_not_the_other_way_round(
+    made: Make, backend: Backend, tmp_path: Path
+) -> None:
+    task: Any = SimpleNamespace(head=Head(5))
+
+    def model(*options: str) -> Any:
+        cfg = compose(["model=pretrained", f"model.path={made('wav2vec2')}", *options]).model
+        return backend.build(cfg, task, input_size=1, seed=len(options))
+
+    plain, with_updates = model(), model("model.lora_rank=2")
+    backend.save(plain, tmp_path / "plain.ckpt", {})
+    backend.save(with_updates, tmp_path / "updates.ckpt", {})
+    left = backend.warm_start(with_updates, tmp_path / "plain.ckpt")
+    assert left
+    assert all("lora_" in name for name in left)
+    samples, lengths = torch.randn(1, 5000, 1), torch.tensor([5000])
+    with torch.inference_mode():
+        torch.testing.assert_close(with_updates.eval()(samples, lengths)[0], plain.eval()(samples, lengths)[0])
+    for other in (plain, model("model.lora_rank=4")):
+        with pytest.raises(ConfigError, match=r"init_from: has low-rank updates of rank 2 .*\n.*set model.lora_rank=2"):
+            backend.warm_start(other, tmp_path / "updates.ckpt")
 
 
 def test_stretches_of_frames_and_bands_of_features_are_masked_in_training_only(made: Make) -> None:

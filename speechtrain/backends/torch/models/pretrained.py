@@ -89,7 +89,7 @@ class Pretrained(Encoder):
         self.subsampling, self.min_frames, self.receptive_field = self.front.subsampling, self.front.min_frames, None
         self.mask = None if self.kind == _PARAKEET else nn.Parameter(torch.empty(config.hidden_size).uniform_())
         if self.mask is not None and not mask_time_prob:  # several devices wait for the gradient of what is trained
-            self.mask.requires_grad_(requires_grad=False)
+            self.mask.requires_grad = False
         self.dropout = nn.Dropout(float(getattr(config, "final_dropout", 0.0)))
         self._choose_trained(train, freeze_extractor=freeze_extractor)
         if lora_rank is not None:
@@ -146,6 +146,21 @@ class Pretrained(Encoder):
         self.net.load_state_dict(given, strict=False)
         if self.mask is not None and weights.mask is not None and weights.mask.shape == self.mask.shape:
             self.mask.data.copy_(weights.mask)
+
+    def of_former(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the weights of another run's encoder, with those that low-rank updates are added to by the names that they have here.
+
+        Raises:
+            ConfigError: they were trained with updates that this model has not.
+        """
+        own = self.state_dict()
+        if lost := [name for name, value in weights.items() if ".lora_" in name and (name not in own or own[name].shape != value.shape)]:
+            rank = min(weights[lost[0]].shape)
+            message = f"has low-rank updates of rank {rank} (LoRA), of which this model has none, or others"
+            fix = f"set model.lora_rank={rank}; or add them to the weights by export format=[huggingface], and begin with model.path="
+            raise ConfigError([Problem("init_from", message, fix)])
+        names = {name.replace(".base_layer.", "."): name for name in own}
+        return {names.get(name.replace(".base_layer.", "."), name): value for name, value in weights.items()}
 
     def prepare(self, *, layer_dropout: float, checkpointing: bool) -> None:
         """Set what a training asks for: the probability that a layer is skipped, and whether layers are computed again for gradients."""
