@@ -335,6 +335,22 @@ def with_checkpoint_files(cfg: ExperimentConfig, before: Mapping[str, Any] = Map
     return cfg.with_values(values) if values else cfg
 
 
+def hub_name(folder: str) -> tuple[str, str] | None:
+    """Return the name and the commit of a checkpoint by its folder in the hub's cache; None: it lies elsewhere."""
+    found = re.search(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", folder)
+    return (f"{found[1]}/{found[2]}", found[3]) if found else None
+
+
+def with_hub_names(cfg: ExperimentConfig) -> ExperimentConfig:
+    """Return a config to be given away: with the names of checkpoints on the hub in place of their folders in this machine's cache."""
+    values = {}
+    for group in _KEPT:
+        node = cfg.composed[group]
+        if "path" in node and (found := hub_name(str(node.path))) is not None:
+            values[f"{group}.path"], values[f"{group}.revision"] = found
+    return cfg.with_values(values) if values else cfg
+
+
 def without_checkpoint_files(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config, as `ExperimentConfig.as_dict` gives it, with the name of a checkpoint in place of what its files say, for people."""
     shown = dict(values)

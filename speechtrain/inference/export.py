@@ -22,7 +22,7 @@ from speechtrain.config.checks import unknown_formats
 from speechtrain.config.experiment import class_name, kind_of_test
 from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.overlay import overlaid
-from speechtrain.config.pretrained import is_checkpoint, language_of
+from speechtrain.config.pretrained import hub_name, is_checkpoint, language_of, with_hub_names
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.config.targets import class_constant
 from speechtrain.console import console, errors
@@ -235,7 +235,7 @@ class Export:
         run = read_run_file(self.run) if self.run is not None else {}
         tested = {name.removeprefix("test/"): value for name, value in run.get("metrics", {}).items() if name.startswith("test/")}
         card = hub_folder.Card(
-            name=self.run.name if self.run is not None else self.weights.stem,
+            name=self._name,
             data=None if is_checkpoint(self.weights) else class_name(self.settings.corpus),
             scores=tested or metrics,
             measured_on="the test data" if tested else f"{len(self.batches)} utterances of `{self.cfg.split}`",
@@ -258,22 +258,30 @@ class Export:
             folder.replace(path)
         return replace(result, path=path)
 
+    @property
+    def _name(self) -> str:
+        """Return what the model is called: by its run, its name on the hub, or its file."""
+        if self.run is not None:
+            return self.run.name
+        found = hub_name(str(self.weights))
+        return found[0].rpartition("/")[2] if found is not None else self.weights.stem
+
     def _archive(self, exports: Sequence[Path]) -> ExportResult:
         """Write an archive with everything, and try it out as it is read again."""
         from speechtrain.inference.archive import SUFFIX, stored_config, write_archive
         from speechtrain.inference.recognizer import Recognizer
 
         test = kind_of_test(self.settings)
-        name = f"{class_name(self.settings.model).lower()}-{self.run.name if self.run is not None else self.weights.stem}"
+        name = f"{class_name(self.settings.model).lower()}-{self._name}"
         path = self.folder / f"{name if test is None else f'{name}-{test}'}{SUFFIX}"
         with TemporaryDirectory() as folder:
             name = f"weights{self.recognizer.backend.suffix}"
             weights = Path(folder) / name
-            config = self.settings.as_dict()
-            self.recognizer.backend.save(self.recognizer.model, weights, {"config": config, "vocabulary": self.vocabulary})
+            cfg = with_hub_names(self.settings)
+            self.recognizer.backend.save(self.recognizer.model, weights, {"config": cfg.as_dict(), "vocabulary": self.vocabulary})
             files: dict[str, Path | str] = {
                 name: weights,
-                "config.yaml": self.settings.as_yaml(),
+                "config.yaml": cfg.as_yaml(),
                 "vocabulary.json": json.dumps(self.vocabulary, ensure_ascii=False),
                 **{
                     f"exports/{each.name}": each

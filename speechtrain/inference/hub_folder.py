@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from speechtrain.config.experiment import ExperimentConfig, class_name
-from speechtrain.config.pretrained import HUB, without_checkpoint_files
+from speechtrain.config.pretrained import HUB, with_hub_names, without_checkpoint_files
 from speechtrain.data.text.tokenizers import BLANK
 from speechtrain.errors import UserError
 from speechtrain.files import is_folder, user_path, write_json, write_text
@@ -149,7 +149,7 @@ class Card:
 
 def write_card(recognizer: Recognizer, folder: Path, card: Card) -> None:
     """Write the model card, README.md: what the model was trained on, how good it is, and its config."""
-    cfg = recognizer.cfg
+    cfg = with_hub_names(recognizer.cfg)
     base = str(cfg.model.get("path") or "").removeprefix(HUB)
     head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "automatic-speech-recognition"}
     if base and not is_folder(user_path(base)) and not Path(base).is_absolute():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ import speechtrain
 from speechtrain import compose
 from speechtrain.app.arguments import arguments_of
 from speechtrain.backends.base import Backend
+from speechtrain.backends.callbacks import Callback
 from speechtrain.backends.torch.backend import TorchBackend
 from speechtrain.backends.torch.exports import to_onnx
 from speechtrain.backends.torch.huggingface import write_folder
@@ -177,6 +179,23 @@ def test_a_run_with_low_rank_updates_begins_with_one_that_had_none_and_not_the_o
     for other in (plain, model("model.lora_rank=4")):
         with pytest.raises(ConfigError, match=r"init_from: has low-rank updates of rank 2 .*\n.*set model.lora_rank=2"):
             backend.warm_start(other, tmp_path / "updates.ckpt")
+
+
+def test_a_training_thaws_the_encoder_when_it_is_told_to(made: Make, backend: Backend, tmp_path: Path) -> None:
+    options = ["model=pretrained", f"model.path={made('wav2vec2')}", "model.unfreeze_after=2", "trainer.epochs=1", "optimizer.lr=1e-2"]
+    options += ["data.batch_size=4", "data.train_size=16", "trainer.layer_dropout=0.1", "trainer.gradient_checkpointing=true"]
+    setup = Setup(backend, tmp_path, base=[*TINY[:1], *TINY[2:], *options])
+    model = setup.build()
+    seen: list[torch.Tensor] = []
+
+    class Watches(Callback):
+        def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:
+            layer = model.encoder.net.encoder.layers[1]
+            seen.append(layer.feed_forward.output_dense.weight.detach().clone())
+            assert layer.gradient_checkpointing
+
+    setup.train(model, Watches())
+    assert [torch.equal(one, other) for one, other in pairwise(seen)][:3] == [True, False, False]
 
 
 def test_stretches_of_frames_and_bands_of_features_are_masked_in_training_only(made: Make) -> None:
@@ -405,6 +424,12 @@ def test_a_model_card_names_no_place_on_this_machine(made: Make, tmp_path: Path)
     assert str(tmp_path) not in card
     assert str(made("wav2vec2").parent) not in card
     assert "data:" not in card
+    cached = tmp_path / "hub/models--someone--small--one/snapshots" / ("a" * 40)
+    own.cfg = own.cfg.with_values({"model.path": str(cached)})
+    hub_folder.write_card(own, tmp_path, hub_folder.Card("m", None, {"cer": 0.1}, "the test data"))
+    card = (tmp_path / "README.md").read_text()
+    assert 'base_model: "someone/small--one"' in card
+    assert f"revision: {'a' * 40}" in card
 
 
 OWN = ["model=wav2vec2", "model.channels=16", "model.d_model=32", "model.n_layers=2", "model.n_heads=2", "model.position_kernel=8"]

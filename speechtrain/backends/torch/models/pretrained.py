@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -180,11 +181,9 @@ class Pretrained(Encoder):
         layers = len(self.front.layers)
         scales = {}
         for name, _ in self.named_parameters():
-            inside = name.partition("layers.")[2] if f".{_LAYERS}." in f".{name}" else ""
-            number = inside.partition(".")[0]
-            inner = name.removeprefix("net.")
-            depth = layers - int(number) if number.isdigit() and self.front.is_layer(inner) else layers + 1
-            scales[name] = 1.0 if inner.startswith(self.front.above) else self.lr_decay**depth
+            inside = re.fullmatch(r"net\.(?:encoder\.)?layers\.(\d+)\..*", name)
+            depth = layers - int(inside[1]) if inside else layers + 1
+            scales[name] = 1.0 if name.removeprefix("net.").startswith(self.front.above) else self.lr_decay**depth
         return scales
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
@@ -201,9 +200,6 @@ class Pretrained(Encoder):
                 x = self.masks(x, self.mask, self.front.frames_masked_together)
             x, lengths = self.front.encode(x, lengths)
             return self.dropout(x), lengths
-
-
-_LAYERS = "layers"
 
 
 class _Masks:
@@ -290,10 +286,6 @@ class _Front:
     min_frames: int = 1
     frames_masked_together = 1
     above: tuple[str, ...] = ("adapter.", "intermediate_ffn.")
-
-    def is_layer(self, name: str) -> bool:
-        """Return whether a parameter's name in the model is that of a layer's."""
-        return name.startswith("encoder.layers.")
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Compute the numbers of encoder frames (B,) of input frames (B,)."""
@@ -400,9 +392,6 @@ class _Parakeet(_Front):
         self.extractor, self.layers = net.subsampling, net.layers
         self.subsampling = self.frames_masked_together = int(net.config.subsampling_factor)
         self.min_frames = 2
-
-    def is_layer(self, name: str) -> bool:
-        return name.startswith("layers.")
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         padding = 2 * self.net.subsampling.padding
