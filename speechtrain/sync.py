@@ -30,7 +30,7 @@ def sync(folders: Sequence[Path]) -> int:
     if not spools:
         console.print("nothing waits", markup=False)
         return 0
-    from speechtrain.tracking.mlflow.sender import is_in_use, send_spool
+    from speechtrain.tracking.mlflow.leftovers import is_in_use, send_spool
 
     left = 0
     for spool in spools:

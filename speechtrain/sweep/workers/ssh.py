@@ -198,7 +198,7 @@ class RemoteRuns:
         target = self.config.get("tracking", {}).get("mlflow")
         if not database.is_file() or run_id is None or target is None:
             return
-        from speechtrain.tracking.mlflow.sender import import_run
+        from speechtrain.tracking.mlflow.copies import import_run
         from speechtrain.tracking.mlflow.tracker import PARENT
 
         uri = tracking_address(target.get("tracking_uri"))

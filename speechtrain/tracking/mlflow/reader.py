@@ -16,9 +16,9 @@ from mlflow.exceptions import MlflowException
 
 from speechtrain.addresses import masked
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
+from speechtrain.tracking.mlflow.client import open_client
 from speechtrain.tracking.mlflow.location import variables_kept
 from speechtrain.tracking.mlflow.lookup import choose_run, no_study, stored_id
-from speechtrain.tracking.mlflow.sender import open_client
 
 
 @dataclass(frozen=True)

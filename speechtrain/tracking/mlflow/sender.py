@@ -1,58 +1,33 @@
 """Sends the events of a run's spool to MLflow, in order and as often as needed: an event that arrives twice changes nothing.
 
-Everything that writes to MLflow is here; it runs in the process of `speechtrain.tracking.mlflow.writer`, or in `speechtrain.sync`.
+It runs in the process of `speechtrain.tracking.mlflow.writer`, or in `speechtrain.sync`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
-import requests
-import sqlalchemy
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what could not be sent is sent again by ourselves
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from speechtrain.addresses import keep, masked, masked_values, whole
 from speechtrain.errors import UserError, first_line
-from speechtrain.files import absolute_sqlite_address, is_file, sqlite_address, sqlite_file
-from speechtrain.processes.identity import Process
-from speechtrain.tracking.mlflow.internals import relocate_artifacts
+from speechtrain.files import is_file
+from speechtrain.tracking.mlflow.client import EXPERIMENT_KEY, experiment_id, open_client
 from speechtrain.tracking.mlflow.names import accepted_name
-from speechtrain.tracking.mlflow.spool import Spool, spools_in
+from speechtrain.tracking.mlflow.runs import FOLDER, PROCESS, TAG_LIMIT, UID, fail_run, find_run
+from speechtrain.tracking.mlflow.spool import Spool
 
 log = logging.getLogger(__name__)
 
-ARTIFACTS = "mlartifacts"
-"""Name of the folder of artifacts beside a local database."""
-
-UID, PROCESS, FOLDER = (f"speechtrain.{name}" for name in ("uid", "process", "folder"))
-"""Tags of a run: a name known before MLflow gives it an id, the process that writes it, its folder."""
-
-_EXPERIMENT_KEY = "tracking.mlflow.experiment"
-_KIND = "mlflow.experimentKind"  # makes the UI show what belongs to trained models first
 _PARAM_LIMIT = 6000  # characters MLflow takes in a parameter's value
-_TAG_LIMIT = 8000
-_BATCH_LIMIT = 100  # parameters or tags MLflow takes at a time
+BATCH_LIMIT = 100  # parameters or tags MLflow takes at a time
 _METRICS_LIMIT = 1000
-_LOCK_SECONDS = 60.0  # that another process may take to make a database
-_CONNECT_SECONDS = 5
-_DATABASES = ("postgresql", "mysql", "mssql", "mariadb")
-_WITH_CONNECT_TIMEOUT = ("psycopg", "psycopg2", "pymysql", "mysqldb")
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 """Error codes that MLflow answers again, however often the same is sent."""
 
@@ -65,95 +40,6 @@ def is_refused_for_good(error: Exception) -> bool:
 
 class _NotSentError(Exception):
     """Says why an event of a spool must not be sent."""
-
-
-def open_client(uri: str) -> MlflowClient:
-    """Return a client; a local database is created by one process at a time, and put in write-ahead mode.
-
-    Raises:
-        ConnectionError: there is no server or database, with the cause. MLflow itself would try for minutes, and not tell it.
-    """
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if uri.startswith("sqlite:///"):
-        uri = absolute_sqlite_address(uri)
-        path = sqlite_file(uri)
-        if uri.startswith("sqlite:///:memory:"):
-            raise ConnectionError("a database in memory is gone when the run ends; name a file")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("ab").close()  # where no file can be made, the lock would be waited for without end
-        except OSError as error:
-            raise ConnectionError(f"{path} cannot be opened: {error.strerror}") from error
-        with _lock(path):
-            with contextlib.closing(sqlite3.connect(path)) as database:
-                database.execute("PRAGMA journal_mode=WAL")
-                if (artifacts := path.parent.absolute() / ARTIFACTS).is_dir():
-                    relocate_artifacts(database, artifacts)
-            with _without_misread_folder(uri):
-                client = MlflowClient(uri)
-                client.search_experiments(max_results=1)
-            return client
-    _check_server(uri)
-    return MlflowClient(uri)
-
-
-@contextlib.contextmanager
-def _without_misread_folder(uri: str) -> Iterator[None]:
-    """Remove the empty folder that MLflow makes because it takes an encoded address for a path."""
-    misread = Path(uri.removeprefix("sqlite:///")).parent
-    made = [folder for folder in (misread, *misread.parents) if not folder.exists()]
-    try:
-        yield
-    finally:
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-def _lock(database: Path) -> filelock.FileLock:
-    return filelock.FileLock(f"{database}.lock", timeout=_LOCK_SECONDS)
-
-
-def _check_server(uri: str) -> None:
-    """Raise an error with the cause if a server or a database cannot be reached."""
-    scheme = uri.partition("://")[0]
-    if scheme in ("http", "https"):
-        with contextlib.suppress(requests.exceptions.SSLError):  # MLflow has settings of its own for certificates
-            requests.get(uri.partition("?")[0].rstrip("/") + "/health", timeout=(_CONNECT_SECONDS, 2 * _CONNECT_SECONDS))
-    elif scheme.partition("+")[0] in _DATABASES:
-        driver = sqlalchemy.engine.make_url(uri).get_dialect().driver
-        limit = {"connect_timeout": _CONNECT_SECONDS} if driver in _WITH_CONNECT_TIMEOUT else {}
-        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool, connect_args=limit)
-        try:
-            engine.connect().close()
-        except sqlalchemy.exc.DBAPIError as error:
-            raise ConnectionError(f"{str(error.orig).strip()}") from error
-        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-            raise ConnectionError(first_line(error)) from error
-
-
-def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """Return the id of an experiment, which is created if it does not exist; a local database keeps artifacts in its folder.
-
-    Raises:
-        UserError: it is deleted.
-    """
-    experiment = client.get_experiment_by_name(name)
-    if experiment is not None:
-        if experiment.lifecycle_stage == LifecycleStage.DELETED:
-            restore = f"restore it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
-            raise UserError(f"the experiment '{name}' is deleted there\n    -> {restore}, or set {_EXPERIMENT_KEY} to another")
-        return str(experiment.experiment_id)
-    local = uri.startswith("sqlite:///")
-    artifacts = (sqlite_file(uri).absolute().parent / ARTIFACTS).as_uri() if local else None
-    try:
-        return str(client.create_experiment(name, artifact_location=artifacts, tags={_KIND: "custom_model_development"}))
-    except MlflowException:  # another process was first
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            raise
-        return str(experiment.experiment_id)
 
 
 class Sender:
@@ -264,7 +150,7 @@ class Sender:
         self.closed = False
         given = {self._accepted(key): value for key, value in event["tags"].items()}
         tags = {PROCESS: json.dumps(event["process"]), UID: event["uid"], FOLDER: event["folder"], **given}
-        remedy = f"set {_EXPERIMENT_KEY} to a name that MLflow takes"
+        remedy = f"set {EXPERIMENT_KEY} to a name that MLflow takes"
         try:
             experiment = experiment_id(self.client, self.uri, event["experiment"])
             remedy = "look at the server's log, or set tracking=[] to go on without MLflow"
@@ -406,7 +292,7 @@ class Sender:
             self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([*logged, entry]))
 
 
-_BATCHES = {"metric": ("metrics", _METRICS_LIMIT), "parameter": ("params", _BATCH_LIMIT), "tag": ("tags", _BATCH_LIMIT)}
+_BATCHES = {"metric": ("metrics", _METRICS_LIMIT), "parameter": ("params", BATCH_LIMIT), "tag": ("tags", BATCH_LIMIT)}
 """The argument of MLflow's `log_batch` and the number it takes at a time, by what is logged."""
 
 _SENDERS: Mapping[str, Callable[[Sender, Mapping[str, Any]], None]] = {
@@ -457,7 +343,7 @@ def _count_batched(events: Sequence[tuple[Mapping[str, Any], int]]) -> int:
 
 
 def _texts(tags: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key, str(value)[:_TAG_LIMIT]) for key, value in tags.items()]
+    return [(key, str(value)[:TAG_LIMIT]) for key, value in tags.items()]
 
 
 def _tags(tags: Mapping[str, Any]) -> list[RunTag]:
@@ -470,145 +356,3 @@ def _dataset(item: Mapping[str, Any]) -> DatasetInput:
     dataset = Dataset(item["name"], item["fingerprint"][:12], "local", source, profile=profile)
     context = {"train": "training", "val": "validation"}.get(item["split"], item["split"])
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
-
-
-def find_run(client: MlflowClient, experiment: str, uid: str) -> str | None:
-    """Return the id of the run with this value of the tag `UID`, or None."""
-    runs = client.search_runs([experiment], f"tags.`{UID}` = '{uid}'", max_results=1)
-    return str(runs[0].info.run_id) if runs else None
-
-
-def fail_run(client: MlflowClient, run_id: str, reason: str, *, keep_reason: bool = False) -> None:
-    """Close a run whose process died as failed; a run that has ended in another way stays as it is.
-
-    Args:
-        client: the client of its server.
-        run_id: the run.
-        reason: why, for the tag `error`.
-        keep_reason: whether an `error` that the run has already stays.
-    """
-    run = client.get_run(run_id)
-    if run.info.status not in ("RUNNING", "FAILED"):
-        return
-    if not (keep_reason and "error" in run.data.tags):
-        client.set_tag(run_id, "error", reason[:_TAG_LIMIT])
-    if run.info.status == "RUNNING":
-        client.set_terminated(run_id, "FAILED")
-
-
-def fail_dead_runs(client: MlflowClient, experiment_name: str) -> list[str]:
-    """Close this machine's runs that are stored as running although their process is gone, after sending their spools; return their ids."""
-    failed: list[str] = []
-    experiment = client.get_experiment_by_name(experiment_name)
-    if experiment is None:
-        return failed
-    host = Process.current().host.replace("'", "")
-    for run in client.search_runs([experiment.experiment_id], f"attributes.status = 'RUNNING' and tags.host = '{host}'", max_results=1000):
-        process = process_of(run)
-        if process is None or not process.is_local() or process.is_alive():
-            continue
-        send_remaining(Path(run.data.tags.get(FOLDER, "/nowhere")))
-        fail_run(client, run.info.run_id, f"its process {process.pid} died", keep_reason=True)
-        failed.append(str(run.info.run_id))
-    return failed
-
-
-def process_of(run: Run) -> Process | None:
-    """Return the process that writes a run, or None if its tag cannot be read."""
-    try:
-        return Process.from_dict(json.loads(run.data.tags.get(PROCESS, "null")))
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def send_remaining(folder: Path, besides: Path | None = None) -> bool:
-    """Send the spools that earlier processes left in a run's folder, and return whether all of it was sent.
-
-    Args:
-        folder: the run's folder.
-        besides: a spool to leave out, because another sender sends it.
-    """
-    waiting = [spool for spool in spools_in(folder) if spool.path != besides and not is_in_use(spool)]
-    return all(send_spool(spool) for spool in waiting)
-
-
-def is_in_use(spool: Spool) -> bool:
-    """Return whether the process that writes a spool is still alive."""
-    first = next(spool.read(0), None)
-    process = Process.from_dict(first[0].get("process")) if first is not None else None
-    return process is not None and process.is_local() and process.is_alive()
-
-
-def send_spool(spool: Spool) -> bool:
-    """Send one spool to its end, close its run as failed if it was never closed, and return whether all of it was sent.
-
-    Raises:
-        UserError: MLflow refuses the run.
-    """
-    try:
-        with spool.lock():
-            return _send_spool(spool)
-    except filelock.Timeout:
-        return False
-
-
-def _send_spool(spool: Spool) -> bool:
-    sender = Sender(spool)
-    try:
-        sender.advance()
-        sender.fail("its process died")
-    except UserError:
-        raise
-    except Exception as error:
-        log.warning("MLflow at %s does not answer (%s); what waits stays in %s", masked(sender.uri), first_line(error), spool.path)
-        return False
-    if not sender.run_id:
-        spool.remove()
-        return True
-    return sender.finish()
-
-
-def import_run(
-    database: Path,
-    run_id: str,
-    uri: str,
-    experiment: str,
-    *,
-    earlier_copy: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    name: str = "",
-) -> str:
-    """Copy a run from another machine's database and its artifacts to the server or database at `uri`, and return the id of the copy.
-
-    Args:
-        database: the SQLite file; artifacts are read from `mlartifacts` in its folder.
-        run_id: the run in that database.
-        uri: tracking URI that the run is copied to.
-        experiment: name of the experiment there.
-        earlier_copy: id of an earlier copy, which is brought up to date; None makes a new one.
-        tags: tags for the copy, besides those of the run.
-        name: name of the copy; empty takes the run's.
-    """
-    source = open_client(sqlite_address(database))
-    client = open_client(uri)
-    run = source.get_run(run_id)
-    if earlier_copy is None:
-        copied_tags = {
-            key: value for key, value in run.data.tags.items() if key not in ("mlflow.log-model.history", "mlflow.runName", PROCESS)
-        }
-        earlier_copy = client.create_run(
-            experiment_id(client, uri, experiment), run.info.start_time, {**copied_tags, **(tags or {})}, name or run.info.run_name
-        ).info.run_id
-    copied = client.get_run(earlier_copy)
-    params = [Param(key, value) for key, value in run.data.params.items() if key not in copied.data.params]
-    for start in range(0, len(params), _BATCH_LIMIT):
-        client.log_batch(earlier_copy, params=params[start : start + _BATCH_LIMIT])
-    sent = {(metric.key, metric.step) for name in copied.data.metrics for metric in client.get_metric_history(earlier_copy, name)}
-    metrics = [metric for name in run.data.metrics for metric in source.get_metric_history(run_id, name)]
-    fresh = [Metric(metric.key, metric.value, metric.timestamp, metric.step) for metric in metrics if (metric.key, metric.step) not in sent]
-    for start in range(0, len(fresh), _BATCH_LIMIT):
-        client.log_batch(earlier_copy, metrics=fresh[start : start + _BATCH_LIMIT])
-    for folder in (database.parent / "mlartifacts").glob(f"**/{run_id}/artifacts"):
-        client.log_artifacts(earlier_copy, str(folder))
-    client.set_terminated(earlier_copy, run.info.status, run.info.end_time)
-    return str(earlier_copy)

@@ -203,7 +203,7 @@ class _Run:
 
     def send(self) -> None:
         """Send what waits; after a failure it is tried again later."""
-        from speechtrain.tracking.mlflow.sender import send_remaining
+        from speechtrain.tracking.mlflow.leftovers import send_remaining
 
         try:
             if not self._announced:
@@ -339,7 +339,7 @@ class _Server:
 
     def _fail_dead_runs(self, run: _Run) -> None:
         """Close runs that are stored as running although their process is gone, once for each experiment."""
-        from speechtrain.tracking.mlflow.sender import fail_dead_runs
+        from speechtrain.tracking.mlflow.leftovers import fail_dead_runs
 
         experiment = str(run.sender.open_event.get("experiment"))
         if run.sender.run_id and not run.failures and (run.sender.uri, experiment) not in self.searched:
@@ -348,7 +348,8 @@ class _Server:
                 fail_dead_runs(run.sender.client, experiment)
 
     def _fail_abandoned(self) -> None:
-        from speechtrain.tracking.mlflow.sender import fail_run, open_client
+        from speechtrain.tracking.mlflow.client import open_client
+        from speechtrain.tracking.mlflow.runs import fail_run
 
         unsent = []
         for item in self.abandoned:

@@ -11,7 +11,7 @@ import yaml
 from conftest import TINY
 from mlflow import MlflowClient
 
-from speechtrain.tracking.mlflow.sender import open_client
+from speechtrain.tracking.mlflow.client import open_client
 
 pytestmark = pytest.mark.long
 

@@ -18,10 +18,10 @@ from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.errors import ConfigError, UserError
 from speechtrain.files import sqlite_address
 from speechtrain.tracking.base import RunInfo, flat
+from speechtrain.tracking.mlflow.client import open_client
 from speechtrain.tracking.mlflow.location import local_uri
 from speechtrain.tracking.mlflow.lookup import open_reader
 from speechtrain.tracking.mlflow.names import accepted_name
-from speechtrain.tracking.mlflow.sender import open_client
 from speechtrain.tracking.mlflow.spool import spools_in
 from speechtrain.tracking.mlflow.tracker import MlflowTracker
 from speechtrain.tracking.provenance import run_tags

@@ -10,10 +10,10 @@ import mlflow
 import pytest
 
 from speechtrain.errors import ConfigError, UserError
+from speechtrain.tracking.mlflow.client import experiment_id, open_client
 from speechtrain.tracking.mlflow.internals import has_run, relocate_artifacts, run_names, study_names
 from speechtrain.tracking.mlflow.location import local_uri
 from speechtrain.tracking.mlflow.lookup import open_reader
-from speechtrain.tracking.mlflow.sender import experiment_id, open_client
 
 
 @pytest.fixture

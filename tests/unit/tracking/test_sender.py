@@ -9,8 +9,10 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from speechtrain.processes.identity import Process
+from speechtrain.tracking.mlflow.leftovers import is_in_use, send_spool
 from speechtrain.tracking.mlflow.location import local_uri
-from speechtrain.tracking.mlflow.sender import Sender, find_run, is_in_use, send_spool
+from speechtrain.tracking.mlflow.runs import find_run
+from speechtrain.tracking.mlflow.sender import Sender
 from speechtrain.tracking.mlflow.spool import Spool
 
 WEIGHTS = b"no weights"

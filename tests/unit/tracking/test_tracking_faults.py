@@ -25,8 +25,8 @@ from mlflow.entities import Run
 
 from speechtrain.sync import sync
 from speechtrain.tracking.base import RunInfo
+from speechtrain.tracking.mlflow.client import open_client
 from speechtrain.tracking.mlflow.location import local_uri
-from speechtrain.tracking.mlflow.sender import open_client
 from speechtrain.tracking.mlflow.spool import spools_in
 from speechtrain.tracking.mlflow.tracker import MlflowTracker
 from speechtrain.tracking.mlflow.writer import writer

@@ -1,0 +1,119 @@
+"""Opens clients of MLflow's servers and databases, says at once when there is none, and finds or creates experiments there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+import requests
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+
+from speechtrain.errors import UserError, first_line
+from speechtrain.files import absolute_sqlite_address, sqlite_file
+from speechtrain.tracking.mlflow.internals import relocate_artifacts
+
+ARTIFACTS = "mlartifacts"
+"""Name of the folder of artifacts beside a local database."""
+
+EXPERIMENT_KEY = "tracking.mlflow.experiment"
+_KIND = "mlflow.experimentKind"  # makes the UI show what belongs to trained models first
+_LOCK_SECONDS = 60.0  # that another process may take to make a database
+_CONNECT_SECONDS = 5
+_DATABASES = ("postgresql", "mysql", "mssql", "mariadb")
+_WITH_CONNECT_TIMEOUT = ("psycopg", "psycopg2", "pymysql", "mysqldb")
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Return a client; a local database is created by one process at a time, and put in write-ahead mode.
+
+    Raises:
+        ConnectionError: there is no server or database, with the cause. MLflow itself would try for minutes, and not tell it.
+    """
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if uri.startswith("sqlite:///"):
+        uri = absolute_sqlite_address(uri)
+        path = sqlite_file(uri)
+        if uri.startswith("sqlite:///:memory:"):
+            raise ConnectionError("a database in memory is gone when the run ends; name a file")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()  # where no file can be made, the lock would be waited for without end
+        except OSError as error:
+            raise ConnectionError(f"{path} cannot be opened: {error.strerror}") from error
+        with _lock(path):
+            with contextlib.closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA journal_mode=WAL")
+                if (artifacts := path.parent.absolute() / ARTIFACTS).is_dir():
+                    relocate_artifacts(database, artifacts)
+            with _without_misread_folder(uri):
+                client = MlflowClient(uri)
+                client.search_experiments(max_results=1)
+            return client
+    _check_server(uri)
+    return MlflowClient(uri)
+
+
+@contextlib.contextmanager
+def _without_misread_folder(uri: str) -> Iterator[None]:
+    """Remove the empty folder that MLflow makes because it takes an encoded address for a path."""
+    misread = Path(uri.removeprefix("sqlite:///")).parent
+    made = [folder for folder in (misread, *misread.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(database: Path) -> filelock.FileLock:
+    return filelock.FileLock(f"{database}.lock", timeout=_LOCK_SECONDS)
+
+
+def _check_server(uri: str) -> None:
+    """Raise an error with the cause if a server or a database cannot be reached."""
+    scheme = uri.partition("://")[0]
+    if scheme in ("http", "https"):
+        with contextlib.suppress(requests.exceptions.SSLError):  # MLflow has settings of its own for certificates
+            requests.get(uri.partition("?")[0].rstrip("/") + "/health", timeout=(_CONNECT_SECONDS, 2 * _CONNECT_SECONDS))
+    elif scheme.partition("+")[0] in _DATABASES:
+        driver = sqlalchemy.engine.make_url(uri).get_dialect().driver
+        limit = {"connect_timeout": _CONNECT_SECONDS} if driver in _WITH_CONNECT_TIMEOUT else {}
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool, connect_args=limit)
+        try:
+            engine.connect().close()
+        except sqlalchemy.exc.DBAPIError as error:
+            raise ConnectionError(f"{str(error.orig).strip()}") from error
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+            raise ConnectionError(first_line(error)) from error
+
+
+def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+    """Return the id of an experiment, which is created if it does not exist; a local database keeps artifacts in its folder.
+
+    Raises:
+        UserError: it is deleted.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        if experiment.lifecycle_stage == LifecycleStage.DELETED:
+            restore = f"restore it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+            raise UserError(f"the experiment '{name}' is deleted there\n    -> {restore}, or set {EXPERIMENT_KEY} to another")
+        return str(experiment.experiment_id)
+    local = uri.startswith("sqlite:///")
+    artifacts = (sqlite_file(uri).absolute().parent / ARTIFACTS).as_uri() if local else None
+    try:
+        return str(client.create_experiment(name, artifact_location=artifacts, tags={_KIND: "custom_model_development"}))
+    except MlflowException:  # another process was first
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return str(experiment.experiment_id)
