@@ -60,7 +60,7 @@ ELSEWHERE = {
 }
 """What a line holds that is not run here, and why; it is planned. So are all sweeps but the first of README.md, to save time."""
 EXPORTED_ELSEWHERE = {"onnx", "pt2", "torchscript", "tflite", "tflite_int8", "keras"}
-"""Formats that are not written here: tests/integration/test_use.py and test_keras_export.py do, in a minute."""
+"""Formats that are not written here: test_export_command.py and test_keras_export.py do, in a minute."""
 OWN_PROCESS = (
     "-m",
     "resume=",

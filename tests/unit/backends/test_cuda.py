@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance import Recorder, Setup, alone
+from backend_setup import Recorder, Setup, alone
 
 from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.backends.torch.backend import TorchBackend

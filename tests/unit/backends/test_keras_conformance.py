@@ -4,7 +4,7 @@ import importlib.util
 import os
 
 import pytest
-from conformance import ClassificationConformance, CtcConformance, RegressionConformance
+from task_conformance import ClassificationConformance, CtcConformance, RegressionConformance
 
 from speechtrain.backends.base import Backend
 

@@ -18,7 +18,7 @@ import torch
 if importlib.util.find_spec("keras") is None:  # importing it would choose its engine
     pytest.skip("needs the keras extra", allow_module_level=True)
 
-from conformance import Recorder, Setup
+from backend_setup import Recorder, Setup
 
 from speechtrain import compose
 from speechtrain.backends.keras.backend import KerasBackend

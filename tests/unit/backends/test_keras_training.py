@@ -12,7 +12,7 @@ import pytest
 if importlib.util.find_spec("keras") is None:  # importing it would choose its engine
     pytest.skip("needs the keras extra", allow_module_level=True)
 
-from conformance import Recorder, Setup
+from backend_setup import Recorder, Setup
 
 from speechtrain.backends.base import Backend
 from speechtrain.backends.keras import files

@@ -12,7 +12,9 @@ import pytest
 if importlib.util.find_spec("keras") is None:  # importing it would choose its engine
     pytest.skip("needs the keras extra", allow_module_level=True)
 
-from conformance import BackendConformance, ClassificationConformance, Recorder, RegressionConformance, Setup, alone
+from backend_setup import Recorder, Setup, alone
+from conformance import BackendConformance
+from task_conformance import ClassificationConformance, RegressionConformance
 
 from speechtrain.backends.keras.backend import KerasBackend
 from speechtrain.backends.keras.feed import Shapes

@@ -14,8 +14,8 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+from backend_setup import Setup
 from checkpoints import Make
-from conformance import Setup
 from conftest import TINY
 from test_torch_onnx import check_outputs
 

@@ -1,7 +1,7 @@
 """The Torch backend keeps the contract."""
 
 import pytest
-from conformance import ClassificationConformance, CtcConformance, RegressionConformance
+from task_conformance import ClassificationConformance, CtcConformance, RegressionConformance
 
 from speechtrain.backends.base import Backend
 from speechtrain.backends.torch.backend import TorchBackend

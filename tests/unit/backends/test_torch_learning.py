@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conformance import QUIET, Setup
+from backend_setup import QUIET, Setup
 from conftest import SHARED_DATA
 
 from speechtrain.backends.torch.backend import TorchBackend
