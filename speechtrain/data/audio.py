@@ -311,8 +311,8 @@ def check_whole(file: soundfile.SoundFile, source: Path | IO[bytes], name: str) 
     """Check that an open file holds the samples that its header states, and that a stream of Ogg comes to its end.
 
     Libsndfile reads the rest of such a file without a word where the format is one of chunks (WAV, RF64, W64, AIFF, CAF, SVX), Ogg, AU,
-    AVR or SPHERE. What is missing in FLAC and MP3 is found when they are decoded. Headers of IRCAM, PAF and PVF state no length; those of
-    VOC and MATLAB are not looked at. What programs write that did not know the length, zero or about the greatest number, states nothing.
+    AVR, SPHERE, VOC, MATLAB, WVE or MPC 2000. What is missing in FLAC and MP3 is found when they are decoded. Headers of IRCAM, PAF and PVF
+    state no length. What programs write that did not know the length, zero or about the greatest number, states nothing.
 
     Args:
         file: the open recording.
@@ -352,12 +352,40 @@ def _missing_samples(file: soundfile.SoundFile, content: IO[bytes], size: int) -
     elif file.format == "NIST":
         count = re.search(rb"^sample_count -i ([0-9]{1,18})$", content.read(1024), re.MULTILINE)
         return max(0, int(count[1]) - frames) if count is not None else 0
+    elif file.format == "VOC":
+        stated, place = _voc_block(content)
+    elif file.format in _LOGGED:
+        counts = re.findall(_LOGGED[file.format], file.extra_info)
+        return max(0, int(counts[-1]) - frames) if counts else 0
     else:
         return 0
     there = max(1, size - place)
     if file.subtype.startswith("ALAC") and stated > there:
         return max(_ALAC_PACKET, (stated - there) * frames // there)
     return max(0, stated - there) * frames // there
+
+
+_LOGGED = {
+    **dict.fromkeys(("MAT4", "MAT5"), r"Cols +: ([0-9]{1,18})\n"),
+    "MPC2K": r"Frames +: ([0-9]{1,18})\n",
+    "WVE": r"Data length ([0-9]{1,18}) should be",
+}
+"""Where libsndfile's log of a file has the number of samples that its header states, by the format."""
+
+_VOC_HEADERS = {1: 2, 9: 12}
+"""Bytes before the samples in the blocks of a VOC file that hold some, by the kind of the block."""
+
+
+def _voc_block(content: IO[bytes]) -> tuple[int, int]:
+    """Return how many bytes the first block of samples of a VOC file states, 0 if there is none, and where they begin."""
+    content.seek(20)
+    place = int.from_bytes(content.read(2), "little")
+    while content.seek(place) and (kind := content.read(1)) not in (b"", b"\0"):
+        stated = int.from_bytes(content.read(3), "little")
+        if (header := _VOC_HEADERS.get(kind[0])) is not None:
+            return stated - header, place + 4 + header
+        place += 4 + stated
+    return 0, 0
 
 
 def _ends_its_stream(content: IO[bytes], size: int) -> bool:

@@ -185,6 +185,7 @@ def test_a_recording_may_be_no_longer_than_the_reader_allows_whatever_its_header
 
 KINDS = ["WAV PCM_16", "WAVEX PCM_24", "WAV FLOAT", "RF64 PCM_16", "W64 PCM_16", "AIFF PCM_16", "AIFF FLOAT", "AU PCM_16", "NIST PCM_16"]
 KINDS += ["AU PCM_16 LITTLE", "CAF PCM_16", "SVX PCM_16", "AVR PCM_16"]
+KINDS += ["VOC PCM_16", "MAT4 PCM_16", "MAT5 DOUBLE", "MPC2K PCM_16", "WVE ALAW"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
