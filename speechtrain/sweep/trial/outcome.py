@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -61,6 +61,18 @@ class Outcome:
     recorded: bool = False
 
 
+class UnpicklableError(Exception):
+    """Stands for an error of a job that cannot be pickled, on its way from another process to the sweeper.
+
+    Args:
+        outcome: what that error makes of the job.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
 def outcome_of(number: int, returned: JobReturn) -> Outcome:
     """Return the outcome of a job that Hydra has run."""
     result = result_of(returned)
@@ -73,6 +85,8 @@ def outcome_of(number: int, returned: JobReturn) -> Outcome:
 
 def outcome_of_error(number: int, error: BaseException) -> Outcome:
     """Return the outcome of a job that raised an error."""
+    if isinstance(error, UnpicklableError):
+        return replace(error.outcome, number=number)
     if isinstance(error, KeyboardInterrupt):
         return Outcome(number, "interrupted", reason="interrupted")
     if isinstance(error, RunPruned):
@@ -90,10 +104,16 @@ def outcome_of_error(number: int, error: BaseException) -> Outcome:
     return Outcome(number, "failed", reason=reason, trace="".join(traceback.format_exception(error)))
 
 
+_TRACES = ("_RemoteTraceback", "RemoteTraceback")
+
+
 def _telling_line(error: BaseException) -> str:
-    """Return the line that says most about an error: of its first cause, and the last one where the first only announces it."""
+    """Return the line that says most about an error: of its first cause, and the last one where the first only announces it.
+
+    What pools of processes put there as the cause of an error is no error of its own but the text of a stack trace.
+    """
     seen: set[int] = set()
-    while error.__cause__ is not None and id(error) not in seen:
+    while error.__cause__ is not None and type(error.__cause__).__name__ not in _TRACES and id(error) not in seen:
         seen.add(id(error))
         error = error.__cause__
     try:

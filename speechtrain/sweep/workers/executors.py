@@ -9,12 +9,15 @@ import contextlib
 import functools
 import importlib
 import logging
+import pickle
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
@@ -24,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import PoolOptions, SweeperOptions
 from speechtrain.files import append
-from speechtrain.sweep.trial.outcome import Outcome, SweepJob, outcome_of, outcome_of_error
+from speechtrain.sweep.trial.outcome import Outcome, SweepJob, UnpicklableError, outcome_of, outcome_of_error
 from speechtrain.sweep.trial.runner import JobRunner, Program
 from speechtrain.sweep.workers.pool import Pool
 
@@ -144,6 +147,8 @@ class ThroughLauncher:
 class LoggedTask:
     """A program that appends the stack trace of an unexpected error to its job's `output.log`, in whatever process a launcher runs it.
 
+    What it returns or raises can be pickled: joblib's processes break off all jobs where one of them ends with something that cannot.
+
     Args:
         task_function: the program.
     """
@@ -153,17 +158,30 @@ class LoggedTask:
         functools.update_wrapper(self, task_function)
 
     def __call__(self, cfg: DictConfig) -> Any:
-        """Run the program.
+        """Run the program, and return its result, or the text of one that cannot be pickled.
 
         Raises:
-            Exception: what the program raised.
+            Exception: what the program raised, or an `UnpicklableError` in its place.
         """
         try:
-            return self._task_function(cfg)
+            result = self._task_function(cfg)
         except Exception as error:
             hydra = HydraConfig.get()
-            _keep_trace(Path(hydra.runtime.output_dir), outcome_of_error(hydra.job.num, error))
+            outcome = outcome_of_error(hydra.job.num, error)
+            _keep_trace(Path(hydra.runtime.output_dir), outcome)
+            if not _can_be_pickled(error):
+                raise UnpicklableError(replace(outcome, trace="")) from None
             raise
+        return result if _can_be_pickled(result) else repr(result)
+
+
+def _can_be_pickled(value: object) -> bool:
+    """Return whether a value can be pickled, and read back: an error whose class takes other arguments than it has cannot."""
+    try:
+        pickle.loads(cloudpickle.dumps(value))
+    except Exception:
+        return False
+    return True
 
 
 def _keep_trace(folder: Path, outcome: Outcome) -> None:

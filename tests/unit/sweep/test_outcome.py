@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures.process import _RemoteTraceback
+
 import pytest
 
 from speechtrain.errors import RunError
@@ -19,6 +21,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (RuntimeError("CUDA error: out of memory\nCompile with X"), "RuntimeError: CUDA error: out of memory"),
         (RuntimeError("Error(s) in loading:\n\tsize mismatch for head"), "RuntimeError: size mismatch for head"),
         (caused(TypeError("Error in call to target 'x':"), caused(KeyError("b"), OSError("no such file"))), "OSError: no such file"),
+        (caused(RuntimeError("a process has died"), _RemoteTraceback('\n"""\nTraceback ...\n"""')), "RuntimeError: a process has died"),
         (caused(RunError("the training failed"), ValueError("inner")), "RunError: the training failed"),
     ],
 )

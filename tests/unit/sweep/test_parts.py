@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from speechtrain.sweep.study.objectives import Constraint, directions_of
 from speechtrain.sweep.study.samplers import can_prune, drop_defaults_of_other_class, make_pruner, node_of, sampler_factory
 from speechtrain.sweep.study.storage import open_storage, storage_url, study_lock
 from speechtrain.sweep.trial.job import violations
-from speechtrain.sweep.trial.outcome import SweepJob
+from speechtrain.sweep.trial.outcome import SweepJob, UnpicklableError, outcome_of_error
 from speechtrain.sweep.workers.executors import LoggedTask, ThroughLauncher
 from speechtrain.train import Result
 
@@ -234,3 +235,37 @@ def test_the_trace_of_a_job_is_written_in_the_process_that_a_launcher_runs_it_in
     with pytest.raises(ValueError, match="went wrong"):
         sent(OmegaConf.create({"what": "defect"}))
     assert "in fail\n" in (tmp_path / "3" / "output.log").read_text()
+
+
+@pytest.mark.parametrize("what", ["cannot be read back", "cannot be written"])
+def test_an_error_that_cannot_be_pickled_reaches_the_sweeper_as_its_reason(what, tmp_path, monkeypatch):
+    job = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(tmp_path / "3")}, "job": {"num": 3}}})
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", job)
+
+    def fail(cfg):
+        raise {"cannot be read back": TwoArgumentsError, "cannot be written": LockedError}[cfg.what](4, 2)
+
+    with pytest.raises(UnpicklableError) as raised:
+        LoggedTask(fail)(OmegaConf.create({"what": what}))
+    outcome = outcome_of_error(7, cloudpickle.loads(cloudpickle.dumps(raised.value)))
+
+    assert (outcome.number, outcome.ending, outcome.final) == (7, "failed", what == "cannot be written")
+    assert "4 is not 2" in outcome.reason
+
+
+def test_a_result_that_cannot_be_pickled_reaches_the_sweeper_as_its_text():
+    results = [LoggedTask(lambda _, made=made: made)(OmegaConf.create()) for made in (0.5, [1, 2], threading.Lock())]
+
+    assert results[:2] == [0.5, [1, 2]]
+    assert results[2].startswith("<unlocked _thread.lock")
+
+
+class TwoArgumentsError(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} is not {second}")
+
+
+class LockedError(UserError):
+    def __init__(self, first, second):
+        super().__init__(f"{first} is not {second}")
+        self.lock = threading.Lock()
