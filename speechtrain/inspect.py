@@ -8,8 +8,8 @@
 
     python -m speechtrain.inspect files=a.wav,b.flac augment=specaugment out=look         recordings as waves, features, augmented features
 
-All keys are those of `python -m speechtrain`, so that the same words can be trained with afterwards; besides
-`out=DIR` (write data_report.html there) and `examples=N` (utterances that are drawn, 4).
+All keys are those of `python -m speechtrain`, so that the same words can be trained with afterwards; besides those of
+conf/inspect.yaml, such as `out=DIR` (write data_report.html there) and `examples=N` (utterances that are drawn, 4).
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from speechtrain.app.arguments import own_and_training_keys
 from speechtrain.app.command import run_command
 from speechtrain.config.compose import compose
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.overlay import OVERLAID_GROUPS
+from speechtrain.config.schemas.commands import InspectConfig
 from speechtrain.console import console
 from speechtrain.data.text.normalize import visible
 from speechtrain.errors import ConfigError, Problem
@@ -63,47 +65,36 @@ def print_inspection(inspection: Inspection) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Print the data of a training's config; `out`, `examples`, `from`, `profile` and `files` are keys of this command."""
-    keys = {"out": "", "examples": "4", "from": "", "profile": "false", "files": ""}
-    overrides: list[str] = []
-    for item in arguments:
-        key, equals, value = item.partition("=")
-        if key.lstrip("+") not in keys:
-            overrides.append(item)
-        elif equals:
-            keys[key.lstrip("+")] = value
-        else:
-            raise ConfigError([Problem("command line", f"'{item}' cannot be read", f"write {item}=VALUE")])
-    if not keys["examples"].isdigit():
-        raise ConfigError([Problem("examples", f"must be a whole number, received {keys['examples']!r}", "for example examples=4")])
+    """Print the data of a training's config, with the keys of conf/inspect.yaml, and return the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if keys["files"]:
-        return _draw(keys["files"].strip("[]").split(","), user_path(keys["out"] or ".").absolute(), keys["from"], overrides)
-    if keys["from"]:
+    own, overrides = own_and_training_keys(InspectConfig, arguments)
+    if own.files:
+        return _draw(own.files, user_path(own.out or ".").absolute(), own.source, overrides)
+    if own.source:
         if foreign := [item for item in overrides if "=" not in item or item.partition("=")[0].partition(".")[0] not in OVERLAID_GROUPS]:
             fix = f"give only keys of {', '.join(OVERLAID_GROUPS)}, or leave out from="
             raise ConfigError([Problem("command line", f"'{foreign[0]}' is nothing that a trained model takes", fix)])
-        model = load(keys["from"], *overrides)
+        model = load(own.source, *overrides)
         from speechtrain.report.profile import print_profile, profile
 
         name = class_name(model.cfg.model)
         print_profile(profile(model.backend, model.model, model.features), name)
         return 0
     cfg = ExperimentConfig.of(compose([*overrides, "tracking=[]"]))
-    inspection = inspect(cfg, with_profile=keys["profile"].lower() == "true")
+    inspection = inspect(cfg, with_profile=own.profile)
     print_inspection(inspection)
     if inspection.profile is not None:
         from speechtrain.report.profile import print_profile
 
         console.print()
         print_profile(inspection.profile, class_name(cfg.model))
-    if keys["out"]:
-        page = write_page(inspection, user_path(keys["out"]).absolute(), int(keys["examples"]), " ".join(overrides))
+    if own.out:
+        page = write_page(inspection, user_path(own.out).absolute(), own.examples, " ".join(overrides))
         console.print(f"\npage        {page}")
     return 0
 
 
-def _draw(files: list[str], folder: Path, trained: str, overrides: list[str]) -> int:
+def _draw(files: list[str], folder: Path, trained: str | None, overrides: list[str]) -> int:
     """Draw recordings as the features of a trained model, or else of a config, make them."""
     if missing := [name for name in files if not is_file(user_path(name))]:
         raise ConfigError([Problem("files", f"there is no {name}", "give WAV, FLAC, OGG or MP3 files") for name in missing])

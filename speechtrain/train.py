@@ -18,6 +18,7 @@ from speechtrain.tracking.run_folder import find_run, write_run_file
 from speechtrain.training import steps
 from speechtrain.training.console import print_config, print_whereabouts
 from speechtrain.training.cross_validation import cross_validate, fold_config, is_cross_validation
+from speechtrain.training.language_model import write_language_model
 from speechtrain.training.limits import with_limits
 from speechtrain.training.result import Result
 from speechtrain.training.resumed import (
@@ -171,7 +172,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         evaluation = steps.evaluate_splits(run, loaders)
         summary = steps.summarise(run, plan, trained, history, counts, evaluation)
         recorder.metrics(summary.final, step=len(history.epochs))
-        lm = steps.write_language_model(run, recorder)
+        lm = write_language_model(run, recorder)
         files = steps.write_outputs(run, plan, recorder, history, evaluation, checkpoint, brief=options.brief)
         if not options.brief:
             steps.track_model(run, plan, recorder, summary)

@@ -1,8 +1,9 @@
-"""Separates the own keys of a command from overrides of the model's config."""
+"""Separates the own keys of a command from overrides of the config of a model or a training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,10 +37,30 @@ def arguments_of(schema: type[C], arguments: Sequence[str], *, words: str | None
         elif key.partition(".")[0].partition("@")[0] in OVERLAID_GROUPS:
             model_overrides.append(item)
         else:
-            command_keys.append(f"source={item.removeprefix('from=')}" if item.startswith("from=") else item)
+            command_keys.append(_as_in_schema(item))
     if bare and words is None:
         raise ConfigError([Problem("command line", f"'{bare[0]}' cannot be read", "write key=value")])
     cfg = compose_command(schema, command_keys)
     if words is not None:
         setattr(cfg, words, [*getattr(cfg, words), *bare])
     return cfg, model_overrides
+
+
+def own_and_training_keys(schema: type[C], arguments: Sequence[str]) -> tuple[C, list[str]]:
+    """Return the config of a command that takes all keys of a training besides its own, and the overrides of the training.
+
+    Args:
+        schema: class of the command's config.
+        arguments: what was typed.
+
+    Raises:
+        ConfigError: a key of the command has a value that does not fit.
+    """
+    names = {"from" if field.name == "source" else field.name for field in fields(schema)}
+    own = [item for item in arguments if "=" in item and item.partition("=")[0].lstrip("+") in names]
+    return compose_command(schema, [_as_in_schema(item.lstrip("+")) for item in own]), [item for item in arguments if item not in own]
+
+
+def _as_in_schema(item: str) -> str:
+    """Return `from=...` with the name that this key has in schemas."""
+    return f"source={item.removeprefix('from=')}" if item.startswith("from=") else item

@@ -28,11 +28,8 @@ _GROUPS = {
     "serve": ("decoder", "backend"),
 }
 """The groups of a training that a command takes too."""
-_OWN_KEYS: dict[str, dict[str, Sequence[str]]] = {
-    "inspect": {"from": ("last",), "files": (), "out": (), "examples": (), "profile": ("true", "false")},
-    "featurise": {"out": ()},
-}
-"""The keys of commands that take all those of a training besides, and values of them."""
+_WITH_TRAINING_KEYS = ("inspect", "featurise")
+"""The commands that take all keys of a training besides their own."""
 
 
 def wants_matches(arguments: Sequence[str]) -> bool:
@@ -58,10 +55,10 @@ def _matches(before: Sequence[str], word: str, ask_hydra: Callable[[], object]) 
         yield from (name for name in (TRAIN, *COMMANDS) if not before and name.startswith(word))
         yield from _of_hydra(before if command is None else before[1:], word, ask_hydra)
         return
-    own = _OWN_KEYS.get(command) or dict(_keys(command))
+    own = dict(_keys(command))
     pairs = [f"{key}={value}" for key, values in own.items() for value in values if word.startswith(f"{key}=")]
     yield from (match for match in [*(f"{key}=" for key in own if "=" not in word), *pairs] if match.startswith(word))
-    if command in _OWN_KEYS:
+    if command in _WITH_TRAINING_KEYS:
         yield from _of_hydra([item for item in before[1:] if item.partition("=")[0] not in own], word, ask_hydra)
     elif groups := _GROUPS.get(command):
         yield from (

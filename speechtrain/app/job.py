@@ -24,7 +24,7 @@ from speechtrain.addresses import guard_outputs, keep
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.resume import STORED, sign
 from speechtrain.backends.callbacks import Callback
-from speechtrain.config.checks import drop_unaccepted_defaults
+from speechtrain.config.components import drop_unaccepted_defaults
 from speechtrain.config.compose import check_training, leave_set
 from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.commands import ExportConfig

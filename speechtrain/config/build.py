@@ -8,7 +8,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from speechtrain.config.checks import MIX
+from speechtrain.config.components import MIX
 from speechtrain.config.experiment import Component, component
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 

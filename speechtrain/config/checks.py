@@ -1,51 +1,39 @@
-"""Checks what composing cannot see: ranges, rules between keys, and whether every `_target_` exists and takes its arguments.
+"""Checks what composing cannot see: gathers the problems of each node and target, and adds what is wrong between keys and groups.
 
 All problems are gathered before any is reported. Nothing here imports a framework.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import operator
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
+from speechtrain.config.components import callback_nodes
 from speechtrain.config.extras import modules_of, needed
 from speechtrain.config.moved import present_name
+from speechtrain.config.node_checks import NO_VALUE, NOT_CHOSEN, child_nodes, find_node_problems
 from speechtrain.config.pretrained import Checkpoint, local_problem
 from speechtrain.config.schema import SCHEMAS
-from speechtrain.config.schemas.data import LOADING_KEYS, Featurised, Generated, Loading, SignalData
+from speechtrain.config.schemas.data import Featurised, Generated, Loading, SignalData
 from speechtrain.config.schemas.models import Pretrained
-from speechtrain.config.schemas.node import MOST, Node
+from speechtrain.config.schemas.node import Node
 from speechtrain.config.schemas.sound import PretrainedFeatures, PretrainedTokens, StoredFeatures, WaveformFeatures
-from speechtrain.config.targets import Signature, UnknownTargetError, class_constant, signature, task_directions, type_mismatch
+from speechtrain.config.target_checks import target_problems
+from speechtrain.config.targets import UnknownTargetError, class_constant, signature, task_directions
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 from speechtrain.files import is_file, is_folder, user_path
-
-RUN_TIME_ARGUMENTS = {
-    "model": ("input_size",),
-    "optimizer": ("params",),
-    "tokenizer": ("texts",),
-    "task": ("tokenizer", "decoder", "input_size", "target_size"),
-    "decoder": ("tokenizer",),
-}
-"""The arguments that a target of a group gets from the program, besides its keys."""
 
 
 def find_problems(cfg: DictConfig) -> list[Problem]:
     """Return all problems of a composed config."""
-    problems = list(_walk(cfg, ""))
+    problems = find_node_problems(cfg, "")
     if any(problem.message in (NO_VALUE, NOT_CHOSEN) for problem in problems):
         return problems
     unsound = {problem.path.split(".")[0] for problem in problems}
-    for group, node in _nodes(cfg):
-        nodes = {f"tracking.{name}": child for name, child in _nodes(node)} if group == "tracking" else {group: node}
+    for group, node in child_nodes(cfg):
+        nodes = {f"tracking.{name}": child for name, child in child_nodes(node)} if group == "tracking" else {group: node}
         for path, child in nodes.items():
             if "_target_" in child and group not in unsound:
                 problems += target_problems(path, child)
@@ -62,12 +50,6 @@ def _callback_problems(cfg: DictConfig) -> Iterator[Problem]:
         else:
             message = f"must be a class by its dotted path, received {callback!r:.80}"
             yield Problem(path, message, "for example callbacks=[mine.Callback]")
-
-
-def callback_nodes(cfg: DictConfig) -> list[dict[str, Any]]:
-    """Return the user's own callbacks as mappings with `_target_` and arguments; in the config a dotted path alone will do."""
-    values: Any = OmegaConf.to_container(cfg.callbacks, resolve=True) if "callbacks" in cfg else []
-    return [{str(key): value for key, value in each.items()} if isinstance(each, dict) else {"_target_": each} for each in values or []]
 
 
 def find_training_problems(cfg: DictConfig) -> list[Problem]:
@@ -114,234 +96,6 @@ def unvalidated(path: str, metric: str) -> Problem:
     """Return the problem of a key that names a metric of validation data, of which there are none."""
     fix = f"give data.val or data.split.val, with data.split.by=text where there are few speakers, or set {path}=train/loss"
     return Problem(path, f"is {metric}, but there are no validation utterances", fix)
-
-
-NO_VALUE = "has no value"
-NOT_CHOSEN = "is not chosen"
-"""The messages of a key and of a group that are missing."""
-
-MIX = "speechtrain.data.corpora.mix.Mix"
-"""The class of `data=mix`, whose `corpora` are components themselves."""
-
-
-def find_node_problems(node: Any, path: str, *, with_rules: bool = True) -> list[Problem]:
-    """Return the problems of one typed node: missing values, ranges and, unless they are left out, its own rules."""
-    return list(_walk(node, path, with_rules=with_rules))
-
-
-def _walk(node: Any, path: str, *, with_rules: bool = True) -> Iterator[Problem]:
-    """Yield missing values, values out of range and what breaks a node's own rules, from the leaves up."""
-    clean = True
-    for problem in _values(node, path):
-        clean = False
-        yield problem
-    for key, child in _nodes(node):
-        for problem in _walk(child, f"{path}.{key}" if path else key, with_rules=with_rules):
-            clean = False
-            yield problem
-    kind = OmegaConf.get_type(node)
-    schemas = [each for each in getattr(kind, "__mro__", ()) if issubclass(each, Node) and each is not Node and "rules" in vars(each)]
-    clean = clean and with_rules
-    typed: Any = OmegaConf.to_object(node) if clean and schemas else None
-    for schema in schemas if clean else []:
-        for key, message, fix in schema.rules(typed):
-            yield Problem(".".join(part for part in (path, key) if part), message, fix)
-
-
-def _nodes(node: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-    """Yield the groups and options inside a node that are nodes themselves, by their keys."""
-    keys: list[Any] = list(node)
-    for key in keys:
-        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
-            yield str(key), node[key]
-
-
-def _values(node: DictConfig, path: str) -> Iterator[Problem]:
-    kind = OmegaConf.get_type(node)
-    fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
-    for key in node:
-        dotted = f"{path}.{key!s}" if path else str(key)
-        if OmegaConf.is_missing(node, key):
-            yield Problem(dotted, NO_VALUE, f"set it: {dotted}=...") if path else Problem(dotted, NOT_CHOSEN, f"set it: {dotted}=OPTION")
-            continue
-        try:
-            value = node[key]
-        except OmegaConfBaseException as error:
-            yield Problem(dotted, re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0]), "")
-            continue
-        if fields and "_target_" not in fields and key not in fields:  # added with `+`; a target says itself what it takes
-            yield Problem(dotted, "there is no such key", did_you_mean(str(key), fields, prefix=path))
-            continue
-        if str(key) not in fields:
-            continue  # of a target of the user's own
-        limits = fields[str(key)].metadata
-        if _has_nested_items(value, kind, str(key)):
-            yield Problem(dotted, f"must hold single values, received {OmegaConf.to_container(value)!s:.80}")
-            continue
-        for item in _items(value):
-            if (message := _outside(item, limits)) is not None:
-                shown = list(value) if isinstance(value, (ListConfig, list)) else value
-                fix = did_you_mean(str(item), limits["choices"]) if limits.get("choices") else ""
-                yield Problem(dotted, f"{message}, received {shown!r:.80}", fix)
-                break
-
-
-def _has_nested_items(value: object, kind: Any, key: str) -> bool:
-    """Return whether a list or mapping of single values holds lists or mappings, which OmegaConf takes for them."""
-    if not isinstance(value, (ListConfig, DictConfig)):
-        return False
-    hint = _type_hints(kind)[key]
-    wanted = {get_args(each)[-1] for each in (hint, *get_args(hint)) if get_args(each)}
-    items = value if isinstance(value, ListConfig) else value.values()
-    return bool(wanted & {int, float, str, bool}) and any(isinstance(item, (ListConfig, DictConfig)) for item in items)
-
-
-_type_hints = lru_cache(get_type_hints)
-
-
-def _items(value: Any) -> Iterator[Any]:
-    """Yield the values inside lists, and in mappings that have no schema of their own."""
-    if isinstance(value, (ListConfig, list)):
-        for item in value:
-            yield from _items(item)
-    elif isinstance(value, DictConfig):
-        keys: list[Any] = list(value) if OmegaConf.get_type(value) is dict else []
-        for key in keys:
-            if not OmegaConf.is_missing(value, key) and not OmegaConf.is_interpolation(value, key):
-                yield from _items(value[key])
-    else:
-        yield value
-
-
-def _outside(value: Any, limits: Mapping[str, Any]) -> str | None:
-    if value is None:
-        return None
-    if "choices" in limits:
-        return None if value in limits["choices"] else f"must be one of {', '.join(limits['choices'])}"
-    if not isinstance(value, (int, float)):
-        return None
-    bounds = {name: limits[name] for name in _BOUNDS if limits.get(name) is not None}
-    if not all(_BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
-        return "must be " + " and ".join(f"{_BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
-    if value != value:
-        return "must be a number"
-    most = limits.get("most", MOST)
-    if -most <= value <= most:
-        return None
-    bound = most if value > 0 else -most
-    return f"must be {'at most' if value > 0 else 'at least'} {f'{bound:,.0f}' if most < 1e15 else f'{bound:g}'}"
-
-
-_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
-    "ge": (operator.ge, "at least"),
-    "gt": (operator.gt, "more than"),
-    "le": (operator.le, "at most"),
-    "lt": (operator.lt, "less than"),
-}
-
-
-_NOT_PASSED = {
-    "data": LOADING_KEYS,
-    "backend": frozenset({"name"}),
-    "task": frozenset({"metric"}),
-    "tokenizer": frozenset({"metric"}),
-    "model": frozenset({"size"}),
-}
-
-
-def arguments(group: str, node: DictConfig) -> dict[str, Any]:
-    """Return the keys of a node that are arguments of its target, with their values resolved."""
-    own = _NOT_PASSED.get(group, frozenset())
-    values = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(values, dict)
-    passed = {str(key): value for key, value in values.items() if key not in own and not str(key).startswith("_")}
-    if group == "data" and isinstance(corpora := passed.get("corpora"), dict):  # of data=mix, also of a stored one that has no type
-        passed["corpora"] = {name: {key: value for key, value in each.items() if key not in LOADING_KEYS} for name, each in corpora.items()}
-    return passed
-
-
-def drop_unaccepted_defaults(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Drop the keys that a `_target_` given on the command line does not accept: they belong to the option's own target.
-
-    A key that was itself given on the command line stays, and is then an error. Returns the dotted paths that were dropped.
-    """
-    overridden = {item.lstrip("+").partition("=")[0] for item in overrides}
-    dropped = []
-    for group in [str(name) for name in cfg]:
-        if f"{group}._target_" not in overridden:
-            continue
-        node = cfg[group]
-        try:
-            takes = signature(str(node._target_))
-        except (UnknownTargetError, SyntaxError):
-            continue
-        values = OmegaConf.to_container(node, resolve=False)
-        assert isinstance(values, dict)
-        for key in arguments(group, node):
-            if takes is not None and not takes.open and key not in takes.names and f"{group}.{key}" not in overridden:
-                del values[key]
-                dropped.append(f"{group}.{key}")
-        with open_dict(cfg):
-            cfg[group] = values
-    return dropped
-
-
-def _unknown_target(path: str, target: str, error: UnknownTargetError) -> Problem:
-    """Return what is wrong with a `_target_` that does not exist: it has moved, another backend has it, or its name is misspelt."""
-    key = f"{path}._target_"
-    if present_name(target) != target:
-        return Problem(key, f"{target} has moved", f"write {present_name(target)}")
-    if other := _other_backend(target):
-        return Problem(
-            key, f"{target.rpartition('.')[2]} is there for backend={other} only", f"set backend={other}, or choose another {path}"
-        )
-    return Problem(key, str(error), did_you_mean(target, error.nearest) if error.nearest else "")
-
-
-def _other_backend(target: str) -> str | None:
-    """Return the backend that has the class which `target` looks for in another one; None: neither has it."""
-    for here, there in (("keras", "torch"), ("torch", "keras")):
-        if target.startswith(f"speechtrain.backends.{here}."):
-            try:
-                signature(target.replace(f".{here}.", f".{there}.", 1))
-            except (UnknownTargetError, SyntaxError):
-                return None
-            return there
-    return None
-
-
-def target_problems(path: str, node: DictConfig) -> Iterator[Problem]:
-    """Yield what is wrong with the class that a component names, and with the arguments that its keys are."""
-    group = path.split(".")[0]
-    target = str(node["_target_"])
-    try:
-        takes = signature(target)
-    except UnknownTargetError as error:
-        yield _unknown_target(path, target, error)
-        return
-    except SyntaxError as error:
-        yield Problem(f"{path}._target_", f"{error.filename} line {error.lineno} cannot be read: {error.msg}", "mend the file")
-        return
-    if takes is None:
-        return
-    passed = arguments(group, node)
-    at_run_time = RUN_TIME_ARGUMENTS.get(group, ())
-    for key in passed if not takes.open else ():
-        if key not in takes.names:
-            near = did_you_mean(key, set(takes.names) - set(at_run_time), prefix=path)
-            yield Problem(f"{path}.{key}", f"{target} takes no argument '{key}'", near)
-    if OmegaConf.get_type(node) is dict:  # without a schema, which would have checked the types of its keys
-        yield from _type_problems(path, passed, takes)
-    for key in takes.required:
-        if key not in passed and key not in at_run_time:
-            yield Problem(f"{path}.{key}", f"{target} needs it", f"add +{path}.{key}=...")
-
-
-def _type_problems(path: str, passed: Mapping[str, Any], takes: Signature) -> Iterator[Problem]:
-    """Yield arguments that do not have the type with which their target annotates them."""
-    for key, value in passed.items():
-        if key in takes.annotations and (wanted := type_mismatch(value, takes.annotations[key])) is not None:
-            yield Problem(f"{path}.{key}", f"must be {wanted}, received {value!r}", "")
 
 
 def _choices(cfg: DictConfig) -> Iterator[Problem]:
@@ -427,7 +181,7 @@ def _keras_problems(cfg: DictConfig) -> Iterator[Problem]:
 
 def _what_goes_together(cfg: DictConfig) -> Iterator[Problem]:
     """Yield groups whose options do not go together, by the `goes_with` of their schemas."""
-    kinds = {group: OmegaConf.get_type(node) for group, node in _nodes(cfg)}
+    kinds = {group: OmegaConf.get_type(node) for group, node in child_nodes(cfg)}
     chosen = {group: kind for group, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Node)}
     for group, kind in chosen.items():
         for other, wanted in kind.goes_with.items():

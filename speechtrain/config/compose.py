@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -13,13 +14,14 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from speechtrain.config import schema
-from speechtrain.config.checks import find_node_problems, find_problems, find_training_problems
+from speechtrain.config.checks import find_problems, find_training_problems
 from speechtrain.config.extras import LAUNCHERS
+from speechtrain.config.node_checks import find_node_problems
 from speechtrain.config.overrides import override_text, text_as_typed
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.node import Node
@@ -125,10 +127,14 @@ def _command_problem(error: Exception, overrides: Sequence[str], known: DictConf
         if key.partition(".")[0] not in (*names, "source"):
             return Problem(key, "there is no such key", did_you_mean(key, names))
     links = list(_chain(error))
-    text = next((line for line in str(links[-1]).splitlines() if line.strip()), type(error).__name__)
     culprit = _culprit(overrides, error)
     key = (culprit or "command line").partition("=")[0]
-    return Problem("from" if key == "source" else key, text, "write key=value")
+    shown = "from" if key == "source" else key
+    for link in links:
+        if isinstance(link, ValidationError) and (expected := expected_type(link)) is not None:
+            return Problem(shown, f"must be {expected}, received {link.value!r}", f"for example {shown}={override_text(known.get(key))}")
+    text = next((line for line in str(links[-1]).splitlines() if line.strip()), type(error).__name__)
+    return Problem(shown, text, "write key=value")
 
 
 def check(cfg: DictConfig) -> None:
@@ -217,6 +223,43 @@ def explain(overrides: Sequence[str], error: Exception, config_dir: str | None =
     return ConfigError([*problems, _describe(error, culprit, remaining)])
 
 
+def explain_job(overrides: Sequence[str], error: Exception, compose_others: Callable[[Sequence[str]], DictConfig]) -> Problem:
+    """Return what is wrong with the overrides of a job of another Hydra program, which failed to compose with `error`.
+
+    Args:
+        overrides: all overrides of the job.
+        error: what Hydra raised.
+        compose_others: composes overrides of that program, to name the keys that there are.
+    """
+    culprit = _culprit(overrides, error)
+    others = OmegaConf.create()
+    if culprit is not None:
+        with contextlib.suppress(*REFUSED):
+            others = compose_others([item for item in overrides if item != culprit])
+    return _describe(error, culprit, overrides, others)
+
+
+def preset_params(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+    """Return the `hydra.sweeper.params` of the options of `sweep` and `experiment` that are chosen; none where they do not compose.
+
+    Args:
+        overrides: as typed.
+        config_dir: the user's own folder of configs.
+    """
+    chosen = [item for item in overrides if item.startswith(_PRESETS)]
+    if not chosen:
+        return {}
+    try:
+        cfg = _compose([*chosen, *(item for item in overrides if item.startswith("hydra.searchpath="))], config_dir, with_hydra=True)
+    except REFUSED:  # which Hydra will tell
+        return {}
+    params = OmegaConf.to_container(cfg.hydra.sweeper, resolve=False).get("params")
+    return {str(key): value for key, value in (params or {}).items()}
+
+
+_PRESETS = ("sweep=", "experiment=")
+
+
 def broken_files(folder: str) -> list[Problem]:
     """Return what is wrong with the YAML files of a user's own folder of configs, by file and line."""
     return [problem for path in sorted(Path(folder).rglob("*.yaml")) if is_file(path) for problem in _file_problems(path)]
@@ -270,7 +313,21 @@ def _settle_folder(cfg: DictConfig) -> None:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__
+        error = error.__cause__ or _met_in_a_file(error)
+
+
+def _met_in_a_file(error: BaseException) -> OmegaConfBaseException | None:
+    """Return what OmegaConf refused in the file of an option, which Hydra does not make the cause of its own error."""
+    of_hydra = isinstance(error, ConfigCompositionException) and error.__cause__ is None
+    return error.__context__ if of_hydra and isinstance(error.__context__, OmegaConfBaseException) else None
+
+
+def _place(error: Exception) -> str:
+    """Return the file of the option in which a value was refused, as `, in 'model/mine'`; empty: it was on the command line."""
+    for link in _chain(error):
+        if _met_in_a_file(link) is not None:
+            return f", i{str(link).partition(':')[0][1:]}"  # Hydra begins with In 'model/mine':
+    return ""
 
 
 def _culprit(overrides: Sequence[str], error: Exception) -> str | None:
@@ -310,13 +367,18 @@ def _describe(error: Exception, override: str | None, overrides: Sequence[str], 
         fix = "write key=value; quote a value with spaces or brackets for the shell"
         return Problem("command line", f"'{error.override}' cannot be read", fix)
     key = (override or "").lstrip("+~").partition("=")[0]
+    place = _place(error)
     for link in _chain(error):
         if isinstance(link, MissingConfigException) and link.missing_cfg_file is not None:
             return _missing_option(link.missing_cfg_file, link.options)
         if isinstance(link, (ConfigKeyError, ConfigAttributeError)):
+            if place and isinstance(link.parent_node, DictConfig):
+                names = {str(name) for name in link.parent_node} - {"_target_"}
+                path = str(link.full_key)
+                return Problem(path, f"there is no such key{place}", did_you_mean(str(link.key), names, path.rpartition(".")[0]))
             return _unknown_key(link.full_key or key, overrides, others)
         if isinstance(link, ValidationError) and link.full_key and (expected := expected_type(link)) is not None:
-            return Problem(link.full_key, f"must be {expected}, received {link.value!r}", _example(link.full_key))
+            return Problem(link.full_key, f"must be {expected}, received {link.value!r}{place}", _example(link.full_key, others))
     last = list(_chain(error))[-1]
     first_line = next((line for line in str(last).splitlines() if line.strip()), type(last).__name__)
     path = getattr(last, "full_key", None) or key or "config"
@@ -375,14 +437,15 @@ def _siblings(path: str, overrides: Sequence[str], others: DictConfig | None) ->
             cfg = _compose(choices, with_hydra=path.startswith("hydra."))
         except REFUSED:
             cfg = _compose([])
+    own_root = ["experiment"] if not parent and OmegaConf.get_type(cfg) is schema.Config else []
     for part in filter(None, parent.split(".")):
         cfg = cfg.get(part) if isinstance(cfg, DictConfig) and part in cfg else None
     names = [str(name) for name in cfg] if isinstance(cfg, DictConfig) else []
-    return sorted({*names, *(["experiment"] if not parent else [])} - {"_target_"})
+    return sorted({*names, *own_root} - {"_target_"})
 
 
-def _example(path: str) -> str:
-    node: Any = _compose([])
+def _example(path: str, others: DictConfig | None) -> str:
+    node: Any = _compose([]) if others is None else others
     for part in path.split("."):
         node = node.get(part) if isinstance(node, DictConfig) and part in node else None
     return f"for example {path}={node}" if node is not None and not isinstance(node, DictConfig) else ""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speechtrain.addresses import keep, masked_values, whole_values
-from speechtrain.config.checks import arguments, callback_nodes
+from speechtrain.config.components import arguments, callback_nodes
 from speechtrain.config.compose import CONF_DIR
 from speechtrain.config.schema import Exports, Objective, Report
 from speechtrain.config.schemas.data import LOADING_KEYS, Loading

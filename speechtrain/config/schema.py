@@ -2,7 +2,7 @@
 
 The values live in `conf/`, next to comments for people; the dataclasses here have no defaults, so that each value is written down once.
 A group option takes its schema with `- /schema/<group>/<name>@_here_` in its defaults list, after which Hydra refuses an unknown key
-or a wrong type while composing. Ranges, and rules between the keys of one node (`rules`), are checked by `config.checks`.
+or a wrong type while composing. Ranges, and rules between the keys of one node (`rules`), are checked by `config.node_checks`.
 """
 
 from __future__ import annotations

@@ -15,12 +15,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from speechtrain.addresses import whole_values
-from speechtrain.config.checks import MIX, NO_VALUE, NOT_CHOSEN, find_node_problems, target_problems
+from speechtrain.config.components import MIX
 from speechtrain.config.compose import CONF_DIR, expected_type
 from speechtrain.config.moved import renamed
+from speechtrain.config.node_checks import NO_VALUE, NOT_CHOSEN, find_node_problems
 from speechtrain.config.plain import is_printable, plain_mapping, shown
 from speechtrain.config.schema import SCHEMAS, Config
 from speechtrain.config.schemas.node import Node
+from speechtrain.config.target_checks import target_problems
 from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean, first_line
 
 Typed = Generator[Problem, None, dict[str, Any]]

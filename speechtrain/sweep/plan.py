@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from speechtrain.config.checks import find_node_problems, unmeasured
-from speechtrain.config.compose import explain
+from speechtrain.config.checks import unmeasured
+from speechtrain.config.compose import explain, explain_job
 from speechtrain.config.effects import has_effect
+from speechtrain.config.node_checks import find_node_problems
 from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.config.targets import Direction, task_directions
@@ -177,16 +178,17 @@ class Planner:
         """Return the problems of a job that does not compose, each with the options of swept groups that lead to it."""
         if isinstance(error, ConfigError):
             return error
-        if self._options.check is None:  # another program, whose groups are not known here
-            line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
-            return ConfigError([Problem("command line", line, "")])
         swept = {parameter.path for parameter in space.all_parameters() if self._composer.is_group(parameter.path)}
         options = [text for text in overrides if parsed(text).key_or_group in swept]
+        if self._options.check is None:  # another program, whose groups are known to its own composer alone
+            problems = [explain_job(overrides, error, self._composer.compose)]
+        else:
+            problems = explain([*overrides], error).problems
         return ConfigError(
             problem
             if not options or problem.path in swept
             else replace(problem, message=f"{problem.message.rstrip(':')}, with {' '.join(options)}")
-            for problem in explain([*overrides], error).problems
+            for problem in problems
         )
 
     # --- first trials -----------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import statistics
@@ -44,9 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LANGUAGE_MODEL, LEXICON = "lm.arpa", "words.txt"
-"""Names, in a run's folder, of the n-gram of its training texts, and of their words."""
-_ORDERS = {"tokens": 6, "words": 3}
 _SHOWN_TOKENS = 20
 
 
@@ -483,31 +479,6 @@ def write_outputs(
     reports = _write_reports(run, history, evaluation) if (not brief if reports_enabled is None else reports_enabled) else []
     recorder.files(reports)
     return [*([exported] if exported is not None else []), *reports]
-
-
-def write_language_model(run: Experiment, recorder: RunRecorder) -> list[Path]:
-    """Write and track the n-gram that `language_model` asks for, and of words also the list of them."""
-    units = run.cfg.language_model
-    if units is None:
-        return []
-    from speechtrain.decode.beam import names_of
-    from speechtrain.decode.ngram import NGram
-
-    texts = [cut.text for cut in run.data.corpus.splits["train"]]
-    if units == "words":
-        sentences = [text.split() for text in texts]
-        words = run.folder / LEXICON
-        write_text(words, "".join(f"{word}\n" for word in sorted(set(itertools.chain.from_iterable(sentences)))))
-        written = [words]
-    else:
-        names = names_of(run.data.tokenizer)
-        sentences = [[names[label] for label in run.data.tokenizer.encode(text)] for text in texts]
-        written = []
-    path = run.folder / LANGUAGE_MODEL
-    NGram.estimate(sentences, _ORDERS[units]).write(path)
-    written.append(path)
-    recorder.files(written)
-    return written
 
 
 def _write_reports(run: Experiment, history: History, evaluation: SplitEvaluation) -> list[Path]:

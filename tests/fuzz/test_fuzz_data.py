@@ -21,8 +21,8 @@ from featurised import write_corpus
 from fuzzing import answer, files_below, generators, peak_megabytes
 from omegaconf import OmegaConf
 
-from speechtrain.config.checks import find_node_problems
 from speechtrain.config.compose import compose, compose_command
+from speechtrain.config.node_checks import find_node_problems
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.data.audio import RecordingReader, read_recording

@@ -1,4 +1,4 @@
-"""The keys of the commands beside training: evaluate, transcribe, align, export, serve, compare, lm."""
+"""The keys of the commands beside training, each a file in `conf/`."""
 
 from __future__ import annotations
 
@@ -122,6 +122,24 @@ class LmConfig(ModelCommand):
     heldout: str | None = MISSING
 
 
+@dataclass
+class InspectConfig(Node):
+    """The keys of `python -m speechtrain.inspect`, beside those of a training."""
+
+    source: str | None = MISSING
+    files: list[str] = MISSING
+    out: str | None = MISSING
+    examples: int = number(ge=0, most=10_000)
+    profile: bool = MISSING
+
+
+@dataclass
+class FeaturiseConfig(Node):
+    """The keys of `python -m speechtrain.featurise`, beside those of a training."""
+
+    out: str = MISSING
+
+
 COMMANDS: dict[str, type[Node]] = {
     "compare": CompareConfig,
     "evaluate": EvaluateConfig,
@@ -130,5 +148,7 @@ COMMANDS: dict[str, type[Node]] = {
     "export": ExportConfig,
     "serve": ServeConfig,
     "lm": LmConfig,
+    "inspect": InspectConfig,
+    "featurise": FeaturiseConfig,
 }
 """The schemas of the commands, by the names of their files in `conf/`."""

@@ -17,13 +17,23 @@ _WIDTH, _DEPTH, _REACH = 65_536, 1_000, 10_000
 
 
 @dataclass
-class Tdnn(Target):
-    stem_channels: list[int] = number(ge=1, most=_WIDTH)
-    stem_time_strides: list[int] = number(ge=1, most=_REACH)
+class Dilated(Target):
+    """The keys of stacks of convolutions in time, one for each dilation."""
+
     channels: int = number(ge=1, most=_WIDTH)
     kernel_size: int = number(ge=1, most=_REACH)
     dilations: list[int] = number(ge=1, most=_REACH)
     dropout: float = number(ge=0, lt=1)
+
+    def rules(self) -> Iterator[Rule]:
+        if self.kernel_size % 2 == 0:
+            yield "kernel_size", f"must be odd so that frames stay centred, received {self.kernel_size}", "add or take 1"
+
+
+@dataclass
+class Tdnn(Dilated):
+    stem_channels: list[int] = number(ge=1, most=_WIDTH)
+    stem_time_strides: list[int] = number(ge=1, most=_REACH)
 
     def rules(self) -> Iterator[Rule]:
         if len(self.stem_channels) != len(self.stem_time_strides):
@@ -32,8 +42,6 @@ class Tdnn(Target):
                 f"has {len(self.stem_time_strides)} entries, stem_channels has {len(self.stem_channels)}",
                 "give one time stride for each stem layer",
             )
-        if self.kernel_size % 2 == 0:
-            yield "kernel_size", f"must be odd so that frames stay centred, received {self.kernel_size}", "add or take 1"
 
 
 @dataclass
@@ -233,19 +241,13 @@ class QuartzNet(Sized):
 
 
 @dataclass
-class Jasper(Target):
+class Jasper(Dilated):
     goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = _TORCH
     time_strides: list[int] = number(ge=1, most=_REACH)
-    channels: int = number(ge=1, most=_WIDTH)
-    kernel_size: int = number(ge=1, most=_REACH)
-    dilations: list[int] = number(ge=1, most=_REACH)
-    dropout: float = number(ge=0, lt=1)
 
     def rules(self) -> Iterator[Rule]:
         if not self.time_strides:
             yield "time_strides", "is empty, and a first convolution is needed", "for example model.time_strides=[2,2]"
-        if self.kernel_size % 2 == 0:
-            yield "kernel_size", f"must be odd so that frames stay centred, received {self.kernel_size}", "add or take 1"
 
 
 @dataclass

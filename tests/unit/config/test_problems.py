@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from speechtrain import compose
 from speechtrain.config import CONF_DIR
-from speechtrain.config.checks import find_node_problems
 from speechtrain.config.compose import broken_files, compose_command, compose_unchecked, find_job_problems
+from speechtrain.config.node_checks import find_node_problems
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.commands import COMMANDS, CompareConfig, ServeConfig, TranscribeConfig
 from speechtrain.config.schemas.node import Node
@@ -189,7 +189,8 @@ def test_a_type_follows_the_schema() -> None:
 def test_keys_of_the_option_that_a_foreign_target_does_not_take_are_left_out_unless_given(tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
-    from speechtrain.config.checks import drop_unaccepted_defaults, find_problems
+    from speechtrain.config.checks import find_problems
+    from speechtrain.config.components import drop_unaccepted_defaults
 
     (tmp_path / "my_pkg.py").write_text("class MyEncoder:\n    def __init__(self, input_size, width=1, dropout=0.0): ...\n")
     given = ["model._target_=my_pkg.MyEncoder", "+model.width=64"]
@@ -258,6 +259,22 @@ def test_a_mistake_in_a_file_of_ones_own_is_told_by_file_and_line(tmp_path: Path
     (tmp_path / "model" / "good.yaml").write_text("defaults: [tdnn, _self_, override /optimizer: null]\nchannels: 256\n")
     (problem,) = broken_files(str(tmp_path))
     assert re.search(said, str(problem)), str(problem)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("chanels: 3", "model.chanels: there is no such key, in 'model/own'\n    -> did you mean 'model.channels'?"),
+        ("channels: many", "model.channels: must be a whole number, received 'many', in 'model/own'\n    -> for example model.channels="),
+    ],
+)
+def test_what_the_file_of_an_option_sets_wrongly_is_told_with_the_file_and_the_other_mistakes(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "own.yaml").write_text(f"defaults: [tdnn, _self_]\n{line}\n")
+    told = problems(f"hydra.searchpath=[file://{tmp_path}]", "model=own", "seeed=1")
+
+    assert said in told
+    assert "seeed: there is no such key" in told
 
 
 def test_a_size_chooses_what_the_models_file_has_for_it_and_a_key_given_besides_wins() -> None:

@@ -17,8 +17,8 @@ from featurised import PHONEMES, sample, write_corpus, write_manifest
 from speechtrain import compose, featurise
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.data.corpora.spectrogram_writer import write_featurised
 from speechtrain.data.corpus import Corpus
-from speechtrain.data.featurised import write_featurised
 from speechtrain.data.task_data import TaskData
 from speechtrain.errors import ConfigError, DataError, EmptyDataError
 
@@ -241,5 +241,5 @@ def test_a_corpus_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -
     data = prepared(TINY)
     data.corpus.splits["test"][0].text = ""
     with pytest.raises(DataError, match="has no tokens"):
-        write_featurised(data, tmp_path / "made")
+        write_featurised(data.corpus, data.cache, data.features, data.tokenizer, tmp_path / "made")
     assert not list(tmp_path.iterdir())

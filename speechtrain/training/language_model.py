@@ -1,0 +1,44 @@
+"""The n-gram of a run's training texts, which `language_model` asks for."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechtrain.files import write_text
+
+if TYPE_CHECKING:
+    from speechtrain.tracking.recorder import RunRecorder
+    from speechtrain.training.steps import Experiment
+
+
+LANGUAGE_MODEL, LEXICON = "lm.arpa", "words.txt"
+"""Names, in a run's folder, of the n-gram of its training texts, and of their words."""
+
+_ORDERS = {"tokens": 6, "words": 3}
+
+
+def write_language_model(run: Experiment, recorder: RunRecorder) -> list[Path]:
+    """Write and track the n-gram that `language_model` asks for, and of words also the list of them."""
+    units = run.cfg.language_model
+    if units is None:
+        return []
+    from speechtrain.decode.beam import names_of
+    from speechtrain.decode.ngram import NGram
+
+    texts = [cut.text for cut in run.data.corpus.splits["train"]]
+    if units == "words":
+        sentences = [text.split() for text in texts]
+        words = run.folder / LEXICON
+        write_text(words, "".join(f"{word}\n" for word in sorted(set(itertools.chain.from_iterable(sentences)))))
+        written = [words]
+    else:
+        names = names_of(run.data.tokenizer)
+        sentences = [[names[label] for label in run.data.tokenizer.encode(text)] for text in texts]
+        written = []
+    path = run.folder / LANGUAGE_MODEL
+    NGram.estimate(sentences, _ORDERS[units]).write(path)
+    written.append(path)
+    recorder.files(written)
+    return written
