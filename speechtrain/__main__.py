@@ -26,7 +26,7 @@ from speechtrain.app.completion import print_matches, wants_matches
 from speechtrain.app.help import print_help
 from speechtrain.app.resume import is_sweep, resume_arguments
 from speechtrain.config import CONF_DIR
-from speechtrain.config.compose import broken_files, explain
+from speechtrain.config.compose import broken_files, explain, preset_params
 from speechtrain.config.extras import explain_missing, require_training
 from speechtrain.config.overrides import sweep_arguments, text_as_typed
 from speechtrain.console import errors
@@ -102,7 +102,9 @@ def _train(arguments: list[str]) -> None:
         with interrupts.command():
             require_training()
             typed = text_as_typed(resume_arguments(arguments))
-            sys.argv[1:] = sweep_arguments(typed) if is_sweep(typed) else typed
+            if is_sweep(typed):
+                typed = sweep_arguments(typed, preset_params(_overrides(typed), _config_dir(typed)))
+            sys.argv[1:] = typed
             gc.freeze()  # what is imported stays: composing a config would have it searched for garbage, a tenth of its time
             run()
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from speechtrain.config.schemas.node import Node
 from speechtrain.files import is_file, user_path
 
 _PLAIN = re.compile(r"[A-Za-z_/.][\w/.\-]*", re.ASCII)
-_PLAIN_KEY = re.compile(r"[A-Za-z_][\w.\-]*", re.ASCII)
+_PLAIN_KEY = re.compile(r"\+{0,2}[A-Za-z_][\w.\-]*", re.ASCII)
 
 parser = OverridesParser.create()
 
@@ -54,31 +54,49 @@ _ARGUMENT = re.compile(r"\+{0,2}(hydra\.sweeper\.(?:sampler|pruner)[.=].*)", re.
 """An argument of the class that is the sampler or the pruner, of which the option in `conf` has only some."""
 
 
-def sweep_arguments(arguments: Sequence[str]) -> list[str]:
+def sweep_arguments(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> list[str]:
     """Return the command line of a sweep in the form in which Hydra takes it.
 
     Hydra refuses lists of values for keys of its own, so that `hydra.sweeper.params.lr=choice(1,2)` is written `lr=choice(1,2)`, and takes
     new keys only with a `+`, which arguments of a sampler or a pruner get. It sets what is not swept before it knows the options of swept
-    groups: `model.n_heads=4` beside `model=conformer,fastconformer` becomes an entry of `hydra.sweeper.params`, which the sweeper sets in
-    each job; so does each key of a group beside a swept `experiment`, which may choose options of all groups. Additions and deletions stay,
-    for keys in `hydra.sweeper.params` cannot be written so.
+    groups: `model.n_heads=4` and `+model.x=1` beside `model=conformer,fastconformer` become entries of `hydra.sweeper.params`, which the
+    sweeper sets in each job; so does each key of a group beside a swept `experiment`, which may choose options of all groups. Deletions
+    stay, for keys in `hydra.sweeper.params` cannot be written so.
+
+    Args:
+        arguments: as typed, options such as `-m` included.
+        preset: the `hydra.sweeper.params` of the options that were chosen.
     """
     written = [_ARGUMENT.sub(r"++\1", _PARAMS.sub(_without_params, item)) for item in arguments]
     parsed = {item: _parsed(item) for item in written if "=" in item and not item.startswith("-")}
     swept = {override.key_or_group for override in parsed.values() if override is not None and override.is_sweep_override()}
+    groups = {key for key in (*swept, *_swept_in(preset or {})) if "." not in key}
     of_options = {
-        item: override.key_or_group
+        item: f"{_PREFIXES[override.type]}{override.key_or_group}"
         for item, override in parsed.items()
         if override is not None
-        and override.type is OverrideType.CHANGE
+        and override.type in _PREFIXES
         and override.key_or_group not in swept
-        and _may_be_of_option(override.key_or_group, swept)
+        and _may_be_of_option(override.key_or_group, groups)
     }
     if not of_options:
         return written
     texts = {of_options[item]: item.partition("=")[2].replace("${", r"\${") for item in written if item in of_options}
     values = ",".join(f"{key}:{override_text(text)}" for key, text in texts.items())
     return [*(item for item in written if item not in of_options), f"++hydra.sweeper.params={{{values}}}"]
+
+
+_PREFIXES = {OverrideType.CHANGE: "", OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}
+
+
+def _swept_in(params: Mapping[str, Any]) -> set[str]:
+    """Return the keys that `hydra.sweeper.params` gives several values, as a list or in the words of an override."""
+
+    def has_several(key: str, value: Any) -> bool:
+        override = _parsed(f"{key}={value}") if isinstance(value, str) else None
+        return isinstance(value, list) or (override is not None and override.is_sweep_override())
+
+    return {key.lstrip("+").partition("@")[0] for key, value in params.items() if has_several(key, value)}
 
 
 def _may_be_of_option(key: str, swept: Set[str]) -> bool:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.schemas.sweeps import PoolOptions, SshOptions, SweeperOptions
-from speechtrain.errors import RunError
+from speechtrain.errors import RunError, UserError
 from speechtrain.sweep.sweeper import Sweep
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob
 from speechtrain.sweep.trial.runner import Program
@@ -30,7 +31,12 @@ def start_sweep(arguments: Sequence[str], hydra_context: HydraContext, task_func
     """Run the sweep that `hydra.sweeper` describes and return the best objective."""
     _mention_official()
     options = _read_options(config.hydra.sweeper, SweeperOptions)
-    return Sweep(options, Program(hydra_context, config, task_function)).run(arguments)
+    try:
+        return Sweep(options, Program(hydra_context, config, task_function)).run(arguments)
+    except (UserError, RunError) as error:
+        if options.check is not None:
+            raise
+        raise CompactHydraException(str(error)) from error  # another program, in which Hydra prints this without a stack trace
 
 
 def pool_options(config: DictConfig) -> PoolOptions:

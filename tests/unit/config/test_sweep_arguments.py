@@ -24,7 +24,8 @@ from speechtrain.sweep.space.space import parse_space
         ),
         (["seed=1,2", "hydra.sweeper.pruner.a._target_=b.C"], ["seed=1,2", "++hydra.sweeper.pruner.a._target_=b.C"]),
         (["seed=1,2", "+hydra.sweeper.sampler={a:1}"], ["seed=1,2", "++hydra.sweeper.sampler={a:1}"]),
-        (["model=a,b", "~model.n=4", "+model.m=4", "model.k=1,2", "model.k=3"],) * 2,
+        (["model=a,b", "~model.n=4", "model.k=1,2", "model.k=3"],) * 2,
+        (["model=a,b", "+model.n=4", "++model.m=2"], ["model=a,b", "++hydra.sweeper.params={+model.n:'4',++model.m:'2'}"]),
         (["model=a,b", "model.heads=4,8", "data.root=x,y"], ["model=a,b", "model.heads=4,8", "data.root=x,y"]),
         (["model=a", "model.n_heads=4", "seed=1,2"], ["model=a", "model.n_heads=4", "seed=1,2"]),
         (["seed=1,2", "lr=(", "--info"], ["seed=1,2", "lr=(", "--info"]),
@@ -32,6 +33,25 @@ from speechtrain.sweep.space.space import parse_space
 )
 def test_a_sweep_is_written_in_the_form_that_hydra_takes(typed, given):
     assert sweep_arguments(typed) == given
+
+
+@pytest.mark.parametrize(
+    ("params", "moved"),
+    [
+        ({"model": "choice(a,b)"}, True),
+        ({"model": "a,b"}, True),
+        ({"model": ["a", "b"]}, True),
+        ({"experiment": "a,b"}, True),
+        ({"model": "a"}, False),
+        ({"model.size": "choice(small,large)", "seed": "range(1,3)"}, False),
+        ({"data": "choice(a,b)"}, False),
+        ({}, False),
+    ],
+)
+def test_keys_of_a_group_that_a_preset_sweeps_are_set_in_each_job(params, moved):
+    given = ["sweep=mine", "++hydra.sweeper.params={model.n:'4'}"] if moved else ["sweep=mine", "model.n=4"]
+
+    assert sweep_arguments(["sweep=mine", "model.n=4"], params) == given
 
 
 def test_a_moved_value_is_read_by_the_sweeper_as_it_was_typed():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from speechtrain.config import CONF_DIR
+from speechtrain.config.compose import preset_params
 from speechtrain.config.overrides import sweep_arguments, unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import ConfigError
@@ -23,36 +24,57 @@ Plan = Callable[..., SweepPlan]
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Iterator[Plan]:
-    """Plans the sweep of a command line, with experiments of the user's own: two with a model that has `n_heads`, and one without."""
+def plan(tmp_path: Path) -> Plan:
+    """Plans the sweep of a command line, with files of the user's own.
+
+    Of experiments two have a model with `n_heads`, and one without.
+    The models `narrow` and `wide` take any argument, and the preset sweeps models.
+    """
     own = tmp_path / "experiment"
     own.mkdir()
     for name, content in {"one": "model: conformer", "two": "model: fastconformer", "plain": "model: tdnn"}.items():
         (own / f"{name}.yaml").write_text(f"# @package _global_\ndefaults: [override /{content}]\n")
     for name, epochs in {"short": 2, "long": 3}.items():
         (own / f"{name}.yaml").write_text(f"# @package _global_\ntrainer: {{epochs: {epochs}}}\n")
+    (tmp_path / "model").mkdir()
+    for name in ("narrow", "wide"):
+        (tmp_path / f"model/{name}.yaml").write_text("_target_: types.SimpleNamespace\n")
+    (tmp_path / "sweep").mkdir()
+    preset = "# @package _global_\nhydra: {sweeper: {params: {model: 'choice(conformer,fastconformer)'}}}\n"
+    (tmp_path / "sweep/formers.yaml").write_text(preset)
 
     def planned(*arguments: str) -> SweepPlan:
         places = ["hydra.job.name=speechtrain", f"hydra.searchpath=[file://{tmp_path}]"]
-        loader = GlobalHydra.instance().config_loader()
-        cfg = loader.load_configuration("config", [*sweep_arguments(arguments), *places], RunMode.MULTIRUN)
-        given = OmegaConf.to_container(cfg.hydra.sweeper)
-        assert isinstance(given, dict)
-        options = SweeperOptions(**{field.name: given[field.name] for field in dataclasses.fields(SweeperOptions) if field.name in given})
-        return Planner(options, Composer(loader, cfg), cfg).plan(unresolved(cfg.hydra.overrides.task))
+        taken = sweep_arguments(arguments, preset_params(arguments, str(tmp_path)))
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            cfg = loader.load_configuration("config", [*taken, *places], RunMode.MULTIRUN)
+            given = OmegaConf.to_container(cfg.hydra.sweeper)
+            assert isinstance(given, dict)
+            known = [field.name for field in dataclasses.fields(SweeperOptions) if field.name in given]
+            options = SweeperOptions(**{name: given[name] for name in known})
+            return Planner(options, Composer(loader, cfg), cfg).plan(unresolved(cfg.hydra.overrides.task))
 
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        yield planned
+    return planned
 
 
 @pytest.mark.parametrize(
-    "swept", [["experiment=one,two"], ["model=conformer,fastconformer", "optimizer=adamw,sgd"]], ids=["experiment", "two groups"]
+    "swept",
+    [["experiment=one,two"], ["model=conformer,fastconformer", "optimizer=adamw,sgd"], ["sweep=formers"]],
+    ids=["experiment", "two groups", "preset"],
 )
 def test_a_fixed_key_that_only_the_swept_options_have_holds_for_all_of_them(plan: Plan, swept: list[str]) -> None:
     planned = plan(*swept, "model.n_heads=4", "data=synthetic")
 
     assert planned.n_trials == 2 ** len(swept)
     assert all("model.n_heads=4" in planned.space.overrides(point) for point in planned.first)
+
+
+def test_a_key_that_is_added_beside_swept_options_is_added_to_each_of_them(plan: Plan) -> None:
+    planned = plan("model=narrow,wide", "+model.dropout=0.5", "data=synthetic")
+
+    jobs = [planned.space.overrides(point) for point in planned.first]
+    assert [sorted(job[:2]) for job in jobs] == [["+model.dropout=0.5", "model=narrow"], ["+model.dropout=0.5", "model=wide"]]
 
 
 def test_a_fixed_key_that_one_of_the_swept_experiments_lacks_is_told_with_its_name(plan: Plan) -> None:

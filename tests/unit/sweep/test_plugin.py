@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import CompactHydraException
+from hydra.types import HydraContext, RunMode
+
+from speechtrain.sweep.plugin import start_sweep
+
+CONFIG = """
+defaults: [_self_, {db: mysql}, {override hydra/sweeper: optuna}]
+retries: 1
+hydra: {searchpath: ["file://CONF"], sweeper: {check: null}}
+"""
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Sweeps over another Hydra program, and returns what Hydra prints of it without a stack trace."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "db").mkdir(parents=True)
+    (tmp_path / "conf" / "config.yaml").write_text(CONFIG.replace("CONF", str(REPOSITORY / "conf")))
+    for name, content in {"mysql": "port: 3306", "postgres": "port: 5432\nschema: public"}.items():
+        (tmp_path / "conf" / "db" / f"{name}.yaml").write_text(f"{content}\n")
+
+    def of(*arguments: str) -> str:
+        with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3", job_name="shop"):
+            loader = GlobalHydra.instance().config_loader()
+            cfg = loader.load_configuration("config", list(arguments), RunMode.MULTIRUN)
+            with pytest.raises(CompactHydraException) as raised:
+                start_sweep(list(cfg.hydra.overrides.task), HydraContext(loader, Callbacks()), lambda _: 0.0, cfg)
+        return str(raised.value)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["db.prot=1,2"], "  db.prot: there is no such key\n    -> did you mean 'db.port'?  (there is: port)"),
+        (["db=mysql,oracle"], "  db: there is no 'oracle'\n    -> there is: mysql, postgres"),
+        (
+            ["db=mysql,postgres", "++hydra.sweeper.params={db.schema:a}"],
+            "  db.schema: there is no such key, with db=mysql\n    -> there is: port",
+        ),
+        (["retires=1,2"], "  retires: there is no such key\n    -> did you mean 'retries'?  (there is: db, hydra, retries)"),
+        (["retries=interval(0,1)"], "  hydra.sweeper.n_trials: the space of retries has infinitely many points"),
+    ],
+)
+def test_a_mistake_in_the_sweep_of_another_program_is_told_by_its_key_and_the_options_that_lead_to_it(told, arguments, said):
+    assert told(*arguments).startswith(f"1 problem in the config:\n{said}")
