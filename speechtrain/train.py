@@ -172,10 +172,10 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         evaluation = steps.evaluate_splits(run, loaders)
         summary = steps.summarise(run, plan, trained, history, counts, evaluation)
         recorder.metrics(summary.final, step=len(history.epochs))
-        lm = write_language_model(run, recorder)
         files = steps.write_outputs(run, plan, recorder, history, evaluation, checkpoint, brief=options.brief)
         if not options.brief:
             steps.track_model(run, plan, recorder, summary)
+        lm = write_language_model(run, recorder)
         write_run_file(folder, {"objective": summary.objective, "metrics": summary.metrics})
         print_results(summary.metrics, run.task.directions)
         if not options.quiet:

@@ -123,6 +123,9 @@ def _between_groups(cfg: DictConfig) -> Iterator[Problem]:
     yield from _stored_feature_problems(cfg)
     yield from _waveform_problems(cfg)
     yield from _decoder_problems(cfg)
+    if cfg.get("language_model") is not None and not _decodes(cfg.task):
+        message = f"is {cfg.language_model}, and the task {cfg.task.get('_target_')} has no texts"
+        yield Problem("language_model", message, "set language_model=null, or task=ctc")
     yield from _export_problems(cfg)
     if names := _task_metrics(cfg):
         yield from unknown_metrics(_monitored(cfg), names)

@@ -161,9 +161,9 @@ class RunRecorder:
                 tracker.log_file(path, "" if inside == "." else inside)
 
     def diagnosis(self, codes: Sequence[str], path: Path) -> None:
-        """Send what keeps a run from learning: a tag with the names of what was found, and the file that says more."""
+        """Send what keeps a run from learning: a tag with the names of what was found, or `none`, and the file that says more."""
         for tracker in self.trackers.values():
-            tracker.set_tag(DIAGNOSIS, ", ".join(codes) or "nothing any more")
+            tracker.set_tag(DIAGNOSIS, ", ".join(codes) or "none")
         self.files([path])
 
     @property

@@ -48,12 +48,14 @@ class Watch(Callback):
         self._epochs = 0
         self._told: set[str] = set()
         self._kept: list[Finding] | None = None
+        self._tagged = False
         self._failure: str | None = None
         self._losses: list[float] = []
 
     def on_train_start(self, total_epochs: int, first_epoch: int) -> None:  # noqa: ARG002
         """Tell what config, data and model show, before the first step."""
         self._epochs = total_epochs
+        self._tagged = _holds_findings(self._recorder.folder / DIAGNOSIS)  # those of a run that is resumed are in the trackers too
         self._judge(ended=False)
 
     def on_epoch_start(self, epoch: int) -> None:  # noqa: ARG002
@@ -95,9 +97,16 @@ class Watch(Callback):
             path = self._recorder.folder / DIAGNOSIS
             findings = [finding.as_dict() for finding in found]
             write_json(path, {"facts": self._facts.as_dict(), "failure": self._failure, "findings": findings})
-            if found or self._kept:
+            if found or self._tagged:
                 self._recorder.diagnosis([finding.code for finding in found], path)
-            self._kept = found
+            self._kept, self._tagged = found, bool(found)
+
+
+def _holds_findings(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["findings"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def read_evidence(folder: Path) -> Evidence:

@@ -48,6 +48,7 @@ def problems(*overrides: str) -> str:
         (["+report.goes_with={}"], ["report.goes_with: there is no such key"]),
         (["+epochs=3"], ["epochs: there is no such key"]),
         (["task=classification", "data=keywords", "decoder=beam"], ["decoder: is speechtrain.decode.beam", "decodes nothing"]),
+        (["experiment=signal_extraction", "language_model=words"], ["language_model: is words, and the task", "has no texts"]),
         (["backend=keras", "trainer.batch_seconds=auto"], ["trainer.batch_seconds: is auto; the Keras backend cannot"]),
         (["backend=keras", "trainer.accelerator=mps"], ["trainer.accelerator: is mps, which the Keras backend does not know"]),
         (["trainer.accelerator=gpus"], ["trainer.accelerator: must be one of auto, cpu", "did you mean 'gpu'"]),

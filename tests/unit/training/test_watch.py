@@ -224,11 +224,34 @@ def test_runs_that_cannot_be_judged_say_why(tmp_path: Path) -> None:
         diagnose.run(["a", "b"])
 
 
-def test_a_long_epoch_is_judged_before_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def watched() -> tuple[facts.Facts, History]:
+    """What is known of a good recipe before its first step, and its empty history."""
     cfg = ExperimentConfig.of(speechtrain.compose(GOOD, output_dir=Path("run")))
     run = steps.build_experiment(cfg, Path("run"), steps.build_backend(cfg), prepare(cfg, threads=1))
-    known = replace(gather(run, steps.make_loaders(run)[0]), steps=9000, epoch_steps=3000)
-    watch = Watch(known, History(run.task.direction), RunRecorder({}, Path("run")))
+    return gather(run, steps.make_loaders(run)[0]), History(run.task.direction)
+
+
+def test_what_was_found_before_a_run_was_resumed_is_taken_back_in_the_trackers_too(
+    watched: tuple[facts.Facts, History], parts: str
+) -> None:
+    from broken_parts import Notes
+
+    Path("run").mkdir()
+    watch = Watch(*watched, RunRecorder({"mine": Notes()}, Path("run")))
+    watch.on_train_start(3, 0)
+    assert not Path("tags.txt").exists()
+    Path("run", DIAGNOSIS).write_text('{"findings": [{"code": "nothing-learnt"}]}')
+    resumed = Watch(*watched, RunRecorder({"mine": Notes()}, Path("run")))
+    resumed.on_train_start(3, 1)
+    resumed.on_train_start(3, 1)
+    assert Path("tags.txt").read_text() == "speechtrain.diagnosis=none\n"
+    assert DIAGNOSIS in Path("files.txt").read_text()
+
+
+def test_a_long_epoch_is_judged_before_it_is_over(watched: tuple[facts.Facts, History], caplog: pytest.LogCaptureFixture) -> None:
+    known, history = watched
+    watch = Watch(replace(known, steps=9000, epoch_steps=3000), history, RunRecorder({}, Path("run")))
     watch.on_train_start(3, 0)
     watch.on_epoch_start(0)
     for index in range(2000):
