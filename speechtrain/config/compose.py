@@ -253,8 +253,8 @@ def preset_params(overrides: Sequence[str], config_dir: str | None = None) -> di
         cfg = _compose([*chosen, *(item for item in overrides if item.startswith("hydra.searchpath="))], config_dir, with_hydra=True)
     except REFUSED:  # which Hydra will tell
         return {}
-    params = OmegaConf.to_container(cfg.hydra.sweeper, resolve=False).get("params")
-    return {str(key): value for key, value in (params or {}).items()}
+    sweeper: Any = OmegaConf.to_container(cfg.hydra.sweeper, resolve=False)
+    return {str(key): value for key, value in (sweeper.get("params") or {}).items()}
 
 
 _PRESETS = ("sweep=", "experiment=")

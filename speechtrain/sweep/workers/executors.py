@@ -9,7 +9,6 @@ import contextlib
 import functools
 import importlib
 import logging
-import pickle
 import queue
 import threading
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
@@ -29,6 +27,7 @@ from speechtrain.config.schemas.sweeps import PoolOptions, SweeperOptions
 from speechtrain.files import append
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob, UnpicklableError, outcome_of, outcome_of_error
 from speechtrain.sweep.trial.runner import JobRunner, Program
+from speechtrain.sweep.workers.messages import can_be_pickled
 from speechtrain.sweep.workers.pool import Pool
 
 _DEFAULT_POOL = PoolOptions(n_workers=None, threads=None, gpus=None, memory_gb=None, max_jobs=None)
@@ -169,19 +168,10 @@ class LoggedTask:
             hydra = HydraConfig.get()
             outcome = outcome_of_error(hydra.job.num, error)
             _keep_trace(Path(hydra.runtime.output_dir), outcome)
-            if not _can_be_pickled(error):
+            if not can_be_pickled(error):
                 raise UnpicklableError(replace(outcome, trace="")) from None
             raise
-        return result if _can_be_pickled(result) else repr(result)
-
-
-def _can_be_pickled(value: object) -> bool:
-    """Return whether a value can be pickled, and read back: an error whose class takes other arguments than it has cannot."""
-    try:
-        pickle.loads(cloudpickle.dumps(value))
-    except Exception:
-        return False
-    return True
+        return result if can_be_pickled(result) else repr(result)
 
 
 def _keep_trace(folder: Path, outcome: Outcome) -> None:

@@ -6,7 +6,6 @@ the connection, or dies, the worker ends after the job it has.
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import sys
 from dataclasses import dataclass, replace
@@ -77,7 +76,7 @@ Message = Setup | StartJob | JobStarted | JobEnded
 
 
 def send(connection: Connection, message: Message) -> None:
-    """Send a message; in one that cannot be pickled, the job's value is replaced by its text.
+    """Send a message; in one that cannot be pickled, the job's value is replaced by its text, and Hydra's return value is left out.
 
     Raises:
         OSError: nobody is at the other end.
@@ -96,9 +95,17 @@ def receive(connection: Connection) -> Message:
     return message
 
 
+def can_be_pickled(value: object) -> bool:
+    """Return whether a value can be pickled, and read back: an error whose class takes other arguments than it has cannot."""
+    try:
+        pickle.loads(cloudpickle.dumps(value))
+    except Exception:
+        return False
+    return True
+
+
 def _packed(message: Message) -> bytes:
-    if isinstance(message, JobEnded):
-        with contextlib.suppress(Exception):  # a program may return anything
-            return bytes(cloudpickle.dumps(message))
-        message = JobEnded(replace(message.outcome, value=repr(message.outcome.value)), None)
+    if isinstance(message, JobEnded) and not can_be_pickled(message):  # a program may return and raise anything
+        outcome = message.outcome
+        message = JobEnded(outcome if can_be_pickled(outcome) else replace(outcome, value=repr(outcome.value)), None)
     return bytes(cloudpickle.dumps(message))

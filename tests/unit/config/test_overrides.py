@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechtrain import compose
-from speechtrain.app.arguments import arguments_of
+from speechtrain.app.arguments import arguments_of, own_and_training_keys
 from speechtrain.app.resume import resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import compose_command
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overrides import text_as_typed, unresolved
-from speechtrain.config.schemas.commands import AlignConfig, CompareConfig, ExportConfig, LmConfig, TranscribeConfig
+from speechtrain.config.schemas.commands import AlignConfig, CompareConfig, ExportConfig, InspectConfig, LmConfig, TranscribeConfig
 from speechtrain.errors import ConfigError
 from speechtrain.inference.find import find_model
 from speechtrain.inference.recordings import find_recordings
@@ -133,3 +133,12 @@ def test_names_that_no_file_can_have_are_no_files(tmp_path: Path, monkeypatch: p
 def test_a_letter_twice_and_betas_that_are_not_two_are_refused(override: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         ExperimentConfig.of(compose(["data=synthetic", override]))
+
+
+def test_a_command_that_takes_the_keys_of_a_training_has_its_own_among_them() -> None:
+    typed = ["out=my folder", "model=mlp", "files=it's 1.wav,2.wav", "+examples=2", "from=runs/a=b", "data.root=out=here", "profile=true"]
+    own, overrides = own_and_training_keys(InspectConfig, typed)
+    assert (own.out, own.files, own.examples, own.source, own.profile) == ("my folder", ["it's 1.wav", "2.wav"], 2, "runs/a=b", True)
+    assert overrides == ["model=mlp", "data.root=out=here"]
+    with pytest.raises(ConfigError, match="examples: must be a whole number, received 'four'\n    -> for example examples=4"):
+        own_and_training_keys(InspectConfig, ["examples=four"])

@@ -5,6 +5,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob
 from speechtrain.sweep.workers.messages import JobEnded, JobStarted, StartJob, receive, send
@@ -32,3 +33,18 @@ def test_a_result_that_cannot_be_pickled_arrives_as_its_text():
     send(ours, JobEnded(Outcome(3, "done", value=lock), None))
 
     assert receive(theirs) == JobEnded(Outcome(3, "done", value=repr(lock)), None)
+
+
+def test_an_error_that_cannot_be_read_back_leaves_the_reason_that_is_recorded_of_it():
+    ours, theirs = Pipe()
+    returned = JobReturn(status=JobStatus.FAILED)
+    returned.return_value = TwoArgumentsError(4, 2)
+    outcome = Outcome(3, "failed", reason="TwoArgumentsError: 4 is not 2")
+    send(ours, JobEnded(outcome, returned))
+
+    assert receive(theirs) == JobEnded(outcome, None)
+
+
+class TwoArgumentsError(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} is not {second}")
