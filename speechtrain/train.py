@@ -127,7 +127,7 @@ def _data_to_resume(cfg: ExperimentConfig, *, reuse: bool) -> PreparedCorpus | N
 
 def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Result:
     """Train one run; see `train`."""
-    cfg = without_later_keys(with_limits(cfg))
+    cfg = without_later_keys(with_limits(cfg), request.overrides)
     changes = changes_of(cfg)
     callbacks = [*options.callbacks, *steps.build_callbacks(cfg)]
     if not options.quiet:

@@ -67,7 +67,7 @@ def sweep_arguments(arguments: Sequence[str], preset: Mapping[str, Any] | None =
         arguments: as typed, options such as `-m` included.
         preset: the `hydra.sweeper.params` of the options that were chosen.
     """
-    written = [_ARGUMENT.sub(r"++\1", _PARAMS.sub(_without_params, item)) for item in arguments]
+    written = [_with_plus(item) for item in arguments]
     parsed = {item: _parsed(item) for item in written if "=" in item and not item.startswith("-")}
     swept = {override.key_or_group for override in parsed.values() if override is not None and override.is_sweep_override()}
     groups = {key for key in (*swept, *_swept_in(preset or {})) if "." not in key}
@@ -112,7 +112,12 @@ def _parsed(item: str) -> Override | None:
         return None
 
 
-def _without_params(typed: re.Match[str]) -> str:
+def _with_plus(item: str) -> str:
+    """Return an argument that begins with a key of the sweeper as Hydra takes it, and any other as it is."""
+    if (argument := _ARGUMENT.fullmatch(item)) is not None:
+        return f"++{argument[1]}"
+    if (typed := _PARAMS.fullmatch(item)) is None:
+        return item
     key, value = typed.groups()
     if key is None:
         return f"++hydra.sweeper.params={value}"

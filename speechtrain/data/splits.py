@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
         raise DataError(
             f"splitting by speaker needs a speaker for each utterance; '{missing}' has none. Add 'speaker', or set data.split.by=utterance"
         )
-    group_of = {"speaker": _speaker, "parent": _parent, "text": _text, "utterance": _utterance}[by]
+    group_of = _by_text(cuts) if by == "text" else {"speaker": _speaker, "parent": _parent, "utterance": _utterance}[by]
     parts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
     remaining = list(cuts)
     for name, share in (("test", test), ("val", val)):
@@ -143,8 +144,18 @@ def _utterance(cut: Cut) -> str:
     return str(cut.id)
 
 
-def _text(cut: Cut) -> str:
-    return cut.text
+def _by_text(cuts: Sequence[Cut]) -> Callable[[Cut], str]:
+    """Return what names the text of an utterance: one name for texts that differ in case, punctuation and spaces alone."""
+    names: dict[str, str] = {}
+    for text in sorted({cut.text for cut in cuts}):
+        names.setdefault(_letters(text), text)
+    return lambda cut: names[_letters(cut.text)]
+
+
+def _letters(text: str) -> str:
+    """Return the letters, marks and digits of a text, without the difference between capital and small ones."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(character for character in folded if unicodedata.category(character)[0] in "LMN")
 
 
 def _parent(cut: Cut) -> str:

@@ -87,7 +87,7 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
 
     tokenizer = build("tokenizer", first.tokenizer, vocabulary=vocabulary)
     data = prepare_split(first, split, tokenizer, threads=2)
-    is_own = not any(item.lstrip("+~").startswith(("data=", "data.")) and "data.normalize" not in item for item in others)
+    is_own = _is_own_data(others)
     check_vocabulary(data, split, strict=(cfg.on_unknown or ("warn" if is_own else "error")) == "error")
     trained, now = (list(each.corpus.get("normalize") or []) for each in (stored, first))
     if is_own and trained != now:
@@ -107,6 +107,12 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
         log.warning("%d utterances could not be read, and were left out", len(loader.left_out))
     results = [scored(name, decoders[name], each, passes) for name, each in recognizers.items()]
     return Evaluation(weights, split, task_data, results, took, passes)
+
+
+def _is_own_data(overrides: Sequence[str]) -> bool:
+    """Return whether overrides leave a model the data that it was trained on; other steps of `data.normalize` do."""
+    keys = [item.lstrip("+~").partition("=")[0] for item in overrides]
+    return not any(key == "data" or key.startswith("data.") for key in keys if key != "data.normalize")
 
 
 def scored(name: str, overrides: Sequence[str], recognizer: Recognizer, passes: Iterable[tuple[Batch, Outputs]]) -> DecoderResult:

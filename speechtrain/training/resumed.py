@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,10 +78,20 @@ def with_values_of_the_start(cfg: ExperimentConfig) -> ExperimentConfig:
 _ABSENT = object()
 
 
-def without_later_keys(cfg: ExperimentConfig) -> ExperimentConfig:
-    """Return the config of a run that is resumed without keys which came after it began: without them, classes compute as they did then."""
+def without_later_keys(cfg: ExperimentConfig, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Return the config of a run that is resumed without keys which came after it began: without them, classes compute as they did then.
+
+    Args:
+        cfg: the config.
+        overrides: overrides as typed.
+
+    Raises:
+        ConfigError: such a key was typed.
+    """
     stored = _stored_config(cfg)
     composed = cfg.composed.copy()
+    typed = {item.lstrip("+").partition("=")[0] for item in overrides}
+    refused: list[str] = []
     for group in _KEPT_GROUPS:
         before, container = stored.get(group), OmegaConf.to_container(composed[group], resolve=False)
         assert isinstance(container, dict)
@@ -89,10 +99,15 @@ def without_later_keys(cfg: ExperimentConfig) -> ExperimentConfig:
         if not isinstance(before, Mapping) or present_name(str(before.get("_target_"))) != values["_target_"]:
             continue
         later = [key for key in values if key not in before and f"{group}.{key}" not in _OF_THE_START]
+        refused += [f"{group}.{key}" for key in later if f"{group}.{key}" in typed]
         if later:
             log.info("%s: not set, as the run that is resumed began without", ", ".join(f"{group}.{key}" for key in later))
             with open_dict(composed):
                 composed[group] = {key: value for key, value in values.items() if key not in later}
+    if refused:
+        message = "is not known to the run that is resumed, which began before there was such a key"
+        fix = "leave it out, or start a new run from its weights with init_from="
+        raise ConfigError([Problem(path, message, fix) for path in refused])
     return ExperimentConfig.of(composed)
 
 

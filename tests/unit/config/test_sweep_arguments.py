@@ -23,6 +23,7 @@ from speechtrain.sweep.space.space import parse_space
             ["experiment=a,b", "model=c", "seed=1", "hydra.sweeper.n_jobs=2", "++hydra.sweeper.params={model.n:'4'}"],
         ),
         (["seed=1,2", "hydra.sweeper.pruner.a._target_=b.C"], ["seed=1,2", "++hydra.sweeper.pruner.a._target_=b.C"]),
+        (["seed=1,2", "~hydra.sweeper.pruner.a", "~hydra.sweeper.sampler.b=1", "run_name='hydra.sweeper.pruner=a'"],) * 2,
         (["seed=1,2", "+hydra.sweeper.sampler={a:1}"], ["seed=1,2", "++hydra.sweeper.sampler={a:1}"]),
         (["model=a,b", "~model.n=4", "model.k=1,2", "model.k=3"],) * 2,
         (["model=a,b", "+model.n=4", "++model.m=2"], ["model=a,b", "++hydra.sweeper.params={+model.n:'4',++model.m:'2'}"]),

@@ -95,6 +95,14 @@ def test_shares_that_whole_speakers_cannot_have_are_told(caplog: pytest.LogCaptu
     assert caplog.text == ""
 
 
+def test_texts_that_differ_in_case_and_punctuation_are_one_text() -> None:
+    forms = ("{0} drei", "{0}, Drei!", "{0}-DREI", "{0}\u0301 drei")
+    cuts = [cut(f"{word}-{number}", text=form.format(word)) for word in "abcdefghij" for number, form in enumerate(forms)]
+    parts = split_cuts(cuts, by="text", val=20, test=20, seed=1)
+    said = [{(each.id[0], "\u0301" in each.text) for each in parts[name]} for name in ("train", "val", "test")]
+    assert sum(map(len, said)) == len(set().union(*said)) == 20
+
+
 def test_recordings_of_one_text_stay_together() -> None:
     cuts = [cut(f"{text}-{take}", text=text) for text in "abcdefghij" for take in range(3)]
     parts = split_cuts(cuts, by="text", val=20, test=10, seed=1)

@@ -221,7 +221,9 @@ def test_keys_that_came_after_a_run_began_are_not_set_when_it_is_resumed(folder:
     assert stored.pop("speech_db") == 30
     assert stored.pop("remove_dc")
     torch.save(content, checkpoint)
-    cfg = without_later_keys(resumed(folder, "trainer.epochs=3"))
+    with pytest.raises(ConfigError, match=r"1 problem.*\n  features\.remove_dc: is not known to the run that is resumed"):
+        without_later_keys(resumed(folder, "features.remove_dc=true"), ["features.remove_dc=true", "trainer.epochs=3"])
+    cfg = without_later_keys(resumed(folder, "trainer.epochs=3"), ["trainer.epochs=3"])
     assert {"silence_db", "speech_db", "remove_dc"}.isdisjoint(cfg.features)
     assert len(speechtrain.train(cfg.composed).history) == 3
     assert "remove_dc" not in (folder / "config.yaml").read_text()
