@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +25,7 @@ from speechtrain.data.corpus import Skip
 from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import DataError, unwritable
-from speechtrain.files import atomically, is_file, numbered, user_path, write_text
+from speechtrain.files import atomically, is_file, make_folder, numbered, user_path, write_text
 from speechtrain.inference.find import StoredModel
 from speechtrain.inference.formats import as_object, ctm, textgrid
 
@@ -181,38 +184,101 @@ class AlignmentCounts:
 
 
 def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str]) -> AlignmentCounts:
-    """Write the alignments once all are there, and remove those that an earlier call wrote into the folder.
+    """Write the alignments as they come into a folder of their own, and once all are there, put them in place of those of an earlier call.
 
-    Only what an earlier call wrote, and nobody has changed since, is replaced or removed: people correct TextGrids in Praat.
+    Only what an earlier call wrote, and nobody has changed since, is replaced or removed: people correct TextGrids in Praat. If the call
+    ends before all are there, those that are stay in that folder, whose name is logged.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    bad, doubtful = [], []
-    ctms, objects = [], []
-    names: set[str] = set()
-    contents: dict[str, str] = {}
-    utterances = 0
-    for utterance, text, alignment in aligned:
-        utterances += 1
-        if isinstance(alignment, DataError):
-            bad.append(f"{utterance}: {alignment}")
-        if not isinstance(alignment, Alignment):
-            continue
-        if alignment.is_doubtful:
-            doubtful.append(f"{utterance}: {text[:60]!r} does not seem to be said; the model hears {alignment.heard[:60]!r}")
-        if "textgrid" in formats:
-            contents[f"{numbered(_file_name(utterance), names)}.TextGrid"] = textgrid(alignment)
-        ctms.append(ctm(utterance, alignment))
-        objects.append(json.dumps(as_object(utterance, text, alignment), ensure_ascii=False) + "\n")
-    for kind, name, lines in (("ctm", "words.ctm", ctms), ("json", "alignments.jsonl", objects)):
-        if kind in formats:
-            contents[name] = "".join(sorted(lines))
     try:
-        _replace(folder, contents)
+        make_folder(folder)
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder))
+        try:
+            counts = _write_all(aligned, unfinished, formats)
+            _replace(folder, unfinished)
+        except BaseException:
+            _leave(unfinished)
+            raise
+        shutil.rmtree(unfinished)
     except OSError as error:
         raise unwritable(folder, error, "out") from error
-    return AlignmentCounts(len(ctms), utterances, doubtful, bad)
+    return counts
+
+
+def _leave(unfinished: Path) -> None:
+    """Leave what was written before an error, and say where."""
+    with contextlib.suppress(OSError):
+        if any(path.stat().st_size for path in unfinished.iterdir()):
+            log.warning("what was aligned before is in %s", unfinished)
+        else:
+            shutil.rmtree(unfinished)
+
+
+def _write_all(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str]) -> AlignmentCounts:
+    """Write the alignments into an empty folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    bad, doubtful = [], []
+    names: set[str] = set()
+    utterances = count = 0
+    with contextlib.ExitStack() as opened:
+        lists = {kind: opened.enter_context(contextlib.closing(_List(folder / name))) for kind, name in _LISTS.items() if kind in formats}
+        for utterance, text, alignment in aligned:
+            utterances += 1
+            if isinstance(alignment, DataError):
+                bad.append(f"{utterance}: {alignment}")
+            if not isinstance(alignment, Alignment):
+                continue
+            count += 1
+            if alignment.is_doubtful:
+                doubtful.append(f"{utterance}: {text[:60]!r} does not seem to be said; the model hears {alignment.heard[:60]!r}")
+            if "textgrid" in formats:
+                (folder / f"{numbered(_file_name(utterance), names)}.TextGrid").write_bytes(textgrid(alignment).encode())
+            if "ctm" in lists:
+                lists["ctm"].add(utterance, ctm(utterance, alignment))
+            if "json" in lists:
+                lists["json"].add(utterance, json.dumps(as_object(utterance, text, alignment), ensure_ascii=False) + "\n")
+    for each in lists.values():
+        each.sort()
+    return AlignmentCounts(count, utterances, doubtful, bad)
+
+
+_LISTS = {"ctm": "words.ctm", "json": "alignments.jsonl"}
+"""Names of the files that hold all utterances, by format."""
+
+
+class _List:
+    """A file with the lines of all utterances, first in the order in which they come.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+        self._places: list[tuple[str, int, int]] = []
+
+    def add(self, utterance: str, lines: str) -> None:
+        """Append the lines of an utterance."""
+        content = lines.encode()
+        self._places.append((utterance, self._file.tell(), len(content)))
+        self._file.write(content)
+
+    def close(self) -> None:
+        """Close the file; nothing can be added any more."""
+        self._file.close()
+
+    def sort(self) -> None:
+        """Bring the lines into the order of the utterances' ids, which does not depend on how they were batched."""
+        with atomically(self._path) as temporary, temporary.open("wb") as ordered, self._path.open("rb") as file:
+            for _, start, length in sorted(self._places):
+                file.seek(start)
+                ordered.write(file.read(length))
 
 
 def _file_name(utterance: str) -> str:
@@ -221,27 +287,26 @@ def _file_name(utterance: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 17]}-{_checksum(utterance.encode(errors='replace'))[:16]}"
 
 
-def _replace(folder: Path, contents: Mapping[str, str]) -> None:
-    """Replace the files of an earlier call by those with the contents, by name.
+def _replace(folder: Path, new: Path) -> None:
+    """Replace the files of an earlier call by those in the folder `new`, by name.
 
     The list names old and new files while they are replaced, so that the next call knows them whatever ends this one.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    listed = _listed(folder)
-    there = {name for name in {*listed, *contents} if os.path.lexists(folder / name)}
+    listed, names = _listed(folder), sorted(path.name for path in new.iterdir())
+    there = {name for name in {*listed, *names} if os.path.lexists(folder / name)}
     own = {name for name in there & set(listed) if _is_unchanged(folder, name, listed[name])}
     if others := sorted(there - own):
-        names = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
-        log.warning("%s: these files were changed by hand, or not written by `align`, and stay as they are: %s", folder, names)
-    written = {name: content.encode() for name, content in contents.items() if name in own or name not in there}
+        shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
+        log.warning("%s: these files were changed by hand, or not written by `align`, and stay as they are: %s", folder, shown)
+    written = [name for name in names if name in own or name not in there]
     before = [(name, checksum) for name in sorted(own) for checksum in sorted(listed[name])]
-    after = [(name, _checksum(content)) for name, content in written.items()]
+    after = [(name, _checksum_of(new / name)) for name in written]
     _write_list(folder, [*before, *after])
-    for name, content in written.items():
-        with atomically(folder / name) as temporary:
-            temporary.write_bytes(content)
+    for name in written:
+        (new / name).replace(folder / name)
     for name in own - set(written):
         (folder / name).unlink(missing_ok=True)
     _write_list(folder, after)
@@ -249,6 +314,11 @@ def _replace(folder: Path, contents: Mapping[str, str]) -> None:
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _checksum_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_list(folder: Path, rows: Sequence[tuple[str, str]]) -> None:
@@ -273,5 +343,5 @@ def _is_unchanged(folder: Path, name: str, checksums: Collection[str]) -> bool:
     if not is_file(folder / name):
         return False
     if checksums:
-        return _checksum((folder / name).read_bytes()) in checksums
+        return _checksum_of(folder / name) in checksums
     return (folder / name).stat().st_mtime_ns <= (folder / _NAMES_FILE).stat().st_mtime_ns

@@ -17,6 +17,7 @@ from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.pretrained import without_checkpoint_files
 from speechtrain.console import console, format_metric
+from speechtrain.training.language_model import LANGUAGE_MODEL, LEXICON
 
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import TrainResult
@@ -147,7 +148,7 @@ def marked(reference: str, hypothesis: str) -> tuple[str, str]:
 
 
 _LABELS = {"error_report.html": "errors", "class_report.html": "classes", "signal_report.html": "signals", "history.png": "history"}
-_LABELS |= {"lm.arpa": "n-gram", "words.txt": "words"}
+_LABELS |= {LANGUAGE_MODEL: "n-gram", LEXICON: "words"}
 
 
 def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Path], recorder: RunRecorder) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +58,13 @@ def test_ids_longer_than_names_of_files_have_files_of_their_own(tmp_path: Path) 
     assert sorted(text for path in files for text in ("onea", "oneb") if f'"{text}"' in path.read_text()) == ["onea", "oneb", "oneb"]
 
 
+def test_lists_are_in_the_order_of_the_ids_however_the_utterances_come(tmp_path: Path) -> None:
+    write(iter([(name, "one two", said("one", "two")) for name in ("b", "é", "a b", "a")]), tmp_path, ["ctm", "json"])
+    ids = [json.loads(line)["id"] for line in (tmp_path / "alignments.jsonl").read_text().splitlines()]
+    assert ids == ["a", "a b", "b", "é"]
+    assert [line.split(" 1 ")[0] for line in (tmp_path / "words.ctm").read_text().splitlines()[::2]] == ["a", "a_b", "b", "é"]
+
+
 def test_a_call_that_fails_leaves_no_mix_of_its_files_and_earlier_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> Iterator[tuple[str, str, Alignment]]:
         yield "a", "two", said("two")
@@ -65,6 +74,11 @@ def test_a_call_that_fails_leaves_no_mix_of_its_files_and_earlier_ones(tmp_path:
     with pytest.raises(DataError):
         write(broken(), tmp_path, FORMATS)
     assert '"one"' in (tmp_path / "a.TextGrid").read_text()
+    (unfinished,) = tmp_path.glob("unfinished-*")
+    assert {path.name for path in unfinished.iterdir()} == {"a.TextGrid", "words.ctm", "alignments.jsonl"}
+    assert '"two"' in (unfinished / "a.TextGrid").read_text()
+    assert " two " in (unfinished / "words.ctm").read_text()
+    shutil.rmtree(unfinished)
     rename = Path.replace
 
     def full(self: Path, target: Path) -> Path:
@@ -76,6 +90,7 @@ def test_a_call_that_fails_leaves_no_mix_of_its_files_and_earlier_ones(tmp_path:
         patched.setattr(Path, "replace", full)
         with pytest.raises(UserError):
             write(iter([("a", "two", said("two")), ("c", "two", said("two"))]), tmp_path, FORMATS)
+    shutil.rmtree(next(tmp_path.glob("unfinished-*")))
     write(iter([("c", "three", said("three"))]), tmp_path, FORMATS)
     assert {path.name for path in tmp_path.iterdir()} == {"c.TextGrid", "words.ctm", "alignments.jsonl", ".alignments"}
     assert '"three"' in (tmp_path / "c.TextGrid").read_text()
