@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from omegaconf import ListConfig, OmegaConf
 
 from speechtrain.backends.base import Backend
 from speechtrain.config.build import build
@@ -91,9 +92,16 @@ def choose(cfg: ExperimentConfig) -> ExperimentConfig:
             values = {key: value for key, value in choice.values.items() if key in wanted}
             if not values:
                 continue
+            log.info("chosen: %s (%s)", ", ".join(_told(cfg, key, value) for key, value in values.items()), choice.why)
             cfg = cfg.with_values(values)
-            log.info("chosen: %s (%s)", ", ".join(f"{key}={_text(value)}" for key, value in values.items()), choice.why)
     return cfg.with_values({"choose": []})
+
+
+def _told(cfg: ExperimentConfig, key: str, value: object) -> str:
+    """Return a key with the value that was chosen, and which one of the config, perhaps of the user's own file, it replaces."""
+    before = OmegaConf.select(cfg.composed, key)
+    before = list(before) if isinstance(before, ListConfig) else before
+    return f"{key}={_text(value)}" + (f" in place of {_text(before)}" if before not in (None, value) else "")
 
 
 def _text(value: object) -> str:

@@ -66,6 +66,21 @@ def test_a_model_is_as_wide_as_the_budget_allows_and_never_trained_for_nothing(c
     assert narrow.trainer.epochs < wide.trainer.epochs < 10_000
 
 
+def test_a_value_of_a_users_own_file_that_a_choice_replaces_is_told(
+    corpus: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [small_corpus, _self_]\nfeatures: {n_mels: 23}\n"
+    )
+    sizes = ["model.channels=32", "trainer.epochs=1", "trainer.precision=32-true", "model.time_strides=[2]"]
+    own = [f"hydra.searchpath=[file://{tmp_path / 'own'}]", "experiment=mine", f"data.root={corpus(TEXTS)}", *QUICK, *sizes]
+    with caplog.at_level("INFO"):
+        cfg = choose(ExperimentConfig.of(compose(own)))
+    assert cfg.features["n_mels"] == 32
+    assert "features.n_mels=32 in place of 23 (100% of the audio has" in caplog.text
+
+
 def test_what_is_set_is_not_chosen(corpus: Write) -> None:
     cfg = chosen(corpus(TEXTS), "model.channels=40", "features.n_mels=23", "trainer.epochs=3", "trainer.precision=32-true")
     assert (cfg.model["channels"], cfg.features["n_mels"], cfg.trainer.epochs) == (40, 23, 3)
