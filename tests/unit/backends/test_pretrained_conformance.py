@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from backend_setup import Setup
 from checkpoints import Make
-from conformance import CtcConformance, Setup
 from conftest import TINY
+from task_conformance import CtcConformance
 
 from speechtrain.backends.base import Backend
 from speechtrain.backends.torch.backend import TorchBackend
