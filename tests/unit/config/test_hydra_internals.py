@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -42,6 +45,19 @@ def test_hydra_sets_values_as_the_sweeper_asks_it_to(tmp_path: Path) -> None:
     assert (cfg.seed, cfg.trainer.epochs) == (7, 2), "Hydra has changed: ConfigLoaderImpl._apply_overrides_to_config"
     assert internals.override_dirname(overrides, cfg) == "seed=7,trainer.epochs=2", "Hydra has changed: get_overrides_dirname"
     assert groups == (True, False), "Hydra has changed: ConfigLoaderImpl.repository.group_exists"
+
+
+def test_configs_are_composed_with_the_one_store_of_schemas_and_change_nothing_in_it() -> None:
+    composed()  # the first time Hydra looks for plugins, which bring schemas
+    before = copy.deepcopy(ConfigStore.instance().repo)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        repository = CachingConfigRepository(GlobalHydra.instance().config_loader().repository)  # type: ignore[attr-defined]
+        stores = [source.store for source in repository.get_sources() if hasattr(source, "store")]
+        assert stores == [ConfigStore.instance()], "Hydra has changed: what CachingConfigRepository copies"
+        for overrides in (["model=lstm", "model.hidden_size=32"], ["model=conformer", "+trainer.nonsense=1"]):
+            composed(*overrides)
+    assert ConfigStore.instance().repo == before, "Hydra has changed: composing writes into ConfigStore"
 
 
 def test_hydras_and_omegaconfs_errors_know_what_they_are_about() -> None:
