@@ -520,5 +520,5 @@ def _add_low_rank(net: nn.Module, rank: int, alpha: float, dropout: float, targe
     names = sorted({name.rpartition(".")[2] for name, module in net.named_modules() if isinstance(module, nn.Linear)})
     if unknown := [name for name in targets if name not in names]:
         raise ConfigError([Problem("model.lora_targets", f"there is no linear layer {unknown[0]}", f"there is {', '.join(names)}")])
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))  # type: ignore[arg-type]
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
     inject_adapter_in_model(config, net)
