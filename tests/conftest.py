@@ -53,10 +53,9 @@ TRAINED = [*TINY, "model=tdnn", "model.channels=48", "augment=none", "data.train
 """The config of the run that `trained` is."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Let the process that runs tests fork what they start; the one that only hands them out to others starts these cold."""
-    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        forked.install()
+def pytest_configure() -> None:
+    """Let the processes that run tests fork what they start, and the one that hands out tests fork these."""
+    forked.install()
 
 
 def pytest_collection_finish() -> None:

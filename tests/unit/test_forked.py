@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +129,35 @@ def test_what_libraries_wrote_into_the_environment_of_the_tests_does_not_start_i
         "KMP_INIT_AT_FORK": "FALSE",
     }
     assert told(["-c", TELL], input="", env={**os.environ, **written})["modules"] == ["torch"]
+
+
+def test_a_fresh_database_of_mlflow_is_what_migrations_make_of_one(tmp_path: Path) -> None:
+    found = []
+    for name, environment in (("copied", {}), ("migrated", {"SPEECHTRAIN_TEST_MIGRATIONS": "1"})):
+        code = f"import mlflow; mlflow.MlflowClient('sqlite:///{name}.db').search_experiments()"
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, check=True)
+        with contextlib.closing(sqlite3.connect(tmp_path / f"{name}.db")) as database:
+            tables = sorted(name for (name,) in database.execute("select name from sqlite_master"))
+            columns = {name: database.execute(f"pragma table_xinfo({name})").fetchall() for name in tables}
+            found.append((columns, database.execute("select version_num from alembic_version").fetchall()))
+    assert len(found[0][0]) > 40
+    assert found[0] == found[1]
+
+
+def test_a_worker_of_pytest_has_the_libraries_imported_and_forks_in_its_turn(tmp_path: Path) -> None:
+    code = (
+        "import json, subprocess, sys\ndef test_it():\n    assert 'torch' in sys.modules and 'speechtrain' not in sys.modules\n"
+        f"    shown = subprocess.run([sys.executable, '-c', {TELL!r}], input=b'', capture_output=True)\n"
+        "    assert 'torch' in json.loads(shown.stdout)['modules']\n"
+    )
+    (tmp_path / "test_here.py").write_text(code)
+    (tmp_path / "conftest.py").write_text("import forked\ndef pytest_configure():\n    forked.install()\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "test_here.py"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(forked.__file__).parent), "PYTEST_ADDOPTS": ""}
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        environment.pop(name, None)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.cold

@@ -64,7 +64,8 @@ def test_the_local_database_is_in_write_ahead_mode_and_here(tmp_path: Path) -> N
 
 
 @pytest.mark.long
-def test_a_fresh_database_may_be_opened_by_many_processes_at_once(tmp_path: Path) -> None:
+def test_a_fresh_database_may_be_opened_by_many_processes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECHTRAIN_TEST_MIGRATIONS", "1")
     code = (
         "import sys; from pathlib import Path; from speechtrain.tracking.mlflow.tracker import *; "
         "t = MlflowTracker(None, 'e'); p = Path(sys.argv[1]); p.mkdir(); t.start(RunInfo('r', p, {})); t.opened(); t.finish('FINISHED')"
