@@ -125,6 +125,7 @@ class Machine:
             process.wait(60)
 
 
+@pytest.mark.slow  # test_storages.py has sweeps on PostgreSQL, test_tracking_faults.py runs on a server, test_containers.py the file itself
 def test_services_train_and_sweep_against_a_tracking_server_and_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path)
     with ExitStack() as up:

@@ -1,5 +1,6 @@
 """Each command of README.md and of the how-to pages works as it is typed: bash runs it, on small data, with words added that make it short.
 
+`make test-all` composes the configs of the trainings and checks them, and runs the other commands of README.md; `make test-slow` trains.
 A line of a fenced block that the shell below cannot run makes its test fail, so a new one is tested from the start. What cannot run here is
 in `ELSEWHERE`, with the reason; it is planned: composed and checked.
 """
@@ -59,6 +60,12 @@ ELSEWHERE = {
     "trainer.devices=2": "tests/integration/test_devices.py trains in two processes",
 }
 """What a line holds that is not run here, and why; it is planned. So are all sweeps but the first of README.md, to save time."""
+REPEATED_ELSEWHERE = {
+    "resume=": "tests/integration/test_train_command.py",
+    "rerun=": "tests/integration/test_notebook.py",
+    "experiment=rerun_best": "tests/integration/sweep/test_training_sweeps.py",
+}
+"""Beginnings of words that need a run of before, and which test of `make test-all` has them; `make test-slow` runs them here."""
 EXPORTED_ELSEWHERE = {"onnx", "pt2", "torchscript", "tflite", "tflite_int8", "keras"}
 """Formats that are not written here: test_export_command.py and test_keras_export.py do, in a minute."""
 OWN_PROCESS = (
@@ -202,14 +209,16 @@ class Programs:
 
     Attributes:
         as_typed: whether nothing is added, for a page shows what is answered.
+        in_full: whether trainings are run, and not only composed.
         sweeps: whether the next sweep is run, and not only planned.
         plans: words of the sweeps that are to be planned in this process, when the shell has ended.
         trainings: words of the trainings that are to be run in this process, when the shell has ended.
     """
 
-    def __init__(self, place: Path, *, as_typed: bool, sweeps: bool) -> None:
+    def __init__(self, place: Path, *, as_typed: bool, in_full: bool, sweeps: bool) -> None:
         self.place = place
         self.as_typed = as_typed
+        self.in_full = in_full
         self.sweeps = sweeps
         self.plans: list[list[str]] = []
         self.trainings: list[list[str]] = []
@@ -269,6 +278,10 @@ class Programs:
             self.plans.append([word for word in words if word != "-m"])
         elif {"model=wav2vec2", "model=pretrained"} & {*words}:  # hundreds of megabytes; the tests of both train small ones
             self.plans.append(words)
+        elif not self.in_full and any(word.startswith(tuple(REPEATED_ELSEWHERE)) for word in words):
+            return 0
+        elif not self.in_full and words[0] != "--config-dir":
+            self.plans.append([word for word in words if word != "-m"])
         elif not any(word.startswith(OWN_PROCESS) for word in words):
             self.trainings.append(words)
         else:
@@ -365,25 +378,31 @@ def is_quick(block: Block) -> bool:
     return not any(OTHER_COMMAND.search(line) or any(word.startswith(OWN_PROCESS) for word in line.split()) for line in lines)
 
 
-def parameters(languages: tuple[str, ...]) -> list[Any]:
+def parameters(*languages: str) -> list[Any]:
     found = [block for block in BLOCKS if block.language in languages]
-    return [pytest.param(block, id=str(block), marks=marks_of(block)) for block in found]
+    return [
+        pytest.param(block, id=str(block), marks=pytest.mark.long if block.page == "README.md" else pytest.mark.slow) for block in found
+    ]
 
 
-def marks_of(block: Block) -> Any:
-    """README.md and what only trains a batch is run by `make test-all`, the rest of the other pages by `make test-slow`."""
-    quick = block.language in SHELL and is_quick(block)
-    return pytest.mark.long if quick or block.page == "README.md" else pytest.mark.slow
+def commands() -> list[Any]:
+    """The blocks of commands, all of them in full, and those that `make test-all` can afford without their trainings."""
+    found = [block for block in BLOCKS if block.language in SHELL]
+    composed = [block for block in found if block.page == "README.md" or is_quick(block)]
+    return [
+        *(pytest.param(block, False, id=f"{block}-composed", marks=pytest.mark.long) for block in composed),
+        *(pytest.param(block, True, id=str(block), marks=pytest.mark.slow) for block in found),
+    ]
 
 
-@pytest.mark.parametrize("block", parameters(SHELL))
-def test_commands_work_as_typed(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("block", "in_full"), commands())
+def test_commands_work_as_typed(block: Block, in_full: bool, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(place))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     answered = typed(block) != block.content
-    programs = Programs(place, as_typed=answered, sweeps=block.page == "README.md")
+    programs = Programs(place, as_typed=answered, in_full=in_full, sweeps=in_full and block.page == "README.md")
     shell = Shell(place, programs.treatments())
     try:
         done = shell.run(filled_in(typed(block), place, port))
@@ -438,7 +457,7 @@ GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
 """What the Python of each page takes for granted."""
 
 
-@pytest.mark.parametrize("block", parameters(("python",)))
+@pytest.mark.parametrize("block", parameters("python"))
 def test_python_runs_as_it_stands(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = compile(filled_in(block.content, place), str(block), "exec")
     given = GIVEN[block.page]()
@@ -448,7 +467,7 @@ def test_python_runs_as_it_stands(block: Block, place: Path, monkeypatch: pytest
     exec(code, given)
 
 
-@pytest.mark.parametrize("block", parameters(("yaml",)))
+@pytest.mark.parametrize("block", parameters("yaml"))
 def test_a_file_of_a_sweep_runs_as_it_stands(block: Block, place: Path) -> None:
     (place / "own" / "sweep").mkdir(parents=True)
     (place / "own" / "sweep" / "mine.yaml").write_text(block.content)
@@ -456,7 +475,7 @@ def test_a_file_of_a_sweep_runs_as_it_stands(block: Block, place: Path) -> None:
     train_before(place, "-m", "--config-dir", "own", "sweep=mine", "tracking=[]", "hydra.sweeper.n_trials=2", *SIZES, *SHORT)
 
 
-@pytest.mark.parametrize("block", parameters(("json",)))
+@pytest.mark.parametrize("block", parameters("json"))
 def test_a_line_of_a_manifest_is_read_as_it_stands(block: Block, place: Path) -> None:
     (place / "line.jsonl").write_text(block.content)
 

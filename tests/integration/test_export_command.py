@@ -63,7 +63,7 @@ def test_a_file_that_is_not_the_model_is_not_called_done(
 
     for opened, told in ((wrong, "they differ by"), (shorter, "have other lengths"), (broken, "no such operation")):
         monkeypatch.setitem(runtimes._OPEN, "onnx", opened)
-        assert here("export", f"from={trained}", "format=onnx", "out=files") == 1
+        assert here("export", f"from={trained}", "format=onnx", "out=files", "utterances=1") == 1
         assert told in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "files").iterdir()] == ["bad_model.onnx"]
 

@@ -141,6 +141,7 @@ def test_the_lowest_versions_that_are_allowed_train_sweep_transcribe_and_export(
     check_that_it_trains_sweeps_transcribes_and_exports(env, tmp_path / "work", next(iter(spoken)))
 
 
+@pytest.mark.slow
 def test_the_light_group_on_a_build_without_cuda_transcribes_and_serves_and_says_what_training_needs(
     environment: Make, wheel: Path, archive: Path, spoken: dict[str, str], tmp_path: Path
 ) -> None:

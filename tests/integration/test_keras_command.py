@@ -79,15 +79,21 @@ def test_nothing_to_train_on_is_said_before_anything_is_built(command: Command, 
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("keras", marks=pytest.mark.slow)])
-def test_a_run_killed_at_five_moments_ends_like_one_that_was_not(command: Command, tmp_path: Path, backend: str) -> None:
+MOMENTS = ("while a checkpoint is written", r"epoch   5/8", r"utterances", r"epoch   3/8", "while a checkpoint is written")
+
+
+@pytest.mark.parametrize(
+    ("backend", "moments"), [("torch", MOMENTS[:2]), *(pytest.param(name, MOMENTS, marks=pytest.mark.slow) for name in ("torch", "keras"))]
+)
+def test_a_run_killed_at_any_moment_ends_like_one_that_was_not(
+    command: Command, tmp_path: Path, backend: str, moments: tuple[str, ...]
+) -> None:
     arguments = [*SMALL, f"backend={backend}", "trainer.epochs=8", "model=tdnn", "model.channels=32", "scheduler=plateau"]
     arguments += ["scheduler.patience=0", "trainer.early_stopping.patience=7", "data.batch_size=8", "trainer.checkpoint.every_n_steps=2"]
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     assert command(*arguments, cwd=tmp_path / "whole").returncode == 0
     folder = tmp_path / "parts"
-    moments = ["while a checkpoint is written", r"utterances", r"epoch   3/8", r"epoch   5/8", "while a checkpoint is written"]
     given = arguments
     for moment in moments:
         kill_when(given, folder, moment)
@@ -131,6 +137,7 @@ def test_an_extra_that_is_missing_is_named_before_anything_is_imported(command: 
         assert "pip install 'speechtrain[keras" in done.stderr
 
 
+@pytest.mark.slow  # .ci/run begins with a training where no Keras is installed
 def test_the_torch_backend_needs_no_keras(command: Command, tmp_path: Path) -> None:
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden/sitecustomize.py").write_text("import sys\nfor name in ('keras', 'tensorflow', 'jax'): sys.modules[name] = None\n")

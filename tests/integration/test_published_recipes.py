@@ -34,7 +34,7 @@ SHORT = [
 ]
 
 
-ALIKE = ("mini_librispeech", "common_voice", "ljspeech", "speech_commands_12")
+ALIKE = ("librispeech_100", "mini_librispeech", "common_voice", "an4", "ljspeech", "speech_commands_12")
 """Recipes whose model, task and way of splitting others show as well: with `-m slow`."""
 
 

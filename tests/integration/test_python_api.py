@@ -29,8 +29,14 @@ def test_a_config_trains_and_gives_its_results_back(tmp_path: Path) -> None:
     assert read_run_file(result.folder)[BEST_CHECKPOINT] == result.checkpoint.name
 
 
-@pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "mlp"])
-@pytest.mark.parametrize("data", ["synthetic", "digits"])
+@pytest.mark.parametrize(
+    ("data", "model"),
+    [
+        *(("synthetic", model) for model in ("tdnn", "conformer", "crdnn", "mlp")),
+        ("digits", "tdnn"),
+        *(pytest.param("digits", model, marks=pytest.mark.slow) for model in ("conformer", "crdnn", "mlp")),
+    ],
+)
 def test_every_model_runs_one_batch_of_every_corpus(model: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPEECHTRAIN_CACHE", str(tmp_path.parent / "cache"))
     cfg = speechtrain.compose([f"data={data}", f"model={model}", "trainer.fast_dev_run=true", "tracking=[]", "backend.threads=1"])

@@ -36,7 +36,12 @@ def trials_of(folder, name="study"):
 
 @pytest.mark.parametrize(
     "launcher",
-    ["in_process", pytest.param("pool", marks=pytest.mark.cold), pytest.param("joblib", marks=pytest.mark.slow), "submitit_local"],
+    [
+        "in_process",
+        pytest.param("pool", marks=[pytest.mark.cold, pytest.mark.slow]),
+        pytest.param("joblib", marks=pytest.mark.slow),
+        "submitit_local",
+    ],
 )
 def test_a_hopeless_trial_is_pruned_inside_its_job_under_any_launcher(command, tmp_path, launcher):
     chosen = [] if launcher == "in_process" else [f"hydra/launcher={launcher}"]
@@ -80,6 +85,7 @@ def test_trials_on_other_engines_run_in_processes_of_their_own(command, tmp_path
     assert [run.info.status for run in runs_of(tmp_path).values()] == ["FINISHED"] * 2
 
 
+@pytest.mark.slow  # tests/unit/processes/test_fresh.py has errors of other processes
 def test_a_mistake_in_another_process_is_told_as_in_this_one(command, tmp_path):
     failing = ["backend.engine=tensorflow,torch", "trainer.accelerator=gpu", "trainer.epochs=1", "hydra.sweeper.retries=0"]
 

@@ -38,6 +38,10 @@ class BackendConformance:
     def setup(self, backend: Backend, folder: Path, *overrides: str) -> Setup:
         return Setup(backend, folder, *overrides, base=self.options)
 
+    def drawn(self, backend: Backend) -> Sequence[str]:
+        """Give the model with dropout that a backend trains; with Keras each trace takes seconds."""
+        return self.drawing if backend.name == "torch" else ("model=mlp",)
+
     def check_padding(self, backend: Backend, folder: Path, *overrides: str) -> None:
         setup = self.setup(backend, folder, "trainer.epochs=1", "data.num_buckets=1", *overrides)
         built = setup.build()
@@ -155,19 +159,19 @@ class RunConformance(BackendConformance):
         found = []
         for number, seed in enumerate((3, 3, 4)):
             recorder = Recorder()
-            setup = self.setup(backend, tmp_path / str(number), *self.drawing, "trainer.epochs=1", f"seed={seed}")
+            setup = self.setup(backend, tmp_path / str(number), *self.drawn(backend), "trainer.epochs=1", f"seed={seed}")
             setup.train(setup.build(), recorder)
             found.append(recorder.metrics)
         assert found[0] == found[1]
         assert found[0] != found[2]
 
-    @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.long)])
+    @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
     def test_a_run_resumed_inside_an_epoch_sees_what_it_had_not_seen_and_ends_alike(
         self, backend: Backend, tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        model = self.drawing if backend.name == "torch" else ["model=mlp"]  # with Keras each trace takes seconds
-        options = [*model, "trainer.epochs=3", "data.train_size=28", "data.batch_size=4", "trainer.checkpoint.every_n_steps=1"]
-        options += [f"trainer.accumulate_grad_batches={accumulate}", "scheduler=warmup_cosine", "augment=masks"]
+        options = [*self.drawn(backend), "trainer.epochs=3", "data.train_size=28", "data.batch_size=4"]
+        options += ["trainer.checkpoint.every_n_steps=1", f"trainer.accumulate_grad_batches={accumulate}"]
+        options += ["scheduler=warmup_cosine", "augment=masks"]
         read: dict[BatchBuilder, list[tuple[int, list[str]]]] = {}  # by loader: another run's threads may still read
         whole, begun, resumed = Recorder(), Recorder(interrupt_in=1, at_batch=3 * accumulate - 1), Recorder()
         make = BatchBuilder.__getitem__

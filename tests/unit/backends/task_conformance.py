@@ -15,6 +15,9 @@ from speechtrain.backends.base import Backend
 from speechtrain.data.batches import Batch
 from speechtrain.errors import UserError
 
+SHOWN_ELSEWHERE = ("tdnn", "conformer", "quartznet", "lstm")
+"""Models of which test_torch_models.py shows what padding changes, and test_keras_equals_torch.py that Keras gives the same."""
+
 
 class CtcConformance(RunConformance):
     """CTC."""
@@ -32,7 +35,7 @@ class CtcConformance(RunConformance):
         assert after["train/cer"] < 0.05
         assert after["train/loss"] < before / 10
 
-    @pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "quartznet", "lstm", "mlp"])
+    @pytest.mark.parametrize("model", ["crdnn", "mlp", *(pytest.param(each, marks=pytest.mark.slow) for each in SHOWN_ELSEWHERE)])
     def test_padding_changes_no_output(self, backend: Backend, tmp_path: Path, model: str) -> None:
         self.check_padding(backend, tmp_path, f"model={model}", *FEW_LAYERS.get(model, ()))
 

@@ -245,8 +245,9 @@ TRAINING = [
     ),
     (1e-3, ["model=conformer", "model.n_layers=1", *SGD, "trainer.accumulate_grad_batches=4"]),
     (1e-3, ["model=crdnn", "model.rnn_layers=1", *SGD, "task.consistency=0.2", "scheduler=exponential"]),
-    (1e-3, ["model=quartznet", "model.repeats=1", *SGD, "trainer.gradient_clip_val=null"]),
-    (1e-3, ["model=lstm", *SGD, "scheduler=step", "scheduler.step_epochs=1"]),
+    # each layer of these is in a model above, and each model is compared in test_a_model_with_the_torch_models_weights_gives_its_outputs
+    pytest.param(1e-3, ["model=quartznet", "model.repeats=1", *SGD, "trainer.gradient_clip_val=null"], marks=pytest.mark.slow),
+    pytest.param(1e-3, ["model=lstm", *SGD, "scheduler=step", "scheduler.step_epochs=1"], marks=pytest.mark.slow),
 ]
 
 

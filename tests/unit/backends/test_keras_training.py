@@ -31,7 +31,7 @@ def keras_backend(**options: object) -> KerasBackend:
     "options",
     [
         pytest.param(["trainer.max_steps=14"], marks=pytest.mark.long),
-        pytest.param(["trainer.max_steps=10"], marks=pytest.mark.long),
+        pytest.param(["trainer.max_steps=10"], marks=pytest.mark.slow),
         ["trainer.val_every_n_epochs=2", "objective.metric=train/loss"],
         ["trainer.accumulate_grad_batches=4", "trainer.max_steps=4"],
     ],
@@ -49,7 +49,11 @@ def test_a_limited_training_has_the_events_and_metrics_that_it_has_on_torch(tmp_
 
 
 @pytest.mark.parametrize(
-    "precision", ["16-mixed", *(pytest.param(each, marks=pytest.mark.long) for each in ("bf16-mixed", "bf16-true", "64-true"))]
+    "precision",
+    [
+        *("16-mixed", pytest.param("bf16-true", marks=pytest.mark.long)),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("bf16-mixed", "64-true")),
+    ],
 )
 def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
     setup = Setup(keras_backend(precision=precision), tmp_path, "model=tdnn", "model.channels=16", f"trainer.precision={precision}")

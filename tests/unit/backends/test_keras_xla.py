@@ -45,7 +45,7 @@ def test_a_compiled_training_gives_the_same_losses(tmp_path: Path, options: list
         assert jitted == pytest.approx(plain, rel=1e-3)
 
 
-@pytest.mark.parametrize("task", [ClassificationConformance, RegressionConformance])
+@pytest.mark.parametrize("task", [ClassificationConformance, pytest.param(RegressionConformance, marks=pytest.mark.slow)])
 def test_other_tasks_are_the_same_compiled(tmp_path: Path, task: type[BackendConformance]) -> None:
     found, outputs = [], []
     for compiled in (False, True):
@@ -85,16 +85,18 @@ def test_padding_keeps_views_halves_of_the_batch_and_adds_rows_of_no_length(tmp_
     assert not arrays["features"][:, frames:].any()
 
 
-def test_a_compiled_model_predicts_what_a_plain_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["model=tdnn", "model.dilations=[1]"],
+        pytest.param(["model=crdnn", "model.rnn_size=16", "model.rnn_layers=1"], marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_a_compiled_model_predicts_what_a_plain_one_does(tmp_path: Path, options: list[str]) -> None:
     outputs = []
     for compiled in (False, True):
-        setup = Setup(
-            KerasBackend("tensorflow", 1, jit_compile=compiled),
-            tmp_path / str(compiled),
-            "model=crdnn",
-            "model.rnn_size=16",
-            "model.rnn_layers=1",
-        )
+        setup = Setup(KerasBackend("tensorflow", 1, jit_compile=compiled), tmp_path / str(compiled), *options)
         batch: Batch = next(iter(setup.data.loader("val") or []))
         outputs.append(setup.outputs(setup.build(), [batch, alone(batch, 0)]))
     for plain, jitted in zip(*outputs, strict=True):

@@ -93,7 +93,7 @@ def test_trying_the_largest_batch_changes_no_number(backend: Backend, tmp_path: 
     ("model", "options"),
     [
         ("mlp", []),
-        pytest.param("lstm", ["model.dropout=0"], marks=pytest.mark.long),
+        pytest.param("lstm", ["model.dropout=0"], marks=pytest.mark.slow),
         pytest.param("conformer", ["model.n_layers=2", "model.dropout=0", "task.intermediate=0.3"], marks=pytest.mark.slow),
     ],
 )
