@@ -190,6 +190,11 @@ class Task(ABC):
     be aligned with recordings, and long recordings are computed in windows."""
 
     @property
+    def views(self) -> int:
+        """Return how many augmented views of each utterance a training batch has."""
+        return 2 if self.consistency else 1
+
+    @property
     @abstractmethod
     def head(self) -> Head:
         """Describe the head that is put on the encoder."""

@@ -44,9 +44,7 @@ def find_batch_seconds(backend: Backend, model: Model, data: TaskData, task: Tas
     speeds: dict[float, float] = {}
     seconds, before = _SMALLEST, 0.0
     while True:
-        loader = data.with_limits(replace(data.limits, batch_seconds=seconds)).loader(
-            "train", shuffle=True, augment=True, views=2 if task.consistency else 1
-        )
+        loader = data.with_limits(replace(data.limits, batch_seconds=seconds)).loader("train", shuffle=True, augment=True, views=task.views)
         assert loader is not None
         batch = loader.largest()
         if batch.seconds <= before:

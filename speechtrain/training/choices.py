@@ -234,15 +234,15 @@ def _subsampling(data: TaskData) -> Choice:
 def _epoch_seconds(cfg: ExperimentConfig, backend: Backend, data: TaskData, task: Task) -> float:
     """Measure some batches, and return the seconds that an epoch will take with its validation."""
     model = backend.build(cfg.model, task, input_size=data.features.size, seed=cfg.seed)
-    loader = data.loader("train", shuffle=True, augment=True, max_batches=_TIMED_BATCHES)
+    loader = data.loader("train", shuffle=True, augment=True, views=task.views, max_batches=_TIMED_BATCHES)
     assert loader is not None
     start = time.process_time()
     batches = list(loader)
     spent = time.process_time() - start
     spent += _BESIDE * sum(backend.step_seconds(model, batch, task, cfg.trainer) for batch in batches)
-    audio = sum(batch.seconds for batch in batches)
+    audio = sum(batch.seconds for batch in batches) / task.views
     validated = seconds(data.corpus.splits["val"]) / cfg.trainer.val_every_n_epochs
-    return spent / audio * (seconds(data.corpus.splits["train"]) + _FORWARD * validated)
+    return spent / audio * (seconds(data.corpus.splits["train"]) + _FORWARD / task.views * validated)
 
 
 @contextmanager

@@ -318,9 +318,8 @@ def _latency_ms(run: Experiment) -> float:
 
 def make_loaders(run: Experiment) -> Loaders:
     """Return the batches of the training data, and of the validation data if there are any."""
-    views = 2 if run.task.consistency else 1
     limits = run.cfg.trainer
-    train_loader = run.data.loader("train", shuffle=True, augment=True, views=views, max_batches=limits.limit_train_batches)
+    train_loader = run.data.loader("train", shuffle=True, augment=True, views=run.task.views, max_batches=limits.limit_train_batches)
     assert train_loader is not None
     return train_loader, run.data.loader("val", max_batches=limits.limit_val_batches)
 

@@ -129,7 +129,7 @@ class KerasBackend(Backend):
 
         step, validation = self._step(model, task), validate if val is not None else None
         run = FitRun(model, step, plan, callbacks, train, validation, engine=self.engine, compiled=self._compiled)
-        run.fit(views=2 if task.consistency else 1)
+        run.fit(views=task.views)
         result = run.result()
         for callback in callbacks:
             callback.on_train_end(result)
