@@ -302,7 +302,7 @@ def _decoder_problems(cfg: DictConfig) -> Iterator[Problem]:
         return
     if present_name(str(cfg.decoder.get("_target_"))) != "speechtrain.decode.beam.BeamDecoder":
         return
-    for rule in needed("decoder", ("flashlight",)):
+    for rule in needed("decoder.lexicon", ("flashlight",)) if cfg.decoder.get("lexicon") is not None else ():
         yield Problem(*rule)
     makes = {"lexicon": "a file with one word a line", "lm": "an ARPA file, which python -m speechtrain.lm text=FILE makes"}
     for key, fix in makes.items():

@@ -1,4 +1,4 @@
-"""Prefix beam search with a lexicon, an n-gram language model and hot words; flashlight-text searches.
+"""Beam search with an n-gram language model and hot words, over any text or over the words of a lexicon, where flashlight-text searches.
 
 What it maximises, in natural logarithms:
 
@@ -22,6 +22,7 @@ from speechtrain.data.text.lines import lines_of
 from speechtrain.decode.base import Hypothesis
 from speechtrain.decode.greedy import GreedyDecoder
 from speechtrain.decode.ngram import BEGIN, END, UNKNOWN, Gram, LanguageModel, open_language_model
+from speechtrain.decode.prefix_search import PrefixSearch, TokenScorer
 from speechtrain.errors import ConfigError, DataError, Problem
 from speechtrain.files import user_path
 
@@ -61,7 +62,7 @@ class BeamDecoder:
         hot_word_score: score added for each hot word.
 
     Raises:
-        ConfigError: the parts do not fit, or flashlight-text is not installed.
+        ConfigError: the parts do not fit, or there is a lexicon and flashlight-text is not installed.
         DataError: the lexicon or the language model cannot be read.
     """
 
@@ -78,18 +79,17 @@ class BeamDecoder:
         hot_words: Sequence[str] = (),
         hot_word_score: float = 5.0,
     ) -> None:
-        _check_installed()
         _check_hot_words(hot_words, tokenizer)
         self.tokenizer = tokenizer
         self._greedy = GreedyDecoder()
         self._unweighted = lexicon is None and lm is None and not hot_words
         vocabulary = tokenizer.vocabulary
-        limits = beam_size, beam_size_token or len(vocabulary), beam_threshold
         model = open_language_model(user_path(lm)) if lm is not None else None
         space = vocabulary.index(" ") if " " in vocabulary else -1
         self._words: list[str] | None = None  # of the lexicon
         self._end: npt.NDArray[np.float32] | None = None  # a frame that follows the last one
         if lexicon is not None:
+            _check_installed()
             spellings = read_lexicon(user_path(lexicon), tokenizer)
             spellings |= {word: [tokenizer.encode(word)] for word in hot_words if word not in spellings}
             self._words = list(spellings)
@@ -101,19 +101,16 @@ class BeamDecoder:
             if space > 0:
                 self._end = np.full((1, len(vocabulary)), _NEVER, dtype=np.float32)  # gives the last word a space behind it
                 self._end[0, space] = 0.0
+            limits = beam_size, beam_size_token or len(vocabulary), beam_threshold
             options = flashlight.LexiconDecoderOptions(*limits, 1.0, 0.0, -math.inf, 0.0, True, flashlight.CriterionType.CTC)
             self._search = flashlight.LexiconDecoder(options, trie, self._scorer, space, 0, -1, [], False)
         else:
             names = names_of(tokenizer)
             _check_known(model, names[1:], lm)
-            trees = _tree([tokenizer.encode(word) for word in hot_words])
-            starts = {label for label, token in enumerate(vocabulary) if token.startswith(_WORD_BEGIN)}
-            self._scorer = (
-                flashlight.ZeroLM() if self._unweighted else _TokenScorer(names, model, lm_weight, trees, hot_word_score, space, starts)
-            )
-            options = flashlight.LexiconFreeDecoderOptions(*limits, 1.0, 0.0, True, flashlight.CriterionType.CTC)
-            # with a silence given, the search wants texts to end in it
-            self._search = flashlight.LexiconFreeDecoder(options, self._scorer, -1, 0, [])
+            hot_labels = [tokenizer.encode(word) for word in hot_words]
+            starts = frozenset(label for label, token in enumerate(vocabulary) if token.startswith(_WORD_BEGIN))
+            scorer = TokenScorer(names, model, lm_weight, hot_labels, hot_word_score, space, starts)
+            self._prefixes = PrefixSearch(scorer, beam_size, beam_size_token, beam_threshold)
 
     def __call__(self, log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> list[list[int]]:
         """Decode log_probs (B, T', V) of lengths (B,) into the labels of each utterance, without blanks."""
@@ -124,11 +121,9 @@ class BeamDecoder:
         frames = np.ascontiguousarray(log_probs, dtype=np.float32)
         if not len(frames):
             return [Hypothesis((), 0.0)]
-        searched = frames if self._end is None else np.concatenate([frames, self._end])
-        results = self._search.decode(searched.ctypes.data, *searched.shape)
         scores: dict[tuple[int, ...], float] = {}  # of the language model and of words
-        for result in results[: _RANKED * count]:
-            scores.setdefault(self._labels(result), result.lmScore)
+        for labels, score in self._found(frames, _RANKED * count):
+            scores.setdefault(labels, score)
         if self._unweighted:
             (greedy,) = self._greedy(frames[None], np.array([len(frames)]))
             scores.setdefault(tuple(greedy), 0.0)
@@ -137,14 +132,14 @@ class BeamDecoder:
         ranked = sorted(zip(totals, scores, strict=True), key=lambda item: -item[0])
         return [Hypothesis(labels, total) for total, labels in ranked[:count] if total > -math.inf] or [Hypothesis((), -math.inf)]
 
-    def _labels(self, result: Any) -> tuple[int, ...]:
-        if self._words is not None:
-            text = " ".join(self._words[word] for word in result.words if word >= 0)
-            return tuple(self.tokenizer.encode(text))
-        tokens = np.asarray(result.tokens)
-        first = np.ones(len(tokens), dtype=bool)
-        first[1:] = tokens[1:] != tokens[:-1]
-        return tuple(tokens[first & (tokens > 0)].tolist())
+    def _found(self, frames: npt.NDArray[np.float32], count: int) -> list[tuple[tuple[int, ...], float]]:
+        """Search, and return labels with the score of their words or tokens, the best texts first."""
+        if self._words is None:
+            return self._prefixes(frames, count)
+        searched = frames if self._end is None else np.concatenate([frames, self._end])
+        results = self._search.decode(searched.ctypes.data, *searched.shape)
+        texts = [" ".join(self._words[word] for word in result.words if word >= 0) for result in results[:count]]
+        return [(tuple(self.tokenizer.encode(text)), result.lmScore) for text, result in zip(texts, results, strict=False)]
 
 
 def _check_installed() -> None:
@@ -256,17 +251,6 @@ def _check_known(model: LanguageModel | None, words: Sequence[str], path: str | 
         log.warning("%s lacks %d of %d words: %s%s", path, len(missing), len(words), ", ".join(missing[:10]), never)
 
 
-def _tree(spellings: Sequence[Sequence[int]]) -> dict[Any, Any]:
-    """Build a prefix tree of labels, in which the key `None` marks the end of a word."""
-    root: dict[Any, Any] = {}
-    for labels in spellings:
-        node = root
-        for label in labels:
-            node = node.setdefault(label, {})
-        node[None] = True
-    return root
-
-
 _Base: Any = flashlight.LM if flashlight is not None else object
 
 
@@ -303,74 +287,3 @@ class _WordScorer(_Base):  # type: ignore[misc]
             return ended, 0.0
         self._known[ended] = ()
         return ended, self._weight * self._model.log_prob(self._known[state], END)
-
-
-class _TokenScorer(_Base):  # type: ignore[misc]
-    """Scores tokens for flashlight by a language model, and by hot words, whose score is given label by label and taken back."""
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        model: LanguageModel | None,
-        weight: float,
-        hot: Mapping[Any, Any],
-        hot_score: float,
-        space: int,
-        starts: set[int],
-    ) -> None:
-        super().__init__()
-        self._names = names
-        self._model = model
-        self._weight = weight
-        self._hot = hot
-        self._hot_score = hot_score
-        self._space = space
-        self._starts = starts
-        self._known: dict[Any, tuple[Gram, Any, float]] = {}
-
-    def start(self, start_with_nothing: bool) -> Any:  # noqa: ARG002
-        state = flashlight.LMState()
-        self._known = {state: ((BEGIN,), self._hot, 0.0)}  # history, node in the tree of hot words, score given for it
-        return state
-
-    def score(self, state: Any, label: int) -> tuple[Any, float]:
-        following = state.child(label)
-        history, node, given = self._known[state]
-        score = 0.0
-        if self._hot:
-            node, given, score = self._hot_change(node, given, label)
-        if self._model is not None:
-            score += self._weight * self._model.log_prob(history, self._names[label])
-            history = (*history, self._names[label])[-self._model.order :]
-        self._known[following] = history, node, given
-        return following, score
-
-    def finish(self, state: Any) -> tuple[Any, float]:
-        ended = state.child(len(self._names))
-        history, node, given = self._known[state]
-        score = self._hot_end(node, given)
-        if self._model is not None:
-            score += self._weight * self._model.log_prob(history, END)
-        self._known[ended] = history, None, 0.0
-        return ended, score
-
-    def _hot_end(self, node: Any, given: float) -> float:
-        """Return the rest of a hot word's score at the end of the word, or what must be taken back of it."""
-        if node is None or not given:
-            return 0.0
-        return (self._hot_score if None in node else 0.0) - given
-
-    def _hot_change(self, node: Any, given: float, label: int) -> tuple[Any, float, float]:
-        """Return the next node in the tree of hot words, the score given so far, and the change of it, for one more label."""
-        change = 0.0
-        if label == self._space or label in self._starts:
-            change, node, given = self._hot_end(node, given), self._hot, 0.0
-            if label == self._space:
-                return node, given, change
-        if node is None or label not in node:
-            return None, 0.0, change - given
-        step = self._hot_score * _STEP
-        return node[label], given + step, change + step
-
-
-_STEP = 0.1  # of a hot word's score, for each label of it before it is complete

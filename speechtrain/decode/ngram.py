@@ -14,6 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from speechtrain.data.text.lines import lines_of
 from speechtrain.errors import DataError
 from speechtrain.files import atomically, is_file
@@ -47,22 +50,22 @@ class NGram:
 
     def __init__(self, order: int, probabilities: dict[Gram, float], backoffs: dict[Gram, float]) -> None:
         self.order = order
-        self._probabilities = probabilities
-        self._backoffs = backoffs
+        self.probabilities = probabilities
+        self.backoffs = backoffs
 
     def __contains__(self, word: str) -> bool:
-        return (word,) in self._probabilities
+        return (word,) in self.probabilities
 
     def log_prob(self, history: Gram, word: str) -> float:
         """Return the natural logarithm of the probability of a word; an unknown one counts as `<unk>`, and without it never comes."""
-        if (word,) not in self._probabilities:
+        if (word,) not in self.probabilities:
             word = UNKNOWN
         gram: Gram = (*history[max(0, len(history) - self.order + 1) :], word)
         weight = 0.0
-        while gram not in self._probabilities and len(gram) > 1:
-            weight += self._backoffs.get(gram[:-1], 0.0)
+        while gram not in self.probabilities and len(gram) > 1:
+            weight += self.backoffs.get(gram[:-1], 0.0)
             gram = gram[1:]
-        return (weight + self._probabilities.get(gram, _NEVER)) * math.log(10)
+        return (weight + self.probabilities.get(gram, _NEVER)) * math.log(10)
 
     def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
         """Compute the perplexity of texts, the ends of sentences included."""
@@ -115,14 +118,14 @@ class NGram:
 
     def write(self, path: Path) -> None:
         """Write an ARPA file, which appears whole or not at all."""
-        by_order = [sorted(gram for gram in self._probabilities if len(gram) == size) for size in range(1, self.order + 1)]
+        by_order = [sorted(gram for gram in self.probabilities if len(gram) == size) for size in range(1, self.order + 1)]
         with atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write("\\data\\\n" + "".join(f"ngram {size}={len(grams)}\n" for size, grams in enumerate(by_order, start=1)))
             for size, grams in enumerate(by_order, start=1):
                 file.write(f"\n\\{size}-grams:\n")
                 for gram in grams:
-                    weight = f"\t{self._backoffs[gram]:.6f}" if gram in self._backoffs else ""
-                    file.write(f"{self._probabilities[gram]:.6f}\t{' '.join(gram)}{weight}\n")
+                    weight = f"\t{self.backoffs[gram]:.6f}" if gram in self.backoffs else ""
+                    file.write(f"{self.probabilities[gram]:.6f}\t{' '.join(gram)}{weight}\n")
             file.write("\n\\end\\\n")
 
     @classmethod
@@ -147,6 +150,40 @@ class NGram:
         if file.stated != found:
             raise DataError(f"{path}: holds {_counts(found)}, and states {_counts(file.stated)}\n    -> {_FIX}")
         return cls(max(found), file.probabilities, file.backoffs)
+
+
+class NGramTable:
+    """Looks up what an n-gram model says of each of some words behind a history, all at once.
+
+    Args:
+        model: the model.
+        words: V of them; one that the model lacks counts as `<unk>`.
+    """
+
+    def __init__(self, model: NGram, words: Sequence[str]) -> None:
+        known = {word: place for place, word in enumerate(dict.fromkeys([UNKNOWN, *(word for word in words if word in model)]))}
+        self._columns = np.array([known.get(word, 0) for word in words])
+        self._order = model.order
+        self._backoffs = model.backoffs
+        places: defaultdict[Gram, list[int]] = defaultdict(list)
+        values: defaultdict[Gram, list[float]] = defaultdict(list)
+        for gram, probability in model.probabilities.items():
+            if (place := known.get(gram[-1])) is not None:
+                places[gram[:-1]].append(place)
+                values[gram[:-1]].append(probability)
+        self._seen = {history: (np.array(places[history]), np.array(values[history])) for history in places}
+        self._nothing = np.full(len(known), _NEVER)
+
+    def __call__(self, history: Gram) -> npt.NDArray[np.float64]:
+        """Return the natural logarithm of the probability of each word (V,) behind others; see `NGram.log_prob`."""
+        history = history[max(0, len(history) - self._order + 1) :]
+        row = self._nothing.copy()
+        for begin in range(len(history), -1, -1):  # from the shortest history, which is none, to the longest
+            row += self._backoffs.get(history[begin:], 0.0) if begin < len(history) else 0.0
+            if (found := self._seen.get(history[begin:])) is not None:
+                row[found[0]] = found[1]
+        scaled: npt.NDArray[np.float64] = row[self._columns] * math.log(10)
+        return scaled
 
 
 _DATA, _END = "\\data\\", "\\end\\"

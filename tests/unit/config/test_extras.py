@@ -49,7 +49,7 @@ def test_the_light_group_asks_for_nothing_that_the_project_does_not() -> None:
 @pytest.mark.parametrize(
     ("overrides", "module", "problem"),
     [
-        (["decoder=beam"], "flashlight", "decoder: needs flashlight"),
+        (["decoder=beam", "decoder.lexicon=README.md"], "flashlight", "decoder.lexicon: needs flashlight"),
         (["data.normalize=[lowercase,numbers:en]"], "num2words", "data.normalize: needs num2words"),
         (["model=wav2vec2", "features=waveform"], "torchaudio", "model: needs torchaudio"),
         (["data=huggingface", "data.root=."], "datasets", "data: needs datasets"),

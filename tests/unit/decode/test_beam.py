@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from speechtrain.data.text.tokenizers import CharTokenizer
 from speechtrain.decode.base import RankingDecoder
-from speechtrain.decode.beam import BeamDecoder, read_lexicon, total_log_probs
+from speechtrain.decode.beam import SPACE, BeamDecoder, names_of, read_lexicon, total_log_probs
 from speechtrain.decode.greedy import GreedyDecoder
 from speechtrain.decode.ngram import BEGIN, END, NGram
+from speechtrain.decode.prefix_search import PrefixSearch, TokenScorer
 from speechtrain.errors import ConfigError, DataError
 
 AB = CharTokenizer(["ab "])
@@ -66,6 +67,27 @@ def test_a_narrow_beam_is_never_less_probable_than_the_best_path(seed: int, beam
     (found,) = BeamDecoder(AB, beam_size=beam_size, beam_threshold=3.0)(log_probs[None], np.array([20]))
     best, path = total_log_probs(log_probs, [found, greedy])
     assert best >= path - 1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 5), st.booleans(), st.sampled_from(["ab ", "abc", "a"]))
+def test_a_wide_beam_finds_the_best_texts_by_audio_language_model_and_hot_words(seed: int, frames: int, hot: bool, letters: str) -> None:
+    tokenizer = CharTokenizer([letters])
+    rng = np.random.default_rng(seed)
+    model = NGram.estimate([[SPACE if each == " " else each for each in rng.choice(list(letters), 6)] for _ in range(4)], 3)
+    words = [word for word in ("ab", "aba", "c") if set(word) <= set(letters)] if hot else []
+    log_probs = random_log_probs(seed, frames, len(tokenizer.vocabulary))
+    wanted = {}
+    for labels, total in every_text(log_probs).items():
+        tokens = [SPACE if each == " " else each for each in tokenizer.decode(labels)]
+        language = sum(model.log_prob((BEGIN, *tokens[:place]), token) for place, token in enumerate([*tokens, END]))
+        bonus = 1.5 * sum(word in words for word in tokenizer.decode(labels).split(" ")) if " " in letters else 0.0
+        wanted[labels] = total + 0.7 * language + bonus
+    space = tokenizer.vocabulary.index(" ") if " " in letters else -1
+    scorer = TokenScorer(names_of(tokenizer), model, 0.7, [tokenizer.encode(word) for word in words if " " in letters], 1.5, space)
+    found = PrefixSearch(scorer, 5000, None, 1e6)(log_probs, 5000)
+    totals = dict(zip([labels for labels, _ in found], total_log_probs(log_probs, [labels for labels, _ in found]), strict=True))
+    assert {labels: totals[labels] + score for labels, score in found} == pytest.approx(wanted, abs=1e-3)
 
 
 def test_what_lies_behind_an_utterances_end_is_not_decoded() -> None:
@@ -145,6 +167,17 @@ def test_hot_words_are_preferred(with_lexicon: bool, tmp_path: Path) -> None:
     hot = BeamDecoder(tokenizer, lexicon=words, hot_words=["anna"], hot_word_score=6.0, beam_threshold=30.0)
     (before,), (after,) = (decoder(log_probs[None], np.array([len(log_probs)])) for decoder in (plain, hot))
     assert (tokenizer.decode(before), tokenizer.decode(after)) == ("anne", "anna")
+
+
+def test_hot_words_are_preferred_also_where_nothing_parts_words() -> None:
+    tokenizer = CharTokenizer(["今天天气很好"])
+    log_probs = said("今天天好", tokenizer, frames=1, sure=0.98)
+    log_probs[-2, tokenizer.encode("好气")] = math.log(0.6), math.log(0.3)
+    found = {
+        score: tokenizer.decode(BeamDecoder(tokenizer, hot_words=["天气"], hot_word_score=score).best(log_probs, 1)[0].labels)
+        for score in (0.1, 2.0)
+    }
+    assert found == {0.1: "今天天好", 2.0: "今天天气"}
 
 
 def test_a_part_of_a_hot_word_gains_nothing() -> None:
