@@ -33,7 +33,7 @@ def sweep(
         loss_of: computes the loss of a batch.
         gradient_clip_val: the norm that gradients are clipped to; None: they are not.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
     curve: list[tuple[float, float]] = []
     smoothed, least = 0.0, math.inf
     for step, batch in zip(range(STEPS), batches, strict=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,8 +25,13 @@ class PretrainedSetup(Setup):
         self.cfg = with_checkpoint_files(self.cfg)
 
     def build(self, **sizes: Any) -> Any:
-        other = {"architecture": {**self.cfg.model["architecture"], "intermediate_size": 48}} if "hidden_sizes" in sizes else {}
-        return super().build(**other)
+        return super().build(**({"architecture": _wider(self.cfg.model["architecture"])} if "hidden_sizes" in sizes else {}))
+
+
+def _wider(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """An architecture no weight of which has the shape of the other's."""
+    sizes = {"hidden_size": 24, "intermediate_size": 48, "conv_dim": [24] * 7, "subsampling_conv_channels": 12}
+    return {key: _wider(value) if isinstance(value, Mapping) else sizes.get(key, value) for key, value in architecture.items()}
 
 
 @pytest.fixture

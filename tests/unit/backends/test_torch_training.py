@@ -95,6 +95,17 @@ def test_a_learning_rate_is_found_before_training_and_nothing_else_is_changed(ba
     assert resumed.metrics[0]["train/lr"] == found
 
 
+def test_a_rate_is_found_for_what_is_trained_where_parts_are_frozen() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    layers[0].requires_grad_(requires_grad=False)
+    before = layers[0].weight.clone()
+    optimizer = torch.optim.SGD(layers.parameters(), lr=1.0)
+    batches = [torch.ones(4, 2)] * lr_finder.STEPS
+    curve = lr_finder.sweep(optimizer, iter(batches), lambda batch: layers(batch).square().mean(), None)
+    assert curve[-1][1] < curve[0][1]
+    assert torch.equal(layers[0].weight, before)
+
+
 def test_the_steepest_rate_is_where_the_loss_falls_fastest_and_a_loss_that_never_falls_is_said() -> None:
     rates = [10 ** (-6 + index / 10) for index in range(60)]
     losses_ = [3 - 2 / (1 + np.exp(-(index - 35) / 2)) for index in range(60)]
