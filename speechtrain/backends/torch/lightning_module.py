@@ -33,10 +33,6 @@ from speechtrain.tasks.base import Scorer, Task
 log = logging.getLogger(__name__)
 
 
-_SCALE = "lr_scale"
-"""Of a group of parameters: the share of the learning rate that it has."""
-
-
 class TrainingModule(pl.LightningModule):
     """Computes training and validation steps, gathers the metrics of an epoch and passes them to the callbacks.
 
@@ -192,7 +188,7 @@ class TrainingModule(pl.LightningModule):
         """Build the optimizer of the plan; its `lr` is the peak of the schedule."""
         optimizer: torch.optim.Optimizer = construct("optimizer", self.plan.optimizer, params=_groups(self.model))
         for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"] = group["lr"] * group.get(_SCALE, 1.0)
+            group["initial_lr"] = group["lr"] = group["lr"] * group.get(lr_finder.SCALE, 1.0)
         return optimizer
 
     # --- events -----------------------------------------------------------------------------------------------------------------------
@@ -203,7 +199,7 @@ class TrainingModule(pl.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:  # as the checkpoint has them
             group |= {name: value for name, value in self._changed.items() if name in group}
             if "lr" in self._changed:
-                group["initial_lr"] = self._changed["lr"] * group.get(_SCALE, 1.0)
+                group["initial_lr"] = self._changed["lr"] * group.get(lr_finder.SCALE, 1.0)
         try_largest = self.plan.trainer.try_largest
         if self.device.type == "cuda" if try_largest is None else try_largest:
             self._try(self.loader.largest())
@@ -251,7 +247,7 @@ class TrainingModule(pl.LightningModule):
             lr_finder.write(curve, self.plan.folder)
         rate = value_of_rank0(lr_finder.steepest(curve))
         for group in self.trainer.optimizers[0].param_groups:
-            group["initial_lr"] = rate * group.get(_SCALE, 1.0)
+            group["initial_lr"] = rate * group.get(lr_finder.SCALE, 1.0)
         log.info("learning rate found: %.2e (after %d steps; lr_finder.json)", rate, len(curve))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -395,4 +391,4 @@ def _groups(model: SpeechModel) -> Any:
     groups: dict[float, list[torch.nn.Parameter]] = {1.0: []}
     for name, parameter in model.named_parameters():
         groups.setdefault(scales.get(name.removeprefix("encoder."), 1.0), []).append(parameter)
-    return [{"params": groups[scale], _SCALE: scale} for scale in sorted(groups, reverse=True)]
+    return [{"params": groups[scale], lr_finder.SCALE: scale} for scale in sorted(groups, reverse=True)]

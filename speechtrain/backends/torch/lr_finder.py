@@ -14,6 +14,8 @@ from speechtrain.errors import RunError
 from speechtrain.files import write_json
 
 T = TypeVar("T")
+SCALE = "lr_scale"
+"""The key of a group of parameters, in an optimizer, that holds the share of the learning rate which it has."""
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 _SMOOTHING = 0.9
 _SKIPPED = 10  # first points, where the smoothed loss is still that of a few batches
@@ -39,7 +41,7 @@ def sweep(
     for step, batch in zip(range(STEPS), batches, strict=False):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get(SCALE, 1.0)
         loss = loss_of(batch)
         smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * float(loss.detach())
         current = smoothed / (1 - _SMOOTHING ** (step + 1))

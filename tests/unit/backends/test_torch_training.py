@@ -99,9 +99,10 @@ def test_a_rate_is_found_for_what_is_trained_where_parts_are_frozen() -> None:
     layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
     layers[0].requires_grad_(requires_grad=False)
     before = layers[0].weight.clone()
-    optimizer = torch.optim.SGD(layers.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD([{"params": layers.parameters(), lr_finder.SCALE: 0.5}], lr=1.0)
     batches = [torch.ones(4, 2)] * lr_finder.STEPS
     curve = lr_finder.sweep(optimizer, iter(batches), lambda batch: layers(batch).square().mean(), None)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * curve[-1][0], rel=0.2)  # which grows by a seventh a step
     assert curve[-1][1] < curve[0][1]
     assert torch.equal(layers[0].weight, before)
 
