@@ -54,9 +54,11 @@ def own_and_training_keys(schema: type[C], arguments: Sequence[str]) -> tuple[C,
         arguments: what was typed.
 
     Raises:
-        ConfigError: a key of the command has a value that does not fit.
+        ConfigError: a key of the command has no value, or one that does not fit.
     """
     names = {"from" if field.name == "source" else field.name for field in fields(schema)}
+    if bare := [item for item in arguments if item.lstrip("+") in names]:
+        raise ConfigError([Problem("command line", f"'{bare[0]}' cannot be read", f"write {bare[0]}=VALUE")])
     own = [item for item in arguments if "=" in item and item.partition("=")[0].lstrip("+") in names]
     return compose_command(schema, [_as_in_schema(item.lstrip("+")) for item in own]), [item for item in arguments if item not in own]
 

@@ -142,3 +142,5 @@ def test_a_command_that_takes_the_keys_of_a_training_has_its_own_among_them() ->
     assert overrides == ["model=mlp", "data.root=out=here"]
     with pytest.raises(ConfigError, match="examples: must be a whole number, received 'four'\n    -> for example examples=4"):
         own_and_training_keys(InspectConfig, ["examples=four"])
+    with pytest.raises(ConfigError, match="'from' cannot be read\n    -> write from=VALUE"):
+        own_and_training_keys(InspectConfig, ["from"])
