@@ -61,6 +61,8 @@ def extractor_problem(settings: Mapping[str, Any]) -> tuple[str, str] | None:
     kind = settings.get("feature_extractor_type")
     if kind not in EXTRACTORS:
         return f"is of the kind {kind!r:.80}", f"there is {', '.join(EXTRACTORS)}"
+    if kind != EXTRACTORS[0] and not (settings.get("num_mel_bins") or settings.get("feature_size")):
+        return "says no feature_size", "give the files of one checkpoint"
     for key, (least, most) in _SIZES.items():
         value = settings.get(key)
         if value is not None and not (isinstance(value, int) and least <= value <= most):

@@ -38,15 +38,15 @@ class PretrainedFeatures(Stored):
             raise ConfigError([Problem("features.extractor", *problem)])
         self._kind = str(settings["feature_extractor_type"])
         self._takes_samples = self._kind == "Wav2Vec2FeatureExtractor"
-        if (own := int(settings.get("sampling_rate", sample_rate))) != sample_rate:
+        if (own := int(settings.get("sampling_rate") or sample_rate)) != sample_rate:
             message = f"is {sample_rate} Hz, and the checkpoint takes audio at {own} Hz"
             raise ConfigError([Problem("features.sample_rate", message, f"set features.sample_rate={own}")])
         normalized = bool(settings.get("do_normalize", True))
         super().__init__(sample_rate, "utterance" if normalized else "none")
         self.bins_per_band = torch.ones(1, dtype=torch.float32)
-        self._hop = 1 if self._takes_samples else int(settings.get("hop_length", _HOP))
+        self._hop = 1 if self._takes_samples else int(settings.get("hop_length") or _HOP)
         self._extractor = None if self._takes_samples else _extractor(self._kind, settings)
-        self.size = 1 if self._takes_samples else int(settings["num_mel_bins" if "num_mel_bins" in settings else "feature_size"])
+        self.size = 1 if self._takes_samples else int(settings.get("num_mel_bins") or settings["feature_size"])
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
         self.identity = f"samples 2, {self.sample_rate} Hz" if self._takes_samples else f"{self._kind} {digest}"
 

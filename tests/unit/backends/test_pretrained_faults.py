@@ -85,6 +85,7 @@ VOCABULARIES: list[tuple[Damage, str]] = [
 EXTRACTORS: list[tuple[Damage, str]] = [
     (values("processor_config.json", sampling_rate=0), "sampling_rate=0, which is no number from 1000 to"),
     (values("processor_config.json", sampling_rate="fast"), "sampling_rate='fast', which is no number"),
+    (values("processor_config.json", feature_extractor_type="ParakeetFeatureExtractor", feature_size=None), "says no feature_size"),
     (values("processor_config.json", feature_size=10**9), "feature_size=1000000000, which is no number from 1 to 4096"),
 ]
 ARCHITECTURES: list[tuple[Damage, str]] = [
