@@ -44,6 +44,11 @@ def shortened(line: str) -> str:
     return line if len(line) <= _LONGEST_LINE else f"{line[:half]} … {line[-half:]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and what it counts, `1 token` or `2 tokens`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def first_line(error: BaseException, *, most: int = 300) -> str:
     """Return the first line of an error's text, or its class if it has none, cut at `most` characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
@@ -111,8 +116,7 @@ class ConfigError(UserError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
-        count = len(self.problems)
-        head = "1 problem in the config" if count == 1 else f"{count} problems in the config"
+        head = f"{counted(len(self.problems), 'problem')} in the config"
         super().__init__("\n".join([f"{head}:", *(f"  {problem}" for problem in self.problems)]))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:

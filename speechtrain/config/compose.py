@@ -23,6 +23,7 @@ from speechtrain.config.checks import find_problems, find_training_problems
 from speechtrain.config.extras import LAUNCHERS
 from speechtrain.config.node_checks import find_node_problems
 from speechtrain.config.overrides import override_text, text_as_typed
+from speechtrain.config.plain import ABSENT
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.node import Node
 from speechtrain.config.schemas.sweeps import REPLACED
@@ -176,8 +177,8 @@ def set_values(cfg: DictConfig, overrides: Sequence[str]) -> None:
     problems = []
     for item in text_as_typed(overrides):
         key, _, value = item.partition("=")
-        current = _ABSENT if key.startswith(("+", "~")) else OmegaConf.select(cfg, key, default=_ABSENT)
-        if current is _ABSENT:
+        current = ABSENT if key.startswith(("+", "~")) else OmegaConf.select(cfg, key, default=ABSENT)
+        if current is ABSENT:
             parent: Any = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
             names = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
             problems.append(Problem(key, "the run has no such key", did_you_mean(key.rpartition(".")[2], names)))
@@ -187,9 +188,6 @@ def set_values(cfg: DictConfig, overrides: Sequence[str]) -> None:
         else:
             _set(cfg, key, value, problems)
     _refuse(problems)
-
-
-_ABSENT = object()
 
 
 def _set(cfg: DictConfig, key: str, text: str, problems: list[Problem]) -> None:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from speechtrain.addresses import keep, masked_values, whole_values
 from speechtrain.config.components import arguments, callback_nodes
 from speechtrain.config.compose import CONF_DIR
+from speechtrain.config.plain import ABSENT
 from speechtrain.config.schema import Exports, Objective, Report
 from speechtrain.config.schemas.data import LOADING_KEYS, Loading
 from speechtrain.config.schemas.node import Node
@@ -127,7 +128,7 @@ class ExperimentConfig:
     @property
     def to_choose(self) -> list[str]:
         """Return the keys of `choose` that there are: a data set or a model may lack some of those that an experiment names."""
-        return [key for key in self.choose if OmegaConf.select(self.composed, key, default=_ABSENT) is not _ABSENT]
+        return [key for key in self.choose if OmegaConf.select(self.composed, key, default=ABSENT) is not ABSENT]
 
     @property
     def backend_name(self) -> str:
@@ -146,8 +147,6 @@ class ExperimentConfig:
         """Return all keys with their values resolved and secrets masked, as `config.yaml` in a run's folder has them."""
         return OmegaConf.to_yaml(OmegaConf.create(self.as_dict()))
 
-
-_ABSENT = object()
 
 SCALARS = (
     *("run_name", "budget_minutes", "seed", "dry_run", "test_run", "resume", "init_from", "rerun", "trust"),

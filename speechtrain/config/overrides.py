@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Quote, Quot
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from speechtrain.config.plain import literal
 from speechtrain.config.schema import SCHEMAS, Config
 from speechtrain.config.schemas.node import Node
 from speechtrain.files import is_file, user_path
@@ -174,8 +175,8 @@ def text_as_typed(arguments: Sequence[str], schema: type[Node] = Config) -> list
         if not equals or item.startswith("-"):
             result.append(item)
         elif name in text_keys:
-            literal = not sweeps and "${" in value and (name in _SAID or not _is_readable(value))
-            result.append(f"{key}={_literal(value) if literal else _quoted_unless_read_as_text(value, sweeps=sweeps)}")
+            is_literal = not sweeps and "${" in value and (name in _SAID or not _is_readable(value))
+            result.append(f"{key}={_string(literal(value)) if is_literal else _quoted_unless_read_as_text(value, sweeps=sweeps)}")
         elif name in list_keys:
             result.append(f"{key}={_list_as_typed(value, sweeps=sweeps)}")
         else:
@@ -193,11 +194,6 @@ def _is_readable(value: str) -> bool:
     except HydraException:
         return False
     return True
-
-
-def _literal(value: str) -> str:
-    """Return a text so that neither Hydra nor OmegaConf finds an interpolation in it."""
-    return _string(re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value))
 
 
 def _quoted_unless_read_as_text(value: str, *, sweeps: bool) -> str:

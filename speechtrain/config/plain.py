@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from speechtrain.errors import UserError
+
+ABSENT = object()
+"""Stands for the value of a key that there is not, as the default of `OmegaConf.select`."""
 
 _MOST_VALUES = 100_000
 _MOST_LETTERS = 10_000_000
@@ -14,6 +18,11 @@ _DEEPEST = 32
 
 class _NotPlain(Exception):  # noqa: N818
     """Says what of a stored value is not plain."""
+
+
+def literal(text: str) -> str:
+    """Return a text as OmegaConf reads it without finding an interpolation in it."""
+    return re.sub(r"(\\*)\$\{", lambda found: rf"{found[1] * 2}\${{", text)
 
 
 def plain_mapping(values: object, what: str, *, fix: str = "") -> dict[str, Any]:

@@ -26,7 +26,7 @@ from speechtrain.data.splits import limit_cuts, refuse_repeated_ids, split_fold
 from speechtrain.data.task_data import PreparedCorpus
 from speechtrain.data.text.normalize import normalizer
 from speechtrain.data.text.tokenizers import Tokenizer, in_other_case
-from speechtrain.errors import ConfigError, DataError, EmptyDataError, Problem
+from speechtrain.errors import ConfigError, DataError, EmptyDataError, Problem, counted
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def prepare(cfg: ExperimentConfig, *, threads: int, reuse: bool = False) -> Prep
                 name,
                 len(cuts),
                 seconds(cuts) / 3600,
-                f"{speakers} {'speaker' if speakers == 1 else 'speakers'}" if speakers else "",
+                counted(speakers, "speaker") if speakers else "",
             )
     return _prepared(cfg, read, tokenizer, skipped)
 

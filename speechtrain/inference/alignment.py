@@ -24,7 +24,7 @@ from speechtrain.config.schemas.commands import AlignConfig
 from speechtrain.data.corpus import Skip
 from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
-from speechtrain.errors import DataError, unwritable
+from speechtrain.errors import DataError, counted, unwritable
 from speechtrain.files import atomically, is_file, make_folder, numbered, user_path, write_text
 from speechtrain.inference.find import StoredModel
 from speechtrain.inference.formats import as_object, ctm, textgrid
@@ -97,7 +97,7 @@ def align_text(
     labels = tokenizer.encode(text)
     spans = align(log_probs, labels)
     if spans is None:
-        tokens = "1 token" if len(labels) == 1 else f"{len(labels)} tokens"
+        tokens = counted(len(labels), "token")
         raise DataError(
             f"the text {text[:60]!r} has {tokens}, and the recording of {duration:.2f} s only {len(log_probs)} frames"
             "\n    -> give the recording that it belongs to"

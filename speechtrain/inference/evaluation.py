@@ -14,7 +14,7 @@ from speechtrain.config.build import build
 from speechtrain.config.overlay import decoders_of, overlaid
 from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.decode.base import ranking
-from speechtrain.errors import DataError
+from speechtrain.errors import DataError, counted
 from speechtrain.inference.find import stored_for
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
     examples = ", ".join(f"{token!r} ({len(ids)}x, first in {ids[0]})" for token, ids in ranked[:_SHOWN_UNKNOWN])
     more = f" and {len(missing) - _SHOWN_UNKNOWN} more" if len(missing) > _SHOWN_UNKNOWN else ""
     has = "".join(token if len(token) == 1 else f" {token}" for token in data.tokenizer.vocabulary[:60])
-    tokens = "1 token" if len(missing) == 1 else f"{len(missing)} tokens"
+    tokens = counted(len(missing), "token")
     message = f"the model has no token for {tokens} in the texts of {split}: {examples}{more}; it has {has!r}"
     if strict:
         raise DataError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.errors import unwritable
+from speechtrain.errors import counted, unwritable
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import ModelInfo
@@ -90,9 +90,8 @@ def remarks(inspection: Inspection) -> list[str]:
     for split, facts in inspection.facts.items():
         if facts.outliers:
             examples = abbreviated([f"{name} ({speed:.1f}/s)" for name, speed, _ in facts.outliers])
-            lines.append(
-                f"{split}: {_utterances(len(facts.outliers))} with far more or fewer characters a second than the others: {examples}"
-            )
+            count = counted(len(facts.outliers), "utterance")
+            lines.append(f"{split}: {count} with far more or fewer characters a second than the others: {examples}")
         if facts.unknown:
             examples = abbreviated(
                 [f"'{visible(token)}' ({count}x)" for token, count in sorted(facts.unknown.items(), key=lambda item: -item[1])]
@@ -100,7 +99,7 @@ def remarks(inspection: Inspection) -> list[str]:
             lines.append(f"{split}: tokens that the training text lacks: {examples}")
         if ids := inspection.infeasible.get(split):
             ratio = f"at the model's subsampling of {inspection.model.subsampling}"
-            lines.append(f"{split}: {_utterances(len(ids))} too short for their text {ratio}: {abbreviated(ids)}")
+            lines.append(f"{split}: {counted(len(ids), 'utterance')} too short for their text {ratio}: {abbreviated(ids)}")
     if inspection.duplicates:
         groups = [" = ".join(ids[:3]) for ids in inspection.duplicates]
         lines.append(
@@ -110,12 +109,8 @@ def remarks(inspection: Inspection) -> list[str]:
         if names:
             lines.append(describe_shared(kind, names))
     if inspection.data.skipped:
-        lines.append(f"{_utterances(inspection.data.skipped)} left out, named above")
+        lines.append(f"{counted(inspection.data.skipped, 'utterance')} left out, named above")
     return lines
-
-
-def _utterances(count: int) -> str:
-    return f"{count} utterance" if count == 1 else f"{count} utterances"
 
 
 def abbreviated(items: Sequence[str], most: int = _MOST) -> str:

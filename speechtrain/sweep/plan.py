@@ -26,7 +26,7 @@ from speechtrain.config.node_checks import find_node_problems
 from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.config.targets import Direction, task_directions
-from speechtrain.errors import ConfigError, Problem, first_line
+from speechtrain.errors import ConfigError, Problem, counted, first_line
 from speechtrain.sweep.space.compose import Composer, parsed
 from speechtrain.sweep.space.precheck import (
     Check,
@@ -372,7 +372,7 @@ def _warn_of_idle_pruner(pruner: Mapping[str, Any], reports: Mapping[int, int], 
         return
     settings = ", ".join(f"{key}={value}" for key, value in pruner.items() if key != "_target_")
     longest = max(reports.values())
-    what = f"{str(pruner['_target_']).rpartition('.')[2]} ({settings}) waits longer than {longest} epoch{'s' if longest > 1 else ''}"
+    what = f"{str(pruner['_target_']).rpartition('.')[2]} ({settings}) waits longer than {counted(longest, 'epoch')}"
     log.warning("no trial can be pruned: %s; change hydra.sweeper.pruner.KEY, or choose hydra.sweeper.pruner=none", what)
 
 

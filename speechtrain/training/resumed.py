@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from speechtrain.backends.checkpoint_files import LAST, last_checkpoint, read_ex
 from speechtrain.config.effects import has_effect
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.moved import present_name
-from speechtrain.config.plain import plain_mapping
+from speechtrain.config.plain import ABSENT, literal, plain_mapping
 from speechtrain.config.pretrained import with_checkpoint_files
 from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.files import launch_folder
@@ -71,11 +70,8 @@ def with_values_of_the_start(cfg: ExperimentConfig) -> ExperimentConfig:
     if not cfg.choose or not stored:
         return cfg
     start = OmegaConf.create(plain_mapping(stored, f"{cfg.resume}: its config"))
-    chosen = {key: OmegaConf.select(start, key, default=_ABSENT) for key in cfg.to_choose}
-    return cfg.with_values({**{key: value for key, value in chosen.items() if value is not _ABSENT}, "choose": []})
-
-
-_ABSENT = object()
+    chosen = {key: OmegaConf.select(start, key, default=ABSENT) for key in cfg.to_choose}
+    return cfg.with_values({**{key: value for key, value in chosen.items() if value is not ABSENT}, "choose": []})
 
 
 def without_later_keys(cfg: ExperimentConfig, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -139,15 +135,10 @@ def where_it_is_tracked(cfg: ExperimentConfig) -> ExperimentConfig:
         fix = "type it again, or trust=true takes it, if you trust the run"
         messages = {each: f"in {RUN_FILE} of the run is {value!r:.200}, to which it would be sent" for each, value in strange.items()}
         raise ConfigError([Problem(each, message, fix) for each, message in messages.items()])
-    return cfg.with_values({each: _literal(value) for each, value in values.items()}) if values else cfg
+    return cfg.with_values({each: literal(value) for each, value in values.items()}) if values else cfg
 
 
 _EXPERIMENT = "tracking.mlflow.experiment"
-
-
-def _literal(text: str) -> str:
-    """Return a text as OmegaConf reads it without resolving anything in it."""
-    return re.sub(r"(\\*)\$\{", lambda found: rf"{found[1] * 2}\${{", text)
 
 
 def check_same_division(cfg: ExperimentConfig, data: PreparedCorpus) -> None:

@@ -20,6 +20,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from speechtrain.errors import counted
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, TrialEntry, complete, fail, prune
 from speechtrain.sweep.study.samplers import make_pruner
@@ -119,7 +120,7 @@ class TrialHandle:
             complete(self.storage, trial_id, values)
         else:
             count = len(self.context.directions)
-            fail(self.storage, trial_id, f"returned {outcome.value!r}, not {count} number{'s' if count > 1 else ''}")
+            fail(self.storage, trial_id, f"returned {outcome.value!r}, not {counted(count, 'number')}")
 
     def _claim(self) -> None:
         """Store that this process runs the trial.
