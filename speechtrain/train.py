@@ -26,9 +26,9 @@ from speechtrain.training.resumed import (
     check_same_division,
     check_unfinished,
     note_changes,
-    where_it_is_tracked,
+    with_tracking_of,
     with_values_of_the_start,
-    without_later_keys,
+    without_newer_keys,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def train(
         RunError: the training failed, for example with a loss of NaN.
         KeyboardInterrupt: stopped by the user; `resume=last` goes on.
     """
-    config = where_it_is_tracked(with_values_of_the_start(steps.resolve_paths(ExperimentConfig.of(cfg))))
+    config = with_tracking_of(with_values_of_the_start(steps.resolve_paths(ExperimentConfig.of(cfg))))
     check_unfinished(config)
     config = steps.choose_values(config)
     request = RunRequest(overrides, kind_of_test(config), tags or {}, run_name, parents or {})
@@ -127,7 +127,7 @@ def _data_to_resume(cfg: ExperimentConfig, *, reuse: bool) -> PreparedCorpus | N
 
 def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Result:
     """Train one run; see `train`."""
-    cfg = without_later_keys(with_limits(cfg), request.overrides)
+    cfg = without_newer_keys(with_limits(cfg), request.overrides)
     changes = changes_of(cfg)
     callbacks = [*options.callbacks, *steps.build_callbacks(cfg)]
     if not options.quiet:
@@ -140,7 +140,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         from speechtrain.training.console import choose_samples, print_results, print_samples
         from speechtrain.training.facts import gather
         from speechtrain.training.history import HISTORY, History
-        from speechtrain.training.watch import Watch
+        from speechtrain.training.watch import DiagnosisCallback
 
         recorder.open()
         recorder.changes(note_changes(folder, changes))
@@ -164,8 +164,8 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         loaders = steps.make_loaders(run)
         plan = steps.make_plan(run, steps.checkpoint_to_resume(cfg, backend))
         history = History(run.task.direction, folder / HISTORY)
-        watch = Watch(gather(run, loaders[0]), history, recorder)
-        with watch.over_failures():
+        watch = DiagnosisCallback(gather(run, loaders[0]), history, recorder)
+        with watch.recording_failure():
             trained = steps.fit(run, plan, loaders, history, [recorder.epochs(cfg.trainer.log_every_n_steps), watch, *callbacks])
 
         checkpoint = steps.load_checkpoint(run, trained)

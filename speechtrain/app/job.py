@@ -25,7 +25,7 @@ from speechtrain.app.arguments import arguments_of
 from speechtrain.app.resume import STORED, sign
 from speechtrain.backends.callbacks import Callback
 from speechtrain.config.components import drop_unaccepted_defaults
-from speechtrain.config.compose import check_training, leave_set
+from speechtrain.config.compose import check_training, drop_typed_choices
 from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.console import console, errors
@@ -60,7 +60,7 @@ def run_job(cfg: DictConfig) -> Any:
     overrides = unresolved(hydra_cfg.overrides.task)
     for path in drop_unaccepted_defaults(cfg, overrides):
         log.info("%s is left out: %s does not take it", path, cfg[path.split(".")[0]]["_target_"])
-    leave_set(cfg, overrides)
+    drop_typed_choices(cfg, overrides)
     rerun = None
     if cfg.rerun is not None:
         from speechtrain.training.rerun import Rerun

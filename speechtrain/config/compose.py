@@ -70,11 +70,11 @@ def compose_unchecked(overrides: Sequence[str], *, output_dir: str | Path | None
         cfg = _compose(with_folder)
     except REFUSED as error:
         raise explain(with_folder, error) from None
-    leave_set(cfg, overrides)
+    drop_typed_choices(cfg, overrides)
     return cfg
 
 
-def leave_set(cfg: DictConfig, overrides: Sequence[str]) -> None:
+def drop_typed_choices(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Take the keys that overrides set out of `choose`."""
     typed = {item.lstrip("+").partition("=")[0] for item in overrides}
     if "choose" not in typed:

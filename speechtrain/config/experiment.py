@@ -126,7 +126,7 @@ class ExperimentConfig:
         return self.of(cfg)
 
     @property
-    def to_choose(self) -> list[str]:
+    def choosable(self) -> list[str]:
         """Return the keys of `choose` that there are: a data set or a model may lack some of those that an experiment names."""
         return [key for key in self.choose if OmegaConf.select(self.composed, key, default=ABSENT) is not ABSENT]
 

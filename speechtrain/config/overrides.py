@@ -175,7 +175,7 @@ def text_as_typed(arguments: Sequence[str], schema: type[Node] = Config) -> list
         if not equals or item.startswith("-"):
             result.append(item)
         elif name in text_keys:
-            is_literal = not sweeps and "${" in value and (name in _SAID or not _is_readable(value))
+            is_literal = not sweeps and "${" in value and (name in _LITERAL_KEYS or not _is_readable(value))
             result.append(f"{key}={_string(literal(value)) if is_literal else _quoted_unless_read_as_text(value, sweeps=sweeps)}")
         elif name in list_keys:
             result.append(f"{key}={_list_as_typed(value, sweeps=sweeps)}")
@@ -184,7 +184,7 @@ def text_as_typed(arguments: Sequence[str], schema: type[Node] = Config) -> list
     return result
 
 
-_SAID = ("text",)
+_LITERAL_KEYS = ("text",)
 """Keys of what somebody says, in which nothing is an interpolation."""
 
 

@@ -55,15 +55,16 @@ _FEASIBLE = 0.995
 """Share of the training utterances that must be long enough for their text."""
 _CHANNELS = (384, 320, 256, 192, 128, 96)
 """Widths of a model, the best first where there is time enough."""
-_PASSES = 45.0
+_EPOCHS_PER_ROOT_HOUR = 45.0
 """Epochs that an hour of speech needs; of more data fewer, by the square root of the hours."""
-_MOST_PASSES = 8
+_MOST_TIMES_NEEDED = 8
 """Times as many epochs as needed, beyond which a run learns little more."""
-_CLEARLY_LESS = 0.85
+_BF16_GAIN = 0.85
+"""Share of the time in float32 below which bfloat16 is chosen."""
 _TIMED_BATCHES = 3
-_BESIDE = 1.08
+_STEP_OVERHEAD = 1.08
 """An epoch's time over that of its losses and gradients: the optimizer's steps, checkpoints and metrics."""
-_FORWARD = 0.35
+_VALIDATION_COST = 0.35
 """The time of an utterance in validation over that in training."""
 
 
@@ -84,7 +85,7 @@ def choose(cfg: ExperimentConfig) -> ExperimentConfig:
     """
     if not cfg.choose:
         return cfg
-    wanted = frozenset(cfg.to_choose)
+    wanted = frozenset(cfg.choosable)
     for step in (_choose_lists, _choose_features, _choose_model):
         with _quietly():
             choices = list(step(with_limits(cfg), wanted))
@@ -187,7 +188,7 @@ def _precision(cfg: ExperimentConfig, backend: Backend, data: TaskData, task: Ta
     names = ("32-true", "bf16-mixed")
     whole, half = (_epoch_seconds(cfg.with_values({"trainer.precision": name}), backend, data, task) for name in names)
     why = f"in bfloat16 an epoch takes {half / whole:.0%} of the time"
-    return Choice({"trainer.precision": names[1] if half < _CLEARLY_LESS * whole else names[0]}, why)
+    return Choice({"trainer.precision": names[1] if half < _BF16_GAIN * whole else names[0]}, why)
 
 
 def _size(cfg: ExperimentConfig, backend: Backend, data: TaskData, task: Task, wanted: frozenset[str]) -> Choice:
@@ -198,7 +199,7 @@ def _size(cfg: ExperimentConfig, backend: Backend, data: TaskData, task: Task, w
     """
     assert cfg.budget_minutes is not None
     hours = seconds(data.corpus.splits["train"]) / 3600
-    needed = max(1, round(_PASSES / math.sqrt(hours))) if "trainer.epochs" in wanted else cfg.trainer.epochs
+    needed = max(1, round(_EPOCHS_PER_ROOT_HOUR / math.sqrt(hours))) if "trainer.epochs" in wanted else cfg.trainer.epochs
     for channels in _CHANNELS if "model.channels" in wanted else (None,):
         sized = cfg if channels is None else cfg.with_values({"model.channels": channels})
         epoch = _epoch_seconds(sized, backend, data, task)
@@ -208,7 +209,7 @@ def _size(cfg: ExperimentConfig, backend: Backend, data: TaskData, task: Task, w
     if not affordable:
         message = f"is {cfg.budget_minutes:g}, and an epoch of {hours:.1f} h takes {epoch / 60:.2g} minutes"
         raise ConfigError([Problem("budget_minutes", message, f"set budget_minutes={math.ceil(10 * epoch / 60)} or more")])
-    epochs = min(affordable, _MOST_PASSES * needed)
+    epochs = min(affordable, _MOST_TIMES_NEEDED * needed)
     why = f"an epoch takes {epoch:.1f} s of {cfg.budget_minutes:g} minutes, and {hours:.1f} h of speech need {needed} of them or more"
     why += f": budget_minutes={math.ceil(needed * epoch / 60)} has room for them" if affordable < needed else ""
     return Choice({"model.channels": channels, "trainer.epochs": epochs}, why)
@@ -239,10 +240,10 @@ def _epoch_seconds(cfg: ExperimentConfig, backend: Backend, data: TaskData, task
     start = time.process_time()
     batches = list(loader)
     spent = time.process_time() - start
-    spent += _BESIDE * sum(backend.step_seconds(model, batch, task, cfg.trainer) for batch in batches)
+    spent += _STEP_OVERHEAD * sum(backend.step_seconds(model, batch, task, cfg.trainer) for batch in batches)
     audio = sum(batch.seconds for batch in batches) / task.views
     validated = seconds(data.corpus.splits["val"]) / cfg.trainer.val_every_n_epochs
-    return spent / audio * (seconds(data.corpus.splits["train"]) + _FORWARD / task.views * validated)
+    return spent / audio * (seconds(data.corpus.splits["train"]) + _VALIDATION_COST / task.views * validated)
 
 
 @contextmanager

@@ -70,11 +70,11 @@ def with_values_of_the_start(cfg: ExperimentConfig) -> ExperimentConfig:
     if not cfg.choose or not stored:
         return cfg
     start = OmegaConf.create(plain_mapping(stored, f"{cfg.resume}: its config"))
-    chosen = {key: OmegaConf.select(start, key, default=ABSENT) for key in cfg.to_choose}
+    chosen = {key: OmegaConf.select(start, key, default=ABSENT) for key in cfg.choosable}
     return cfg.with_values({**{key: value for key, value in chosen.items() if value is not ABSENT}, "choose": []})
 
 
-def without_later_keys(cfg: ExperimentConfig, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def without_newer_keys(cfg: ExperimentConfig, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Return the config of a run that is resumed without keys which came after it began: without them, classes compute as they did then.
 
     Args:
@@ -107,7 +107,7 @@ def without_later_keys(cfg: ExperimentConfig, overrides: Sequence[str] = ()) -> 
     return ExperimentConfig.of(composed)
 
 
-def where_it_is_tracked(cfg: ExperimentConfig) -> ExperimentConfig:
+def with_tracking_of(cfg: ExperimentConfig) -> ExperimentConfig:
     """Return the config of a run that is resumed with the server or database, and the experiment, in which MLflow has it, if it names none.
 
     Raises:

@@ -32,7 +32,7 @@ DIAGNOSIS = "diagnosis.json"
 _WINDOW = 1000  # batches
 
 
-class Watch(Callback):
+class DiagnosisCallback(Callback):
     """Judges a run before its first step and after each epoch, and tells each finding once.
 
     Args:
@@ -77,7 +77,7 @@ class Watch(Callback):
         self._judge(ended=epoch + 1 >= self._epochs or (epoch + 1) * self._facts.epoch_steps >= self._facts.steps)
 
     @contextmanager
-    def over_failures(self) -> Iterator[None]:
+    def recording_failure(self) -> Iterator[None]:
         """Judge a training whose loss is no number any more, and let the error go on."""
         try:
             yield

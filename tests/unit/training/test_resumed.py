@@ -27,9 +27,9 @@ from speechtrain.training.resumed import (
     check_unfinished,
     described,
     note_changes,
-    where_it_is_tracked,
+    with_tracking_of,
     with_values_of_the_start,
-    without_later_keys,
+    without_newer_keys,
 )
 from speechtrain.training.steps import resolve_paths
 
@@ -114,7 +114,7 @@ def test_a_run_goes_on_where_it_was_tracked_and_is_found_there(folder: Path, mon
     def tracked(*overrides: str) -> tuple[object, object]:
         options = [item for item in SMALL if not item.startswith("tracking")]
         cfg = ExperimentConfig.of(compose([*options, *overrides, f"resume={folder}"], output_dir=folder))
-        node = where_it_is_tracked(cfg).tracking["mlflow"]
+        node = with_tracking_of(cfg).tracking["mlflow"]
         return node["tracking_uri"], node["experiment"]
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cr3t-word@server:5000")
@@ -158,7 +158,7 @@ def test_the_experiment_of_a_strangers_run_needs_trust_and_is_never_resolved(fol
 
     def experiment(**values: object) -> object:
         changed = cfg.with_values({key.replace("__", "."): value for key, value in values.items()})
-        return where_it_is_tracked(changed).tracking["mlflow"]["experiment"]
+        return with_tracking_of(changed).tracking["mlflow"]["experiment"]
 
     monkeypatch.setenv("SECRET_OF_MINE", "hunter2")
     for name in ("${oc.env:SECRET_OF_MINE}", r"a\\${oc.env:SECRET_OF_MINE}", "theirs"):
@@ -180,7 +180,7 @@ def test_a_run_that_is_resumed_from_another_folder_goes_on_in_the_database_it_wa
 
     def address(tracking_uri: str | None = None) -> object:
         changed = cfg.with_values({"tracking.mlflow.tracking_uri": tracking_uri})
-        return where_it_is_tracked(changed).tracking["mlflow"]["tracking_uri"]
+        return with_tracking_of(changed).tracking["mlflow"]["tracking_uri"]
 
     RunRecorder({"mlflow": _Kept()}, folder).open()
     began = Path.cwd() / "mlflow.db"
@@ -222,12 +222,12 @@ def test_keys_that_came_after_a_run_began_are_not_set_when_it_is_resumed(folder:
     assert stored.pop("remove_dc")
     torch.save(content, checkpoint)
     with pytest.raises(ConfigError, match=r"1 problem.*\n  features\.remove_dc: is not known to the run that is resumed"):
-        without_later_keys(resumed(folder, "features.remove_dc=true"), ["features.remove_dc=true", "trainer.epochs=3"])
-    cfg = without_later_keys(resumed(folder, "trainer.epochs=3"), ["trainer.epochs=3"])
+        without_newer_keys(resumed(folder, "features.remove_dc=true"), ["features.remove_dc=true", "trainer.epochs=3"])
+    cfg = without_newer_keys(resumed(folder, "trainer.epochs=3"), ["trainer.epochs=3"])
     assert {"silence_db", "speech_db", "remove_dc"}.isdisjoint(cfg.features)
     assert len(speechtrain.train(cfg.composed).history) == 3
     assert "remove_dc" not in (folder / "config.yaml").read_text()
-    assert without_later_keys(resumed(folder)).model == resumed(folder).model
+    assert without_newer_keys(resumed(folder)).model == resumed(folder).model
 
 
 @pytest.mark.parametrize("values", [("-inf", "0.1"), ("2.0.1", "2"), ("null", "0.9")])

@@ -27,7 +27,7 @@ from speechtrain.training.diagnosis import Evidence
 from speechtrain.training.diagnosis import diagnose as findings_of
 from speechtrain.training.facts import gather
 from speechtrain.training.history import History
-from speechtrain.training.watch import DIAGNOSIS, Watch
+from speechtrain.training.watch import DIAGNOSIS, DiagnosisCallback
 
 GOOD = [*TINY, "model=mlp", "data.train_size=96", "data.val_size=12", "data.batch_size=8", "trainer.epochs=8", "augment=none"]
 """A recipe of 128 steps that learns."""
@@ -238,11 +238,11 @@ def test_what_was_found_before_a_run_was_resumed_is_taken_back_in_the_trackers_t
     from broken_parts import Notes
 
     Path("run").mkdir()
-    watch = Watch(*watched, RunRecorder({"mine": Notes()}, Path("run")))
+    watch = DiagnosisCallback(*watched, RunRecorder({"mine": Notes()}, Path("run")))
     watch.on_train_start(3, 0)
     assert not Path("tags.txt").exists()
     Path("run", DIAGNOSIS).write_text('{"findings": [{"code": "nothing-learnt"}]}')
-    resumed = Watch(*watched, RunRecorder({"mine": Notes()}, Path("run")))
+    resumed = DiagnosisCallback(*watched, RunRecorder({"mine": Notes()}, Path("run")))
     resumed.on_train_start(3, 1)
     resumed.on_train_start(3, 1)
     assert Path("tags.txt").read_text() == "speechtrain.diagnosis=none\n"
@@ -251,7 +251,7 @@ def test_what_was_found_before_a_run_was_resumed_is_taken_back_in_the_trackers_t
 
 def test_a_long_epoch_is_judged_before_it_is_over(watched: tuple[facts.Facts, History], caplog: pytest.LogCaptureFixture) -> None:
     known, history = watched
-    watch = Watch(replace(known, steps=9000, epoch_steps=3000), history, RunRecorder({}, Path("run")))
+    watch = DiagnosisCallback(replace(known, steps=9000, epoch_steps=3000), history, RunRecorder({}, Path("run")))
     watch.on_train_start(3, 0)
     watch.on_epoch_start(0)
     for index in range(2000):
