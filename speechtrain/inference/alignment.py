@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +23,10 @@ from speechtrain.data.corpus import Skip
 from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import DataError, counted, unwritable
-from speechtrain.files import atomically, is_file, make_folder, numbered, user_path, write_text
+from speechtrain.files import atomically, make_folder, numbered, user_path
 from speechtrain.inference.find import StoredModel
 from speechtrain.inference.formats import as_object, ctm, textgrid
+from speechtrain.inference.replacement import Replacement, checksum, enumerated
 
 if TYPE_CHECKING:
     from speechtrain.data.audio import Audio
@@ -44,8 +43,6 @@ _NAMES_FILE = ".alignments"
 """Name of the file in a folder of alignments with the names and checksums of those that calls wrote."""
 _LONGEST_NAME = 200
 """Letters of a file's name without ending: disks take 255, of which a temporary name and a number need some."""
-_SHOWN = 10
-"""Most files that are named in a warning."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +194,11 @@ def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], fold
         unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder))
         try:
             counts = _write_all(aligned, unfinished, formats)
-            _replace(folder, unfinished)
+            replacement = Replacement.plan(folder, unfinished, _NAMES_FILE)
+            if replacement.others:
+                changed = "these files were changed by hand, or not written by `align`, and stay as they are"
+                log.warning("%s: %s: %s", folder, changed, enumerated(replacement.others))
+            replacement.carry_out()
         except BaseException:
             _leave(unfinished)
             raise
@@ -284,64 +285,4 @@ class _List:
 def _file_name(utterance: str) -> str:
     """Return the name of an utterance's file without ending; of a long id it is the beginning and a checksum that tells it from others."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", utterance)
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 17]}-{_checksum(utterance.encode(errors='replace'))[:16]}"
-
-
-def _replace(folder: Path, new: Path) -> None:
-    """Replace the files of an earlier call by those in the folder `new`, by name.
-
-    The list names old and new files while they are replaced, so that the next call knows them whatever ends this one.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    listed, names = _listed(folder), sorted(path.name for path in new.iterdir())
-    there = {name for name in {*listed, *names} if os.path.lexists(folder / name)}
-    own = {name for name in there & set(listed) if _is_unchanged(folder, name, listed[name])}
-    if others := sorted(there - own):
-        shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
-        log.warning("%s: these files were changed by hand, or not written by `align`, and stay as they are: %s", folder, shown)
-    written = [name for name in names if name in own or name not in there]
-    before = [(name, checksum) for name in sorted(own) for checksum in sorted(listed[name])]
-    after = [(name, _checksum_of(new / name)) for name in written]
-    _write_list(folder, [*before, *after])
-    for name in written:
-        (new / name).replace(folder / name)
-    for name in own - set(written):
-        (folder / name).unlink(missing_ok=True)
-    _write_list(folder, after)
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _checksum_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_list(folder: Path, rows: Sequence[tuple[str, str]]) -> None:
-    """Write names and checksums, in the form that `sha256sum --check` reads."""
-    write_text(folder / _NAMES_FILE, "".join(f"{checksum}  {name}\n" for name, checksum in rows))
-
-
-def _listed(folder: Path) -> dict[str, set[str]]:
-    """Return the checksums with which earlier calls wrote files into a folder, by name; of earlier versions there are none."""
-    if not is_file(folder / _NAMES_FILE):
-        return {}
-    listed: dict[str, set[str]] = {}
-    for line in (folder / _NAMES_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
-        checksum, _, name = line.rpartition("  ")
-        if name == Path(name).name and name.endswith((".TextGrid", ".ctm", ".jsonl")):
-            listed.setdefault(name, set()).update([checksum] if checksum else [])
-    return listed
-
-
-def _is_unchanged(folder: Path, name: str, checksums: Collection[str]) -> bool:
-    """Return whether a file is as it was written; one that an earlier version listed is if it is not newer than the list."""
-    if not is_file(folder / name):
-        return False
-    if checksums:
-        return _checksum_of(folder / name) in checksums
-    return (folder / name).stat().st_mtime_ns <= (folder / _NAMES_FILE).stat().st_mtime_ns
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 17]}-{checksum(utterance.encode(errors='replace'))[:16]}"

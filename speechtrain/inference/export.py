@@ -241,7 +241,7 @@ class Export:
             measured_on="the test data" if tested else f"{len(self.batches)} utterances of `{self.cfg.split}`",
         )
         path = self.folder / hub_folder.NAME
-        if path.is_symlink() or (path.exists() and not hub_folder.is_own(path)):
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise UserError(f"{hub_folder.NAME}: {path} is there, and not a folder of an earlier export\n    -> set out to another folder")
         with TemporaryDirectory(dir=self.folder, prefix=".export-") as place:
             folder = Path(place) / hub_folder.NAME
@@ -253,9 +253,7 @@ class Export:
                 raise UserError(f"{hub_folder.NAME}: {error}\n    -> choose another format; nothing was written") from None
             hub_folder.write_card(model, folder, card)
             result = self._try_out(hub_folder.NAME, folder, open_exported(hub_folder.NAME, folder))
-            if path.is_dir():
-                path.rename(Path(place) / "earlier")
-            folder.replace(path)
+            hub_folder.put_in_place(folder, path)
         return replace(result, path=path)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,19 @@ from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.pretrained import HUB, with_hub_names, without_checkpoint_files
 from speechtrain.data.text.tokenizers import BLANK
 from speechtrain.errors import UserError
-from speechtrain.files import is_folder, user_path, write_json, write_text
+from speechtrain.files import is_folder, make_folder, user_path, write_json, write_text
+from speechtrain.inference.replacement import Replacement, enumerated
 
 if TYPE_CHECKING:
     from speechtrain.inference.recognizer import Recognizer
 
+log = logging.getLogger(__name__)
+
 NAME = "huggingface"
 """The name of the format, and of the folder."""
+_CARD = "README.md"
+_LIST = ".speechtrain"
+"""Name of the file with the names and checksums of what the last export wrote."""
 
 _TAGS = f"tags: {json.dumps(['ctc', 'speechtrain'])}"
 _IN_THE_CARD = ("model", "features", "tokenizer", "augment", "task", "optimizer", "scheduler", "trainer")
@@ -176,7 +183,7 @@ def write_card(recognizer: Recognizer, folder: Path, card: Card) -> None:
         "```",
         "",
     ]
-    write_text(folder / "README.md", "\n".join(lines))
+    write_text(folder / _CARD, "\n".join(lines))
 
 
 def _short_config(cfg: ExperimentConfig) -> str:
@@ -198,7 +205,18 @@ def _without_places(value: Any) -> Any:
     return f"{before}{Path(text).name}" if text.startswith(("/", "~")) else value
 
 
-def is_own(folder: Path) -> bool:
-    """Return whether a folder is one that was written here, and may be replaced."""
-    card = folder / "README.md"
-    return (folder / "config.json").is_file() and card.is_file() and _TAGS in card.read_text(encoding="utf-8", errors="replace")[:1000]
+def put_in_place(folder: Path, path: Path) -> None:
+    """Put new files in place of those that an earlier export wrote; a model card that was changed stays, and whatever was added.
+
+    Raises:
+        UserError: other files were changed, or are not of an earlier export: beside new ones of the rest they are of no use.
+        OSError: the folder cannot be written.
+    """
+    make_folder(path)
+    replacement = Replacement.plan(path, folder, _LIST)
+    if others := [name for name in replacement.others if name != _CARD]:
+        message = f"{NAME}: {path} has files that were changed, or not written by an earlier export: {enumerated(others)}"
+        raise UserError(f"{message}\n    -> remove them, or set out to another folder")
+    if replacement.others:
+        log.warning("%s was changed, or not written by an earlier export, and stays as it is", path / _CARD)
+    replacement.carry_out()

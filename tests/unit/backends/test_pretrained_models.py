@@ -479,9 +479,9 @@ def test_an_exported_folder_has_a_card_and_begins_another_training(made: Make, t
     for name in (folder, archive):
         assert speechtrain.load(str(name)).transcribe(audio).text == wanted
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
-    (folder / "README.md").write_text("of somebody else")
-    assert "not a folder of an earlier export" in write_exports(*arguments_of(ExportConfig, arguments))[0]
-    assert (folder / "README.md").read_text() == "of somebody else"
+    (folder / "README.md").write_text("with a licence")
+    assert write_exports(*arguments_of(ExportConfig, arguments)) == []
+    assert (folder / "README.md").read_text() == "with a licence"
     with pytest.raises(UserError, match="have no counterpart of WordTokenizer"):
         hub_folder.write_processor(recognizer_of(*OWN, "tokenizer=word"), tmp_path)
     with pytest.raises(NotImplementedError, match="Transformers has no Tdnn; take model=pretrained or model=wav2vec2"):
