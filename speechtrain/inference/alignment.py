@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overlay import overlaid
@@ -41,6 +43,8 @@ _DOUBTFUL = 2.5
 """Nats a token: own texts of recordings, also in speech that a model is not made for, had up to 2.2, others 2.7 to 8 (`docs/log.md`)."""
 _NAMES_FILE = ".alignments"
 """Name of the file in a folder of alignments with the names and checksums of those that calls wrote."""
+_UNFINISHED = "unfinished-"
+"""How the name of a folder begins in which a call writes; the number of its process follows."""
 _LONGEST_NAME = 200
 """Letters of a file's name without ending: disks take 255, of which a temporary name and a number need some."""
 
@@ -184,50 +188,74 @@ def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], fold
     """Write the alignments as they come into a folder of their own, and once all are there, put them in place of those of an earlier call.
 
     Only what an earlier call wrote, and nobody has changed since, is replaced or removed: people correct TextGrids in Praat. If the call
-    ends before all are there, those that are stay in that folder, whose name is logged.
+    ends before all are there, those that are stay in that folder, whose name is logged then and when the next call begins; the next one
+    that succeeds removes it.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    try:
+    with _naming(folder):
         make_folder(folder)
-        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder))
-        try:
-            counts = _write_all(aligned, unfinished, formats)
+        earlier = [path for path in folder.glob(f"{_UNFINISHED}*") if _is_left_over(path)]
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{os.getpid()}-", dir=folder))
+        if left := sorted(str(path) for path in earlier if _has_content(path)):
+            log.warning("alignments of a call that ended early are in %s; they are removed when this one has succeeded", enumerated(left))
+    try:
+        counts = _write_all(aligned, unfinished, formats)
+        with _naming(folder):
             replacement = Replacement.plan(folder, unfinished, _NAMES_FILE)
             if replacement.others:
                 changed = "these files were changed by hand, or not written by `align`, and stay as they are"
                 log.warning("%s: %s: %s", folder, changed, enumerated(replacement.others))
             replacement.carry_out()
-        except BaseException:
-            _leave(unfinished)
-            raise
-        shutil.rmtree(unfinished)
+    except BaseException:
+        _leave(unfinished)
+        raise
+    with _naming(folder):
+        for path in (unfinished, *earlier):
+            shutil.rmtree(path)
+    return counts
+
+
+@contextlib.contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Tell an error of writing the results as one of the key `out`; errors of reading the recordings must not come up in the block."""
+    try:
+        yield
     except OSError as error:
         raise unwritable(folder, error, "out") from error
-    return counts
+
+
+def _is_left_over(path: Path) -> bool:
+    """Return whether a folder was left by a call that has ended, in this process or in one that does not run any more."""
+    process = path.name.removeprefix(_UNFINISHED).partition("-")[0]
+    return path.is_dir() and process.isdecimal() and (int(process) == os.getpid() or not psutil.pid_exists(int(process)))
+
+
+def _has_content(folder: Path) -> bool:
+    return any(path.stat().st_size for path in folder.iterdir())
 
 
 def _leave(unfinished: Path) -> None:
     """Leave what was written before an error, and say where."""
     with contextlib.suppress(OSError):
-        if any(path.stat().st_size for path in unfinished.iterdir()):
+        if _has_content(unfinished):
             log.warning("what was aligned before is in %s", unfinished)
         else:
             shutil.rmtree(unfinished)
 
 
 def _write_all(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str]) -> AlignmentCounts:
-    """Write the alignments into an empty folder.
+    """Write the alignments into an empty folder in the folder of the results.
 
     Raises:
-        OSError: it cannot be written.
+        UserError: it cannot be written.
     """
     bad, doubtful = [], []
-    names: set[str] = set()
     utterances = count = 0
-    with contextlib.ExitStack() as opened:
-        lists = {kind: opened.enter_context(contextlib.closing(_List(folder / name))) for kind, name in _LISTS.items() if kind in formats}
+    with _naming(folder.parent):
+        files = _Files(folder, formats)
+    try:
         for utterance, text, alignment in aligned:
             utterances += 1
             if isinstance(alignment, DataError):
@@ -237,19 +265,56 @@ def _write_all(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]],
             count += 1
             if alignment.is_doubtful:
                 doubtful.append(f"{utterance}: {text[:60]!r} does not seem to be said; the model hears {alignment.heard[:60]!r}")
-            if "textgrid" in formats:
-                (folder / f"{numbered(_file_name(utterance), names)}.TextGrid").write_bytes(textgrid(alignment).encode())
-            if "ctm" in lists:
-                lists["ctm"].add(utterance, ctm(utterance, alignment))
-            if "json" in lists:
-                lists["json"].add(utterance, json.dumps(as_object(utterance, text, alignment), ensure_ascii=False) + "\n")
-    for each in lists.values():
-        each.sort()
+            with _naming(folder.parent):
+                files.add(utterance, text, alignment)
+    finally:
+        with _naming(folder.parent):
+            files.close()
+    with _naming(folder.parent):
+        files.sort()
     return AlignmentCounts(count, utterances, doubtful, bad)
 
 
 _LISTS = {"ctm": "words.ctm", "json": "alignments.jsonl"}
 """Names of the files that hold all utterances, by format."""
+
+
+class _Files:
+    """The files of one call, in all formats that are asked for.
+
+    Args:
+        folder: an empty folder.
+        formats: names of formats.
+
+    Raises:
+        OSError: the folder cannot be written; so do all methods.
+    """
+
+    def __init__(self, folder: Path, formats: Sequence[str]) -> None:
+        self._folder = folder
+        self._textgrids = "textgrid" in formats
+        self._names: set[str] = set()
+        self._lists = {kind: _List(folder / name) for kind, name in _LISTS.items() if kind in formats}
+
+    def add(self, utterance: str, text: str, alignment: Alignment) -> None:
+        """Write an utterance."""
+        if self._textgrids:
+            name = numbered(_file_name(utterance), self._names)
+            (self._folder / f"{name}.TextGrid").write_bytes(textgrid(alignment).encode())
+        if "ctm" in self._lists:
+            self._lists["ctm"].add(utterance, ctm(utterance, alignment))
+        if "json" in self._lists:
+            self._lists["json"].add(utterance, json.dumps(as_object(utterance, text, alignment), ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Close the lists; nothing can be added any more."""
+        for each in self._lists.values():
+            each.close()
+
+    def sort(self) -> None:
+        """Bring the lists, which are closed, into the order of the utterances' ids."""
+        for each in self._lists.values():
+            each.sort()
 
 
 class _List:

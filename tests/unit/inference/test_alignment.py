@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,7 +77,6 @@ def test_a_call_that_fails_leaves_no_mix_of_its_files_and_earlier_ones(tmp_path:
     assert {path.name for path in unfinished.iterdir()} == {"a.TextGrid", "words.ctm", "alignments.jsonl"}
     assert '"two"' in (unfinished / "a.TextGrid").read_text()
     assert " two " in (unfinished / "words.ctm").read_text()
-    shutil.rmtree(unfinished)
     rename = Path.replace
 
     def full(self: Path, target: Path) -> Path:
@@ -90,7 +88,50 @@ def test_a_call_that_fails_leaves_no_mix_of_its_files_and_earlier_ones(tmp_path:
         patched.setattr(Path, "replace", full)
         with pytest.raises(UserError):
             write(iter([("a", "two", said("two")), ("c", "two", said("two"))]), tmp_path, FORMATS)
-    shutil.rmtree(next(tmp_path.glob("unfinished-*")))
     write(iter([("c", "three", said("three"))]), tmp_path, FORMATS)
     assert {path.name for path in tmp_path.iterdir()} == {"c.TextGrid", "words.ctm", "alignments.jsonl", ".alignments"}
     assert '"three"' in (tmp_path / "c.TextGrid").read_text()
+
+
+def test_what_earlier_calls_have_left_is_named_and_removed_by_the_next_that_succeeds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Iterator[tuple[str, str, Alignment]]:
+        yield "a", "two", said("two")
+        raise DataError("the disk of the corpus is gone")
+
+    ended, running = tmp_path / f"unfinished-{2**31 - 1}-x", tmp_path / f"unfinished-{os.getppid()}-x"
+    for folder in (ended, running):
+        folder.mkdir()
+        (folder / "a.TextGrid").write_text("of a call that was killed, or runs")
+    with pytest.raises(DataError):
+        write(broken(), tmp_path, FORMATS)
+    (own,) = tmp_path.glob(f"unfinished-{os.getpid()}-*")
+    caplog.clear()
+    write(iter([("a", "one", said("one"))]), tmp_path, FORMATS)
+    (message,) = caplog.messages
+    assert str(ended) in message
+    assert str(own) in message
+    assert str(running) not in message
+    assert list(tmp_path.glob("unfinished-*")) == [running]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "/cache/x"), OSError(5, "Input/output error", "/corpus/a.wav")])
+def test_errors_of_reading_are_not_told_as_errors_of_the_results(tmp_path: Path, error: OSError) -> None:
+    def broken() -> Iterator[tuple[str, str, Alignment]]:
+        yield "a", "two", said("two")
+        raise error
+
+    with pytest.raises(OSError, match=str(error.strerror)) as raised:
+        write(broken(), tmp_path, FORMATS)
+    assert raised.value is error
+
+
+def test_results_that_cannot_be_written_are_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)\n.*set out to a folder on another disk"):
+        write(iter([("a", "two", said("two"))]), tmp_path, FORMATS)
+    assert list(tmp_path.iterdir()) == []
