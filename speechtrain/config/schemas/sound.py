@@ -25,7 +25,7 @@ class LogMel(Target):
     normalize: str = choice("utterance", "band", "none")
     top_db: float | None = number(gt=0)
     silence_db: float | None = number(gt=0)
-    speech_db: float | None = number(gt=0)
+    speech_db: float | None = number(ge=5)
     remove_dc: bool = MISSING
 
     def rules(self) -> Iterator[Rule]:
@@ -35,6 +35,9 @@ class LogMel(Target):
             yield "f_max", f"is {top:g} Hz, above half of sample_rate ({nyquist:g} Hz)", f"set features.f_max={nyquist:g} or lower"
         if self.f_min >= top:
             yield "f_min", f"is {self.f_min:g} Hz, not below the upper limit of {top:g} Hz", "lower features.f_min"
+        if self.speech_db is not None and self.silence_db is not None and self.speech_db >= self.silence_db:
+            message = f"is {self.speech_db:g} dB: it must be below silence_db ({self.silence_db:g} dB), as silence is no speech"
+            yield "speech_db", message, "for example features.speech_db=25 features.silence_db=60"
         if self.hop > self.window:
             yield "hop", f"is {self.hop} s, longer than the window of {self.window} s: samples would be left out", "lower features.hop"
         if round(self.hop * self.sample_rate) < 1 or round(self.window * self.sample_rate) < 2:

@@ -17,6 +17,7 @@ from speechtrain.data.audio import Audio
 from speechtrain.errors import ConfigError, DataError, Problem
 
 _FLOOR = 1e-10  # of a mel energy: 100 dB below a full-scale sine is about 1e-7 with these windows
+_LASTING = 0.15  # s over which medians of the energy are taken
 
 
 class Features(Protocol):
@@ -89,8 +90,8 @@ class LogMel:
         silence_db: frames whose energy lies further than this below that of the loudest are silence: normalisation leaves them out, and
             they get the lowest value of each band in the others, as digital zeros between two sentences are no pause that a model knows.
             Nothing is changed with `normalize=none`, which knows no whole utterance. None: no frame is silence.
-        speech_db: mean and deviation are those of the frames whose energy lies no further than this below that of the loudest, so that how
-            long and how faint pauses are does not change the features of speech. None: of all frames that are not silence.
+        speech_db: mean and deviation are those of the frames whose energy lies no further than this below the greatest that lasts, so
+            that how long and how faint pauses are does not change the features of speech. None: those of all frames but silence.
         remove_dc: subtract the mean of the recording, but not with `normalize=none`; samples of exactly zero, which were put there later,
             are left as they are.
 
@@ -210,20 +211,17 @@ class LogMel:
         if self.normalize == "none" or (self.silence_db is None and self.speech_db is None):
             return normalize_features(features, self.normalize)
         energies = mel.sum(1)
-        counted = self._near_loudest(energies, self.silence_db)
-        if counted is not None:
-            features[~counted] = features[counted].amin(0)
+        counted = torch.ones(len(energies), dtype=torch.bool)
+        if self.silence_db is not None:
+            counted = energies >= energies.max() * 10 ** (-self.silence_db / 10)
+            if not counted.all():
+                features[~counted] = features[counted].amin(0)
         if self.speech_db is not None:
-            counted = self._near_loudest(energies, self.speech_db)
-        return normalize_features(features, self.normalize, counted)
-
-    @staticmethod
-    def _near_loudest(energies: torch.Tensor, decibels: float | None) -> torch.Tensor | None:
-        """Find the frames (T,) whose energies (T,) lie no further below the largest; None: all do, as in most recordings."""
-        if decibels is None:
-            return None
-        near = energies >= energies.max() * 10 ** (-decibels / 10)
-        return None if near.all() else near
+            # a median lasts longer than a click, which may be much louder than speech
+            width = max(1, min(len(energies), round(_LASTING * self.frame_rate)))
+            loudest = energies.unfold(0, width, 1).median(1).values.max()
+            counted = energies >= loudest * 10 ** (-self.speech_db / 10)
+        return normalize_features(features, self.normalize, None if counted.all() else counted)
 
 
 class Stored:
