@@ -121,6 +121,8 @@ class BeamDecoder:
         frames = np.ascontiguousarray(log_probs, dtype=np.float32)
         if not len(frames):
             return [Hypothesis((), 0.0)]
+        if not np.isfinite(frames.max(axis=1)).all():  # of a model that has diverged
+            return [Hypothesis((), -math.inf)]
         scores: dict[tuple[int, ...], float] = {}  # of the language model and of words
         for labels, score in self._found(frames, _RANKED * count):
             scores.setdefault(labels, score)
@@ -158,6 +160,11 @@ def _check_hot_words(words: Sequence[str], tokenizer: Tokenizer) -> None:
         )
         for word in words
         if (unknown := tokenizer.unknown(word))
+    ]
+    problems += [
+        Problem("decoder.hot_words", f"'{word}' is not one word", f"give each by itself: decoder.hot_words=[{','.join(word.split())}]")
+        for word in words
+        if word.split() != [word]
     ]
     if problems:
         raise ConfigError(problems)

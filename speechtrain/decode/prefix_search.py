@@ -24,8 +24,9 @@ _BLANK = 0
 class TokenScorer:
     """Scores each label behind a prefix by a language model over tokens, and by hot words.
 
-    A hot word's score is given label by label, and taken back where the word is not completed. What matters of a prefix is a state, a
-    number: the last tokens, and how much of a hot word they are.
+    A hot word's score is given label by label, and taken back where the word is not completed. Where spaces or pieces part words, a hot
+    word is a whole word; elsewhere it may stand anywhere. What matters of a prefix is a state, a number: the last tokens, and how much
+    of a hot word they are.
 
     Args:
         names: how the model writes each label; that of the blank is not asked for.
@@ -51,6 +52,7 @@ class TokenScorer:
         self._model = model
         self._weight = weight
         self._ngrams = NGramTable(model, names) if isinstance(model, NGram) else None
+        self._asks = model is not None and self._ngrams is None
         self._hot_score = hot_score
         self._space = space
         self._words = {tuple(word) for word in hot}
@@ -58,6 +60,7 @@ class TokenScorer:
         for word in self._words:
             for length in range(len(word)):
                 self._next.setdefault(word[:length], set()).add(word[length])
+        self._in_words = {label for word in self._words for label in word}
         self._starts = np.zeros(len(names), dtype=bool)
         self._starts[list(starts)] = True
         self._parted = space >= 0 or bool(starts)  # else a word may begin at any label
@@ -81,7 +84,18 @@ class TokenScorer:
     def scores(self, states: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> Floats:
         """Return the score (K, L) of each of some labels (L,) behind each state (K,)."""
         found: Floats = self._scores[states[:, None], labels]
+        if self._asks:
+            for row, column in np.argwhere(np.isnan(found)).tolist():
+                found[row, column] = self._ask(int(states[row]), int(labels[column]))
         return found
+
+    def _ask(self, state: int, label: int) -> float:
+        """Ask a language model for one label behind a state, and keep the answer: it has no table, and vocabularies are large."""
+        assert self._model is not None
+        history, part = self._states[state]
+        score = self._weight * self._model.log_prob(history, self._names[label])
+        self._scores[state, label] = score + (self._hot_row(part)[label] if self._words else 0.0)
+        return float(self._scores[state, label])
 
     def follow(self, state: int, label: int) -> int:
         """Return the state behind a state and one more label."""
@@ -116,31 +130,35 @@ class TokenScorer:
         row = self._hot_row(part) if self._words else np.zeros(len(self._names))
         if self._ngrams is not None:
             row = row + self._weight * self._ngrams(history)
-        elif self._model is not None:
-            row[1:] += [self._weight * self._model.log_prob(history, name) for name in self._names[1:]]
+        elif self._asks:
+            row[:] = np.nan
         return row
 
     # --- hot words --------------------------------------------------------------------------------------------------------------------
 
     def _given(self, part: tuple[int, ...] | None) -> float:
-        """Return the score that has been given for a part of a hot word."""
-        return self._hot_score * _STEP * len(part or ())
+        """Return the score that has been given for a part of a hot word: never more than the whole word is worth."""
+        return self._hot_score * min(1.0, _STEP * len(part or ()))
 
     def _end_of_hot(self, part: tuple[int, ...] | None) -> float:
         """Return the rest of a hot word's score at the end of the word, or what is taken back of it."""
-        return (self._hot_score if part in self._words else 0.0) - self._given(part)
+        return (self._hot_score if self._parted and part in self._words else 0.0) - self._given(part)
 
     def _hot_row(self, part: tuple[int, ...] | None) -> Floats:
         """Compute the score (V,) of each label behind a part of a hot word; None: behind a word that is none."""
-        begins = self._starts.copy() if self._parted else np.ones_like(self._starts)
-        goes_on = list(self._next.get(part, ())) if part is not None else []
-        if not self._parted:
-            begins[goes_on] = False
         row = np.full(len(self._names), -self._given(part))
-        row[goes_on] = self._hot_score * _STEP
-        row[begins] = self._end_of_hot(part)
-        first = [label for label in self._next[()] if begins[label]]
-        row[first] += self._hot_score * _STEP
+        if not self._parted:
+            for label in self._in_words:
+                longer = self._longest(part or (), label)
+                row[label] += self._given(longer) + self._hot_score * self._complete(longer)
+            return row
+        if part is not None:
+            for label in self._next.get(part, ()):
+                row[label] += self._given((*part, label))
+        row[self._starts] = self._end_of_hot(part)
+        for label in self._next[()]:
+            if self._starts[label]:
+                row[label] += self._given((label,))
         if self._space >= 0:
             row[self._space] = self._end_of_hot(part)
         return row
@@ -149,11 +167,22 @@ class TokenScorer:
         """Return the part of a hot word behind a part and one more label; None: the word is none."""
         if not self._words or label == self._space:
             return ()
-        if part is not None and not self._starts[label] and label in self._next.get(part, ()):
-            return (*part, label)
-        if self._starts[label] or not self._parted:
-            return (label,) if label in self._next[()] else () if not self._parted else None
-        return None
+        if not self._parted:
+            return self._longest(part or (), label)
+        if self._starts[label]:
+            return (label,) if label in self._next[()] else None
+        return (*part, label) if part is not None and label in self._next.get(part, ()) else None
+
+    def _longest(self, part: tuple[int, ...], label: int) -> tuple[int, ...]:
+        """Return the longest beginning of a hot word that a part and one more label end in (Aho and Corasick 1975)."""
+        longer = (*part, label)
+        while longer and longer not in self._next and longer not in self._words:
+            longer = longer[1:]
+        return longer
+
+    def _complete(self, part: tuple[int, ...]) -> int:
+        """Count the hot words that end where a part does."""
+        return sum(part[-len(word) :] == word for word in self._words)
 
 
 @dataclass
@@ -272,7 +301,7 @@ class PrefixSearch:
 
     def _best(self, ranked: Floats) -> npt.NDArray[np.int64]:
         """Find the places of the highest scores, as many as are followed, and none too far below the best."""
-        rows = np.flatnonzero(ranked >= ranked.max() - self._threshold)
+        rows = np.flatnonzero((ranked >= ranked.max() - self._threshold) & (ranked > -np.inf))
         if len(rows) > self._size:
             rows = rows[np.argpartition(-ranked[rows], self._size - 1)[: self._size]]
         return np.sort(rows)

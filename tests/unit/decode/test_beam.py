@@ -16,7 +16,7 @@ from speechtrain.data.text.tokenizers import CharTokenizer
 from speechtrain.decode.base import RankingDecoder
 from speechtrain.decode.beam import SPACE, BeamDecoder, names_of, read_lexicon, total_log_probs
 from speechtrain.decode.greedy import GreedyDecoder
-from speechtrain.decode.ngram import BEGIN, END, NGram
+from speechtrain.decode.ngram import BEGIN, END, Gram, NGram
 from speechtrain.decode.prefix_search import PrefixSearch, TokenScorer
 from speechtrain.errors import ConfigError, DataError
 
@@ -178,6 +178,90 @@ def test_hot_words_are_preferred_also_where_nothing_parts_words() -> None:
         for score in (0.1, 2.0)
     }
     assert found == {0.1: "今天天好", 2.0: "今天天气"}
+
+
+def test_a_model_without_a_table_is_asked_for_the_labels_that_may_follow() -> None:
+    ngrams = NGram.estimate([list("abba"), list("abab"), list("bb")], 3)
+    names = names_of(CharTokenizer(["ab"]))
+    asked = []
+
+    class Remote:
+        order = 3
+
+        def log_prob(self, history: Gram, word: str) -> float:
+            asked.append(word)
+            return ngrams.log_prob(history, word)
+
+        def __contains__(self, word: str) -> bool:
+            return word in ngrams
+
+    log_probs = random_log_probs(1, 8, 3)
+    remote, table = (PrefixSearch(TokenScorer(names, model, 0.7, [[1, 2]], 1.0), 20, None, 20.0) for model in (Remote(), ngrams))
+    found, wanted = remote(log_probs, 5), table(log_probs, 5)
+    assert [labels for labels, _ in found] == [labels for labels, _ in wanted]
+    assert [score for _, score in found] == pytest.approx([score for _, score in wanted], abs=1e-6)
+    assert "" not in asked
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_no_numbers_give_no_text(value: float) -> None:
+    log_probs = said("ab", AB)
+    log_probs[1, 2] = value
+    (found,) = BeamDecoder(AB).best(log_probs, 1)
+    assert (found.labels, found.score) == ((), -math.inf)
+
+
+def test_a_hot_word_of_several_words_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'ab ba' is not one word\n +-> give each by itself: decoder.hot_words=\[ab,ba\]"):
+        BeamDecoder(AB, hot_words=["ab ba"])
+    for word in ("", " ", " ab "):
+        with pytest.raises(ConfigError, match=f"'{word}' is not one word"):
+            BeamDecoder(AB, hot_words=[word])
+
+
+def test_a_long_hot_word_does_not_push_out_what_is_said() -> None:
+    tokenizer = CharTokenizer(["die donaudampfschifffahrtsgesellschaftskapitaen faehrt"])
+    text = "die donaudampfschifffahrtsgesellschaft faehrt"
+    (found,) = BeamDecoder(tokenizer, hot_words=["donaudampfschifffahrtsgesellschaftskapitaen"]).best(said(text, tokenizer, sure=0.8), 1)
+    assert tokenizer.decode(found.labels) == text
+
+
+@pytest.mark.parametrize(
+    ("hot", "text", "occurrences"),
+    [(["aab"], "aaab", 1), (["bc", "abd"], "abc", 1), (["ab", "abcd"], "abc", 1), (["ab", "b"], "abab", 4), (["abc"], "abab", 0)],
+)
+def test_hot_words_count_wherever_they_stand_where_nothing_parts_words(hot: list[str], text: str, occurrences: int) -> None:
+    tokenizer = CharTokenizer(["abcd"])
+    scorer = TokenScorer(names_of(tokenizer), None, 1.0, [tokenizer.encode(word) for word in hot], 2.0)
+    state, score = 0, 0.0
+    for label in tokenizer.encode(text):
+        score += float(scorer.scores(np.array([state]), np.array([label]))[0, 0])
+        state = scorer.follow(state, label)
+    assert score + scorer.end(state) == pytest.approx(2.0 * occurrences)
+
+
+def test_states_that_were_forgotten_change_no_later_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = NGram.estimate([list("abba"), list("abab"), list("bb")], 3)
+    search = PrefixSearch(TokenScorer(names_of(CharTokenizer(["ab"])), model, 0.7), 20, None, 20.0)
+    before = [search(random_log_probs(seed, 8, 3), 5) for seed in range(3)]
+    monkeypatch.setattr("speechtrain.decode.prefix_search._BYTES", 0)
+    assert [search(random_log_probs(seed, 8, 3), 5) for seed in range(3)] == before
+
+
+def test_labels_that_may_follow_can_be_limited_to_the_most_probable_of_a_frame() -> None:
+    search = PrefixSearch(TokenScorer(["", "a", "b"], None, 1.0), 20, 1, 100.0)
+    log_probs = np.log(np.array([[0.2, 0.5, 0.3], [0.2, 0.3, 0.5]], dtype=np.float32))
+    assert {labels for labels, _ in search(log_probs, 20)} == {(), (1,), (2,), (1, 2)}
+
+
+def test_hot_words_of_pieces_begin_where_words_do() -> None:
+    names = ["", "▁an", "na", "▁na", "n"]
+    scorer = TokenScorer(names, None, 1.0, [[1, 2]], 2.0, starts=frozenset([1, 3]))
+    behind = scorer.follow(0, 1)
+    assert scorer.scores(np.array([0, behind]), np.array([1, 2, 3, 4])).tolist() == pytest.approx(
+        np.array([[0.2, 0.0, 0.0, 0.0], [0.0, 0.2, -0.2, -0.2]])
+    )
+    assert scorer.end(scorer.follow(behind, 2)) == pytest.approx(2.0 - 0.4)
 
 
 def test_a_part_of_a_hot_word_gains_nothing() -> None:
