@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import speechtrain.tracking.mlflow.settings  # noqa: F401  # before MLflow
+
+# isort: split
 import contextlib
 import logging
 import sqlite3

@@ -5,6 +5,9 @@ It runs in the process of `speechtrain.tracking.mlflow.writer`, or in `speechtra
 
 from __future__ import annotations
 
+import speechtrain.tracking.mlflow.settings  # noqa: F401  # before MLflow
+
+# isort: split
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
