@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
+from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig
 
 
@@ -20,9 +21,10 @@ def share_schemas() -> None:
     """Let Hydra compose with the one ConfigStore instead of a deep copy of all schemas for each config, a fifth of the time of composing.
 
     Hydra copies its repository of configs before it replaces the sources in it. The store behind a source is only read, and copies what
-    it gives.
+    it gives. The store itself can be copied as ever, as Hydra's fixture `hydra_restore_singletons` does; the class of its source cannot be
+    had here, as Hydra imports its plugins anew.
     """
-    ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
+    ConfigSource.__deepcopy__ = lambda self, _: copy.copy(self)  # type: ignore[attr-defined]
 
 
 def apply_overrides(overrides: Sequence[Override], cfg: DictConfig) -> None:

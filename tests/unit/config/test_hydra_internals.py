@@ -58,6 +58,7 @@ def test_configs_are_composed_with_the_one_store_of_schemas_and_change_nothing_i
         for overrides in (["model=lstm", "model.hidden_size=32"], ["model=conformer", "+trainer.nonsense=1"]):
             composed(*overrides)
     assert ConfigStore.instance().repo == before, "Hydra has changed: composing writes into ConfigStore"
+    assert copy.deepcopy(ConfigStore.instance()) is not ConfigStore.instance(), "tests of a user's program restore the store from a copy"
 
 
 def test_hydras_and_omegaconfs_errors_know_what_they_are_about() -> None:
