@@ -14,9 +14,9 @@ from pathlib import Path
 from speechtrain.app.command import run_command
 from speechtrain.console import console
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.tracking.run_folder import find_run
+from speechtrain.tracking.run_folder import find_run, fold_folders
 from speechtrain.training.diagnosis import diagnose, figures
-from speechtrain.training.watch import read_evidence
+from speechtrain.training.watch import DIAGNOSIS, read_evidence
 
 
 def run(arguments: list[str]) -> int:
@@ -25,9 +25,9 @@ def run(arguments: list[str]) -> int:
     if len(names) > 1 or any("=" in name for name in names):
         raise ConfigError([Problem("command line", f"{' '.join(arguments)!r} is not one run", "give last, a run's folder or an id")])
     folder, _ = find_run(names[0] if names else "last", "RUN")
-    folds = sorted(folder.glob("fold_*"), key=lambda path: int(path.name.removeprefix("fold_")))  # of a cross-validation
-    judged = [_judge(each) for each in folds or [folder]]
-    return 1 if any(judged) else 0
+    begun = [fold for fold in fold_folders(folder) if (fold / DIAGNOSIS).is_file()]
+    found = [_judge(each) for each in begun or [folder]]
+    return 1 if any(found) else 0
 
 
 def _judge(folder: Path) -> bool:

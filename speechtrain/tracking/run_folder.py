@@ -6,6 +6,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,16 @@ _ARCHIVE = ".zip"
 _FIX = "give last, a run's folder, a checkpoint, or an MLflow run id or its first letters"
 
 _FIRST = "train first, as with python -m speechtrain experiment=quick, or give a run's folder or a checkpoint"
+
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    """Return the folder of a fold, counted from 0, in that of a cross-validation."""
+    return folder / f"fold_{fold}"
+
+
+def fold_folders(folder: Path) -> list[Path]:
+    """Return the folders of the folds that a cross-validation has begun, in order."""
+    return list(takewhile(is_folder, (fold_folder(folder, fold) for fold in count())))
 
 
 def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:

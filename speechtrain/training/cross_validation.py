@@ -16,7 +16,7 @@ from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.console import console, format_metric
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tracking.recorder import RunRequest, recorded
-from speechtrain.tracking.run_folder import write_run_file
+from speechtrain.tracking.run_folder import fold_folder, write_run_file
 from speechtrain.training.result import Result, finished_result
 
 DEVIATION = "_std"
@@ -109,6 +109,6 @@ def print_folds(results: Sequence[Result], metrics: Mapping[str, float]) -> None
 
 def fold_config(cfg: ExperimentConfig, fold: int) -> ExperimentConfig:
     """Return the config of a fold, counted from 0, which goes on from its own checkpoint where the cross-validation is resumed."""
-    folder = Path(cfg.output_dir).absolute() / f"fold_{fold}"
+    folder = fold_folder(Path(cfg.output_dir).absolute(), fold)
     resume = str(folder) if cfg.resume is not None and last_checkpoint(folder) is not None else None
     return cfg.with_values({"data.fold": fold, "output_dir": str(folder), "resume": resume})

@@ -328,18 +328,24 @@ def _remedy(evidence: Evidence) -> str:
 
 
 def _overfitting(evidence: Evidence) -> Finding | None:
+    """Find a loss on validation data that rises again, or stays far above that in training.
+
+    The error rate may still fall then, as the model only becomes too sure of what it says: fewer epochs are no remedy.
+    """
     facts, guess = evidence.facts, evidence.facts.guess_loss
     both = [(number, each) for number, each in enumerate(evidence.epochs, 1) if "val/loss" in each and "train/loss" in each]
     if guess is None or not both or not (evidence.ended or 2 * evidence.steps >= facts.steps):
         return None
     best, lowest = min(both, key=lambda item: item[1]["val/loss"])
     train, val = both[-1][1]["train/loss"], both[-1][1]["val/loss"]
-    has_risen = val > max(_RISEN * lowest["val/loss"], _LITTLE * guess) and train < lowest["train/loss"]
-    if not has_risen and not val > max(_BEHIND * train, _MUCH * guess):
-        return None
     said = f"val/loss is {val:.3g} and train/loss {train:.3g}: the model learns its {facts.train} training utterances by heart"
-    said += f" (val/loss was lowest in epoch {best}, {lowest['val/loss']:.3g})" if has_risen else ""
-    fixes = ("augment=specaugment, or a higher model.dropout", "a smaller model, or fewer trainer.epochs")
+    if val > max(_RISEN * lowest["val/loss"], _LITTLE * guess) and train < lowest["train/loss"]:
+        said += f" (val/loss was lowest in epoch {best}, {lowest['val/loss']:.3g})"
+    elif val > max(_BEHIND * train, _MUCH * guess):
+        said += ", or validation data are of another kind"
+    else:
+        return None
+    fixes = ("augment=specaugment, or a higher model.dropout", "a smaller model")
     more = "more data; where there is none: init_from= or model=pretrained, which begin with what others have learnt"
     return Finding("overfitting", said, "\n    -> ".join((*fixes, more)))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from omegaconf import OmegaConf
 
 from speechtrain.config.build import build
 from speechtrain.config.experiment import Component, ExperimentConfig, class_name, kind_of_test
@@ -107,9 +108,12 @@ class Facts:
         """Make the facts that `as_dict` returned.
 
         Raises:
-            TypeError: one is missing.
+            OmegaConfBaseException: one is missing, or of another type.
         """
-        return cls(**{each.name: values[each.name] for each in fields(cls) if each.name in values})
+        known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        facts = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), known))
+        assert isinstance(facts, cls)
+        return facts
 
 
 def gather(run: Experiment, train: Loader) -> Facts:

@@ -82,6 +82,6 @@ def read_history(path: Path) -> list[dict[str, float]]:
     for line in lines:
         try:
             epochs.append({str(name): float(value) for name, value in json.loads(line).items()})
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             break
     return epochs

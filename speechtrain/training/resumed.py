@@ -22,7 +22,7 @@ from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.files import launch_folder
 from speechtrain.tracking.base import flat
 from speechtrain.tracking.mlflow.location import experiment_name, local_uri, noted_address, stored_address, tracking_address
-from speechtrain.tracking.run_folder import RUN_FILE, UTTERANCES, find_run, places_of, read_run_file, write_run_file
+from speechtrain.tracking.run_folder import RUN_FILE, UTTERANCES, find_run, fold_folder, places_of, read_run_file, write_run_file
 from speechtrain.training.cross_validation import is_cross_validation
 from speechtrain.training.history import HISTORY
 
@@ -49,7 +49,7 @@ def _stored_config(cfg: ExperimentConfig) -> Mapping[str, Any]:
     if cfg.resume is None:
         return {}
     folder, checkpoint = find_run(cfg.resume)
-    if (checkpoint := checkpoint or last_checkpoint(folder / "fold_0")) is not None:
+    if (checkpoint := checkpoint or last_checkpoint(fold_folder(folder, 0))) is not None:
         with suppress(UserError):  # of a damaged file, which is reported when it is read as a whole, if there is no other
             stored = read_extra(checkpoint).get("config")
             return stored if isinstance(stored, Mapping) else {}

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf.errors import OmegaConfBaseException
+
 from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.backends.failures import NonFiniteLossError
 from speechtrain.errors import UserError
@@ -105,7 +107,7 @@ class DiagnosisCallback(Callback):
 def _holds_findings(path: Path) -> bool:
     try:
         return bool(json.loads(path.read_text(encoding="utf-8"))["findings"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, OmegaConfBaseException):
         return False
 
 
@@ -119,7 +121,7 @@ def read_evidence(folder: Path) -> Evidence:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         facts = Facts.of(content["facts"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, OmegaConfBaseException):
         message = f"{path} is not there, or cannot be read: the run has not begun to train, or an earlier version trained it"
         raise UserError(f"{message}\n    -> wait for its first step, or train it again") from None
     finished = read_run_file(folder).get("status") == "FINISHED"  # one that was interrupted might have gone on to learn

@@ -200,6 +200,8 @@ def test_a_good_run_is_not_accused_and_is_told_to_be_good(
     for fold in range(2):
         shutil.copytree("run", Path("folds", f"fold_{fold}"))
     shutil.copy("run/run.json", "folds")
+    Path("folds/fold_2").mkdir()  # it has not made its first step
+    Path("folds/fold_notes.txt").write_text("mine")
     assert diagnose.run(["folds"]) == 0, "of a cross-validation each fold is judged"
     assert capsys.readouterr().out.count("nothing is found that keeps it from learning") == 2
 
@@ -220,6 +222,10 @@ def test_runs_that_cannot_be_judged_say_why(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").write_text("{}")
     with pytest.raises(UserError, match="has not begun to train, or an earlier version trained it"):
         diagnose.run(["run"])
+    for damage in ("[" * 5000, '{"facts": {"lr": "fast"}}', '{"facts": null}', "[]"):
+        Path("run", DIAGNOSIS).write_text(damage)
+        with pytest.raises(UserError, match="cannot be read"):
+            diagnose.run(["run"])
     with pytest.raises(ConfigError, match="is not one run"):
         diagnose.run(["a", "b"])
 
