@@ -8,12 +8,13 @@ from __future__ import annotations
 import gc
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from speechtrain.config.build import build
+from speechtrain.config.components import MIX
 from speechtrain.config.experiment import Component, ExperimentConfig, class_name
 from speechtrain.config.overlay import has_own_list
 from speechtrain.data.batching import Limits
@@ -164,7 +165,8 @@ def _read_corpus(cfg: ExperimentConfig, *, threads: int, reuse: bool, split: str
 
 def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus:
     """List the utterances, normalise their texts, and read their audio where there is not too much of it."""
-    source: CorpusSource = build("data", cfg.corpus if split is None else _with_lists_of(split, cfg.corpus))
+    corpus_config = _with_normalisation(cfg.data.normalize, cfg.corpus)
+    source: CorpusSource = build("data", corpus_config if split is None else _with_lists_of(split, corpus_config))
     with _without_garbage_collection():
         corpus = source.load(cfg.data.limit_utterances)
         _keep_without_text(corpus, cfg, SPLITS if cfg.data.empty_texts == "train" else (split,) if split is not None else ("val", "test"))
@@ -188,6 +190,16 @@ def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus
         *(hours, cfg.data.check_hours),
     )
     return _ReadCorpus(corpus, SpectrumCache(corpus, features, 0.0), features, corpus.skipped, lenient=cfg.data.on_bad == "skip")
+
+
+def _with_normalisation(steps: Sequence[str], corpus: Component) -> Component:
+    """Return a corpus, or a mix of corpora, whose division by texts knows the steps that make some of them the same."""
+    if corpus["_target_"] == MIX:
+        return {**corpus, "corpora": {name: _with_normalisation(steps, each) for name, each in corpus["corpora"].items()}}
+    split = corpus.get("split")
+    if not isinstance(split, Mapping) or split.get("by") != "text":
+        return corpus
+    return {**corpus, "split": {**split, "normalize": list(steps)}}
 
 
 def _with_lists_of(split: str, corpus: Component) -> Component:

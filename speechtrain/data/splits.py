@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from speechtrain.data.corpus import SPLITS, Cut
+from speechtrain.data.text.normalize import normalizer
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,9 @@ _MOST_GROUPS = {3: 20, 2: 60}
 _TOLERANCE = 3.0  # per cent that a share may be off without a warning
 
 
-def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float | list[str], seed: int) -> dict[str, list[Cut]]:
+def split_cuts(
+    cuts: list[Cut], *, by: str, val: float | list[str], test: float | list[str], seed: int, normalize: Sequence[str] = ()
+) -> dict[str, list[Cut]]:
     """Divide one list: the named speakers, or a percentage of utterances, go to val and test.
 
     Args:
@@ -30,6 +33,7 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
         val: per cent of the utterances, taken by whole groups so that the share is as near as may be; or names of speakers.
         test: the same for the test split.
         seed: seed of the order in which groups are taken.
+        normalize: steps of `data.normalize`, which the texts pass later: those that they make the same are one text.
 
     Raises:
         DataError: there is no speaker of that name, or an utterance has no speaker and one is needed.
@@ -41,7 +45,8 @@ def split_cuts(cuts: list[Cut], *, by: str, val: float | list[str], test: float 
         raise DataError(
             f"splitting by speaker needs a speaker for each utterance; '{missing}' has none. Add 'speaker', or set data.split.by=utterance"
         )
-    group_of = _by_text(cuts) if by == "text" else {"speaker": _speaker, "parent": _parent, "utterance": _utterance}[by]
+    names = {"speaker": _speaker, "parent": _parent, "utterance": _utterance}
+    group_of = _by_text(cuts, normalizer(normalize)) if by == "text" else names[by]
     parts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
     remaining = list(cuts)
     for name, share in (("test", test), ("val", val)):
@@ -121,7 +126,7 @@ def complete_splits(
     Args:
         cuts: utterances by split, as listed.
         missing: names of the splits, val or test, that have no list.
-        split: `by`, `val`, `test`, `seed`, as `split_cuts` takes them.
+        split: `by`, `val`, `test`, `seed`, and perhaps `normalize`, as `split_cuts` takes them.
         limit: utterances of a split at most; None: all.
 
     Raises:
@@ -129,7 +134,9 @@ def complete_splits(
     """
     shares = {part: split[part] for part in missing if split[part]}
     if shares:
-        parts = split_cuts(cuts["train"], by=split["by"], val=shares.get("val", 0), test=shares.get("test", 0), seed=split["seed"])
+        steps = split.get("normalize", ())
+        val, test = shares.get("val", 0), shares.get("test", 0)
+        parts = split_cuts(cuts["train"], by=split["by"], val=val, test=test, seed=split["seed"], normalize=steps)
         cuts = {**cuts, **{name: parts[name] for name in ("train", *missing)}}
     if shares and not cuts["train"]:
         raise DataError("data.split leaves no utterance to train on\n    -> lower data.split.val and data.split.test")
@@ -144,12 +151,11 @@ def _utterance(cut: Cut) -> str:
     return str(cut.id)
 
 
-def _by_text(cuts: Sequence[Cut]) -> Callable[[Cut], str]:
-    """Return what names the text of an utterance: one name for texts that differ in case, punctuation and spaces alone."""
+def _by_text(cuts: Sequence[Cut], normalize: Callable[[str], str]) -> Callable[[Cut], str]:
+    """Return what names the text of an utterance: one name for texts that, normalised, differ in case, punctuation and spaces alone."""
     names: dict[str, str] = {}
-    for text in sorted({cut.text for cut in cuts}):
-        names.setdefault(_letters(text), text)
-    return lambda cut: names[_letters(cut.text)]
+    groups = {text: names.setdefault(_letters(normalize(text)), text) for text in sorted({cut.text for cut in cuts})}
+    return lambda cut: groups[cut.text]
 
 
 def _letters(text: str) -> str:

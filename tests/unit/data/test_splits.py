@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from conftest import prepared
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +104,34 @@ def test_texts_that_differ_in_case_and_punctuation_are_one_text() -> None:
     parts = split_cuts(cuts, by="text", val=20, test=20, seed=1)
     said = [{(each.id[0], "\u0301" in each.text) for each in parts[name]} for name in ("train", "val", "test")]
     assert sum(map(len, said)) == len(set().union(*said)) == 20
+
+
+@pytest.mark.parametrize(
+    ("step", "forms"),
+    [
+        ("numbers:en", ("5 {}", "five {}")),
+        ("diacritics", ("{} café", "{} cafe")),
+        ("lowercase:tr", ("{} IŞIK", "{} ışık")),
+        ("replace:&:and", ("{} & z", "{} and z")),
+    ],
+)
+def test_texts_that_normalisation_makes_the_same_are_one_text(step: str, forms: tuple[str, str]) -> None:
+    cuts = [cut(f"{word}-{number}", text=form.format(word)) for word in "bcdfghjklm" for number, form in enumerate(forms)]
+    parts = split_cuts(cuts, by="text", val=20, test=20, seed=1, normalize=[step])
+    said = [{each.id[0] for each in parts[name]} for name in ("train", "val", "test")]
+    assert sum(map(len, said)) == len(set().union(*said)) == 10
+
+
+def test_corpora_of_a_mix_are_divided_by_their_normalised_texts(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.ones(4000) / 100, 8000)
+    texts = [f"{number} {word}" for word in "bcdfghjklm" for number in ("5", "five")]
+    rows = [json.dumps({"audio_filepath": "a.wav", "utt_id": text.replace(" ", "-"), "text": text}) for text in texts]
+    (tmp_path / "all.jsonl").write_text("\n".join(rows))
+    keys = (f"root={tmp_path}", "train=all.jsonl", "split.by=text", "split.val=20", "split.test=20")
+    options = ["data=mix", "+data@data.corpora.x=manifest", *(f"data.corpora.x.{key}" for key in keys)]
+    data = prepared([*options, "data.normalize=['numbers:en']", "features=logmel_8k", "tracking=[]"])
+    said = [{each.text for each in data.corpus.splits[name]} for name in ("train", "val", "test")]
+    assert sum(map(len, said)) == len(set().union(*said)) == 10
 
 
 def test_recordings_of_one_text_stay_together() -> None:
