@@ -218,11 +218,22 @@ def _waveform_problems(cfg: DictConfig) -> Iterator[Problem]:
 
 def _thaw_problems(cfg: DictConfig) -> Iterator[Problem]:
     """Yield a rule between keys: without gradients at first, weights look forgotten to several devices."""
+    if not cfg.model.unfreeze_after or "find_unused" in str(cfg.trainer.get("strategy")):
+        return
     devices = cfg.trainer.get("devices", 1)
-    several = len(devices) > 1 if isinstance(devices, ListConfig) else str(devices).isdigit() and int(devices) > 1
-    if cfg.model.unfreeze_after and several and "find_unused" not in str(cfg.trainer.get("strategy")):
-        message = "is set with several devices, each of which waits for the gradients of weights that are frozen at first"
-        yield Problem("model.unfreeze_after", message, "set trainer.strategy=ddp_find_unused_parameters_true, or model.unfreeze_after=0")
+    if _may_be_several(devices, str(cfg.trainer.get("accelerator"))):
+        message = f"is set with trainer.devices={devices}; each of several waits for the gradients of weights that are frozen at first"
+        fix = "set trainer.devices=1, trainer.strategy=ddp_find_unused_parameters_true, or model.unfreeze_after=0"
+        yield Problem("model.unfreeze_after", message, fix)
+
+
+def _may_be_several(devices: object, accelerator: str) -> bool:
+    """Return whether `trainer.devices`, in any form that Lightning takes, means several devices, or may do so on some machine."""
+    is_list = isinstance(devices, ListConfig) or "," in str(devices)
+    names = [str(name) for name in devices] if isinstance(devices, ListConfig) else str(devices).replace(" ", "").strip(",").split(",")
+    if {"auto", "-1"} & set(names):
+        return accelerator not in ("cpu", "mps")
+    return len(names) > 1 or (not is_list and names[0].isdecimal() and int(names[0]) > 1)
 
 
 def _checkpoint_problems(cfg: DictConfig) -> Iterator[Problem]:

@@ -229,7 +229,7 @@ def test_what_stands_behind_the_layers_learns_as_fast_as_the_head(made: Make) ->
 
 
 def test_several_devices_need_to_know_of_weights_that_are_frozen_at_first(made: Make) -> None:
-    options = ["model=pretrained", f"model.path={made('wav2vec2')}", "model.unfreeze_after=3", "trainer.devices=2"]
+    options = ["model=pretrained", f"model.path={made('wav2vec2')}", "model.unfreeze_after=3", "trainer.devices=auto"]
     with pytest.raises(ConfigError, match=r"model.unfreeze_after: .*\n.*trainer.strategy=ddp_find_unused_parameters_true"):
         compose(options)
     compose([*options, "trainer.strategy=ddp_find_unused_parameters_true"])
