@@ -198,13 +198,13 @@ def names_of(tokenizer: Tokenizer) -> list[str]:
 
 def total_log_probs(log_probs: npt.NDArray[np.float32], labels: Sequence[Sequence[int]]) -> list[float]:
     """Compute for each sequence of labels the log-probability of all its alignments with log_probs (T', V) together."""
-    lengths = torch.tensor([len(each) for each in labels])
-    targets = torch.zeros(len(labels), max(1, int(lengths.max())), dtype=torch.long)
-    for row, each in enumerate(labels):
-        targets[row, : len(each)] = torch.tensor(list(each), dtype=torch.long)
-    repeated = torch.from_numpy(np.ascontiguousarray(log_probs)).double()[:, None].expand(-1, len(labels), -1)
-    losses = torch.nn.functional.ctc_loss(repeated, targets, torch.full((len(labels),), len(log_probs)), lengths, reduction="none")
-    return (-losses).tolist()
+    frames = torch.from_numpy(np.ascontiguousarray(log_probs)).double()[:, None]
+    lengths = torch.tensor([len(frames)])
+    # one at a time, as memory is that of frames times labels
+    return [
+        -float(torch.nn.functional.ctc_loss(frames, torch.tensor([list(each)]), lengths, torch.tensor([len(each)]), reduction="sum"))
+        for each in labels
+    ]
 
 
 def read_lexicon(path: Path, tokenizer: Tokenizer) -> dict[str, list[list[int]]]:

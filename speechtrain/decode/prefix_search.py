@@ -32,7 +32,7 @@ class TokenScorer:
         names: how the model writes each label; that of the blank is not asked for.
         model: language model over tokens; None: none.
         weight: factor of its log-probability.
-        hot: labels of each hot word.
+        hot_words: labels of each hot word.
         hot_score: score of a whole hot word.
         space: label of the space between words; -1: there is none.
         starts: labels that begin a word, in vocabularies of subwords.
@@ -43,7 +43,7 @@ class TokenScorer:
         names: Sequence[str],
         model: LanguageModel | None,
         weight: float,
-        hot: Sequence[Sequence[int]] = (),
+        hot_words: Sequence[Sequence[int]] = (),
         hot_score: float = 0.0,
         space: int = -1,
         starts: frozenset[int] = frozenset(),
@@ -55,7 +55,7 @@ class TokenScorer:
         self._asks = model is not None and self._ngrams is None
         self._hot_score = hot_score
         self._space = space
-        self._words = {tuple(word) for word in hot}
+        self._words = {tuple(word) for word in hot_words}
         self._next: dict[tuple[int, ...], set[int]] = {}  # labels that go on with the first ones of a hot word
         for word in self._words:
             for length in range(len(word)):
@@ -64,8 +64,8 @@ class TokenScorer:
         self._starts = np.zeros(len(names), dtype=bool)
         self._starts[list(starts)] = True
         self._parted = space >= 0 or bool(starts)  # else a word may begin at any label
-        self.is_zero = model is None and not hot
-        self.largest_gain = abs(hot_score) if hot else 0.0
+        self.is_zero = model is None and not hot_words
+        self.largest_gain = abs(hot_score) if hot_words else 0.0
         self.forget()
 
     def forget(self) -> None:
@@ -232,8 +232,8 @@ class PrefixSearch:
         if self._scorer.is_full:
             self._scorer.forget()
         nodes = _Prefixes()
-        nobody = np.array([-np.inf])
-        beam = _Beam(np.zeros(1, np.int64), np.full(1, -1), np.zeros(1), nobody, np.zeros(1), np.zeros(1, np.int64))
+        impossible = np.array([-np.inf])
+        beam = _Beam(np.zeros(1, np.int64), np.full(1, -1), np.zeros(1), impossible, np.zeros(1), np.zeros(1, np.int64))
         for frame in log_probs.astype(np.float64):
             beam = self._advance(beam, frame, nodes)
         scores = beam.scores + [self._scorer.end(int(state)) for state in beam.states]
@@ -243,19 +243,19 @@ class PrefixSearch:
     def _advance(self, beam: _Beam, frame: Floats, nodes: _Prefixes) -> _Beam:
         """Follow the prefixes through one more frame (V,)."""
         total = beam.total
-        stays = _Beam(beam.nodes, beam.last, total + frame[_BLANK], beam.label + frame[beam.last], beam.scores, beam.states)
-        labels = self._labels(frame, total + beam.scores, stays.total + stays.scores)
+        unextended = _Beam(beam.nodes, beam.last, total + frame[_BLANK], beam.label + frame[beam.last], beam.scores, beam.states)
+        labels = self._labels(frame, total + beam.scores, unextended.total + unextended.scores)
         columns = np.full(len(frame), -1)
         columns[labels] = np.arange(len(labels))
 
-        grown = total[:, None] + frame[labels]  # (K, L)
-        again = np.flatnonzero((beam.last >= 0) & (columns[beam.last] >= 0))  # a label that follows itself has a blank between
-        grown[again, columns[beam.last[again]]] = beam.blank[again] + frame[beam.last[again]]
-        self._merge(stays, grown, columns, nodes)
+        extended = total[:, None] + frame[labels]  # (K, L)
+        repeated = np.flatnonzero((beam.last >= 0) & (columns[beam.last] >= 0))  # a label that follows itself has a blank between
+        extended[repeated, columns[beam.last[repeated]]] = beam.blank[repeated] + frame[beam.last[repeated]]
+        self._merge(unextended, extended, columns, nodes)
 
         gains = 0.0 if self._scorer.is_zero else self._scorer.scores(beam.states, labels)
-        scores = np.broadcast_to(beam.scores[:, None] + gains, grown.shape)
-        ranked = np.concatenate([stays.total + stays.scores, (grown + scores).ravel()])
+        scores = np.broadcast_to(beam.scores[:, None] + gains, extended.shape)
+        ranked = np.concatenate([unextended.total + unextended.scores, (extended + scores).ravel()])
         rows = self._best(ranked)
         kept, new = rows[rows < len(total)], rows[rows >= len(total)] - len(total)
         behind, column = np.divmod(new, max(1, len(labels)))
@@ -264,23 +264,23 @@ class PrefixSearch:
         states = [0] * len(pairs) if self._scorer.is_zero else [self._scorer.follow(int(beam.states[row]), label) for row, label in pairs]
         numbers = [nodes.number(int(beam.nodes[row]), label) for row, label in pairs]
         return _Beam(
-            np.concatenate([stays.nodes[kept], np.array(numbers, dtype=np.int64)]),
-            np.concatenate([stays.last[kept], added]),
-            np.concatenate([stays.blank[kept], np.full(len(pairs), -np.inf)]),
-            np.concatenate([stays.label[kept], grown[behind, column]]),
-            np.concatenate([stays.scores[kept], scores[behind, column]]),
-            np.concatenate([stays.states[kept], np.array(states, dtype=np.int64)]),
+            np.concatenate([unextended.nodes[kept], np.array(numbers, dtype=np.int64)]),
+            np.concatenate([unextended.last[kept], added]),
+            np.concatenate([unextended.blank[kept], np.full(len(pairs), -np.inf)]),
+            np.concatenate([unextended.label[kept], extended[behind, column]]),
+            np.concatenate([unextended.scores[kept], scores[behind, column]]),
+            np.concatenate([unextended.states[kept], np.array(states, dtype=np.int64)]),
         )
 
-    def _labels(self, frame: Floats, before: Floats, stays: Floats) -> npt.NDArray[np.int64]:
+    def _labels(self, frame: Floats, before: Floats, unextended: Floats) -> npt.NDArray[np.int64]:
         """Find the labels of a frame (V,) that may follow some prefix; those that the threshold would take out anyway are left out.
 
         Args:
             frame: log-probabilities.
             before: scores of the prefixes (K,).
-            stays: scores that they have behind the frame without another label.
+            unextended: scores that they have behind the frame without another label.
         """
-        possible = before.max() + frame + self._scorer.largest_gain >= stays.max() - self._threshold
+        possible = before.max() + frame + self._scorer.largest_gain >= unextended.max() - self._threshold
         possible[_BLANK] = False
         found = np.flatnonzero(possible)
         if self._most_labels is not None and len(found) > self._most_labels:
@@ -288,16 +288,16 @@ class PrefixSearch:
         return found
 
     @staticmethod
-    def _merge(stays: _Beam, grown: Floats, columns: npt.NDArray[np.int64], nodes: _Prefixes) -> None:
-        """Give a prefix that is followed already what comes to it from the prefix one label shorter."""
-        row_of = {node: row for row, node in enumerate(stays.nodes.tolist())}
+    def _merge(unextended: _Beam, extended: Floats, columns: npt.NDArray[np.int64], nodes: _Prefixes) -> None:
+        """Add to a prefix in the beam the paths that extend its parent by its last label."""
+        row_of = {node: row for row, node in enumerate(unextended.nodes.tolist())}
         pairs = [(row, row_of.get(nodes.parents[node], -1)) for node, row in row_of.items()]
-        found = np.array([(row, shorter) for row, shorter in pairs if shorter >= 0 and columns[stays.last[row]] >= 0], dtype=np.int64)
+        found = np.array([(row, shorter) for row, shorter in pairs if shorter >= 0 and columns[unextended.last[row]] >= 0], dtype=np.int64)
         if len(found):
             rows, shorter = found.T
-            places = shorter, columns[stays.last[rows]]
-            stays.label[rows] = np.logaddexp(stays.label[rows], grown[places])
-            grown[places] = -np.inf
+            places = shorter, columns[unextended.last[rows]]
+            unextended.label[rows] = np.logaddexp(unextended.label[rows], extended[places])
+            extended[places] = -np.inf
 
     def _best(self, ranked: Floats) -> npt.NDArray[np.int64]:
         """Find the places of the highest scores, as many as are followed, and none too far below the best."""
