@@ -80,7 +80,7 @@ def choose(cfg: ExperimentConfig) -> ExperimentConfig:
     """Return a config in which the keys of `choose` have values, and nothing is left to choose; tell in a line each why.
 
     Raises:
-        ConfigError: the budget is too short for an epoch of the smallest model.
+        ConfigError: the budget is too short for an epoch of the smallest model, or there are too few utterances.
         DataError: the data cannot be read.
     """
     if not cfg.choose:
@@ -130,7 +130,12 @@ def _choose_lists(cfg: ExperimentConfig, wanted: frozenset[str]) -> Iterator[Cho
         known = "not every speaker is known" if None in speakers else f"{len(speakers)} speakers"
         by = "text" if len(texts) >= _FEW_TEXTS * len(cuts) else "utterance"
         by = "speaker" if None not in speakers and len(speakers) >= _FEWEST_SPEAKERS else by
-        shares = {f"data.split.{split}": _HELD_OUT for split in missing}
+        parts = {"speaker": len(speakers), "text": len(texts), "utterance": len(cuts)}[by]
+        share = max(_HELD_OUT, math.ceil(100 / max(1, parts)))  # one of them at least
+        if parts <= len(missing):
+            message = f"is not enough: {known}, {len(texts)} different texts of {len(cuts)} utterances leave none for {', '.join(missing)}"
+            raise ConfigError([Problem("data.train", message, "give more, or valid.jsonl and test.jsonl; inspect says what is left out")])
+        shares = {f"data.split.{split}": share for split in missing}
         why = f"no list of {' and '.join(missing)}; {known}, {len(texts)} different texts of {len(cuts)} utterances"
         yield Choice({"data.split.by": by, **shares}, why)
 
@@ -150,6 +155,8 @@ def _choose_features(cfg: ExperimentConfig, wanted: frozenset[str]) -> Iterator[
     lasting: defaultdict[int, float] = defaultdict(float)
     for cut in _listed(cfg):
         lasting[cut.sample_rate] += cut.duration
+    if not lasting:
+        return  # there is nothing to train on, which the run says
     total = sum(lasting.values())
     rates = sorted(lasting, reverse=True)
     above = np.cumsum([lasting[rate] for rate in rates])

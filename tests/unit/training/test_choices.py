@@ -50,6 +50,15 @@ def test_the_same_few_words_over_and_over_are_in_every_split(corpus: Write) -> N
     assert (cfg.corpus["split"]["by"], cfg.corpus["split"]["val"]) == ("utterance", 10)
 
 
+def test_of_a_few_texts_each_split_has_one_and_fewer_are_refused(corpus: Write) -> None:
+    sizes = ["trainer.epochs=1", "model.channels=32", "trainer.precision=32-true"]
+    assert chosen(corpus(TEXTS[:3]), *sizes).corpus["split"]["val"] == 34
+    with pytest.raises(ConfigError, match="2 different texts of 2 utterances leave none for"):
+        chosen(corpus(TEXTS[:2]), *sizes)
+    with pytest.raises(ConfigError, match="0 different texts of 0 utterances"):
+        chosen(corpus(["", " "]), *sizes)
+
+
 def test_frames_are_as_long_as_what_is_said_allows(corpus: Write) -> None:
     sizes = ["trainer.epochs=1", "model.channels=32", "trainer.precision=32-true"]
     slow = chosen(corpus(TEXTS), *sizes)
