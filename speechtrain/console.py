@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO
 
 from rich.console import Console
 from rich.markup import escape
@@ -40,6 +41,16 @@ class ConsoleHandler(logging.Handler):
         style = _STYLES.get(record.levelno)
         where = errors if record.levelno >= logging.WARNING else console
         where.print(f"{record.levelname.lower()}: {text}" if style else text, style=style)
+
+
+@contextmanager
+def printing_to(file: IO[str]) -> Iterator[None]:
+    """Send what is printed to a file; afterwards it goes to the standard output and error again, whatever these are then."""
+    console.file = errors.file = file
+    try:
+        yield
+    finally:
+        console.file = errors.file = None  # type: ignore[assignment]  # rich's word for the standard streams
 
 
 def announce(text: str) -> None:

@@ -22,7 +22,7 @@ from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.backends.checkpoint_files import FOLDER as CHECKPOINTS
 from speechtrain.config.compose import check
 from speechtrain.config.targets import Direction
-from speechtrain.console import console, errors
+from speechtrain.console import printing_to
 from speechtrain.errors import RunPruned, UserError
 from speechtrain.sweep.study.cost import COST
 from speechtrain.sweep.study.objectives import Constraint
@@ -344,10 +344,5 @@ def _output(folder: Path, *, show: bool) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    before = console.file, errors.file
-    with (folder / OUTPUT).open("a", encoding="utf-8") as file:
-        console.file = errors.file = file
-        try:
-            yield
-        finally:
-            console.file, errors.file = before
+    with (folder / OUTPUT).open("a", encoding="utf-8") as file, printing_to(file):
+        yield
