@@ -46,6 +46,8 @@ class OnACheckpoint:
     """See `checkpoints.KINDS`."""
     own: ClassVar[list[str]] = []
     """Further options."""
+    learns: ClassVar[float] = 0.5
+    """Times the loss of before, below which it comes on a tiny set."""
 
     @pytest.fixture(autouse=True)
     def _checkpoint(self, made: Make) -> None:
@@ -76,7 +78,7 @@ class PretrainedConformance(OnACheckpoint, CtcConformance):
         model = setup.build()
         before = setup.measure(model, "train")["train/loss"]
         setup.train(model)
-        assert setup.measure(model, "train")["train/loss"] < before / 2
+        assert setup.measure(model, "train")["train/loss"] < self.learns * before
 
 
 @pytest.mark.slow
@@ -97,3 +99,4 @@ class TestMels(PretrainedConformance):
 
     kind = "parakeet"
     own: ClassVar[list[str]] = ["model.lora_rank=2"]
+    learns: ClassVar[float] = 0.8  # as what is updated stands on weights that were drawn at random
