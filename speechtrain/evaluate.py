@@ -21,7 +21,7 @@ from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.console import console, format_metric
 from speechtrain.errors import unwritable
 from speechtrain.inference.evaluation import Evaluation, evaluate, write
-from speechtrain.inference.find import results_folder
+from speechtrain.inference.find import find_model, results_folder
 
 _SEARCH = ("-m", "--multirun")
 _REPORTS = dict.fromkeys(("error_report", "class_report", "signal_report"), "report")
@@ -54,8 +54,10 @@ def run(arguments: list[str]) -> int:
     if any(item in _SEARCH for item in arguments):
         from speechtrain.sweep.tune import tune_decoder
 
+        # the last run is another one after the next training
+        source = cfg.source if cfg.source != "last" else find_model("last", tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
         best = tune_decoder(cfg, overrides)
-        console.print(f"on test: python -m speechtrain.evaluate {' '.join([f'from={cfg.source}', *best])}", markup=False)
+        console.print(f"on test: python -m speechtrain.evaluate {' '.join([f'from={source}', *best])}", markup=False)
         return 0
     split = cfg.split or "test"
     evaluation = evaluate(cfg, overrides, split=split)

@@ -26,7 +26,7 @@ from speechtrain.data.features.store import SpectrumStore
 from speechtrain.data.splits import limit_cuts, refuse_repeated_ids, split_fold
 from speechtrain.data.task_data import PreparedCorpus
 from speechtrain.data.text.normalize import normalizer
-from speechtrain.data.text.tokenizers import Tokenizer, in_other_case
+from speechtrain.data.text.tokenizers import Tokenizer, case_step, in_other_case
 from speechtrain.errors import ConfigError, DataError, EmptyDataError, Problem, counted
 
 log = logging.getLogger(__name__)
@@ -314,7 +314,7 @@ def _remove_unlabelled(corpus: Corpus, tokenizer: Tokenizer) -> list[Skip]:
     for name, tokens in unknown.items():
         reason = f"the tokenizer has nothing for {', '.join(map(repr, tokens[:8]))}"
         if all(in_other_case(token, tokenizer.vocabulary) for token in tokens):
-            reason += ", which it has in the other case: set data.normalize=[nfc,lowercase,spaces], or uppercase"
+            reason += f", which it has in the other case: set data.normalize=[nfc,{case_step(tokens, tokenizer.vocabulary)},spaces]"
         skips.append(Skip("train", name, reason))
     return skips
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from speechtrain.config.build import build
 from speechtrain.config.overlay import decoders_of, overlaid
 from speechtrain.config.schemas.commands import EvaluateConfig
+from speechtrain.data.text.tokenizers import case_step
 from speechtrain.decode.base import ranking
 from speechtrain.errors import DataError, counted
 from speechtrain.inference.find import stored_for
@@ -154,7 +155,7 @@ def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
     if strict:
         raise DataError(
             f"{message}\n    -> give on_unknown=warn to count them as errors, or, where they differ in case or punctuation only, "
-            "data.normalize=[nfc,lowercase,punctuation]"
+            f"data.normalize=[nfc,{case_step(missing, data.tokenizer.vocabulary)},punctuation]"
         )
     log.warning("%s; they count as errors", message)
 

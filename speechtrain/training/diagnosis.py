@@ -345,7 +345,7 @@ def _overfitting(evidence: Evidence) -> Finding | None:
         said += ", or validation data are of another kind"
     else:
         return None
-    fixes = ("augment=specaugment, or a higher model.dropout", "a smaller model")
+    fixes = ("a higher model.dropout, or more and wider masks: augment.time_masks, augment.time_mask_width", "a smaller model")
     more = "more data; where there is none: init_from= or model=pretrained, which begin with what others have learnt"
     return Finding("overfitting", said, "\n    -> ".join((*fixes, more)))
 

@@ -228,6 +228,11 @@ def in_other_case(token: str, vocabulary: Collection[str]) -> bool:
     return token not in vocabulary and (token.lower() in vocabulary or token.upper() in vocabulary)
 
 
+def case_step(tokens: Iterable[str], vocabulary: Collection[str]) -> str:
+    """Return the step of `data.normalize` that brings tokens which a vocabulary lacks into its case."""
+    return "uppercase" if any(token.upper() in vocabulary for token in tokens) else "lowercase"
+
+
 def read_vocabulary(path: Path) -> list[str]:
     """Read the tokens of a file, one a line.
 
