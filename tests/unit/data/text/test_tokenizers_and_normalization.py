@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from speechtrain.data.text.normalize import normalizer, visible
 from speechtrain.data.text.phonemes import PhonemeTokenizer, pronounce_words, read_lexicon
 from speechtrain.data.text.subwords import BpeTokenizer
-from speechtrain.data.text.tokenizers import CharTokenizer, WordTokenizer, count_repeats
+from speechtrain.data.text.tokenizers import CharTokenizer, WordTokenizer, case_step, count_repeats
 from speechtrain.errors import ConfigError, DataError
 
 SCRIPTS = (
@@ -200,3 +200,8 @@ def test_characters_that_are_not_seen_have_names() -> None:
     assert visible("a\u00adb c\u200b\u00a0\x07\ufe0f") == shown
     assert visible("\u0307") == "<COMBINING DOT ABOVE>"
     assert visible("e\u0301 \u00fc\u4e00") == "e\u0301 \u00fc\u4e00"
+
+
+def test_tokens_in_the_other_case_are_brought_into_that_of_the_vocabulary() -> None:
+    assert case_step(["a", "b"], ["", "A", "B"]) == "uppercase"
+    assert case_step(["A"], ["", "a", "b"]) == "lowercase"
