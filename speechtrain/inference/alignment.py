@@ -297,7 +297,7 @@ class _Files:
         self._lists = {kind: _List(folder / name) for kind, name in _LISTS.items() if kind in formats}
 
     def add(self, utterance: str, text: str, alignment: Alignment) -> None:
-        """Write an utterance."""
+        """Write the alignment of an utterance in each of the formats."""
         if self._textgrids:
             name = numbered(_file_name(utterance), self._names)
             (self._folder / f"{name}.TextGrid").write_bytes(textgrid(alignment).encode())

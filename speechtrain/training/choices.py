@@ -93,12 +93,12 @@ def choose(cfg: ExperimentConfig) -> ExperimentConfig:
             values = {key: value for key, value in choice.values.items() if key in wanted}
             if not values:
                 continue
-            log.info("chosen: %s (%s)", ", ".join(_told(cfg, key, value) for key, value in values.items()), choice.why)
+            log.info("chosen: %s (%s)", ", ".join(_described(cfg, key, value) for key, value in values.items()), choice.why)
             cfg = cfg.with_values(values)
     return cfg.with_values({"choose": []})
 
 
-def _told(cfg: ExperimentConfig, key: str, value: object) -> str:
+def _described(cfg: ExperimentConfig, key: str, value: object) -> str:
     """Return a key with the value that was chosen, and which one of the config, perhaps of the user's own file, it replaces."""
     before = OmegaConf.select(cfg.composed, key)
     before = list(before) if isinstance(before, ListConfig) else before

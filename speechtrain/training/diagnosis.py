@@ -338,7 +338,7 @@ def _overfitting(evidence: Evidence) -> Finding | None:
         return None
     best, lowest = min(both, key=lambda item: item[1]["val/loss"])
     train, val = both[-1][1]["train/loss"], both[-1][1]["val/loss"]
-    said = f"val/loss is {val:.3g} and train/loss {train:.3g}: the model learns its {facts.train} training utterances by heart"
+    said = f"val/loss is {val:.3g}, train/loss {train:.3g}: the model memorises its {facts.train} training utterances"
     if val > max(_RISEN * lowest["val/loss"], _LITTLE * guess) and train < lowest["train/loss"]:
         said += f" (val/loss was lowest in epoch {best}, {lowest['val/loss']:.3g})"
     elif val > max(_BEHIND * train, _MUCH * guess):

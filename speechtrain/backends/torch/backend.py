@@ -226,7 +226,7 @@ class TorchBackend(Backend):
         if isinstance(model.encoder, Encoder):
             of_encoder = {name.removeprefix(_ENCODER): value for name, value in weights.items() if name.startswith(_ENCODER)}
             others = {name: value for name, value in weights.items() if not name.startswith(_ENCODER)}
-            weights = {**others, **{f"{_ENCODER}{name}": value for name, value in model.encoder.of_former(of_encoder).items()}}
+            weights = {**others, **{f"{_ENCODER}{name}": value for name, value in model.encoder.adapt_warm_start(of_encoder).items()}}
         if labels is not None:
             for name in ("head.weight", "head.bias"):
                 former = weights.pop(name, None)

@@ -58,7 +58,7 @@ class Encoder(nn.Module, ABC):
         """
         return None
 
-    def of_former(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def adapt_warm_start(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the weights of another run's encoder by the names that they have in this one, where `init_from` names that run.
 
         Raises:

@@ -89,7 +89,7 @@ def test_a_model_that_knows_its_training_data_by_heart_is_named_from_half_of_the
     facts = Facts.of(run["facts"])
     assert diagnose(Evidence(facts, run["epochs"][:19])) == []
     (finding,) = diagnose(Evidence(facts, run["epochs"], ended=True))
-    assert "val/loss is 2.51 and train/loss 0.118: the model learns its 100 training utterances by heart" in finding.message
+    assert "val/loss is 2.51, train/loss 0.118: the model memorises its 100 training utterances" in finding.message
     assert "lowest in epoch 14, 1.99" in finding.message
     assert "model.dropout" in finding.fix
 

@@ -82,9 +82,9 @@ class Pretrained(Encoder):
         self.net = _net(self.architecture, dropout)
         self.stages = _Stages()
         self.front: _Front = {_PARAKEET: _Parakeet, _BERT: _Bert}.get(self.kind, _Waveform)(self.net, input_size, self.stages)
-        self._passing_by = _PassingBy()
+        self._layer_drop = _LayerDrop()
         for layer in self.front.layers:
-            layer.register_forward_hook(self._passing_by)
+            layer.register_forward_hook(self._layer_drop)
         config = self.net.config
         self.output_size = int(config.output_hidden_size if getattr(config, "add_adapter", False) else config.hidden_size)
         self.subsampling, self.min_frames, self.receptive_field = self.front.subsampling, self.front.min_frames, None
@@ -148,7 +148,7 @@ class Pretrained(Encoder):
         if self.mask is not None and weights.mask is not None and weights.mask.shape == self.mask.shape:
             self.mask.data.copy_(weights.mask)
 
-    def of_former(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def adapt_warm_start(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the weights of another run's encoder, with those that low-rank updates are added to by the names that they have here.
 
         Raises:
@@ -165,7 +165,7 @@ class Pretrained(Encoder):
 
     def prepare(self, *, layer_dropout: float, checkpointing: bool) -> None:
         """Set what a training asks for: the probability that a layer is skipped, and whether layers are computed again for gradients."""
-        self._passing_by.probability = layer_dropout
+        self._layer_drop.probability = layer_dropout
         if checkpointing:
             self.net.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         elif self._checkpointing:
@@ -183,7 +183,7 @@ class Pretrained(Encoder):
         for name, _ in self.named_parameters():
             inside = re.fullmatch(r"net\.(?:encoder\.)?layers\.(\d+)\..*", name)
             depth = layers - int(inside[1]) if inside else layers + 1
-            scales[name] = 1.0 if name.removeprefix("net.").startswith(self.front.above) else self.lr_decay**depth
+            scales[name] = 1.0 if name.removeprefix("net.").startswith(self.front.behind_layers) else self.lr_decay**depth
         return scales
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
@@ -240,8 +240,8 @@ class _Stages:
         self.lengths: list[torch.Tensor] = []
 
 
-class _PassingBy:
-    """Lets utterances (B, T', D) pass by a layer in training, as a `Stack` does.
+class _LayerDrop:
+    """Drops a layer for some utterances (B, T', D) in training (LayerDrop, Fan et al. 2020), as a `Stack` does.
 
     Transformers skips the layer instead, which then has no gradient: of several devices each waits for those of the others.
     """
@@ -253,10 +253,10 @@ class _PassingBy:
         if not (self.probability and layer.training):
             return output
         x = inputs[0]
-        passes_by = torch.rand(len(x), 1, 1, device=x.device) < self.probability
+        dropped = torch.rand(len(x), 1, 1, device=x.device) < self.probability
         if isinstance(output, tuple):
-            return torch.where(passes_by, x, output[0]), *output[1:]
-        return torch.where(passes_by, x, output)
+            return torch.where(dropped, x, output[0]), *output[1:]
+        return torch.where(dropped, x, output)
 
 
 class _ZeroBehind:
@@ -277,7 +277,7 @@ class _Front:
         extractor: what `freeze_extractor` leaves as it is.
         layers: the layers, from the bottom up.
         frames_masked_together: frames of what is masked for each encoder frame.
-        above: beginnings of the names of parameters behind the layers.
+        behind_layers: beginnings of the names of parameters behind the layers.
     """
 
     extractor: Any
@@ -285,7 +285,7 @@ class _Front:
     subsampling: int
     min_frames: int = 1
     frames_masked_together = 1
-    above: tuple[str, ...] = ("adapter.", "intermediate_ffn.")
+    behind_layers: tuple[str, ...] = ("adapter.", "intermediate_ffn.")
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Compute the numbers of encoder frames (B,) of input frames (B,)."""
@@ -310,7 +310,7 @@ class _Waveform(_Front):
         self.extractor, self.layers = net.feature_extractor, net.encoder.layers
         self.shapes = list(zip(net.config.conv_kernel, net.config.conv_stride, strict=True))
         if getattr(net.config, "do_stable_layer_norm", False) or net.config.model_type == _CONFORMER:
-            self.above = (*self.above, "encoder.layer_norm.")  # it stands before the layers in the others
+            self.behind_layers = (*self.behind_layers, "encoder.layer_norm.")  # it stands before the layers in the others
         self.subsampling = math.prod(net.config.conv_stride)
         self.min_frames = 1
         for kernel, stride in reversed(self.shapes):
