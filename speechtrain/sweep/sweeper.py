@@ -27,8 +27,8 @@ from speechtrain.sweep.trial.outcome import VARIABLE, SweepJob
 from speechtrain.sweep.trial.runner import Program
 
 if TYPE_CHECKING:  # they import Optuna, which a mistake on the command line does not wait for
-    from speechtrain.sweep.report.console import Reporter
-    from speechtrain.sweep.report.recorder import SweepRecorder
+    from speechtrain.sweep.reports.console import Reporter
+    from speechtrain.sweep.reports.recorder import SweepRecorder
     from speechtrain.sweep.study.ledger import Ledger
     from speechtrain.sweep.study.study import ClaimedTrial, Study
     from speechtrain.sweep.workers.executors import Executor
@@ -66,7 +66,7 @@ class Sweep:
             RunError: no trial finished, or too many failed.
         """
         plan = Planner(self._options, self._composer, self._program.config).plan(arguments)
-        from speechtrain.sweep.report.console import Reporter
+        from speechtrain.sweep.reports.console import Reporter
         from speechtrain.sweep.workers.executors import make_executor
 
         study = _open_study(plan, self._options)
@@ -92,7 +92,7 @@ class Sweep:
 
     def _recorder(self, study: Study, plan: SweepPlan, arguments: Sequence[str]) -> SweepRecorder | None:
         """Return what records the sweep's own run; None for a program without trackers in its config."""
-        from speechtrain.sweep.report.recorder import SweepRecorder, settings_of
+        from speechtrain.sweep.reports.recorder import SweepRecorder, settings_of
         from speechtrain.sweep.study.study import describe
 
         if self._options.check is None:

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from speechtrain.sweep.report import recorder
-from speechtrain.sweep.report.page import sweep_page
-from speechtrain.sweep.report.recorder import REPORT, SweepRecorder
+from speechtrain.sweep.reports import recorder
+from speechtrain.sweep.reports.page import sweep_page
+from speechtrain.sweep.reports.recorder import REPORT, SweepRecorder
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.attributes import complete
 from speechtrain.sweep.study.cost import COST, total_cost, trial_table

@@ -203,7 +203,7 @@ class SweepRecorder:
 
 def _write_page(path: Path, storage: str, study_name: str, objectives: Sequence[str]) -> None:
     """Write the page in a fresh process: this one would keep the 4 seconds of imports and the memory."""
-    from speechtrain.sweep.report.page import write_page
+    from speechtrain.sweep.reports.page import write_page
 
     write_page(path, storage, study_name, objectives)
 
