@@ -16,7 +16,7 @@ EXTRAS = {
     "h5py": "hdf5",
     "num2words": "numbers",
     "torchaudio": "wav2vec2",
-    "datasets": "huggingface",
+    "datasets": "datasets",
     "transformers": "hf",
     "huggingface_hub": "hf",
     "safetensors": "hf",

@@ -46,7 +46,7 @@ class HuggingFace:
         """List the rows and read the header of each one's audio.
 
         Raises:
-            DataError: the folder, a split or a column is not there, or the extra `huggingface` is not installed.
+            DataError: the folder, a split or a column is not there, or the extra `datasets` is not installed.
         """
         skipped: list[Skip] = []
         cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}

@@ -20,6 +20,8 @@ from speechtrain.inference.recognizer import Recognizer
 
 Hide = Callable[..., None]
 
+FORMER_NAMES = {"huggingface": "datasets"}
+
 
 @pytest.fixture
 def hide(monkeypatch: pytest.MonkeyPatch) -> Hide:
@@ -37,7 +39,12 @@ def test_each_extra_that_is_named_exists() -> None:
     named = {*extras.EXTRAS.values(), *extras.LAUNCHERS.values()}
     assert named <= set(project["optional-dependencies"])
     everything = re.findall(r"\w+", " ".join(project["optional-dependencies"]["all"]).partition("[")[2])
-    assert set(everything) == set(project["optional-dependencies"]) - {"all", "dev", "ray"}
+    assert set(everything) == set(project["optional-dependencies"]) - {"all", "dev", "ray", *FORMER_NAMES}
+
+
+def test_an_extra_by_a_name_of_earlier_versions_installs_what_it_did() -> None:
+    extras_of = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {name: extras_of[name] for name in FORMER_NAMES} == {name: [f"speechtrain[{now}]"] for name, now in FORMER_NAMES.items()}
 
 
 def test_the_light_group_asks_for_nothing_that_the_project_does_not() -> None:
