@@ -18,9 +18,9 @@ from pathlib import Path
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
-from speechtrain.config.build import build
 from speechtrain.config.schemas.commands import LmConfig
 from speechtrain.console import console
+from speechtrain.data.text.base import build_tokenizer
 from speechtrain.data.text.lines import lines_of, parse_json
 from speechtrain.data.text.normalize import normalizer
 from speechtrain.decode.ngram import NGram
@@ -73,7 +73,7 @@ def _splitter(cfg: LmConfig) -> Callable[[str, str], list[str]]:
         return lambda text, _: normalize(text).split()
     from speechtrain.decode.beam import names_of
 
-    tokenizer = build("tokenizer", stored.tokenizer, vocabulary=vocabulary)
+    tokenizer = build_tokenizer(stored.tokenizer, vocabulary=vocabulary)
     names = names_of(tokenizer)
 
     def tokens(text: str, where: str) -> list[str]:

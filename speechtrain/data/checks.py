@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechtrain.data.corpus import SPLITS, Corpus, Cut
-from speechtrain.data.text.tokenizers import Tokenizer
+from speechtrain.data.text.base import Tokenizer
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)

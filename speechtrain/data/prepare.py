@@ -25,8 +25,9 @@ from speechtrain.data.features.features import Features
 from speechtrain.data.features.store import SpectrumStore
 from speechtrain.data.splits import limit_cuts, refuse_repeated_ids, split_fold
 from speechtrain.data.task_data import PreparedCorpus
+from speechtrain.data.text.base import Tokenizer, build_tokenizer
 from speechtrain.data.text.normalize import normalizer
-from speechtrain.data.text.tokenizers import Tokenizer, case_step, in_other_case
+from speechtrain.data.text.tokenizers import case_step, in_other_case
 from speechtrain.errors import ConfigError, DataError, EmptyDataError, Problem, counted
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def prepare(cfg: ExperimentConfig, *, threads: int, reuse: bool = False) -> Prep
         corpus.splits |= {"train": train_cuts, "val": val_cuts}
     tokenizer: Tokenizer | None = None
     if corpus.splits["train"]:
-        tokenizer = build("tokenizer", cfg.tokenizer, texts=[cut.text for cut in corpus.splits["train"] if cut.text])
+        tokenizer = build_tokenizer(cfg.tokenizer, texts=[cut.text for cut in corpus.splits["train"] if cut.text])
         assert tokenizer is not None
         if bad := [token for token in tokenizer.vocabulary if "\0" in token]:
             raise DataError(

@@ -16,7 +16,7 @@ from speechtrain.data.features.augment import Augment
 from speechtrain.data.features.cache import SpectrumCache
 from speechtrain.data.features.features import Features
 from speechtrain.data.loader import BatchBuilder, Loader
-from speechtrain.data.text.tokenizers import Tokenizer
+from speechtrain.data.text.base import Tokenizer
 from speechtrain.errors import DataError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from speechtrain.data.text.tokenizers import Tokenizer
+    from speechtrain.data.text.base import Tokenizer
 
 
 @dataclass(frozen=True)

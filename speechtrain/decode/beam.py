@@ -27,7 +27,7 @@ from speechtrain.errors import ConfigError, DataError, Problem
 from speechtrain.files import user_path
 
 if TYPE_CHECKING:
-    from speechtrain.data.text.tokenizers import Tokenizer
+    from speechtrain.data.text.base import Tokenizer
 
 try:
     import flashlight.lib.text.decoder as flashlight

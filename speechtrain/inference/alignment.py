@@ -32,7 +32,7 @@ from speechtrain.inference.replacement import Replacement, checksum, enumerated
 
 if TYPE_CHECKING:
     from speechtrain.data.audio import Audio
-    from speechtrain.data.text.tokenizers import Tokenizer
+    from speechtrain.data.text.base import Tokenizer
     from speechtrain.inference.recognizer import Recognizer
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from speechtrain.backends import zip_files
 from speechtrain.backends.checkpoint_files import SUFFIXES, read_extra
-from speechtrain.config.build import build
 from speechtrain.config.compose import compose_unchecked
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.pretrained import is_checkpoint, language_of, with_checkpoint_files
 from speechtrain.config.stored import stored_vocabulary
+from speechtrain.data.text.base import build_tokenizer
 from speechtrain.errors import UserError, first_line
 from speechtrain.files import atomically
 
@@ -72,7 +72,7 @@ def stored_config(path: str | Path, *, trust: bool = False) -> tuple[ExperimentC
     """
     if is_checkpoint(path):
         cfg = _pretrained_config(path)
-        return cfg, list(build("tokenizer", cfg.tokenizer).vocabulary)
+        return cfg, list(build_tokenizer(cfg.tokenizer).vocabulary)
     with weights_of(Path(path)) as weights:
         extra = read_extra(weights)
     return ExperimentConfig.stored(extra.get("config"), str(path), trust=trust), stored_vocabulary(extra.get("vocabulary"), str(path))

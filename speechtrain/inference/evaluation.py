@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechtrain.config.build import build
 from speechtrain.config.overlay import decoders_of, overlaid
 from speechtrain.config.schemas.commands import EvaluateConfig
+from speechtrain.data.text.base import build_tokenizer
 from speechtrain.data.text.tokenizers import case_step
 from speechtrain.decode.base import ranking
 from speechtrain.errors import DataError, counted
@@ -86,7 +86,7 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
     from speechtrain.data.prepare import prepare_split
     from speechtrain.inference.recognizer import Recognizer
 
-    tokenizer = build("tokenizer", first.tokenizer, vocabulary=vocabulary)
+    tokenizer = build_tokenizer(first.tokenizer, vocabulary=vocabulary)
     data = prepare_split(first, split, tokenizer, threads=2)
     is_own = _is_own_data(others)
     check_vocabulary(data, split, strict=(cfg.on_unknown or ("warn" if is_own else "error")) == "error")

@@ -114,10 +114,10 @@ class Export:
         return self.recognizer.backend.infer(self.recognizer.model, features, lengths)
 
     def _read(self, split: str) -> PreparedCorpus:
-        from speechtrain.config.build import build
         from speechtrain.data.prepare import prepare_split
+        from speechtrain.data.text.base import build_tokenizer
 
-        tokenizer = build("tokenizer", self.settings.tokenizer, vocabulary=self.vocabulary)
+        tokenizer = build_tokenizer(self.settings.tokenizer, vocabulary=self.vocabulary)
         return prepare_split(self.settings, split, tokenizer, threads=2)
 
     def _utterances(self, data: PreparedCorpus, split: str, count: int) -> list[Batch]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.pretrained import HUB, with_hub_names, without_checkpoint_files
-from speechtrain.data.text.tokenizers import BLANK
+from speechtrain.data.text.base import BLANK
 from speechtrain.errors import UserError
 from speechtrain.files import is_folder, make_folder, user_path, write_json, write_text
 from speechtrain.inference.replacement import Replacement, enumerated
@@ -41,7 +41,8 @@ _SPACE = "|"  # as Transformers writes it, whatever `word_delimiter_token` in a 
 
 def outputs_of(recognizer: Recognizer) -> list[int]:
     """Return for each label of a model the number that it has in the folder: those of a pretrained head stay what they were."""
-    return list(getattr(recognizer.tokenizer, "outputs", range(len(recognizer.tokenizer.vocabulary))))
+    tokenizer = recognizer.tokenizer
+    return list(range(len(tokenizer.vocabulary)) if tokenizer.outputs is None else tokenizer.outputs)
 
 
 def write_processor(recognizer: Recognizer, folder: Path) -> None:

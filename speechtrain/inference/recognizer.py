@@ -18,6 +18,7 @@ from speechtrain.config.pretrained import is_checkpoint
 from speechtrain.config.stored import known_targets
 from speechtrain.data.audio import from_samples, read_recording
 from speechtrain.data.batches import stack_features
+from speechtrain.data.text.base import build_tokenizer
 from speechtrain.decode.base import RankingDecoder
 from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import ConfigError, DataError, Problem, UserError, first_line
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from speechtrain.backends.base import Backend, Model
     from speechtrain.data.audio import Audio
     from speechtrain.data.features.features import Features
-    from speechtrain.data.text.tokenizers import Tokenizer
+    from speechtrain.data.text.base import Tokenizer
     from speechtrain.tasks.base import Task
 
 AudioInput = str | Path | bytes | npt.ArrayLike
@@ -91,7 +92,7 @@ class Recognizer:
                 if not features.from_audio:
                     raise DataError(f"{path}: was trained on features that were made before, so it takes no audio")
             backend: Backend = build("backend", cfg.backend)
-            tokenizer: Tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=vocabulary)
+            tokenizer: Tokenizer = build_tokenizer(cfg.tokenizer, vocabulary=vocabulary)
             task = build_task(cfg, tokenizer=tokenizer, input_size=features.size, target_size=target_size)
             if not task.head.size:
                 raise UserError(f"{path}: its task gives signals, which need recordings of them\n    -> use speechtrain.evaluate or export")
@@ -253,7 +254,7 @@ def _restored(backend: Backend, cfg: ExperimentConfig, task: Task, tokenizer: To
     """
     if is_checkpoint(path):
         model = backend.build(cfg.model, task, input_size=input_size, seed=0)
-        backend.load_pretrained(model, getattr(tokenizer, "outputs", None))
+        backend.load_pretrained(model, tokenizer.outputs)
         return model
     with weights_of(path) as weights:
         try:

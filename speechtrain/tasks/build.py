@@ -11,7 +11,7 @@ from speechtrain.config.targets import UnknownTargetError, signature
 
 if TYPE_CHECKING:
     from speechtrain.data.task_data import PreparedCorpus
-    from speechtrain.data.text.tokenizers import Tokenizer
+    from speechtrain.data.text.base import Tokenizer
     from speechtrain.decode.base import Decoder
     from speechtrain.tasks.base import Task
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch, Reference
-from speechtrain.data.text.tokenizers import Tokenizer
+from speechtrain.data.text.base import Tokenizer
 from speechtrain.decode.base import ranking
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 from speechtrain.tasks.base import Array, Head, Ops, Outputs, Sample, Scorer, Task, Transcription

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch, Reference
-from speechtrain.data.text.tokenizers import Tokenizer
+from speechtrain.data.text.base import Tokenizer
 from speechtrain.decode.align import spans_of, words_of
 from speechtrain.decode.base import Decoder, ranking
 from speechtrain.tasks.base import Array, Head, Ops, Outputs, Sample, Scorer, Task, Transcription
@@ -44,7 +44,7 @@ class Ctc(Task):
         label_smoothing: float = 0.0,
     ) -> None:
         self.tokenizer = tokenizer
-        if not getattr(tokenizer, "counts_phonemes", False):
+        if not tokenizer.counts_phonemes:
             self.directions = {name: direction for name, direction in type(self).directions.items() if name != "per"}
         self.decoder = decoder
         self.on_infeasible = on_infeasible
@@ -59,8 +59,7 @@ class Ctc(Task):
 
     def target(self, reference: Reference) -> npt.NDArray[np.int64]:
         """Return the labels (L,) of an utterance's text."""
-        labels = getattr(self.tokenizer, "labels", self.tokenizer.encode)(reference.text)
-        return np.asarray(labels, dtype=np.int64)
+        return self.tokenizer.labels(reference.text)
 
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:
         """Compute the loss (B,) in nats; 0 with gradient 0 where no alignment exists."""
@@ -117,7 +116,7 @@ class CtcScorer(Scorer):
         self._labels += int(batch.target_lengths[aligned].sum())
         decoded = self._decoder(outputs.values, outputs.lengths)
         for row, (utterance, reference, labels) in enumerate(zip(batch.ids, batch.texts, decoded, strict=True)):
-            wanted = self._tokenizer.reference(reference) if hasattr(self._tokenizer, "reference") else reference
+            wanted = self._tokenizer.reference(reference)
             sample = Sample(utterance, wanted, self._tokenizer.decode(labels))
             if self._detailed:
                 log_probs = outputs.values[row, : outputs.lengths[row]]
@@ -150,10 +149,9 @@ class CtcScorer(Scorer):
         import jiwer  # not for inference, which counts no errors
 
         tokens = jiwer.wer(references, hypotheses)
-        phonemes = getattr(self._tokenizer, "counts_phonemes", False)
         return {
             "loss": self._loss / max(1, self._labels),
-            **({"per": tokens} if phonemes else {}),
+            **({"per": tokens} if self._tokenizer.counts_phonemes else {}),
             "cer": jiwer.cer(references, hypotheses),
             "wer": tokens,
             "exact": float(np.mean([first.split() == second.split() for first, second in zip(references, hypotheses, strict=True)])),

@@ -201,7 +201,7 @@ def load_initial_weights(run: Experiment) -> None:
     if run.cfg.resume is not None:
         _check_vocabulary(run)
         return
-    run.backend.load_pretrained(run.model, getattr(run.data.tokenizer, "outputs", None))
+    run.backend.load_pretrained(run.model, run.data.tokenizer.outputs)
     if run.cfg.init_from is None:
         return
     path = Path(run.cfg.init_from)
@@ -469,8 +469,7 @@ def write_outputs(
     brief: bool,
 ) -> list[Path]:
     """Write what the run leaves besides its checkpoints, and track it: the exported model and, unless brief, the reports."""
-    blank_last = getattr(run.data.tokenizer, "blank_last", False)
-    exported = run.backend.export(run.model, run.folder, plan.extra, blank_last=blank_last)
+    exported = run.backend.export(run.model, run.folder, plan.extra, blank_last=run.data.tokenizer.blank_last)
     interrupts.check()
     recorder.transcripts(evaluation.samples)
     recorder.checkpoints([path for path in (checkpoint, exported) if path is not None])

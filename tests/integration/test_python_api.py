@@ -147,6 +147,16 @@ def test_a_users_own_model_optimizer_tokenizer_and_corpus_are_used(tmp_path: Pat
         speechtrain.compose([*overrides, "+model.depth=2"])
 
 
+def test_a_users_own_tokenizer_that_is_none_is_refused_by_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_tokens.py").write_text(
+        "class Letters:\n    def __init__(self, texts=(), vocabulary=None):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = speechtrain.compose(["data=synthetic", "tokenizer=custom", "tokenizer._target_=own_tokens.Letters", "tracking=[]"])
+    with pytest.raises(ConfigError, match=r"tokenizer\._target_: must make a tokenizer, received Letters\n.*data\.text\.base\.Tokenizer"):
+        speechtrain.train(config)
+
+
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no recorded speech beside the checkout")
 @pytest.mark.parametrize(("experiment", "folder"), [("fsdd", "fsdd"), ("fsdd_unseen_speaker", "fsdd"), ("digit_strings", "fsdd_strings")])
 def test_experiments_on_recorded_speech_take_only_the_folder(experiment: str, folder: str) -> None:

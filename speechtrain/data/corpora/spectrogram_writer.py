@@ -16,7 +16,7 @@ from speechtrain.config.overrides import override_text
 from speechtrain.data.corpus import SPLITS, Corpus, Cut
 from speechtrain.data.features.cache import SpectrumCache
 from speechtrain.data.features.features import Features
-from speechtrain.data.text.tokenizers import Tokenizer
+from speechtrain.data.text.base import Tokenizer
 from speechtrain.errors import DataError
 from speechtrain.files import atomically, make_folder, write_json, write_text
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from speechtrain.config.extras import require
+from speechtrain.data.text.base import BLANK, Tokenizer
 from speechtrain.data.text.lines import read_lines
-from speechtrain.data.text.tokenizers import BLANK
 from speechtrain.errors import DataError
 from speechtrain.files import user_path
 from speechtrain.processes import fresh
@@ -19,7 +19,7 @@ _STRESS = re.compile(r"[012]$")
 _WITHOUT_STRESS = str.maketrans("", "", "ˈˌ")
 
 
-class PhonemeTokenizer:
+class PhonemeTokenizer(Tokenizer):
     """Maps each phoneme to a label; errors are counted in phonemes too.
 
     Args:

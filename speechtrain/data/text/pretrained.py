@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from speechtrain.config.pretrained import Checkpoint
+from speechtrain.data.text.base import Tokenizer
 from speechtrain.errors import ConfigError, Problem, first_line
 
 _CLEANED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {f" {end}": end for end in ("n't", "'m", "'s", "'ve", "'re")}
 """What Transformers' `clean_up_tokenization` replaces, in its order."""
 
 
-class PretrainedTokenizer:
+class PretrainedTokenizer(Tokenizer):
     """Tokens of a checkpoint: characters with a token between words, or pieces of words that its `tokenizer.json` describes.
 
     Args:
@@ -44,7 +45,8 @@ class PretrainedTokenizer:
         if definition is None:
             definition = Checkpoint.find(path, revision, key="tokenizer.path").tokens(language)
         tokens, blank = list(definition["tokens"]), int(definition["blank"])
-        self.outputs = [blank, *(number for number in range(len(tokens)) if number != blank)]
+        outputs = [blank, *(number for number in range(len(tokens)) if number != blank)]
+        self.outputs: Sequence[int] = outputs
         self._lowercase, self._clean_up = bool(definition["lowercase"]), bool(definition["clean_up"])
         self._texts = [" " if token == definition["delimiter"] and not definition["pieces"] else token for token in tokens]
         self.vocabulary = _distinct([self._shown(self._texts[number]) for number in self.outputs[1:]])
@@ -52,10 +54,10 @@ class PretrainedTokenizer:
         self._pieces: Any = None
         self._special = set(definition["special"].values())
         if definition["pieces"]:
-            from tokenizers import Tokenizer
+            import tokenizers
 
             try:
-                self._pieces = Tokenizer.from_str(definition["pieces"])
+                self._pieces = tokenizers.Tokenizer.from_str(definition["pieces"])
             except Exception as error:  # tokenizers raises no other
                 message = f"the tokenizer.json of the checkpoint cannot be used ({first_line(error, most=120)})"
                 fix = "give a checkpoint whose tokenizer.json is whole, or train a new head, for example with tokenizer=char"

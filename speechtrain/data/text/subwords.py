@@ -9,13 +9,14 @@ from typing import Any
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
+from speechtrain.data.text.base import Tokenizer
 from speechtrain.errors import DataError, first_line
 
 proto: Any = sentencepiece_model_pb2  # made by protobuf, without types
 _UNKNOWN = "<unk>"  # SentencePiece needs it; it is no label
 
 
-class BpeTokenizer:
+class BpeTokenizer(Tokenizer):
     """Maps pieces of words to labels, by byte-pair encoding (Sennrich et al. 2016); the first piece of a word begins with `▁`.
 
     Args:

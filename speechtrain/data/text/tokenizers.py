@@ -1,46 +1,22 @@
-"""From texts to labels and back. For CTC label 0 is the blank and never stands for a token; classes have no blank."""
+"""Tokenizers of characters, words, whole texts, and tokens of a list."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from speechtrain.data.text.base import BLANK, Tokenizer
 from speechtrain.data.text.lines import read_lines
 from speechtrain.errors import DataError
 from speechtrain.files import user_path
 
-BLANK = 0
 
-
-class Tokenizer(Protocol):
-    """What `tokenizer._target_` names: built from the training texts, and again from its `vocabulary` when a model is loaded."""
-
-    vocabulary: list[str]
-    """Tokens in the order of their labels; for CTC the blank first, as an empty text."""
-
-    def encode(self, text: str) -> list[int]:
-        """Convert a text to labels; tokens outside the vocabulary are left out."""
-        ...
-
-    def decode(self, labels: Sequence[int]) -> str:
-        """Convert labels without blanks to text."""
-        ...
-
-    def unknown(self, text: str) -> list[str]:
-        """List the tokens of a text that the vocabulary lacks."""
-        ...
-
-    # Optional: `reference(text) -> str` gives what a perfect model outputs for a transcript, where that is not the transcript itself;
-    # `counts_phonemes = True` makes the share of wrong tokens the phoneme error rate; `labels(text)` is `encode` as an array (L,), where
-    # that is faster.
-
-
-class CharTokenizer:
+class CharTokenizer(Tokenizer):
     """Maps each character, space included, to a label, in code-point order.
 
     Args:
@@ -82,7 +58,7 @@ class CharTokenizer:
         return text.lower() if self.lowercase else text
 
 
-class ListTokenizer:
+class ListTokenizer(Tokenizer):
     """Maps each token of a given list to a label, for texts whose tokens are separated by spaces, such as phonemes.
 
     Attributes:
@@ -123,7 +99,7 @@ class ListTokenizer:
         return [token for token in text.split() if token not in self._labels]
 
 
-class WordTokenizer:
+class WordTokenizer(Tokenizer):
     """Maps each word to a label, in alphabetical order.
 
     Args:
@@ -161,7 +137,7 @@ class WordTokenizer:
         return [] if self._unknown_label is not None else [word for word in text.split() if word not in self._labels]
 
 
-class LabelTokenizer:
+class LabelTokenizer(Tokenizer):
     """Maps each whole text to one label: the classes of a classification.
 
     Args:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -457,8 +456,6 @@ def _net(architecture: Mapping[str, Any], dropout: float | None) -> Any:
     kind = str(architecture["model_type"])
     # a bias for each pair of positions leaves nothing to fuse, and what exporters of ONNX cannot view
     attention = {_PARAKEET: pretrained_attention.PARAKEET, **dict.fromkeys(("wavlm", _BERT, _CONFORMER), "eager")}.get(kind, "sdpa")
-    if kind == "wavlm":  # which hands PyTorch a mask of booleans beside one of numbers
-        warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask", UserWarning)
     values = _without_masks(without_code(architecture))
     if dropout is not None:
         for part in (values, values.get("encoder_config", {})):
@@ -481,6 +478,10 @@ def _net(architecture: Mapping[str, Any], dropout: float | None) -> Any:
     for module in [each for each in net.modules() if nn.utils.parametrize.is_parametrized(each)]:
         without_weight_norm(module)
     pretrained_attention.replace_positions(net)
+    if kind == "wavlm":
+        from speechtrain.backends.torch.wavlm_attention import use_one_mask
+
+        use_one_mask(net)
     return net
 
 
