@@ -15,7 +15,7 @@ from speechtrain.errors import EmptyDataError
 from speechtrain.processes import interrupts
 from speechtrain.tracking.recorder import RunRequest, recorded
 from speechtrain.tracking.run_folder import find_run, write_run_file
-from speechtrain.training import steps
+from speechtrain.training import initial_weights, outcome, steps
 from speechtrain.training.console import print_config, print_whereabouts
 from speechtrain.training.cross_validation import cross_validate, fold_config, is_cross_validation
 from speechtrain.training.language_model import write_language_model
@@ -151,7 +151,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
             return Result({}, None, folder, None, [], [], recorder.run_ids)
         recorder.data(cfg, prepared)
         run = steps.build_experiment(cfg, folder, backend, prepared)
-        steps.load_initial_weights(run)
+        initial_weights.load_initial_weights(run)
         steps.check_trained(run)
         steps.log_model_size(run)
         steps.leave_out_infeasible(run)
@@ -162,19 +162,19 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
             callback.on_model_ready(counts)
 
         loaders = steps.make_loaders(run)
-        plan = steps.make_plan(run, steps.checkpoint_to_resume(cfg, backend))
+        plan = steps.make_plan(run, initial_weights.checkpoint_to_resume(cfg, backend))
         history = History(run.task.direction, folder / HISTORY)
         watch = DiagnosisCallback(gather(run, loaders[0]), history, recorder)
         with watch.recording_failure():
             trained = steps.fit(run, plan, loaders, history, [recorder.epochs(cfg.trainer.log_every_n_steps), watch, *callbacks])
 
-        checkpoint = steps.load_checkpoint(run, trained)
-        evaluation = steps.evaluate_splits(run, loaders)
-        summary = steps.summarise(run, plan, trained, history, counts, evaluation)
+        checkpoint = outcome.load_checkpoint(run, trained)
+        evaluation = outcome.evaluate_splits(run, loaders)
+        summary = outcome.summarise(run, plan, trained, history, counts, evaluation)
         recorder.metrics(summary.final, step=len(history.epochs))
-        files = steps.write_outputs(run, plan, recorder, history, evaluation, checkpoint, brief=options.brief)
+        files = outcome.write_outputs(run, plan, recorder, history, evaluation, checkpoint, brief=options.brief)
         if not options.brief:
-            steps.track_model(run, plan, recorder, summary)
+            outcome.track_model(run, plan, recorder, summary)
         lm = write_language_model(run, recorder)
         write_run_file(folder, {"objective": summary.objective, "metrics": summary.metrics})
         print_results(summary.metrics, run.task.directions)

@@ -12,9 +12,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from speechtrain.config.components import callback_nodes
 from speechtrain.config.extras import modules_of, needed
+from speechtrain.config.hub import local_problem
 from speechtrain.config.moved import present_name
 from speechtrain.config.node_checks import NO_VALUE, NOT_CHOSEN, child_nodes, find_node_problems
-from speechtrain.config.pretrained import Checkpoint, local_problem
+from speechtrain.config.pretrained import Checkpoint
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.data import Featurised, Generated, Loading, SignalData
 from speechtrain.config.schemas.models import Pretrained

@@ -7,30 +7,20 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from speechtrain.config.extras import require
+from speechtrain.config.hub import HUB, download_command, fetched, language_of, local_problem
 from speechtrain.config.plain import plain_mapping
 from speechtrain.config.schemas.models import PRETRAINED
 from speechtrain.config.schemas.sound import extractor_problem
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.files import is_file, is_folder, user_path
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from speechtrain.config.experiment import ExperimentConfig
-
 log = logging.getLogger(__name__)
-
-HUB = "hf://"
-"""What the name of a checkpoint on the hub may begin with, where a path could be meant as well."""
 
 LFS_POINTER = b"version https://git-lfs"
 """What a file begins with whose content Git LFS has not fetched."""
@@ -43,7 +33,6 @@ _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _MOST_TOKENS = 65_536
 _MOST_JSON = 64 << 20  # bytes; the vocabularies of a thousand languages are some megabytes
-_FETCHED_AS = re.compile(r"[\w.-]+/[\w.-]+")
 _OF_ONE_LIBRARY = (
     "auto_map",
     "architectures",
@@ -54,7 +43,7 @@ _OF_ONE_LIBRARY = (
     "attn_implementation",
 )
 """Keys of a `config.json` that say how a library loads it, and name code to run."""
-_FIX = "\n    -> give a checkpoint that its library wrote with save_pretrained"
+FIX = "\n    -> give a checkpoint that its library wrote with save_pretrained"
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,7 @@ class Checkpoint:
             return cls(name, path.absolute(), key)
         if (problem := local_problem(name, key)) is not None:
             raise ConfigError([problem])
-        return cls(name, _fetched(name, revision, (*_JSON, *_JSON_OF_TOKENS), key), key)
+        return cls(name, fetched(name, revision, (*_JSON, *_JSON_OF_TOKENS), key), key)
 
     @property
     def commit(self) -> str | None:
@@ -106,7 +95,7 @@ class Checkpoint:
         if not is_folder(user_path(self.name)):
             adapters = [f"adapter.{language}.safetensors"] if language is not None else []
             for patterns in (["model*.safetensors", _INDEX[0]], ["pytorch_model*.bin", _INDEX[1]]):
-                _fetched(self.name, revision, [*patterns, *adapters], self.key)
+                fetched(self.name, revision, [*patterns, *adapters], self.key)
                 if any(self._files()):
                     break
         files = next(self._files(), [])
@@ -114,7 +103,7 @@ class Checkpoint:
             message = f"{self.folder} has no {' and no '.join(_WHOLE)}"
             if is_folder(user_path(self.name)):
                 raise self._error(message)
-            raise self._error(message, f"fetch it where there is a network: {_download(self.name, revision)}")
+            raise self._error(message, f"fetch it where there is a network: {download_command(self.name, revision)}")
         if language is not None and (self.folder / f"adapter.{language}.safetensors").is_file():
             files = [*files, self.folder / f"adapter.{language}.safetensors"]
         elif language is not None:
@@ -285,7 +274,7 @@ class Checkpoint:
     def _plain(self, content: Mapping[str, Any], what: str) -> dict[str, Any]:
         """Return what a config can hold as it is."""
         try:
-            return plain_mapping(content, f"{self.folder}: {what}", fix=_FIX)
+            return plain_mapping(content, f"{self.folder}: {what}", fix=FIX)
         except UserError as error:
             message, _, fix = str(error).partition("\n    -> ")
             raise self._error(message, fix) from None
@@ -296,90 +285,8 @@ class Checkpoint:
         return ConfigError([Problem(self.key, message, fix)])
 
 
-_KEPT: Mapping[str, tuple[str, Callable[[Checkpoint, DictConfig], dict[str, Any]]]] = {
-    "model": ("architecture", lambda checkpoint, _: checkpoint.architecture),
-    "features": ("extractor", lambda checkpoint, _: checkpoint.extractor),
-    "tokenizer": ("definition", lambda checkpoint, node: checkpoint.tokens(node.language)),
-}
-"""The key of each group that keeps what a checkpoint's files say, and how it is read."""
-
-
-def with_checkpoint_files(cfg: ExperimentConfig, before: Mapping[str, Any] = MappingProxyType({})) -> ExperimentConfig:
-    """Return a config with what the files of a pretrained checkpoint say in it, so that the model needs them no more.
-
-    Of a checkpoint on the hub `revision` becomes the commit, so that its weights are of the same one, and a second run has them too.
-
-    Args:
-        cfg: the config of a run.
-        before: the one in the checkpoint of a run that is resumed, which has them already.
-
-    Raises:
-        ConfigError: they cannot be read.
-    """
-    values: dict[str, Any] = {}
-    commits: dict[tuple[str, str | None], str | None] = {}
-    for group, (key, read) in _KEPT.items():
-        node = cfg.composed[group]
-        if "path" not in node or key not in node or node[key] is not None:
-            continue
-        former = before.get(group)
-        kept, commit = (former.get(key), former.get("revision")) if isinstance(former, Mapping) else (None, None)
-        if kept is None:
-            name = (node.path, node.revision)
-            checkpoint = Checkpoint.find(node.path, commits.get(name) or node.revision, key=f"{group}.path")
-            kept, commit = read(checkpoint, node), checkpoint.commit
-            commits[name] = commit
-        values[f"{group}.{key}"] = plain_mapping(kept, f"{group}.{key}", fix=_FIX)
-        if isinstance(commit, str):
-            values[f"{group}.revision"] = commit
-    return cfg.with_values(values) if values else cfg
-
-
-def hub_name(folder: str) -> tuple[str, str] | None:
-    """Return the name and the commit of a checkpoint by its folder in the hub's cache; None: it lies elsewhere."""
-    found = re.search(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", folder)
-    return (f"{found[1]}/{found[2]}", found[3]) if found else None
-
-
-def with_hub_names(cfg: ExperimentConfig) -> ExperimentConfig:
-    """Return a config to be given away: with the names of checkpoints on the hub in place of their folders in this machine's cache."""
-    values = {}
-    for group in _KEPT:
-        node = cfg.composed[group]
-        if "path" in node and (found := hub_name(str(node.path))) is not None:
-            values[f"{group}.path"], values[f"{group}.revision"] = found
-    return cfg.with_values(values) if values else cfg
-
-
-def without_checkpoint_files(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config, as `ExperimentConfig.as_dict` gives it, with the name of a checkpoint in place of what its files say, for people."""
-    shown = dict(values)
-    for group, (key, _) in _KEPT.items():
-        node = shown.get(group)
-        if isinstance(node, Mapping) and isinstance(node.get(key), Mapping):
-            shown[group] = {**node, key: f"of {node.get('path')}"}
-    return shown
-
-
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 """The names of special tokens, with what they are where a checkpoint does not say."""
-
-
-def local_problem(name: str, key: str = "model.path") -> Problem | None:
-    """Return what is wrong with a name that can only be that of a folder; None: it is there, or is a name on the hub."""
-    if is_folder(user_path(name)):
-        return None
-    if not _FETCHED_AS.fullmatch(name.removeprefix(HUB)) or name.startswith("."):
-        fix = "give the folder that save_pretrained wrote, or a name on the hub such as facebook/wav2vec2-base"
-        return Problem(key, f"no such folder: {user_path(name).absolute()}", fix)
-    return None
-
-
-def language_of(name: str | Path) -> tuple[str, str | None]:
-    """Divide the name of a checkpoint from that of a language behind it, as in `hf://facebook/mms-1b-all@deu`."""
-    text = str(name)
-    head, _, language = text.rpartition("@")
-    return (head, language) if head and re.fullmatch(r"[\w-]+", language) and not is_folder(user_path(text)) else (text, None)
 
 
 def is_checkpoint(name: str | Path) -> bool:
@@ -400,42 +307,3 @@ def without_code(content: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in content.items()
         if key not in _OF_ONE_LIBRARY and not key.startswith("_")
     }
-
-
-def _fetched(name: str, revision: str | None, patterns: Sequence[str], key: str) -> Path:
-    """Fetch files of a checkpoint from the hub, or find them where they were kept when they were fetched before; return their folder.
-
-    Raises:
-        ConfigError: they cannot be fetched.
-    """
-    require(f"{key}={name}", ("huggingface_hub",))
-    from huggingface_hub import snapshot_download
-
-    owner_and_name = name.removeprefix(HUB)
-    try:
-        return Path(snapshot_download(owner_and_name, revision=revision, allow_patterns=list(patterns)))
-    except Exception as error:  # each version of huggingface_hub has errors of another HTTP client
-        no_folder = "" if name.startswith(HUB) else f"there is no folder {name}, and "
-        message = f"{no_folder}{owner_and_name} could not be fetched from the hub ({_reason(error, revision)})"
-        fix = f"give a folder that holds the checkpoint, or fetch it where there is a network: {_download(name, revision)}"
-        raise ConfigError([Problem(key, message, fix)]) from error
-
-
-def _download(name: str, revision: str | None) -> str:
-    """Return the command that fetches a checkpoint to where it is looked for."""
-    return f"hf download {name.removeprefix(HUB)}{'' if revision is None else f' --revision {revision}'}"
-
-
-def _reason(error: Exception, revision: str | None) -> str:
-    """Return in a few words why the hub did not give a checkpoint."""
-    from huggingface_hub import constants, errors
-
-    reasons: dict[type[Exception], str] = {
-        errors.GatedRepoError: "its owner asks for consent: give it on its page, then log in with hf auth login",
-        errors.RepositoryNotFoundError: "it has no such checkpoint, or a private one, for which hf auth login logs in",
-        errors.RevisionNotFoundError: f"it has no revision {revision}",
-        errors.LocalEntryNotFoundError: f"it cannot be reached, and {constants.HF_HUB_CACHE} has no such checkpoint of that revision",
-    }
-    if constants.HF_HUB_OFFLINE:
-        return f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} has no such checkpoint of that revision"
-    return next((reason for kind, reason in reasons.items() if isinstance(error, kind)), first_line(error, most=160))

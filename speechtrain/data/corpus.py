@@ -11,7 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, check_whole, open_recording, read_recording, samples_in
+from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, open_recording, read_recording, samples_in
+from speechtrain.data.truncation import check_whole
 from speechtrain.errors import DataError, printable, shortened
 from speechtrain.files import is_file, is_folder
 

@@ -18,9 +18,11 @@ from typing import Any
 
 from speechtrain.backends import zip_files
 from speechtrain.backends.checkpoint_files import SUFFIXES, read_extra
+from speechtrain.config.checkpoint_values import with_checkpoint_files
 from speechtrain.config.compose import compose_unchecked
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.config.pretrained import is_checkpoint, language_of, with_checkpoint_files
+from speechtrain.config.hub import language_of
+from speechtrain.config.pretrained import is_checkpoint
 from speechtrain.config.stored import stored_vocabulary
 from speechtrain.data.text.base import build_tokenizer
 from speechtrain.errors import UserError, first_line

@@ -18,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
+from speechtrain.config.checkpoint_values import with_hub_names
 from speechtrain.config.checks import unknown_formats
 from speechtrain.config.experiment import class_name, kind_of_test
 from speechtrain.config.extras import modules_of, needed
+from speechtrain.config.hub import hub_name, language_of
 from speechtrain.config.overlay import overlaid
-from speechtrain.config.pretrained import hub_name, is_checkpoint, language_of, with_hub_names
+from speechtrain.config.pretrained import is_checkpoint
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.config.targets import class_constant
 from speechtrain.console import console, errors

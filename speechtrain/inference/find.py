@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from speechtrain.backends import checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.hub import language_of
 from speechtrain.config.overlay import overlaid
-from speechtrain.config.pretrained import Checkpoint, is_checkpoint, language_of
+from speechtrain.config.pretrained import Checkpoint, is_checkpoint
 from speechtrain.config.schemas.commands import ModelCommand
 from speechtrain.console import announce
 from speechtrain.errors import ConfigError, Problem, UserError, unwritable

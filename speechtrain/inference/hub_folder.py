@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from speechtrain.config.checkpoint_values import with_hub_names, without_checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig, class_name
-from speechtrain.config.pretrained import HUB, with_hub_names, without_checkpoint_files
+from speechtrain.config.hub import HUB
 from speechtrain.data.text.base import BLANK
 from speechtrain.errors import UserError
 from speechtrain.files import is_folder, make_folder, user_path, write_json, write_text

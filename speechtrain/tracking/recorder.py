@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechtrain.addresses import masked
+from speechtrain.config.checkpoint_values import without_checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig, class_name
-from speechtrain.config.pretrained import without_checkpoint_files
 from speechtrain.console import console
 from speechtrain.errors import DiskError, RunError, RunPruned, UserError
 from speechtrain.processes import interrupts

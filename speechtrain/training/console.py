@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.tree import Tree
 
 from speechtrain.backends.callbacks import Callback, Control
+from speechtrain.config.checkpoint_values import without_checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.config.pretrained import without_checkpoint_files
 from speechtrain.console import console, format_metric
 from speechtrain.training.language_model import LANGUAGE_MODEL, LEXICON
 

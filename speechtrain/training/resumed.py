@@ -13,11 +13,11 @@ from omegaconf import OmegaConf, open_dict
 
 from speechtrain.addresses import masked_values
 from speechtrain.backends.checkpoint_files import LAST, last_checkpoint, read_extra
+from speechtrain.config.checkpoint_values import with_checkpoint_files
 from speechtrain.config.effects import has_effect
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.moved import present_name
 from speechtrain.config.plain import ABSENT, literal, plain_mapping
-from speechtrain.config.pretrained import with_checkpoint_files
 from speechtrain.errors import ConfigError, Problem, UserError
 from speechtrain.files import launch_folder
 from speechtrain.tracking.base import flat

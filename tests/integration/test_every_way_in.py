@@ -20,8 +20,8 @@ from conftest import prepared
 
 import speechtrain
 from speechtrain.config.build import build
+from speechtrain.config.checkpoint_values import with_checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.config.pretrained import with_checkpoint_files
 from speechtrain.inference.recognizer import Recognizer
 from speechtrain.tasks.build import build_task
 

@@ -148,9 +148,7 @@ def test_a_users_own_model_optimizer_tokenizer_and_corpus_are_used(tmp_path: Pat
 
 
 def test_a_users_own_tokenizer_that_is_none_is_refused_by_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_tokens.py").write_text(
-        "class Letters:\n    def __init__(self, texts=(), vocabulary=None):\n        pass\n"
-    )
+    (tmp_path / "own_tokens.py").write_text("class Letters:\n    def __init__(self, texts=(), vocabulary=None):\n        pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     config = speechtrain.compose(["data=synthetic", "tokenizer=custom", "tokenizer._target_=own_tokens.Letters", "tracking=[]"])
     with pytest.raises(ConfigError, match=r"tokenizer\._target_: must make a tokenizer, received Letters\n.*data\.text\.base\.Tokenizer"):

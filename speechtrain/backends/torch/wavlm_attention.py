@@ -10,7 +10,7 @@ from torch import nn
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 
-class OneMaskAttention(WavLMAttention):
+class OneMaskAttention(WavLMAttention):  # type: ignore[misc] # Transformers has no types
     """Hides the frames behind an utterance by the scores of positions, to which PyTorch would add them."""
 
     def torch_multi_head_self_attention(
@@ -26,7 +26,7 @@ class OneMaskAttention(WavLMAttention):
         if attention_mask is not None:
             behind = attention_mask.ne(1).repeat_interleave(self.num_heads, 0)
             gated_position_bias = gated_position_bias.masked_fill(behind[:, None, :], -math.inf)
-        return super().torch_multi_head_self_attention(hidden_states, None, gated_position_bias)  # type: ignore[arg-type]
+        return super().torch_multi_head_self_attention(hidden_states, None, gated_position_bias)
 
 
 def use_one_mask(net: nn.Module) -> None:

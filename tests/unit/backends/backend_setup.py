@@ -19,7 +19,9 @@ from speechtrain.data.prepare import prepare
 from speechtrain.data.task_data import TaskData
 from speechtrain.tasks.base import Task
 from speechtrain.tasks.build import task_for
-from speechtrain.training.steps import Experiment, checkpoint_to_resume, evaluate, make_plan
+from speechtrain.training.initial_weights import checkpoint_to_resume
+from speechtrain.training.outcome import evaluate
+from speechtrain.training.steps import Experiment, make_plan
 
 QUIET = ["tracking=[]", "report.enabled=false", "backend.threads=1"]
 

@@ -14,7 +14,7 @@ from task_conformance import CtcConformance
 
 from speechtrain.backends.base import Backend
 from speechtrain.backends.torch.backend import TorchBackend
-from speechtrain.config.pretrained import with_checkpoint_files
+from speechtrain.config.checkpoint_values import with_checkpoint_files
 
 
 class PretrainedSetup(Setup):

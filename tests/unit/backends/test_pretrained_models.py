@@ -29,8 +29,9 @@ from speechtrain.backends.torch.backend import TorchBackend
 from speechtrain.backends.torch.exports import to_onnx
 from speechtrain.backends.torch.huggingface import write_folder
 from speechtrain.config.build import build
+from speechtrain.config.checkpoint_values import with_checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.config.pretrained import Checkpoint, with_checkpoint_files
+from speechtrain.config.pretrained import Checkpoint
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.errors import ConfigError, UserError
 from speechtrain.inference import hub_folder

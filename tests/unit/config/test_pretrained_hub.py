@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from speechtrain import compose
+from speechtrain.config.checkpoint_values import with_checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.config.pretrained import Checkpoint, with_checkpoint_files
+from speechtrain.config.pretrained import Checkpoint
 from speechtrain.errors import ConfigError
 
 COMMITS = {"main": "a" * 40, "v2": "b" * 40}
