@@ -1,19 +1,23 @@
 """What Hydra looks for: shells around `speechtrain.sweep.plugin`, which is imported when a sweep starts.
 
-Hydra imports this file at every start. The options are read from the sweep's config, where their types are known; those that Hydra passes
-to a constructor are the same.
+Hydra imports this file at every start of every program. The options are read from the sweep's config, where their types are known; those
+that Hydra passes to a constructor are the same.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf
 
 if TYPE_CHECKING:
     from hydra.core.config_search_path import ConfigSearchPath
@@ -41,20 +45,93 @@ class OptunaSweeper(Sweeper):
         return start_sweep(arguments, self.hydra_context, self.task_function, self.config)
 
 
-class WithoutOfficialSchemas(SearchPathPlugin):
-    """Removes the official Optuna sweeper's schemas in a program that uses ours: Hydra would check our keys against them.
+_ROOT = Path(__file__).resolve().parents[1]
+_CONF = _ROOT / "speechtrain" / "conf" if (_ROOT / "speechtrain" / "conf").is_dir() else _ROOT / "conf"
+"""The folder with our options: in the package where a wheel was installed, beside it in a checkout."""
+_OPTIONS = {
+    "hydra": (),
+    "hydra/sweeper": ("optuna",),
+    "hydra/sweeper/sampler": ("*",),
+    "hydra/sweeper/pruner": ("*",),
+    "hydra/launcher": ("pool",),
+}
+"""The groups that any program gets, and the options of each."""
+_SCHEME = "speechtrain-sweeper"
 
-    Both name their options `hydra/sweeper=optuna`. Other programs in the same environment keep the official plugin as it is.
+
+class SweeperOptions(ConfigSource):
+    """The files of `conf/hydra` for programs that know nothing of speech, without what only our own program checks.
+
+    Only the groups of `_OPTIONS` are seen: the others of `conf` could stand in for groups of the program. Schemas are left out, so that a
+    program which does not sweep imports nothing of ours; the types are checked when a sweep starts.
     """
 
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:  # noqa: ARG002
-        """Remove the schemas, for this is called once all plugins are known; the search path stays as it is."""
-        if "speechtrain.config.schema" not in sys.modules:
-            return
+    @staticmethod
+    def scheme() -> str:
+        """Return what addresses of this source begin with."""
+        return _SCHEME
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return the content of an option.
+
+        Raises:
+            ConfigLoadError: there is none of that name.
+        """
+        if not self.is_config(config_path):
+            raise ConfigLoadError(f"there is no {config_path} in {self.full_path()}")
+        name = self._normalize_file_name(config_path)
+        text = (_CONF / name).read_text(encoding="utf-8")
+        config = OmegaConf.create(text)
+        if "defaults" in config:
+            config.defaults = [entry for entry in config.defaults if not str(entry).startswith("/schema/")]
+        if "check" in config:
+            config.check = None
+        return ConfigResult(f"{_SCHEME}://", name, config, self._get_header_dict(text))
+
+    def is_group(self, config_path: str) -> bool:
+        """Return whether a path is one of our groups."""
+        return config_path in _OPTIONS
+
+    def is_config(self, config_path: str) -> bool:
+        """Return whether a path is an option of one of our groups."""
+        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+        options = _OPTIONS.get(group, ())
+        return (name in options or "*" in options) and (_CONF / group / f"{name}.yaml").is_file()
+
+    def available(self) -> bool:
+        """Return whether our files are installed."""
+        return _CONF.is_dir()
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Return the names of the options and groups below a group."""
+        names = set()
+        if results_filter is not ObjectType.CONFIG:
+            names |= {path.rpartition("/")[2] for path in _OPTIONS if path.rpartition("/")[0] == config_path}
+        if results_filter is not ObjectType.GROUP and config_path in _OPTIONS:
+            files = (file for option in _OPTIONS[config_path] for file in (_CONF / config_path).glob(f"{option}.yaml"))
+            names |= {file.stem for file in files}
+        return sorted(names)
+
+
+class SweeperSearchPath(SearchPathPlugin):
+    """Gives every Hydra program our options, `hydra/sweeper=optuna` among them.
+
+    The official Optuna sweeper's options have the same name. Where both are installed, our own program means ours, whose keys Hydra would
+    otherwise check against the official schemas, and other programs mean the official one.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add our options, or remove the official ones; this is called once all plugins are known."""
         sweepers = ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {})
-        for group in (sweepers, sweepers.get("sampler", {})):
-            for name in [name for name, node in group.items() if getattr(node, "provider", None) == "optuna_sweeper"]:
-                del group[name]
+        groups = (sweepers, sweepers.get("sampler", {}))
+        official = [
+            (group, name) for group in groups for name, node in group.items() if getattr(node, "provider", None) == "optuna_sweeper"
+        ]
+        if official and "speechtrain.config.schema" not in sys.modules:
+            return
+        for group, name in official:
+            del group[name]
+        search_path.append(provider=_SCHEME, path=f"{_SCHEME}://")
 
 
 class PoolLauncher(Launcher):

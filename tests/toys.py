@@ -18,7 +18,7 @@ from speechtrain.sweep.study.storage import open_storage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOY = REPOSITORY / "tests" / "toy"
-OWN = ["hydra.sweeper.study_name=toy", "hydra.sweeper.check=null"]
+OWN = ["hydra.sweeper.study_name=toy"]
 
 
 @dataclass
@@ -32,7 +32,6 @@ class Toy:
     def env(self) -> dict[str, str]:
         return {
             **os.environ,
-            "SPEECHTRAIN_CONF": str(REPOSITORY / "conf"),
             "TOY_LOG": str(self.folder / "log.txt"),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(TOY), str(REPOSITORY), self.more_path])),
             "OMP_NUM_THREADS": "1",

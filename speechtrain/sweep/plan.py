@@ -11,11 +11,11 @@ import importlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -28,6 +28,7 @@ from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.config.targets import Direction, task_directions
 from speechtrain.errors import ConfigError, Problem, counted, first_line
 from speechtrain.sweep.space.compose import Composer, parsed
+from speechtrain.sweep.space.custom import extension
 from speechtrain.sweep.space.precheck import (
     Check,
     SweptOption,
@@ -44,8 +45,18 @@ from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Par
 from speechtrain.sweep.study.objectives import Constraint, directions_of, full_name
 from speechtrain.sweep.study.results import read_best
 
+if TYPE_CHECKING:
+    from optuna import Trial
+
 log = logging.getLogger(__name__)
 
+_SAY_HOW_MANY = "say how many: hydra.sweeper.n_trials=30"
+_OF_TRAININGS = {
+    "constraints": "leave it out, and return infinity where a bound is broken",
+    "report": "leave it out: the pruner compares what the program gives to speechtrain.sweep.report",
+    "seeds_per_trial": "leave it out, and return the mean over several seeds",
+}
+"""Keys that mean nothing to other programs, and what these do instead."""
 _PRESETS = ("sweep=", "experiment=rerun_best")
 """Overrides that concern the sweeper alone; a job with one of them would start a sweep when it is resumed."""
 
@@ -66,6 +77,7 @@ class SweepPlan:
         directions: direction in which each objective is better.
         sampler: config node of the sampler; None: random draws.
         pruner: config node of the pruner; None: no pruning.
+        extend: adds the parameters of `hydra.sweeper.custom_search_space` to a trial; None: there are no others.
     """
 
     study_name: str
@@ -79,6 +91,13 @@ class SweepPlan:
     directions: list[Direction]
     sampler: dict[str, Any] | None
     pruner: dict[str, Any] | None
+    extend: Callable[[Trial], None] | None = None
+
+    def names(self, word: str) -> list[str]:
+        """Return a name for each objective: for values without names a word, with a number where there are several."""
+        if self.objectives or len(self.directions) == 1:
+            return self.objectives or [word]
+        return [f"{word} {number}" for number in range(1, len(self.directions) + 1)]
 
 
 class Planner:
@@ -106,6 +125,8 @@ class Planner:
         study_name = self._options.study_name or study_name_of(space, self._options, str(self._config.hydra.job.name))
         self._set_folder(study_name)
         self._check_count(space)
+        custom = self._options.custom_search_space
+        function = _function(custom, "custom_search_space") if custom is not None else None
         cfg = self._compose_defaults(space)
         options = swept_options(self._composer, space)
         _refuse_own_sweeps(options, cfg)
@@ -124,7 +145,8 @@ class Planner:
             _warn_of_idle_pruner(pruner, check.reports, directions[0], n_trials)
         folder = Path(str(self._config.hydra.sweep.dir))
         settings = self._settings(options, space, cfg, objectives)
-        return SweepPlan(study_name, folder, space, settings, first, n_trials, grid, objectives, directions, sampler, pruner)
+        extend = extension(function, cfg, space) if function is not None else None
+        return SweepPlan(study_name, folder, space, settings, first, n_trials, grid, objectives, directions, sampler, pruner, extend)
 
     # --- options and space ------------------------------------------------------------------------------------------------------------
 
@@ -136,6 +158,12 @@ class Planner:
                 Constraint.parse(text)
             except ConfigError as error:
                 problems += error.problems
+        if self._options.check is None:
+            problems += [
+                Problem(f"hydra.sweeper.{key}", "is known to speechtrain's own training alone", fix)
+                for key, fix in _OF_TRAININGS.items()
+                if getattr(self._options, key) not in ([], None, 1)
+            ]
         if problems:
             raise ConfigError(problems)
 
@@ -161,10 +189,14 @@ class Planner:
 
     def _check_count(self, space: Space) -> None:
         """Refuse a space of too many points, or infinitely many, for which `n_trials` is not set."""
-        if self._options.n_trials is None and space.size() is None:
+        if self._options.n_trials is not None:
+            return
+        if (function := self._options.custom_search_space) is not None:
+            raise ConfigError([Problem("hydra.sweeper.n_trials", f"{function} adds parameters without end", _SAY_HOW_MANY)])
+        if space.size() is None:
             keys = ", ".join(parameter.path for parameter in space.all_parameters())
             why = "has infinitely many points" if not space.is_finite() else f"has more than {MAX_ENUMERATED_POINTS:,} points"
-            raise ConfigError([Problem("hydra.sweeper.n_trials", f"the space of {keys} {why}", "say how many: hydra.sweeper.n_trials=30")])
+            raise ConfigError([Problem("hydra.sweeper.n_trials", f"the space of {keys} {why}", _SAY_HOW_MANY)])
 
     def _compose_defaults(self, space: Space) -> DictConfig:
         """Return the config with its fixed overrides and its own values of the swept keys."""
@@ -199,7 +231,7 @@ class Planner:
 
         options = self._options
         sampler = self._node("sampler")
-        size = space.size()
+        size = space.size() if options.custom_search_space is None else None
         if is_grid(sampler) and size is None:
             message = f"a grid needs lists of values, at most {MAX_ENUMERATED_POINTS:,} points"
             raise ConfigError([Problem("hydra.sweeper.sampler", message, "use choice() and range()")])
@@ -246,7 +278,7 @@ class Planner:
     def _objectives(self, cfg: DictConfig) -> tuple[list[str], list[Direction]]:
         """Return the metrics and their directions; no metric for a program that returns the value itself."""
         options = self._options
-        own_metric = OmegaConf.select(cfg, "objective.metric", default=None)
+        own_metric = OmegaConf.select(cfg, "objective.metric", default=None) if options.check is not None else None
         metrics = [full_name(name) for name in options.objectives or []] or ([str(own_metric)] if own_metric is not None else [])
         if metrics:
             of_task = task_directions(str(OmegaConf.select(cfg, "task._target_", default="")))
@@ -272,6 +304,8 @@ class Planner:
         from speechtrain.sweep.settings import shared_settings
 
         measured = {"hydra.sweeper.objectives": ", ".join(objectives), "hydra.sweeper.seeds_per_trial": str(self._options.seeds_per_trial)}
+        if self._options.custom_search_space is not None:
+            measured["hydra.sweeper.custom_search_space"] = self._options.custom_search_space
         counts = (lambda _key: True) if self._options.check is None else has_effect  # of another program's keys nothing is known
         return measured | shared_settings(options, space, cfg, counts)
 
@@ -315,7 +349,7 @@ class JobCheck:
 
     def __init__(self, options: SweeperOptions) -> None:
         self.reports: dict[int, int] = {}
-        self._check = _function(options.check) if options.check is not None else None
+        self._check: Check | None = _function(options.check, "check") if options.check is not None else None
         self._metrics = _metrics_of_epochs(options)
 
     def __call__(self, cfg: DictConfig) -> list[Problem]:
@@ -329,14 +363,18 @@ class JobCheck:
         return unmeasured(cfg, self._metrics)
 
 
-def _function(name: str) -> Check:
-    module, _, attribute = name.rpartition(".")
+def _function(name: str, key: str) -> Any:
+    """Return the function that a key of the sweeper names; a leading dot stands for the folder of the program.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    module, _, attribute = name.removeprefix(".").rpartition(".")
     try:
-        check: Check = getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         message = f"there is no function '{name}' ({first_line(error)})"
-        raise ConfigError([Problem("hydra.sweeper.check", message, "give package.module.function, or null")]) from error
-    return check
+        raise ConfigError([Problem(f"hydra.sweeper.{key}", message, "give package.module.function, or null")]) from error
 
 
 def _metrics_of_epochs(options: SweeperOptions) -> dict[str, str]:
@@ -392,6 +430,8 @@ def study_name_of(space: Space, options: SweeperOptions, program: str) -> str:
         "enqueue": [dict(item) for item in options.enqueue],
         "seeds": options.seeds_per_trial,
     }
+    if options.custom_search_space is not None:  # the others have the names that they had before this key
+        content["custom_search_space"] = options.custom_search_space
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:6]
     keys = [re.sub(r"\W+", "_", parameter.path.rpartition(".")[2]) for parameter in space.all_parameters()]
     return f"{'-'.join(dict.fromkeys(keys))[:40].strip('-') or 'one'}-{digest}"

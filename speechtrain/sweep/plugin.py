@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Sequence
@@ -12,10 +13,11 @@ from typing import TypeVar
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from speechtrain.config.schemas.sweeps import PoolOptions, SshOptions, SweeperOptions
-from speechtrain.errors import RunError, UserError
+from speechtrain.config.schemas.sweeps import REPLACED, PoolOptions, SshOptions, SweeperOptions
+from speechtrain.errors import ConfigError, Problem, RunError, UserError, did_you_mean, first_line
 from speechtrain.sweep.sweeper import Sweep
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob
 from speechtrain.sweep.trial.runner import Program
@@ -30,11 +32,12 @@ _OFFICIAL = "hydra-optuna-sweeper"
 def start_sweep(arguments: Sequence[str], hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> float | None:
     """Run the sweep that `hydra.sweeper` describes and return the best objective."""
     _mention_official()
-    options = _read_options(config.hydra.sweeper, SweeperOptions)
     try:
+        _give_types(config)
+        options = _read_options(config.hydra.sweeper, SweeperOptions)
         return Sweep(options, Program(hydra_context, config, task_function)).run(arguments)
     except (UserError, RunError) as error:
-        if options.check is not None:
+        if config.hydra.sweeper.check is not None:
             raise
         raise CompactHydraException(str(error)) from error  # another program, in which Hydra prints this without a stack trace
 
@@ -109,6 +112,35 @@ def _read_options(node: DictConfig, schema: type[T]) -> T:
     options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
     assert isinstance(options, schema)
     return options
+
+
+def _give_types(config: DictConfig) -> None:
+    """Give the options of sweeper and launcher the types of their schemas; those of other programs are composed without.
+
+    Raises:
+        ConfigError: there is no such key, or it takes no such value.
+    """
+    schemas: dict[str, type[SweeperOptions] | type[PoolOptions]] = {"sweeper": SweeperOptions}
+    if str(config.hydra.launcher.get("_target_")).endswith(".PoolLauncher"):
+        schemas["launcher"] = PoolOptions
+    for key, schema in schemas.items():
+        if OmegaConf.get_type(config.hydra[key]) is schema:
+            continue
+        try:
+            typed = OmegaConf.merge(OmegaConf.structured(schema), config.hydra[key])
+        except OmegaConfBaseException as error:
+            raise ConfigError([_untyped(f"hydra.{key}", schema, error)]) from None
+        with read_write(config), open_dict(config):
+            config.hydra[key] = typed
+
+
+def _untyped(node: str, schema: type[SweeperOptions] | type[PoolOptions], error: OmegaConfBaseException) -> Problem:
+    """Return what is wrong with a node that its schema does not take."""
+    key = str(error.full_key or error.key)
+    names = [field.name for field in dataclasses.fields(schema)]
+    if key not in names:
+        return Problem(f"{node}.{key}", "there is no such key", REPLACED.get(key) or did_you_mean(key, names))
+    return Problem(f"{node}.{key}", first_line(error), "")
 
 
 def _mention_official() -> None:

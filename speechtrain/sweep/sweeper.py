@@ -92,11 +92,11 @@ class Sweep:
 
     def _recorder(self, study: Study, plan: SweepPlan, arguments: Sequence[str]) -> SweepRecorder | None:
         """Return what records the sweep's own run; None for a program without trackers in its config."""
+        if self._options.check is None:
+            return None
         from speechtrain.sweep.reports.recorder import SweepRecorder, settings_of
         from speechtrain.sweep.study.study import describe
 
-        if self._options.check is None:
-            return None
         cfg = self._composer.compose(default_overrides(self._composer, plan.space))
         settings = settings_of(self._options, plan.study_name, describe(plan.space))
         of_hydra = [each for each in unresolved(self._program.config.hydra.overrides.hydra) if not each.startswith("hydra.mode=")]
@@ -126,6 +126,7 @@ def _open_study(plan: SweepPlan, options: SweeperOptions) -> Study:
         retries=options.retries,
         ahead=2 * options.n_jobs + 6,
         patience=5 * options.heartbeat,
+        extend=plan.extend,
     )
 
 
@@ -249,6 +250,8 @@ class TrialLoop:
                 self._close_runs(outcome.number, outcome.reason)
 
     def _close_runs(self, number: int, reason: str) -> None:
+        if self._options.check is None:  # another program, which has no runs in our trackers
+            return
         from speechtrain.sweep.trial.close_runs import close_runs
 
         close_runs(self._plan.folder / str(number), reason)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-import speechtrain.config  # noqa: F401  makes the sweeper's schema known
-
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> object:

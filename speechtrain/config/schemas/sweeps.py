@@ -13,8 +13,7 @@ from speechtrain.config.schemas.node import Rule, Target, number
 
 REPLACED = {
     "motpe": "write hydra/sweeper/sampler=tpe, which takes several objectives",
-    "custom_search_space": "write hydra.sweeper.when: parameters that exist only where others have certain values",
-    "search_space": "write hydra.sweeper.params",
+    "search_space": "write hydra.sweeper.params, for example {lr: 'tag(log,interval(1e-4,1e-2))', layers: 'choice(2,4)'}",
 }
 """What to write in place of samplers and keys that the official plugin had."""
 
@@ -24,6 +23,7 @@ class SweeperOptions(Target):
     _recursive_: bool = MISSING
     params: Any = MISSING
     when: Any = MISSING
+    custom_search_space: str | None = MISSING
     enqueue: Any = MISSING
     own_values_first: bool = MISSING
     objectives: list[str] | None = MISSING

@@ -65,7 +65,7 @@ class Reporter:
 
     def begin(self) -> None:
         """Print the study's name and what earlier commands have done of it."""
-        goal = ", ".join(f"{d} {m}" for m, d in zip(self.plan.objectives or ["the result"], self.plan.directions, strict=False))
+        goal = ", ".join(f"{d} {m}" for m, d in zip(self.plan.names("the result"), self.plan.directions, strict=True))
         count = self.plan.n_trials
         kind = f"a grid of {count}, each point once" if self.plan.grid else f"{count} trials"
         console.print(f"study {self.study.name}: {kind}, {goal}, {self.workers} at a time", markup=False)
@@ -153,9 +153,7 @@ class Reporter:
         self._write_results(best)
         equal = self.results.all_equal
         for trial in best[:1] if equal else best:
-            values = ", ".join(
-                f"{metric} {value}" for metric, value in zip(self.plan.objectives or ["result"], self._values(trial), strict=False)
-            )
+            values = ", ".join(f"{metric} {value}" for metric, value in zip(self.plan.names("result"), self._values(trial), strict=False))
             which = f"all equal  {values}: none is the best" if equal else f"best  #{trial.number}  {values}  {short_text(trial.params)}"
             console.print(which, markup=False)
         for line in self._by_seed(trials):
@@ -181,7 +179,7 @@ class Reporter:
 
     def _write_table(self, trials: Sequence[FrozenTrial]) -> None:
         names = [parameter.name for parameter in self.plan.space.all_parameters()]
-        metrics = self.plan.objectives or ["value"]
+        metrics = self.plan.names("value")
         buffer = io.StringIO()
         writer = csv.writer(buffer)
         writer.writerow(["trial", "state", *metrics, "seconds", *names, "reason"])
@@ -201,7 +199,7 @@ class Reporter:
             if trial.state is TrialState.COMPLETE and trial.values:
                 others = {name: value for name, value in trial.params.items() if name != "seed"}
                 groups.setdefault(short_text(others), []).append(trial.values[0])
-        metric = (self.plan.objectives or ["result"])[0]
+        metric = self.plan.names("result")[0]
         lines = []
         for name, values in sorted(groups.items(), key=lambda item: statistics.fmean(item[1])):
             if len(values) > 1:

@@ -173,9 +173,11 @@ class Space:
                     texts[parameter.path] = parameter.domain.text(assignment[parameter.name])
 
     def overrides(self, assignment: Mapping[str, Scalar]) -> list[str]:
-        """Return the command line of a job for an assignment."""
+        """Return the command line of a job for an assignment; values of no parameter are those that `custom_search_space` added."""
         own = {parameter.name: parameter.text(assignment[parameter.name]) for parameter in self.active(assignment)}
-        return [*(own.pop(item, item) for item in self.order or self.fixed), *own.values()]
+        others = set(assignment) - set(own) - {parameter.name for parameter in self.all_parameters()}
+        added = [f"{name}={override_text(value)}" for name, value in assignment.items() if name in others]
+        return [*(own.pop(item, item) for item in self.order or self.fixed), *own.values(), *added]
 
     def is_finite(self) -> bool:
         """Return whether every parameter is a list of values."""

@@ -106,6 +106,7 @@ class Study:
         retries: int,
         ahead: int = 8,
         patience: float = 300.0,
+        extend: Callable[[optuna.Trial], None] | None = None,
     ) -> None:
         self.url = url
         self.storage = storage
@@ -119,6 +120,7 @@ class Study:
         self.n_trials = n_trials
         self.retries = retries
         self.ahead = ahead
+        self.extend = extend
         self._by_creation = url.startswith("grpc:")
         self.claimed_ids: set[int] = set()
         self.finished: list[FrozenTrial] = []
@@ -303,6 +305,9 @@ class Study:
                     parameter.name, distribution_.low, distribution_.high, step=distribution_.step, log=distribution_.log
                 )
             assignment[parameter.name] = value
+        if self.extend is not None:
+            self.extend(trial)
+            assignment |= {name: value for name, value in trial.params.items() if name not in assignment}
         return assignment
 
     # --- failures ---------------------------------------------------------------------------------------------------------------------

@@ -155,6 +155,19 @@ class TrialHandle:
 
 _owned: dict[tuple[str, int], TrialHandle] = {}
 """The trials that this process owns, by storage and id."""
+_seen: dict[tuple[str, int], TrialHandle] = {}
+"""The trial that this process has asked for last, where another owns it."""
+
+
+def handle_of(context: TrialContext) -> TrialHandle:
+    """Return the handle of a trial that this process owns, or one that can report for the process that does."""
+    key = (context.storage, context.id)
+    if key in _owned:
+        return _owned[key]
+    if key not in _seen:
+        _seen.clear()
+        _seen[key] = TrialHandle(context)
+    return _seen[key]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -89,7 +90,7 @@ def outcome_of_error(number: int, error: BaseException) -> Outcome:
         return replace(error.outcome, number=number)
     if isinstance(error, KeyboardInterrupt):
         return Outcome(number, "interrupted", reason="interrupted")
-    if isinstance(error, RunPruned):
+    if _is_pruned(error):
         return Outcome(number, "pruned", reason=str(error))
     try:
         text = str(error).strip() or "no message"
@@ -102,6 +103,12 @@ def outcome_of_error(number: int, error: BaseException) -> Outcome:
     if not reason.startswith(telling):
         reason = f"{telling}\n{reason}"
     return Outcome(number, "failed", reason=reason, trace="".join(traceback.format_exception(error)))
+
+
+def _is_pruned(error: BaseException) -> bool:
+    """Return whether a job ended because it was pruned; programs may raise what Optuna raises for that."""
+    optuna = sys.modules.get("optuna.exceptions")
+    return isinstance(error, RunPruned) or (optuna is not None and isinstance(error, optuna.TrialPruned))
 
 
 _TRACES = ("_RemoteTraceback", "RemoteTraceback")

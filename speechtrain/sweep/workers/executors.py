@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -25,7 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import PoolOptions, SweeperOptions
 from speechtrain.files import append
-from speechtrain.sweep.trial.outcome import Outcome, SweepJob, UnpicklableError, outcome_of, outcome_of_error
+from speechtrain.sweep.trial.context import TrialContext
+from speechtrain.sweep.trial.handle import TrialCancelledError, own_trial
+from speechtrain.sweep.trial.outcome import VARIABLE, Outcome, SweepJob, UnpicklableError, outcome_of, outcome_of_error
 from speechtrain.sweep.trial.runner import JobRunner, Program
 from speechtrain.sweep.workers.messages import can_be_pickled
 from speechtrain.sweep.workers.pool import Pool
@@ -144,9 +147,10 @@ class ThroughLauncher:
 
 
 class LoggedTask:
-    """A program that appends the stack trace of an unexpected error to its job's `output.log`, in whatever process a launcher runs it.
+    """A program that owns its trial, and keeps the stack trace of an unexpected error, in whatever process a launcher runs it.
 
-    What it returns or raises can be pickled: joblib's processes break off all jobs where one of them ends with something that cannot.
+    The trial is kept alive, limited in time and recorded, also if the sweeper is gone by then; the trace is appended to `output.log`. What
+    the job returns or raises can be pickled: joblib's processes break off all jobs where one of them ends with something that cannot.
 
     Args:
         task_function: the program.
@@ -160,10 +164,17 @@ class LoggedTask:
         """Run the program, and return its result, or the text of one that cannot be pickled.
 
         Raises:
+            TrialCancelledError: its trial is not running any more.
             Exception: what the program raised, or an `UnpicklableError` in its place.
         """
+        text = os.environ.get(VARIABLE)
         try:
-            result = self._task_function(cfg)
+            with own_trial(TrialContext.from_text(text)) if text else contextlib.nullcontext() as trial:
+                result = self._task_function(cfg)
+                if trial is not None:
+                    trial.end(Outcome(trial.context.number, "done", value=result))
+        except TrialCancelledError:
+            raise
         except Exception as error:
             hydra = HydraConfig.get()
             outcome = outcome_of_error(hydra.job.num, error)

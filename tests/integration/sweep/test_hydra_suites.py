@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
@@ -21,15 +20,13 @@ from omegaconf import DictConfig
 from packaging.version import Version
 
 import hydra_plugins
-import speechtrain.config  # noqa: F401  makes the schemas of the pool and the sweeper known
 from speechtrain.errors import RunError
 from speechtrain.sweep import plugin
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob
 from speechtrain.sweep.trial.runner import JobRunner, Program
 from speechtrain.sweep.workers.executors import InProcess
 
-CONF = f"hydra.searchpath=[file://{REPOSITORY / 'conf'}]"
-SWEEPER = [CONF, "hydra/sweeper=optuna", "hydra.sweeper.check=null", "hydra.sweeper.retries=0"]
+SWEEPER = ["hydra/sweeper=optuna", "hydra.sweeper.retries=0"]
 
 
 class InProcessLauncher(Launcher):
@@ -104,13 +101,13 @@ class TestThisProcessPassesHydrasSuiteOfBatches(BatchedSweeperTestSuite):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher_name", "overrides"), [("pool", [CONF, "hydra.launcher.n_workers=1"])])
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("pool", ["hydra.launcher.n_workers=1"])])
 class TestPoolPassesHydrasLauncherSuite(LauncherTestSuite):
     """Each test of `LauncherTestSuite`."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher_name", "overrides"), [("pool", [CONF, "hydra.launcher.n_workers=1", "hydra.sweeper.max_batch_size=2"])])
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("pool", ["hydra.launcher.n_workers=1", "hydra.sweeper.max_batch_size=2"])])
 class TestPoolPassesHydrasSuiteOfBatches(BatchedSweeperTestSuite):
     """Each test of `BatchedSweeperTestSuite`."""
 
@@ -118,17 +115,15 @@ class TestPoolPassesHydrasSuiteOfBatches(BatchedSweeperTestSuite):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task_launcher_cfg", "extra_flags"),
-    [({}, ["-m", CONF, "hydra/launcher=pool", "hydra.launcher.n_workers=1"]), ({}, ["-m", *SWEEPER])],
+    [({}, ["-m", "hydra/launcher=pool", "hydra.launcher.n_workers=1"]), ({}, ["-m", *SWEEPER])],
     ids=["pool", "sweeper"],
 )
 class TestHydrasIntegrationSuite(IntegrationTestSuite):
     """Each test of `IntegrationTestSuite`."""
 
     def generate_custom_cmd(self) -> Callable[[list[str], str], list[str]]:
-        """Run the suite's program with our schemas, as `tests/toy/app.py` imports them; it returns nothing, which counts as 0 here."""
-        code = (
-            "import runpy, sys; import speechtrain.config; from speechtrain.sweep.trial import handle; handle._numbers = lambda *_: [0.0]; "
-        )
+        """Run the suite's program, which returns nothing; that counts as 0 here."""
+        code = "import runpy, sys; from speechtrain.sweep.trial import handle; handle._numbers = lambda *_: [0.0]; "
         code += "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
         return lambda cmd, _filename: [cmd[0], "-c", code, *cmd[1:]]
 

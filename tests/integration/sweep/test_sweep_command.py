@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import TINY
 from omegaconf import OmegaConf
+from toys import TOY
 
 PRUNER, PATIENT = "hydra.sweeper.pruner", "optuna.pruners.PatientPruner"
 
@@ -48,7 +49,7 @@ PRUNER, PATIENT = "hydra.sweeper.pruner", "optuna.pruners.PatientPruner"
         (["seed=1,2", "hydra.sweeper.when=[{params:{samples:[1,2]}}]"], ["hydra.sweeper.when: each entry has `if` and `params`"]),
         (["seed=1,2", "hydra.sweeper.repeat_best_of=nowhere"], ["hydra.sweeper.repeat_best_of", "no results of a sweep in nowhere"]),
         (["seed=1,2", "hydra/sweeper/sampler=motpe"], ["hydra/sweeper/sampler: there is no 'motpe' any more", "hydra/sweeper/sampler=tpe"]),
-        (["seed=1,2", "hydra.sweeper.custom_search_space=x.y"], ["hydra.sweeper.custom_search_space", "write hydra.sweeper.when"]),
+        (["seed=1,2", "hydra.sweeper.custom_search_space=x.y", "hydra.sweeper.n_trials=2"], ["there is no function 'x.y'"]),
         (
             ["--config-dir", "own", "experiment=swept,plain"],
             ["experiment: 'swept' sets keys of hydra.sweeper", "give experiment=swept alone"],
@@ -177,7 +178,7 @@ def test_two_models_with_sizes_of_their_own(command, tmp_path):
     assert "4 done" in done.stdout
 
 
-def test_an_installed_official_plugin_is_noticed_and_ours_is_used(toy, tmp_path):
+def test_an_installed_official_plugin_is_noticed_and_stays_what_other_programs_use(toy, command, tmp_path):
     info = tmp_path / "elsewhere" / "hydra_optuna_sweeper-1.3.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hydra-optuna-sweeper\nVersion: 1.3.0\n")
@@ -190,10 +191,12 @@ def test_an_installed_official_plugin_is_noticed_and_ours_is_used(toy, tmp_path)
     )
     toy.more_path = str(tmp_path / "elsewhere")
 
-    done = toy.run("x=1,2")
+    done = command("-m", *TINY, "model=mlp", "seed=1", "hydra.sweeper.n_trials=0", PYTHONPATH=toy.more_path)
+    asked = [sys.executable, str(TOY / "app.py"), "--cfg", "hydra", "-p", "hydra.sweeper"]
+    shown = subprocess.run(asked, cwd=tmp_path, env=toy.env, capture_output=True, text=True, check=False)
 
-    assert done.returncode == 0, done.stderr
-    assert "2 done" in done.stdout
+    assert "hydra.sweeper.n_trials: must be at least 1" in done.stderr
+    assert "hydra_plugins.hydra_optuna_sweeper.OptunaSweeper" in shown.stdout, shown.stderr
     assert "hydra-optuna-sweeper 1.3.0 is installed as well" in done.stdout + done.stderr
     assert "pip uninstall hydra-optuna-sweeper" in done.stdout + done.stderr
 

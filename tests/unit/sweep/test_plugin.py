@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
@@ -16,7 +15,6 @@ from speechtrain.sweep.plugin import start_sweep
 CONFIG = """
 defaults: [_self_, {db: mysql}, {override hydra/sweeper: optuna}]
 retries: 1
-hydra: {searchpath: ["file://CONF"], sweeper: {check: null}}
 """
 
 
@@ -25,7 +23,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Sweeps over another Hydra program, and returns what Hydra prints of it without a stack trace."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf" / "db").mkdir(parents=True)
-    (tmp_path / "conf" / "config.yaml").write_text(CONFIG.replace("CONF", str(REPOSITORY / "conf")))
+    (tmp_path / "conf" / "config.yaml").write_text(CONFIG)
     for name, content in {"mysql": "port: 3306", "postgres": "port: 5432\nschema: public"}.items():
         (tmp_path / "conf" / "db" / f"{name}.yaml").write_text(f"{content}\n")
 
@@ -50,6 +48,24 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
             "  db.schema: there is no such key, with db=mysql\n    -> there is: port",
         ),
         (["retires=1,2"], "  retires: there is no such key\n    -> did you mean 'retries'?  (there is: db, hydra, retries)"),
+        (["retries=1,2", "+hydra.sweeper.n_trails=2"], "  hydra.sweeper.n_trails: there is no such key\n    -> did you mean 'n_trials'?"),
+        (
+            ["retries=1,2", "hydra.sweeper.n_jobs=two"],
+            "  hydra.sweeper.n_jobs: Value 'two' of type 'str' could not be converted to Integer",
+        ),
+        (["retries=1,2", "hydra.sweeper.n_jobs=0"], "  hydra.sweeper.n_jobs: must be at least 1, received 0"),
+        (
+            ["retries=1,2", "+hydra.sweeper.search_space={x:{type:int}}"],
+            "  hydra.sweeper.search_space: there is no such key\n    -> write hydra.sweeper.params",
+        ),
+        (
+            ["retries=1,2", "hydra.sweeper.constraints=['params<=3']"],
+            "  hydra.sweeper.constraints: is known to speechtrain's own training alone",
+        ),
+        (
+            ["retries=1,2", "hydra.sweeper.custom_search_space=.shop.none", "hydra.sweeper.n_trials=2"],
+            "  hydra.sweeper.custom_search_space: there is no function '.shop.none'",
+        ),
         (["retries=interval(0,1)"], "  hydra.sweeper.n_trials: the space of retries has infinitely many points"),
     ],
 )
