@@ -10,13 +10,16 @@ From Python:
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import speechtrain.processes.quiet_start  # noqa: F401
 from speechtrain.config import compose
 from speechtrain.config.moved import import_moved_modules
-from speechtrain.train import train
-from speechtrain.training.result import Result
+
+if find_spec("speechtrain.train") is not None:  # the distribution speechtrain-sweeper is the sweeper alone
+    from speechtrain.train import train
+    from speechtrain.training.result import Result
 
 if TYPE_CHECKING:
     from speechtrain.inference.recognizer import Recognizer

@@ -48,7 +48,7 @@ TOP = {
     *("pyproject.toml", "requirements.lock", "Makefile"),
     *("Dockerfile", ".dockerignore", "compose.yaml"),
     *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
-    *("speechtrain", "hydra_plugins", "conf", "tests", "benchmarks", "docs", "multirun"),
+    *("speechtrain", "hydra_plugins", "conf", "tests", "benchmarks", "docs", "multirun", "packages"),
 }
 """What is tracked at the repository's root: what people or tools look for there by name, and folders."""
 
