@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     results = alignments(cfg, overrides, model)
     first = list(islice(results, 1))  # whatever is refused is refused by now, and leaves no folder
     folder = results_folder(model[0], "alignments", cfg.out)
-    written = write(chain(first, results), folder, formats)
+    written = write(chain(first, results), folder, formats, keep=cfg.audio is not None)
     for lines in (written.bad, written.doubtful):
         for line in lines[:_SHOWN]:
             errors.print(line, style="yellow", markup=False)

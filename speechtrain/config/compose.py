@@ -376,7 +376,10 @@ def _describe(error: Exception, override: str | None, overrides: Sequence[str], 
                 return Problem(path, f"there is no such key{place}", did_you_mean(str(link.key), names, path.rpartition(".")[0]))
             return _unknown_key(link.full_key or key, overrides, others)
         if isinstance(link, ValidationError) and link.full_key and (expected := expected_type(link)) is not None:
-            return Problem(link.full_key, f"must be {expected}, received {link.value!r}{place}", _example(link.full_key, others))
+            if key.startswith(f"{link.full_key}."):
+                return Problem(key, f"there is no such key: {link.full_key} is {expected}{place}", _example(link.full_key, others))
+            example = _example(link.full_key, others, link.value)
+            return Problem(link.full_key, f"must be {expected}, received {link.value!r}{place}", example)
     last = list(_chain(error))[-1]
     first_line = next((line for line in str(last).splitlines() if line.strip()), type(last).__name__)
     path = getattr(last, "full_key", None) or key or "config"
@@ -442,8 +445,11 @@ def _siblings(path: str, overrides: Sequence[str], others: DictConfig | None) ->
     return sorted({*names, *own_root} - {"_target_"})
 
 
-def _example(path: str, others: DictConfig | None) -> str:
+def _example(path: str, others: DictConfig | None, received: object = None) -> str:
+    """Return what could be given for a key: its value, or what was received in a list where the key takes one and has none."""
     node: Any = _compose([]) if others is None else others
     for part in path.split("."):
         node = node.get(part) if isinstance(node, DictConfig) and part in node else None
+    if isinstance(node, ListConfig) and not node and isinstance(received, str):
+        return f"for example {path}=[{override_text(received)}]"
     return f"for example {path}={node}" if node is not None and not isinstance(node, DictConfig) else ""

@@ -174,6 +174,8 @@ def text_as_typed(arguments: Sequence[str], schema: type[Node] = Config) -> list
         name = key.lstrip("+")
         if not equals or item.startswith("-"):
             result.append(item)
+        elif name == "tracking" and "".join(value.split()) == "{}":  # Hydra would merge nothing into the trackers
+            result.append(f"{key}=[]")
         elif name in text_keys:
             is_literal = not sweeps and "${" in value and (name in _LITERAL_KEYS or not _is_readable(value))
             result.append(f"{key}={_string(literal(value)) if is_literal else _quoted_unless_read_as_text(value, sweeps=sweeps)}")

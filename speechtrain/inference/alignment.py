@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import filelock
 import numpy as np
 import numpy.typing as npt
 import psutil
@@ -24,7 +25,7 @@ from speechtrain.config.schemas.commands import AlignConfig
 from speechtrain.data.corpus import Skip
 from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
-from speechtrain.errors import DataError, counted, unwritable
+from speechtrain.errors import DataError, UserError, counted, unwritable
 from speechtrain.files import atomically, make_folder, numbered, user_path
 from speechtrain.inference.find import StoredModel
 from speechtrain.inference.formats import as_object, ctm, textgrid
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 _DOUBTFUL = 2.5
 """Nats a token: own texts of recordings, also in speech that a model is not made for, had up to 2.2, others 2.7 to 8 (`docs/log.md`)."""
 _NAMES_FILE = ".alignments"
+_LOCK = ".alignments.lock"
+_TEXTGRID = ".TextGrid"
 """Name of the file in a folder of alignments with the names and checksums of those that calls wrote."""
 _UNFINISHED = "unfinished-"
 """How the name of a folder begins in which a call writes; the number of its process follows."""
@@ -184,18 +187,58 @@ class AlignmentCounts:
     bad: list[str]
 
 
-def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str]) -> AlignmentCounts:
+def write(
+    aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str], *, keep: bool = False
+) -> AlignmentCounts:
     """Write the alignments as they come into a folder of their own, and once all are there, put them in place of those of an earlier call.
 
     Only what an earlier call wrote, and nobody has changed since, is replaced or removed: people correct TextGrids in Praat. If the call
     ends before all are there, those that are stay in that folder, whose name is logged then and when the next call begins; the next one
     that succeeds removes it.
 
+    Args:
+        aligned: what `alignments` yields.
+        folder: the folder of the results.
+        formats: names of formats.
+        keep: leave the TextGrids of earlier calls that this one has no new ones of.
+
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or another call writes into it.
     """
     with _naming(folder):
         make_folder(folder)
+    with _alone_in(folder):
+        return _write_alone(aligned, folder, formats, keep=keep)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other calls from writing into a folder while the block runs.
+
+    Raises:
+        UserError: another call writes into it.
+    """
+    lock = filelock.FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(
+            f"another call of align writes into {folder}\n    -> wait until it has ended, or give out= another folder"
+        ) from None
+    except OSError as error:
+        raise unwritable(folder, error, "out") from error
+    try:
+        yield
+    finally:
+        (folder / _LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def _write_alone(
+    aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], folder: Path, formats: Sequence[str], *, keep: bool
+) -> AlignmentCounts:
+    """Write the alignments into a folder that no other call writes into; see `write`."""
+    with _naming(folder):
         earlier = [path for path in folder.glob(f"{_UNFINISHED}*") if _is_left_over(path)]
         unfinished = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{os.getpid()}-", dir=folder))
         if left := sorted(str(path) for path in earlier if _has_content(path)):
@@ -203,7 +246,7 @@ def write(aligned: Iterator[tuple[str, str, Alignment | DataError | Skip]], fold
     try:
         counts = _write_all(aligned, unfinished, formats)
         with _naming(folder):
-            replacement = Replacement.plan(folder, unfinished, _NAMES_FILE)
+            replacement = Replacement.plan(folder, unfinished, _NAMES_FILE, kept=_TEXTGRID if keep else "")
             if replacement.others:
                 changed = "these files were changed by hand, or not written by `align`, and stay as they are"
                 log.warning("%s: %s: %s", folder, changed, enumerated(replacement.others))
@@ -300,7 +343,7 @@ class _Files:
         """Write the alignment of an utterance in each of the formats."""
         if self._textgrids:
             name = numbered(_file_name(utterance), self._names)
-            (self._folder / f"{name}.TextGrid").write_bytes(textgrid(alignment).encode())
+            (self._folder / f"{name}{_TEXTGRID}").write_bytes(textgrid(alignment).encode())
         if "ctm" in self._lists:
             self._lists["ctm"].add(utterance, ctm(utterance, alignment))
         if "json" in self._lists:

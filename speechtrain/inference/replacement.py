@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechtrain.files import is_file, write_text
@@ -29,6 +29,7 @@ class Replacement:
         list_file: the file with the names and checksums of what was written.
         own: names and checksums of the files there that an earlier call wrote, and nobody has changed since.
         others: names of files that are there in place of new ones or of listed ones, and are not as an earlier call wrote them.
+        kept: names and checksums of the files of earlier calls that stay beside the new ones.
     """
 
     folder: Path
@@ -36,19 +37,28 @@ class Replacement:
     list_file: Path
     own: Mapping[str, Collection[str]]
     others: Sequence[str]
+    kept: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     @classmethod
-    def plan(cls, folder: Path, new: Path, list_name: str) -> Replacement:
-        """Compare the files of a folder with its list, which has the name `list_name`.
+    def plan(cls, folder: Path, new: Path, list_name: str, *, kept: str = "") -> Replacement:
+        """Compare the files of a folder with its list.
+
+        Args:
+            folder: the folder.
+            new: the folder with the new files.
+            list_name: name of the list.
+            kept: ending of the files of earlier calls that stay where there is no new one of their name; empty: none does.
 
         Raises:
             OSError: a file cannot be read.
         """
         list_file = folder / list_name
-        listed = _listed(list_file)
-        there = {name for name in {*listed, *_names(new)} if os.path.lexists(folder / name)}
+        listed, names = _listed(list_file), _names(new)
+        stay = {name: sums for name, sums in listed.items() if kept and name.endswith(kept) and name not in names}
+        listed = {name: sums for name, sums in listed.items() if name not in stay}
+        there = {name for name in {*listed, *names} if os.path.lexists(folder / name)}
         own = {name: listed[name] for name in sorted(there & set(listed)) if _is_unchanged(folder / name, listed[name], list_file)}
-        return cls(folder, new, list_file, own, sorted(there - set(own)))
+        return cls(folder, new, list_file, own, sorted(there - set(own)), stay)
 
     def carry_out(self) -> None:
         """Replace the files that are as they were written, remove those that there are no new ones of, and leave the others.
@@ -60,8 +70,9 @@ class Replacement:
             OSError: the folder cannot be written.
         """
         written = [name for name in _names(self.new) if name not in self.others]
-        before = [(name, checksum) for name, checksums in self.own.items() for checksum in sorted(checksums)]
-        after = [(name, checksum_of(self.new / name)) for name in written]
+        stay = _rows(self.kept)
+        before = [*stay, *_rows(self.own)]
+        after = [*stay, *((name, checksum_of(self.new / name)) for name in written)]
         _write_list(self.list_file, [*before, *after])
         earlier = Path(tempfile.mkdtemp(dir=self.folder, prefix=".earlier-"))
         moved: list[tuple[Path, Path]] = []
@@ -95,6 +106,10 @@ def checksum_of(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits, without holding it in memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _rows(checksums: Mapping[str, Collection[str]]) -> list[tuple[str, str]]:
+    return [(name, each) for name, those in checksums.items() for each in sorted(those)]
 
 
 def _names(folder: Path) -> list[str]:

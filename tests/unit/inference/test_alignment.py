@@ -39,6 +39,25 @@ def test_a_file_that_was_corrected_by_hand_is_not_written_over_by_any_later_call
             assert caplog.messages[0].endswith(": a.TextGrid")
 
 
+def test_the_textgrid_of_another_recording_stays_and_is_still_known_as_one_of_ours(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(iter([(name, "one", said("one"))]), tmp_path, ["textgrid"], keep=True)
+    assert {path.name for path in tmp_path.glob("*.TextGrid")} == {"a.TextGrid", "b.TextGrid"}
+    write(iter([("c", "one", said("one"))]), tmp_path, ["textgrid"])
+    assert {path.name for path in tmp_path.glob("*.TextGrid")} == {"c.TextGrid"}
+
+
+def test_two_calls_at_once_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    def during() -> Iterator[tuple[str, str, Alignment]]:
+        with pytest.raises(UserError, match=r"another call of align writes into .*\n    -> wait until it has ended, or give out="):
+            write(iter([("b", "one", said("one"))]), tmp_path, ["textgrid"])
+        yield "a", "one", said("one")
+
+    write(during(), tmp_path, ["textgrid"])
+    write(iter([("b", "one", said("one"))]), tmp_path, ["textgrid"])
+    assert {path.name for path in tmp_path.glob("*.TextGrid")} == {"b.TextGrid"}
+
+
 def test_files_that_the_list_of_an_earlier_version_names_are_replaced_unless_they_are_newer(tmp_path: Path) -> None:
     (tmp_path / "old.TextGrid").write_text("old")
     (tmp_path / ".alignments").write_text("old.TextGrid\ncorrected.TextGrid\n")
