@@ -73,9 +73,10 @@ def train(
     """
     config = with_tracking_of(with_values_of_the_start(steps.resolve_paths(ExperimentConfig.of(cfg))))
     check_unfinished(config)
+    has_read = bool(config.choose)
     config = steps.choose_values(config)
     request = RunRequest(overrides, kind_of_test(config), tags or {}, run_name, parents or {})
-    options = _Options(callbacks, brief=brief, measure_latency=measure_latency, reuse_data=reuse_data)
+    options = _Options(callbacks, brief=brief, measure_latency=measure_latency, reuse_data=reuse_data or has_read)
     if is_cross_validation(config):
         _check_folds(config)
         steps.start_folder(config)

@@ -104,6 +104,19 @@ def prepare(cfg: ExperimentConfig, *, threads: int, reuse: bool = False) -> Prep
     return _prepared(cfg, read, tokenizer, skipped)
 
 
+def read_ahead(cfg: ExperimentConfig, *, threads: int) -> None:
+    """Read the corpus, so that the next call of `prepare` with `reuse` has it, and tell what there is to be told of its reading.
+
+    Args:
+        cfg: config of the run.
+        threads: number of threads that decode.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    _read_corpus(cfg, threads=threads, reuse=True)
+
+
 def _on_shared(cfg: ExperimentConfig) -> dict[str, str]:
     """Return what splits must not share: `data.split.by=text` asks for speakers in several, so that no warning names them."""
     on_shared: dict[str, str] = asdict(cfg.data.on_shared)

@@ -8,22 +8,25 @@ from __future__ import annotations
 import logging
 import math
 import os
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import ListConfig, OmegaConf
 
-from speechtrain.backends.base import Backend
+from speechtrain.backends.base import Backend, Model
 from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig, class_name
+from speechtrain.config.packaged import is_packaged
 from speechtrain.data.batches import Reference
 from speechtrain.data.corpus import SPLITS, CorpusSource, Cut, seconds
-from speechtrain.data.prepare import prepare
+from speechtrain.data.prepare import prepare, read_ahead
 from speechtrain.data.task_data import TaskData
 from speechtrain.data.text.tokenizers import count_repeats
 from speechtrain.errors import ConfigError, Problem
@@ -63,7 +66,9 @@ _BF16_GAIN = 0.85
 """Share of the time in float32 below which bfloat16 is chosen."""
 _TIMED_BATCHES = 3
 _STEP_OVERHEAD = 1.08
-"""An epoch's time over that of its losses and gradients: the optimizer's steps, checkpoints and metrics."""
+"""An epoch's time over that of its losses and gradients: the optimizer's steps and metrics."""
+_OVER_WEIGHTS = 3
+"""The size of a checkpoint over that of the weights: an optimizer such as AdamW keeps two numbers of each."""
 _VALIDATION_COST = 0.35
 """The time of an utterance in validation over that in training."""
 
@@ -86,10 +91,14 @@ def choose(cfg: ExperimentConfig) -> ExperimentConfig:
     if not cfg.choose:
         return cfg
     wanted = frozenset(cfg.choosable)
-    for step in (_choose_lists, _choose_features, _choose_model):
-        with _quietly():
-            choices = list(step(with_limits(cfg), wanted))
-        for choice in choices:
+    listing = _Listing()
+    steps: tuple[Callable[[ExperimentConfig], Iterator[Choice]], ...] = (
+        lambda each: _choose_lists(each, wanted, listing),
+        lambda each: _choose_features(each, wanted, listing),
+        lambda each: _choose_model(each, wanted),
+    )
+    for step in steps:
+        for choice in list(step(with_limits(cfg))):
             values = {key: value for key, value in choice.values.items() if key in wanted}
             if not values:
                 continue
@@ -99,10 +108,11 @@ def choose(cfg: ExperimentConfig) -> ExperimentConfig:
 
 
 def _described(cfg: ExperimentConfig, key: str, value: object) -> str:
-    """Return a key with the value that was chosen, and which one of the config, perhaps of the user's own file, it replaces."""
+    """Return a key with the value that was chosen, and the one that it replaces where that is of a user's own file."""
     before = OmegaConf.select(cfg.composed, key)
     before = list(before) if isinstance(before, ListConfig) else before
-    return f"{key}={_text(value)}" + (f" in place of {_text(before)}" if before not in (None, value) else "")
+    own = before not in (None, value) and not is_packaged(cfg.composed, key)
+    return f"{key}={_text(value)}" + (f" in place of {_text(before)}" if own else "")
 
 
 def _text(value: object) -> str:
@@ -112,7 +122,25 @@ def _text(value: object) -> str:
 # --- from the lists ---------------------------------------------------------------------------------------------------------------------
 
 
-def _choose_lists(cfg: ExperimentConfig, wanted: frozenset[str]) -> Iterator[Choice]:
+class _Listing:
+    """Lists the utterances of a corpus as they are before splits are taken from train, once for each form of its config."""
+
+    def __init__(self) -> None:
+        self._cuts: dict[str, list[Cut]] = {}
+
+    def __call__(self, cfg: ExperimentConfig) -> list[Cut]:
+        """Return the utterances of all splits."""
+        whole = {"split": {**cfg.corpus["split"], "by": "utterance", "val": 0, "test": 0}} if "split" in cfg.corpus else {}
+        corpus = {**cfg.corpus, **whole}
+        key = repr((corpus, cfg.data.limit_utterances))
+        if key not in self._cuts:
+            source: CorpusSource = build("data", corpus)
+            splits = source.load(cfg.data.limit_utterances).splits
+            self._cuts = {key: [cut for name in SPLITS for cut in splits[name]]}
+        return self._cuts[key]
+
+
+def _choose_lists(cfg: ExperimentConfig, wanted: frozenset[str], listing: _Listing) -> Iterator[Choice]:
     """Choose the manifests of val and test, and what is never divided where there are none."""
     if class_name(cfg.corpus) != "Manifest":
         return
@@ -125,7 +153,7 @@ def _choose_lists(cfg: ExperimentConfig, wanted: frozenset[str]) -> Iterator[Cho
         elif cfg.corpus[split] is None:
             missing.append(split)
     if missing:
-        cuts = _listed(cfg)
+        cuts = listing(cfg)
         speakers, texts = {cut.speaker for cut in cuts}, {cut.text for cut in cuts}
         known = "not every speaker is known" if None in speakers else f"{len(speakers)} speakers"
         by = "text" if len(texts) >= _FEW_TEXTS * len(cuts) else "utterance"
@@ -140,20 +168,12 @@ def _choose_lists(cfg: ExperimentConfig, wanted: frozenset[str]) -> Iterator[Cho
         yield Choice({"data.split.by": by, **shares}, why)
 
 
-def _listed(cfg: ExperimentConfig) -> list[Cut]:
-    """List the utterances of a corpus as they are before splits are taken from train."""
-    whole = {"split": {**cfg.corpus["split"], "val": 0, "test": 0}} if "split" in cfg.corpus else {}
-    source: CorpusSource = build("data", {**cfg.corpus, **whole})
-    splits = source.load(cfg.data.limit_utterances).splits
-    return [cut for name in SPLITS for cut in splits[name]]
-
-
-def _choose_features(cfg: ExperimentConfig, wanted: frozenset[str]) -> Iterator[Choice]:
+def _choose_features(cfg: ExperimentConfig, wanted: frozenset[str], listing: _Listing) -> Iterator[Choice]:
     """Choose the sample rate that most of the audio has, and as many mel bands as it has room for."""
     if not wanted & {"features.sample_rate", "features.n_mels"}:
         return
     lasting: defaultdict[int, float] = defaultdict(float)
-    for cut in _listed(cfg):
+    for cut in listing(cfg):
         lasting[cut.sample_rate] += cut.duration
     if not lasting:
         return  # there is nothing to train on, which the run says
@@ -175,13 +195,19 @@ def _choose_model(cfg: ExperimentConfig, wanted: frozenset[str]) -> Iterator[Cho
     if not wanted & {"model.time_strides", "trainer.precision", "model.channels", "trainer.epochs"}:
         return
     backend = build_backend(cfg)  # first, as it sets the threads
-    corpus = prepare(cfg, threads=os.cpu_count() or 1)
+    read_ahead(cfg, threads=os.cpu_count() or 1)
+    with _quietly():  # the run says it again, with the values that are chosen
+        corpus = prepare(cfg, threads=os.cpu_count() or 1, reuse=True)
     task = task_for(cfg, corpus)
     data = corpus.for_task(task)
     if "model.time_strides" in wanted:
         choice = _subsampling(data)
         cfg = cfg.with_values(choice.values)
         yield choice
+    if task.timed and not any(" " in cut.text.strip() for cut in corpus.corpus.splits["train"]):
+        log.info(
+            "the texts have no spaces: WER counts each of them as one word; CER is the measure (objective.metric=%s)", cfg.objective.metric
+        )
     if "trainer.precision" in wanted:
         choice = _precision(cfg, backend, data, task)
         cfg = cfg.with_values(choice.values)
@@ -250,12 +276,25 @@ def _epoch_seconds(cfg: ExperimentConfig, backend: Backend, data: TaskData, task
     spent += _STEP_OVERHEAD * sum(backend.step_seconds(model, batch, task, cfg.trainer) for batch in batches)
     audio = sum(batch.seconds for batch in batches) / task.views
     validated = seconds(data.corpus.splits["val"]) / cfg.trainer.val_every_n_epochs
-    return spent / audio * (seconds(data.corpus.splits["train"]) + _VALIDATION_COST / task.views * validated)
+    steps = spent / audio * (seconds(data.corpus.splits["train"]) + _VALIDATION_COST / task.views * validated)
+    return steps + checkpoint_seconds(cfg, backend, model)
+
+
+def checkpoint_seconds(cfg: ExperimentConfig, backend: Backend, model: Model) -> float:
+    """Measure how long a model's weights take to be written, and return the seconds that the checkpoints of an epoch will take."""
+    settings = cfg.trainer.checkpoint
+    files = int(settings.save_last) + int(settings.save_top_k != 0)  # the best one is that of nearly each epoch where a run learns
+    if not files:
+        return 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        backend.save(model, Path(folder) / f"weights{backend.suffix}", {})
+        return files * _OVER_WEIGHTS * (time.process_time() - start)
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what reading the data tells from being told twice: the run reads them again."""
+    """Keep what the division of the data tells from being told twice."""
     package = logging.getLogger("speechtrain")
     level = package.level
     package.setLevel(logging.ERROR)

@@ -10,9 +10,12 @@ import pytest
 import speechtrain
 from speechtrain import compose
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.data import prepare
+from speechtrain.data.features.cache import read_all
 from speechtrain.errors import ConfigError, DataError
 from speechtrain.evaluate import run as evaluate
-from speechtrain.training.choices import choose
+from speechtrain.training.choices import checkpoint_seconds, choose
+from speechtrain.training.steps import build_backend, build_experiment
 
 Write = Callable[..., Path]
 
@@ -87,7 +90,24 @@ def test_a_value_of_a_users_own_file_that_a_choice_replaces_is_told(
     with caplog.at_level("INFO"):
         cfg = choose(ExperimentConfig.of(compose(own)))
     assert cfg.features["n_mels"] == 32
-    assert "features.n_mels=32 in place of 23 (100% of the audio has" in caplog.text
+    assert "features.sample_rate=8000, features.n_mels=32 in place of 23 (100% of the audio has" in caplog.text
+
+
+def test_audio_is_read_once_for_the_choices_and_the_run(corpus: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(prepare, "read_all", lambda *args, **options: read.append(1) or read_all(*args, **options))
+    sizes = ["model.channels=32", "trainer.epochs=1", "trainer.precision=32-true"]
+    speechtrain.train(compose(["experiment=small_corpus", f"data.root={corpus(TEXTS)}", *QUICK, *sizes]))
+    assert len(read) == 1
+
+
+def test_checkpoints_are_in_the_time_of_an_epoch(corpus: Write) -> None:
+    options = ["trainer.epochs=1", "model.channels=32", "trainer.precision=32-true", "data.split.val=50"]
+    cfg = ExperimentConfig.of(compose(["experiment=small_corpus", f"data.root={corpus(TEXTS)}", *QUICK, *options]))
+    backend = build_backend(cfg)
+    model = build_experiment(cfg, Path("run"), backend, prepare.prepare(cfg, threads=1)).model
+    none = cfg.with_values({"trainer.checkpoint.save_last": False, "trainer.checkpoint.save_top_k": 0})
+    assert checkpoint_seconds(none, backend, model) == 0 < checkpoint_seconds(cfg, backend, model)
 
 
 def test_what_is_set_is_not_chosen(corpus: Write) -> None:
