@@ -1,0 +1,383 @@
+"""Sweepers replayed on a table of learning curves (`sweep_table.py`), with simulated workers and the table's own durations.
+
+    python benchmarks/sweep_replay.py table.csv.gz --workers 1 4 --seeds 100 [--only halving,official]
+
+A sweeper proposes a point of the space and gets the config of the table that is nearest to it and was not trained yet. The clock is the
+CPU time that each epoch took, and what it costs to begin a trial and to continue a paused one. Said for each sweeper: the time until a
+trial has come to its end with a word error rate within 2 % of the best that the table has (median over seeds, in trainings of mean length),
+and the regret after the time of 10 and of 30 trainings a worker. The rules of `hydra.sweeper.pruner` are the ones that sweeps use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import heapq
+import io
+import itertools
+import statistics
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from speechtrain.sweep.study.promotion import KeepBest, PromotionRule, SuccessiveHalving
+from speechtrain.sweep.study.standings import Progress, Standings
+from sweep_table import draw
+
+BEGIN_SECONDS = 1.0
+"""CPU time of a warm trial that is neither training nor validation (`sweep.py trial`)."""
+CONTINUE_SECONDS = 1.5
+"""The same of a trial that pauses and is continued: its checkpoint is written and read as well."""
+LOG_SCALE = ("optimizer.lr", "optimizer.weight_decay", "model.channels")
+TOLERANCE = 1.02
+
+
+@dataclass(frozen=True)
+class Table:
+    """Learning curves of random configs.
+
+    Attributes:
+        params: the config of each row.
+        points: (configs, parameters), each parameter scaled to 0 to 1.
+        wer: (configs, epochs) of validation; the last value goes on where a training diverged.
+        loss: (configs, epochs) of validation.
+        seconds: (configs, epochs) of CPU time that each epoch took.
+    """
+
+    params: list[dict[str, float | int]]
+    points: NDArray[np.float64]
+    wer: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+
+    @property
+    def target(self) -> float:
+        """Return the word error rate that counts as found."""
+        return float(self.wer[:, -1].min()) * TOLERANCE
+
+    def nearest(self, params: dict[str, float | int], free: NDArray[np.bool_]) -> int:
+        """Return the free row that is nearest to a proposed point."""
+        distance = ((self.points - scaled(params)) ** 2).sum(axis=1)
+        distance[~free] = np.inf
+        return int(distance.argmin())
+
+
+RANGES = {
+    "optimizer.lr": (3e-4, 5e-2),
+    "optimizer.weight_decay": (1e-5, 1e-1),
+    "scheduler.warmup_ratio": (0.02, 0.4),
+    "model.dropout": (0.0, 0.5),
+    "model.channels": (32, 128),
+    "model.dilations": (2, 6),
+    "augment.noise_prob": (0.0, 1.0),
+    "augment.time_masks": (0, 3),
+}
+
+
+def scaled(params: dict[str, float | int]) -> NDArray[np.float64]:
+    """Return a config as a point of the unit cube."""
+    values = []
+    for key, (low, high) in RANGES.items():
+        scale: Callable[[float], float] = np.log if key in LOG_SCALE else float
+        values.append((scale(params[key]) - scale(low)) / (scale(high) - scale(low)))
+    return np.array(values)
+
+
+def read(path: Path, seed: str = "1") -> Table:
+    """Read the rows of one seed."""
+    curves: dict[int, list[dict[str, str]]] = {}
+    for row in csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode())):
+        if row["seed"] == seed:
+            curves.setdefault(int(row["config"]), []).append(row)
+    epochs = max(map(len, curves.values()))
+
+    def column(name: str) -> NDArray[np.float64]:
+        values = [[float(row[name]) for row in rows] for rows in curves.values()]
+        return np.array([each + [each[-1]] * (epochs - len(each)) for each in values])
+
+    seconds = np.diff(column("cpu_seconds"), axis=1, prepend=0.0)
+    params = [draw(number) for number in curves]
+    loss = np.nan_to_num(column("val/loss"), nan=np.inf)
+    return Table(params, np.stack([scaled(each) for each in params]), np.nan_to_num(column("val/wer"), nan=1.0), loss, seconds)
+
+
+class Sweeper:
+    """Says what a free worker does next.
+
+    Args:
+        table: the curves.
+        seed: seed of all that is drawn.
+    """
+
+    def __init__(self, table: Table, seed: int) -> None:
+        self.table = table
+        self.random = np.random.default_rng(seed)
+        self.free = np.ones(len(table.params), dtype=bool)
+
+    @abstractmethod
+    def next(self) -> tuple[int, int] | None:
+        """Return (row, epochs that it has) of the training to begin or to continue; None: the worker waits for others."""
+
+    @abstractmethod
+    def goes_on(self, row: int, epochs: int) -> bool:
+        """Return whether a training goes on after so many epochs; asked after each but the last one."""
+
+    def ended(self, row: int) -> None:
+        """Note that a training has come to its end."""
+
+
+class RandomOrder(Sweeper):
+    """Trainings in a random order, none stopped."""
+
+    def next(self) -> tuple[int, int] | None:
+        """Return the next row."""
+        rows = np.flatnonzero(self.free)
+        if not len(rows):
+            return None
+        row = int(self.random.choice(rows))
+        self.free[row] = False
+        return row, 0
+
+    def goes_on(self, row: int, epochs: int) -> bool:  # noqa: ARG002
+        """Return True."""
+        return True
+
+
+class Asked(Sweeper):
+    """Optuna's sampler and pruner, asked whenever a worker is free."""
+
+    def __init__(self, table: Table, seed: int, sampler: str, pruner: optuna.pruners.BasePruner, batch: int = 0) -> None:
+        super().__init__(table, seed)
+        samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+        self.study = optuna.create_study(sampler=samplers[sampler](seed=seed), pruner=pruner)
+        self.trials: dict[int, optuna.Trial] = {}
+        self.running = 0
+        self.batch = batch
+        self.asked: list[int] = []
+        self.told: list[tuple[int, float]] = []
+
+    def propose(self) -> int | None:
+        """Return the free row nearest to what the sampler proposes, told to it as that row."""
+        if not self.free.any():
+            return None
+        scratch = self.study.ask()
+        proposed: dict[str, float | int] = {}
+        for key, (low, high) in RANGES.items():
+            if isinstance(low, int):
+                proposed[key] = scratch.suggest_int(key, low, high, log=key in LOG_SCALE)
+            else:
+                proposed[key] = scratch.suggest_float(key, low, high, log=key in LOG_SCALE)
+        self.study.tell(scratch, state=optuna.trial.TrialState.FAIL)
+        row = self.table.nearest(proposed, self.free)
+        self.free[row] = False
+        self.study.enqueue_trial(self.table.params[row])
+        trial = self.study.ask()
+        for key, (low, high) in RANGES.items():
+            if isinstance(low, int):
+                trial.suggest_int(key, low, high, log=key in LOG_SCALE)
+            else:
+                trial.suggest_float(key, low, high, log=key in LOG_SCALE)
+        self.trials[row] = trial
+        return row
+
+    def next(self) -> tuple[int, int] | None:
+        """Return what the sampler proposes; in batches, the next of the batch, and None until all of it have ended."""
+        if self.batch and not self.asked:
+            if self.running:
+                return None
+            for row, value in self.told:
+                self.study.tell(self.trials[row], value)
+            self.told = []
+            self.asked = [row for row in (self.propose() for _ in range(self.batch)) if row is not None]
+        row = self.asked.pop(0) if self.asked else None if self.batch else self.propose()
+        if row is None:
+            return None
+        self.running += 1
+        return row, 0
+
+    def goes_on(self, row: int, epochs: int) -> bool:
+        """Return what the pruner says."""
+        trial = self.trials[row]
+        trial.report(float(self.table.wer[row, epochs - 1]), epochs - 1)
+        if isinstance(self.study.pruner, optuna.pruners.NopPruner) or not trial.should_prune():
+            return True
+        self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        self.running -= 1
+        return False
+
+    def ended(self, row: int) -> None:
+        """Tell the result, or keep it until the batch is over."""
+        self.running -= 1
+        if self.batch:
+            self.told.append((row, float(self.table.wer[row, -1])))
+        else:
+            self.study.tell(self.trials[row], float(self.table.wer[row, -1]))
+
+
+class Continued(Asked):
+    """A rule of `hydra.sweeper.pruner` by which trainings pause and are continued.
+
+    Args:
+        table: the curves.
+        seed: seed of all that is drawn.
+        rule: which ones pause, and which are continued.
+        sampler: proposes what is begun.
+        n_trials: trainings that are begun.
+        loss: whether trainings are compared by their loss.
+    """
+
+    def __init__(self, table: Table, seed: int, rule: PromotionRule, sampler: str, n_trials: int, *, loss: bool = False) -> None:
+        super().__init__(table, seed, sampler, optuna.pruners.NopPruner())
+        self.rule = rule
+        self.standings = Standings(rule, "minimize")
+        self.n_trials = n_trials
+        self.compared = table.loss if loss else table.wer
+        self.order: list[int] = []
+        self.at: dict[int, int] = {}
+        self.open: set[int] = set()
+        self.any_ended = False
+
+    def next(self) -> tuple[int, int] | None:
+        """Return a paused training to continue, or a new one."""
+        progress = Progress(len(self.order) >= self.n_trials, self.open, self.any_ended)
+        slot = self.rule.next_slot(self.standings, progress)
+        if slot is not None:
+            row, epochs = self.order[slot], self.at[slot]
+            self.standings.put(slot, self._values(row, epochs), None)
+        elif progress.all_begun or (new := self.propose()) is None:
+            return None
+        else:
+            row, epochs, slot = new, 0, len(self.order)
+            self.order.append(row)
+        self.open.add(slot)
+        return row, epochs
+
+    def _values(self, row: int, epochs: int) -> dict[int, float]:
+        return dict(enumerate(self.compared[row, :epochs].tolist()))
+
+    def goes_on(self, row: int, epochs: int) -> bool:
+        """Return what the rule says; the sampler knows a paused training by its last value."""
+        slot = self.order.index(row)
+        self.at[slot] = epochs
+        if self.rule.rung_at(epochs) is None:
+            return True
+        self.standings.put(slot, self._values(row, epochs), None)
+        if self.rule.rung_at(epochs) == self.rule.rung_at(epochs - 1) or self.standings.goes_on(slot, epochs):
+            return True
+        self.standings.put(slot, self._values(row, epochs), epochs)
+        self.open.discard(slot)
+        trial = self.trials[row]
+        if self.study.trials[trial.number].state is optuna.trial.TrialState.RUNNING:
+            trial.report(float(self.table.wer[row, epochs - 1]), epochs - 1)
+            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return False
+
+    def ended(self, row: int) -> None:
+        """Tell the result."""
+        slot = self.order.index(row)
+        self.open.discard(slot)
+        self.any_ended = True
+        params, found = self.table.params[row], self.trials[row]
+        if self.study.trials[found.number].state is optuna.trial.TrialState.RUNNING:
+            self.study.tell(found, float(self.table.wer[row, -1]))
+        else:
+            done = optuna.trial.create_trial(
+                params=params, distributions=self.study.trials[found.number].distributions, value=float(self.table.wer[row, -1])
+            )
+            self.study.add_trial(done)
+
+
+def replay(sweeper: Sweeper, workers: int) -> list[tuple[float, float]]:
+    """Return (seconds, best word error rate of what has ended) whenever it fell, until the target is reached or all is done."""
+    table = sweeper.table
+    epochs = table.wer.shape[1]
+    order = itertools.count()
+    events: list[tuple[float, int, int, int, int]] = []  # time, order, worker, row, epochs that it has then
+    idle = list(range(workers))
+    clock, best = 0.0, np.inf
+    curve: list[tuple[float, float]] = []
+    while True:
+        waiting = []
+        for worker in idle:
+            task = sweeper.next()
+            if task is None:
+                waiting.append(worker)
+                continue
+            row, has = task
+            start = clock + (CONTINUE_SECONDS if has else BEGIN_SECONDS)
+            heapq.heappush(events, (start + table.seconds[row, has], next(order), worker, row, has + 1))
+        idle = waiting
+        if not events or best <= table.target:
+            return curve
+        clock, _, worker, row, has = heapq.heappop(events)
+        if has == epochs:
+            sweeper.ended(row)
+            idle.append(worker)
+            if table.wer[row, -1] < best:
+                best = float(table.wer[row, -1])
+                curve.append((clock, best))
+        elif sweeper.goes_on(row, has):
+            heapq.heappush(events, (clock + table.seconds[row, has], next(order), worker, row, has + 1))
+        else:
+            idle.append(worker)
+
+
+def sweepers(workers: int) -> dict[str, Callable[[Table, int], Sweeper]]:
+    """Return each sweeper by its name."""
+    none = optuna.pruners.NopPruner
+    return {
+        "random": RandomOrder,
+        "official (TPE, batches)": lambda t, s: Asked(t, s, "tpe", none(), batch=workers),
+        "TPE": lambda t, s: Asked(t, s, "tpe", none()),
+        "TPE, median": lambda t, s: Asked(t, s, "tpe", optuna.pruners.MedianPruner()),
+        "TPE, ASHA": lambda t, s: Asked(t, s, "tpe", optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)),
+        "TPE, Hyperband": lambda t, s: Asked(t, s, "tpe", optuna.pruners.HyperbandPruner(1, t.wer.shape[1], 3)),
+        "one epoch, best 3": lambda t, s: Continued(t, s, KeepBest(1, 3), "random", len(t.params)),
+        "halving 1": lambda t, s: Continued(t, s, SuccessiveHalving(1, 3), "tpe", len(t.params)),
+        "halving 3": lambda t, s: Continued(t, s, SuccessiveHalving(3, 3), "tpe", len(t.params)),
+        "halving 3, random": lambda t, s: Continued(t, s, SuccessiveHalving(3, 3), "random", len(t.params)),
+        "halving 3, loss": lambda t, s: Continued(t, s, SuccessiveHalving(3, 3), "tpe", len(t.params), loss=True),
+    }
+
+
+def at(curve: Sequence[tuple[float, float]], seconds: float) -> float:
+    """Return the best word error rate that was known at a time."""
+    return min((value for when, value in curve if when <= seconds), default=1.0)
+
+
+def main() -> None:
+    """Replay every sweeper and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--only", help="names, or their beginnings, separated by commas")
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")
+    table = read(given.table)
+    length = float(table.seconds.sum(axis=1).mean()) + BEGIN_SECONDS
+    best = float(table.wer[:, -1].min())
+    print(f"{len(table.params)} configs, {table.wer.shape[1]} epochs, {length:.0f} s a training; best WER {100 * best:.2f} %")
+    for workers in given.workers:
+        for name, make in sweepers(workers).items():
+            if given.only and not any(name.startswith(each) for each in given.only.split(",")):
+                continue
+            curves = [replay(make(table, seed), workers) for seed in range(given.seeds)]
+            times = [curve[-1][0] if curve and curve[-1][1] <= table.target else np.inf for curve in curves]
+            regrets = [statistics.median(at(curve, count * length) - best for curve in curves) for count in (10, 30)]
+            print(
+                f"{workers} workers  {name:24s} {statistics.median(times) / length:7.1f} trainings to the target,"
+                f" found {np.mean(np.isfinite(times)):4.0%}, regret {100 * regrets[0]:.2f} and {100 * regrets[1]:.2f} points",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
