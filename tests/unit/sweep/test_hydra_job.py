@@ -21,8 +21,8 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from packaging.version import Version
 
-from speechtrain.sweep.space.compose import Composer
-from speechtrain.sweep.trial.hydra_job import run_hydra_job
+from speechtrain.sweep.space.compose import ComposedJob, Composer
+from speechtrain.sweep.trial.hydra_job import ConfigFiles, run_hydra_job
 
 RUN_JOB = "398b3328"
 """First digits of the SHA-256 of the source of `hydra.core.utils.run_job` that `speechtrain.sweep.trial.hydra_job` was compared with."""
@@ -61,7 +61,7 @@ def test_our_run_job_does_what_hydras_does(loader, sweep, tmp_path, monkeypatch,
     seen = []
 
     def task(cfg: DictConfig) -> float:
-        seen.append((OmegaConf.to_container(cfg), OmegaConf.to_container(HydraConfig.instance().cfg), Path.cwd()))
+        seen.append((OmegaConf.to_container(cfg), OmegaConf.is_struct(cfg), OmegaConf.to_container(HydraConfig.instance().cfg), Path.cwd()))
         return float(cfg.x)
 
     context = HydraContext(config_loader=loader, callbacks=Callbacks())
@@ -69,7 +69,9 @@ def test_our_run_job_does_what_hydras_does(loader, sweep, tmp_path, monkeypatch,
     for ours in (True, False):
         cfg = loader.load_sweep_config(sweep, ["x=2.5", "size=large", f"hydra.job.chdir={chdir}"])
         if ours:
-            returned.append(run_hydra_job(cfg, task, context, number=3, env={"SPEECHTRAIN_TEST": "1"}))
+            returned.append(
+                run_hydra_job(ComposedJob(cfg, ("size=large",), frozenset("x")), task, context, number=3, env={"SPEECHTRAIN_TEST": "1"})
+            )
         else:
             with read_write(cfg.hydra), open_dict(cfg.hydra):
                 cfg.hydra.job.id = cfg.hydra.job.num = 3
@@ -83,6 +85,26 @@ def test_our_run_job_does_what_hydras_does(loader, sweep, tmp_path, monkeypatch,
         assert mine[name] == theirs[name], f"JobReturn.{name} differs from that of Hydra {version('hydra-core')}"
     assert seen[0] == seen[1], f"the program sees something else than under Hydra {version('hydra-core')}"
     assert files[0] == files[1], f"files differ from those of Hydra {version('hydra-core')}"
+
+
+def test_files_of_later_jobs_are_hydras_as_well(loader, sweep, tmp_path):
+    context = HydraContext(config_loader=loader, callbacks=Callbacks())
+    composer, files = Composer(loader, sweep), ConfigFiles()
+    written = {True: {}, False: {}}
+    for ours in written:
+        for number, overrides in enumerate(
+            (["x=2.5"], ["x=3", "deep.b=${x}"], ["size=large"], ["text='2'", "+new={a:1}"], ["+secret=null"])
+        ):
+            job = composer.compose_job(overrides)
+            if ours:
+                run_hydra_job(job, lambda _cfg: 0.0, context, number=number, env={}, files=files)
+            else:
+                with read_write(job.cfg.hydra), open_dict(job.cfg.hydra):
+                    job.cfg.hydra.job.id = job.cfg.hydra.job.num = number
+                hydra.core.utils.run_job(lambda _cfg: 0.0, job.cfg, "hydra.sweep.dir", "hydra.sweep.subdir", context)
+            for path in (tmp_path / f"sweep/{number}/.hydra").iterdir():
+                written[ours][number, path.name] = OmegaConf.to_container(OmegaConf.load(path))
+    assert written[True] == written[False], f"files differ from those of Hydra {version('hydra-core')}"
 
 
 def plain(value: object) -> object:
