@@ -1,7 +1,7 @@
 """The sweeper beside the official plugin, and beside the ideal.
 
     python benchmarks/sweep.py toy --official VENV/bin/python       1,000 trials of a program of two parameters
-    python benchmarks/sweep.py growth                               the cost of a trial behind 100, 1,000 and 10,000 finished ones
+    python benchmarks/sweep.py growth                               a trial behind 100, 1,000 and 10,000 others, Optuna's, Hydra's own
     python benchmarks/sweep.py search --official ... --data DIR     wall time to the best WER of 30 unpruned trials on digit strings
     python benchmarks/sweep.py refill                               4 workers, lognormal lengths, beside total work / workers
     python benchmarks/sweep.py trial --data DIR                     CPU of a warm trial that is neither training nor evaluation
@@ -13,6 +13,7 @@ VENV holds the official plugin (pip install --pre hydra-core==1.4.0rc3 hydra-opt
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,43 +84,116 @@ def toy(official: str, trials: int) -> None:
         print(f"{ours_name} / {theirs_name}: {cost[ours_name][0] / cost[theirs_name][0]:.2f} of the wall time")
 
 
-FILL = """
-import sys
-import numpy as np
-import optuna
-from speechtrain.sweep.study.storage import open_storage
-storage, count = open_storage(sys.argv[1]), int(sys.argv[2])
-study = storage.get_study_id_from_name("toy")
-first = storage.get_all_trials(study)[0]
-for x, n in zip(np.random.default_rng(0).uniform(-5, 5, count).tolist(), [0, 1] * count):
-    params = {"x": x, "n": type(first.params["n"])(n)}
-    done = optuna.trial.create_trial(params=params, distributions=first.distributions, value=x * x, intermediate_values={0: x * x})
-    storage.create_new_trial(study, done)
-"""
-"""Program that adds finished trials to a study."""
+def growth(trials: int, lengths: list[int]) -> None:
+    """CPU of a trivial trial in studies of growing length, beside plain Optuna's on the same storage and Hydra's own sweeper's.
+
+    Each process notes at every job what it has used so far, so that nothing of its start counts. Where other programs run, all three take
+    longer: Hydra's is measured anew for each row.
+    """
+    print(f"{'':24s}behind   ours  Optuna  Hydra    ours/first  (ours - Optuna)/Hydra     ms CPU a trial", flush=True)
+    with tempfile.TemporaryDirectory() as name, database(Path(name)) as postgresql:
+        sqlite, journal = "sqlite:///{}/study.db", "journal:///{}/study.journal"
+        for arm, storage, sampler, workers in (
+            ("journal", journal, "random", 1),
+            ("SQLite", sqlite, "random", 1),
+            ("PostgreSQL", postgresql, "random", 1),
+            ("journal, 4 workers", journal, "random", 4),
+            ("SQLite, 4 workers", sqlite, "random", 4),
+            ("PostgreSQL, 4 workers", postgresql, "random", 4),
+            ("journal, TPE", journal, "tpe", 1),
+            ("SQLite, TPE", sqlite, "tpe", 1),
+        ):
+            if storage is None:
+                continue
+            folder = Path(name) / arm.replace(" ", "_").replace(",", "")
+            folder.mkdir()
+            url, study = storage.format(folder), folder.name
+            growing(folder, url, study, sampler, workers, 2)
+            first = None
+            for length in lengths:
+                count = int(timed([sys.executable, str(GROWTH / "fill.py"), url, study, str(length)], folder)[2])
+                ours = growing(folder, url, study, sampler, workers, count + trials)[0]
+                plain = [[sys.executable, str(GROWTH / "plain.py"), url, study, sampler, "0", str(trials // workers)]] * workers
+                theirs = np.mean([float(text.split()[0]) for text in together(plain, folder)])
+                row(arm, length, ours, float(theirs), hydras_own(folder), first := first or ours)
+        in_memory(Path(name), lengths)
 
 
-def growth(trials: int) -> None:
-    """CPU of a trivial trial in studies of growing length, beside that in the shortest; samplers of Optuna that grow do so on their own."""
-    for name, storage, sampler, workers in (
-        ("journal", None, "random", 1),
-        ("journal, 4 workers", None, "random", 4),
-        ("SQLite", "sqlite:///{}/study.db", "random", 1),
-        ("journal, TPE", None, "tpe", 1),
-    ):
-        shortest = None
-        for count in (100, 1000, 10_000):
-            with tempfile.TemporaryDirectory() as folder:
-                url = (storage or "journal:///{}/multirun/toy/study.journal").format(folder)
-                command = [sys.executable, str(TOY / "app.py"), "-m", "x=interval(-5,5)", "n=interval(0,1)", "hydra.sweeper.check=null"]
-                command += ["hydra.sweeper.study_name=toy", f"hydra.sweeper.storage='{url}'", f"hydra/sweeper/sampler={sampler}"]
-                command += [f"hydra.sweeper.n_jobs={workers}", *(["hydra/launcher=pool"] if workers > 1 else [])]
-                timed([*command, "hydra.sweeper.n_trials=2"], Path(folder))
-                timed([sys.executable, "-c", FILL, url, str(count)], Path(folder))
-                few, many = (timed([*command, f"hydra.sweeper.n_trials={2 + count + more}"], Path(folder))[1] for more in (10, 10 + trials))
-            cost = 1000 * (many - few) / trials
-            shortest = shortest or cost
-            print(f"{name:18s} behind {count:6d} trials: {cost:6.1f} ms CPU a trial, {cost / shortest:.2f} of the first", flush=True)
+GROWTH = HERE / "growth"
+
+
+def row(arm: str, length: int, ours: float, plain: float, hydra: float, first: float) -> None:
+    """Print a row of `growth`."""
+    print(
+        f"{arm:24s}{length:6d} {ours:6.1f} {plain:7.1f} {hydra:6.1f} {ours / first:13.2f} {(ours - plain) / hydra:23.3f}",
+        flush=True,
+    )
+
+
+def growing(folder: Path, url: str, study: str, sampler: str, workers: int, n_trials: int) -> tuple[float, list[list[float]]]:
+    """Continue a study up to a number of trials; returns ms of CPU a trial, and the lines that `growth/app.py` noted."""
+    (folder / "log.txt").unlink(missing_ok=True)
+    command = [sys.executable, str(GROWTH / "app.py"), "-m", "x=interval(-5,5)", "n=interval(0,1)", "hydra/sweeper=optuna"]
+    command += ["hydra.sweeper.check=null", f"hydra.sweeper.study_name={study}", f"hydra.sweeper.storage='{url}'"]
+    command += [f"hydra/sweeper/sampler={sampler}", f"hydra.sweeper.n_jobs={workers}", f"hydra.sweeper.n_trials={n_trials}"]
+    timed([*command, *(["hydra/launcher=pool"] if workers > 1 else [])], folder)
+    lines = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+    return cost_of(lines), lines
+
+
+def cost_of(lines: list[list[float]]) -> float:
+    """CPU milliseconds a trial of the sweeper and its workers, but for each process's first trials."""
+    by_process = [[line for line in lines if line[0] == process][2:] for process in {line[0] for line in lines}]
+    spans = [(mine[-1][1] - mine[0][1], len(mine) - 1) for mine in by_process if len(mine) > 1]
+    if not spans:
+        return float("nan")
+    cost = sum(used for used, _ in spans) / sum(count for _, count in spans)
+    if len(by_process) > 1:  # the sweeper is none of them
+        later = lines[2 * len(by_process) :]
+        cost += (later[-1][2] - later[0][2]) / (len(later) - 1)
+    return 1000 * cost
+
+
+def hydras_own(folder: Path, jobs: int = 25) -> float:
+    """CPU milliseconds a job of Hydra's own sweeper and launcher."""
+    (folder / "log.txt").unlink(missing_ok=True)
+    timed([sys.executable, str(GROWTH / "app.py"), "-m", "hydra/sweeper=basic", f"x=range(0,{jobs})", "hydra.sweep.dir=own"], folder)
+    return cost_of([json.loads(line) for line in (folder / "log.txt").read_text().splitlines()])
+
+
+def together(commands: list[list[str]], folder: Path) -> list[str]:
+    """Run commands at the same time; returns what each printed."""
+    running = [subprocess.Popen(command, cwd=folder, env=ENV, stdout=subprocess.PIPE, text=True) for command in commands]
+    return [process.communicate()[0] for process in running]
+
+
+def in_memory(folder: Path, lengths: list[int]) -> None:
+    """Costs along one sweep in memory, which no other process can fill, and how the memory of its process grows, beside plain Optuna's."""
+    window = 100
+    _, lines = growing(folder, "memory://", "memory", "random", 1, lengths[-1] + window)
+    first = None
+    for length in lengths:
+        ours = cost_of(lines[length : length + window])
+        plain = together([[sys.executable, str(GROWTH / "plain.py"), "memory://", "plain", "random", str(length), str(window)]], folder)[0]
+        row("memory", length, ours, float(plain.split()[0]), hydras_own(folder), first := first or ours)
+    middle = lengths[-1] // 2
+    ours = (lines[-1][3] - lines[middle][3]) / (len(lines) - middle) / 1e3
+    plain = together([[sys.executable, str(GROWTH / "plain.py"), "memory://", "plain", "random", str(middle), str(middle)]], folder)[0]
+    print(f"memory of the process a trial, over the second half: {ours:.1f} kB, Optuna's {float(plain.split()[1]) / middle / 1e3:.1f} kB")
+
+
+@contextlib.contextmanager
+def database(folder: Path) -> Iterator[str | None]:
+    """URL of a database on a PostgreSQL server of its own, None where none is installed; its fsync is off."""
+    sys.path.append(str(REPOSITORY / "tests"))
+    import databases
+
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        print("PostgreSQL is not installed: its rows are left out")
+        yield None
+        return
+    with databases.postgresql(folder, "speech") as port:
+        yield f"postgresql+psycopg://speech@127.0.0.1:{port}/postgres"
 
 
 def search(official: str, data: str, epochs: int, trials: int) -> None:
@@ -223,12 +298,13 @@ def main() -> None:
     parser.add_argument("--official", help="Python of the environment with the official plugin")
     parser.add_argument("--data", help="folder of the digit strings")
     parser.add_argument("--trials", type=int)
+    parser.add_argument("--lengths", default="100,1000,10000", help="lengths of the studies of `growth`")
     parser.add_argument("--epochs", type=int, default=8)
     given = parser.parse_args()
     if given.what == "toy":
         toy(given.official, given.trials or 1000)
     elif given.what == "growth":
-        growth(given.trials or 100)
+        growth(given.trials or 100, [int(length) for length in given.lengths.split(",")])
     elif given.what == "search":
         search(given.official, given.data, given.epochs, given.trials or 30)
     elif given.what == "refill":

@@ -131,6 +131,7 @@ class Study:
         self._distributions = {parameter.name: distribution(parameter.domain) for parameter in space.all_parameters()}
         self.id = self._open()
         self._changes = TrialChanges(storage, self.id)
+        self._optuna_study: optuna.Study | None = None
 
     def _open(self) -> int:
         directions = [StudyDirection[direction.upper()] for direction in self.directions]
@@ -287,8 +288,10 @@ class Study:
         return ClaimedTrial(trial_id, trial.number, assignment, trial.system_attrs.get(RETRY_OF))
 
     def _suggest(self, trial_id: int, number: int) -> Assignment:
-        study = optuna.load_study(study_name=self.name, storage=self.storage, sampler=self.make_sampler(number), pruner=self.pruner)
-        trial = optuna.trial.Trial(study, trial_id)  # Study.ask takes no id of a waiting trial
+        if self._optuna_study is None:
+            self._optuna_study = optuna.load_study(study_name=self.name, storage=self.storage, pruner=self.pruner)
+        self._optuna_study.sampler = self.make_sampler(number)
+        trial = optuna.trial.Trial(self._optuna_study, trial_id)  # Study.ask takes no id of a waiting trial
         assignment: Assignment = {}
         for parameter in self.space.active(assignment):
             distribution_ = self._distributions[parameter.name]

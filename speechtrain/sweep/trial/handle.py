@@ -58,9 +58,8 @@ class TrialHandle:
         self.outcome = self.outcome or outcome
 
     def record(self, outcome: Outcome) -> None:
-        """Write an outcome to the storage, unless the trial is finished there."""
-        if not self.storage.get_trial(self.context.id).state.is_finished():
-            self._write(outcome)
+        """Write an outcome to the storage, which leaves a trial that is finished there as it is."""
+        self._write(outcome)
         self.recorded = True
 
     def set_attribute(self, name: str, value: Any) -> None:

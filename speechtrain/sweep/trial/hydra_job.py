@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -131,7 +132,7 @@ class ConfigFiles:
     """Writes `config.yaml`, `hydra.yaml` and `overrides.yaml` of jobs, and makes the text of what they have in common only once."""
 
     def __init__(self) -> None:
-        self._texts: dict[tuple[str, tuple[str, ...], str], str] = {}
+        self._texts: dict[tuple[str, ...], str] = {}
 
     def write(self, job: ComposedJob, folder: Path) -> None:
         """Write the files of a job with the contents that Hydra gives them, each whole or not at all.
@@ -139,23 +140,32 @@ class ConfigFiles:
         Raises:
             DiskError: they cannot be written.
         """
-        task = [str(key) for key in job.cfg if key != "hydra"]
-        config = "".join(self._section("", job.shape, job.cfg, key, changed=key in job.changed) for key in task)
-        write_text(folder / "config.yaml", config or _dump({}))
+        task = view_of(job.cfg, [str(key) for key in job.cfg if key != "hydra"])
+        write_text(folder / "config.yaml", self._text("", job.shape, task, job.changed) or _dump({}))
         hydra = job.cfg.hydra
-        sections = [self._section("hydra", job.shape, hydra, str(key), changed=str(key) in _OF_ONE_JOB) for key in hydra]
-        write_text(folder / "hydra.yaml", "".join(["hydra:\n", *sections]))
+        write_text(folder / "hydra.yaml", "hydra:\n" + self._text("hydra", job.shape, hydra, _OF_ONE_JOB))
         write_text(folder / "overrides.yaml", _dump(unresolved(hydra.overrides.task)))
 
-    def _section(self, parent: str, shape: tuple[str, ...], cfg: DictConfig, key: str, *, changed: bool) -> str:
-        """Return the text of one key of a config; `parent` is the key above it, whose own line is left out."""
-        name = (parent, shape, key)
-        if not changed and name in self._texts:
-            return self._texts[name]
-        values = OmegaConf.to_container(view_of(cfg, [key]), enum_to_str=True)
-        text = _dump({parent: values}).partition("\n")[2] if parent else _dump(values)
-        if not changed:
-            self._texts[name] = text
+    def _text(self, parent: str, shape: tuple[str, ...], cfg: DictConfig, changed: Collection[str]) -> str:
+        """Return the text of a config, below the line with the key that it stands under, if there is one.
+
+        Args:
+            parent: that key.
+            shape: what jobs have in common whose values are the same, but for `changed`.
+            cfg: the config.
+            changed: the keys at its top whose values are this job's.
+        """
+        text = ""
+        for is_changed, keys in groupby(map(str, cfg), key=lambda key: key in changed):
+            section = list(keys)
+            name = (parent, *shape, "", *section)
+            part = None if is_changed else self._texts.get(name)
+            if part is None:
+                values = OmegaConf.to_container(view_of(cfg, section), enum_to_str=True)
+                part = _dump({parent: values}).partition("\n")[2] if parent else _dump(values)
+                if not is_changed:
+                    self._texts[name] = part
+            text += part
         return text
 
 

@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from speechtrain.config.internals import remember_parsed_interpolations
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.hydra_job import ConfigFiles, run_hydra_job
@@ -34,6 +35,7 @@ class JobRunner:
         self._program = program
         self._composer = Composer(program.hydra_context.config_loader, program.config)
         self._files = ConfigFiles()
+        remember_parsed_interpolations()
 
     def run(self, job: SweepJob) -> tuple[Outcome, JobReturn | None]:
         """Run a job and return how it ended, whatever it raised, with Hydra's own return value if the program came to an end.

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import omegaconf.base
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -118,6 +119,18 @@ def test_a_view_of_a_config_shares_its_nodes() -> None:
     assert view.a.b == 1, "OmegaConf has changed: interpolations start at the root of a node's parents"
     cfg.a.b = 2
     assert view.a.b == 2
+
+
+def test_a_text_with_interpolations_is_parsed_once_and_resolved_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        monkeypatch.setattr(omegaconf.base, "parse", omegaconf.base.parse)
+        internals.remember_parsed_interpolations()
+    except AttributeError as error:
+        pytest.fail(f"OmegaConf has changed: {error}")
+    for number in (1, 2):
+        cfg = OmegaConf.create({"a": "${b}", "text": "no ${.b}-${oc.select:c,none}", "deep": "${oc.decode:'{b: ${b}}'}", "b": number})
+        assert (cfg.a, cfg.text, cfg.deep) == (number, f"no {number}-none", {"b": number})
+    assert omegaconf.base.parse.cache_info().hits >= 3, "OmegaConf has changed: where it parses interpolations"
 
 
 def described(node: Any) -> Any:
