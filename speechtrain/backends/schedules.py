@@ -93,6 +93,33 @@ class Cosine(WarmupCosine):
         return self.fallen((step // self._epoch_steps - first) / max(1, epochs))
 
 
+class WarmupStableDecay(Schedule):
+    """Keeps the full rate, and falls to `min_factor` in the last part of the run, by one minus a root (Hägele et al. 2024).
+
+    With `warmup_steps`, what comes before the fall does not depend on the length of the run, so that a checkpoint of it is one of a longer
+    run as well.
+
+    Args:
+        decay_ratio: share of the run in which the rate falls.
+        min_factor: factor at the end.
+        warmup_ratio: share of the run that the warm-up takes.
+        warmup_steps: optimizer steps of the warm-up; replaces `warmup_ratio`.
+    """
+
+    def __init__(self, decay_ratio: float, min_factor: float = 0.0, warmup_ratio: float = 0.0, warmup_steps: int | None = None) -> None:
+        super().__init__(warmup_ratio, warmup_steps)
+        self.decay_ratio = decay_ratio
+        self.min_factor = min_factor
+
+    def after_warmup(self, step: int) -> float:
+        """Return the factor of a step after the warm-up."""
+        first = max(self._warmup, self._total - round(self.decay_ratio * self._total))
+        if step < first:
+            return 1.0
+        progress = min(1.0, (step - first) / max(1, self._total - first))
+        return self.min_factor + (1 - self.min_factor) * (1 - math.sqrt(progress))
+
+
 class StepDecay(Schedule):
     """Multiplies the rate by `gamma` every `step_epochs` epochs."""
 

@@ -51,7 +51,17 @@ from speechtrain.config.schemas.models import (
     Zipformer,
 )
 from speechtrain.config.schemas.node import Node, Rule, choice, number
-from speechtrain.config.schemas.optimisation import AdamLike, Exponential, Plateau, RmsProp, Schedule, Sgd, StepDecay, WarmupCosine
+from speechtrain.config.schemas.optimisation import (
+    AdamLike,
+    Exponential,
+    Plateau,
+    RmsProp,
+    Schedule,
+    Sgd,
+    StepDecay,
+    WarmupCosine,
+    WarmupStableDecay,
+)
 from speechtrain.config.schemas.sound import (
     Augment,
     Bpe,
@@ -201,6 +211,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "constant": Schedule,
         "warmup": Schedule,
         "warmup_cosine": WarmupCosine,
+        "warmup_stable_decay": WarmupStableDecay,
         "cosine": WarmupCosine,
         "step": StepDecay,
         "exponential": Exponential,

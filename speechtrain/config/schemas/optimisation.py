@@ -64,6 +64,12 @@ class WarmupCosine(Schedule):
 
 
 @dataclass
+class WarmupStableDecay(Schedule):
+    decay_ratio: float = number(ge=0, le=1)
+    min_factor: float = number(ge=0, le=1)
+
+
+@dataclass
 class StepDecay(Schedule):
     step_epochs: int = number(ge=1)
     gamma: float = number(gt=0, le=1)

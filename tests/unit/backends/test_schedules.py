@@ -38,6 +38,15 @@ def test_cosine_falls_from_1_to_its_floor() -> None:
     assert made.factor(100) == made.factor(120) == pytest.approx(0.1)
 
 
+def test_warm_up_stable_decay_does_not_depend_on_the_length_of_the_run_until_it_falls() -> None:
+    overrides = ("scheduler.warmup_steps=10", "scheduler.decay_ratio=0.4", "scheduler.min_factor=0.1")
+    short, long = (schedule("warmup_stable_decay", *overrides, total=total) for total in (100, 400))
+    assert [short.factor(step) for step in range(60)] == [long.factor(step) for step in range(60)]
+    assert short.factor(59) == short.factor(60) == 1
+    assert short.factor(70) == pytest.approx(0.1 + 0.9 * 0.5)  # a quarter of the way, whose root is a half
+    assert short.factor(100) == short.factor(120) == pytest.approx(0.1)
+
+
 def test_cosine_of_epochs_gives_pytorchs_rates_and_keeps_them_for_an_epoch() -> None:
     rate = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(rate, T_max=10, eta_min=0.2)
