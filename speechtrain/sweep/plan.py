@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SAY_HOW_MANY = "say how many: hydra.sweeper.n_trials=30"
+_SAY_HOW_MANY = "say how many: hydra.sweeper.n_trials=30, or when it is enough: hydra.sweeper.stop_when.wall_hours=2"
 _OF_TRAININGS = {
     "constraints": "leave it out, and return infinity where a bound is broken",
     "report": "leave it out: the pruner compares what the program gives to speechtrain.sweep.report",
@@ -59,6 +59,9 @@ _OF_TRAININGS = {
 """Keys that mean nothing to other programs, and what these do instead."""
 _PRESETS = ("sweep=", "experiment=rerun_best")
 """Overrides that concern the sweeper alone; a job with one of them would start a sweep when it is resumed."""
+
+UNLIMITED = 1_000_000
+"""Slots of a study that `stop_when` alone ends."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ class Planner:
         check = JobCheck(self._options)
         check_space(self._composer, space, check, partial(self._explain, space))
         objectives, directions = self._objectives(cfg)
+        _refuse_comparing_stop(self._options, directions)
         from speechtrain.sweep.study.samplers import sampler_factory
 
         first, n_trials, grid, sampler = self._first_trials(space, cfg)
@@ -188,8 +192,8 @@ class Planner:
             self._config.hydra.overrides.hydra.append(f"hydra.sweep.dir={override_text(folder)}")
 
     def _check_count(self, space: Space) -> None:
-        """Refuse a space of too many points, or infinitely many, for which `n_trials` is not set."""
-        if self._options.n_trials is not None:
+        """Refuse a space of too many points, or infinitely many, for which neither `n_trials` nor `stop_when` is set."""
+        if self._options.n_trials is not None or self._options.stop_when.is_set:
             return
         if (function := self._options.custom_search_space) is not None:
             raise ConfigError([Problem("hydra.sweeper.n_trials", f"{function} adds parameters without end", _SAY_HOW_MANY)])
@@ -238,8 +242,8 @@ class Planner:
         own = own_point(self._composer, space, cfg) if options.own_values_first else {}
         leading = [own, *(self._enqueued(space, index, entry) for index, entry in enumerate(options.enqueue))]
         if size is None or (options.n_trials is not None and options.n_trials < size and not is_grid(sampler)):
-            assert options.n_trials is not None  # an infinite space without it was refused
-            return _distinct(leading)[: options.n_trials], options.n_trials, False, sampler
+            count = options.n_trials or UNLIMITED
+            return _distinct(leading)[:count], count, False, sampler
         points = list(space.points())
         count = min(size, options.n_trials or size)
         if options.n_trials is not None and options.n_trials > size:
@@ -399,6 +403,18 @@ def _refuse_own_sweeps(options: Sequence[SweptOption], base: DictConfig) -> None
             problems.append(Problem(option.group, message, f"give {option.group}={option.name} alone, or take them out of it"))
     if problems:
         raise ConfigError(problems)
+
+
+def _refuse_comparing_stop(options: SweeperOptions, directions: Sequence[Direction]) -> None:
+    """Refuse conditions of `stop_when` that compare values where there are several objectives.
+
+    Raises:
+        ConfigError: with each of them.
+    """
+    given = [key for key in ("goal", "no_improvement") if getattr(options.stop_when, key) is not None]
+    if len(directions) > 1 and given:
+        message = f"needs one objective, and there are {len(directions)}"
+        raise ConfigError(Problem(f"hydra.sweeper.stop_when.{key}", message, "give a budget in hours") for key in given)
 
 
 def _warn_of_idle_pruner(pruner: Mapping[str, Any], reports: Mapping[int, int], direction: Direction, n_trials: int) -> None:

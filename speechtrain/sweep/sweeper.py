@@ -67,6 +67,7 @@ class Sweep:
         """
         plan = Planner(self._options, self._composer, self._program.config).plan(arguments)
         from speechtrain.sweep.reports.console import Reporter
+        from speechtrain.sweep.study.attributes import store_stop
         from speechtrain.sweep.workers.executors import make_executor
 
         study = _open_study(plan, self._options)
@@ -79,7 +80,7 @@ class Sweep:
         recorder = self._recorder(study, plan, arguments)
         with _recording(recorder, study, reporter):
             try:
-                TrialLoop(self._options, plan, study, executor, reporter, recorder).run()
+                reason = TrialLoop(self._options, plan, study, executor, reporter, recorder).run()
             except KeyboardInterrupt:
                 executor.close()
                 if executor.ends_jobs:
@@ -88,7 +89,8 @@ class Sweep:
                 raise
             finally:
                 executor.close()
-            return reporter.end()
+            store_stop(study.storage, study.id, reason)
+            return reporter.end(reason)
 
     def _recorder(self, study: Study, plan: SweepPlan, arguments: Sequence[str]) -> SweepRecorder | None:
         """Return what records the sweep's own run; None for a program without trackers in its config."""
@@ -184,6 +186,8 @@ class TrialLoop:
         reporter: Reporter,
         recorder: SweepRecorder | None,
     ) -> None:
+        from speechtrain.sweep.study.stopping import StopRule
+
         self._options = options
         self._plan = plan
         self._study = study
@@ -193,24 +197,37 @@ class TrialLoop:
         self._running: dict[int, TrialContext] = {}
         self._started = time.monotonic()
         self._checked_for_dead = -math.inf
+        metric = next(iter(plan.objectives), "")
+        self._stop_rule = StopRule(options.stop_when, plan.directions, metric, patience=5 * options.heartbeat)
 
-    def run(self) -> None:
-        """Run until the study has its trials, or `stop_after` is over and no job runs.
+    def run(self) -> str | None:
+        """Run until the study has its trials, or no further one is to be started and no job runs; return why, if trials are left.
 
         Raises:
             RunError: too many trials failed.
         """
         while True:
             ledger = self._read_study()
-            stopping = self._options.stop_after is not None and time.monotonic() - self._started > self._options.stop_after
+            reason = self._reason_to_stop(ledger)
+            stopping = reason is not None
             if not self._running and (stopping or ledger.is_complete):
-                return
+                return reason
             started = not stopping and self._start_next(ledger)
             if started and len(self._running) < self._executor.size:
                 continue
             self._handle_outcomes()
             if not self._running and not started:
                 time.sleep(POLL_SECONDS / 4)  # the other trials are run by other sweepers
+
+    def _reason_to_stop(self, ledger: Ledger) -> str | None:
+        """Return why no further trial is started; None while one may be, or none is left."""
+        if ledger.is_complete:
+            return None
+        seconds = self._options.stop_after
+        if seconds is not None and time.monotonic() - self._started > seconds:
+            return f"this command has run for hydra.sweeper.stop_after={seconds:g} s"
+        self._stop_rule.update(self._study.finished)
+        return self._stop_rule.reason(self._study.running(ledger))
 
     def _read_study(self) -> Ledger:
         """Plan what is missing, fail trials whose process died, show the news, and return the ledger after that."""
@@ -295,4 +312,5 @@ class TrialLoop:
             name=short_text(trial.assignment),
             parents=self._recorder.parents if self._recorder is not None else {},
             retry_of=trial.retry_of,
+            meters=options.stop_when.cpu_hours is not None or options.stop_when.gpu_hours is not None,
         )

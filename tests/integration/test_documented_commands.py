@@ -7,7 +7,6 @@ in `ELSEWHERE`, with the reason; it is planned: composed and checked.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import re
@@ -33,7 +32,6 @@ from featurised import write_corpus
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 import speechtrain
 from speechtrain.app.arguments import arguments_of
@@ -43,6 +41,7 @@ from speechtrain.config.build import build
 from speechtrain.config.schemas.commands import ExportConfig
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.sweep.plan import Planner
+from speechtrain.sweep.plugin import _read_options
 from speechtrain.sweep.space.compose import Composer
 
 PAGES = ["README.md", *(f"docs/{name}.md" for name in ("use", "sweeps", "tasks", "tracking", "keras", "models")), "CONTRIBUTING.md"]
@@ -343,9 +342,7 @@ def plan(words: list[str]) -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         cfg = loader.load_configuration("config", [*words, "hydra.job.name=speechtrain"], RunMode.MULTIRUN)
-        given = OmegaConf.to_container(cfg.hydra.sweeper)
-        assert isinstance(given, dict)
-        options = SweeperOptions(**{field.name: given[field.name] for field in dataclasses.fields(SweeperOptions) if field.name in given})
+        options = _read_options(cfg.hydra.sweeper, SweeperOptions)
         if options.params or any(is_sweep_of_key(word) for word in words):
             assert Planner(options, Composer(loader, cfg), cfg).plan([word for word in words if not word.startswith("hydra")]).n_trials > 1
             return

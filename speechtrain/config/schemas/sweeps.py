@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from omegaconf import MISSING
 
-from speechtrain.config.schemas.node import Rule, Target, number
+from speechtrain.config.schemas.node import Node, Rule, Target, number
 
 REPLACED = {
     "motpe": "write hydra/sweeper/sampler=tpe, which takes several objectives",
     "search_space": "write hydra.sweeper.params, for example {lr: 'tag(log,interval(1e-4,1e-2))', layers: 'choice(2,4)'}",
 }
 """What to write in place of samplers and keys that the official plugin had."""
+
+
+@dataclass
+class StopWhen(Node):
+    goal: float | None = MISSING
+    no_improvement: float | None = number(ge=0, lt=1)
+    wall_hours: float | None = number(gt=0)
+    cpu_hours: float | None = number(gt=0)
+    gpu_hours: float | None = number(gt=0)
+
+    @property
+    def is_set(self) -> bool:
+        """Return whether there is a condition."""
+        return any(value is not None for value in vars(self).values())
 
 
 @dataclass
@@ -35,6 +49,7 @@ class SweeperOptions(Target):
     n_trials: int | None = number(ge=1)
     n_jobs: int = number(ge=1, most=1024)
     stop_after: float | None = number(gt=0)
+    stop_when: StopWhen = field(default_factory=StopWhen)
     timeout: float | None = number(gt=0)
     retries: int = number(ge=0)
     max_failure_rate: float = number(ge=0, le=1)

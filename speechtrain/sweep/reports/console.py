@@ -23,7 +23,7 @@ from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.console import console, format_metric
 from speechtrain.errors import RunError
 from speechtrain.files import write_text
-from speechtrain.sweep.plan import SweepPlan
+from speechtrain.sweep.plan import UNLIMITED, SweepPlan
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import Assignment
 from speechtrain.sweep.study.attributes import RETRY_OF
@@ -67,7 +67,8 @@ class Reporter:
         """Print the study's name and what earlier commands have done of it."""
         goal = ", ".join(f"{d} {m}" for m, d in zip(self.plan.names("the result"), self.plan.directions, strict=True))
         count = self.plan.n_trials
-        kind = f"a grid of {count}, each point once" if self.plan.grid else f"{count} trials"
+        trials = "as many trials as hydra.sweeper.stop_when lets begin" if count == UNLIMITED else f"{count} trials"
+        kind = f"a grid of {count}, each point once" if self.plan.grid else trials
         console.print(f"study {self.study.name}: {kind}, {goal}, {self.workers} at a time", markup=False)
         console.print(f"      {masked(self.study.url)}", style="dim", markup=False)
         done = self.study.ledger().done
@@ -75,7 +76,7 @@ class Reporter:
         for trial in self.study.finished:
             self.results.add(trial)
         if self._shown:
-            console.print(f"      {done} of {self.plan.n_trials} were done before; continuing", markup=False)
+            console.print(f"      {done}{self._of_all(' of ')} were done before; continuing", markup=False)
 
     def show(self, ledger: Ledger, *, busy: int) -> None:
         """Print a line for each trial that has ended since the last call."""
@@ -103,7 +104,7 @@ class Reporter:
             parts.append(f"[red]{escape(str(trial.user_attrs.get('reason', 'unknown')).splitlines()[0][:160])}[/]")
         if (retried := trial.system_attrs.get(RETRY_OF)) is not None:
             parts.append(f"retry of #{retried}")
-        parts.append(f"[dim]{ledger.done}/{self.plan.n_trials}, {busy}/{self.workers} busy{self._time_left(ledger)}[/]")
+        parts.append(f"[dim]{ledger.done}{self._of_all('/')}, {busy}/{self.workers} busy{self._time_left(ledger)}[/]")
         return "  ".join(parts)
 
     def _values(self, trial: FrozenTrial) -> list[str]:
@@ -117,9 +118,12 @@ class Reporter:
         metric = self.plan.objectives[index] if self.plan.objectives else ""
         return format_metric(metric, value)
 
+    def _of_all(self, word: str) -> str:
+        return "" if self.plan.n_trials == UNLIMITED else f"{word}{self.plan.n_trials}"
+
     def _time_left(self, ledger: Ledger) -> str:
         left = self.plan.n_trials - ledger.done
-        if not self._finished_here or not left:
+        if not self._finished_here or not left or self.plan.n_trials == UNLIMITED:
             return ""
         seconds = (time.monotonic() - self._started) / self._finished_here * left
         return f", {_duration(seconds)} left"
@@ -130,8 +134,11 @@ class Reporter:
 
     # --- at the end -------------------------------------------------------------------------------------------------------------------
 
-    def end(self) -> float | None:
+    def end(self, reason: str | None = None) -> float | None:
         """Write and print the results, and return the best objective; None if there is none yet and trials are left.
+
+        Args:
+            reason: why the command ends before all trials were run; None if it does not.
 
         Raises:
             RunError: no trial was completed.
@@ -143,6 +150,8 @@ class Reporter:
         self._write_table(trials)
         counts = {word: sum(slot.latest.state.name == state for slot in ledger.slots) for state, word in _WORDS.items()}
         console.print(f"\n{', '.join(f'{count} {word}' for word, count in counts.items() if count)}", markup=False)
+        if reason is not None:
+            console.print(f"stopped: {reason}", style="yellow", markup=False)
         if not best:
             left = len(ledger.slots) - ledger.done
             if left:
@@ -159,7 +168,9 @@ class Reporter:
         for line in self._by_seed(trials):
             console.print(line, markup=False)
         self._write_best_config(best[0], named=not equal)
-        if ledger.is_complete and not self._finished_here:
+        if reason is not None and not self._finished_here:
+            console.print("nothing was done; a higher goal or budget in hydra.sweeper.stop_when goes on with the study")
+        elif ledger.is_complete and not self._finished_here:
             console.print("nothing was left to do; for more give a higher hydra.sweeper.n_trials or another hydra.sweeper.study_name")
         return float(best[0].values[0])
 

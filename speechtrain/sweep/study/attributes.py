@@ -22,6 +22,9 @@ last heartbeat, and how its failure counts."""
 SPACE, SETTINGS = "speechtrain:space", "speechtrain:settings"
 """User attributes of a study: description of each parameter of the space it searches, and the settings that its trials share."""
 
+STOPPED = "speechtrain:stopped"
+"""User attribute of a study: why the last command ended before all trials were run; None if it did not."""
+
 VERSION = "speechtrain.__version__"
 """Name among the settings under which the version stands that began the study."""
 
@@ -106,3 +109,9 @@ def fail(storage: BaseStorage, trial_id: int, reason: str, *, charged: bool = Tr
     except UpdateFinishedTrialError:
         return False
     return finish(storage, trial_id, TrialState.FAIL)
+
+
+def store_stop(storage: BaseStorage, study_id: int, reason: str | None) -> None:
+    """Store with a study why a command has ended before all trials were run; None if it has not."""
+    if storage.get_study_user_attrs(study_id).get(STOPPED) != reason:
+        storage.set_study_user_attr(study_id, STOPPED, reason)

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 COST = "cost"
-"""User attribute of a trial: CPU seconds, seconds of audio trained on, epochs that it ran and epochs it was to run."""
+"""User attribute of a trial: CPU seconds, GPU seconds where there are any, audio seconds, epochs that it ran and was to run."""
 _STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 

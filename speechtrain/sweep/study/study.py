@@ -204,6 +204,10 @@ class Study:
         self.finished += sorted(ended, key=_end_of)
         return self._ledger
 
+    def running(self, ledger: Ledger) -> list[FrozenTrial]:
+        """Return the trials that a process runs, or ran before it died."""
+        return [entry.trial for entry in ledger.running if isinstance(entry, TrialEntry)]
+
     # --- planning and claiming --------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Ledger:

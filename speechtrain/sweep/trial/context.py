@@ -35,6 +35,7 @@ class TrialContext:
         name: name of its run in the trackers.
         parents: ids of the sweep's own runs, by tracker.
         retry_of: number of the failed trial that it repeats.
+        meters: whether its CPU and GPU time is stored however its job is made, for a budget that counts them.
     """
 
     storage: str
@@ -55,6 +56,7 @@ class TrialContext:
     name: str = ""
     parents: Mapping[str, str] = field(default_factory=dict)
     retry_of: int | None = None
+    meters: bool = False
 
     @property
     def tags(self) -> dict[str, str]:

@@ -23,9 +23,11 @@ from optuna.trial import FrozenTrial, TrialState
 from speechtrain.errors import counted
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, TrialEntry, complete, fail, prune
+from speechtrain.sweep.study.cost import COST
 from speechtrain.sweep.study.samplers import make_pruner
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.trial.context import TrialContext
+from speechtrain.sweep.trial.meter import Meter
 from speechtrain.sweep.trial.outcome import Outcome, outcome_of_error
 
 
@@ -66,6 +68,11 @@ class TrialHandle:
         """Store a fact about the trial, which dashboards show."""
         with contextlib.suppress(UpdateFinishedTrialError):
             self.storage.set_trial_user_attr(self.context.id, name, value)
+
+    def store_cost(self, meter: Meter) -> None:
+        """Store what the trial has cost, beside what its job has told of it."""
+        told = self.storage.get_trial(self.context.id).user_attrs.get(COST, {})
+        self.set_attribute(COST, {**told, **{name: round(seconds, 3) for name, seconds in meter.read().items()}})
 
     def set_constraints(self, violations: Mapping[str, float]) -> None:
         """Store by how much each constraint is broken (above 0 where it is); what is stored already stays."""
@@ -193,11 +200,14 @@ def own_trial(context: TrialContext) -> Iterator[TrialHandle]:
 def _owning(key: tuple[str, int], handle: TrialHandle) -> Iterator[TrialHandle]:
     handle._claim()
     _owned[key] = handle
+    meter = Meter() if handle.context.meters else None
     try:
         with handle._heartbeat(), time_limit(handle.context.timeout):
             yield handle
     finally:
         del _owned[key]
+        if meter is not None:
+            handle.store_cost(meter)
         if handle.outcome is not None:
             handle.record(handle.outcome)
 

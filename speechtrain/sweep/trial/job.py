@@ -11,7 +11,6 @@ import contextlib
 import logging
 import shutil
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from speechtrain.sweep.study.cost import COST
 from speechtrain.sweep.study.objectives import Constraint
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialCancelledError, TrialHandle, own_trial
+from speechtrain.sweep.trial.meter import Meter
 from speechtrain.sweep.trial.outcome import Outcome
 from speechtrain.training.cross_validation import is_cross_validation
 from speechtrain.training.result import Result, finished_result
@@ -88,14 +88,13 @@ class CostMeter(Callback):
         self.planned = planned
         self.epochs = 0
         self.audio = 0.0
-        self._cpu_at_start = time.process_time()
+        self._meter = Meter()
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
-        """Add an epoch to the cost, in seconds of CPU time and of audio."""
+        """Add an epoch to the cost, in seconds of CPU time, of GPUs and of audio."""
         self.epochs += 1
         self.audio += metrics.get("train/audio_s_per_s", 0.0) * metrics.get("time/step_s", 0.0)
-        cpu = time.process_time() - self._cpu_at_start
-        cost = {"cpu_s": cpu, "audio_s": self.audio, "epochs": self.epochs, "planned_epochs": self.planned}
+        cost = {**self._meter.read(), "audio_s": self.audio, "epochs": self.epochs, "planned_epochs": self.planned}
         self.trial.set_attribute(COST, {name: round(value, 2) for name, value in cost.items()})
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import dataclasses
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import preset_params
@@ -17,6 +16,7 @@ from speechtrain.config.overrides import sweep_arguments, unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import ConfigError
 from speechtrain.sweep.plan import Planner, SweepPlan, study_name_of
+from speechtrain.sweep.plugin import _read_options
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import parse_space
 
@@ -49,11 +49,9 @@ def plan(tmp_path: Path) -> Plan:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             cfg = loader.load_configuration("config", [*taken, *places], RunMode.MULTIRUN)
-            given = OmegaConf.to_container(cfg.hydra.sweeper)
-            assert isinstance(given, dict)
-            known = [field.name for field in dataclasses.fields(SweeperOptions) if field.name in given]
-            options = SweeperOptions(**{name: given[name] for name in known})
-            return Planner(options, Composer(loader, cfg), cfg).plan(unresolved(cfg.hydra.overrides.task))
+            return Planner(_read_options(cfg.hydra.sweeper, SweeperOptions), Composer(loader, cfg), cfg).plan(
+                unresolved(cfg.hydra.overrides.task)
+            )
 
     return planned
 
@@ -98,6 +96,22 @@ def test_a_pruner_is_idle_only_if_even_the_longest_trials_are_too_short_for_it(
 
     warned = f"n_min_trials=1) waits longer than {longest};" in caplog.text
     assert warned if longest is not None else not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["stop_when.wall_hours=0"], "hydra.sweeper.stop_when.wall_hours: must be more than 0"),
+        (
+            ["stop_when={goal: 0.1, no_improvement: 0.1}", "objectives=[val/wer,params]"],
+            "stop_when.no_improvement: needs one objective, and there are 2",
+        ),
+        (["stop_when.goal=null"], "the space of seed has infinitely many points"),
+    ],
+)
+def test_conditions_that_cannot_end_a_study_are_told(plan: Plan, typed: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        plan("seed=interval(1,9)", "data=synthetic", *(f"hydra.sweeper.{item}" for item in typed))
 
 
 def test_the_name_of_a_study_is_that_of_earlier_versions_so_that_old_studies_are_continued():
