@@ -10,8 +10,11 @@ from speechtrain.app.command import run_command
 from speechtrain.errors import UserError, did_you_mean
 
 TRAIN = "train"
-COMMANDS = ("evaluate", "transcribe", "align", "export", "serve", "inspect", "diagnose", "featurise", "compare", "lm", "sync")
-"""The commands besides `train`, which may be left out; each is a module of the package that `python -m speechtrain.COMMAND` runs too."""
+COMMANDS = ("evaluate", "transcribe", "align", "export", "serve", "inspect", "diagnose", "featurise", "compare", "sweep", "lm", "sync")
+"""The commands besides `train`, which may be left out; each is a module of the package that `python -m speechtrain.COMMAND` runs too.
+
+`sweep` is a room, whose `__main__.py` is the command.
+"""
 
 
 def named_command(arguments: list[str]) -> str:
@@ -32,11 +35,17 @@ def named_command(arguments: list[str]) -> str:
 
 def start(name: str) -> None:
     """Run a command with the arguments in `sys.argv`, and end the process with its exit code."""
-    module = importlib.import_module(f"speechtrain.{name}")
+    module = importlib.import_module(f"speechtrain.{name}{'' if _file_of(name).stem == name else '.__main__'}")
     run_command((module.__doc__ or "").replace("python -m speechtrain.", "speechtrain "), module.run)
 
 
 def summary(name: str) -> str:
     """Return what a command does: the first line of its module's docstring, without importing it."""
-    source = (Path(__file__).resolve().parents[1] / f"{name}.py").read_text(encoding="utf-8")
+    source = _file_of(name).read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].partition("`: ")[2]
+
+
+def _file_of(name: str) -> Path:
+    """Return the file of a command."""
+    package = Path(__file__).resolve().parents[1]
+    return package / name / "__main__.py" if (package / name).is_dir() else package / f"{name}.py"

@@ -67,6 +67,7 @@ class Sweep:
         """
         plan = Planner(self._options, self._composer, self._program.config).plan(arguments)
         from speechtrain.sweep.reports.console import Reporter
+        from speechtrain.sweep.reports.presence import present
         from speechtrain.sweep.study.attributes import store_stop
         from speechtrain.sweep.workers.executors import make_executor
 
@@ -78,7 +79,7 @@ class Sweep:
         reporter = Reporter(study, plan, self._composer, workers=executor.size, options=self._options)
         reporter.begin()
         recorder = self._recorder(study, plan, arguments)
-        with _recording(recorder, study, reporter):
+        with _recording(recorder, study, reporter), present(study, executor.size, plan.folder, options=self._options) as presence:
             try:
                 reason = TrialLoop(self._options, plan, study, executor, reporter, recorder).run()
             except KeyboardInterrupt:
@@ -90,6 +91,7 @@ class Sweep:
             finally:
                 executor.close()
             store_stop(study.storage, study.id, reason)
+            presence.ended = reason or "all trials are done"
             return reporter.end(reason)
 
     def _recorder(self, study: Study, plan: SweepPlan, arguments: Sequence[str]) -> SweepRecorder | None:
@@ -186,6 +188,7 @@ class TrialLoop:
         reporter: Reporter,
         recorder: SweepRecorder | None,
     ) -> None:
+        from speechtrain.sweep.study.control import SignalReader
         from speechtrain.sweep.study.stopping import StopRule
 
         self._options = options
@@ -197,6 +200,7 @@ class TrialLoop:
         self._running: dict[int, TrialContext] = {}
         self._started = time.monotonic()
         self._checked_for_dead = -math.inf
+        self._signals = SignalReader(study.storage, study.id)
         metric = next(iter(plan.objectives), "")
         self._stop_rule = StopRule(options.stop_when, plan.directions, metric, patience=5 * options.heartbeat)
 
@@ -212,7 +216,7 @@ class TrialLoop:
             stopping = reason is not None
             if not self._running and (stopping or ledger.is_complete):
                 return reason
-            started = not stopping and self._start_next(ledger)
+            started = not stopping and not self._is_paused() and self._start_next(ledger)
             if started and len(self._running) < self._executor.size:
                 continue
             self._handle_outcomes()
@@ -223,11 +227,19 @@ class TrialLoop:
         """Return why no further trial is started; None while one may be, or none is left."""
         if ledger.is_complete:
             return None
+        if (signal := self._signals.read()).word == "stop":
+            return f"`sweep stop` was given on {signal.host}"
         seconds = self._options.stop_after
         if seconds is not None and time.monotonic() - self._started > seconds:
             return f"this command has run for hydra.sweeper.stop_after={seconds:g} s"
         self._stop_rule.update(self._study.finished)
         return self._stop_rule.reason(self._study.running(ledger))
+
+    def _is_paused(self) -> bool:
+        """Return whether no trial is to be started for now, and have it shown when that changes."""
+        signal = self._signals.read()
+        self._reporter.show_pause(signal if signal.word == "pause" else None)
+        return signal.word == "pause"
 
     def _read_study(self) -> Ledger:
         """Plan what is missing, fail trials whose process died, show the news, and return the ledger after that."""
@@ -279,7 +291,10 @@ class TrialLoop:
         Raises:
             RunError: with the latest reason.
         """
-        failed, limit = ledger.failed, self._options.max_failure_rate
+        from speechtrain.sweep.study.attributes import TrialEntry, was_cancelled
+
+        failed = [entry for entry in ledger.failed if not (isinstance(entry, TrialEntry) and was_cancelled(entry.trial))]
+        limit = self._options.max_failure_rate
         if ledger.done >= _FEWEST_DONE and len(failed) / ledger.done > limit:
             last = max(entry.number for entry in failed)
             latest = next(trial for trial in self._study.finished if trial.number == last)

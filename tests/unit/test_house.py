@@ -14,7 +14,8 @@ import speechtrain
 from speechtrain.app import commands
 
 PACKAGE = Path(speechtrain.__file__).parent
-COMMANDS = {commands.TRAIN, *commands.COMMANDS}
+COMMANDS = {commands.TRAIN, *(name for name in commands.COMMANDS if not (PACKAGE / name).is_dir())}
+"""The commands that are files; the others are the `__main__.py` of a room."""
 SHARED = {"errors", "console", "files", "addresses"}
 ROOMS = {
     *("app", "sweep", "training", "inference", "report", "tracking", "backends", "tasks", "decode", "data", "config", "processes"),

@@ -24,15 +24,18 @@ from speechtrain.console import console, format_metric
 from speechtrain.errors import RunError
 from speechtrain.files import write_text
 from speechtrain.sweep.plan import UNLIMITED, SweepPlan
+from speechtrain.sweep.reports.status_page import duration
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import Assignment
-from speechtrain.sweep.study.attributes import RETRY_OF
+from speechtrain.sweep.study.attributes import RETRY_OF, TrialEntry, was_cancelled
+from speechtrain.sweep.study.control import Signal
 from speechtrain.sweep.study.ledger import Ledger
 from speechtrain.sweep.study.results import RESULTS, Results, experiment_yaml, short_text
 from speechtrain.sweep.study.study import Study
 
-_STYLES = {"COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
-_WORDS = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
+_CANCELLED = "CANCELLED"
+_STYLES = {_CANCELLED: "yellow", "COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
+_WORDS = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", _CANCELLED: "cancelled"}
 
 
 class Reporter:
@@ -60,6 +63,7 @@ class Reporter:
         self._shown = 0
         self._started = time.monotonic()
         self._finished_here = 0
+        self._pause: Signal | None = None
 
     # --- while it runs ----------------------------------------------------------------------------------------------------------------
 
@@ -87,7 +91,7 @@ class Reporter:
             console.print(self._line(trial, ledger, busy), markup=True)
 
     def _line(self, trial: FrozenTrial, ledger: Ledger, busy: int) -> str:
-        state = trial.state.name
+        state = _state_of(trial)
         values = "  ".join(self._values(trial)) or "-"
         parts = [f"[bold]#{trial.number:<3d}[/] [{_STYLES[state]}]{_WORDS[state]:6s}[/]", values]
         if state == "COMPLETE" and (deviation := trial.user_attrs.get("deviation")) is not None and isinstance(deviation, float):
@@ -126,7 +130,16 @@ class Reporter:
         if not self._finished_here or not left or self.plan.n_trials == UNLIMITED:
             return ""
         seconds = (time.monotonic() - self._started) / self._finished_here * left
-        return f", {_duration(seconds)} left"
+        return f", {duration(seconds)} left"
+
+    def show_pause(self, pause: Signal | None) -> None:
+        """Print that no trial is started until the study is resumed, or that it was; once each."""
+        if pause is not None and self._pause is None:
+            how = f"`speechtrain sweep resume {self.study.name}` goes on"
+            console.print(f"paused from {pause.host}: no trial is started; {how}", style="yellow", markup=False)
+        elif pause is None and self._pause is not None:
+            console.print("resumed", style="yellow")
+        self._pause = pause
 
     def interrupted(self) -> None:
         """Print that the interrupted trials are queued again, and how to continue."""
@@ -148,7 +161,8 @@ class Reporter:
         trials = self.study.trials()
         best = self.results.best
         self._write_table(trials)
-        counts = {word: sum(slot.latest.state.name == state for slot in ledger.slots) for state, word in _WORDS.items()}
+        states = [_state_of(slot.latest.trial) for slot in ledger.slots if isinstance(slot.latest, TrialEntry)]
+        counts = {word: states.count(state) for state, word in _WORDS.items()}
         console.print(f"\n{', '.join(f'{count} {word}' for word, count in counts.items() if count)}", markup=False)
         if reason is not None:
             console.print(f"stopped: {reason}", style="yellow", markup=False)
@@ -233,7 +247,5 @@ class Reporter:
             console.print(f"      {path}\n      {command}", style="bold", markup=False)
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _state_of(trial: FrozenTrial) -> str:
+    return _CANCELLED if was_cancelled(trial) else trial.state.name

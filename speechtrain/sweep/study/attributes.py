@@ -19,6 +19,9 @@ RETRY_OF, OWNER, JOB, BEAT, FAILURE = (f"speechtrain:{name}" for name in ("retry
 """System attributes of a trial: number of the failed trial it repeats, sweeper process that claimed it, process that runs it, time of its
 last heartbeat, and how its failure counts."""
 
+CANCEL = "speechtrain:cancel"
+"""System attribute of a trial that is to end: from which machine that was asked for, and when."""
+
 SPACE, SETTINGS = "speechtrain:space", "speechtrain:settings"
 """User attributes of a study: description of each parameter of the space it searches, and the settings that its trials share."""
 
@@ -60,6 +63,11 @@ class TrialEntry:
     def final(self) -> bool:
         """Return whether the same values would fail again."""
         return bool(self.trial.system_attrs.get(FAILURE, {}).get("final", False))
+
+
+def was_cancelled(trial: FrozenTrial) -> bool:
+    """Return whether a trial ended because someone asked for it."""
+    return trial.state is TrialState.FAIL and bool(trial.system_attrs.get(FAILURE, {}).get("cancelled"))
 
 
 def finish(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
@@ -106,6 +114,17 @@ def fail(storage: BaseStorage, trial_id: int, reason: str, *, charged: bool = Tr
         storage.set_trial_user_attr(trial_id, "reason", reason[:2000])
         if not charged or final:
             storage.set_trial_system_attr(trial_id, FAILURE, {"charged": charged, "final": final})
+    except UpdateFinishedTrialError:
+        return False
+    return finish(storage, trial_id, TrialState.FAIL)
+
+
+def record_cancelled(storage: BaseStorage, trial_id: int) -> bool:
+    """Record that a trial was cancelled, which is no failure and is not retried; return False if it was finished before."""
+    host = storage.get_trial(trial_id).system_attrs.get(CANCEL, {}).get("host", "elsewhere")
+    try:
+        storage.set_trial_user_attr(trial_id, "reason", f"cancelled from {host}")
+        storage.set_trial_system_attr(trial_id, FAILURE, {"charged": False, "final": True, "cancelled": True})
     except UpdateFinishedTrialError:
         return False
     return finish(storage, trial_id, TrialState.FAIL)

@@ -25,9 +25,9 @@ def own_folder(folder: Path, study: str, url: str) -> None:
         ConfigError: the folder belongs to another study, or lies in a sweep's folder, or one lies in it.
         UserError: it cannot be written.
     """
-    owner = {"study": study, "storage": _place(url, folder)}
+    owner = {"study": study, "storage": place_of(url, folder)}
     fix = "give another folder, or leave hydra.sweep.dir out: then it is named after the study"
-    if (before := _owner_of(folder)) is not None:
+    if (before := read_owner(folder)) is not None:
         if before != owner:
             where = "" if before["storage"] == owner["storage"] else f" in {before['storage']}"
             raise ConfigError([Problem("hydra.sweep.dir", f"{folder} holds the trials of the study '{before['study']}'{where}", fix)])
@@ -48,7 +48,8 @@ def _folders_in(folder: Path) -> list[Path]:
         return []
 
 
-def _owner_of(folder: Path) -> dict[str, str] | None:
+def read_owner(folder: Path) -> dict[str, str] | None:
+    """Return the name of the study that a folder belongs to, and the place of its storage; None if it is no folder of a sweep."""
     try:
         owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -56,7 +57,7 @@ def _owner_of(folder: Path) -> dict[str, str] | None:
     return owner if isinstance(owner, dict) and {"study", "storage"} <= set(owner) else None
 
 
-def _place(url: str, folder: Path) -> str:
+def place_of(url: str, folder: Path) -> str:
     """Return a storage's URL without who asks; a file inside of the folder by its name there, so that the folder may be moved."""
     without_user = re.sub(r"(?<=://)[^/]*@", "", url.partition("?")[0])
     return without_user.replace(f":///{folder.absolute()}/", ":///./")

