@@ -21,6 +21,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from speechtrain.errors import counted
+from speechtrain.processes import interrupts
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.study.attributes import BEAT, CANCEL, JOB, OWNER, TrialEntry, complete, fail, prune, record_cancelled
 from speechtrain.sweep.study.cost import COST
@@ -209,7 +210,7 @@ def _owning(key: tuple[str, int], handle: TrialHandle) -> Iterator[TrialHandle]:
     _owned[key] = handle
     meter = Meter() if handle.context.meters else None
     try:
-        with handle._heartbeat(), time_limit(handle.context.timeout):
+        with handle._heartbeat(), time_limit(handle.context.timeout), _interrupted_by_scheduler():
             yield handle
     finally:
         del _owned[key]
@@ -217,6 +218,21 @@ def _owning(key: tuple[str, int], handle: TrialHandle) -> Iterator[TrialHandle]:
             handle.store_cost(meter)
         if handle.outcome is not None:
             handle.record(handle.outcome)
+
+
+@contextlib.contextmanager
+def _interrupted_by_scheduler() -> Iterator[None]:
+    """Let SIGTERM end the trial as Ctrl-C does, in jobs of any launcher: Slurm and machines that may be taken away send it, then kill."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    interrupts.listen(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _numbers(value: Any, count: int) -> list[float] | None:

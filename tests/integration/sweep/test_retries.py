@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -9,7 +11,10 @@ import pytest
 from conftest import TINY
 
 from speechtrain import compose
+from speechtrain.processes import interrupts
 from speechtrain.sweep.space.space import parse_space
+from speechtrain.sweep.study.attributes import was_cancelled
+from speechtrain.sweep.study.control import cancel
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import ClaimedTrial, Study
@@ -52,7 +57,11 @@ def train_next(study: Study, folder: Path, *overrides: str, **context: int) -> C
     return claimed
 
 
-def fail_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+def the_machine_goes_away() -> None:
+    raise RuntimeError("the machine went away")
+
+
+def fail_after(monkeypatch: pytest.MonkeyPatch, epochs: int, fail: Callable[[], None] = the_machine_goes_away) -> None:
     """Let the first training fail once it has reported so many epochs."""
     report = TrialCallback.on_epoch_end
     count = 0
@@ -62,7 +71,7 @@ def fail_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
         report(self, epoch, metrics, control)
         count += 1
         if count == epochs:
-            raise RuntimeError("the machine went away")
+            fail()
 
     monkeypatch.setattr(TrialCallback, "on_epoch_end", on_epoch_end)
 
@@ -91,6 +100,43 @@ def test_a_retried_trial_goes_on_from_its_checkpoint_with_the_numbers_of_one_tha
     assert losses(tmp_path / str(again.number) / HISTORY) == losses(tmp_path / "whole" / HISTORY)
     assert done.value == min(epoch["val/loss"] for epoch in expected.history)
     assert list(done.intermediate_values.values()) == [epoch["val/loss"] for epoch in expected.history]
+    assert not (tmp_path / "0" / "checkpoints").exists()
+
+
+def test_a_trial_that_a_scheduler_ends_with_sigterm_is_not_charged_and_goes_on_from_its_checkpoint(study, tmp_path, monkeypatch):
+    def fall(_number, _frame):
+        raise RuntimeError("the trial does not hear SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, fall)
+    try:
+        fail_after(monkeypatch, EPOCHS - 1, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(KeyboardInterrupt):
+            train_next(study, tmp_path)
+        assert signal.getsignal(signal.SIGTERM) is fall
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        interrupts.forget()
+    trained = []
+    monkeypatch.setattr(TrialCallback, "on_train_start", lambda _self, total, first: trained.append((first, total)))
+
+    train_next(study, tmp_path)
+
+    interrupted, done = study.trials()
+    assert (interrupted.state.name, done.state.name) == ("FAIL", "COMPLETE")
+    assert interrupted.user_attrs["reason"] == "interrupted"
+    assert interrupted.system_attrs["speechtrain:failure"]["charged"] is False
+    assert trained == [(EPOCHS - 2, EPOCHS)]
+
+
+def test_a_trial_that_is_cancelled_while_it_trains_ends_after_that_epoch(study, tmp_path, monkeypatch):
+    fail_after(monkeypatch, 1, lambda: cancel(study.storage, study.id, 0))
+
+    train_next(study, tmp_path)
+
+    (stored,) = study.trials()
+    assert was_cancelled(stored)
+    assert list(stored.intermediate_values) == [0, 1]  # it asks after its second epoch
+    assert not study.plan().to_retry
     assert not (tmp_path / "0" / "checkpoints").exists()
 
 
