@@ -45,8 +45,10 @@ from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Par
 from speechtrain.sweep.study.objectives import Constraint, directions_of, full_name
 from speechtrain.sweep.study.results import read_best
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they import Optuna, which a mistake in the space does not wait for
     from optuna import Trial
+
+    from speechtrain.sweep.study.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ class SweepPlan:
         directions: direction in which each objective is better.
         sampler: config node of the sampler; None: random draws.
         pruner: config node of the pruner; None: no pruning.
+        warm: what is taken over from earlier studies.
         extend: adds the parameters of `hydra.sweeper.custom_search_space` to a trial; None: there are no others.
     """
 
@@ -94,6 +97,7 @@ class SweepPlan:
     directions: list[Direction]
     sampler: dict[str, Any] | None
     pruner: dict[str, Any] | None
+    warm: WarmStart
     extend: Callable[[Trial], None] | None = None
 
     def names(self, word: str) -> list[str]:
@@ -140,8 +144,10 @@ class Planner:
         objectives, directions = self._objectives(cfg)
         _refuse_comparing_stop(self._options, directions)
         from speechtrain.sweep.study.samplers import sampler_factory
+        from speechtrain.sweep.study.warm_start import read_warm_start
 
-        first, n_trials, grid, sampler = self._first_trials(space, cfg)
+        warm = read_warm_start(self._options.warm_start, space, self._node("sampler"), single=len(directions) == 1)
+        first, n_trials, grid, sampler = self._first_trials(space, cfg, warm.first)
         sampler_factory(sampler, conditional=bool(space.branches))  # refuses what cannot be built
         pruner = self._node("pruner") if len(directions) == 1 else None
         if pruner is not None:
@@ -150,7 +156,7 @@ class Planner:
         folder = Path(str(self._config.hydra.sweep.dir))
         settings = self._settings(options, space, cfg, objectives)
         extend = extension(function, cfg, space) if function is not None else None
-        return SweepPlan(study_name, folder, space, settings, first, n_trials, grid, objectives, directions, sampler, pruner, extend)
+        return SweepPlan(study_name, folder, space, settings, first, n_trials, grid, objectives, directions, sampler, pruner, warm, extend)
 
     # --- options and space ------------------------------------------------------------------------------------------------------------
 
@@ -229,18 +235,21 @@ class Planner:
 
     # --- first trials -----------------------------------------------------------------------------------------------------------------
 
-    def _first_trials(self, space: Space, cfg: DictConfig) -> tuple[list[Assignment], int, bool, dict[str, Any] | None]:
+    def _first_trials(
+        self, space: Space, cfg: DictConfig, warm: Sequence[Assignment]
+    ) -> tuple[list[Assignment], int, bool, dict[str, Any] | None]:
         """Return the assignments of the first slots, the number of slots, whether they are a grid, and the sampler of the others."""
         from speechtrain.sweep.study.samplers import is_grid
 
         options = self._options
         sampler = self._node("sampler")
         size = space.size() if options.custom_search_space is None else None
+        warm = warm[: -(-options.n_trials // 2)] if options.n_trials is not None else warm  # the others search
         if is_grid(sampler) and size is None:
             message = f"a grid needs lists of values, at most {MAX_ENUMERATED_POINTS:,} points"
             raise ConfigError([Problem("hydra.sweeper.sampler", message, "use choice() and range()")])
         own = own_point(self._composer, space, cfg) if options.own_values_first else {}
-        leading = [own, *(self._enqueued(space, index, entry) for index, entry in enumerate(options.enqueue))]
+        leading = [own, *(self._enqueued(space, index, entry) for index, entry in enumerate(options.enqueue)), *warm]
         if size is None or (options.n_trials is not None and options.n_trials < size and not is_grid(sampler)):
             count = options.n_trials or UNLIMITED
             return _distinct(leading)[:count], count, False, sampler
@@ -445,6 +454,7 @@ def study_name_of(space: Space, options: SweeperOptions, program: str) -> str:
         "constraints": list(options.constraints),
         "enqueue": [dict(item) for item in options.enqueue],
         "seeds": options.seeds_per_trial,
+        **({"warm_start": list(options.warm_start)} if options.warm_start else {}),
     }
     if options.custom_search_space is not None:  # the others have the names that they had before this key
         content["custom_search_space"] = options.custom_search_space

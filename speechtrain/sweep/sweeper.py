@@ -131,6 +131,7 @@ def _open_study(plan: SweepPlan, options: SweeperOptions) -> Study:
         ahead=2 * options.n_jobs + 6,
         patience=5 * options.heartbeat,
         extend=plan.extend,
+        prior=plan.warm.prior,
     )
 
 

@@ -39,6 +39,7 @@ class SweeperOptions(Target):
     when: Any = MISSING
     custom_search_space: str | None = MISSING
     enqueue: Any = MISSING
+    warm_start: list[str] = field(default_factory=list)
     own_values_first: bool = MISSING
     objectives: list[str] | None = MISSING
     direction: Any = MISSING

@@ -75,6 +75,8 @@ class Reporter:
         kind = f"a grid of {count}, each point once" if self.plan.grid else trials
         console.print(f"study {self.study.name}: {kind}, {goal}, {self.workers} at a time", markup=False)
         console.print(f"      {masked(self.study.url)}", style="dim", markup=False)
+        if self.plan.warm.told:
+            console.print(f"      {self.plan.warm.told}", markup=False)
         done = self.study.ledger().done
         self._shown = len(self.study.finished)
         for trial in self.study.finished:

@@ -44,6 +44,7 @@ from speechtrain.sweep.study.changes import TrialChanges
 from speechtrain.sweep.study.internals import FIXED_PARAMS, id_of
 from speechtrain.sweep.study.ledger import Ledger, Slot
 from speechtrain.sweep.study.storage import study_lock
+from speechtrain.sweep.study.warm_start import Prior
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class Study:
         retries: number of charged failures of a slot that are retried.
         ahead: trials that are planned before they are claimed.
         patience: seconds without a heartbeat after which a trial of another machine counts as dead.
+        prior: results of earlier studies as (assignment, rank), which the sampler sees besides those of this one.
 
     Attributes:
         finished: the trials that have ended, in the order in which this process saw them end; `ledger` adds to it.
@@ -121,6 +123,7 @@ class Study:
         ahead: int = 8,
         patience: float = 300.0,
         extend: Callable[[optuna.Trial], None] | None = None,
+        prior: Sequence[tuple[Assignment, float]] = (),
     ) -> None:
         self.url = url
         self.storage = storage
@@ -143,6 +146,7 @@ class Study:
         self._watch = Watch(patience)
         self._ownerless = Watch(_OWNER_SECONDS)
         self._distributions = {parameter.name: distribution(parameter.domain) for parameter in space.all_parameters()}
+        self._prior = Prior(prior, space, self._distributions)
         self.id = self._open()
         self._changes = TrialChanges(storage, self.id)
         self._optuna_study: optuna.Study | None = None
@@ -292,10 +296,14 @@ class Study:
         """
         trial_id = id_of(trial)
         self.claimed_ids.add(trial_id)
-        if FIXED_PARAMS not in trial.system_attrs and rank < len(self.first) and self.first[rank]:
-            self.storage.set_trial_system_attr(trial_id, FIXED_PARAMS, self.first[rank])
+        given = trial.system_attrs.get(FIXED_PARAMS) or (self.first[rank] if rank < len(self.first) else {})
         try:
-            assignment = self._suggest(trial_id, trial.number)
+            fixed = self._propose_with_prior(trial.number, given)
+            if fixed and fixed != trial.system_attrs.get(FIXED_PARAMS):
+                self.storage.set_trial_system_attr(trial_id, FIXED_PARAMS, fixed)
+            if self._optuna_study is None:
+                self._optuna_study = optuna.load_study(study_name=self.name, storage=self.storage, pruner=self.pruner)
+            assignment = self._suggest(self._optuna_study, trial_id, trial.number)
         except (ValueError, TypeError) as error:
             given = self.storage.get_trial(trial_id).system_attrs.get(FIXED_PARAMS)
             if given is None:
@@ -305,11 +313,27 @@ class Study:
             return None
         return ClaimedTrial(trial_id, trial.number, assignment, trial.system_attrs.get(RETRY_OF))
 
-    def _suggest(self, trial_id: int, number: int) -> Assignment:
-        if self._optuna_study is None:
-            self._optuna_study = optuna.load_study(study_name=self.name, storage=self.storage, pruner=self.pruner)
-        self._optuna_study.sampler = self.make_sampler(number)
-        trial = optuna.trial.Trial(self._optuna_study, trial_id)  # Study.ask takes no id of a waiting trial
+    def _propose_with_prior(self, number: int, given: Assignment) -> Assignment:
+        """Return the values that the sampler proposes where it sees earlier studies as well; only those given once it sees none.
+
+        It is asked in a study in memory that has these results before the own trials; whoever asks for the trial gets the same values.
+        """
+        if not self._prior.size(len(self.finished)):
+            return given
+        own = [trial for trial in self.trials() if trial.state is not TrialState.WAITING and trial.state is not TrialState.FAIL]
+        own = [trial for trial in own if trial.number != number]
+        storage = optuna.storages.InMemoryStorage()
+        minimize = self.directions[0] == "minimize"
+        study_id = storage.create_new_study([StudyDirection[self.directions[0].upper()]], self.name)
+        asked = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs={FIXED_PARAMS: given})
+        for trial in [*self._prior.observations(own, minimize=minimize), *own]:
+            storage.create_new_trial(study_id, template_trial=trial)
+        study = optuna.load_study(study_name=self.name, storage=storage, pruner=self.pruner)
+        return self._suggest(study, storage.create_new_trial(study_id, template_trial=asked), number)
+
+    def _suggest(self, study: optuna.Study, trial_id: int, number: int) -> Assignment:
+        study.sampler = self.make_sampler(number)
+        trial = optuna.trial.Trial(study, trial_id)  # Study.ask takes no id of a waiting trial
         assignment: Assignment = {}
         for parameter in self.space.active(assignment):
             distribution_ = self._distributions[parameter.name]

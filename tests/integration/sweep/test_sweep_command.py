@@ -104,6 +104,18 @@ def test_more_trials_go_on_with_the_study_and_use_no_folder_again(toy):
     assert sorted(path.name for path in (toy.folder / "multirun/toy").glob("[0-9]*")) == ["0", "1", "2", "3", "4"]
 
 
+def test_a_sweep_begins_with_the_best_of_an_earlier_one_and_half_of_its_trials_search(toy):
+    toy.run("x=1,2,3", "n=5")
+    later = "hydra.sweeper.study_name=later"
+    done = toy.run("x=interval(-5,1.5)", later, "hydra.sweeper.warm_start=[toy]", "hydra.sweeper.n_trials=4")
+
+    assert "warm start: 2 configs of 'toy' first (x); x 2 taken to the bound" in done.stdout, done.stdout + done.stderr
+    begun = [float(line[4]) for line in toy.log("start")][3:]
+    assert begun[:3] == [1.0, 1.5, begun[2]]  # the config's own value, which is the second best of the earlier one
+    assert begun[2] not in (1.0, 1.5)
+    assert len(begun) == 4
+
+
 def test_without_a_name_the_same_sweep_finds_its_study_and_another_one_does_not(toy):
     unnamed = "hydra.sweeper.study_name=null"
     toy.run("x=1,2", unnamed)
