@@ -119,7 +119,12 @@ def test_the_name_of_a_study_is_that_of_earlier_versions_so_that_old_studies_are
     typed = ["model=conformer,crdnn", "optimizer.lr=tag(log,interval(1e-4,1e-2))", "seed=1"]
     space = parse_space(typed, {"model.d_model": "range(64,257,32)"}, when)
     options = SweeperOptions(
-        constraints=["params <= 2e6"], enqueue=[{"model": "crdnn"}], objectives=["val/wer"], direction=None, seeds_per_trial=1
+        constraints=["params <= 2e6"],
+        enqueue=[{"model": "crdnn"}],
+        objectives=["val/wer"],
+        direction=None,
+        seeds_per_trial=1,
+        custom_search_space=None,
     )
 
     assert study_name_of(space, options, "speechtrain") == "d_model-model-lr-kernel_size-71dff4"
