@@ -28,7 +28,7 @@ _RECENT = 20
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A trial that runs.
+    """Tells of a trial that runs.
 
     Attributes:
         number: number of the trial.
@@ -51,7 +51,7 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class EndedTrial:
-    """A trial that has ended.
+    """Tells of a trial that has ended.
 
     Attributes:
         state: `complete`, `pruned`, `failed` or `cancelled`.
@@ -69,7 +69,7 @@ class EndedTrial:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a study.
+    """Tells of a study at a moment.
 
     Attributes:
         state: `running`, `paused`, `stopping`, `finished`, `stopped`, or `idle` where trials are left and no sweeper works on them.

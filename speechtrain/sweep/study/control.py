@@ -87,7 +87,7 @@ class SignalReader:
 
 @dataclass(frozen=True)
 class SweeperRecord:
-    """What a sweeper tells of itself.
+    """Holds what a sweeper tells of itself.
 
     Attributes:
         process: its process.
