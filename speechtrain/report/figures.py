@@ -20,7 +20,7 @@ from speechtrain.files import atomically
 from speechtrain.report.classes import Curve
 from speechtrain.report.errors import Calibration
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -31,13 +31,14 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "figure.dpi": 100,
 }
-_COLOURS = ("#1f5fa8", "#d1662b", "#2f8f5b", "#8a4fa3", "#b8902a", "#4c9bb0", "#a83a52", "#666666")
+"""How matplotlib draws for our pages."""
+COLOURS = ("#1f5fa8", "#d1662b", "#2f8f5b", "#8a4fa3", "#b8902a", "#4c9bb0", "#a83a52", "#666666")
 
 
 def svg(figure: Figure) -> str:
     """Return a figure as an SVG element of a page."""
     buffer = io.StringIO()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
     return re.sub(r"^.*?(?=<svg)", "", text, flags=re.DOTALL)
@@ -46,7 +47,7 @@ def svg(figure: Figure) -> str:
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file, which appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomically(path) as temporary, rc_context(_STYLE):
+    with atomically(path) as temporary, rc_context(STYLE):
         figure.savefig(temporary, format="png", bbox_inches="tight", dpi=110)
 
 
@@ -72,12 +73,12 @@ def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, 
         )
         if chosen
     ]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(11, 3.1 * -(-len(panels) // 3)))
         for place, (title, chosen) in enumerate(panels, start=1):
             axes = figure.add_subplot(-(-len(panels) // 3), 3, place)
             scale = 100.0 if title.startswith("rates") else 1.0
-            for colour, name in zip(_COLOURS, chosen, strict=False):
+            for colour, name in zip(COLOURS, chosen, strict=False):
                 points = [(epoch + 1, scale * metrics[name]) for epoch, metrics in enumerate(epochs) if name in metrics]
                 axes.plot(*zip(*points, strict=True), color=colour, marker="." if len(points) < 40 else None, label=name)
                 if best is not None and best[0] == name:
@@ -92,12 +93,12 @@ def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, 
 
 def bars_figure(groups: Mapping[str, tuple[float, int]], title: str) -> Figure:
     """Draw the word error rates of groups, which are given as name -> (rate, words)."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 0.5 + 0.26 * max(2, len(groups))))
         axes = figure.add_subplot()
         names = list(groups)[::-1]
         values = [100 * groups[name][0] for name in names]
-        axes.barh(names, values, color=_COLOURS[0], height=0.7)
+        axes.barh(names, values, color=COLOURS[0], height=0.7)
         for row, name in enumerate(names):
             axes.text(values[row], row, f"  {values[row]:.1f} %  of {groups[name][1]:,} words", va="center", fontsize=8)
         axes.set_xlim(0, 1.5 * max([*values, 1e-3]))
@@ -109,17 +110,17 @@ def bars_figure(groups: Mapping[str, tuple[float, int]], title: str) -> Figure:
 
 def calibration_figure(calibration: Calibration) -> Figure:
     """Draw how often words of a confidence are right."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(4.2, 3.2))
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
         sizes = np.array([count for _, _, count in calibration.bins], dtype=np.float64)
-        axes.plot([mean for mean, _, _ in calibration.bins], [share for _, share, _ in calibration.bins], color=_COLOURS[0])
+        axes.plot([mean for mean, _, _ in calibration.bins], [share for _, share, _ in calibration.bins], color=COLOURS[0])
         axes.scatter(
             [mean for mean, _, _ in calibration.bins],
             [share for _, share, _ in calibration.bins],
             s=15 + 120 * sizes / sizes.max(),
-            color=_COLOURS[0],
+            color=COLOURS[0],
         )
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.03)
@@ -156,7 +157,7 @@ def posteriors_figure(posteriors: Posteriors, *, most: int = 24) -> Figure:
     drawn = sorted(label for label in ranked[:most] if peaks[label - 1] > 0.02 or tokens[label] in in_reference)
     rows = [0, *drawn]
     seconds = len(probabilities) / posteriors.frame_rate
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(min(16.0, max(6.0, 1.6 * seconds)), 0.9 + 0.2 * len(rows)))
         axes = figure.add_subplot()
         axes.imshow(
@@ -177,8 +178,8 @@ def posteriors_figure(posteriors: Posteriors, *, most: int = 24) -> Figure:
 def _mark_spans(axes: Axes, posteriors: Posteriors) -> None:
     for token, start, end in posteriors.spans or ():
         left, right = start / posteriors.frame_rate, end / posteriors.frame_rate
-        axes.axvspan(left, right, ymin=0, ymax=1, color=_COLOURS[1], alpha=0.13, linewidth=0)
-        axes.text((left + right) / 2, -0.7, _visible(token), ha="center", va="bottom", fontsize=8, color=_COLOURS[1])
+        axes.axvspan(left, right, ymin=0, ymax=1, color=COLOURS[1], alpha=0.13, linewidth=0)
+        axes.text((left + right) / 2, -0.7, _visible(token), ha="center", va="bottom", fontsize=8, color=COLOURS[1])
 
 
 def _visible(name: str) -> str:
@@ -190,7 +191,7 @@ def confusion_figure(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -
     rows = [*classes, "none of them"][: len(confusion)]
     size = max(3.0, 0.36 * len(classes) + 1.2)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(size + 0.6, size))
         axes = figure.add_subplot()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -208,9 +209,9 @@ def confusion_figure(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -
 
 def curves_figure(curves: Sequence[Curve], title: str, x: str, y: str) -> Figure:
     """Draw a curve for each class, and name those with the smallest areas."""
-    hardest = sorted(curves, key=lambda curve: curve.area)[: len(_COLOURS)]
-    colours = dict(zip((curve.name for curve in hardest), _COLOURS, strict=False))
-    with rc_context(_STYLE):
+    hardest = sorted(curves, key=lambda curve: curve.area)[: len(COLOURS)]
+    colours = dict(zip((curve.name for curve in hardest), COLOURS, strict=False))
+    with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 4.0))
         axes = figure.add_subplot()
         for curve in sorted(curves, key=lambda curve: -curve.area):
@@ -238,14 +239,14 @@ def signal_figure(signals: Mapping[str, npt.NDArray[np.float32]], title: str, fr
     wanted = signals["wanted"]
     seconds = np.arange(len(wanted)) / frame_rate
     channels = wanted.shape[1]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(11, 1.9 * channels))
         for channel in range(channels):
             axes = figure.add_subplot(channels, 1, channel + 1)
             if "mixture" in signals:
                 axes.plot(seconds, signals["mixture"][:, 0], color="#cccccc", linewidth=0.7, label="mixture")
-            axes.plot(seconds, wanted[:, channel], color=_COLOURS[0], linewidth=1.4, label="wanted")
-            axes.plot(seconds, signals["found"][:, channel], color=_COLOURS[1], linewidth=1.0, label="found")
+            axes.plot(seconds, wanted[:, channel], color=COLOURS[0], linewidth=1.4, label="wanted")
+            axes.plot(seconds, signals["found"][:, channel], color=COLOURS[1], linewidth=1.0, label="found")
             axes.set_xlabel("s")
             axes.legend(fontsize=7, ncols=3, loc="upper right")
             axes.set_title(title if channel == 0 else "")
@@ -254,10 +255,10 @@ def signal_figure(signals: Mapping[str, npt.NDArray[np.float32]], title: str, fr
 
 def histogram_figure(values: Sequence[float], name: str) -> Figure:
     """Draw the distribution of a measure over utterances."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.6))
         axes = figure.add_subplot()
-        axes.hist(values, bins=min(40, max(5, len(values) // 5)), color=_COLOURS[0])
+        axes.hist(values, bins=min(40, max(5, len(values) // 5)), color=COLOURS[0])
         axes.set_xlabel(name)
         axes.set_ylabel("utterances")
         axes.set_title(f"median {np.median(values):.4g}, lowest {min(values):.4g}, highest {max(values):.4g}")
