@@ -84,7 +84,7 @@ def toy(official: str, trials: int) -> None:
         print(f"{ours_name} / {theirs_name}: {cost[ours_name][0] / cost[theirs_name][0]:.2f} of the wall time")
 
 
-def growth(trials: int, lengths: list[int]) -> None:
+def growth(trials: int, lengths: list[int], only: str) -> None:
     """CPU of a trivial trial in studies of growing length, beside plain Optuna's on the same storage and Hydra's own sweeper's.
 
     Each process notes at every job what it has used so far, so that nothing of its start counts. Where other programs run, all three take
@@ -103,7 +103,7 @@ def growth(trials: int, lengths: list[int]) -> None:
             ("journal, TPE", journal, "tpe", 1),
             ("SQLite, TPE", sqlite, "tpe", 1),
         ):
-            if storage is None:
+            if storage is None or not re.fullmatch(only, arm):
                 continue
             folder = Path(name) / arm.replace(" ", "_").replace(",", "")
             folder.mkdir()
@@ -116,7 +116,8 @@ def growth(trials: int, lengths: list[int]) -> None:
                 plain = [[sys.executable, str(GROWTH / "plain.py"), url, study, sampler, "0", str(trials // workers)]] * workers
                 theirs = np.mean([float(text.split()[0]) for text in together(plain, folder)])
                 row(arm, length, ours, float(theirs), hydras_own(folder), first := first or ours)
-        in_memory(Path(name), lengths)
+        if re.fullmatch(only, "memory"):
+            in_memory(Path(name), lengths)
 
 
 GROWTH = HERE / "growth"
@@ -299,12 +300,13 @@ def main() -> None:
     parser.add_argument("--data", help="folder of the digit strings")
     parser.add_argument("--trials", type=int)
     parser.add_argument("--lengths", default="100,1000,10000", help="lengths of the studies of `growth`")
+    parser.add_argument("--only", default=".*", help="pattern of the rows of `growth`, such as 'journal.*'")
     parser.add_argument("--epochs", type=int, default=8)
     given = parser.parse_args()
     if given.what == "toy":
         toy(given.official, given.trials or 1000)
     elif given.what == "growth":
-        growth(given.trials or 100, [int(length) for length in given.lengths.split(",")])
+        growth(given.trials or 100, [int(length) for length in given.lengths.split(",")], given.only)
     elif given.what == "search":
         search(given.official, given.data, given.epochs, given.trials or 30)
     elif given.what == "refill":
