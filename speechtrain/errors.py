@@ -92,6 +92,10 @@ class RunPruned(Exception):  # noqa: N818
     """A run was ended on purpose, because others do better or a constraint is broken; the message says which."""
 
 
+class RunPaused(RunPruned):
+    """A run was ended for the time being: it may be continued from its last checkpoint."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Describes one thing that is wrong with a config.

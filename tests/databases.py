@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own."""
+"""A PostgreSQL server, and a gRPC proxy of Optuna, of a test's own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,3 +65,24 @@ def postgresql(folder: Path, user: str, password: str | None = None) -> Iterator
     finally:
         server.send_signal(signal.SIGINT)  # without waiting for clients
         server.wait(20)
+
+
+@contextmanager
+def grpc_proxy(folder: Path) -> Iterator[str]:
+    """Optuna's gRPC proxy before an SQLite database in a folder; its URL is yielded."""
+    port = free_port()
+    code = (
+        "import optuna;"
+        f"storage = optuna.storages.RDBStorage('sqlite:///{folder}/behind.db', engine_kwargs={{'connect_args': {{'timeout': 60}}}});"
+        f"optuna.storages.run_grpc_proxy_server(storage, host='127.0.0.1', port={port})"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"grpc://127.0.0.1:{port}"
+    finally:
+        server.kill()

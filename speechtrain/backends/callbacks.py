@@ -20,10 +20,12 @@ class Control:
     Attributes:
         stop_reason: why it ends; None while it goes on.
         pruned: whether it ends because other trials do better, so that its result is not wanted.
+        paused: whether it is pruned for the time being, and may be resumed.
     """
 
     stop_reason: str | None = None
     pruned: bool = False
+    paused: bool = False
 
     def stop(self, reason: str) -> None:
         """End the training after this epoch; of several reasons the first is kept."""
@@ -33,6 +35,11 @@ class Control:
         """End the training after this epoch, without a test and without a result."""
         self.pruned = True
         self.stop(reason)
+
+    def pause(self, reason: str) -> None:
+        """End the training after this epoch and its checkpoint, without a test and without a result so far; it may be resumed."""
+        self.paused = True
+        self.prune(reason)
 
 
 class Callback:
@@ -74,6 +81,7 @@ class TrainResult:
         best_value: best value of the metric that checkpoints are chosen by.
         stop_reason: why it ended before its last epoch; None: it did not.
         pruned: whether a callback ended it with `Control.prune`.
+        paused: whether a callback ended it with `Control.pause`.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -83,6 +91,7 @@ class TrainResult:
     best_value: float | None = None
     stop_reason: str | None = None
     pruned: bool = False
+    paused: bool = False
 
 
 class EpochClock:

@@ -149,7 +149,10 @@ class Planner:
         warm = read_warm_start(self._options.warm_start, space, self._node("sampler"), single=len(directions) == 1)
         first, n_trials, grid, sampler = self._first_trials(space, cfg, warm.first)
         sampler_factory(sampler, conditional=bool(space.branches))  # refuses what cannot be built
-        pruner = self._node("pruner") if len(directions) == 1 else None
+        pruner = self._node("pruner")
+        if len(directions) > 1:
+            _refuse_pauses(pruner)
+            pruner = None
         if pruner is not None:
             self._refuse_opposite_report(cfg, pruner, directions[0])
             _warn_of_idle_pruner(pruner, check.reports, directions[0], n_trials)
@@ -424,6 +427,20 @@ def _refuse_comparing_stop(options: SweeperOptions, directions: Sequence[Directi
     if len(directions) > 1 and given:
         message = f"needs one objective, and there are {len(directions)}"
         raise ConfigError(Problem(f"hydra.sweeper.stop_when.{key}", message, "give a budget in hours") for key in given)
+
+
+def _refuse_pauses(pruner: Mapping[str, Any] | None) -> None:
+    """Refuse a rule that pauses trials where there are several objectives, none of which says alone which trials are the best.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    from speechtrain.sweep.study.promotion import PromotionRule
+    from speechtrain.sweep.study.samplers import make_pruner
+
+    if pruner is not None and isinstance(make_pruner(pruner), PromotionRule):
+        message = f"{str(pruner['_target_']).rpartition('.')[2]} compares trials by one objective, and hydra.sweeper.objectives has several"
+        raise ConfigError([Problem("hydra.sweeper.pruner", message, "choose hydra.sweeper.pruner=none, or one objective")])
 
 
 def _warn_of_idle_pruner(pruner: Mapping[str, Any], reports: Mapping[int, int], direction: Direction, n_trials: int) -> None:

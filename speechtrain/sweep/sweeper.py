@@ -216,6 +216,8 @@ class TrialLoop:
             reason = self._reason_to_stop(ledger)
             stopping = reason is not None
             if not self._running and (stopping or ledger.is_complete):
+                if ledger.is_complete:
+                    self._delete_paused_checkpoints(ledger)
                 return reason
             started = not stopping and not self._is_paused() and self._start_next(ledger)
             if started and len(self._running) < self._executor.size:
@@ -279,6 +281,18 @@ class TrialLoop:
             if outcome.ending in ("died", "timeout", "memory"):
                 self._close_runs(outcome.number, outcome.reason)
 
+    def _delete_paused_checkpoints(self, ledger: Ledger) -> None:
+        """Delete what the paused trials of a complete study would have gone on from; more trials may have some of them begin anew."""
+        from speechtrain.sweep.study.attributes import TrialEntry
+        from speechtrain.sweep.trial.attempts import delete_checkpoints, folder_of
+
+        if self._options.keep_pruned_checkpoints or self._options.check is None:  # another program's folders are its own
+            return
+        for entry in ledger.paused:
+            assert isinstance(entry, TrialEntry)
+            if (folder := folder_of(entry.trial)) is not None:
+                delete_checkpoints(folder)
+
     def _close_runs(self, number: int, reason: str) -> None:
         if self._options.check is None:  # another program, which has no runs in our trackers
             return
@@ -329,4 +343,5 @@ class TrialLoop:
             parents=self._recorder.parents if self._recorder is not None else {},
             retry_of=trial.retry_of,
             meters=options.stop_when.cpu_hours is not None or options.stop_when.gpu_hours is not None,
+            promoted_from=trial.promoted_from,
         )

@@ -14,7 +14,7 @@ from speechtrain.addresses import masked
 from speechtrain.config.checkpoint_values import without_checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.console import console
-from speechtrain.errors import DiskError, RunError, RunPruned, UserError
+from speechtrain.errors import DiskError, RunError, RunPaused, RunPruned, UserError
 from speechtrain.processes import interrupts
 from speechtrain.tracking import provenance
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo
@@ -231,7 +231,7 @@ def recorded(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Iterat
     except RunPruned as error:
         status = "KILLED"
         for tracker in open_trackers:
-            tracker.set_tag("pruned", str(error))
+            tracker.set_tag("paused" if isinstance(error, RunPaused) else "pruned", str(error))
         raise
     except Exception as error:
         if _hides_interrupt(error, lost=interrupts.forget()):

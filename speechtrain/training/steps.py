@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from speechtrain.config.build import build, construct
 from speechtrain.config.checks import unknown_metrics, unvalidated
 from speechtrain.config.experiment import ExperimentConfig, class_name
-from speechtrain.errors import ConfigError, Problem, RunPruned, unwritable
+from speechtrain.errors import ConfigError, Problem, RunPaused, RunPruned, unwritable
 from speechtrain.files import ignore_in_git, launch_folder, remove_unfinished, user_path, write_text
 from speechtrain.tracking.run_folder import (
     BEST_CHECKPOINT,
@@ -254,6 +254,7 @@ def fit(run: Experiment, plan: TrainingPlan, loaders: Loaders, history: History,
     """Train, with the history and a progress bar in front of the other callbacks.
 
     Raises:
+        RunPaused: a callback ended the training for the time being.
         RunPruned: a callback ended the training because others do better.
     """
     from speechtrain.training.console import ConsoleProgress
@@ -264,7 +265,7 @@ def fit(run: Experiment, plan: TrainingPlan, loaders: Loaders, history: History,
     finally:
         progress.close()
     if trained.pruned:
-        raise RunPruned(trained.stop_reason)
+        raise (RunPaused if trained.paused else RunPruned)(trained.stop_reason)
     if trained.best_checkpoint is not None:
         write_run_file(run.folder, {BEST_CHECKPOINT: trained.best_checkpoint.name})
     return trained

@@ -122,7 +122,7 @@ class FitRun:
         stop_reason = control.stop_reason
         if self._stopper is not None and stop_reason is None:
             stop_reason = self._stopper.reason
-        result = TrainResult(history=self._epochs.history, stop_reason=stop_reason, pruned=control.pruned)
+        result = TrainResult(history=self._epochs.history, stop_reason=stop_reason, pruned=control.pruned, paused=control.paused)
         if self._checkpoints.best:
             name, result.best_value = self._checkpoints.best[0]
             result.best_checkpoint = self._checkpoints.folder / name

@@ -105,7 +105,8 @@ class LightningRun:
         stop_reason = module.control.stop_reason
         if stop_reason is None and self._stopper is not None and self._stopper.stopped_epoch:
             stop_reason = f"{self._stopper.monitor} has not improved for {self._stopper.patience} epochs"
-        result = TrainResult(history=module.history, stop_reason=stop_reason, pruned=module.control.pruned)
+        control = module.control
+        result = TrainResult(history=module.history, stop_reason=stop_reason, pruned=control.pruned, paused=control.paused)
         best = self._checkpoints.get("best")
         if best is not None and best.best_path is not None:
             result.best_checkpoint = best.best_path

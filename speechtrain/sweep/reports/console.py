@@ -29,6 +29,7 @@ from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import Assignment
 from speechtrain.sweep.study.attributes import RETRY_OF, TrialEntry, was_cancelled
 from speechtrain.sweep.study.control import Signal
+from speechtrain.sweep.study.cost import reasons_of
 from speechtrain.sweep.study.ledger import Ledger
 from speechtrain.sweep.study.results import RESULTS, Results, experiment_yaml, short_text
 from speechtrain.sweep.study.study import Study
@@ -95,7 +96,10 @@ class Reporter:
     def _line(self, trial: FrozenTrial, ledger: Ledger, busy: int) -> str:
         state = _state_of(trial)
         values = "  ".join(self._values(trial)) or "-"
-        parts = [f"[bold]#{trial.number:<3d}[/] [{_STYLES[state]}]{_WORDS[state]:6s}[/]", values]
+        paused_at = TrialEntry(trial).paused_at
+        parts = [f"[bold]#{trial.number:<3d}[/] [{_STYLES[state]}]{'paused' if paused_at else _WORDS[state]:6s}[/]", values]
+        if paused_at:
+            parts[-1] = f"at epoch {paused_at}  {values}"
         if state == "COMPLETE" and (deviation := trial.user_attrs.get("deviation")) is not None and isinstance(deviation, float):
             parts[-1] += f" ± {self._value(0, deviation)}"
         best = self.results.best
@@ -108,8 +112,8 @@ class Reporter:
         parts.append(escape(short_text(trial.params)))
         if state == "FAIL":
             parts.append(f"[red]{escape(str(trial.user_attrs.get('reason', 'unknown')).splitlines()[0][:160])}[/]")
-        if (retried := trial.system_attrs.get(RETRY_OF)) is not None:
-            parts.append(f"retry of #{retried}")
+        if (earlier := trial.system_attrs.get(RETRY_OF)) is not None:
+            parts.append(_relation(ledger, earlier))
         parts.append(f"[dim]{ledger.done}{self._of_all('/')}, {busy}/{self.workers} busy{self._time_left(ledger)}[/]")
         return "  ".join(parts)
 
@@ -165,12 +169,13 @@ class Reporter:
         self._write_table(trials)
         states = [_state_of(slot.latest.trial) for slot in ledger.slots if isinstance(slot.latest, TrialEntry)]
         counts = {word: states.count(state) for state, word in _WORDS.items()}
+        if paused := len(ledger.paused):
+            counts = {**counts, "pruned": counts["pruned"] - paused, "paused": paused}
         console.print(f"\n{', '.join(f'{count} {word}' for word, count in counts.items() if count)}", markup=False)
         if reason is not None:
             console.print(f"stopped: {reason}", style="yellow", markup=False)
         if not best:
-            left = len(ledger.slots) - ledger.done
-            if left:
+            if ledger.done < len(ledger.slots) or ledger.to_continue is not None:
                 return None
             reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state is TrialState.FAIL]
             what = f"the last reason: {reasons[-1]}" if reasons else "all were pruned, or violated a constraint"
@@ -210,11 +215,11 @@ class Reporter:
         buffer = io.StringIO()
         writer = csv.writer(buffer)
         writer.writerow(["trial", "state", *metrics, "seconds", *names, "reason"])
-        for trial in trials:
+        for trial, reason in zip(trials, reasons_of(trials), strict=True):
             values = list(trial.values or [None] * len(metrics))
             seconds = trial.duration.total_seconds() if trial.duration is not None else None
             params = [trial.params.get(name) for name in names]
-            writer.writerow([trial.number, trial.state.name, *values, seconds, *params, trial.user_attrs.get("reason", "")])
+            writer.writerow([trial.number, trial.state.name, *values, seconds, *params, reason or ""])
         write_text(self.folder / "trials.csv", buffer.getvalue())
 
     def _by_seed(self, trials: Sequence[FrozenTrial]) -> list[str]:
@@ -251,3 +256,10 @@ class Reporter:
 
 def _state_of(trial: FrozenTrial) -> str:
     return _CANCELLED if was_cancelled(trial) else trial.state.name
+
+
+def _relation(ledger: Ledger, earlier: int) -> str:
+    """Return what a trial is to the earlier one that it goes on from."""
+    slot = ledger.slot_of(earlier)
+    attempt = next((each for each in slot.attempts if each.number == earlier), None) if slot is not None else None
+    return f"continues #{earlier} from epoch {attempt.paused_at}" if attempt is not None and attempt.paused_at else f"retry of #{earlier}"

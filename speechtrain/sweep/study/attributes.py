@@ -6,7 +6,7 @@ Stored names never change: studies of earlier versions are continued. How a job'
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -16,8 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 from speechtrain.sweep.study.ledger import State
 
 RETRY_OF, OWNER, JOB, BEAT, FAILURE = (f"speechtrain:{name}" for name in ("retry_of", "owner", "job", "beat", "failure"))
-"""System attributes of a trial: number of the failed trial it repeats, sweeper process that claimed it, process that runs it, time of its
-last heartbeat, and how its failure counts."""
+"""System attributes of a trial: number of the failed or paused trial that it goes on from, sweeper process that claimed it, process that
+runs it, time of its last heartbeat, and how its failure counts."""
+
+PAUSED = "speechtrain:paused"
+"""System attribute of a pruned trial that may be continued: the epochs after which it paused."""
 
 CANCEL = "speechtrain:cancel"
 """System attribute of a trial that is to end: from which machine that was asked for, and when."""
@@ -50,7 +53,7 @@ class TrialEntry:
 
     @property
     def retry_of(self) -> int | None:
-        """Return the number of the failed trial that this one repeats."""
+        """Return the number of the failed or paused trial that this one goes on from."""
         number = self.trial.system_attrs.get(RETRY_OF)
         return None if number is None else int(number)
 
@@ -63,6 +66,21 @@ class TrialEntry:
     def final(self) -> bool:
         """Return whether the same values would fail again."""
         return bool(self.trial.system_attrs.get(FAILURE, {}).get("final", False))
+
+    @property
+    def paused_at(self) -> int | None:
+        """Return the epochs after which it paused; None for one that did not, or whose process died while it did."""
+        return self.trial.system_attrs.get(PAUSED) if self.trial.state is TrialState.PRUNED else None
+
+    @property
+    def values(self) -> Mapping[int, float]:
+        """Return what it has reported, by steps."""
+        return self.trial.intermediate_values
+
+    @property
+    def is_surplus(self) -> bool:
+        """Return whether it was created beside another one by two sweepers at once, so that it counts nowhere."""
+        return bool(self.trial.system_attrs.get(FAILURE, {}).get("surplus"))
 
 
 def was_cancelled(trial: FrozenTrial) -> bool:
@@ -90,13 +108,22 @@ def complete(storage: BaseStorage, trial_id: int, values: Sequence[float]) -> bo
     return finish(storage, trial_id, TrialState.COMPLETE, values)
 
 
-def prune(storage: BaseStorage, trial_id: int, reason: str) -> bool:
-    """Record that a trial was pruned, with the last value it reported as its own, as Optuna does."""
+def prune(storage: BaseStorage, trial_id: int, reason: str, *, paused_at: int | None = None) -> bool:
+    """Record that a trial was pruned, with the last value it reported as its own, as Optuna does.
+
+    Args:
+        storage: storage of the study.
+        trial_id: id of the trial in the storage.
+        reason: what others do better, or the constraint that is broken; shown in reports.
+        paused_at: epochs after which it paused, so that it may be continued; None: it may not.
+    """
     trial = storage.get_trial(trial_id)
     last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
     values = [last] if last is not None and not math.isnan(last) else None
     if not trial.state.is_finished():
         storage.set_trial_user_attr(trial_id, "reason", reason)
+        if paused_at is not None:
+            storage.set_trial_system_attr(trial_id, PAUSED, paused_at)
     return finish(storage, trial_id, TrialState.PRUNED, values)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from speechtrain.sweep.study.attributes import TrialEntry
+
 COST = "cost"
 """User attribute of a trial: CPU seconds, GPU seconds where there are any, audio seconds, epochs that it ran and was to run."""
 _STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -18,7 +20,7 @@ class SweepCost:
     """Sums over the finished trials of a sweep, kept up to date trial by trial.
 
     Attributes:
-        counts: number of trials that are complete, pruned and failed.
+        counts: number of trials that are complete, pruned and failed; one that paused and was continued is not counted as pruned.
         wall_hours: time from start to end, summed over trials.
         cpu_hours: CPU time of the processes that ran them.
         audio_hours: audio trained on; an utterance counts in each epoch.
@@ -30,9 +32,14 @@ class SweepCost:
     cpu_hours: float = 0.0
     audio_hours: float = 0.0
     saved_hours: float = 0.0
+    _saved_by_pauses: dict[int, float] = field(default_factory=dict)
 
     def add(self, trial: FrozenTrial) -> None:
         """Take in the cost of a finished trial."""
+        entry = TrialEntry(trial)
+        if entry.retry_of in self._saved_by_pauses and not entry.is_surplus:
+            self.saved_hours -= self._saved_by_pauses.pop(entry.retry_of)
+            self.counts["pruned"] -= 1
         self.counts[_STATE_NAMES[trial.state]] += 1
         hours = trial.duration.total_seconds() / 3600 if trial.duration is not None else 0.0
         cost: dict[str, Any] = trial.user_attrs.get(COST, {})
@@ -40,8 +47,11 @@ class SweepCost:
         self.cpu_hours += float(cost.get("cpu_s", 0.0)) / 3600
         self.audio_hours += float(cost.get("audio_s", 0.0)) / 3600
         ran, planned = float(cost.get("epochs", 0)), float(cost.get("planned_epochs", 0))
-        if trial.state is TrialState.PRUNED and 0 < ran < planned:
-            self.saved_hours += hours * (planned - ran) / ran
+        done = entry.paused_at or ran
+        saved = hours * (planned - done) / ran if trial.state is TrialState.PRUNED and ran > 0 and done < planned else 0.0
+        self.saved_hours += saved
+        if entry.paused_at is not None:
+            self._saved_by_pauses[trial.number] = saved
 
 
 def total_cost(trials: Iterable[FrozenTrial]) -> SweepCost:
@@ -53,17 +63,31 @@ def total_cost(trials: Iterable[FrozenTrial]) -> SweepCost:
     return cost
 
 
+def reasons_of(trials: Sequence[FrozenTrial]) -> list[str | None]:
+    """Return for each trial why it failed, was pruned or paused, and of one that paused by which trial it is continued; None: nothing."""
+    entries = [TrialEntry(trial) for trial in trials]
+    continued = {entry.retry_of: entry.number for entry in entries if entry.retry_of is not None and not entry.is_surplus}
+    reasons = []
+    for entry in entries:
+        reason = entry.trial.user_attrs.get("reason")
+        if entry.paused_at is not None:
+            by = f", continued by trial {continued[entry.number]}" if entry.number in continued else ""
+            reason = f"paused: {reason}{by}"
+        reasons.append(reason)
+    return reasons
+
+
 def trial_table(trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> dict[str, list[Any]]:
     """Return one row for each trial, as a list for each column."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     columns: dict[str, list[Any]] = {name: [] for name in ("trial", "state", *objectives, "seconds", *names, "reason", "run")}
-    for trial in trials:
+    for trial, reason in zip(trials, reasons_of(trials), strict=True):
         values = list(trial.values or [])
         row: dict[str, Any] = {"trial": trial.number, "state": trial.state.name.lower()}
         row |= {name: values[index] if index < len(values) else None for index, name in enumerate(objectives)}
         row["seconds"] = round(trial.duration.total_seconds(), 1) if trial.duration is not None else None
         row |= {name: trial.params.get(name) for name in names}
-        row |= {"reason": trial.user_attrs.get("reason"), "run": trial.user_attrs.get("run", {}).get("mlflow_run_id")}
+        row |= {"reason": reason, "run": trial.user_attrs.get("run", {}).get("mlflow_run_id")}
         for name, column in columns.items():
             column.append(row[name])
     return columns

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
+import optuna
 from optuna.storages.journal._file import BaseJournalFileLock
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 FIXED_PARAMS = "fixed_params"
 """System attribute of a trial: values by name that Optuna takes instead of asking the sampler; `Study.enqueue_trial` writes it."""
@@ -15,3 +18,21 @@ JournalLock = BaseJournalFileLock
 def id_of(trial: FrozenTrial) -> int:
     """Return the id by which a storage knows a trial; the public number only counts within its study."""
     return trial._trial_id
+
+
+class StudyWithout(optuna.Study):
+    """A study whose samplers do not see some of its trials.
+
+    Attributes:
+        hidden: numbers of these trials.
+    """
+
+    hidden: Container[int] = ()
+
+    def look_anew(self) -> None:
+        """Forget which trials there were when a sampler asked last, as `ask` does, for those who set a waiting trial running instead."""
+        self._thread_local.cached_all_trials = None
+
+    def _get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        return [trial for trial in trials if trial.number not in self.hidden]

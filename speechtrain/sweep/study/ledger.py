@@ -1,16 +1,18 @@
 """Which trials of a study are done, running, waiting or to be retried: a function of the list of trials alone, without a storage.
 
 Every sweeper that shares a study reads the same ledger from it. A *slot* is one of the n_trials places of a study; the trials in it are
-its first *attempt* and its retries. Slots are numbered in the order in which their first attempts were planned. Whatever process dies at
-whatever moment, the next reading says what is left to do. `study.py` acts on it.
+its first *attempt*, its retries, and those that continue one which had paused. Slots are numbered in the order in which their first
+attempts were planned. Whatever process dies at whatever moment, the next reading says what is left to do. `study.py` acts on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+from speechtrain.sweep.study.standings import Progress, Standings
 
 
 class State(Enum):
@@ -28,9 +30,11 @@ class LedgerEntry(Protocol):
 
     Attributes:
         number: number of the trial in its study.
-        retry_of: number of the failed trial that it repeats; None: a first attempt.
+        retry_of: number of the failed or paused trial that it goes on from; None: a first attempt.
         charged: whether its failure counts towards `retries`; a trial that was interrupted, or whose machine went away, does not.
         final: whether its failure would be the same again, so that it is not repeated.
+        paused_at: epochs after which it was pruned for the time being, so that it may be continued; None: it was not.
+        values: what it has reported, by steps, which count epochs from 0.
     """
 
     @property
@@ -43,6 +47,10 @@ class LedgerEntry(Protocol):
     def charged(self) -> bool: ...
     @property
     def final(self) -> bool: ...
+    @property
+    def paused_at(self) -> int | None: ...
+    @property
+    def values(self) -> Mapping[int, float]: ...
 
 
 @dataclass
@@ -61,6 +69,11 @@ class Slot:
     def latest(self) -> LedgerEntry:
         """Return the newest attempt, whose state is the slot's."""
         return self.attempts[-1]
+
+    @property
+    def promoted_from(self) -> int:
+        """Return the epochs after which its newest pause that was ended took place; 0: there was none."""
+        return max((attempt.paused_at or 0 for attempt in self.attempts[:-1]), default=0)
 
     def wants_retry(self, retries: int) -> bool:
         """Return whether the newest attempt failed and another one is allowed."""
@@ -83,18 +96,23 @@ class Ledger:
     Args:
         n_trials: number of slots that are to be filled; what is planned beyond them is never run.
         retries: number of charged failures of a slot that are retried.
+        standings: kept up to date with what the slots report, where trials pause; None: they do not.
 
     Attributes:
         slots: the first n_trials slots.
         surplus: trials that were planned twice at the same moment by two sweepers, and first attempts beyond n_trials, by number; those
             that wait are never run.
+        continued: for each paused trial that is continued, the number of the trial which does so.
     """
 
-    def __init__(self, *, n_trials: int, retries: int) -> None:
+    def __init__(self, *, n_trials: int, retries: int, standings: Standings | None = None) -> None:
         self.n_trials = n_trials
         self.retries = retries
+        self.standings = standings
         self.slots: list[Slot] = []
         self.surplus: dict[int, LedgerEntry] = {}
+        self.continued: dict[int, int] = {}
+        self._complete: set[int] = set()
         self._slot_of: dict[int, Slot] = {}
         self._open: dict[int, Slot] = {}
         self._failed: dict[int, Slot] = {}
@@ -116,6 +134,8 @@ class Ledger:
             if slot is None or slot.latest.number != entry.retry_of:  # planned by two sweepers at once: the first one counts
                 self.surplus[entry.number] = entry
                 return
+            if slot.latest.paused_at is not None:
+                self.continued[slot.latest.number] = entry.number
             slot.attempts.append(entry)
         self._slot_of[entry.number] = slot
         self._sort_in(slot)
@@ -133,7 +153,12 @@ class Ledger:
         """Note whether a slot is done, and how; one that was done is open again where a sweeper that retries more often repeats it."""
         if slot.rank >= self.n_trials:
             self.surplus[slot.latest.number] = slot.latest
-        elif not slot.is_done(self.retries):
+            return
+        if self.standings is not None:
+            self.standings.put(slot.rank, slot.latest.values, slot.latest.paused_at)
+        if slot.latest.state is State.COMPLETE:
+            self._complete.add(slot.rank)
+        if not slot.is_done(self.retries):
             self._open[slot.rank] = slot
             self._failed.pop(slot.rank, None)
         else:
@@ -174,7 +199,21 @@ class Ledger:
     @property
     def is_complete(self) -> bool:
         """Return whether the study has the results that were asked for."""
-        return self.done >= self.n_trials
+        return self.done >= self.n_trials and self.to_continue is None
+
+    @property
+    def paused(self) -> list[LedgerEntry]:
+        """Return the paused trials that are not continued."""
+        return [slot.latest for slot in self.slots if slot.latest.paused_at is not None]
+
+    @property
+    def to_continue(self) -> Slot | None:
+        """Return the slot whose paused trial is to be continued before another trial is begun; None: there is none."""
+        if self.standings is None:
+            return None
+        all_begun = len(self.slots) >= self.n_trials
+        rank = self.standings.rule.next_slot(self.standings, Progress(all_begun, self._open, bool(self._complete)))
+        return None if rank is None else self.slots[rank]
 
     def slot_of(self, number: int) -> Slot | None:
         """Return the slot of a trial; None for one that is surplus."""
@@ -182,9 +221,9 @@ class Ledger:
         return slot if slot is not None and slot.rank < self.n_trials else None
 
 
-def read_ledger(entries: Iterable[LedgerEntry], *, n_trials: int, retries: int) -> Ledger:
-    """Read the ledger from all trials of a study, given in any order."""
-    ledger = Ledger(n_trials=n_trials, retries=retries)
+def read_ledger(entries: Iterable[LedgerEntry], *, n_trials: int, retries: int, standings: Standings | None = None) -> Ledger:
+    """Read the ledger from all trials of a study, given in any order; `standings` are to be new."""
+    ledger = Ledger(n_trials=n_trials, retries=retries, standings=standings)
     for entry in sorted(entries, key=lambda entry: entry.number):
         ledger.put(entry)
     return ledger

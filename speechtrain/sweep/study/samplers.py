@@ -25,6 +25,8 @@ _SHORT_NAMES: dict[Kind, dict[str, str]] = {
         "asha": "optuna.pruners.SuccessiveHalvingPruner",
         "hyperband": "optuna.pruners.HyperbandPruner",
         "threshold": "optuna.pruners.ThresholdPruner",
+        "halving": "speechtrain.sweep.study.promotion.SuccessiveHalving",
+        "one_epoch": "speechtrain.sweep.study.promotion.KeepBest",
     },
     "sampler": {
         "tpe": "optuna.samplers.TPESampler",

@@ -41,8 +41,10 @@ from speechtrain.sweep.study.attributes import (
     record_cancelled,
 )
 from speechtrain.sweep.study.changes import TrialChanges
-from speechtrain.sweep.study.internals import FIXED_PARAMS, id_of
+from speechtrain.sweep.study.internals import FIXED_PARAMS, StudyWithout, id_of
 from speechtrain.sweep.study.ledger import Ledger, Slot
+from speechtrain.sweep.study.promotion import PromotionRule
+from speechtrain.sweep.study.standings import Standings
 from speechtrain.sweep.study.storage import study_lock
 from speechtrain.sweep.study.warm_start import Prior
 
@@ -70,13 +72,15 @@ class ClaimedTrial:
         id: id of the trial in its storage.
         number: number of the trial in its study.
         assignment: value of each active parameter.
-        retry_of: number of the failed trial that it repeats.
+        retry_of: number of the failed or paused trial that it goes on from.
+        promoted_from: epochs after which it may no longer pause, for it did there and was continued; 0: it has not paused.
     """
 
     id: int
     number: int
     assignment: Assignment
     retry_of: int | None
+    promoted_from: int = 0
 
 
 class Study:
@@ -142,14 +146,14 @@ class Study:
         self.claimed_ids: set[int] = set()
         self.finished: list[FrozenTrial] = []
         self._finished_numbers: set[int] = set()
-        self._ledger = Ledger(n_trials=n_trials, retries=retries)
+        self._ledger = self._new_ledger()
         self._watch = Watch(patience)
         self._ownerless = Watch(_OWNER_SECONDS)
         self._distributions = {parameter.name: distribution(parameter.domain) for parameter in space.all_parameters()}
         self._prior = Prior(prior, space, self._distributions)
         self.id = self._open()
         self._changes = TrialChanges(storage, self.id)
-        self._optuna_study: optuna.Study | None = None
+        self._optuna_study: StudyWithout | None = None
 
     def _open(self) -> int:
         directions = [StudyDirection[direction.upper()] for direction in self.directions]
@@ -210,11 +214,11 @@ class Study:
     def ledger(self) -> Ledger:
         """Read what has changed since the last time, and return the study's ledger with it."""
         changed, whole = self._changes.read()
-        if not whole and any(_is_surplus(trial) and self._ledger.slot_of(trial.number) for trial in changed):
+        if not whole and any(TrialEntry(trial).is_surplus and self._ledger.slot_of(trial.number) for trial in changed):
             changed, whole = self._changes.read(anew=True)  # the slots behind it move up
         if whole:
-            self._ledger = Ledger(n_trials=self.n_trials, retries=self.retries)
-        counted = [trial for trial in changed if not _is_surplus(trial)]
+            self._ledger = self._new_ledger()
+        counted = [trial for trial in changed if not TrialEntry(trial).is_surplus]
         for trial in counted:
             self._ledger.put(TrialEntry(trial))
         ended = [trial for trial in counted if trial.state.is_finished() and trial.number not in self._finished_numbers]
@@ -225,6 +229,12 @@ class Study:
     def running(self, ledger: Ledger) -> list[FrozenTrial]:
         """Return the trials that a process runs, or ran before it died."""
         return [entry.trial for entry in ledger.running if isinstance(entry, TrialEntry)]
+
+    def _new_ledger(self) -> Ledger:
+        standings = None
+        if isinstance(self.pruner, PromotionRule) and len(self.directions) == 1:
+            standings = Standings(self.pruner, self.directions[0])
+        return Ledger(n_trials=self.n_trials, retries=self.retries, standings=standings)
 
     # --- planning and claiming --------------------------------------------------------------------------------------------------------
 
@@ -249,11 +259,49 @@ class Study:
         return ledger if not ledger.to_retry else self.ledger()
 
     def claim(self, ledger: Ledger | None = None) -> ClaimedTrial | None:
-        """Set the next trial running, so that it is this sweeper's alone, and return it; None if none waits."""
+        """Set the next trial running, so that it is this sweeper's alone, and return it; None if none waits.
+
+        A paused trial that is to be continued comes before those that wait.
+        """
+        ledger = ledger or self.ledger()
+        if ledger.to_continue is not None and (continued := self._claim_continuation()) is not None:
+            return continued
         if self._by_creation:
-            return self._claim_by_creating(ledger or self.ledger())
+            return self._claim_by_creating(ledger)
         with study_lock(self.url, self.name) if self.url.startswith("sqlite") else nullcontext():
-            return self._claim_waiting(ledger or self.ledger())
+            return self._claim_waiting(ledger)
+
+    def _claim_continuation(self) -> ClaimedTrial | None:
+        """Create a running trial that goes on from the paused one that is to be continued; None if another sweeper was first."""
+        with study_lock(self.url, self.name):
+            slot = self.ledger().to_continue
+            if slot is None:
+                return None
+            paused = slot.latest
+            assert isinstance(paused, TrialEntry)
+            before = paused.trial
+            template = optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=before.params,
+                distributions=before.distributions,
+                intermediate_values=before.intermediate_values,
+                constraints=before.constraints or None,
+                system_attrs={OWNER: Process.current().to_dict(), RETRY_OF: before.number},
+            )
+            trial = self.storage.get_trial(self.storage.create_new_trial(self.id, template_trial=template))
+            won = self._won(trial)
+        if won is None:
+            return None
+        self.claimed_ids.add(id_of(trial))
+        return ClaimedTrial(id_of(trial), trial.number, dict(trial.params), before.number, won.promoted_from)
+
+    def _won(self, trial: FrozenTrial) -> Slot | None:
+        """Return the slot of a running trial that was just created; a surplus one, for another sweeper was first, fails: None."""
+        slot = self.ledger().slot_of(trial.number)
+        if slot is None:
+            self.storage.set_trial_system_attr(id_of(trial), FAILURE, {"surplus": True})
+            finish(self.storage, id_of(trial), TrialState.FAIL)
+        return slot
 
     def _claim_waiting(self, ledger: Ledger) -> ClaimedTrial | None:
         """Claim a waiting trial by setting it running; the journal and PostgreSQL let one process do that, SQLite needs a lock."""
@@ -266,7 +314,7 @@ class Study:
             except UpdateFinishedTrialError:
                 continue
             self.storage.set_trial_system_attr(id_of(trial), OWNER, Process.current().to_dict())
-            if (claimed := self._assign(trial, rank)) is not None:
+            if (claimed := self._assign(trial, ledger.slots[rank])) is not None:
                 return claimed
         return None
 
@@ -282,19 +330,15 @@ class Study:
         attrs = {OWNER: Process.current().to_dict(), **(_retry_attributes(slot) if slot is not None else {})}
         template = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs=attrs)
         trial = self.storage.get_trial(self.storage.create_new_trial(self.id, template_trial=template))
-        won = self.ledger().slot_of(trial.number)
-        if won is None:  # another sweeper was first
-            self.storage.set_trial_system_attr(id_of(trial), FAILURE, {"surplus": True})
-            finish(self.storage, id_of(trial), TrialState.FAIL)
-            return None
-        return self._assign(trial, won.rank)
+        won = self._won(trial)
+        return self._assign(trial, won) if won is not None else None
 
-    def _assign(self, trial: FrozenTrial, rank: int) -> ClaimedTrial | None:
+    def _assign(self, trial: FrozenTrial, slot: Slot) -> ClaimedTrial | None:
         """Give a claimed trial its values: those of its slot, or of the trial it repeats, and what the sampler proposes for the others.
 
         A trial fails, and None is returned, if `Study.enqueue_trial` gave it a value that the space does not have.
         """
-        trial_id = id_of(trial)
+        trial_id, rank = id_of(trial), slot.rank
         self.claimed_ids.add(trial_id)
         given = trial.system_attrs.get(FIXED_PARAMS) or (self.first[rank] if rank < len(self.first) else {})
         try:
@@ -302,7 +346,9 @@ class Study:
             if fixed and fixed != trial.system_attrs.get(FIXED_PARAMS):
                 self.storage.set_trial_system_attr(trial_id, FIXED_PARAMS, fixed)
             if self._optuna_study is None:
-                self._optuna_study = optuna.load_study(study_name=self.name, storage=self.storage, pruner=self.pruner)
+                self._optuna_study = StudyWithout(study_name=self.name, storage=self.storage, pruner=self.pruner)
+            self._optuna_study.hidden = self._ledger.continued  # samplers would count what such a trial has tried twice, and as given up
+            self._optuna_study.look_anew()
             assignment = self._suggest(self._optuna_study, trial_id, trial.number)
         except (ValueError, TypeError) as error:
             given = self.storage.get_trial(trial_id).system_attrs.get(FIXED_PARAMS)
@@ -311,7 +357,7 @@ class Study:
             fail(self.storage, trial_id, f"the enqueued values {given} are not in the space: {first_line(error)}", final=True)
             self.claimed_ids.discard(trial_id)
             return None
-        return ClaimedTrial(trial_id, trial.number, assignment, trial.system_attrs.get(RETRY_OF))
+        return ClaimedTrial(trial_id, trial.number, assignment, trial.system_attrs.get(RETRY_OF), slot.promoted_from)
 
     def _propose_with_prior(self, number: int, given: Assignment) -> Assignment:
         """Return the values that the sampler proposes where it sees earlier studies as well; only those given once it sees none.
@@ -321,7 +367,7 @@ class Study:
         if not self._prior.size(len(self.finished)):
             return given
         own = [trial for trial in self.trials() if trial.state is not TrialState.WAITING and trial.state is not TrialState.FAIL]
-        own = [trial for trial in own if trial.number != number]
+        own = [trial for trial in own if trial.number != number and trial.number not in self._ledger.continued]
         storage = optuna.storages.InMemoryStorage()
         minimize = self.directions[0] == "minimize"
         study_id = storage.create_new_study([StudyDirection[self.directions[0].upper()]], self.name)
@@ -415,10 +461,6 @@ def _retry_attributes(slot: Slot) -> dict[str, Any]:
     assert isinstance(failed, TrialEntry)
     values = failed.trial.params or failed.trial.system_attrs.get(FIXED_PARAMS)  # it may have died before it was given its values
     return {RETRY_OF: failed.number, **({FIXED_PARAMS: dict(values)} if values else {})}
-
-
-def _is_surplus(trial: FrozenTrial) -> bool:
-    return bool(trial.system_attrs.get(FAILURE, {}).get("surplus"))
 
 
 def _end_of(trial: FrozenTrial) -> float:

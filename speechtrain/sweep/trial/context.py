@@ -34,7 +34,8 @@ class TrialContext:
         show_output: whether the job prints to the terminal and not to `output.log`.
         name: name of its run in the trackers.
         parents: ids of the sweep's own runs, by tracker.
-        retry_of: number of the failed trial that it repeats.
+        retry_of: number of the failed or paused trial that it goes on from.
+        promoted_from: epochs after which it may no longer pause, for it did there and is continued; 0: it has not paused.
         meters: whether its CPU and GPU time is stored however its job is made, for a budget that counts them.
     """
 
@@ -56,13 +57,15 @@ class TrialContext:
     name: str = ""
     parents: Mapping[str, str] = field(default_factory=dict)
     retry_of: int | None = None
+    promoted_from: int = 0
     meters: bool = False
 
     @property
     def tags(self) -> dict[str, str]:
         """Return the tags of the trial's run in the trackers."""
         retried = {"speechtrain.retry_of": str(self.retry_of)} if self.retry_of is not None else {}
-        return {"speechtrain.study": self.study, "speechtrain.trial": str(self.number), **retried}
+        continued = {"paused": f"after epoch {self.promoted_from}, continued by trial {self.number}"} if self.promoted_from else {}
+        return {"speechtrain.study": self.study, "speechtrain.trial": str(self.number), **retried, **continued}
 
     def to_text(self) -> str:
         """Return the context as one line of JSON, for the environment."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from types import FrameType
 from typing import Any
 
@@ -25,7 +27,10 @@ from speechtrain.processes import interrupts
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.study.attributes import BEAT, CANCEL, JOB, OWNER, TrialEntry, complete, fail, prune, record_cancelled
 from speechtrain.sweep.study.cost import COST
+from speechtrain.sweep.study.ledger import read_ledger
+from speechtrain.sweep.study.promotion import PromotionRule
 from speechtrain.sweep.study.samplers import make_pruner
+from speechtrain.sweep.study.standings import Standings
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.meter import Meter
@@ -55,6 +60,10 @@ class TrialHandle:
         self.outcome: Outcome | None = None
         self.recorded = False
         self._trial: optuna.Trial | None = None
+
+    @cached_property
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        return make_pruner(self.context.pruner)
 
     def end(self, outcome: Outcome) -> None:
         """Keep the outcome for the owner to record, unless one is known already."""
@@ -92,11 +101,36 @@ class TrialHandle:
 
     def should_prune(self) -> bool:
         """Return whether the trial is cancelled, or the pruner of the config would end it after what it reported last."""
-        return self.is_cancelled() or (self.context.pruner is not None and self._optuna_trial().should_prune())
+        if self.is_cancelled():
+            return True
+        return self.context.pruner is not None and not isinstance(self._pruner, PromotionRule) and self._optuna_trial().should_prune()
 
     def is_cancelled(self) -> bool:
         """Return whether someone has asked for the end of the trial."""
         return CANCEL in self.storage.get_trial(self.context.id).system_attrs
+
+    def should_pause(self, epoch: int) -> bool:
+        """Return whether the trial is to pause after an epoch that it has reported, counted from 0, by a rule that pauses trials."""
+        rule = self._pruner
+        if not isinstance(rule, PromotionRule):
+            return False
+        rung, promoted_from = rule.rung_at(epoch + 1), rule.rung_at(self.context.promoted_from) or 0
+        if rung is None or rung <= promoted_from:
+            return False
+        reported = self.storage.get_trial(self.context.id).intermediate_values
+        if any(rule.rung_at(earlier + 1) == rung for earlier in reported if earlier < epoch):
+            return False  # it went on when it came to the rung
+        entries = [entry for entry in map(TrialEntry, self._all_trials()) if not entry.is_surplus]
+        standings = Standings(rule, self.context.directions[0])
+        slot = read_ledger(entries, n_trials=sys.maxsize, retries=0, standings=standings).slot_of(self.context.number)
+        return slot is not None and not standings.goes_on(slot.rank, epoch + 1)
+
+    def last_reported(self) -> int | None:
+        """Return the last epoch that the trial has reported, counted from 0; None: it has reported none."""
+        return self.storage.get_trial(self.context.id).last_step
+
+    def _all_trials(self) -> list[FrozenTrial]:
+        return self.storage.get_all_trials(self.storage.get_study_id_from_name(self.context.study), deepcopy=False)
 
     def completed_trials(self) -> list[FrozenTrial]:
         """Return the completed trials of the study."""
@@ -104,7 +138,7 @@ class TrialHandle:
         return self.storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
 
     def earlier_attempts(self) -> Iterator[FrozenTrial]:
-        """Yield the failed trials that this one repeats, the latest first."""
+        """Yield the failed and paused trials that this one goes on from, the latest first."""
         study_id = self.storage.get_study_id_from_name(self.context.study)
         number = self.context.retry_of
         while number is not None:
@@ -115,9 +149,8 @@ class TrialHandle:
     def _optuna_trial(self) -> optuna.Trial:
         """Return the trial as Optuna's own object, with the pruner that the context brings along."""
         if self._trial is None:
-            pruner = make_pruner(self.context.pruner)
             sampler = optuna.samplers.RandomSampler(0)
-            study = optuna.load_study(study_name=self.context.study, storage=self.storage, sampler=sampler, pruner=pruner)
+            study = optuna.load_study(study_name=self.context.study, storage=self.storage, sampler=sampler, pruner=self._pruner)
             self._trial = optuna.Trial(study, self.context.id)
         return self._trial
 
@@ -128,8 +161,10 @@ class TrialHandle:
             complete(self.storage, trial_id, values)
         elif self.is_cancelled():
             record_cancelled(self.storage, trial_id)
-        elif outcome.ending == "pruned":
-            prune(self.storage, trial_id, outcome.reason)
+        elif outcome.ending in ("pruned", "paused"):
+            last = self.last_reported()
+            paused_at = last + 1 if outcome.ending == "paused" and last is not None else None
+            prune(self.storage, trial_id, outcome.reason, paused_at=paused_at)
         elif outcome.ending != "done":
             fail(self.storage, trial_id, outcome.reason, charged=outcome.ending != "interrupted", final=outcome.final)
         else:

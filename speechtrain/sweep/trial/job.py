@@ -1,4 +1,4 @@
-"""Trains a trial of a speech sweep: once for each seed, pruned between epochs, seeds and folds.
+"""Trains a trial of a speech sweep: once for each seed, paused or pruned between epochs, pruned between seeds and folds.
 
 `app/job.py` calls `run_trial` when `SPEECHTRAIN_TRIAL` in the environment names a trial, so it works under any launcher, and needs no
 sweeper to be alive when it ends. What lies below this file in `sweep/` works for any Hydra program; how a trial is claimed and recorded is
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +21,10 @@ from speechtrain.backends.checkpoint_files import FOLDER as CHECKPOINTS
 from speechtrain.config.compose import check
 from speechtrain.config.targets import Direction
 from speechtrain.console import printing_to
-from speechtrain.errors import RunPruned, UserError
+from speechtrain.errors import RunPaused, RunPruned, UserError
 from speechtrain.sweep.study.cost import COST
 from speechtrain.sweep.study.objectives import Constraint
+from speechtrain.sweep.trial.attempts import OUTPUT, continue_earlier_attempt, delete_checkpoints
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialCancelledError, TrialHandle, own_trial
 from speechtrain.sweep.trial.meter import Meter
@@ -34,14 +34,12 @@ from speechtrain.training.result import Result, finished_result
 
 log = logging.getLogger(__name__)
 
-OUTPUT = "output.log"
-"""File in a trial's folder with what it prints."""
 _RUN, _SEED_VALUES = "run", "seed_values"
 """User attributes of a trial: folder and MLflow run id of its first seed's run, and the objectives of each seed so far."""
 
 
 class TrialCallback(Callback):
-    """Reports epochs to the study and ends a training that the pruner, or a constraint on the model, rules out.
+    """Reports epochs to the study and ends a training that the pruner, or a constraint on the model, rules out, or pauses it.
 
     Args:
         trial: the trial that is trained.
@@ -53,6 +51,11 @@ class TrialCallback(Callback):
         self.trial = trial
         self.metric = metric
         self.reports = reports and len(trial.context.directions) == 1
+        self._epochs: int | None = None
+
+    def on_train_start(self, total_epochs: int, first_epoch: int) -> None:  # noqa: ARG002
+        """Note when the training is over, for a trial that has come to its end does not pause."""
+        self._epochs = total_epochs
 
     def on_model_ready(self, facts: Mapping[str, float]) -> None:
         """Check the constraints on what is known of the model before it is trained.
@@ -71,10 +74,13 @@ class TrialCallback(Callback):
         compares = self.reports and self.metric in metrics
         if compares:
             self.trial.report(metrics[self.metric], epoch)
+        what = f"{self.metric} {metrics[self.metric]:.4g} after epoch {epoch + 1}" if compares else ""
         if self.trial.is_cancelled():
             control.prune(f"cancelled after epoch {epoch + 1}")
         elif compares and self.trial.should_prune():
-            control.prune(f"{self.metric} {metrics[self.metric]:.4g} after epoch {epoch + 1}")
+            control.prune(what)
+        elif compares and control.stop_reason is None and epoch + 1 != self._epochs and self.trial.should_pause(epoch):
+            control.pause(what)
 
 
 class CostMeter(Callback):
@@ -119,46 +125,18 @@ def run_trial(context: TrialContext, cfg: DictConfig, overrides: Sequence[str]) 
     return values[0] if len(values) == 1 else values
 
 
-_FOLDER = "folder"
-"""User attribute of a trial: the folder of its run, from which another attempt goes on."""
-_OF_ONE_ATTEMPT = (".hydra", OUTPUT)
-"""What stays in the folder of an attempt that failed, as do files that the next one has as well: its log."""
-
-
-def continue_earlier_attempt(trial: TrialHandle, folder: Path) -> Mapping[str, Any]:
-    """Move what an earlier attempt has left into the folder of this one, if it has a checkpoint, and repeat its reports to the pruner.
-
-    Args:
-        trial: the trial that is about to be trained.
-        folder: folder of its run.
-
-    Returns:
-        The facts that the earlier attempt stored with its trial; empty if there is nothing to go on from.
-    """
-    trial.set_attribute(_FOLDER, str(folder.absolute()))
-    for earlier in trial.earlier_attempts():
-        place = Path(earlier.user_attrs.get(_FOLDER, folder))
-        if place == folder.absolute() or not any(place.glob(f"**/{CHECKPOINTS}/*")):
-            continue
-        for item in place.iterdir():
-            if item.name not in _OF_ONE_ATTEMPT and not (folder / item.name).exists():
-                shutil.move(item, folder / item.name)
-        for epoch, value in earlier.intermediate_values.items():
-            trial.report(value, epoch)
-        trial.set_constraints(earlier.constraints)
-        log.info("goes on from what trial %d has left", earlier.number)
-        return earlier.user_attrs
-    return {}
-
-
 def _train_or_prune(trial: TrialHandle, cfg: DictConfig, overrides: Sequence[str]) -> list[float]:
     try:
         before = continue_earlier_attempt(trial, Path(cfg.output_dir))
+        last = trial.last_reported()
+        if before and last is not None and last + 1 < cfg.trainer.epochs and trial.should_pause(last):
+            raise RunPaused(f"after epoch {last + 1}, when the attempt before this one ended")  # it died on the way
         return _SeedTrainings(trial, cfg, overrides, before).run()
+    except RunPaused:
+        raise
     except RunPruned:
         if not trial.context.keep_pruned:
-            for checkpoints in Path(cfg.output_dir).glob(f"**/{CHECKPOINTS}"):
-                shutil.rmtree(checkpoints, ignore_errors=True)
+            delete_checkpoints(Path(cfg.output_dir))
         raise
 
 

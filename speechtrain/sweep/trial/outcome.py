@@ -12,12 +12,12 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from speechtrain.config.internals import result_of
 from speechtrain.config.overrides import override_text
-from speechtrain.errors import RunError, RunPruned, UserError
+from speechtrain.errors import RunError, RunPaused, RunPruned, UserError
 
 VARIABLE = "SPEECHTRAIN_TRIAL"
 """Environment variable that tells a job which trial it is; its value is `TrialContext.to_text()`."""
 
-Ending = Literal["done", "pruned", "failed", "died", "timeout", "memory", "interrupted"]
+Ending = Literal["done", "pruned", "paused", "failed", "died", "timeout", "memory", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Outcome:
         number: number of the job.
         ending: what ended it; `died`, `timeout` and `memory` are seen from outside of its process.
         value: what it returned.
-        reason: why it failed or was pruned, in a line; otherwise empty.
+        reason: why it failed, was pruned or paused, in a line; otherwise empty.
         trace: the stack trace of an unexpected error, for the log.
         final: whether the same job would fail again.
         recorded: whether the study has the outcome already.
@@ -90,6 +90,8 @@ def outcome_of_error(number: int, error: BaseException) -> Outcome:
         return replace(error.outcome, number=number)
     if isinstance(error, KeyboardInterrupt):
         return Outcome(number, "interrupted", reason="interrupted")
+    if isinstance(error, RunPaused):
+        return Outcome(number, "paused", reason=str(error))
     if _is_pruned(error):
         return Outcome(number, "pruned", reason=str(error))
     try:

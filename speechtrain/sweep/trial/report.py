@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import SupportsFloat
 
-from speechtrain.errors import RunPruned
+from speechtrain.errors import RunPaused, RunPruned
 from speechtrain.sweep.trial.outcome import VARIABLE, Outcome
 
 
@@ -18,7 +18,7 @@ def report(value: SupportsFloat, step: int, *, raises: bool = True) -> bool:
 
     In a job that is not a trial of a sweep it does nothing, and so it does in a trial of several objectives, which has no pruner. A step
     that was reported before is not reported again. Once it was said that a job should end, its trial counts as pruned, with the last value
-    that it reported, whatever the job returns.
+    that it reported, whatever the job returns; one that pauses, by a pruner that continues trials, is run again where it is promoted.
 
     Args:
         value: of the step, in the direction in which the sweep's objective is better; anything that `float` takes.
@@ -41,10 +41,11 @@ def report(value: SupportsFloat, step: int, *, raises: bool = True) -> bool:
     if len(handle.context.directions) > 1:
         return False
     handle.report(float(value), step)
-    if not handle.should_prune():
+    pauses = handle.should_pause(step)
+    if not pauses and not handle.should_prune():
         return False
     reason = f"{float(value):.4g} at step {step}"
-    handle.end(Outcome(handle.context.number, "pruned", reason=reason))
+    handle.end(Outcome(handle.context.number, "paused" if pauses else "pruned", reason=reason))
     if raises:
-        raise RunPruned(reason)
+        raise RunPaused(reason) if pauses else RunPruned(reason)
     return True

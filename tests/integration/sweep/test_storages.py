@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import socket
-import subprocess
-import sys
-import time
 
 import databases
 import optuna
 import pytest
-from databases import free_port
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 pytestmark = pytest.mark.long
@@ -28,21 +23,8 @@ def postgresql(tmp_path):
 
 @pytest.fixture
 def grpc_proxy(tmp_path):
-    """Optuna's gRPC proxy before an SQLite database."""
-    port = free_port()
-    code = (
-        "import optuna;"
-        f"storage = optuna.storages.RDBStorage('sqlite:///{tmp_path}/behind.db', engine_kwargs={{'connect_args': {{'timeout': 60}}}});"
-        f"optuna.storages.run_grpc_proxy_server(storage, host='127.0.0.1', port={port})"
-    )
-    server = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    for _ in range(200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"grpc://127.0.0.1:{port}"
-    server.kill()
+    with databases.grpc_proxy(tmp_path) as url:
+        yield url
 
 
 def share_a_quota(toy, url: str) -> None:

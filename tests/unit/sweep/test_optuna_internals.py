@@ -63,3 +63,26 @@ def test_optunas_journal_uses_a_lock_of_ours(tmp_path: Path):
 
         JournalFileBackend(str(tmp_path / "journal"), lock_obj=Lock()).append_logs([{"a": 1}])
         assert calls == ["acquire", "release"]
+
+
+@pytest.mark.parametrize("sampler", [optuna.samplers.TPESampler, optuna.samplers.CmaEsSampler, optuna.samplers.NSGAIISampler])
+def test_optunas_samplers_do_not_see_what_is_hidden_from_them(sampler):
+    with uses("Study._get_trials"):
+        from speechtrain.sweep.study.internals import StudyWithout, id_of
+
+        storage = optuna.storages.InMemoryStorage()
+        study = optuna.create_study(storage=storage, study_name="study")
+        study.enqueue_trial({"x": 0.25})
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+        study.ask()
+        trial_id = id_of(study.trials[3])
+        view = StudyWithout(study_name="study", storage=storage, sampler=sampler())
+        view.hidden = {0, 1, 2}
+        seen = []
+        get_trials = view._get_trials
+        view._get_trials = lambda *arguments, **named: seen.append(get_trials(*arguments, **named)) or seen[-1]
+
+        optuna.trial.Trial(view, trial_id).suggest_float("x", 0, 1)
+
+        assert seen
+        assert all(trial.number == 3 for trials in seen for trial in trials)

@@ -114,6 +114,11 @@ def test_conditions_that_cannot_end_a_study_are_told(plan: Plan, typed: list[str
         plan("seed=interval(1,9)", "data=synthetic", *(f"hydra.sweeper.{item}" for item in typed))
 
 
+def test_a_rule_that_pauses_trials_is_refused_with_several_objectives(plan: Plan) -> None:
+    with pytest.raises(ConfigError, match=r"hydra.sweeper.pruner: SuccessiveHalving compares trials by one objective"):
+        plan("seed=1,2", "hydra/sweeper/pruner=halving", "hydra.sweeper.objectives=[val/wer,params]")
+
+
 def test_the_name_of_a_study_is_that_of_earlier_versions_so_that_old_studies_are_continued():
     when = [{"if": {"model": "conformer"}, "params": {"model.kernel_size": "choice(7,15)"}}]
     typed = ["model=conformer,crdnn", "optimizer.lr=tag(log,interval(1e-4,1e-2))", "seed=1"]

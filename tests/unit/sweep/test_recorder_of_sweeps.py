@@ -112,6 +112,28 @@ def trial(state: TrialState, seconds: float, **spent: float) -> optuna.trial.Fro
     return found
 
 
+def test_a_trial_that_paused_counts_as_pruned_until_it_is_continued():
+    def attempt(number: int, state: TrialState, epochs: int, **attributes: int) -> optuna.trial.FrozenTrial:
+        found = trial(state, 360.0 * epochs, epochs=epochs, planned_epochs=10)
+        found.number = number
+        found.system_attrs = {f"speechtrain:{name}": value for name, value in attributes.items()}
+        found.user_attrs["reason"] = "others do better"
+        return found
+
+    paused = [attempt(0, TrialState.PRUNED, 1, paused=1), attempt(1, TrialState.PRUNED, 1, paused=1)]
+    assert total_cost(paused).saved_hours == pytest.approx(1.8)
+
+    further = [*paused, attempt(2, TrialState.PRUNED, 2, paused=3, retry_of=0)]
+    cost = total_cost(further)
+    assert cost.counts["pruned"] == 2
+    assert cost.saved_hours == pytest.approx(0.9 + 0.7)
+    done = [*further, attempt(3, TrialState.COMPLETE, 7, retry_of=2)]
+    assert total_cost(done).counts == {"complete": 1, "pruned": 1, "failed": 0}
+    assert total_cost(done).saved_hours == pytest.approx(0.9)
+    reason = "paused: others do better"
+    assert trial_table(done, ["val/wer"])["reason"][:3] == [f"{reason}, continued by trial 2", reason, f"{reason}, continued by trial 3"]
+
+
 def test_what_pruning_saved_is_the_time_the_pruned_trials_would_have_gone_on():
     trials = [
         trial(TrialState.COMPLETE, 3600, cpu_s=3600, audio_s=7200, epochs=10, planned_epochs=10),

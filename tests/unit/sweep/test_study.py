@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 from speechtrain.errors import ConfigError
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.space.space import parse_space
-from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, SETTINGS, VERSION, complete, fail
+from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, SETTINGS, VERSION, complete, fail, prune
 from speechtrain.sweep.study.internals import id_of
+from speechtrain.sweep.study.promotion import SuccessiveHalving
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import Study
@@ -207,3 +208,86 @@ def test_a_retry_that_died_before_it_was_given_its_values_passes_them_on(make):
     study.plan()
 
     assert study.claim().assignment == first.assignment
+
+
+HALVING = {"pruner": SuccessiveHalving(1, 2), "n_trials": 2, "first": []}
+
+
+def pause(study: Study, value: float) -> int:
+    """Run the next trial until it pauses after its first epoch; returns its number."""
+    study.plan()
+    claimed = study.claim()
+    study.storage.set_trial_intermediate_value(claimed.id, 0, value)
+    prune(study.storage, claimed.id, "others do better", paused_at=1)
+    return claimed.number
+
+
+def test_a_paused_trial_that_is_among_the_best_is_continued_with_its_values_and_its_curve_before_others_begin(make):
+    study = make(**{**HALVING, "n_trials": 9})
+    pause(study, 0.2)
+    best = pause(study, 0.1)
+
+    study.plan()
+    again = study.claim()
+
+    assert (again.retry_of, again.promoted_from) == (best, 1)
+    before, running = (study.trials()[number] for number in (best, again.number))
+    assert running.state is TrialState.RUNNING
+    assert (running.params, running.distributions) == (before.params, before.distributions)
+    assert again.assignment == before.params
+    assert running.intermediate_values == {0: 0.1}
+    fail(study.storage, again.id, "killed", charged=False)
+    study.plan()
+    retried = study.claim()
+    assert (retried.retry_of, retried.promoted_from, retried.assignment) == (again.number, 1, before.params)
+
+
+@pytest.mark.parametrize("by_creation", [False, True])
+def test_a_paused_trial_is_continued_by_one_of_two_sweepers_and_the_study_is_complete_when_one_has_a_result(make, by_creation):
+    one, other = make(**HALVING), make(**HALVING)
+    one._by_creation = other._by_creation = by_creation
+    pause(one, 0.2)
+    pause(one, 0.1)
+    assert not other.ledger().is_complete
+
+    again = one.claim()
+    assert other.claim() is None
+    complete(one.storage, again.id, [0.05])
+
+    assert other.ledger().is_complete
+    assert other.claim() is None
+    assert [trial.state.name for trial in one.trials()] == ["PRUNED", "PRUNED", "COMPLETE"]
+
+
+def test_what_two_sweepers_without_a_lock_create_at_once_counts_once(make):
+    one = make(**HALVING)
+    pause(one, 0.2)
+    pause(one, 0.1)
+    again = one.claim()
+    template = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs={"speechtrain:retry_of": again.retry_of})
+    late = one.storage.get_trial(one.storage.create_new_trial(one.id, template_trial=template))
+
+    assert one._won(late) is None
+    assert one.ledger().slot_of(again.number) is not None
+    assert one.trials()[late.number].state is TrialState.FAIL
+    assert make(**HALVING).ledger().slots[1].latest.number == again.number
+
+
+def test_a_sampler_sees_what_a_continued_trial_has_tried_once(make):
+    seen = []
+
+    class Sampler(optuna.samplers.RandomSampler):
+        def infer_relative_search_space(self, study, trial):
+            seen.append([each.number for each in study._get_trials(deepcopy=False, use_cache=True)])
+            return {}
+
+    study = make(**{**HALVING, "n_trials": 9, "make_sampler": lambda _number: Sampler()})
+    pause(study, 0.2)
+    best = pause(study, 0.1)
+    study.plan()
+    again = study.claim()
+    study.claim()
+
+    assert best in seen[1]
+    assert best not in seen[-1]
+    assert again.number in seen[-1]
