@@ -20,7 +20,7 @@ from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.console import console, format_metric
 from speechtrain.errors import unwritable
-from speechtrain.inference.evaluation import Evaluation, evaluate, write
+from speechtrain.inference.evaluation import Evaluation, evaluate, keep_earlier, write
 from speechtrain.inference.find import find_model, results_folder
 
 _SEARCH = ("-m", "--multirun")
@@ -64,6 +64,8 @@ def run(arguments: list[str]) -> int:
     print_evaluation(evaluation)
     folder = results_folder(evaluation.weights, f"evaluation-{split}", cfg.out)
     try:
+        if cfg.out is None and (earlier := keep_earlier(evaluation, folder)) is not None:
+            console.print(f"earlier     {earlier} has the results before, of other data or another decoder", markup=False)
         files = write(evaluation, folder, cfg)
     except OSError as error:
         raise unwritable(folder, error, "out") from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -158,6 +160,25 @@ def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
             f"data.normalize=[nfc,{case_step(missing, data.tokenizer.vocabulary)},punctuation]"
         )
     log.warning("%s; they count as errors", message)
+
+
+def keep_earlier(evaluation: Evaluation, folder: Path) -> Path | None:
+    """Move the results in a folder out of the way if they are of another model, other data or another decoder; return where they are.
+
+    Raises:
+        OSError: they cannot be moved.
+    """
+    try:
+        earlier = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        of_earlier = {name: each["overrides"] for name, each in earlier["decoders"].items()}
+        same = [earlier["model"], earlier["fingerprint"], of_earlier]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    decoders = {each.name: list(each.overrides) for each in evaluation.results}
+    if same == [str(evaluation.weights), evaluation.data.fingerprint(evaluation.split), decoders]:
+        return None
+    number = next(number for number in itertools.count(1) if not os.path.lexists(folder.with_name(f"{folder.name}-{number}")))
+    return folder.rename(folder.with_name(f"{folder.name}-{number}"))
 
 
 def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Path]:

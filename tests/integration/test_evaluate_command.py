@@ -111,3 +111,11 @@ def test_what_is_recognised_where_nothing_is_said_counts_as_inserted(
     found = json.loads(Path("silent/evaluation.json").read_text())["decoders"]["greedy"]
     assert found["metrics"]["cer"] == pytest.approx(len(said) / len(text))
     assert (found["insertions"], found["deletions"]) == (1, 0)
+
+
+def test_the_results_of_another_decoder_are_kept_beside_the_newest(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in ([], ["decoder=beam"], ["decoder=beam"]):
+        assert here("evaluate", f"from={trained}", "split=val", "report=false", *options) == 0
+    found = {path.name: set(json.loads((path / "evaluation.json").read_text())["decoders"]) for path in trained.glob("evaluation-val*")}
+    assert found == {"evaluation-val": {"beam"}, "evaluation-val-1": {"greedy"}}
+    assert "evaluation-val-1 has the results before" in "".join(capsys.readouterr().out.split("\n")).replace("  ", " ")
