@@ -26,9 +26,10 @@ from pathlib import Path
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from sweep_table import draw
+
 from speechtrain.sweep.study.promotion import KeepBest, PromotionRule, SuccessiveHalving
 from speechtrain.sweep.study.standings import Progress, Standings
-from sweep_table import draw
 
 BEGIN_SECONDS = 1.0
 """CPU time of a warm trial that is neither training nor validation (`sweep.py trial`)."""
