@@ -166,7 +166,7 @@ def test_the_error_report_opens_inside_the_ui(browser: Any, ui: str, place: Path
 def test_the_sweeps_report_opens_inside_the_ui(browser: Any, ui: str, place: Path) -> None:
     run = runs_of(place)["sweep"]
     address = f"{ui}/#/experiments/1/runs/{run.info.run_id}/artifacts/sweep_report.html"
-    show(browser, address, "saved by pruning", "Importance", "Timeline", frame=True, name="sweep_report")
+    show(browser, address, "saved by pruning", "Timeline", "All trials", frame=True, name="sweep_report")
 
 
 def test_the_transcripts_are_a_table(browser: Any, ui: str, place: Path) -> None:

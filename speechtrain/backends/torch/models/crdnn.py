@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from speechtrain.backends.torch.encoder import ConvStem, Encoder
+from speechtrain.backends.torch.models.recurrent import LstmLayers
 
 
 class Crdnn(Encoder):
@@ -33,7 +34,7 @@ class Crdnn(Encoder):
         super().__init__()
         self.stem = ConvStem(input_size, list(conv_channels), list(conv_time_strides), rnn_size)
         self.norm = nn.LayerNorm(rnn_size)
-        kind = {"lstm": nn.LSTM, "gru": nn.GRU}[rnn]
+        kind = {"lstm": LstmLayers, "gru": nn.GRU}[rnn]
         self.rnn = kind(
             rnn_size,
             rnn_size,

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from speechtrain.backends.torch.encoder import Encoder, stack_frames
+from speechtrain.backends.torch.models.recurrent import LstmLayers
 
 State = tuple[torch.Tensor, torch.Tensor]
 """Hidden and cell state, each (layers, B, D)."""
@@ -24,7 +25,7 @@ class Lstm(Encoder):
         self, input_size: int, hidden_size: int, layers: int, stack: int, chunk_frames: int, detach_every: int | None, dropout: float
     ) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(input_size * stack, hidden_size, num_layers=layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.lstm = LstmLayers(input_size * stack, hidden_size, num_layers=layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.chunk_frames = chunk_frames
         self.detach_every = detach_every
