@@ -283,11 +283,11 @@ class TrialLoop:
 
     def _delete_paused_checkpoints(self, ledger: Ledger) -> None:
         """Delete what the paused trials of a complete study would have gone on from; more trials may have some of them begin anew."""
+        if self._options.keep_pruned_checkpoints or self._options.check is None:  # another program's folders are its own
+            return
         from speechtrain.sweep.study.attributes import TrialEntry
         from speechtrain.sweep.trial.attempts import delete_checkpoints, folder_of
 
-        if self._options.keep_pruned_checkpoints or self._options.check is None:  # another program's folders are its own
-            return
         for entry in ledger.paused:
             assert isinstance(entry, TrialEntry)
             if (folder := folder_of(entry.trial)) is not None:

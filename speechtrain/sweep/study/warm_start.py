@@ -79,7 +79,7 @@ def read_warm_start(names: Sequence[str], space: Space, sampler: Mapping[str, An
     warm.first = [each[place] for place in range(BEST_OF_EACH) for each in by_study if place < len(each)]
     warm.prior.sort(key=lambda pair: pair[1])
     of_prior = f"; {min(len(warm.prior), PRIOR_TRIALS)} of {counted(len(warm.prior), 'result')} are a prior" if warm.prior else ""
-    warm.told = f"warm start: {'; '.join(lines)}{of_prior}"
+    warm.told = f"warm start: {'; '.join(lines)}{of_prior}" if lines else ""
     return warm
 
 
