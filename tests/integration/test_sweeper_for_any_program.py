@@ -19,7 +19,16 @@ PAGE = REPOSITORY / "docs" / "sweeper-for-any-program.md"
 PACKAGE = REPOSITORY / "packages" / "speechtrain-sweeper"
 NAMED = re.compile(r"^`(\w+\.(?:py|yaml))`.*?\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 UV = Path(sys.executable).parent / "uv"
-OF_SPEECH = ("tune", "trial.attempts", "trial.job", "trial.close_runs", "workers.ssh", "reports.figures", "reports.page", "reports.recorder")
+OF_SPEECH = (
+    "tune",
+    "trial.attempts",
+    "trial.job",
+    "trial.close_runs",
+    "workers.ssh",
+    "reports.figures",
+    "reports.page",
+    "reports.recorder",
+)
 """Modules of `speechtrain.sweep` that the distribution has without the rooms that they need."""
 
 
