@@ -21,7 +21,7 @@ import speechtrain
 from speechtrain.backends.callbacks import Callback, TrainResult
 from speechtrain.processes import interrupts
 from speechtrain.tracking.run_folder import write_run_file
-from speechtrain.training import steps
+from speechtrain.training import outcome
 
 KILLS = 20
 SMALL = [*TINY, "model=mlp", "trainer.epochs=2", "data.train_size=16"]
@@ -63,7 +63,7 @@ def test_a_run_killed_after_its_last_epoch_and_resumed_knows_what_an_uninterrupt
 def test_a_signal_that_is_lost_in_any_step_after_the_training_ends_the_run_as_killed(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = getattr(steps, step)
+    original = getattr(outcome, step)
 
     def swallowing(*given: Any, **named: Any) -> Any:
         try:
@@ -71,7 +71,7 @@ def test_a_signal_that_is_lost_in_any_step_after_the_training_ends_the_run_as_ki
         except KeyboardInterrupt:
             return original(*given, **named)
 
-    monkeypatch.setattr(steps, step, swallowing)
+    monkeypatch.setattr(outcome, step, swallowing)
     with pytest.raises(KeyboardInterrupt):
         speechtrain.train(speechtrain.compose(SMALL, output_dir=tmp_path / "run"))
     assert known(tmp_path / "run")["status"] == "KILLED"
