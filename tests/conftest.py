@@ -105,6 +105,24 @@ def toy(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    """Give the address of a database of a PostgreSQL server."""
+    import databases
+
+    with databases.postgresql(tmp_path, "speech") as port:
+        yield f"postgresql+psycopg://speech@127.0.0.1:{port}/postgres"
+
+
+@pytest.fixture
+def grpc_proxy(tmp_path: Path) -> Iterator[str]:
+    """Give the address of Optuna's proxy before a database."""
+    import databases
+
+    with databases.grpc_proxy(tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m speechtrain ...` in an empty folder."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,23 @@ class Toy:
     def workers(self) -> list[psutil.Process]:
         pids = {int(line[2]) for line in self.log("start")}
         return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+
+    def run_through_kills(self, sweep: Sequence[str], kills: int, rng: random.Random, *, while_running: float = 0.7) -> None:
+        """Run a sweep to its end although its workers and itself are killed at random moments, a share of them while trials run."""
+        sweeper = self.start(*sweep)
+        for _ in range(kills):
+            if rng.random() < while_running:
+                self.wait_for(lambda process=sweeper: bool(self.running()) or process.poll() is not None)  # type: ignore[misc]
+            time.sleep(rng.uniform(0.0, 0.5))
+            workers = [process for process in self.workers() if process.is_running() and process.status() != "zombie"]
+            if workers and rng.random() < 0.6:
+                rng.choice(workers).kill()
+            elif sweeper.poll() is None:
+                sweeper.kill()
+                sweeper.wait()
+            if sweeper.poll() is not None:
+                sweeper = self.start(*sweep)
+        assert sweeper.wait(100) == 0, (self.folder / "output.txt").read_text()
 
 
 def alive(pid: int) -> bool:

@@ -114,22 +114,8 @@ def test_fifty_random_kills_lose_no_trial_and_count_none_twice(toy):
 
 
 def kill_at_random(toy, kills: int, n_trials: int, seed: int) -> None:
-    rng = random.Random(seed)
     sweep = ["x=interval(-5,5)", "seconds=0.4", f"hydra.sweeper.n_trials={n_trials}", "hydra.sweeper.retries=50", *POOL]
-    sweeper = toy.start(*sweep)
-    for _ in range(kills):
-        if rng.random() < 0.7:  # often while trials run, now and then at any other moment
-            toy.wait_for(lambda process=sweeper: bool(toy.running()) or process.poll() is not None)
-        time.sleep(rng.uniform(0.0, 0.5))
-        workers = [process for process in toy.workers() if process.is_running() and process.status() != "zombie"]
-        if workers and rng.random() < 0.6:
-            rng.choice(workers).kill()
-        elif sweeper.poll() is None:
-            sweeper.kill()
-            sweeper.wait()
-        if sweeper.poll() is not None:
-            sweeper = toy.start(*sweep)
-    assert sweeper.wait(100) == 0, (toy.folder / "output.txt").read_text()
+    toy.run_through_kills(sweep, kills, random.Random(seed))
     toy.run(*sweep)
 
     trials = toy.trials()

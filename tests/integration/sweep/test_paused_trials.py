@@ -5,10 +5,8 @@ from __future__ import annotations
 import random
 import re
 import shutil
-import time
 from pathlib import Path
 
-import databases
 import pytest
 from conftest import TINY
 from optuna.trial import FrozenTrial, TrialState
@@ -173,21 +171,8 @@ def error_of(trial: FrozenTrial) -> float:
 
 
 def test_trials_are_continued_once_whatever_is_killed(toy):
-    rng = random.Random(3)
     sweep = [*HALVING, "hydra.sweeper.n_trials=7", "seconds=0.1", "hydra.sweeper.retries=50", *POOL]
-    sweeper = toy.start(*sweep)
-    for _ in range(4):
-        toy.wait_for(lambda process=sweeper: bool(toy.running()) or process.poll() is not None)
-        time.sleep(rng.uniform(0.0, 0.6))
-        workers = [process for process in toy.workers() if process.is_running() and process.status() != "zombie"]
-        if workers and rng.random() < 0.5:
-            rng.choice(workers).kill()
-        elif sweeper.poll() is None:
-            sweeper.kill()
-            sweeper.wait()
-        if sweeper.poll() is not None:
-            sweeper = toy.start(*sweep)
-    assert sweeper.wait(100) == 0, (toy.folder / "output.txt").read_text()
+    toy.run_through_kills(sweep, 4, random.Random(3), while_running=1.0)
     again = toy.run(*sweep)
 
     assert "nothing was left to do" in again.stdout, again.stdout + again.stderr
@@ -198,7 +183,7 @@ def test_trials_are_continued_once_whatever_is_killed(toy):
 
 
 @pytest.mark.parametrize(
-    "storage", ["grpc", pytest.param("sqlite", marks=pytest.mark.slow), pytest.param("postgresql", marks=pytest.mark.slow)]
+    "storage", ["grpc_proxy", pytest.param("sqlite", marks=pytest.mark.slow), pytest.param("postgresql", marks=pytest.mark.slow)]
 )
 def test_two_sweepers_continue_each_paused_trial_once(toy, storage, request):
     url = f"sqlite:///{toy.folder}/study.db" if storage == "sqlite" else request.getfixturevalue(storage)
@@ -210,15 +195,3 @@ def test_two_sweepers_continue_each_paused_trial_once(toy, storage, request):
     assert {trial.number for trial in toy.trials(url) if trial.state is TrialState.FAIL} <= {
         trial.number for trial in toy.trials(url) if "speechtrain:failure" in trial.system_attrs
     }
-
-
-@pytest.fixture
-def postgresql(tmp_path):
-    with databases.postgresql(tmp_path, "speech") as port:
-        yield f"postgresql+psycopg://speech@127.0.0.1:{port}/postgres"
-
-
-@pytest.fixture
-def grpc(tmp_path):
-    with databases.grpc_proxy(tmp_path) as url:
-        yield url

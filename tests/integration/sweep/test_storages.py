@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 
-import databases
 import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -13,18 +12,6 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 pytestmark = pytest.mark.long
 
 POOL = ("hydra/launcher=pool", "hydra.sweeper.n_jobs=2")
-
-
-@pytest.fixture
-def postgresql(tmp_path):
-    with databases.postgresql(tmp_path, "speech") as port:
-        yield f"postgresql+psycopg://speech@127.0.0.1:{port}/postgres"
-
-
-@pytest.fixture
-def grpc_proxy(tmp_path):
-    with databases.grpc_proxy(tmp_path) as url:
-        yield url
 
 
 def share_a_quota(toy, url: str) -> None:

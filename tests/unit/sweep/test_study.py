@@ -291,3 +291,33 @@ def test_a_sampler_sees_what_a_continued_trial_has_tried_once(make):
     assert best in seen[1]
     assert best not in seen[-1]
     assert again.number in seen[-1]
+
+
+class Counting(optuna.samplers.RandomSampler):
+    """A random sampler that notes how many complete trials it sees at each proposal."""
+
+    def __init__(self, seen: list[int]) -> None:
+        super().__init__(seed=0)
+        self.seen = seen
+
+    def infer_relative_search_space(self, study, trial):
+        self.seen.append(len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))))
+        study._get_trials(deepcopy=False, use_cache=True)  # the list that Optuna keeps for one proposal
+        return super().infer_relative_search_space(study, trial)
+
+    def sample_independent(self, study, trial, name, distribution):
+        complete = study._get_trials(deepcopy=False, states=(TrialState.COMPLETE,), use_cache=True)
+        self.seen[-1] = min(self.seen[-1], len(complete))
+        return super().sample_independent(study, trial, name, distribution)
+
+
+def test_a_sampler_sees_at_each_proposal_all_trials_that_have_ended(make):
+    seen: list[int] = []
+    study = make(first=[], make_sampler=lambda _number: Counting(seen))
+
+    for _ in range(3):
+        study.plan()
+        claimed = study.claim()
+        complete(study.storage, claimed.id, [0.5])
+
+    assert seen == [0, 1, 2]
