@@ -14,15 +14,19 @@ from __future__ import annotations
 import logging
 
 from rich.table import Table
+from rich.text import Text
 
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import EvaluateConfig
 from speechtrain.console import console, format_metric
 from speechtrain.errors import unwritable
-from speechtrain.inference.evaluation import Evaluation, evaluate, keep_earlier, write
+from speechtrain.inference.evaluation import DecoderResult, Evaluation, evaluate, keep_earlier, write
 from speechtrain.inference.find import find_model, results_folder
+from speechtrain.report.hot_words import total_of
 
+_SHOWN_WORDS = 20
+"""Hot words that are printed at most; evaluation.json has all."""
 _SEARCH = ("-m", "--multirun")
 _REPORTS = dict.fromkeys(("error_report", "class_report", "signal_report"), "report")
 _LABELS = {**_REPORTS, "evaluation": "results", "predictions": "predictions", "texts": "by text", "nbest": "n best"}
@@ -45,6 +49,22 @@ def print_evaluation(evaluation: Evaluation) -> None:
         speed = f"{3600 * facts['hours'] / max(1e-9, seconds):,.0f}"
         table.add_row(each.name, *values, *(f"{each.edits[key]:,}" for key in edits), speed)
     console.print(table)
+    for each in evaluation.results:
+        if each.hot_words:
+            console.print(_hot_word_table(each))
+
+
+def _hot_word_table(result: DecoderResult) -> Table:
+    """Return a line for each hot word, those said most often first, and one for all: what became of them, and without the preference."""
+    table = Table(box=None, pad_edge=False, title=f"\nhot words of {result.name}", title_justify="left", title_style="")
+    for name in ("", "said", "found", "missed", "inserted", "found without", "inserted without"):
+        table.add_column(name, justify="right" if name else "left")
+    ranked = sorted(result.hot_words.items(), key=lambda item: -item[1][0].said)
+    both = [total_of([counts[which] for counts in result.hot_words.values()]) for which in (0, 1)]
+    for word, (hot, plain) in [*ranked[:_SHOWN_WORDS], ("all", (both[0], both[1]))]:
+        figures = (hot.said, hot.found, hot.missed, hot.inserted, plain.found, plain.inserted)
+        table.add_row(Text(word), *(f"{figure:,}" for figure in figures))
+    return table
 
 
 def run(arguments: list[str]) -> int:

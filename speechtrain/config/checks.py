@@ -38,9 +38,20 @@ def find_problems(cfg: DictConfig) -> list[Problem]:
         for path, child in nodes.items():
             if "_target_" in child and group not in unsound:
                 problems += target_problems(path, child)
+    problems += _tracker_problems(cfg)
     problems += _callback_problems(cfg)
     problems += _between_groups(cfg)
     return problems
+
+
+def _tracker_problems(cfg: DictConfig) -> Iterator[Problem]:
+    """Yield what stands in the place of a tracker and is none: `tracking.mlflow=3` composes."""
+    tracking = cfg.get("tracking")
+    for name in tracking if isinstance(tracking, DictConfig) else ():
+        node = tracking[name]
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            fix = f"set its keys (tracking.{name}.KEY=VALUE), or leave the tracker out, for example tracking=[mlflow] or tracking=[]"
+            yield Problem(f"tracking.{name}", f"must be a tracker with its keys, received {node!s:.80}", fix)
 
 
 def _callback_problems(cfg: DictConfig) -> Iterator[Problem]:

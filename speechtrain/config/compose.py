@@ -22,7 +22,7 @@ from speechtrain.config import schema
 from speechtrain.config.checks import find_problems, find_training_problems
 from speechtrain.config.extras import LAUNCHERS
 from speechtrain.config.node_checks import find_node_problems
-from speechtrain.config.overrides import override_text, text_as_typed
+from speechtrain.config.overrides import override_text, parser, text_as_typed
 from speechtrain.config.plain import ABSENT
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.node import Node
@@ -380,10 +380,40 @@ def _describe(error: Exception, override: str | None, overrides: Sequence[str], 
                 return Problem(key, f"there is no such key: {link.full_key} is {expected}{place}", _example(link.full_key, others))
             example = _example(link.full_key, others, link.value)
             return Problem(link.full_key, f"must be {expected}, received {link.value!r}{place}", example)
+    if (problem := _of_wrong_kind([override] if override is not None else overrides, others)) is not None:
+        return problem
     last = list(_chain(error))[-1]
     first_line = next((line for line in str(last).splitlines() if line.strip()), type(last).__name__)
     path = getattr(last, "full_key", None) or key or "config"
     return Problem(path, first_line.strip(), f"received {override!r}" if override else "")
+
+
+def _of_wrong_kind(overrides: Sequence[str], others: DictConfig | None) -> Problem | None:
+    """Return what is wrong with the first override that gives a group no option, a list no list, or a node with keys no keys.
+
+    Args:
+        overrides: those that may be at fault.
+        others: what the other overrides compose to, if they do.
+    """
+    for override in parser.parse_overrides(overrides):
+        key, value = override.key_or_group, override.value()
+        of_hydra = key.startswith("hydra.")
+        cfg = _compose([], with_hydra=of_hydra) if others is None or of_hydra else others
+        if key in schema.SCHEMAS and not isinstance(value, (str, list, dict)):
+            return Problem(key, f"must be an option of the group, received {value}", f"there is: {', '.join(_options(key))}")
+        node: Any = cfg
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, DictConfig) and part in node else None
+        if isinstance(node, ListConfig) and not isinstance(value, list):
+            return Problem(key, f"must be a list, received {value}", _example(key, cfg))
+        if isinstance(node, DictConfig) and not isinstance(value, (dict, str)):
+            names = [str(name) for name in node if name != "_target_"]
+            return Problem(
+                key,
+                f"has keys of its own, received {value}",
+                f"set them one by one, for example {key}.{names[0]}=... (there is: {', '.join(names)})",
+            )
+    return None
 
 
 def _missing_option(name: str, options: Sequence[str] | None) -> Problem:

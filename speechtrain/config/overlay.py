@@ -32,7 +32,7 @@ def overlaid(stored: ExperimentConfig, overrides: Sequence[str], *, split: str |
     cfg = stored.composed.copy()
     for group in OVERLAID_GROUPS:
         group_overrides = [item for item in overrides if item.lstrip("+~").startswith((f"{group}=", f"{group}.", f"{group}@"))]
-        if any(_chooses(item, group) for item in group_overrides):
+        if any(chooses(item, group) for item in group_overrides):
             with open_dict(cfg):
                 cfg[group] = compose_unchecked(group_overrides)[group]
         elif group_overrides:
@@ -84,5 +84,6 @@ def decoders_of(stored: ExperimentConfig, overrides: Sequence[str]) -> dict[str,
     return by_decoder
 
 
-def _chooses(item: str, group: str) -> bool:
+def chooses(item: str, group: str) -> bool:
+    """Return whether an override chooses an option of a group, in place of a key of it."""
     return item.lstrip("+").startswith((f"{group}=", f"{group}@"))

@@ -27,7 +27,7 @@ from speechtrain.decode.align import Word, align, path_score, words_of
 from speechtrain.decode.pauses import between_pauses
 from speechtrain.errors import DataError, UserError, counted, unwritable
 from speechtrain.files import atomically, make_folder, numbered, user_path
-from speechtrain.inference.find import StoredModel
+from speechtrain.inference.find import StoredModel, check_data_named
 from speechtrain.inference.formats import as_object, ctm, textgrid
 from speechtrain.inference.replacement import Replacement, checksum, enumerated
 
@@ -136,6 +136,8 @@ def alignments(cfg: AlignConfig, overrides: Sequence[str], model: StoredModel) -
         UserError: the model or the data cannot be used.
     """
     weights, stored, vocabulary = model
+    if cfg.audio is None:
+        check_data_named(weights, overrides)
     settings = overlaid(stored, overrides, split=cfg.split)
     from speechtrain.data.audio import MIXED
     from speechtrain.data.corpus import read_header

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,13 @@ from speechtrain.data.text.base import build_tokenizer
 from speechtrain.data.text.tokenizers import case_step
 from speechtrain.decode.base import ranking
 from speechtrain.errors import DataError, counted
-from speechtrain.inference.find import stored_for
+from speechtrain.inference.find import check_data_named, stored_for
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
     from speechtrain.data.task_data import PreparedCorpus, TaskData
     from speechtrain.inference.recognizer import Recognizer
+    from speechtrain.report.hot_words import HotWordCounts
     from speechtrain.tasks.base import Outputs, Sample
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class DecoderResult:
         metrics: metrics of the task by name, without a stage.
         edits: `words substitutions insertions deletions utterances wrong`; empty where a task has no texts.
         decode_seconds: time that decoding and counting took, s.
+        hot_words: counts of each hot word of the decoder, with them and without.
     """
 
     name: str
@@ -49,6 +51,7 @@ class DecoderResult:
     samples: list[Sample]
     recognizer: Recognizer
     decode_seconds: float
+    hot_words: dict[str, tuple[HotWordCounts, HotWordCounts]] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,6 +84,7 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
         UserError: the model, the data or a decoder cannot be used, or the data have tokens that the model lacks.
     """
     weights, stored, vocabulary = stored_for(cfg)
+    check_data_named(weights, overrides)
     decoders = decoders_of(stored, overrides)
     others = [item for item in overrides if not item.lstrip("+~").startswith(("decoder=", "decoder."))]
     settings = {name: overlaid(stored, [*others, *mine], split=split) for name, mine in decoders.items()}
@@ -109,6 +113,8 @@ def evaluate(cfg: EvaluateConfig, overrides: Sequence[str], *, split: str) -> Ev
     if loader.left_out:
         log.warning("%d utterances could not be read, and were left out", len(loader.left_out))
     results = [scored(name, decoders[name], each, passes) for name, each in recognizers.items()]
+    for each in results:
+        _count_hot_words(each, passes)
     return Evaluation(weights, split, task_data, results, took, passes)
 
 
@@ -134,6 +140,23 @@ def scored(name: str, overrides: Sequence[str], recognizer: Recognizer, passes: 
         counts = total(Utterance(sample.id, sample.reference, sample.hypothesis, 0.0) for sample in samples)
         edits = {key: getattr(counts, key) for key in ("words", "substitutions", "insertions", "deletions", "utterances", "wrong")}
     return DecoderResult(name, overrides, metrics, edits, samples, recognizer, took)
+
+
+def _count_hot_words(result: DecoderResult, passes: Iterable[tuple[Batch, Outputs]]) -> None:
+    """Count the hot words of a decoder in its texts, and in those that it gives without hot words, for which it decodes once more."""
+    from speechtrain.report.hot_words import count_hot_words
+
+    recognizer = result.recognizer
+    words = [str(word) for word in recognizer.cfg.decoder.get("hot_words") or ()]
+    if not words:
+        return
+    plain = scored(result.name, (), recognizer.with_decoder(overlaid(recognizer.cfg, ["decoder.hot_words=[]"])), passes)
+    parted = not any(recognizer.tokenizer.unknown(f"{word} {word}") for word in words)  # a model without a space writes no parted words
+    hot, without = (
+        count_hot_words(words, ((sample.reference, sample.hypothesis) for sample in each.samples), parted=parted)
+        for each in (result, plain)
+    )
+    result.hot_words = {word: (hot[word], without[word]) for word in words}
 
 
 def check_vocabulary(data: PreparedCorpus, split: str, *, strict: bool) -> None:
@@ -236,10 +259,15 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
                 "metrics": each.metrics,
                 **each.edits,
                 "audio_s_per_s": 3600 * facts["hours"] / max(1e-9, each.decode_seconds),
+                **({"hot_words": {word: _as_counts(*both) for word, both in each.hot_words.items()}} if each.hot_words else {}),
             }
             for each in evaluation.results
         },
     }
+
+
+def _as_counts(with_them: HotWordCounts, without: HotWordCounts) -> dict[str, Any]:
+    return {**asdict(with_them), "without": asdict(without)}
 
 
 def _texts(samples: Sequence[Sample]) -> Iterable[str]:

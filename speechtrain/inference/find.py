@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from speechtrain.backends import checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.hub import language_of
-from speechtrain.config.overlay import overlaid
+from speechtrain.config.overlay import chooses, overlaid
 from speechtrain.config.pretrained import Checkpoint, is_checkpoint
 from speechtrain.config.schemas.commands import ModelCommand
 from speechtrain.console import announce
@@ -99,6 +99,18 @@ def stored_for(cfg: ModelCommand) -> StoredModel:
     weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
     announce(f"loading     {weights}")
     return weights, *stored_config(weights, trust=cfg.trust)
+
+
+def check_data_named(weights: Path, overrides: Sequence[str]) -> None:
+    """Check that data are named for a pretrained checkpoint, which has none of its own; a run's config names those it was trained on.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if is_checkpoint(str(weights)) and not any(chooses(item, "data") for item in overrides):
+        message = f"is not chosen, and {weights} is a pretrained checkpoint, which has no data of its own"
+        fix = "name them, for example data=manifest data.root=FOLDER data.test=test.jsonl, data=librispeech data.root=FOLDER or data=digits"
+        raise ConfigError([Problem("data", message, fix)])
 
 
 def load_for(cfg: ModelCommand, overrides: Sequence[str]) -> Recognizer:

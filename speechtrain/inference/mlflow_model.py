@@ -25,8 +25,13 @@ class TranscribingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-de
 
         self._recognizer = Recognizer.load(context.artifacts["weights"], trust=True)  # whoever loads an MLflow model runs its code
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None):  # type: ignore[no-untyped-def]  # noqa: ARG002
-        """Return a row of `text` and `confidence` for each row of audio.
+    def predict(  # type: ignore[no-untyped-def]
+        self,
+        context: Any,  # noqa: ARG002
+        model_input: pd.DataFrame,  # MLflow warns of any other type that it cannot make a schema of
+        params: dict[str, Any] | None = None,
+    ):
+        """Return a row of `text` and `confidence` for each row of audio; a list of audio is taken too.
 
         Raises:
             DataError: audio that cannot be read.

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from checkpoints import Make
 from use import here, manifest
 
 from speechtrain.errors import ConfigError, DataError, UserError
@@ -50,6 +51,33 @@ def test_several_decoders_are_counted_in_one_pass(trained: Path, tmp_path: Path)
     assert set(json.loads((tmp_path / "both/evaluation.json").read_text())["decoders"]) == {"greedy", "beam"}
     assert (tmp_path / "both/predictions-beam.tsv").is_file()
     assert [path.name for path in (tmp_path / "both").glob("nbest*")] == ["nbest-beam.jsonl"]
+
+
+def test_hot_words_are_counted_with_the_preference_and_without(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = [line.split("\t")[0] for line in (trained / "predictions.tsv").read_text().splitlines()]
+    word = max(said, key=len)
+    hot = ["decoder=[greedy,beam]", f"decoder.hot_words=[{word},{word[::-1]}x]", "decoder.hot_word_score=60"]
+    with pytest.raises(ConfigError, match=r"decoder\.hot_words: .* needs 'x', which the model has no token for"):
+        here("evaluate", f"from={trained}", *hot, "report=false", "out=hot")
+    hot[1] = f"decoder.hot_words=[{word},{word[0] * 3}]"
+    assert here("evaluate", f"from={trained}", *hot, "report=false", "out=hot") == 0
+    found = json.loads(Path("hot/evaluation.json").read_text())["decoders"]
+    assert "hot_words" not in found["greedy"]
+    counts = found["beam"]["hot_words"]
+    assert counts[word]["found"] + counts[word]["missed"] == sum(text.count(word) for text in said) > 0
+    assert counts[word[0] * 3]["inserted"] > counts[word[0] * 3]["without"]["inserted"] == 0  # so strong a preference writes it anywhere
+    out = capsys.readouterr().out
+    assert "hot words of beam" in out
+    assert re.search(rf"^{word} +{counts[word]['found'] + counts[word]['missed']} ", out, re.MULTILINE)
+
+
+def test_a_pretrained_checkpoint_is_not_evaluated_on_data_that_nobody_named(made: Make) -> None:
+    source = f"from={made('wav2vec2')}"
+    for command in (["evaluate", source], ["evaluate", source, "data.batch_size=2"], ["align", source]):
+        with pytest.raises(ConfigError, match=r"data: is not chosen, and .* is a pretrained checkpoint, which has no data of its own"):
+            here(*command)
+    corpus = ["data=synthetic", "data.train_size=1", "data.val_size=1", "data.test_size=2"]
+    assert here("evaluate", source, *corpus, "report=false", "out=named") == 0
 
 
 def test_settings_of_the_decoder_are_searched(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
