@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -48,10 +49,10 @@ def _tracker_problems(cfg: DictConfig) -> Iterator[Problem]:
     """Yield what stands in the place of a tracker and is none: `tracking.mlflow=3` composes."""
     tracking = cfg.get("tracking")
     for name in tracking if isinstance(tracking, DictConfig) else ():
-        node = tracking[name]
+        node: Any = tracking[name]
         if not isinstance(node, DictConfig) or "_target_" not in node:
-            fix = f"set its keys (tracking.{name}.KEY=VALUE), or leave the tracker out, for example tracking=[mlflow] or tracking=[]"
-            yield Problem(f"tracking.{name}", f"must be a tracker with its keys, received {node!s:.80}", fix)
+            fix = f"set its keys (tracking.{name!s}.KEY=VALUE), or leave the tracker out, for example tracking=[mlflow] or tracking=[]"
+            yield Problem(f"tracking.{name!s}", f"must be a tracker with its keys, received {node!s:.80}", fix)
 
 
 def _callback_problems(cfg: DictConfig) -> Iterator[Problem]:

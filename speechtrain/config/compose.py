@@ -395,7 +395,7 @@ def _of_wrong_kind(overrides: Sequence[str], others: DictConfig | None) -> Probl
         overrides: those that may be at fault.
         others: what the other overrides compose to, if they do.
     """
-    for override in parser.parse_overrides(overrides):
+    for override in parser.parse_overrides(list(overrides)):
         key, value = override.key_or_group, override.value()
         of_hydra = key.startswith("hydra.")
         cfg = _compose([], with_hydra=of_hydra) if others is None or of_hydra else others

@@ -53,8 +53,10 @@ def test_several_decoders_are_counted_in_one_pass(trained: Path, tmp_path: Path)
     assert [path.name for path in (tmp_path / "both").glob("nbest*")] == ["nbest-beam.jsonl"]
 
 
-def test_hot_words_are_counted_with_the_preference_and_without(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = [line.split("\t")[0] for line in (trained / "predictions.tsv").read_text().splitlines()]
+def test_hot_words_are_counted_with_the_preference_and_without(
+    trained: Path, spoken: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = [*spoken.values()]
     word = max(said, key=len)
     hot = ["decoder=[greedy,beam]", f"decoder.hot_words=[{word},{word[::-1]}x]", "decoder.hot_word_score=60"]
     with pytest.raises(ConfigError, match=r"decoder\.hot_words: .* needs 'x', which the model has no token for"):
