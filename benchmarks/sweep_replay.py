@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from sweep_table import draw
+from sweep_space import LOG_SCALE, RANGES, draw, scaled
 
 from speechtrain.sweep.study.promotion import KeepBest, PromotionRule, SuccessiveHalving
 from speechtrain.sweep.study.standings import Progress, Standings
@@ -35,7 +35,6 @@ BEGIN_SECONDS = 1.0
 """CPU time of a warm trial that is neither training nor validation (`sweep.py trial`)."""
 CONTINUE_SECONDS = 1.5
 """The same of a trial that pauses and is continued: its checkpoint is written and read as well."""
-LOG_SCALE = ("optimizer.lr", "optimizer.weight_decay", "model.channels")
 TOLERANCE = 1.02
 
 
@@ -67,27 +66,6 @@ class Table:
         distance = ((self.points - scaled(params)) ** 2).sum(axis=1)
         distance[~free] = np.inf
         return int(distance.argmin())
-
-
-RANGES = {
-    "optimizer.lr": (3e-4, 5e-2),
-    "optimizer.weight_decay": (1e-5, 1e-1),
-    "scheduler.warmup_ratio": (0.02, 0.4),
-    "model.dropout": (0.0, 0.5),
-    "model.channels": (32, 128),
-    "model.dilations": (2, 6),
-    "augment.noise_prob": (0.0, 1.0),
-    "augment.time_masks": (0, 3),
-}
-
-
-def scaled(params: dict[str, float | int]) -> NDArray[np.float64]:
-    """Return a config as a point of the unit cube."""
-    values = []
-    for key, (low, high) in RANGES.items():
-        scale: Callable[[float], float] = np.log if key in LOG_SCALE else float
-        values.append((scale(params[key]) - scale(low)) / (scale(high) - scale(low)))
-    return np.array(values)
 
 
 def read(path: Path, seed: str = "1") -> Table:
@@ -352,6 +330,20 @@ def at(curve: Sequence[tuple[float, float]], seconds: float) -> float:
     return min((value for when, value in curve if when <= seconds), default=1.0)
 
 
+def print_row(name: str, table: Table, workers: int, seeded: Sequence[Sweeper]) -> None:
+    """Replay a sweeper with each of its seeds, and print what it reached and when."""
+    length = float(table.seconds.sum(axis=1).mean()) + BEGIN_SECONDS
+    best = float(table.wer[:, -1].min())
+    curves = [replay(each, workers) for each in seeded]
+    times = [curve[-1][0] if curve and curve[-1][1] <= table.target else np.inf for curve in curves]
+    regrets = [statistics.median(at(curve, count * length) - best for curve in curves) for count in (10, 30)]
+    print(
+        f"{workers} workers  {name:26s} {statistics.median(times) / length:7.1f} trainings to the target,"
+        f" found {np.mean(np.isfinite(times)):4.0%}, regret {100 * regrets[0]:.2f} and {100 * regrets[1]:.2f} points",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Replay every sweeper and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -370,14 +362,7 @@ def main() -> None:
         for name, make in sweepers(workers).items():
             if given.only and not any(name.startswith(each) for each in given.only.split(",")):
                 continue
-            curves = [replay(make(table, seed), workers) for seed in range(given.seeds)]
-            times = [curve[-1][0] if curve and curve[-1][1] <= table.target else np.inf for curve in curves]
-            regrets = [statistics.median(at(curve, count * length) - best for curve in curves) for count in (10, 30)]
-            print(
-                f"{workers} workers  {name:24s} {statistics.median(times) / length:7.1f} trainings to the target,"
-                f" found {np.mean(np.isfinite(times)):4.0%}, regret {100 * regrets[0]:.2f} and {100 * regrets[1]:.2f} points",
-                flush=True,
-            )
+            print_row(name, table, workers, [make(table, seed) for seed in range(given.seeds)])
 
 
 if __name__ == "__main__":

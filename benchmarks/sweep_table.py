@@ -24,9 +24,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 
-import numpy as np
+from sweep_space import draw, overrides_of
 
 import speechtrain
 from speechtrain.backends.callbacks import Callback, Control
@@ -37,34 +38,9 @@ CORPORA = {
 }
 """Overrides of each corpus: 27 epochs, three rungs of a halving by three."""
 SHARED = ["backend.threads=1", "tracking=[]", "report.enabled=false", "trainer.val_every_n_epochs=1", "scheduler=warmup_cosine"]
-DILATIONS = {2: "[1,2]", 4: "[1,1,2,2]", 6: "[1,1,2,2,4,4]"}
 SEED_EVERY = 3
 METRICS = ("train/loss", "val/loss", "val/cer", "val/wer")
 COLUMNS = ("config", "seed", "epoch", *METRICS, "cpu_seconds")
-
-
-def draw(number: int) -> dict[str, float | int]:
-    """Return the config of a number: a random point of the space, the same whoever asks."""
-    random = np.random.default_rng([20261130, number])
-
-    def log_uniform(low: float, high: float) -> float:
-        return float(f"{np.exp(random.uniform(np.log(low), np.log(high))):.3g}")
-
-    return {
-        "optimizer.lr": log_uniform(3e-4, 5e-2),
-        "optimizer.weight_decay": log_uniform(1e-5, 1e-1),
-        "scheduler.warmup_ratio": round(random.uniform(0.02, 0.4), 3),
-        "model.dropout": round(random.uniform(0.0, 0.5), 3),
-        "model.channels": int(random.choice([32, 48, 64, 96, 128])),
-        "model.dilations": int(random.choice([2, 4, 6])),
-        "augment.noise_prob": round(random.uniform(0.0, 1.0), 3),
-        "augment.time_masks": int(random.integers(0, 4)),
-    }
-
-
-def overrides_of(config: Mapping[str, float | int]) -> list[str]:
-    """Return a config as it is typed."""
-    return [f"{key}={DILATIONS[int(value)] if key == 'model.dilations' else value}" for key, value in config.items()]
 
 
 class Curve(Callback):
@@ -92,7 +68,8 @@ def train(corpus: str, data: str, number: int, seed: int) -> str:
     curve = Curve()
     overrides = [*CORPORA[corpus], *SHARED, f"data.root={data}", f"seed={seed}", *overrides_of(draw(number))]
     try:
-        speechtrain.train(speechtrain.compose(overrides), callbacks=[curve], reuse_data=True)
+        with redirect_stdout(io.StringIO()):  # the config as a tree
+            speechtrain.train(speechtrain.compose(overrides), callbacks=[curve], reuse_data=True)
     except speechtrain.errors.RunError as error:  # a learning rate that diverges: the curve ends there
         print(f"config {number}: {error}", file=sys.stderr)
     text = io.StringIO()
