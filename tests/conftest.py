@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,15 @@ TINY = [
 
 TRAINED = [*TINY, "model=tdnn", "model.channels=48", "augment=none", "data.train_size=80", "data.batch_size=8", "trainer.epochs=14"]
 """The config of the run that `trained` is."""
+
+
+def thinned(cases: Iterable[Any], every: int) -> list[Any]:
+    """Leave each `every`th case of a long parametrisation, from the first on, in every run; the others are slow."""
+    params = [each if hasattr(each, "marks") else pytest.param(*(each if isinstance(each, tuple) else (each,))) for each in cases]
+    return [
+        each if number % every == 0 else pytest.param(*each.values, marks=(*each.marks, pytest.mark.slow), id=each.id)
+        for number, each in enumerate(params)
+    ]
 
 
 def pytest_configure() -> None:

@@ -76,6 +76,7 @@ def test_a_training_on_a_disk_that_fails_says_so_and_goes_on_once_there_is_room(
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_what_a_trained_model_is_used_for_on_a_disk_that_fails_leaves_whole_files_or_none(
     tmp_path: Path, disk: Disk, trained: Path, spoken: dict[str, str]
 ) -> None:

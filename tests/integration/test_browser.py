@@ -137,6 +137,7 @@ def runs_of(place: Path) -> dict[str, Any]:
     return {"sweep": sweep, "alone": alone, "trials": [run for run in found if "speechtrain.trial" in run.data.tags]}
 
 
+@pytest.mark.slow
 def test_the_list_of_runs_shows_the_sweep_with_its_trials_under_it(browser: Any, ui: str, place: Path) -> None:
     from selenium.webdriver.common.by import By
 

@@ -55,6 +55,7 @@ def test_folds_stand_under_their_run_and_their_mean_is_its_result(command: Comma
     assert len({run.data.tags["data.fingerprint.test"] for run in folds}) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_cross_validation_goes_on_in_the_fold_it_was_in(command: Command, tmp_path: Path) -> None:
     options = [*FOLDS, "tracking=[]", "trainer.epochs=4"]
     options.remove("tracking.mlflow.log_model=false")
@@ -127,6 +128,7 @@ def test_what_is_asked_after_each_fold_may_end_the_rest(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "cv" / "run.json").read_text())["status"] == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_sweep_judges_trials_by_their_mean_and_ends_hopeless_ones_after_their_first_folds(command: Command, tmp_path: Path) -> None:
     space = ["-m", *FOLDS, "objective.metric=val/loss", "optimizer.lr=0.003,0.005,0.004,1e-6", "hydra.sweeper.seeds_startup_trials=3"]
     done = command(*space, "hydra.sweeper.study_name=cv", "hydra.sweeper.pruner=none", "hydra.sweeper.sampler=null", "optimizer=adamw")

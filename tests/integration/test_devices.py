@@ -52,6 +52,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_same_batches(tmp_path
     assert not ranks_of(psutil.Process())
 
 
+@pytest.mark.slow
 def test_a_run_on_two_devices_is_resumed_by_another_pair(tmp_path: Path) -> None:
     options = [*TINY, *MODEL, "scheduler=constant", "trainer.accelerator=cpu", "trainer.devices=2"]
     whole = speechtrain.train(speechtrain.compose(options, output_dir=tmp_path / "whole"))
@@ -121,6 +122,7 @@ def test_a_process_that_dies_while_another_is_at_work_is_not_taken_for_ctrl_c(tm
     assert signal.getsignal(signal.SIGINT) == handler
 
 
+@pytest.mark.slow
 @pytest.mark.cold
 def test_ctrl_c_ends_all_processes(training: tuple[subprocess.Popen[bytes], psutil.Process]) -> None:
     run, second = training
@@ -153,6 +155,7 @@ def test_sharded_weights_are_trained_like_whole_ones(tmp_path: Path) -> None:
     torch.testing.assert_close(files["fsdp"]["optimizer_states"], files["ddp"]["optimizer_states"], rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_with_sharded_weights_and_one_with_whole_ones_go_on_with_each_other(tmp_path: Path) -> None:
     options = [*TINY, *MODEL, "scheduler=constant"]
     whole = speechtrain.train(speechtrain.compose(options, output_dir=tmp_path / "whole"))
@@ -163,6 +166,7 @@ def test_a_run_with_sharded_weights_and_one_with_whole_ones_go_on_with_each_othe
         assert resumed.history[-1]["train/loss"] == pytest.approx(whole.history[-1]["train/loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_with_sharded_weights_that_was_killed_behind_its_last_epoch_is_measured_when_it_is_resumed(tmp_path: Path) -> None:
     options = [*TINY, *MODEL, *SHARDED, "trainer.epochs=1"]
     before = speechtrain.train(speechtrain.compose(options, output_dir=tmp_path))
@@ -171,6 +175,7 @@ def test_a_run_with_sharded_weights_that_was_killed_behind_its_last_epoch_is_mea
     assert after.metrics["test/loss"] == pytest.approx(before.metrics["test/loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sharded_weights_begin_with_those_that_the_first_process_was_given(tmp_path: Path) -> None:
     speechtrain.train(speechtrain.compose([*TINY, *MODEL], output_dir=tmp_path / "before"))
     losses = []

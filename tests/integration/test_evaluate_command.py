@@ -82,6 +82,7 @@ def test_a_pretrained_checkpoint_is_not_evaluated_on_data_that_nobody_named(made
     assert here("evaluate", source, *corpus, "report=false", "out=named") == 0
 
 
+@pytest.mark.slow
 def test_settings_of_the_decoder_are_searched(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert here("evaluate", "-m", f"from={trained}", "decoder=beam", "decoder.beam_size=1,4", "decoder.beam_threshold=5,10") == 0
     out = capsys.readouterr().out

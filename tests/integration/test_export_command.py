@@ -19,6 +19,7 @@ from speechtrain.errors import ConfigError, UserError
 from speechtrain.inference.archive import read_index, stored_config
 
 
+@pytest.mark.slow
 def test_every_format_of_torch_is_tried_in_its_own_runtime(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert here("export", f"from={trained}", "format=[torchscript,pt2,onnx,archive]", "out=files") == 0
     out = capsys.readouterr().out
@@ -32,7 +33,7 @@ def test_every_format_of_torch_is_tried_in_its_own_runtime(trained: Path, tmp_pa
     assert re.search(r"^archive +[\d.]+ +[\d.]+", out, re.MULTILINE)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_file_that_is_not_the_model_is_not_called_done(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

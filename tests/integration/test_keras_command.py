@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import thinned
 from featurised import PHONEMES, write_corpus
 from test_train_command import SMALL, history, runs, started
 
@@ -36,6 +37,7 @@ print("FOUND" + json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_featurised_manifests_train_to_a_keras_file_with_the_blank_last(command: Command, tmp_path: Path) -> None:
     overrides = write_corpus(tmp_path / "corpus", train=120)
     missing = tmp_path / "corpus/spectrogram/train-00007_v0.npy"
@@ -67,7 +69,7 @@ def test_featurised_manifests_train_to_a_keras_file_with_the_blank_last(command:
     assert not names
 
 
-@pytest.mark.parametrize(("wish", "code"), [("error", 2), ("warn", 0)])
+@pytest.mark.parametrize(("wish", "code"), thinned([("error", 2), ("warn", 0)], 2))
 def test_nothing_to_train_on_is_said_before_anything_is_built(command: Command, tmp_path: Path, wish: str, code: int) -> None:
     overrides = write_corpus(tmp_path / "corpus", train=3)
     for path in (tmp_path / "corpus/spectrogram").glob("train*"):
@@ -82,6 +84,7 @@ def test_nothing_to_train_on_is_said_before_anything_is_built(command: Command, 
 MOMENTS = ("while a checkpoint is written", r"epoch   5/8", r"utterances", r"epoch   3/8", "while a checkpoint is written")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "moments"), [("torch", MOMENTS[:2]), *(pytest.param(name, MOMENTS, marks=pytest.mark.slow) for name in ("torch", "keras"))]
 )
@@ -147,12 +150,15 @@ def test_the_torch_backend_needs_no_keras(command: Command, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
-    [
-        (["trainer.devices=2"], "trainer.devices: is 2; the Keras backend trains on one device"),
-        (["trainer.strategy=ddp"], "trainer.strategy: is ddp; that is Lightning's"),
-        (["trainer.accelerator=gpu"], "trainer.accelerator: is gpu, but the engine sees none"),
-        (["model._target_=speechtrain.backends.torch.models.Mlp"], "model._target_: must make an encoder"),
-    ],
+    thinned(
+        [
+            (["trainer.devices=2"], "trainer.devices: is 2; the Keras backend trains on one device"),
+            (["trainer.strategy=ddp"], "trainer.strategy: is ddp; that is Lightning's"),
+            (["trainer.accelerator=gpu"], "trainer.accelerator: is gpu, but the engine sees none"),
+            (["model._target_=speechtrain.backends.torch.models.Mlp"], "model._target_: must make an encoder"),
+        ],
+        4,
+    ),
 )
 def test_what_keras_cannot_do_is_a_users_mistake(command: Command, overrides: list[str], said: str) -> None:
     done = command(*SMALL, "backend=keras", *overrides)

@@ -17,6 +17,7 @@ from speechtrain.inference.runtimes import open_exported
 pytestmark = pytest.mark.long
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "formats"),
     [

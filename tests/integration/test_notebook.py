@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import soundfile
 import yaml
-from conftest import TINY
+from conftest import TINY, thinned
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -177,6 +177,7 @@ def test_a_listener_that_is_not_installed_is_a_warning_that_names_the_extra(tmp_
     assert "speechtrain[wandb]" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_rerun_gives_identical_metrics_and_says_what_is_different_now(place: Path) -> None:
     run = first_run(place)
     same = run_command(place, f"rerun={run.info.run_id}")
@@ -203,12 +204,15 @@ def test_a_rerun_gives_identical_metrics_and_says_what_is_different_now(place: P
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        (["rerun=nothing"], "there is no run 'nothing'"),
-        (["rerun=RUN", "model.chanels=3"], "did you mean 'model.channels'"),
-        (["rerun=RUN", "model=mlp"], "only values can be changed"),
-        (["rerun=RUN", "tracking=[]"], "needs MLflow"),
-    ],
+    thinned(
+        [
+            (["rerun=nothing"], "there is no run 'nothing'"),
+            (["rerun=RUN", "model.chanels=3"], "did you mean 'model.channels'"),
+            (["rerun=RUN", "model=mlp"], "only values can be changed"),
+            (["rerun=RUN", "tracking=[]"], "needs MLflow"),
+        ],
+        4,
+    ),
 )
 def test_a_rerun_that_cannot_be_says_why(place: Path, arguments: list[str], said: str) -> None:
     run_id = first_run(place).info.run_id
@@ -218,6 +222,7 @@ def test_a_rerun_that_cannot_be_says_why(place: Path, arguments: list[str], said
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_runs_are_compared_in_the_terminal_and_in_files(place: Path) -> None:
     runs = [run.info.run_id for run in client_of(place).search_runs(["1"], order_by=["attributes.start_time"])]
     more = run_command(place, f"rerun={runs[0]}", "optimizer.lr=1e-6", "trainer.epochs=1")
@@ -240,17 +245,20 @@ def test_runs_are_compared_in_the_terminal_and_in_files(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        ([], "there is nothing to compare"),
-        (["lats"], "there is no run 'lats'"),
-        (["last", "sort=test/were"], "did you mean 'test/wer'"),
-        (["last", "metrics=test/wet"], "did you mean 'test/wer'"),
-        (["last", "top=0"], "must be at least 1"),
-        (["sotr=x"], "did you mean 'sort'"),
-        (["study=none"], "there are no trials of 'none'"),
-        (["tags.host=nowhere"], "no run has {'host': 'nowhere'}"),
-        (["last", "tracking_uri=sqlite:////nowhere/a.db"], "there is no such database"),
-    ],
+    thinned(
+        [
+            ([], "there is nothing to compare"),
+            (["lats"], "there is no run 'lats'"),
+            (["last", "sort=test/were"], "did you mean 'test/wer'"),
+            (["last", "metrics=test/wet"], "did you mean 'test/wer'"),
+            (["last", "top=0"], "must be at least 1"),
+            (["sotr=x"], "did you mean 'sort'"),
+            (["study=none"], "there are no trials of 'none'"),
+            (["tags.host=nowhere"], "no run has {'host': 'nowhere'}"),
+            (["last", "tracking_uri=sqlite:////nowhere/a.db"], "there is no such database"),
+        ],
+        4,
+    ),
 )
 def test_a_comparison_that_cannot_be_says_why(place: Path, arguments: list[str], said: str) -> None:
     done = run_command(place, *arguments, module="speechtrain.compare")
@@ -259,6 +267,7 @@ def test_a_comparison_that_cannot_be_says_why(place: Path, arguments: list[str],
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_keras_model_is_kept_and_says_the_same(tmp_path: Path) -> None:
     done = run_command(tmp_path, *SMALL, "backend=keras")
     assert done.returncode == 0, done.stderr

@@ -126,7 +126,7 @@ def callback_states(folder: Path) -> set[str]:
     return {re.sub(r"'val/\w+'", "METRIC", name) for name in names}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name == "keras" else name for name in RESUMED])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "keras" else name for name in RESUMED])
 def test_a_run_goes_on_for_one_more_epoch(name: str, own_modules: None, old: Path, command: Command) -> None:
     before = history(name)
     states = callback_states(old / "outputs" / name)
@@ -165,7 +165,7 @@ def test_a_run_begins_with_the_weights_of_an_old_one(source: str, old: Path) -> 
     assert result.metrics["test/loss"] == pytest.approx(FOUND["tracked"]["loss"], rel=1e-4)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_run_of_mlflow_is_repeated_and_compared_with_what_it_was(old: Path, command: Command) -> None:
     done = command(f"rerun={run_id('tracked')}", "hydra.run.dir=outputs/again")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -257,6 +257,7 @@ def test_mlflow_loads_a_model_with_the_code_that_was_kept_beside_it_and_beside_t
         assert done.stdout == f"{[HEARD[0]]}\n", done.stderr
 
 
+@pytest.mark.slow
 def test_keras_itself_loads_an_old_checkpoint_as_its_documentation_says(old: Path) -> None:
     speechtrain.load("outputs/keras")  # which chooses the engine
     import keras
@@ -274,7 +275,7 @@ NEXT = {"model.stack": 1, "optimizer.lr": 0.004491523825138}, 14.107057218198422
 """Of the trial that follows on those of the study: what is tried, and what it gives."""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_finished_sweep_goes_on(tmp_path: Path, command: Command) -> None:
     unpack("sweep.tar.xz", tmp_path)
     journal = JournalStorage(JournalFileBackend("multirun/study/study.journal"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SHARED_DATA, TINY, TRAINED
+from conftest import SHARED_DATA, TINY, TRAINED, thinned
 
 import speechtrain
 from speechtrain.backends.callbacks import Callback
@@ -31,11 +31,14 @@ def test_a_config_trains_and_gives_its_results_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "model"),
-    [
-        *(("synthetic", model) for model in ("tdnn", "conformer", "crdnn", "mlp")),
-        ("digits", "tdnn"),
-        *(pytest.param("digits", model, marks=pytest.mark.slow) for model in ("conformer", "crdnn", "mlp")),
-    ],
+    thinned(
+        [
+            *(("synthetic", model) for model in ("tdnn", "conformer", "crdnn", "mlp")),
+            ("digits", "tdnn"),
+            *(pytest.param("digits", model, marks=pytest.mark.slow) for model in ("conformer", "crdnn", "mlp")),
+        ],
+        4,
+    ),
 )
 def test_every_model_runs_one_batch_of_every_corpus(model: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPEECHTRAIN_CACHE", str(tmp_path.parent / "cache"))
@@ -47,25 +50,28 @@ def test_every_model_runs_one_batch_of_every_corpus(model: str, data: str, tmp_p
 
 @pytest.mark.parametrize(
     "options",
-    [
-        ["trainer.precision=bf16-mixed"],
-        ["model=conformer", "trainer.precision=bf16-mixed"],
-        ["model=crdnn", "trainer.precision=bf16-mixed"],
-        ["model=tdnn", "trainer.precision=bf16-true"],
-        ["trainer.precision=64-true"],
-        ["trainer.accumulate_grad_batches=2"],
-        ["trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_val=0.1"],
-        ["trainer.gradient_clip_val=null"],
-        ["trainer.max_steps=3"],
-        ["trainer.val_every_n_epochs=2"],
-        ["trainer.deterministic=true"],
-        ["trainer.checkpoint.save_top_k=0", "trainer.checkpoint.save_last=false"],
-        ["trainer.test_checkpoint=last"],
-        ["optimizer=sgd", "scheduler=step"],
-        ["optimizer=rmsprop", "scheduler=exponential"],
-        ["optimizer=adam", "scheduler=plateau"],
-        ["features.normalize=band", "augment=specaugment"],
-    ],
+    thinned(
+        [
+            ["trainer.precision=bf16-mixed"],
+            ["model=conformer", "trainer.precision=bf16-mixed"],
+            ["model=crdnn", "trainer.precision=bf16-mixed"],
+            ["model=tdnn", "trainer.precision=bf16-true"],
+            ["trainer.precision=64-true"],
+            ["trainer.accumulate_grad_batches=2"],
+            ["trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_val=0.1"],
+            ["trainer.gradient_clip_val=null"],
+            ["trainer.max_steps=3"],
+            ["trainer.val_every_n_epochs=2"],
+            ["trainer.deterministic=true"],
+            ["trainer.checkpoint.save_top_k=0", "trainer.checkpoint.save_last=false"],
+            ["trainer.test_checkpoint=last"],
+            ["optimizer=sgd", "scheduler=step"],
+            ["optimizer=rmsprop", "scheduler=exponential"],
+            ["optimizer=adam", "scheduler=plateau"],
+            ["features.normalize=band", "augment=specaugment"],
+        ],
+        4,
+    ),
     ids=lambda options: options[-1],
 )
 def test_options_of_training_run(options: list[str]) -> None:
@@ -86,6 +92,7 @@ def test_without_validation_the_objective_must_be_another(corpus: Callable[..., 
         speechtrain.train(speechtrain.compose([*overrides, "objective.metric=val/weer", "trainer.checkpoint.monitor=x"]))
 
 
+@pytest.mark.slow
 def test_utterances_too_short_for_their_text_are_counted_and_left_out_of_training_only(
     corpus: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -156,7 +163,9 @@ def test_a_users_own_tokenizer_that_is_none_is_refused_by_its_key(tmp_path: Path
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no recorded speech beside the checkout")
-@pytest.mark.parametrize(("experiment", "folder"), [("fsdd", "fsdd"), ("fsdd_unseen_speaker", "fsdd"), ("digit_strings", "fsdd_strings")])
+@pytest.mark.parametrize(
+    ("experiment", "folder"), thinned([("fsdd", "fsdd"), ("fsdd_unseen_speaker", "fsdd"), ("digit_strings", "fsdd_strings")], 3)
+)
 def test_experiments_on_recorded_speech_take_only_the_folder(experiment: str, folder: str) -> None:
     given = [
         f"experiment={experiment}",
@@ -198,6 +207,7 @@ def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path) -> None:
         speechtrain.train(other)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no recorded speech beside the checkout")
 def test_a_few_recorded_utterances_can_be_learnt_by_heart() -> None:
     given = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from conftest import SHARED_DATA
+from conftest import SHARED_DATA, thinned
 
 import speechtrain
 
@@ -26,7 +26,7 @@ RECORDED = {
 }
 
 
-@pytest.mark.parametrize("folder", RECORDED)
+@pytest.mark.parametrize("folder", thinned(RECORDED, 3))
 def test_recorded_speech_is_read_checked_and_trained_on(folder: str) -> None:
     if not (SHARED_DATA / folder).is_dir():
         pytest.skip(f"no recorded speech at {SHARED_DATA / folder}")

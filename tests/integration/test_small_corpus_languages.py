@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from conftest import thinned
 from corpora import tones
 
 import speechtrain
@@ -37,7 +38,7 @@ def corpus(root: Path, texts: list[str]) -> Path:
     return root
 
 
-@pytest.mark.parametrize("language", TEXTS)
+@pytest.mark.parametrize("language", thinned(TEXTS, 4))
 def test_the_recipe_trains_and_its_n_gram_decodes_in_any_script(language: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     texts = TEXTS[language]
     options = ["tracking=[]", "report.enabled=false", "backend.threads=1", "data.feature_cache=null", "data.on_shared.audio=allow"]

@@ -50,7 +50,7 @@ def run(python: Path | str, words: list[str], folder: Path) -> str:
 
 @pytest.mark.parametrize(
     ("name", "more"),
-    [("sphere", []), ("classifier", []), pytest.param("regression", ["seed=1"], marks=pytest.mark.long)],
+    [("sphere", []), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("classifier", []), ("regression", ["seed=1"])))],
 )
 def test_an_example_of_the_page_runs_as_it_stands_there_and_has_trials_pruned(name, more, tmp_path):
     shown = run(sys.executable, [*example(name, tmp_path), *more], tmp_path)

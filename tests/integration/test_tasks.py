@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, SHARED_DATA
+from conftest import REPOSITORY, SHARED_DATA, thinned
 from mlflow import MlflowClient
 
 import speechtrain
@@ -42,6 +42,7 @@ def files_of(client: MlflowClient, run_id: str, folder: str = "") -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_classification_leaves_its_curves_in_mlflow_and_a_model_that_names_classes(command: Command, tmp_path: Path) -> None:
     done = command(*WORDS)
     assert done.returncode == 0, done.stderr
@@ -81,7 +82,7 @@ def test_a_regression_leaves_its_signals_and_its_measures(command: Command, tmp_
     assert len(table["data"]) == 4
 
 
-@pytest.mark.parametrize("backend", ["torch", "keras"])
+@pytest.mark.parametrize("backend", thinned(["torch", "keras"], 2))
 def test_signals_written_as_hdf5_give_the_same_training(command: Command, tmp_path: Path, backend: str) -> None:
     if backend == "keras":
         pytest.importorskip("keras")
@@ -113,7 +114,7 @@ def test_limits_can_be_set_one_by_one_without_a_mark(tmp_path: Path) -> None:
     assert len(speechtrain.train(speechtrain.compose(options, output_dir=tmp_path / "run")).history) == 2
 
 
-@pytest.mark.parametrize("backend", ["torch", "keras"])
+@pytest.mark.parametrize("backend", thinned(["torch", "keras"], 2))
 def test_the_fourth_task_of_the_how_to_page_trains(command: Command, tmp_path: Path, backend: str) -> None:
     if backend == "keras":
         pytest.importorskip("keras")

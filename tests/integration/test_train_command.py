@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, thinned
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -199,15 +199,18 @@ def test_a_tracking_server_that_is_not_there_is_a_users_mistake(command: Command
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        (["resume=last"], "no run 'last'"),
-        (["resume=0123456789abcdef"], "no run '0123456789abcdef'"),
-        (["data=manifest", "data.root=."], "no such manifest"),
-        (["model=null"], "Config group override must be a string or a list"),
-        (["hydra.run.dir=/proc/x"], "/proc/x"),
-        (["output_dir=/proc/x", "tracking=[]"], "/proc/x: cannot be written"),
-        ([*TINY, "trainer.fast_dev_run=true", "trainer.accelerator=tpu"], "trainer: "),
-    ],
+    thinned(
+        [
+            (["resume=last"], "no run 'last'"),
+            (["resume=0123456789abcdef"], "no run '0123456789abcdef'"),
+            (["data=manifest", "data.root=."], "no such manifest"),
+            (["model=null"], "Config group override must be a string or a list"),
+            (["hydra.run.dir=/proc/x"], "/proc/x"),
+            (["output_dir=/proc/x", "tracking=[]"], "/proc/x: cannot be written"),
+            ([*TINY, "trainer.fast_dev_run=true", "trainer.accelerator=tpu"], "trainer: "),
+        ],
+        4,
+    ),
 )
 def test_what_is_not_there_is_named_and_the_exit_code_is_2(command: Command, arguments: list[str], said: str) -> None:
     done = command(*arguments)

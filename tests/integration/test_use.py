@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import REPOSITORY, TRAINED
+from conftest import REPOSITORY, TRAINED, thinned
 from use import here
 
 import speechtrain
@@ -23,18 +23,21 @@ from speechtrain.report import data as report
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [
-        (["from=nosuch"], "from: no run 'nosuch'"),
-        (["from=none.ckpt"], "from: there is no file none.ckpt"),
-        (["spilt=val"], "did you mean 'split'"),
-        (["from=RUN", "decoder=bem"], "did you mean 'beam'"),
-        (["from=RUN", "decoder=beam", "decoder.lexicn=a"], "did you mean 'decoder.lexicon'"),
-        (["from=RUN", "decoder=beam", "decoder.lexicon=none.txt"], "decoder.lexicon: no such file"),
-        (["from=RUN", "decoder=beam", "decoder.lm=none.arpa"], "decoder.lm: no such file"),
-        (["from=RUN", "data.rot=/x"], "data.rot"),
-        (["from=RUN", "data.test_size=0"], "data"),
-        (["RUN"], "write key=value"),
-    ],
+    thinned(
+        [
+            (["from=nosuch"], "from: no run 'nosuch'"),
+            (["from=none.ckpt"], "from: there is no file none.ckpt"),
+            (["spilt=val"], "did you mean 'split'"),
+            (["from=RUN", "decoder=bem"], "did you mean 'beam'"),
+            (["from=RUN", "decoder=beam", "decoder.lexicn=a"], "did you mean 'decoder.lexicon'"),
+            (["from=RUN", "decoder=beam", "decoder.lexicon=none.txt"], "decoder.lexicon: no such file"),
+            (["from=RUN", "decoder=beam", "decoder.lm=none.arpa"], "decoder.lm: no such file"),
+            (["from=RUN", "data.rot=/x"], "data.rot"),
+            (["from=RUN", "data.test_size=0"], "data"),
+            (["RUN"], "write key=value"),
+        ],
+        4,
+    ),
 )
 def test_a_mistake_is_told_without_a_trace(words: list[str], told: str, trained: Path) -> None:
     with pytest.raises(UserError) as error:
@@ -42,6 +45,7 @@ def test_a_mistake_is_told_without_a_trace(words: list[str], told: str, trained:
     assert told in str(error.value)
 
 
+@pytest.mark.slow
 def test_one_channel_or_the_mean_is_heard_in_every_command(
     trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -89,6 +93,7 @@ def test_a_list_of_test_data_needs_none_of_training_data(
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_every_command_takes_an_archive(trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, text = next(iter(spoken.items()))
     assert here("export", f"from={trained}", "out=.") == 0
@@ -124,6 +129,7 @@ def test_every_command_takes_an_archive(trained: Path, spoken: dict[str, str], t
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_recordings_are_drawn_as_the_model_sees_them(
     trained: Path, spoken: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def test_it_has_the_open_files_that_are_passed_to_it() -> None:
     assert os.read(end, 4) == b"word"
 
 
+@pytest.mark.slow
 def test_a_command_that_names_keras_has_it_imported_on_tensorflow_unless_it_names_an_engine_too() -> None:
     assert told(["-c", TELL, "backend=keras"], input="")["modules"] == ["torch", "tensorflow"]
     assert told(["-c", TELL, "backend=keras", "backend.engine=torch"], input="")["modules"] == ["torch"]

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, thinned
 from optuna.trial import FrozenTrial
 
 from speechtrain.sweep.study.storage import open_storage
@@ -208,12 +208,15 @@ def test_the_official_plugins_example_of_a_custom_space_runs_unchanged_and_is_re
 
 @pytest.mark.parametrize(
     "launcher",
-    [
-        [],
-        ["hydra/launcher=pool"],
-        pytest.param(["hydra/launcher=joblib"], marks=pytest.mark.long),
-        pytest.param(["hydra/launcher=submitit_local"], marks=pytest.mark.long),
-    ],
+    thinned(
+        [
+            [],
+            ["hydra/launcher=pool"],
+            pytest.param(["hydra/launcher=joblib"], marks=pytest.mark.long),
+            pytest.param(["hydra/launcher=submitit_local"], marks=pytest.mark.long),
+        ],
+        4,
+    ),
     ids=["process", "pool", "joblib", "submitit"],
 )
 def test_a_job_of_another_program_reports_and_is_pruned_under_any_launcher(program, tmp_path, launcher):

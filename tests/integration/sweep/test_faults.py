@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, thinned
 
 pytestmark = pytest.mark.long
 
@@ -15,16 +15,19 @@ POOL = ("hydra/launcher=pool", "hydra.sweeper.n_jobs=2")
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [
-        ("kill", "SIGKILL"),
-        ("hang", "took longer than hydra.sweeper.timeout=1 s"),
-        pytest.param("memory", "hydra.launcher.memory_gb is 0.5", marks=pytest.mark.cold),  # a forked one shares its memory
-        ("raise", "RuntimeError: went wrong"),
-        ("exit", "SystemExit: 3"),
-        ("unpicklable", "UnpicklableError: cannot be pickled"),
-        ("not_a_number", "returned nan, not 1 number"),
-        ("text", "returned 'a text', not 1 number"),
-    ],
+    thinned(
+        [
+            ("kill", "SIGKILL"),
+            ("hang", "took longer than hydra.sweeper.timeout=1 s"),
+            pytest.param("memory", "hydra.launcher.memory_gb is 0.5", marks=pytest.mark.cold),  # a forked one shares its memory
+            ("raise", "RuntimeError: went wrong"),
+            ("exit", "SystemExit: 3"),
+            ("unpicklable", "UnpicklableError: cannot be pickled"),
+            ("not_a_number", "returned nan, not 1 number"),
+            ("text", "returned 'a text', not 1 number"),
+        ],
+        3,
+    ),
 )
 def test_what_goes_wrong_in_a_trial_costs_that_trial_alone(toy, fault, reason):
     extra = {"hang": ["hydra.sweeper.timeout=1"], "memory": ["hydra.launcher.memory_gb=0.5"]}.get(fault, [])

@@ -170,6 +170,7 @@ def error_of(trial: FrozenTrial) -> float:
     return abs(trial.params["x"] - 2)
 
 
+@pytest.mark.slow
 def test_trials_are_continued_once_whatever_is_killed(toy):
     sweep = [*HALVING, "hydra.sweeper.n_trials=7", "seconds=0.1", "hydra.sweeper.retries=50", *POOL]
     toy.run_through_kills(sweep, 4, random.Random(3), while_running=1.0)

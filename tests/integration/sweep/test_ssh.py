@@ -83,6 +83,7 @@ def wait_for(what, seconds=60):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_results_and_mlflow_run_come_back(command, tmp_path, box):
     done = command("-m", *RUN, "trainer.epochs=2", *box)
 

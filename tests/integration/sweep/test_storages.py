@@ -29,12 +29,14 @@ def share_a_quota(toy, url: str) -> None:
     assert "nothing was left to do" in again.stdout, again.stdout + again.stderr
 
 
+@pytest.mark.slow
 def test_two_sweepers_share_one_quota_on_postgresql(toy, postgresql):
     share_a_quota(toy, postgresql)
 
     assert len(toy.trials(postgresql)) == 20
 
 
+@pytest.mark.slow
 def test_two_sweepers_share_one_quota_through_a_grpc_proxy(toy, grpc_proxy):
     share_a_quota(toy, grpc_proxy)
 

@@ -40,7 +40,7 @@ def trials_of(folder, name="study"):
         "in_process",
         pytest.param("pool", marks=[pytest.mark.cold, pytest.mark.slow]),
         pytest.param("joblib", marks=pytest.mark.slow),
-        "submitit_local",
+        pytest.param("submitit_local", marks=pytest.mark.slow),
     ],
 )
 def test_a_hopeless_trial_is_pruned_inside_its_job_under_any_launcher(command, tmp_path, launcher):
@@ -64,7 +64,8 @@ def test_a_hopeless_trial_is_pruned_inside_its_job_under_any_launcher(command, t
     assert json.loads((tmp_path / "multirun/study/1/run.json").read_text())["status"] == "KILLED"
 
 
-@pytest.mark.parametrize("launcher", [pytest.param("in_process", marks=pytest.mark.slow), "pool"])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["in_process", "pool"])
 def test_one_sweep_mixes_backends_and_prunes_on_both(command, tmp_path, launcher):
     chosen = [] if launcher == "in_process" else [f"hydra/launcher={launcher}"]
     pruner = ["hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=4.0", "hydra.sweeper.pruner.n_warmup_steps=1"]
@@ -76,6 +77,7 @@ def test_one_sweep_mixes_backends_and_prunes_on_both(command, tmp_path, launcher
     assert found == {(backend, rate): state for backend in ("torch", "keras") for rate, state in ((0.003, "COMPLETE"), (1e-12, "PRUNED"))}
 
 
+@pytest.mark.slow
 def test_trials_on_other_engines_run_in_processes_of_their_own(command, tmp_path):
     done = command("-m", *TRIALS, "backend=keras", "backend.engine=tensorflow,torch", "trainer.epochs=1")
 
@@ -187,6 +189,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_alone_with_its_reason(command, t
     assert sorted(run.info.status for run in runs_of(tmp_path).values()) == ["FAILED", "FINISHED"]
 
 
+@pytest.mark.slow
 def test_the_mlflow_run_of_a_killed_worker_is_failed_with_the_reason(command, tmp_path):
     arguments = ["-m", *TRIALS, "seed=1,2", "trainer.epochs=200", "hydra/launcher=pool", "hydra.sweeper.retries=0"]
     sweeper = subprocess.Popen([sys.executable, "-m", "speechtrain", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True)

@@ -29,6 +29,7 @@ def test_groups_options_and_keys_of_a_training_are_completed(complete: Complete)
     assert complete("train model=conformer model.n_h") == {"model.n_heads="}
 
 
+@pytest.mark.slow
 def test_commands_are_completed_beside_groups(complete: Complete) -> None:
     assert complete("ev") == {"evaluate"}
     assert complete("mod") == {"model.", "model="}

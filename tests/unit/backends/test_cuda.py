@@ -53,6 +53,7 @@ for kind in ("fp32", "bf16", "fp16"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "environment"),
     [
@@ -60,7 +61,6 @@ for kind in ("fp32", "bf16", "fp16"):
         pytest.param(COMPILED, {}, id="machine code", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.long
 def test_the_depthwise_kernels_can_be_compiled_and_give_what_pytorch_does(
     tmp_path: Path, program: str, environment: dict[str, str]
 ) -> None:

@@ -21,13 +21,31 @@ def backend() -> Backend:
     return KerasBackend(os.environ.get("SPEECHTRAIN_TEST_ENGINE", "tensorflow"), threads=1)
 
 
+class TestInShort:
+    """The cases that every run has."""
+
+    options = CtcConformance.options
+    drawing = CtcConformance.drawing
+    metrics = CtcConformance.metrics
+    setup = CtcConformance.setup
+    drawn = CtcConformance.drawn
+
+    test_learns_a_tiny_set = CtcConformance.test_learns_a_tiny_set
+    test_saves_and_loads = CtcConformance.test_saves_and_loads
+    test_a_resumed_run_equals_an_uninterrupted_one = CtcConformance.test_a_resumed_run_equals_an_uninterrupted_one
+    test_utterances_that_cannot_be_aligned_change_nothing = CtcConformance.test_utterances_that_cannot_be_aligned_change_nothing
+
+
+@pytest.mark.slow
 class TestKeras(CtcConformance):
     """With texts."""
 
 
+@pytest.mark.slow
 class TestKerasClassification(ClassificationConformance):
     """With classes."""
 
 
+@pytest.mark.slow
 class TestKerasRegression(RegressionConformance):
     """With signals."""

@@ -30,6 +30,7 @@ def run_tests(engine: str, *arguments: str) -> None:
     assert " passed" in done.stdout or "100%" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_losses_and_optimizers_are_those_of_torch(engine: str) -> None:
     run_tests(engine, str(HERE / "test_keras_equals_torch.py"), "-k", "ctc or consistency or adamw")

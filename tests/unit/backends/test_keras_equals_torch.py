@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import thinned
 
 if importlib.util.find_spec("keras") is None:  # importing it would choose its engine
     pytest.skip("needs the keras extra", allow_module_level=True)
@@ -65,7 +66,7 @@ def pair(options: list[str], input_size: int = 40) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluating", "training"])
-@pytest.mark.parametrize("options", MODELS, ids=" ".join)
+@pytest.mark.parametrize("options", thinned(MODELS, 2), ids=" ".join)
 def test_a_model_with_the_torch_models_weights_gives_its_outputs(options: list[str], training: bool) -> None:
     torch.manual_seed(0)
     first, second = pair(options)
@@ -85,7 +86,7 @@ def test_a_model_with_the_torch_models_weights_gives_its_outputs(options: list[s
     )
 
 
-@pytest.mark.parametrize("model", ["tdnn", "conformer", "crdnn", "quartznet", "lstm", "mlp"])
+@pytest.mark.parametrize("model", thinned(["tdnn", "conformer", "crdnn", "quartznet", "lstm", "mlp"], 3))
 @pytest.mark.long
 def test_no_two_weights_begin_with_the_same_numbers_and_all_within_torchs_bounds(tmp_path: Path, model: str) -> None:
     setups = [Setup(backend, tmp_path / backend.name, f"model={model}") for backend in (TorchBackend(threads=1), BACKEND)]
@@ -116,7 +117,7 @@ def test_padding_up_to_a_compiled_shape_changes_nothing_in_training_either(optio
         np.testing.assert_allclose(ops.convert_to_numpy(more)[row, :frames], ops.convert_to_numpy(exact)[row, :frames], atol=2e-5)
 
 
-@pytest.mark.parametrize("options", [["model.stack=1"], ["model.stack=3"], ["model.layers=1", "model.stack=2"]], ids=" ".join)
+@pytest.mark.parametrize("options", thinned([["model.stack=1"], ["model.stack=3"], ["model.layers=1", "model.stack=2"]], 3), ids=" ".join)
 @pytest.mark.parametrize("backend", ["torch", "keras"])
 def test_an_lstm_streams_what_it_gives_for_the_whole_utterance_whatever_the_chunks(backend: str, options: list[str]) -> None:
     first, second = pair(["model=lstm", *options])
@@ -138,7 +139,7 @@ def test_an_lstm_streams_what_it_gives_for_the_whole_utterance_whatever_the_chun
         np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-5)
 
 
-@pytest.mark.parametrize(("chunk", "every", "reach"), [(1, 1, 1), (4, 1, 4), (2, 3, 6), (5, None, 20)])
+@pytest.mark.parametrize(("chunk", "every", "reach"), thinned([(1, 1, 1), (4, 1, 4), (2, 3, 6), (5, None, 20)], 4))
 def test_an_lstms_gradient_reaches_back_as_far_as_its_chunks_say(chunk: int, every: int | None, reach: int) -> None:
     given = f"model.detach_every={'null' if every is None else every}"
     first, second = pair(["model=lstm", "model.stack=1", "model.layers=1", f"model.chunk_frames={chunk}", given])
@@ -202,15 +203,18 @@ def test_consistency_and_its_gradient_are_those_of_torch() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        ["adamw"],
-        ["adam", "optimizer.weight_decay=0.1"],
-        ["sgd"],
-        ["sgd", "optimizer.nesterov=false", "optimizer.weight_decay=0.1"],
-        ["sgd", "optimizer.momentum=0", "optimizer.nesterov=false"],
-        ["rmsprop"],
-        ["rmsprop", "optimizer.momentum=0.9", "optimizer.weight_decay=0.1"],
-    ],
+    thinned(
+        [
+            ["adamw"],
+            ["adam", "optimizer.weight_decay=0.1"],
+            ["sgd"],
+            ["sgd", "optimizer.nesterov=false", "optimizer.weight_decay=0.1"],
+            ["sgd", "optimizer.momentum=0", "optimizer.nesterov=false"],
+            ["rmsprop"],
+            ["rmsprop", "optimizer.momentum=0.9", "optimizer.weight_decay=0.1"],
+        ],
+        3,
+    ),
     ids=" ".join,
 )
 def test_an_optimizer_takes_torchs_steps(options: list[str]) -> None:
@@ -252,7 +256,7 @@ TRAINING = [
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("tolerance", "options"), TRAINING)
+@pytest.mark.parametrize(("tolerance", "options"), thinned(TRAINING, 3))
 def test_a_training_from_the_same_weights_gives_the_same_losses(tmp_path: Path, tolerance: float, options: list[str]) -> None:
     common = ["model.dropout=0", "trainer.epochs=2", "data.batch_seconds=12", *options]
     setups = [Setup(backend, tmp_path / backend.name, *common) for backend in (TorchBackend(threads=1), BACKEND)]

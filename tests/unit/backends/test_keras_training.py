@@ -48,6 +48,7 @@ def test_a_limited_training_has_the_events_and_metrics_that_it_has_on_torch(tmp_
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "precision",
     [
@@ -100,6 +101,7 @@ def test_a_file_with_more_weights_than_its_config_asks_for_is_refused(tmp_path: 
         setup.backend.load(setup.build(dilations=[1]), tmp_path / "a.keras")
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_another_optimizer_or_from_a_file_without_one(tmp_path: Path) -> None:
     setup = Setup(keras_backend(), tmp_path / "one", *SMALL)
     model = setup.build()
@@ -124,6 +126,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
 
 
+@pytest.mark.slow
 def test_the_graph_of_the_ctc_loss_is_made_once_for_all_models(tmp_path: Path) -> None:
     from speechtrain.backends.keras import losses
 

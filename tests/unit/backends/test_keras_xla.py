@@ -27,6 +27,7 @@ SGD = ["optimizer=sgd", "optimizer.lr=1e-3", "model.dropout=0", "augment=none"]
 FEW_SHAPES = ["data.num_buckets=1", "data.train_size=16", "data.batch_size=16"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [["model=tdnn", "model.dilations=[1]"], pytest.param(["model=mlp", "task.consistency=0.2"], marks=pytest.mark.slow)],

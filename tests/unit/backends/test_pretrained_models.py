@@ -302,6 +302,7 @@ def test_weights_are_read_in_every_form_that_the_library_has_had(made: Make, tmp
         assert name == "mask" or torch.equal(one, other), name
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_checkpoint_is_said_with_the_name_of_its_file(made: Make, tmp_path: Path) -> None:
     folder = tmp_path / "wrong"
     shutil.copytree(made("wav2vec2"), folder)
@@ -348,6 +349,7 @@ def test_a_name_that_the_hub_does_not_give_is_told_with_what_to_do(monkeypatch: 
             encoder(name)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_a_checkpoint_and_its_model_does_not_need_it(
     made: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import thinned
 from torch import nn
 
 from speechtrain import compose
@@ -39,7 +40,7 @@ SIZES = {
     "lstm": [[], ["model.stack=3", "model.chunk_frames=1", "model.layers=1"], ["model.detach_every=null"]],
     "mlp": [[], ["model.stack=3"]],
 }
-CASES = [(model, options) for model, variants in SIZES.items() for options in variants]
+CASES = [case for model, variants in SIZES.items() for case in thinned([(model, options) for options in variants], len(variants))]
 
 
 def encoder(model: str, options: list[str], input_size: int = 40) -> Any:
@@ -162,7 +163,7 @@ def test_equal_views_are_consistent_and_unequal_ones_pull_at_each_other_within_t
 
 
 @pytest.mark.parametrize("options", [["model.chunk_frames=1"], ["model.chunk_frames=3", "model.left_chunks=2"], ["model.chunk_frames=4"]])
-@pytest.mark.parametrize("subsampling", [2, 4, 8])
+@pytest.mark.parametrize("subsampling", thinned([2, 4, 8], 3))
 def test_a_conformer_of_chunks_streams_what_it_gives_for_the_whole_utterance(options: list[str], subsampling: int) -> None:
     net = encoder("conformer", [*options, f"model.subsampling={subsampling}", "model.n_layers=2", "model.kernel_size=5"])
     for parameter in net.parameters():
@@ -205,7 +206,7 @@ def test_a_conformer_of_whole_utterances_cannot_stream() -> None:
         encoder("conformer", []).stream()
 
 
-@pytest.mark.parametrize("model", [*SIZES, "wav2vec2"])
+@pytest.mark.parametrize("model", thinned([*SIZES, "wav2vec2"], 3))
 @pytest.mark.parametrize("training", [True, False])
 def test_in_bfloat16_a_model_gives_nearly_what_it_gives_in_float32(model: str, training: bool) -> None:
     options = ["model.dropout=0", *(["model.mask_prob=0"] if model == "wav2vec2" else [])]

@@ -27,7 +27,7 @@ from speechtrain.tracking.run_folder import write_run_file
 parser = OverridesParser.create()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.from_regex(r"[0-9a-f]{1,12}|[0-9][0-9_.e+-]{0,10}|[\w./:@ =()%~-]{1,20}", fullmatch=True))
 def test_text_is_read_as_it_was_typed(text: str) -> None:
     if text.strip() in ("", "null") or text != text.strip():

@@ -34,6 +34,7 @@ def test_a_model_of_keras_that_is_larger_than_its_file_is_refused_before_it_is_m
         _check_size(cfg, task, tmp_path / "a.keras", input_size=20)
 
 
+@pytest.mark.slow
 def test_outputs_that_are_nan_are_no_text(trained: Path) -> None:
     recognizer = load(str(trained))
     values = recognizer.log_probs(np.zeros(8000, dtype=np.float32))

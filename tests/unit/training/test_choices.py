@@ -69,6 +69,7 @@ def test_frames_are_as_long_as_what_is_said_allows(corpus: Write) -> None:
     assert (slow.model["time_strides"], fast.model["time_strides"]) == ([2, 2], [3])
 
 
+@pytest.mark.slow
 def test_a_model_is_as_wide_as_the_budget_allows_and_never_trained_for_nothing(corpus: Write, caplog: pytest.LogCaptureFixture) -> None:
     root = corpus(TEXTS)
     with caplog.at_level("INFO"):
@@ -116,6 +117,7 @@ def test_what_is_set_is_not_chosen(corpus: Write) -> None:
     assert cfg.features["sample_rate"] == 8000
 
 
+@pytest.mark.slow
 def test_a_budget_that_no_epoch_fits_into_is_refused(corpus: Write) -> None:
     with pytest.raises(ConfigError, match=r"budget_minutes.*an epoch of"):
         chosen(corpus(TEXTS), "budget_minutes=1e-9")
@@ -126,6 +128,7 @@ def test_choosing_epochs_needs_a_budget(corpus: Write) -> None:
         compose(["experiment=small_corpus", f"data.root={corpus(TEXTS)}", "budget_minutes=null"])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_keeps_what_was_chosen_when_it_began(corpus: Write) -> None:
     command = ["experiment=small_corpus", f"data.root={corpus(TEXTS)}", *QUICK, "trainer.precision=32-true"]
     first = speechtrain.train(compose([*command, "budget_minutes=0.05", "trainer.limit_epochs=1"]))

@@ -82,6 +82,7 @@ def test_what_cannot_be_applied_to_a_trained_model_is_refused_by_name_before_any
     assert set(changes_of(resumed(folder, "optimizer.betas=[0.8,0.9]", "optimizer.fused=false"))) == {"optimizer.betas", "optimizer.fused"}
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_the_utterances_that_it_began_with(folder: Path) -> None:
     def refused(told: str) -> None:
         noted = [(folder / name).read_bytes() for name in ("config.yaml", "run.json")]
@@ -144,6 +145,7 @@ def test_a_run_goes_on_where_it_was_tracked_and_is_found_there(folder: Path, mon
     assert not _place_of([str(folder)], "runs", "tracking_uri")
 
 
+@pytest.mark.slow
 def test_keys_to_choose_that_data_or_model_lack_are_left_out_when_a_run_is_resumed(folder: Path) -> None:
     wanted = "choose=[data.val,data.split.by,features.n_mels,model.time_strides,model.channels,trainer.epochs]"
     cfg = with_values_of_the_start(resumed(folder, "features.n_mels=99", "trainer.epochs=7", wanted, "budget_minutes=1"))
@@ -197,6 +199,7 @@ def test_a_run_that_is_resumed_from_another_folder_goes_on_in_the_database_it_wa
     assert address() == "sqlite:///mlflow.db"
 
 
+@pytest.mark.slow
 def test_folds_of_a_resumed_cross_validation_stay_as_they_were(tmp_path: Path) -> None:
     options = [*SMALL, "trainer.epochs=1", "data.folds=2", "data.fold_by=utterance"]
     folder = speechtrain.train(compose(options, output_dir=tmp_path / "folds")).folder
@@ -213,6 +216,7 @@ def test_folds_of_a_resumed_cross_validation_stay_as_they_were(tmp_path: Path) -
     assert [(folder / name).read_bytes() for name in ("config.yaml", "run.json")] == before
 
 
+@pytest.mark.slow
 def test_keys_that_came_after_a_run_began_are_not_set_when_it_is_resumed(folder: Path) -> None:
     checkpoint = folder / "checkpoints" / "last.ckpt"
     content = torch.load(checkpoint, weights_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY, prepared
+from conftest import TINY, prepared, thinned
 from featurised import PHONEMES, sample, write_corpus, write_manifest
 
 from speechtrain import compose, featurise
@@ -100,7 +100,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("case", thinned(BROKEN, 4))
 def test_what_is_missing_or_broken_is_named_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str) -> None:
     overrides = write_corpus(tmp_path)
     change, said = BROKEN[case]
