@@ -177,7 +177,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 def test_wrong_command_lines_of_a_training_are_refused(tmp_path: Path, state: pytest.MonkeyPatch) -> None:
-    for number, rng in generators("training", len(MISTAKES) // 2):
+    for number, rng in generators("training", len(MISTAKES) // 4):
         arguments = of_training(number, rng)
         state.setattr(sys, "argv", ["speechtrain", *arguments])
         code, text = outcome(arguments, program.main)

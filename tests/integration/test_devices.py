@@ -138,6 +138,7 @@ PARTS = ["model=conformer", "model.size=tiny", "model.dropout=0", "trainer.epoch
 EVERYTHING = ["trainer.ema_decay=0.9", "trainer.accumulate_grad_batches=2", "task.intermediate=0.3", "trainer.gradient_checkpointing=true"]
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_trained_like_whole_ones(tmp_path: Path) -> None:
     results, files = {}, {}
     for strategy in ("ddp", "fsdp"):

@@ -35,6 +35,7 @@ def test_an_evaluation_finds_what_the_run_found_and_writes_it(trained: Path, cap
     assert "greedy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_several_decoders_are_counted_in_one_pass(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("abc\nhead\nbad\n")
     words = ["decoder=greedy", "nbest=2", "report=false", "out=there", "split=val"]

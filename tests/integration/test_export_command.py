@@ -98,6 +98,7 @@ def test_a_run_exports_when_it_is_done(command: Callable[..., subprocess.Complet
     assert "there is no format 'onx'" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_model_of_signals_is_evaluated_and_exported_and_has_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["data.train_size=12", "data.val_size=4", "data.test_size=4", "data.duration=1", "trainer.epochs=1", "tracking=[]"]
     cfg = speechtrain.compose(["experiment=signal_extraction", *sizes, "backend.threads=1"], output_dir=tmp_path / "run")

@@ -221,7 +221,7 @@ def test_an_evaluation_finds_what_the_earlier_version_found(name: str, own_modul
     assert {key: found[key] for key in FOUND[name]} == pytest.approx(FOUND[name], rel=1e-4)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_archives_and_registered_models_are_evaluated_too(old: Path) -> None:
     for name, source in {"tracked": "outputs/tracked/exports/tracked.zip", "keras": "outputs/keras/exports/keras.zip"}.items():
         assert evaluated(f"from={source}")["cer"] == pytest.approx(FOUND[name]["cer"])

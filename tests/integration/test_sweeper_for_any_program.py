@@ -71,7 +71,7 @@ def test_the_sweepers_distribution_asks_for_what_the_whole_one_asks_for():
     assert {name: extras[name] for name in own["optional-dependencies"]} == own["optional-dependencies"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.cold
 def test_the_sweeper_alone_runs_a_program_that_reports_and_brings_no_torch(tmp_path):
     builds = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(PACKAGE)]

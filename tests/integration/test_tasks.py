@@ -136,6 +136,7 @@ def test_the_fourth_task_of_the_how_to_page_trains(command: Command, tmp_path: P
     assert "did you mean 'task.pool'" in wrong.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no recorded speech beside the checkout")
 def test_recorded_digits_are_told_apart(tmp_path: Path) -> None:
     options = ["experiment=fsdd_keywords", f"data.root={SHARED_DATA / 'fsdd'}", "data.limit_utterances=240", "trainer.epochs=8"]

@@ -116,7 +116,7 @@ def test_after_ctrl_c_the_run_goes_on_where_it_was_and_ends_like_an_uninterrupte
     assert len(list((tmp_path / "parts" / "outputs").glob("*/*"))) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", thinned([signal.SIGINT, signal.SIGTERM], 2))
 def test_a_signal_before_the_first_epoch_ended_leaves_a_run_that_can_be_resumed(
     command: Command, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -131,6 +131,7 @@ def test_a_signal_before_the_first_epoch_ended_leaves_a_run_that_can_be_resumed(
     assert resumed.info.run_id == run.info.run_id
 
 
+@pytest.mark.slow
 def test_a_mistake_made_while_a_run_is_resumed_is_not_stored_in_it(command: Command, tmp_path: Path, trained: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
     stored = tmp_path / "run" / ".hydra" / "overrides.yaml"

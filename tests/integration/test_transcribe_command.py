@@ -49,6 +49,7 @@ def test_files_are_transcribed_to_the_standard_output(trained: Path, spoken: dic
     assert sum(said[name] == text for name, text in spoken.items()) >= 7
 
 
+@pytest.mark.slow
 @pytest.mark.cold
 def test_the_standard_input_and_samples_without_a_header_are_transcribed(trained: Path, spoken: dict[str, str], use: Use) -> None:
     path, text = next(iter(spoken.items()))

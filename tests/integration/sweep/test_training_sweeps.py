@@ -99,6 +99,7 @@ def test_a_mistake_in_another_process_is_told_as_in_this_one(command, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_trial_0_is_the_configs_own_values_and_the_best_config_runs_as_an_experiment(command, tmp_path):
     space = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "samples=interval(1,9)", "hydra.sweeper.n_trials=3"]
 

@@ -118,7 +118,7 @@ def test_padding_up_to_a_compiled_shape_changes_nothing_in_training_either(optio
 
 
 @pytest.mark.parametrize("options", thinned([["model.stack=1"], ["model.stack=3"], ["model.layers=1", "model.stack=2"]], 3), ids=" ".join)
-@pytest.mark.parametrize("backend", ["torch", "keras"])
+@pytest.mark.parametrize("backend", thinned(["torch", "keras"], 2))
 def test_an_lstm_streams_what_it_gives_for_the_whole_utterance_whatever_the_chunks(backend: str, options: list[str]) -> None:
     first, second = pair(["model=lstm", *options])
     features = np.random.default_rng(0).standard_normal((2, 50, 40)).astype(np.float32)
@@ -256,7 +256,7 @@ TRAINING = [
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("tolerance", "options"), thinned(TRAINING, 3))
+@pytest.mark.parametrize(("tolerance", "options"), thinned(TRAINING, 6))
 def test_a_training_from_the_same_weights_gives_the_same_losses(tmp_path: Path, tolerance: float, options: list[str]) -> None:
     common = ["model.dropout=0", "trainer.epochs=2", "data.batch_seconds=12", *options]
     setups = [Setup(backend, tmp_path / backend.name, *common) for backend in (TorchBackend(threads=1), BACKEND)]

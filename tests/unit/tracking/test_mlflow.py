@@ -63,7 +63,7 @@ def test_the_local_database_is_in_write_ahead_mode_and_here(tmp_path: Path) -> N
     assert sqlite3.connect(tmp_path / "mlflow.db").execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_fresh_database_may_be_opened_by_many_processes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPEECHTRAIN_TEST_MIGRATIONS", "1")
     code = (

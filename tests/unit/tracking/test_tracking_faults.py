@@ -129,7 +129,7 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_has_everything_once(ser
     assert spools_in(tmp_path / "run") == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_never_arrived_waits_beside_the_run_and_sync_sends_it(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
