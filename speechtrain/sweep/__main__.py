@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> int:
             return 0
     word = {"pause": "pause", "resume": "run"}.get(given.word, "stop")
     if word == "pause" or alive:
-        send(study.storage, study.id, word)  # type: ignore[arg-type]
+        send(study.storage, study.id, word, given.word)  # type: ignore[arg-type]
     elif word == "run":
         send(study.storage, study.id, "run")
     console.print(_answer(given.word, bool(alive), status.counts["running"]), markup=False)

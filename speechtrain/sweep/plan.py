@@ -26,7 +26,8 @@ from speechtrain.config.node_checks import find_node_problems
 from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.config.targets import Direction, task_directions
-from speechtrain.errors import ConfigError, Problem, counted, first_line
+from speechtrain.errors import ConfigError, Problem, first_line
+from speechtrain.sweep.refusals import refuse_comparing_stop, refuse_own_sweeps, refuse_pauses, warn_of_idle_pruner
 from speechtrain.sweep.space.compose import Composer, parsed
 from speechtrain.sweep.space.custom import extension
 from speechtrain.sweep.space.precheck import (
@@ -43,6 +44,7 @@ from speechtrain.sweep.space.precheck import (
 )
 from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Parameter, Space, parse_space, typed
 from speechtrain.sweep.study.objectives import Constraint, directions_of, full_name
+from speechtrain.sweep.study.race import RacePlan, plan_race
 from speechtrain.sweep.study.results import read_best
 
 if TYPE_CHECKING:  # they import Optuna, which a mistake in the space does not wait for
@@ -83,6 +85,7 @@ class SweepPlan:
         sampler: config node of the sampler; None: random draws.
         pruner: config node of the pruner; None: no pruning.
         warm: what is taken over from earlier studies.
+        race: how the best are trained with further seeds at the end; None: they are not.
         extend: adds the parameters of `hydra.sweeper.custom_search_space` to a trial; None: there are no others.
     """
 
@@ -98,6 +101,7 @@ class SweepPlan:
     sampler: dict[str, Any] | None
     pruner: dict[str, Any] | None
     warm: WarmStart
+    race: RacePlan | None = None
     extend: Callable[[Trial], None] | None = None
 
     def names(self, word: str) -> list[str]:
@@ -136,13 +140,15 @@ class Planner:
         function = _function(custom, "custom_search_space") if custom is not None else None
         cfg = self._compose_defaults(space)
         options = swept_options(self._composer, space)
-        _refuse_own_sweeps(options, cfg)
+        refuse_own_sweeps(options, cfg)
         space = replace(space, settled=settled_values(self._composer, space, cfg))
         space = typed(space, types_of(self._composer, options, space, cfg))
         check = JobCheck(self._options)
         check_space(self._composer, space, check, partial(self._explain, space))
         objectives, directions = self._objectives(cfg)
-        _refuse_comparing_stop(self._options, directions)
+        refuse_comparing_stop(self._options, directions)
+        seeds = self._options.seeds_per_trial
+        race = plan_race(self._options.finalists, seeds_per_trial=seeds, directions=directions, space=space, cfg=cfg)
         from speechtrain.sweep.study.samplers import sampler_factory
         from speechtrain.sweep.study.warm_start import read_warm_start
 
@@ -151,15 +157,17 @@ class Planner:
         sampler_factory(sampler, conditional=bool(space.branches))  # refuses what cannot be built
         pruner = self._node("pruner")
         if len(directions) > 1:
-            _refuse_pauses(pruner)
+            refuse_pauses(pruner)
             pruner = None
         if pruner is not None:
             self._refuse_opposite_report(cfg, pruner, directions[0])
-            _warn_of_idle_pruner(pruner, check.reports, directions[0], n_trials)
+            warn_of_idle_pruner(pruner, check.reports, directions[0], n_trials)
         folder = Path(str(self._config.hydra.sweep.dir))
         settings = self._settings(options, space, cfg, objectives)
         extend = extension(function, cfg, space) if function is not None else None
-        return SweepPlan(study_name, folder, space, settings, first, n_trials, grid, objectives, directions, sampler, pruner, warm, extend)
+        return SweepPlan(
+            study_name, folder, space, settings, first, n_trials, grid, objectives, directions, sampler, pruner, warm, race, extend
+        )
 
     # --- options and space ------------------------------------------------------------------------------------------------------------
 
@@ -401,61 +409,6 @@ def _metrics_of_epochs(options: SweeperOptions) -> dict[str, str]:
     return reported | {key: name for key, name in (objectives | constraints).items() if name.startswith("val/") or "/" not in name}
 
 
-def _refuse_own_sweeps(options: Sequence[SweptOption], base: DictConfig) -> None:
-    """Refuse options of a swept group that say themselves what is swept or where: one sweep has one of each.
-
-    Raises:
-        ConfigError: with every option that does.
-    """
-    problems = []
-    for option in options:
-        nodes = [f"hydra.{node}" for node in ("sweeper", "launcher") if _plain(option.cfg.hydra[node]) != _plain(base.hydra[node])]
-        if nodes:
-            message = f"'{option.name}' sets keys of {' and '.join(nodes)}, which hold for a whole sweep"
-            problems.append(Problem(option.group, message, f"give {option.group}={option.name} alone, or take them out of it"))
-    if problems:
-        raise ConfigError(problems)
-
-
-def _refuse_comparing_stop(options: SweeperOptions, directions: Sequence[Direction]) -> None:
-    """Refuse conditions of `stop_when` that compare values where there are several objectives.
-
-    Raises:
-        ConfigError: with each of them.
-    """
-    given = [key for key in ("goal", "no_improvement") if getattr(options.stop_when, key) is not None]
-    if len(directions) > 1 and given:
-        message = f"needs one objective, and there are {len(directions)}"
-        raise ConfigError(Problem(f"hydra.sweeper.stop_when.{key}", message, "give a budget in hours") for key in given)
-
-
-def _refuse_pauses(pruner: Mapping[str, Any] | None) -> None:
-    """Refuse a rule that pauses trials where there are several objectives, none of which says alone which trials are the best.
-
-    Raises:
-        ConfigError: it is one.
-    """
-    from speechtrain.sweep.study.promotion import PromotionRule
-    from speechtrain.sweep.study.samplers import make_pruner
-
-    if pruner is not None and isinstance(make_pruner(pruner), PromotionRule):
-        message = f"{str(pruner['_target_']).rpartition('.')[2]} compares trials by one objective, and hydra.sweeper.objectives has several"
-        raise ConfigError([Problem("hydra.sweeper.pruner", message, "choose hydra.sweeper.pruner=none, or one objective")])
-
-
-def _warn_of_idle_pruner(pruner: Mapping[str, Any], reports: Mapping[int, int], direction: Direction, n_trials: int) -> None:
-    """Say so if even the longest trials have too few epochs for the pruner to stop one."""
-    from speechtrain.sweep.study.samplers import can_prune
-
-    steps = [range(every - 1, epochs, every) for every, epochs in reports.items()]
-    if not steps or any(can_prune(pruner, each, direction=direction, n_trials=n_trials) for each in steps):
-        return
-    settings = ", ".join(f"{key}={value}" for key, value in pruner.items() if key != "_target_")
-    longest = max(reports.values())
-    what = f"{str(pruner['_target_']).rpartition('.')[2]} ({settings}) waits longer than {counted(longest, 'epoch')}"
-    log.warning("no trial can be pruned: %s; change hydra.sweeper.pruner.KEY, or choose hydra.sweeper.pruner=none", what)
-
-
 def study_name_of(space: Space, options: SweeperOptions, program: str) -> str:
     """Return a study's name that follows from what is swept, so that the same command finds its study again.
 
@@ -478,10 +431,6 @@ def study_name_of(space: Space, options: SweeperOptions, program: str) -> str:
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:6]
     keys = [re.sub(r"\W+", "_", parameter.path.rpartition(".")[2]) for parameter in space.all_parameters()]
     return f"{'-'.join(dict.fromkeys(keys))[:40].strip('-') or 'one'}-{digest}"
-
-
-def _plain(node: DictConfig) -> Any:
-    return OmegaConf.to_container(node, resolve=False)
 
 
 def _distinct(points: Sequence[Assignment]) -> list[Assignment]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -29,7 +30,8 @@ from speechtrain.sweep.trial.runner import Program
 if TYPE_CHECKING:  # they import Optuna, which a mistake on the command line does not wait for
     from speechtrain.sweep.reports.console import Reporter
     from speechtrain.sweep.reports.recorder import SweepRecorder
-    from speechtrain.sweep.study.ledger import Ledger
+    from speechtrain.sweep.study.ledger import Ledger, LedgerEntry
+    from speechtrain.sweep.study.race import Standing
     from speechtrain.sweep.study.study import ClaimedTrial, Study
     from speechtrain.sweep.workers.executors import Executor
     from speechtrain.tracking.base import Status
@@ -80,8 +82,9 @@ class Sweep:
         reporter.begin()
         recorder = self._recorder(study, plan, arguments)
         with _recording(recorder, study, reporter), present(study, executor.size, plan.folder, options=self._options) as presence:
+            loop = TrialLoop(self._options, plan, study, executor, reporter, recorder)
             try:
-                reason = TrialLoop(self._options, plan, study, executor, reporter, recorder).run()
+                reason = loop.run()
             except KeyboardInterrupt:
                 executor.close()
                 if executor.ends_jobs:
@@ -92,7 +95,7 @@ class Sweep:
                 executor.close()
             store_stop(study.storage, study.id, reason)
             presence.ended = reason or "all trials are done"
-            return reporter.end(reason)
+            return reporter.end(reason, loop.standing)
 
     def _recorder(self, study: Study, plan: SweepPlan, arguments: Sequence[str]) -> SweepRecorder | None:
         """Return what records the sweep's own run; None for a program without trackers in its config."""
@@ -178,6 +181,9 @@ class TrialLoop:
         executor: runs the jobs.
         reporter: shows what happens.
         recorder: recorder of the sweep's own run; None if there is none.
+
+    Attributes:
+        standing: what the race of the finalists has come to; None as long as there is none.
     """
 
     def __init__(
@@ -190,6 +196,7 @@ class TrialLoop:
         recorder: SweepRecorder | None,
     ) -> None:
         from speechtrain.sweep.study.control import SignalReader
+        from speechtrain.sweep.study.finalists import FinalRace
         from speechtrain.sweep.study.stopping import StopRule
 
         self._options = options
@@ -201,9 +208,14 @@ class TrialLoop:
         self._running: dict[int, TrialContext] = {}
         self._started = time.monotonic()
         self._checked_for_dead = -math.inf
+        self._ended_since = True
         self._signals = SignalReader(study.storage, study.id)
         metric = next(iter(plan.objectives), "")
         self._stop_rule = StopRule(options.stop_when, plan.directions, metric, patience=5 * options.heartbeat)
+        self._race = FinalRace(study, plan.race) if plan.race is not None else None
+        self._is_race_forgotten = False
+        self._without_checkpoints: set[int] = set()
+        self.standing: Standing | None = None
 
     def run(self) -> str | None:
         """Run until the study has its trials, or no further one is to be started and no job runs; return why, if trials are left.
@@ -213,30 +225,55 @@ class TrialLoop:
         """
         while True:
             ledger = self._read_study()
-            reason = self._reason_to_stop(ledger)
-            stopping = reason is not None
-            if not self._running and (stopping or ledger.is_complete):
+            enough = self._reason_to_end_search(ledger)
+            searches = enough is None and not ledger.is_complete
+            if searches:
+                self._forget_race()
+            races = self._race is not None and not searches and not self._is_race_decided(ledger)
+            halt = self._reason_to_halt(ledger) if searches or races else None
+            if not self._running and (halt is not None or not (searches or races)):
                 if ledger.is_complete:
-                    self._delete_paused_checkpoints(ledger)
-                return reason
-            started = not stopping and not self._is_paused() and self._start_next(ledger)
+                    self._delete_checkpoints(ledger.paused)
+                return halt or enough
+            started = halt is None and (searches or races) and not self._is_paused() and self._start_next(ledger, races=races)
             if started and len(self._running) < self._executor.size:
                 continue
             self._handle_outcomes()
             if not self._running and not started:
                 time.sleep(POLL_SECONDS / 4)  # the other trials are run by other sweepers
 
-    def _reason_to_stop(self, ledger: Ledger) -> str | None:
-        """Return why no further trial is started; None while one may be, or none is left."""
-        if ledger.is_complete:
-            return None
+    def _reason_to_end_search(self, ledger: Ledger) -> str | None:
+        """Return why the study needs no further trials of its search, though some are left; None: it does, or none is left."""
+        self._stop_rule.update(self._study.finished)
+        return None if ledger.is_complete else self._stop_rule.enough()
+
+    def _is_race_decided(self, ledger: Ledger) -> bool:
+        """Read what the race of the finalists has come to, have it shown and stored, and return whether it is decided."""
+        assert self._race is not None
+        self.standing = self._race.standing(ledger)
+        if self.standing is None:
+            return False
+        self._race.store(self.standing)
+        self._reporter.show_race(self.standing)
+        return bool(self.standing.verdict)
+
+    def _forget_race(self) -> None:
+        """Forget what an earlier race has come to, for trials of the search are left, which may be among the best."""
+        from speechtrain.sweep.study.finalists import store_race
+
+        if self._is_race_forgotten:
+            return
+        self._is_race_forgotten, self.standing = True, None
+        store_race(self._study, None)
+
+    def _reason_to_halt(self, ledger: Ledger) -> str | None:
+        """Return why no further trial of any kind is started; None while one may be."""
         if (signal := self._signals.read()).word == "stop":
-            return f"`sweep stop` was given on {signal.host}"
+            return f"`sweep {signal.said or 'stop'}` was given on {signal.host}"
         seconds = self._options.stop_after
         if seconds is not None and time.monotonic() - self._started > seconds:
             return f"this command has run for hydra.sweeper.stop_after={seconds:g} s"
-        self._stop_rule.update(self._study.finished)
-        return self._stop_rule.reason(self._study.running(ledger))
+        return self._stop_rule.used_up(self._study.running(ledger))
 
     def _is_paused(self) -> bool:
         """Return whether no trial is to be started for now, and have it shown when that changes."""
@@ -257,23 +294,37 @@ class TrialLoop:
         if self._recorder is not None:
             self._recorder.update(self._study.finished, self._reporter.results)
         self._check_failures(ledger)
+        if self._ended_since:
+            self._ended_since = False
+            self._delete_checkpoints(ledger.out_of_reach)
         return ledger
 
-    def _start_next(self, ledger: Ledger) -> bool:
+    def _start_next(self, ledger: Ledger, *, races: bool) -> bool:
         """Claim a trial and start its job; return False if all workers are busy or no trial waits."""
-        trial = self._study.claim(ledger) if len(self._running) < self._executor.size else None
+        if len(self._running) >= self._executor.size:
+            return False
+        trial = self._study.claim(ledger) if not races else self._claim_finalist()
         if trial is None:
             return False
         context = self._context_of(trial)
         self._running[trial.number] = context
-        self._executor.submit(SweepJob(trial.number, self._plan.space.overrides(trial.assignment), {VARIABLE: context.to_text()}))
+        overrides = self._plan.space.overrides(trial.assignment)
+        if trial.finalist is not None:
+            _, key, seed = trial.finalist
+            overrides.append(f"{key}={seed}")
+        self._executor.submit(SweepJob(trial.number, overrides, {VARIABLE: context.to_text()}))
         return True
+
+    def _claim_finalist(self) -> ClaimedTrial | None:
+        """Claim what the race needs next; None while trials of the search run, or all that it needs does."""
+        return self._race.claim(self.standing) if self._race is not None and self.standing is not None else None
 
     def _handle_outcomes(self) -> None:
         """Wait a moment for jobs to end, and record what they could not record themselves."""
         from speechtrain.sweep.trial.handle import TrialHandle
 
         for outcome in self._executor.wait(timeout=POLL_SECONDS):
+            self._ended_since = True
             context = self._running.pop(outcome.number)
             if not outcome.recorded:
                 TrialHandle(context).record(outcome)
@@ -281,14 +332,17 @@ class TrialLoop:
             if outcome.ending in ("died", "timeout", "memory"):
                 self._close_runs(outcome.number, outcome.reason)
 
-    def _delete_paused_checkpoints(self, ledger: Ledger) -> None:
-        """Delete what the paused trials of a complete study would have gone on from; more trials may have some of them begin anew."""
+    def _delete_checkpoints(self, paused: Sequence[LedgerEntry]) -> None:
+        """Delete what paused trials would have gone on from, that will not be; a higher n_trials may have some of them begin anew."""
         if self._options.keep_pruned_checkpoints or self._options.check is None:  # another program's folders are its own
             return
         from speechtrain.sweep.study.attributes import TrialEntry
         from speechtrain.sweep.trial.attempts import delete_checkpoints, folder_of
 
-        for entry in ledger.paused:
+        for entry in paused:
+            if entry.number in self._without_checkpoints:
+                continue
+            self._without_checkpoints.add(entry.number)
             assert isinstance(entry, TrialEntry)
             if (folder := folder_of(entry.trial)) is not None:
                 delete_checkpoints(folder)
@@ -323,6 +377,9 @@ class TrialLoop:
         from speechtrain.sweep.study.results import short_text
 
         options, plan = self._options, self._plan
+        finalist, name = trial.finalist, dict(trial.assignment)
+        if finalist is not None:
+            name[finalist[1]] = finalist[2]
         return TrialContext(
             storage=self._study.url,
             study=self._study.name,
@@ -332,16 +389,17 @@ class TrialLoop:
             directions=plan.directions,
             constraints=options.constraints,
             report=options.report,
-            pruner=plan.pruner,
-            seeds=options.seeds_per_trial,
-            seeds_startup_trials=options.seeds_startup_trials,
+            pruner=plan.pruner if finalist is None else None,
+            seeds=options.seeds_per_trial if finalist is None else 1,
+            seeds_startup_trials=options.seeds_startup_trials if finalist is None else sys.maxsize,
             timeout=options.timeout,
             heartbeat=options.heartbeat,
             keep_pruned=options.keep_pruned_checkpoints,
             show_output=options.show_output,
-            name=short_text(trial.assignment),
+            name=short_text(name),
             parents=self._recorder.parents if self._recorder is not None else {},
             retry_of=trial.retry_of,
             meters=options.stop_when.cpu_hours is not None or options.stop_when.gpu_hours is not None,
             promoted_from=trial.promoted_from,
+            finalist=finalist[0] if finalist is not None else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -89,4 +90,5 @@ def run(cfg: DictConfig) -> object:
         report((cfg.x - 2.0) ** 2 + 1 / (step + 1), step)
     time.sleep(cfg.seconds if not cfg.lengths else cfg.lengths[HydraConfig.get().job.num])
     note(cfg, "end")
-    return (cfg.x - 2.0) ** 2 + cfg.n
+    luck = random.Random(f"{cfg.seed} {float(cfg.x)}").gauss(0, cfg.noise)
+    return (cfg.x - 2.0) ** 2 + cfg.n + luck

@@ -33,6 +33,14 @@ class StopWhen(Node):
 
 
 @dataclass
+class Finalists(Node):
+    n: int | None = number(ge=2, most=100)
+    max_seeds: int = number(ge=2, most=1000)
+    significance: float = number(gt=0, lt=1)
+    seed_key: str = MISSING
+
+
+@dataclass
 class SweeperOptions(Target):
     _recursive_: bool = MISSING
     params: Any = MISSING
@@ -51,6 +59,7 @@ class SweeperOptions(Target):
     n_jobs: int = number(ge=1, most=1024)
     stop_after: float | None = number(gt=0)
     stop_when: StopWhen = field(default_factory=StopWhen)
+    finalists: Finalists = field(default_factory=Finalists)
     timeout: float | None = number(gt=0)
     retries: int = number(ge=0)
     max_failure_rate: float = number(ge=0, le=1)

@@ -10,7 +10,7 @@ import io
 import shlex
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,18 @@ from rich.markup import escape
 from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.console import console, format_metric
-from speechtrain.errors import RunError
+from speechtrain.errors import RunError, counted
 from speechtrain.files import write_text
 from speechtrain.sweep.plan import UNLIMITED, SweepPlan
+from speechtrain.sweep.reports.finalists import race_lines, results_of
 from speechtrain.sweep.reports.status_page import duration
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import Assignment
-from speechtrain.sweep.study.attributes import RETRY_OF, TrialEntry, was_cancelled
+from speechtrain.sweep.study.attributes import RETRY_OF, TrialEntry, shown_params, was_cancelled
 from speechtrain.sweep.study.control import Signal
 from speechtrain.sweep.study.cost import reasons_of
 from speechtrain.sweep.study.ledger import Ledger
+from speechtrain.sweep.study.race import FIRST_LOOK, Standing
 from speechtrain.sweep.study.results import RESULTS, Results, experiment_yaml, short_text
 from speechtrain.sweep.study.study import Study
 
@@ -65,6 +67,7 @@ class Reporter:
         self._started = time.monotonic()
         self._finished_here = 0
         self._pause: Signal | None = None
+        self._race: tuple[int, list[int]] | None = None
 
     # --- while it runs ----------------------------------------------------------------------------------------------------------------
 
@@ -103,13 +106,15 @@ class Reporter:
         if state == "COMPLETE" and (deviation := trial.user_attrs.get("deviation")) is not None and isinstance(deviation, float):
             parts[-1] += f" ± {self._value(0, deviation)}"
         best = self.results.best
-        if self.results.all_equal:
+        if (finalist := TrialEntry(trial).finalist) is not None:
+            parts.append(f"finalist #{finalist[0]}")
+        elif self.results.all_equal:
             parts.append("all equal so far")
         elif best and len(self.plan.directions) == 1:
             parts.append(f"best {self._value(0, best[0].values[0])} #{best[0].number}")
         elif best:
             parts.append(f"{len(best)} on the front")
-        parts.append(escape(short_text(trial.params)))
+        parts.append(escape(short_text(shown_params(trial))))
         if state == "FAIL":
             parts.append(f"[red]{escape(str(trial.user_attrs.get('reason', 'unknown')).splitlines()[0][:160])}[/]")
         if (earlier := trial.system_attrs.get(RETRY_OF)) is not None:
@@ -138,6 +143,20 @@ class Reporter:
         seconds = (time.monotonic() - self._started) / self._finished_here * left
         return f", {duration(seconds)} left"
 
+    def show_race(self, standing: Standing) -> None:
+        """Print which trials the race of the finalists is between, and who is left after each of its comparisons."""
+        racing = [each.trial for each in standing.racing]
+        if self._race == (standing.seeds, sorted(racing)):
+            return
+        begins, self._race = self._race is None, (standing.seeds, sorted(racing))
+        names = ", ".join(f"#{number}" for number in racing)
+        if begins and standing.wanted:
+            first, most = standing.plan.first_seed, standing.plan.max_seeds
+            seeds = f"{standing.plan.seed_key}={first} to {first + most - 1}"
+            console.print(f"race of the finalists: {names} with {seeds}, until one is significantly better", style="bold", markup=False)
+        elif standing.wanted and standing.seeds >= FIRST_LOOK:
+            console.print(f"after {counted(standing.seeds, 'seed')} the race is between {names}", style="bold", markup=False)
+
     def show_pause(self, pause: Signal | None) -> None:
         """Print that no trial is started until the study is resumed, or that it was; once each."""
         if pause is not None and self._pause is None:
@@ -153,11 +172,12 @@ class Reporter:
 
     # --- at the end -------------------------------------------------------------------------------------------------------------------
 
-    def end(self, reason: str | None = None) -> float | None:
+    def end(self, reason: str | None = None, standing: Standing | None = None) -> float | None:
         """Write and print the results, and return the best objective; None if there is none yet and trials are left.
 
         Args:
             reason: why the command ends before all trials were run; None if it does not.
+            standing: what the race of the finalists has come to, whose winner is the best; None: there was none.
 
         Raises:
             RunError: no trial was completed.
@@ -165,6 +185,8 @@ class Reporter:
         ledger = self.study.ledger()
         self.show(ledger, busy=0)
         trials = self.study.trials()
+        if standing is not None and (winner := standing.winner) is not None:
+            self.results.name_winner(next(trial for trial in trials if trial.number == winner.trial), winner.mean)
         best = self.results.best
         self._write_table(trials)
         states = [_state_of(slot.latest.trial) for slot in ledger.slots if isinstance(slot.latest, TrialEntry)]
@@ -177,32 +199,55 @@ class Reporter:
         if not best:
             if ledger.done < len(ledger.slots) or ledger.to_continue is not None:
                 return None
-            reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state is TrialState.FAIL]
-            what = f"the last reason: {reasons[-1]}" if reasons else "all were pruned, or violated a constraint"
-            raise RunError(f"no trial of the study '{self.study.name}' finished with a result\n    {what}")
-        self._write_results(best)
-        equal = self.results.all_equal
-        for trial in best[:1] if equal else best:
-            values = ", ".join(f"{metric} {value}" for metric, value in zip(self.plan.names("result"), self._values(trial), strict=False))
-            which = f"all equal  {values}: none is the best" if equal else f"best  #{trial.number}  {values}  {short_text(trial.params)}"
-            console.print(which, markup=False)
-        for line in self._by_seed(trials):
+            raise self._without_result(trials)
+        self._write_results(best, standing)
+        for line in [*self._of_race(standing, reason), *self._of_best(best, standing), *self._by_seed(trials)]:
             console.print(line, markup=False)
-        self._write_best_config(best[0], named=not equal)
+        self._write_best_config(best[0], standing, named=not self.results.all_equal)
         if reason is not None and not self._finished_here:
             console.print("nothing was done; a higher goal or budget in hydra.sweeper.stop_when goes on with the study")
         elif ledger.is_complete and not self._finished_here:
             console.print("nothing was left to do; for more give a higher hydra.sweeper.n_trials or another hydra.sweeper.study_name")
-        return float(best[0].values[0])
+        return self.results.best_value
 
-    def _write_results(self, best: Sequence[FrozenTrial]) -> None:
+    def _without_result(self, trials: Sequence[FrozenTrial]) -> RunError:
+        reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state is TrialState.FAIL]
+        what = f"the last reason: {reasons[-1]}" if reasons else "all were pruned, or violated a constraint"
+        return RunError(f"no trial of the study '{self.study.name}' finished with a result\n    {what}")
+
+    def _of_race(self, standing: Standing | None, reason: str | None) -> Iterator[str]:
+        """Yield the lines on the race of the finalists, or that there was none although it is asked for."""
+        if standing is not None:
+            yield from race_lines(standing.to_dict(), next(iter(self.plan.objectives), ""), reason)
+        elif self.plan.race is not None:
+            yield "race of the finalists: none, for the search was ended before it was through"
+
+    def _of_best(self, best: Sequence[FrozenTrial], standing: Standing | None) -> Iterator[str]:
+        """Yield a line for each of the best trials, or one that says that all are equal."""
+        if self.results.all_equal:
+            yield f"all equal  {self._result_of(best[0], standing)}: none is the best"
+            return
+        for trial in best:
+            yield f"best  #{trial.number}  {self._result_of(trial, standing)}  {short_text(trial.params)}"
+
+    def _result_of(self, trial: FrozenTrial, standing: Standing | None) -> str:
+        """Return the values of a best trial with their names: of the winner of a race its mean over further seeds."""
+        names = self.plan.names("result")
+        winner = standing.winner if standing is not None else None
+        if winner is None or self.results.best_value is None:
+            return ", ".join(f"{name} {value}" for name, value in zip(names, self._values(trial), strict=False))
+        return f"{names[0]} {self._value(0, self.results.best_value)} over {counted(len(winner.values), 'seed')}"
+
+    def _write_results(self, best: Sequence[FrozenTrial], standing: Standing | None) -> None:
         results: dict[str, Any] = {"name": "optuna", "study_name": self.study.name}
         if len(self.plan.directions) == 1:
-            results |= {"best_params": dict(best[0].params), "best_value": best[0].values[0]}
+            results |= {"best_params": dict(best[0].params), "best_value": self.results.best_value}
         else:
             results["solutions"] = [{"params": dict(trial.params), "values": list(trial.values)} for trial in best]
         results["best_trial"] = best[0].number
         results["best_overrides"] = self._overrides(best[0])
+        if standing is not None:
+            results["race"] = results_of(standing.to_dict(), standing.plan.significance)
         write_text(self.folder / RESULTS, yaml.safe_dump(results, sort_keys=False, allow_unicode=True))
 
     def _overrides(self, trial: FrozenTrial) -> list[str]:
@@ -228,7 +273,7 @@ class Reporter:
             return []
         groups: dict[str, list[float]] = {}
         for trial in trials:
-            if trial.state is TrialState.COMPLETE and trial.values:
+            if trial.state is TrialState.COMPLETE and trial.values and TrialEntry(trial).finalist is None:
                 others = {name: value for name, value in trial.params.items() if name != "seed"}
                 groups.setdefault(short_text(others), []).append(trial.values[0])
         metric = self.plan.names("result")[0]
@@ -239,7 +284,7 @@ class Reporter:
                 lines.append(f"{metric} {mean} ± {deviation} over {len(values)} seeds  {name}".rstrip())
         return lines
 
-    def _write_best_config(self, trial: FrozenTrial, *, named: bool) -> None:
+    def _write_best_config(self, trial: FrozenTrial, standing: Standing | None, *, named: bool) -> None:
         """Write the best config, the first of equal ones, as an experiment file; print the command that runs it if it is to be `named`."""
         if self.options.check is None:  # another program, whose config has no experiments
             return
@@ -247,7 +292,7 @@ class Reporter:
         path = self.folder / "experiment" / "best.yaml"
         folder = self.folder if self.folder.is_absolute() else Path(shlex.quote(str(self.folder)))
         command = f"python -m speechtrain --config-dir {folder} experiment=best"
-        values = ", ".join(self._values(trial))
+        values = self._result_of(trial, standing)
         head = f"# @package _global_\n# Trial {trial.number} of {self.study.name}: {values}  {short_text(trial.params)}\n#\n#   {command}\n"
         write_text(path, head + experiment_yaml(cfg))
         if named:

@@ -21,10 +21,14 @@ from speechtrain.files import write_text
 from speechtrain.report.pages import render
 from speechtrain.sweep.reports import figures
 from speechtrain.sweep.reports.figures import Objective, Parameter
+from speechtrain.sweep.reports.finalists import race_rows, verdict_of
 from speechtrain.sweep.reports.importance import RESAMPLINGS, importances
 from speechtrain.sweep.reports.savings import TrialCost, costs_of
+from speechtrain.sweep.reports.status import StatusReader
+from speechtrain.sweep.study.attributes import TrialEntry
 from speechtrain.sweep.study.cost import total_cost, trial_table
-from speechtrain.sweep.study.results import Results
+from speechtrain.sweep.study.race import RACE
+from speechtrain.sweep.study.results import Results, meets_constraints
 from speechtrain.sweep.study.storage import open_storage
 
 _MOST_PARAMETERS = 12
@@ -41,8 +45,14 @@ class Section:
     figure: str
 
 
-def sweep_page(study: optuna.Study, objectives: Sequence[str]) -> str:
-    """Return the page; figures that cannot be drawn from these trials are left out."""
+def sweep_page(study: optuna.Study, objectives: Sequence[str], state: str = "") -> str:
+    """Return the page; figures that cannot be drawn from these trials are left out.
+
+    Args:
+        study: the study.
+        objectives: names of the metrics.
+        state: whether it runs, or why it has ended, in words.
+    """
     trials = study.get_trials(deepcopy=False)
     results = Results(["minimize" if direction.name == "MINIMIZE" else "maximize" for direction in study.directions])
     for trial in trials:
@@ -53,6 +63,10 @@ def sweep_page(study: optuna.Study, objectives: Sequence[str]) -> str:
         for index, (name, direction) in enumerate(zip(names, study.directions, strict=False))
     ]
     costs, is_cpu = costs_of(trials)
+    race = study.user_attrs.get(RACE)
+    best = results.best[:10]
+    if race is not None and race["winner"] is not None:
+        best = [trial for trial in trials if trial.number == race["winner"]]
     return render(
         "sweep.html.j2",
         title=f"Sweep {study.study_name}",
@@ -60,7 +74,9 @@ def sweep_page(study: optuna.Study, objectives: Sequence[str]) -> str:
         cost=total_cost(trials),
         saved=_saved(costs, is_cpu=is_cpu),
         running=sum(not trial.state.is_finished() for trial in trials),
-        all_equal=results.all_equal,
+        state=state,
+        race=None if race is None else {"verdict": verdict_of(race), "rows": race_rows(race, names[0]), "winner": race["winner"]},
+        all_equal=results.all_equal and (race is None or race["winner"] is None),
         ties=_ties(trials, results),
         best=[
             {
@@ -68,7 +84,7 @@ def sweep_page(study: optuna.Study, objectives: Sequence[str]) -> str:
                 "values": [format_metric(metric.name, trial.values[metric.index]) for metric in metrics],
                 "params": dict(trial.params),
             }
-            for trial in results.best[:10]
+            for trial in best
         ],
         objectives=names,
         table=trial_table(trials, names),
@@ -88,7 +104,8 @@ def _sections(
     is_cpu: bool,
 ) -> Iterator[Section]:
     """Yield the sections whose figures can be drawn."""
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    searched = [trial for trial in trials if TrialEntry(trial).finalist is None]
+    complete = [trial for trial in searched if trial.state is TrialState.COMPLETE]
     swept = list(dict.fromkeys(name for trial in complete for name in trial.params))
     shares = [importances(complete, metric.index) for metric in metrics]
     makers: list[Callable[[], Section]] = []
@@ -98,7 +115,7 @@ def _sections(
         parameters = [Parameter(name, complete) for name in ranked]
         makers += [
             lambda: _history(complete, results, objective),
-            lambda: Section("Intermediate values", _of_curves(trials), figures.curves(trials, objective, objective.label)),
+            lambda: Section("Intermediate values", _of_curves(searched), figures.curves(searched, objective, objective.label)),
             lambda: _importance("Importance", objective, shares[0]),
             lambda: Section("Parallel coordinates", _OF_PARALLEL, figures.parallel(complete, parameters, objective)),
             lambda: Section("Slices", _OF_SLICES, figures.slices(complete, parameters, objective)),
@@ -236,7 +253,7 @@ def _ties(trials: Sequence[FrozenTrial], results: Results) -> list[int]:
     equal = [
         trial.number
         for trial in trials
-        if trial.state is TrialState.COMPLETE and trial.values == value and all(broken <= 0 for broken in trial.constraints.values())
+        if trial.state is TrialState.COMPLETE and trial.values == value and meets_constraints(trial) and TrialEntry(trial).finalist is None
     ]
     return equal[:_MOST_EQUAL] if len(equal) > 1 else []
 
@@ -244,5 +261,7 @@ def _ties(trials: Sequence[FrozenTrial], results: Results) -> list[int]:
 def write_page(path: Path, storage: str, study_name: str, objectives: Sequence[str]) -> None:
     """Write the page of a study, which is read from the storage of a URL."""
     warnings.simplefilter("ignore")
-    study = optuna.load_study(study_name=study_name, storage=open_storage(storage))
-    write_text(path, sweep_page(study, objectives))
+    opened = open_storage(storage)
+    study = optuna.load_study(study_name=study_name, storage=opened)
+    status = StatusReader(opened, opened.get_study_id_from_name(study_name), study_name, storage).read()
+    write_text(path, sweep_page(study, objectives, f"{status.state}: {status.words}"))

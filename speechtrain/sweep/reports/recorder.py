@@ -148,11 +148,11 @@ class SweepRecorder:
         for trial in finished[self._counted :]:
             self._cost.add(trial)
         self._counted = len(finished)
-        cost, best = self._cost, results.best
+        cost = self._cost
         metrics = {f"trials/{state}": float(count) for state, count in cost.counts.items()}
         metrics |= {"cost/cpu_h": cost.cpu_hours, "cost/audio_h": cost.audio_hours, "cost/saved_by_pruning_h": cost.saved_hours}
-        if len(self.objectives) == 1 and best and best[0].values:
-            metrics[f"best/{self.objectives[0]}"] = float(best[0].values[0])
+        if len(self.objectives) == 1 and results.best_value is not None:
+            metrics[f"best/{self.objectives[0]}"] = results.best_value
         for tracker in self._trackers.values():
             tracker.log_metrics(metrics, self._counted)
 

@@ -13,10 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from speechtrain.addresses import masked
 from speechtrain.processes.identity import Process
-from speechtrain.sweep.study.attributes import BEAT, CANCEL, JOB, OWNER, SETTINGS, STOPPED, TrialEntry, was_cancelled
+from speechtrain.sweep.study.attributes import BEAT, CANCEL, JOB, OWNER, SETTINGS, STOPPED, TrialEntry, shown_params, was_cancelled
 from speechtrain.sweep.study.changes import TrialChanges
 from speechtrain.sweep.study.control import Signal, SweeperRecord, runs_nowhere
 from speechtrain.sweep.study.ledger import Ledger
+from speechtrain.sweep.study.race import RACE
 from speechtrain.sweep.study.results import Results
 
 MOST_ENDED = 200
@@ -79,7 +80,8 @@ class Status:
         n_trials: trials that the newest command wants in total; None: it has not told.
         left: trials that are left of those.
         seconds_left: estimate of the time for them, from the length of the last trials and the number of workers.
-        best: the best trial, or the front of several objectives.
+        best: the best trial of the search, or the front of several objectives.
+        race: what the race of the finalists has come to, as `Standing.to_dict` has it; None: there is none.
         failures: the latest trials that failed.
         ended: the latest trials that ended, the last one first.
         sweepers: who has worked on it; `alive` says whether they do.
@@ -96,6 +98,7 @@ class Status:
     left: int | None
     seconds_left: float | None
     best: list[EndedTrial]
+    race: dict[str, Any] | None
     running: list[RunningTrial]
     failures: list[EndedTrial]
     ended: list[EndedTrial]
@@ -166,6 +169,7 @@ class StatusReader:
             left=left,
             seconds_left=self._seconds_left(left, sum(record.workers for record in alive)),
             best=[_ended(trial) for trial in self._results.best[:10]],
+            race=attributes.get(RACE),
             running=running,
             failures=[_ended(trial) for trial in reversed(self._failures)],
             ended=[_ended(trial) for trial in reversed(self._ended)],
@@ -175,8 +179,9 @@ class StatusReader:
 
     def _take(self, changed: Sequence[FrozenTrial]) -> None:
         if self._ledger is not None:
-            for trial in changed:
-                self._ledger.put(TrialEntry(trial))
+            for entry in map(TrialEntry, changed):
+                if entry.finalist is None:
+                    self._ledger.put(entry)
         self._unfinished = [trial for trial in changed if not trial.state.is_finished()]
         new = [trial for trial in changed if trial.state.is_finished() and trial.number not in self._seen]
         for trial in sorted(new, key=lambda each: each.datetime_complete.timestamp() if each.datetime_complete is not None else 0.0):
@@ -206,17 +211,19 @@ def _state(
     if alive and signal.word == "pause":
         return "paused", f"paused from {signal.host}; `resume` goes on"
     if any(record.began < signal.sent for record in alive) and signal.word == "stop":
-        return "stopping", f"ends when the running trials have, as `stop` was given on {signal.host}"
+        return "stopping", f"ends when the running trials have, as `{signal.said or 'stop'}` was given on {signal.host}"
     if alive:
         return "running", ", ".join(f"process {record.process.pid} on {record.process.host}" for record in alive)
-    if left is not None and left <= 0:
+    race: Mapping[str, Any] | None = attributes.get(RACE)
+    races = race is not None and not race["verdict"]
+    if left is not None and left <= 0 and not races:
         return "finished", "all trials are done"
     if running and any(not trial.note for trial in running):
         return "idle", "no sweeper works on it; trials that run record themselves, and the same command goes on"
     if attributes.get(STOPPED) and not (all_ and all_[-1].ended is None):
         return "stopped", str(attributes[STOPPED])
-    died = all_ and all_[-1].ended is None
-    return "idle", f"{'its sweeper died' if died else 'no sweeper works on it'}; the same command goes on"
+    told = (all_[-1].ended or "its sweeper died") if all_ else "no sweeper works on it"
+    return "idle", f"{told}; the same command goes on"
 
 
 def _running(trial: FrozenTrial) -> RunningTrial:
@@ -230,13 +237,13 @@ def _running(trial: FrozenTrial) -> RunningTrial:
     if not note and worker is not None and not worker.is_local() and beat is not None and time.time() - float(beat) > 300:
         note = f"silent for {time.time() - float(beat):.0f} s"
     value = trial.intermediate_values[step] if step is not None else None
-    return RunningTrial(trial.number, dict(trial.params), None if step is None else step + 1, value, host, seconds, note)
+    return RunningTrial(trial.number, shown_params(trial), None if step is None else step + 1, value, host, seconds, note)
 
 
 def _ended(trial: FrozenTrial) -> EndedTrial:
     seconds = trial.duration.total_seconds() if trial.duration is not None else None
     reason = str(trial.user_attrs.get("reason", "")).strip()
-    return EndedTrial(trial.number, _word(trial), dict(trial.params), list(trial.values or []), seconds, reason.partition("\n")[0][:200])
+    return EndedTrial(trial.number, _word(trial), shown_params(trial), list(trial.values or []), seconds, reason.partition("\n")[0][:200])
 
 
 def _word(trial: FrozenTrial) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from speechtrain.console import format_metric
+from speechtrain.sweep.reports.finalists import race_rows, verdict_of
 from speechtrain.sweep.reports.status import EndedTrial, Status
 from speechtrain.sweep.study.results import short_text
 
@@ -45,6 +46,10 @@ def summary(status: Status) -> Iterator[tuple[str, str]]:
         yield "left", f"{status.left}{of_all}{when}" if of_all else "until hydra.sweeper.stop_when holds"
     for trial in status.best:
         yield "best", f"#{trial.number}  {_values(status, trial)}  {short_text(trial.params)}"
+    if status.race is not None:
+        for row in race_rows(status.race, next(iter(status.objectives), "")):
+            yield "finalist", "  ".join([*row[:2], f"over {row[2]} seeds", row[4]])
+        yield "race", verdict_of(status.race)
 
 
 def table_of(status: Status) -> RenderableType:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from speechtrain.sweep.study.ledger import State
+from speechtrain.sweep.study.race import FINALIST
 
 RETRY_OF, OWNER, JOB, BEAT, FAILURE = (f"speechtrain:{name}" for name in ("retry_of", "owner", "job", "beat", "failure"))
 """System attributes of a trial: number of the failed or paused trial that it goes on from, sweeper process that claimed it, process that
@@ -78,9 +80,21 @@ class TrialEntry:
         return self.trial.intermediate_values
 
     @property
+    def finalist(self) -> tuple[int, str, int] | None:
+        """Return the finalist that it trains once more: number of its trial, key of the seed, seed; None: it is a trial of the search."""
+        stored = self.trial.system_attrs.get(FINALIST)
+        return None if stored is None else (int(stored["of"]), str(stored["key"]), int(stored["seed"]))
+
+    @property
     def is_surplus(self) -> bool:
         """Return whether it was created beside another one by two sweepers at once, so that it counts nowhere."""
         return bool(self.trial.system_attrs.get(FAILURE, {}).get("surplus"))
+
+
+def shown_params(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the values of a trial for people, with the seed that a race has given it."""
+    finalist = TrialEntry(trial).finalist
+    return dict(trial.params) if finalist is None else {**trial.params, finalist[1]: finalist[2]}
 
 
 def was_cancelled(trial: FrozenTrial) -> bool:

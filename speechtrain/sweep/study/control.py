@@ -42,12 +42,14 @@ class Signal:
         id: different for each signal, so that a command is not stopped by the stop of an earlier one.
         host: machine that it was sent from.
         sent: when, in seconds since 1970.
+        said: the command that sent it, where that is another word: `cancel`, which stops as well.
     """
 
     word: Word
     id: str
     host: str
     sent: float
+    said: str = ""
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> Signal:
@@ -56,9 +58,9 @@ class Signal:
         return cls(**stored) if stored else cls("run", "", "", 0.0)
 
 
-def send(storage: BaseStorage, study_id: int, word: Word) -> None:
-    """Tell the sweepers of a study what to do."""
-    signal = Signal(word, uuid.uuid4().hex, platform.node(), time.time())
+def send(storage: BaseStorage, study_id: int, word: Word, said: str = "") -> None:
+    """Tell the sweepers of a study what to do; `said` is the command that does, where that is another word."""
+    signal = Signal(word, uuid.uuid4().hex, platform.node(), time.time(), said)
     storage.set_study_user_attr(study_id, SIGNAL, asdict(signal))
 
 

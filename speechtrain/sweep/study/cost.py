@@ -64,7 +64,10 @@ def total_cost(trials: Iterable[FrozenTrial]) -> SweepCost:
 
 
 def reasons_of(trials: Sequence[FrozenTrial]) -> list[str | None]:
-    """Return for each trial why it failed, was pruned or paused, and of one that paused by which trial it is continued; None: nothing."""
+    """Return for each trial why it failed, was pruned or paused, by which trial one that paused is continued, and which finalist it was.
+
+    It is None for the others.
+    """
     entries = [TrialEntry(trial) for trial in trials]
     continued = {entry.retry_of: entry.number for entry in entries if entry.retry_of is not None and not entry.is_surplus}
     reasons = []
@@ -73,6 +76,8 @@ def reasons_of(trials: Sequence[FrozenTrial]) -> list[str | None]:
         if entry.paused_at is not None:
             by = f", continued by trial {continued[entry.number]}" if entry.number in continued else ""
             reason = f"paused: {reason}{by}"
+        if (finalist := entry.finalist) is not None:
+            reason = f"finalist: trial {finalist[0]} with {finalist[1]}={finalist[2]}{f'; {reason}' if reason else ''}"
         reasons.append(reason)
     return reasons
 

@@ -8,6 +8,8 @@ import optuna
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
+from speechtrain.sweep.study.race import FINALIST
+
 FIXED_PARAMS = "fixed_params"
 """System attribute of a trial: values by name that Optuna takes instead of asking the sampler; `Study.enqueue_trial` writes it."""
 
@@ -21,10 +23,10 @@ def id_of(trial: FrozenTrial) -> int:
 
 
 class StudyWithout(optuna.Study):
-    """A study whose samplers do not see some of its trials.
+    """A study whose samplers and pruners do not see some of its trials, among them those of a race, which repeat the best with other seeds.
 
     Attributes:
-        hidden: numbers of these trials.
+        hidden: numbers of the others of these trials.
     """
 
     hidden: Container[int] = ()
@@ -35,4 +37,4 @@ class StudyWithout(optuna.Study):
 
     def _get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False) -> list[FrozenTrial]:
         trials = super()._get_trials(deepcopy, states, use_cache)
-        return [trial for trial in trials if trial.number not in self.hidden]
+        return [trial for trial in trials if trial.number not in self.hidden and FINALIST not in trial.system_attrs]

@@ -7,7 +7,7 @@ attempts were planned. Whatever process dies at whatever moment, the next readin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -207,6 +207,14 @@ class Ledger:
         return [slot.latest for slot in self.slots if slot.latest.paused_at is not None]
 
     @property
+    def out_of_reach(self) -> list[LedgerEntry]:
+        """Return the paused trials that no rule will continue; none as long as one may have to be because no trial came to its end."""
+        if self.standings is None or not self._complete:
+            return []
+        rule, rungs = self.standings.rule, self.standings.rungs.values()
+        return [self.slots[rank].latest for rung in rungs for _, rank in rung.paused if rule.is_out(rung, rank, self.n_trials)]
+
+    @property
     def to_continue(self) -> Slot | None:
         """Return the slot whose paused trial is to be continued before another trial is begun; None: there is none."""
         if self.standings is None:
@@ -219,6 +227,49 @@ class Ledger:
         """Return the slot of a trial; None for one that is surplus."""
         slot = self._slot_of.get(number)
         return slot if slot is not None and slot.rank < self.n_trials else None
+
+
+class FinalistRuns:
+    """The trials of a race between the best configurations, in a slot for each configuration and seed; kept up to date trial by trial.
+
+    Of two sweepers that train the same one at the same moment the first counts.
+
+    Args:
+        retries: number of charged failures of a slot that are retried.
+    """
+
+    def __init__(self, retries: int) -> None:
+        self.retries = retries
+        self._slots: dict[Hashable, Slot] = {}
+        self._slot_of: dict[int, Slot] = {}
+
+    def put(self, key: Hashable, entry: LedgerEntry) -> None:
+        """Take in a trial: a new one, of a higher number than all before, or the present state of one that is known.
+
+        Args:
+            key: the configuration and the seed.
+            entry: the trial.
+        """
+        slot = self._slots.setdefault(key, Slot(len(self._slots), []))
+        if entry.number in self._slot_of:
+            place = next(index for index, attempt in enumerate(slot.attempts) if attempt.number == entry.number)
+            slot.attempts[place] = entry
+        elif entry.retry_of == (slot.latest.number if slot.attempts else None):
+            slot.attempts.append(entry)
+            self._slot_of[entry.number] = slot
+
+    def slot(self, key: Hashable) -> Slot | None:
+        """Return the slot of a configuration and a seed; None: it was not trained yet."""
+        return self._slots.get(key)
+
+    def holds(self, number: int) -> bool:
+        """Return whether a trial counts."""
+        return number in self._slot_of
+
+    @property
+    def running(self) -> list[LedgerEntry]:
+        """Return the trials that a process runs, or ran before it died."""
+        return [slot.latest for slot in self._slots.values() if slot.attempts and slot.latest.state is State.RUNNING]
 
 
 def read_ledger(entries: Iterable[LedgerEntry], *, n_trials: int, retries: int, standings: Standings | None = None) -> Ledger:

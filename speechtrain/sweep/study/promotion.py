@@ -34,6 +34,13 @@ class PromotionRule(optuna.pruners.BasePruner):
     def promotable(self, standings: Standings, progress: Progress) -> int | None:
         """Return the slot whose paused trial is to be continued before any other trial is begun; None: there is none now."""
 
+    def is_out(self, rung: Rung, slot: int, n_slots: int) -> bool:  # noqa: ARG002
+        """Return whether a slot that has paused at a rung is not promotable any more, however bad the others of n_slots turn out.
+
+        A rule that cannot say it returns False.
+        """
+        return False
+
     def next_slot(self, standings: Standings, progress: Progress) -> int | None:
         """Return the slot whose paused trial is to be continued now; None: there is none.
 
@@ -88,6 +95,10 @@ class SuccessiveHalving(PromotionRule):
         """Return whether a slot is in the best share of those that have come to a rung so far."""
         return rung.place_of(slot) < len(rung.reached) // self._reduction_factor
 
+    def is_out(self, rung: Rung, slot: int, n_slots: int) -> bool:
+        """Return whether so many are better that the slot is not in the best share of all slots: there will not be fewer of them."""
+        return rung.place_of(slot) >= n_slots // self._reduction_factor
+
     def promotable(self, standings: Standings, progress: Progress) -> int | None:  # noqa: ARG002
         """Return the best paused slot of the highest rung where it is in the best share; None: it is at no rung."""
         best = ((rung, rung.best_paused) for rung in standings.highest_first)
@@ -118,6 +129,10 @@ class KeepBest(PromotionRule):
     def goes_on(self, rung: Rung, slot: int) -> bool:  # noqa: ARG002
         """Return False: which are the best is known when all have come to the rung."""
         return False
+
+    def is_out(self, rung: Rung, slot: int, n_slots: int) -> bool:  # noqa: ARG002
+        """Return whether as many are better as are continued."""
+        return rung.place_of(slot) >= self._keep
 
     def promotable(self, standings: Standings, progress: Progress) -> int | None:
         """Return the best paused one of the `keep` best slots, once every slot has come to the rung or failed before it."""

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain.addresses import keep
 from speechtrain.config.targets import Direction
 from speechtrain.errors import ConfigError, Problem
+from speechtrain.sweep.study.race import FINALIST
 
 if TYPE_CHECKING:  # what a mistake on the command line does not wait for
     from optuna.trial import FrozenTrial
@@ -68,23 +69,34 @@ class Results:
         directions: direction of each objective.
 
     Attributes:
-        best: the best trial, the first of equal ones, or the front of several objectives, by number; empty where no value is finite.
+        best: the best trial, the first of equal ones, or the front of several objectives, by number; empty where no value is finite. It is
+            the winner of a race of the finalists once that has one.
     """
 
     def __init__(self, directions: Sequence[Direction]) -> None:
         self.best: list[FrozenTrial] = []
+        self._mean: float | None = None
         self._signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
         self._count = 0
         self._values: set[tuple[float, ...]] = set()
 
     @property
+    def best_value(self) -> float | None:
+        """Return the value of the best trial in the first objective, or the winner's mean over further seeds; None: there is none."""
+        return self._mean if self._mean is not None or not self.best else float(self.best[0].values[0])
+
+    def name_winner(self, trial: FrozenTrial, mean: float) -> None:
+        """Take the winner of a race for the best trial, with its mean over further seeds."""
+        self.best, self._mean = [trial], mean
+
+    @property
     def all_equal(self) -> bool:
         """Return whether several trials have come and all have the same values, so that none is the best and no parameter matters."""
-        return self._count > 1 and len(self._values) == 1
+        return self._mean is None and self._count > 1 and len(self._values) == 1
 
     def add(self, trial: FrozenTrial) -> None:
-        """Take in a trial; one that is not complete, or breaks a constraint, is passed over."""
-        if trial.state.name != "COMPLETE" or not all(value <= 0 for value in trial.constraints.values()):
+        """Take in a trial; one that is not complete, breaks a constraint, or belongs to a race of finalists is passed over."""
+        if trial.state.name != "COMPLETE" or not meets_constraints(trial) or FINALIST in trial.system_attrs:
             return
         self._count += 1
         if len(self._values) < 2:
@@ -99,6 +111,11 @@ class Results:
     def _costs(self, trial: FrozenTrial) -> list[float]:
         """Return the values of a trial so that less is better."""
         return [sign * value for sign, value in zip(self._signs, trial.values, strict=True)]
+
+
+def meets_constraints(trial: FrozenTrial) -> bool:
+    """Return whether a trial breaks none of the bounds that were checked."""
+    return all(violation <= 0 for violation in trial.constraints.values())
 
 
 def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:

@@ -55,7 +55,7 @@ class StopRule:
             self._busy.add(trial.datetime_start.timestamp(), _end(trial, self._patience))
             for kind in self._seconds:
                 self._seconds[kind] += _seconds_of(trial, kind, _end(trial, self._patience))
-        if trial.state is TrialState.FAIL:
+        if trial.state is TrialState.FAIL or TrialEntry(trial).finalist is not None:
             return
         best = self._best[-1] if self._best else math.inf
         meets = trial.state is TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())
@@ -64,13 +64,17 @@ class StopRule:
             best, self._best_number = cost, trial.number
         self._best.append(best)
 
-    def reason(self, running: Iterable[FrozenTrial] = ()) -> str | None:
-        """Return why no further trial is to be started; None while there is no reason.
+    def enough(self) -> str | None:
+        """Return why the search need not go on: a goal or no improvement; None while it should."""
+        return self._goal() or self._no_improvement()
+
+    def used_up(self, running: Iterable[FrozenTrial] = ()) -> str | None:
+        """Return which budget is used up, so that no trial of any kind is started; None while none is.
 
         Args:
             running: the trials that run, whose cost so far counts as well.
         """
-        return self._goal() or self._no_improvement() or self._budget([each for each in running if each.datetime_start is not None])
+        return self._budget([each for each in running if each.datetime_start is not None])
 
     def _goal(self) -> str | None:
         goal = self._conditions.goal

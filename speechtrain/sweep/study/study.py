@@ -42,7 +42,7 @@ from speechtrain.sweep.study.attributes import (
 )
 from speechtrain.sweep.study.changes import TrialChanges
 from speechtrain.sweep.study.internals import FIXED_PARAMS, StudyWithout, id_of
-from speechtrain.sweep.study.ledger import Ledger, Slot
+from speechtrain.sweep.study.ledger import FinalistRuns, Ledger, Slot
 from speechtrain.sweep.study.promotion import PromotionRule
 from speechtrain.sweep.study.standings import Standings
 from speechtrain.sweep.study.storage import study_lock
@@ -74,6 +74,7 @@ class ClaimedTrial:
         assignment: value of each active parameter.
         retry_of: number of the failed or paused trial that it goes on from.
         promoted_from: epochs after which it may no longer pause, for it did there and was continued; 0: it has not paused.
+        finalist: in a race, number of the trial whose configuration it trains once more, key of the seed, and the seed.
     """
 
     id: int
@@ -81,6 +82,7 @@ class ClaimedTrial:
     assignment: Assignment
     retry_of: int | None
     promoted_from: int = 0
+    finalist: tuple[int, str, int] | None = None
 
 
 class Study:
@@ -105,6 +107,7 @@ class Study:
 
     Attributes:
         finished: the trials that have ended, in the order in which this process saw them end; `ledger` adds to it.
+        finalist_runs: the trials of a race of the best, which the ledger does not count; likewise.
 
     Raises:
         ConfigError: the study exists and searches another space, in other directions, or with other settings.
@@ -146,6 +149,7 @@ class Study:
         self.claimed_ids: set[int] = set()
         self.finished: list[FrozenTrial] = []
         self._finished_numbers: set[int] = set()
+        self.finalist_runs = FinalistRuns(retries)
         self._ledger = self._new_ledger()
         self._watch = Watch(patience)
         self._ownerless = Watch(_OWNER_SECONDS)
@@ -217,10 +221,13 @@ class Study:
         if not whole and any(TrialEntry(trial).is_surplus and self._ledger.slot_of(trial.number) for trial in changed):
             changed, whole = self._changes.read(anew=True)  # the slots behind it move up
         if whole:
-            self._ledger = self._new_ledger()
+            self._ledger, self.finalist_runs = self._new_ledger(), FinalistRuns(self.retries)
         counted = [trial for trial in changed if not TrialEntry(trial).is_surplus]
-        for trial in counted:
-            self._ledger.put(TrialEntry(trial))
+        for entry in map(TrialEntry, counted):
+            if (finalist := entry.finalist) is not None:
+                self.finalist_runs.put(finalist, entry)
+            else:
+                self._ledger.put(entry)
         ended = [trial for trial in counted if trial.state.is_finished() and trial.number not in self._finished_numbers]
         self._finished_numbers.update(trial.number for trial in ended)
         self.finished += sorted(ended, key=_end_of)
@@ -228,7 +235,7 @@ class Study:
 
     def running(self, ledger: Ledger) -> list[FrozenTrial]:
         """Return the trials that a process runs, or ran before it died."""
-        return [entry.trial for entry in ledger.running if isinstance(entry, TrialEntry)]
+        return [entry.trial for entry in [*ledger.running, *self.finalist_runs.running] if isinstance(entry, TrialEntry)]
 
     def _new_ledger(self) -> Ledger:
         standings = None
@@ -367,7 +374,8 @@ class Study:
         if not self._prior.size(len(self.finished)):
             return given
         own = [trial for trial in self.trials() if trial.state is not TrialState.WAITING and trial.state is not TrialState.FAIL]
-        own = [trial for trial in own if trial.number != number and trial.number not in self._ledger.continued]
+        hidden = {number, *self._ledger.continued}
+        own = [trial for trial in own if trial.number not in hidden and TrialEntry(trial).finalist is None]
         storage = optuna.storages.InMemoryStorage()
         minimize = self.directions[0] == "minimize"
         study_id = storage.create_new_study([StudyDirection[self.directions[0].upper()]], self.name)
@@ -413,9 +421,7 @@ class Study:
     def fail_dead_trials(self, ledger: Ledger) -> list[tuple[int, str]]:
         """Record the failure of running trials whose process is gone; return (number, reason) of each."""
         failed = []
-        for entry in ledger.running:
-            assert isinstance(entry, TrialEntry)
-            trial = entry.trial
+        for trial in self.running(ledger):
             if id_of(trial) in self.claimed_ids:
                 continue
             dead = self._check_alive(trial)

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from speechtrain.errors import ConfigError, Problem, counted
 from speechtrain.sweep.space.precheck import label_of
 from speechtrain.sweep.space.space import Assignment, Choice, Domain, Parameter, Range, Scalar, Space
+from speechtrain.sweep.study.attributes import TrialEntry
 from speechtrain.sweep.study.find import FoundStudy, find_study
 from speechtrain.sweep.study.results import Results
 
@@ -97,7 +98,8 @@ def _ranked(study: FoundStudy) -> list[tuple[FrozenTrial, float]]:
     def place(trial: FrozenTrial) -> tuple[bool, float]:
         return trial.state is not TrialState.COMPLETE, sign * trial.values[0]
 
-    told = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.values]
+    searched = [trial for trial in trials if TrialEntry(trial).finalist is None]  # the others repeat the best of these
+    told = [trial for trial in searched if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.values]
     sound = [trial for trial in told if math.isfinite(trial.values[0]) and all(value <= 0 for value in trial.constraints.values())]
     best = sorted(sound, key=place) if len(names) == 1 else results.best
     return [(trial, index / max(1, len(best) - 1)) for index, trial in enumerate(best)]

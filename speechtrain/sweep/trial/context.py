@@ -36,6 +36,7 @@ class TrialContext:
         parents: ids of the sweep's own runs, by tracker.
         retry_of: number of the failed or paused trial that it goes on from.
         promoted_from: epochs after which it may no longer pause, for it did there and is continued; 0: it has not paused.
+        finalist: in a race, number of the trial whose configuration it trains once more; None: it is a trial of the search.
         meters: whether its CPU and GPU time is stored however its job is made, for a budget that counts them.
     """
 
@@ -58,6 +59,7 @@ class TrialContext:
     parents: Mapping[str, str] = field(default_factory=dict)
     retry_of: int | None = None
     promoted_from: int = 0
+    finalist: int | None = None
     meters: bool = False
 
     @property
@@ -65,7 +67,8 @@ class TrialContext:
         """Return the tags of the trial's run in the trackers."""
         retried = {"speechtrain.retry_of": str(self.retry_of)} if self.retry_of is not None else {}
         continued = {"paused": f"after epoch {self.promoted_from}, continued by trial {self.number}"} if self.promoted_from else {}
-        return {"speechtrain.study": self.study, "speechtrain.trial": str(self.number), **retried, **continued}
+        finalist = {"speechtrain.finalist": str(self.finalist)} if self.finalist is not None else {}
+        return {"speechtrain.study": self.study, "speechtrain.trial": str(self.number), **retried, **continued, **finalist}
 
     def to_text(self) -> str:
         """Return the context as one line of JSON, for the environment."""

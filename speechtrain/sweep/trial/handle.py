@@ -27,6 +27,7 @@ from speechtrain.processes import interrupts
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.study.attributes import BEAT, CANCEL, JOB, OWNER, TrialEntry, complete, fail, prune, record_cancelled
 from speechtrain.sweep.study.cost import COST
+from speechtrain.sweep.study.internals import StudyWithout
 from speechtrain.sweep.study.ledger import read_ledger
 from speechtrain.sweep.study.promotion import PromotionRule
 from speechtrain.sweep.study.samplers import make_pruner
@@ -120,7 +121,7 @@ class TrialHandle:
         reported = self.storage.get_trial(self.context.id).intermediate_values
         if any(rule.rung_at(earlier + 1) == rung for earlier in reported if earlier < epoch):
             return False  # it went on when it came to the rung
-        entries = [entry for entry in map(TrialEntry, self._all_trials()) if not entry.is_surplus]
+        entries = [entry for entry in map(TrialEntry, self._all_trials()) if not entry.is_surplus and entry.finalist is None]
         standings = Standings(rule, self.context.directions[0])
         slot = read_ledger(entries, n_trials=sys.maxsize, retries=0, standings=standings).slot_of(self.context.number)
         return slot is not None and not standings.goes_on(slot.rank, epoch + 1)
@@ -133,9 +134,10 @@ class TrialHandle:
         return self.storage.get_all_trials(self.storage.get_study_id_from_name(self.context.study), deepcopy=False)
 
     def completed_trials(self) -> list[FrozenTrial]:
-        """Return the completed trials of the study."""
+        """Return the completed trials of the study, without those that a race has trained once more."""
         study_id = self.storage.get_study_id_from_name(self.context.study)
-        return self.storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
+        trials = self.storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
+        return [trial for trial in trials if TrialEntry(trial).finalist is None]
 
     def earlier_attempts(self) -> Iterator[FrozenTrial]:
         """Yield the failed and paused trials that this one goes on from, the latest first."""
@@ -150,7 +152,7 @@ class TrialHandle:
         """Return the trial as Optuna's own object, with the pruner that the context brings along."""
         if self._trial is None:
             sampler = optuna.samplers.RandomSampler(0)
-            study = optuna.load_study(study_name=self.context.study, storage=self.storage, sampler=sampler, pruner=self._pruner)
+            study = StudyWithout(study_name=self.context.study, storage=self.storage, sampler=sampler, pruner=self._pruner)
             self._trial = optuna.Trial(study, self.context.id)
         return self._trial
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import random
 import re
 import shutil
+import signal
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import TINY
 from optuna.trial import FrozenTrial, TrialState
@@ -196,3 +200,47 @@ def test_two_sweepers_continue_each_paused_trial_once(toy, storage, request):
     assert {trial.number for trial in toy.trials(url) if trial.state is TrialState.FAIL} <= {
         trial.number for trial in toy.trials(url) if "speechtrain:failure" in trial.system_attrs
     }
+
+
+def under(launcher: str) -> list[str]:
+    if launcher == "ray" and importlib.util.find_spec("ray") is None:
+        pytest.skip("needs ray: pip install 'speechtrain[ray]'")
+    return [f"hydra/launcher={launcher}", "hydra.sweeper.n_jobs=2"]
+
+
+@pytest.mark.parametrize(
+    "launcher", ["submitit_local", pytest.param("joblib", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)]
+)
+def test_trials_pause_and_go_on_in_jobs_of_other_launchers(toy, launcher):
+    done = toy.run(*HALVING, "hydra.sweeper.n_trials=3", "seconds=0.02", *under(launcher))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_promoted(toy.trials(), 3)
+    assert re.search(r"continues #\d from epoch 1 ", done.stdout)
+    assert re.search(r"continues #\d from epoch 3 ", done.stdout)
+    assert not [trial for trial in toy.trials() if trial.state is TrialState.FAIL]
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "pool",
+        pytest.param("submitit_local", marks=pytest.mark.slow),
+        pytest.param("joblib", marks=pytest.mark.slow),
+        pytest.param("ray", marks=pytest.mark.slow),
+    ],
+)
+def test_ctrl_c_among_trials_that_pause_and_go_on_loses_none_of_them(toy, launcher):
+    sweep = [*HALVING, "hydra.sweeper.n_trials=4", "seconds=0.2", *under(launcher)]
+    first = toy.start(*sweep)
+    toy.wait_for(lambda: (toy.folder / "output.txt").read_text().count("paused") >= 1 and bool(toy.running()))
+    for process in [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]:  # as a terminal sends it
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT)
+    first.wait(30)
+    toy.wait_for(lambda: not toy.running())  # jobs of some launchers come to their ends
+
+    again = toy.run(*sweep, "hydra.sweeper.retries=0")
+
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert_promoted(toy.trials(), 4)

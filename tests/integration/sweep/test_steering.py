@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from toys import Toy
 
 from speechtrain.sweep.__main__ import run
 
@@ -16,13 +18,32 @@ pytestmark = pytest.mark.long
 POOL = ("hydra/launcher=pool", "hydra.sweeper.n_jobs=2")
 
 
-def test_a_sweep_is_paused_resumed_and_stopped_and_its_death_is_seen(toy, capsys):
-    def status() -> dict[str, Any]:
+STORAGES = ["journal", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sqlite", "postgresql", "grpc_proxy"))]
+
+
+def stored_in(storage: str, toy: Toy, request: pytest.FixtureRequest) -> list[str]:
+    """The override that chooses a kind of storage."""
+    if storage == "journal":
+        return []
+    url = f"sqlite:///{toy.folder}/study.db" if storage == "sqlite" else request.getfixturevalue(storage)
+    return [f"hydra.sweeper.storage={url}"]
+
+
+@pytest.fixture
+def status(capsys: pytest.CaptureFixture[str]) -> Callable[[], dict[str, Any]]:
+    """What `sweep status` says of the study."""
+
+    def read() -> dict[str, Any]:
         capsys.readouterr()
         run(["status", "multirun/toy", "--json"])
         return json.loads(capsys.readouterr().out)
 
-    sweep = ["x=range(0,100)", "seconds=0.3", *POOL]
+    return read
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_sweep_is_paused_resumed_and_stopped_and_its_death_is_seen(toy, status, storage, request):
+    sweep = ["x=range(0,100)", "seconds=0.3", *POOL, *stored_in(storage, toy, request)]
     first = toy.start(*sweep)
     toy.wait_for(lambda: len(toy.log("end")) >= 2)
     assert status()["state"] == "running"
@@ -51,3 +72,21 @@ def test_a_sweep_is_paused_resumed_and_stopped_and_its_death_is_seen(toy, capsys
     again.wait()
     toy.wait_for(lambda: "its sweeper died" in status()["words"])  # once the trials that it left have recorded themselves
     assert status()["state"] == "idle"
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_one_trial_is_cancelled_and_then_all_with_the_sweep(toy, status, storage, request):
+    sweep = ["x=range(0,100)", "seconds=0.05", "epochs=1000", "hydra/sweeper/pruner=none", *POOL, *stored_in(storage, toy, request)]
+    sweeper = toy.start(*sweep)
+    toy.wait_for(lambda: len(toy.log("start")) >= 2)
+    run(["cancel", "toy", "0"])
+    toy.wait_for(lambda: status()["counts"]["cancelled"] == 1 and len(toy.log("start")) >= 3)
+    assert {trial["number"] for trial in status()["running"]} == {1, 2}
+    run(["cancel", "toy"])
+
+    assert sweeper.wait(60) == 0
+    assert "stopped: `sweep cancel` was given on " in (toy.folder / "output.txt").read_text()
+    assert status()["counts"]["cancelled"] == 3
+    assert status()["counts"]["failed"] == 0
+    assert status()["words"].startswith("`sweep cancel` was given on ")
+    assert len(toy.log("start")) == 3

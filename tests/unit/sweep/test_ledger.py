@@ -246,6 +246,20 @@ def test_whoever_dies_whenever_each_slot_is_settled_once_and_no_more_than_the_qu
         assert pauses == sorted(set(pauses)), "it paused twice at a rung"
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.sampled_from(["halving", "keep_best"]))
+def test_what_is_out_of_reach_is_never_continued(seed, n_trials, rule):
+    rng = random.Random(seed)
+    world = World(n_trials, 1, RULES[rule])
+    out: set[int] = set()
+    for _ in range(300):
+        world.step(rng, world.now)
+        out |= {entry.number for entry in world.now.out_of_reach}
+    world.finish()
+
+    assert out.isdisjoint(world.now.continued)
+
+
 def assert_settled_once(slot: Slot, retries: int) -> None:
     *earlier, latest = slot.attempts
     finished = [latest] if latest.state in (State.COMPLETE, State.PRUNED) else []

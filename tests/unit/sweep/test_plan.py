@@ -118,6 +118,30 @@ def test_conditions_that_cannot_end_a_study_are_told(plan: Plan, typed: list[str
         plan("seed=interval(1,9)", "data=synthetic", *(f"hydra.sweeper.{item}" for item in typed))
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["hydra.sweeper.objectives=[val/wer,params]"], "finalists.n: a race has one winner, and there are 2 objectives"),
+        (["seed=1,2"], "finalists.seed_key: seed is swept, and the race chooses it"),
+        (["hydra.sweeper.finalists.seed_key=trainer.sede"], "finalists.seed_key: trainer.sede has to be a whole number in the config"),
+        (["hydra.sweeper.finalists.seed_key=dry_run"], "dry_run has to be a whole number in the config, received False"),
+        (["hydra.sweeper.finalists.n=1"], "finalists.n: must be at least 2"),
+        (["hydra.sweeper.finalists.significance=1"], "finalists.significance: must be less than 1"),
+    ],
+)
+def test_a_race_that_has_no_seed_to_choose_or_no_winner_is_refused(plan: Plan, typed: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        plan("optimizer.lr=0.1,0.2", "data=synthetic", "hydra.sweeper.finalists.n=5", *typed)
+
+
+def test_a_race_begins_with_the_seed_after_those_of_the_search(plan: Plan) -> None:
+    planned = plan("optimizer.lr=0.1,0.2", "data=synthetic", "seed=4", "hydra.sweeper.finalists.n=5", "hydra.sweeper.seeds_per_trial=3")
+
+    assert planned.race is not None
+    assert (planned.race.first_seed, planned.race.max_seeds) == (7, 5)
+    assert plan("optimizer.lr=0.1,0.2", "data=synthetic").race is None
+
+
 def test_a_rule_that_pauses_trials_is_refused_with_several_objectives(plan: Plan) -> None:
     with pytest.raises(ConfigError, match=r"hydra.sweeper.pruner: SuccessiveHalving compares trials by one objective"):
         plan("seed=1,2", "hydra/sweeper/pruner=halving", "hydra.sweeper.objectives=[val/wer,params]")

@@ -98,6 +98,20 @@ def test_the_best_are_kept_once_all_have_come_to_their_first_epochs():
     assert order == [1, 2]
 
 
+def test_what_has_too_many_better_ones_for_the_whole_study_is_out_and_stays_out():
+    halving, keep = paused(SuccessiveHalving(1, 3), 1, 0.1, 0.2, 0.3, 0.4), paused(KeepBest(1, keep=3), 1, 0.1, 0.2, 0.3, 0.4)
+
+    def out(standings: Standings, n_slots: int) -> list[int]:
+        return [slot for _, slot in standings.rungs[1].paused if standings.rule.is_out(standings.rungs[1], slot, n_slots)]
+
+    assert out(halving, 4) == [1, 2, 3]
+    assert out(halving, 9) == [3]  # of nine, three go on
+    assert out(halving, 12) == []
+    assert out(keep, 100) == [3]
+    halving.put(4, {0: 0.25}, 1)
+    assert out(halving, 9) == [2, 3]
+
+
 @pytest.mark.parametrize("name", ["halving", "one_epoch"])
 def test_a_rule_is_chosen_as_a_pruner_and_prunes_where_nobody_continues_trials(name):
     node = node_of(name, "pruner")

@@ -39,20 +39,20 @@ def timed(start: float, end: float | None, **changes: object) -> FrozenTrial:
 def spent(*trials: FrozenTrial, **budget: float) -> str | None:
     made = StopRule(StopWhen(**NONE | budget), ["minimize"])
     made.update(trials)
-    return made.reason()
+    return made.used_up()
 
 
 def test_a_goal_is_reached_in_the_direction_of_the_objective():
-    assert rule(0.3, 0.021, goal=0.02).reason() is None
-    assert rule(0.3, 0.019, 0.5, goal=0.02).reason() == "the goal is reached: 1.90 % of trial 1, wanted 2.00 %"
-    assert rule(0.3, 0.91, direction="maximize", goal=0.9).reason() is not None
-    assert rule(0.3, 0.89, direction="maximize", goal=0.9).reason() is None
+    assert rule(0.3, 0.021, goal=0.02).enough() is None
+    assert rule(0.3, 0.019, 0.5, goal=0.02).enough() == "the goal is reached: 1.90 % of trial 1, wanted 2.00 %"
+    assert rule(0.3, 0.91, direction="maximize", goal=0.9).enough() is not None
+    assert rule(0.3, 0.89, direction="maximize", goal=0.9).enough() is None
 
 
 def test_a_trial_that_breaks_a_constraint_or_was_pruned_reaches_no_goal():
     made = rule(goal=0.5)
     made.update([optuna.create_trial(value=0.1, constraints={"params <= 2": 1.0}), optuna.create_trial(value=0.1, state=TrialState.PRUNED)])
-    assert made.reason() is None
+    assert made.enough() is None
 
 
 @pytest.mark.parametrize("scale", [1.0, -1.0])
@@ -61,11 +61,11 @@ def test_no_improvement_is_expected_once_the_second_half_of_the_trials_gained_le
     steady = [scale * (1.0 - 0.02 * index) for index in range(20)]
     settled = [*steady[:10], *[steady[9] - scale * 0.0008] * 10]
 
-    assert rule(*steady, direction=direction, no_improvement=0.01).reason() is None
-    assert rule(*settled[:19], direction=direction, no_improvement=0.01).reason() is None
-    found = rule(*settled, direction=direction, no_improvement=0.01).reason()
+    assert rule(*steady, direction=direction, no_improvement=0.01).enough() is None
+    assert rule(*settled[:19], direction=direction, no_improvement=0.01).enough() is None
+    found = rule(*settled, direction=direction, no_improvement=0.01).enough()
     assert found == "no improvement is expected: the second half of 20 trials made the best 0.10% better, less than 1.00%"
-    assert rule(*settled, direction=direction, no_improvement=0.0005).reason() is None
+    assert rule(*settled, direction=direction, no_improvement=0.0005).enough() is None
 
 
 def test_wall_time_is_that_in_which_any_trial_ran():
@@ -82,10 +82,10 @@ def test_trials_that_run_count_as_far_as_they_have_come():
     running = timed(0, None, datetime_start=begun, user_attrs={COST: {"cpu_s": 7200.0}})
 
     made = StopRule(StopWhen(**NONE | {"wall_hours": 2.9}), ["minimize"])
-    assert made.reason() is None
-    assert made.reason([running]) == "the budget is used up: 3 of 2.9 hours of wall time"
-    assert StopRule(StopWhen(**NONE | {"cpu_hours": 2.1}), ["minimize"]).reason([running]) is None
-    assert StopRule(StopWhen(**NONE | {"cpu_hours": 2}), ["minimize"]).reason([running]) is not None
+    assert made.used_up() is None
+    assert made.used_up([running]) == "the budget is used up: 3 of 2.9 hours of wall time"
+    assert StopRule(StopWhen(**NONE | {"cpu_hours": 2.1}), ["minimize"]).used_up([running]) is None
+    assert StopRule(StopWhen(**NONE | {"cpu_hours": 2}), ["minimize"]).used_up([running]) is not None
 
 
 def test_cpu_and_gpu_time_are_what_trials_have_stored_and_one_core_where_they_have_not():
