@@ -126,7 +126,7 @@ def test_conditions_that_cannot_end_a_study_are_told(plan: Plan, typed: list[str
         (["hydra.sweeper.finalists.seed_key=trainer.sede"], "finalists.seed_key: trainer.sede has to be a whole number in the config"),
         (["hydra.sweeper.finalists.seed_key=dry_run"], "dry_run has to be a whole number in the config, received False"),
         (["hydra.sweeper.finalists.n=1"], "finalists.n: must be at least 2"),
-        (["hydra.sweeper.finalists.significance=1"], "finalists.significance: must be less than 1"),
+        (["hydra.sweeper.finalists.significance=1"], "finalists.significance: must be more than 0 and less than 1"),
     ],
 )
 def test_a_race_that_has_no_seed_to_choose_or_no_winner_is_refused(plan: Plan, typed: list[str], message: str) -> None:
