@@ -197,7 +197,7 @@ class Reporter:
         if reason is not None:
             console.print(f"stopped: {reason}", style="yellow", markup=False)
         if not best:
-            if ledger.done < len(ledger.slots) or ledger.to_continue is not None:
+            if ledger.done < self.plan.n_trials or ledger.to_continue is not None:
                 return None
             raise self._without_result(trials)
         self._write_results(best, standing)
