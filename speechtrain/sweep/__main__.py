@@ -16,13 +16,18 @@ multirun/STUDY/status.html shows the same in a browser. Exit codes: 0 done, 2 th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from speechtrain.app.command import run_command
 from speechtrain.console import console
 from speechtrain.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:  # they import Optuna, which a mistake on the command line does not wait for
+    from speechtrain.sweep.reports.status import StatusReader
+    from speechtrain.sweep.study.find import FoundStudy
 
 WORDS = ("status", "pause", "resume", "stop", "cancel")
 _WATCH_SECONDS = 2.0
@@ -57,22 +62,33 @@ def run(arguments: list[str]) -> int:
     reader = StatusReader(study.storage, study.id, study.name, study.url)
     if given.word == "status":
         return _status(reader, as_json=given.json, watch=given.watch)
-    from speechtrain.sweep.study.control import cancel, send
+    from speechtrain.sweep.study import control
 
     status = reader.read()
     alive = [each for each in status.sweepers if each["state"] == "alive"]
-    if given.word == "cancel":
-        for number in [given.trial] if given.trial is not None else [trial.number for trial in status.running]:
-            console.print(cancel(study.storage, study.id, number), markup=False)
-        if given.trial is not None:
-            return 0
+    if given.word == "cancel" and given.trial is not None:
+        console.print(control.cancel(study.storage, study.id, given.trial), markup=False)
+        return 0
     word = {"pause": "pause", "resume": "run"}.get(given.word, "stop")
     if word == "pause" or alive:
-        send(study.storage, study.id, word, given.word)  # type: ignore[arg-type]
+        control.send(study.storage, study.id, word, given.word)  # type: ignore[arg-type]
     elif word == "run":
-        send(study.storage, study.id, "run")
+        control.send(study.storage, study.id, "run")
+    if given.word == "cancel":
+        _cancel_running(study, reader, stopped=bool(alive))
     console.print(_answer(given.word, bool(alive), status.counts["running"]), markup=False)
     return 0
+
+
+def _cancel_running(study: FoundStudy, reader: StatusReader, *, stopped: bool) -> None:
+    """Cancel what runs, once no sweeper starts another trial in place of one that ends, which those that were `stopped` have to read."""
+    from speechtrain.sweep.study import control
+
+    if stopped:
+        time.sleep(1.5 * control.READ_SECONDS)
+    for running in reader.read().running:
+        with contextlib.suppress(UserError):  # it has ended meanwhile
+            console.print(control.cancel(study.storage, study.id, running.number), markup=False)
 
 
 def _answer(word: str, alive: bool, running: int) -> str:

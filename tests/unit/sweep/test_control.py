@@ -18,7 +18,7 @@ from speechtrain.sweep.reports.status import StatusReader
 from speechtrain.sweep.reports.status_page import MOST_BYTES, page_of
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study import control
-from speechtrain.sweep.study.attributes import BEAT, FAILURE, JOB, complete, fail, prune, was_cancelled
+from speechtrain.sweep.study.attributes import BEAT, CANCEL, FAILURE, JOB, complete, fail, prune, was_cancelled
 from speechtrain.sweep.study.control import SignalReader, SweeperRecord, cancel, send
 from speechtrain.sweep.study.find import find_study
 from speechtrain.sweep.study.folder import own_folder
@@ -265,7 +265,11 @@ def test_a_mistake_in_the_command_is_told(study: Study, tmp_path: Path, words: l
     assert not (tmp_path / "none.db").exists()
 
 
-def test_what_a_word_does_depends_on_whether_a_sweeper_lives(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_word_does_depends_on_whether_a_sweeper_lives(
+    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "READ_SECONDS", 0.0)
+
     def answer(word: str) -> str:
         assert run([word, "asr"]) == 0
         return capsys.readouterr().out.strip()
@@ -281,5 +285,25 @@ def test_what_a_word_does_depends_on_whether_a_sweeper_lives(study: Study, capsy
     assert answer("cancel").splitlines()[0] == "trial 0 ends at its next report"
     assert reader_of(study).read().state == "stopping"
     assert FAILURE not in study.storage.get_trial(claimed.id).system_attrs
+
+
+def test_a_trial_that_is_started_while_all_are_cancelled_is_cancelled_as_well(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = study.claim()
+    record(began=0.0).store(study.storage, study.id)
+    send_ = control.send
+
+    def send_while_another_starts(*arguments: object) -> None:
+        send_(*arguments)  # type: ignore[arg-type]
+        study.claim()
+
+    monkeypatch.setattr(control, "READ_SECONDS", 0.0)
+    monkeypatch.setattr(control, "send", send_while_another_starts)
+    run(["cancel", "asr"])
+
+    assert first is not None
+    assert [trial.number for trial in study.trials() if CANCEL in trial.system_attrs] == [0, 1]
+
+
+def test_a_study_that_is_not_there_cannot_be_stopped(study: Study) -> None:
     with pytest.raises(ConfigError):
         run(["stop", "nothing"])
