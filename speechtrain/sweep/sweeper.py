@@ -131,7 +131,6 @@ def _open_study(plan: SweepPlan, options: SweeperOptions) -> Study:
         first=plan.first,
         n_trials=plan.n_trials,
         retries=options.retries,
-        ahead=2 * options.n_jobs + 6,
         patience=5 * options.heartbeat,
         extend=plan.extend,
         prior=plan.warm.prior,
@@ -282,14 +281,14 @@ class TrialLoop:
         return signal.word == "pause"
 
     def _read_study(self) -> Ledger:
-        """Plan what is missing, fail trials whose process died, show the news, and return the ledger after that."""
-        ledger = self._study.plan()
+        """Fail trials whose process died, show the news, and return the ledger after that."""
+        ledger = self._study.ledger()
         now = time.monotonic()
         if now - self._checked_for_dead >= DEAD_TRIAL_CHECK_SECONDS:
             self._checked_for_dead = now
             for number, reason in self._study.fail_dead_trials(ledger):
                 self._close_runs(number, reason)
-                ledger = self._study.plan()
+                ledger = self._study.ledger()
         self._reporter.show(ledger, busy=len(self._running))
         if self._recorder is not None:
             self._recorder.update(self._study.finished, self._reporter.results)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import optuna
+from optuna.storages import BaseStorage
+from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,6 +22,17 @@ JournalLock = BaseJournalFileLock
 def id_of(trial: FrozenTrial) -> int:
     """Return the id by which a storage knows a trial; the public number only counts within its study."""
     return trial._trial_id
+
+
+def read_cache(storage: BaseStorage, study_id: int) -> Mapping[int, FrozenTrial] | None:
+    """Read what has changed in a database, and return all trials by number, which must not be changed; None for another storage.
+
+    `get_all_trials` reads the same, and makes a sorted list of all trials then.
+    """
+    if not isinstance(storage, _CachedStorage):
+        return None
+    storage._read_trials_from_remote_storage(study_id)
+    return storage._studies[study_id].trials
 
 
 class StudyWithout(optuna.Study):

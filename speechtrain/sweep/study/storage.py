@@ -185,6 +185,12 @@ def _engine(url: str) -> sqlalchemy.Engine:
     return sqlalchemy.create_engine(url)
 
 
+@cache
+def _file_lock(path: str) -> filelock.BaseFileLock:
+    """Return the lock of a path, which takes longer to make than to acquire; each thread holds it for itself."""
+    return filelock.FileLock(path)
+
+
 @contextlib.contextmanager
 def study_lock(url: str, study: str) -> Iterator[bool]:
     """Hold the lock under which one process at a time changes the plan of a study; yield False where the storage has no locks.
@@ -194,7 +200,7 @@ def study_lock(url: str, study: str) -> Iterator[bool]:
     parts = urlsplit(url)
     if parts.scheme == "journal" or (parts.scheme.startswith("sqlite") and ":memory:" not in url):
         path = url.removeprefix("journal:///") if parts.scheme == "journal" else sqlite_file(url)
-        with filelock.FileLock(f"{path}.plan.lock"):
+        with _file_lock(f"{path}.plan.lock"):
             yield True
         return
     if parts.scheme.startswith("postgres"):

@@ -1,4 +1,4 @@
-"""A sweeper's view of its study: it plans trials, claims them one at a time, and fails those whose process died.
+"""A sweeper's view of its study: it claims trials one at a time, and fails those whose process died.
 
 Safe for several sweepers at once. `ledger.py` decides what is to be done, this module does it in the storage; what happens to a trial while
 its job runs is in `trial/handle.py`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,7 @@ class ClaimedTrial:
 
 
 class Study:
-    """Plans and claims the trials of one study, which other sweepers may share.
+    """Claims the trials of one study, which other sweepers may share.
 
     Args:
         url: URL of the storage.
@@ -101,7 +101,6 @@ class Study:
         first: assignments of the first slots in order, complete or in part.
         n_trials: slots of the study in total.
         retries: number of charged failures of a slot that are retried.
-        ahead: trials that are planned before they are claimed.
         patience: seconds without a heartbeat after which a trial of another machine counts as dead.
         prior: results of earlier studies as (assignment, rank), which the sampler sees besides those of this one.
 
@@ -127,7 +126,6 @@ class Study:
         first: Sequence[Assignment],
         n_trials: int,
         retries: int,
-        ahead: int = 8,
         patience: float = 300.0,
         extend: Callable[[optuna.Trial], None] | None = None,
         prior: Sequence[tuple[Assignment, float]] = (),
@@ -143,9 +141,7 @@ class Study:
         self.first = list(first)
         self.n_trials = n_trials
         self.retries = retries
-        self.ahead = ahead
         self.extend = extend
-        self._by_creation = url.startswith("grpc:")
         self.claimed_ids: set[int] = set()
         self.finished: list[FrozenTrial] = []
         self._finished_numbers: set[int] = set()
@@ -243,40 +239,19 @@ class Study:
             standings = Standings(self.pruner, self.directions[0])
         return Ledger(n_trials=self.n_trials, retries=self.retries, standings=standings)
 
-    # --- planning and claiming --------------------------------------------------------------------------------------------------------
-
-    def plan(self) -> Ledger:
-        """Plan retries of what failed and some trials ahead, up to n_trials in all, and return the ledger after that.
-
-        A database is asked again for every trial that is not finished, so no more wait than are soon claimed.
-        """
-        ledger = self.ledger()
-        if self._by_creation:
-            return ledger
-        if not ledger.to_retry and (len(ledger.slots) >= self.n_trials or len(ledger.waiting) > self.ahead // 2):
-            return ledger
-        with study_lock(self.url, self.name) as alone:
-            ledger = self.ledger()
-            for slot in ledger.to_retry:
-                self.storage.create_new_trial(self.id, template_trial=_waiting_trial(_retry_attributes(slot)))
-            while (missing := min(self.n_trials - len(ledger.slots), self.ahead - len(ledger.waiting))) > 0:
-                for _ in range(missing if alone else 1):
-                    self.storage.create_new_trial(self.id, template_trial=_waiting_trial({}))
-                ledger = self.ledger()
-        return ledger if not ledger.to_retry else self.ledger()
+    # --- claiming ---------------------------------------------------------------------------------------------------------------------
 
     def claim(self, ledger: Ledger | None = None) -> ClaimedTrial | None:
-        """Set the next trial running, so that it is this sweeper's alone, and return it; None if none waits.
+        """Set the next trial running, so that it is this sweeper's alone, and return it; None if there is none.
 
-        A paused trial that is to be continued comes before those that wait.
+        A paused trial that is to be continued comes first, then one that failed, one that others have enqueued, and a new one.
         """
         ledger = ledger or self.ledger()
         if ledger.to_continue is not None and (continued := self._claim_continuation()) is not None:
             return continued
-        if self._by_creation:
-            return self._claim_by_creating(ledger)
-        with study_lock(self.url, self.name) if self.url.startswith("sqlite") else nullcontext():
-            return self._claim_waiting(ledger)
+        if ledger.waiting and not ledger.to_retry and (waiting := self._claim_waiting(ledger)) is not None:
+            return waiting
+        return self._claim_by_creating(ledger)
 
     def _claim_continuation(self) -> ClaimedTrial | None:
         """Create a running trial that goes on from the paused one that is to be continued; None if another sweeper was first."""
@@ -312,51 +287,66 @@ class Study:
 
     def _claim_waiting(self, ledger: Ledger) -> ClaimedTrial | None:
         """Claim a waiting trial by setting it running; the journal and PostgreSQL let one process do that, SQLite needs a lock."""
-        for rank, entry in ledger.waiting:
-            assert isinstance(entry, TrialEntry)
-            trial = entry.trial
-            try:
-                if not self.storage.set_trial_state_values(id_of(trial), state=TrialState.RUNNING):
+        with study_lock(self.url, self.name) if self.url.startswith("sqlite") else nullcontext():
+            for rank, entry in ledger.waiting:
+                assert isinstance(entry, TrialEntry)
+                trial = entry.trial
+                try:
+                    if not self.storage.set_trial_state_values(id_of(trial), state=TrialState.RUNNING):
+                        continue
+                except UpdateFinishedTrialError:
                     continue
-            except UpdateFinishedTrialError:
-                continue
-            self.storage.set_trial_system_attr(id_of(trial), OWNER, Process.current().to_dict())
-            if (claimed := self._assign(trial, ledger.slots[rank])) is not None:
-                return claimed
+                self.storage.set_trial_system_attr(id_of(trial), OWNER, Process.current().to_dict())
+                if (claimed := self._assign(id_of(trial), trial.number, trial.system_attrs, ledger.slots[rank])) is not None:
+                    return claimed
         return None
 
     def _claim_by_creating(self, ledger: Ledger) -> ClaimedTrial | None:
-        """Claim a slot by creating a running trial and reading which slot it got.
+        """Claim a slot by creating a running trial with the name of its owner, in one piece.
 
-        The storage behind a gRPC proxy is not known, and with SQLite two processes can set the same trial running. The numbers of new
-        trials are unique on every storage.
+        Where the storage has no lock (a gRPC proxy, whose storage is not known), which slot it got is read afterwards.
         """
-        slot = next(iter(ledger.to_retry), None)
-        if slot is None and len(ledger.slots) >= self.n_trials:
+        if not ledger.to_retry and len(ledger.slots) >= self.n_trials:
             return None
-        attrs = {OWNER: Process.current().to_dict(), **(_retry_attributes(slot) if slot is not None else {})}
-        template = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs=attrs)
-        trial = self.storage.get_trial(self.storage.create_new_trial(self.id, template_trial=template))
-        won = self._won(trial)
-        return self._assign(trial, won) if won is not None else None
+        with study_lock(self.url, self.name) as alone:
+            ledger = self.ledger() if alone else ledger
+            slot = next(iter(ledger.to_retry), None)
+            if slot is None and len(ledger.slots) >= self.n_trials:
+                return None
+            attrs = {OWNER: Process.current().to_dict(), **(_retry_attributes(slot) if slot is not None else {})}
+            template = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs=attrs)
+            trial_id = self.storage.create_new_trial(self.id, template_trial=template)
+            if not alone:
+                slot = self._won(self.storage.get_trial(trial_id))
+                if slot is None:
+                    return None
+        return self._assign(trial_id, self._number_of(trial_id), attrs, slot or Slot(len(ledger.slots), []))
 
-    def _assign(self, trial: FrozenTrial, slot: Slot) -> ClaimedTrial | None:
+    def _number_of(self, trial_id: int) -> int:
+        """Return the number of a trial that was just created; where nobody else creates any, without reading it from the storage."""
+        number = self._changes.known
+        with suppress(KeyError):
+            if self.storage.get_trial_id_from_study_id_trial_number(self.id, number) == trial_id:
+                return number
+        return self.storage.get_trial(trial_id).number
+
+    def _assign(self, trial_id: int, number: int, attrs: Mapping[str, Any], slot: Slot) -> ClaimedTrial | None:
         """Give a claimed trial its values: those of its slot, or of the trial it repeats, and what the sampler proposes for the others.
 
         A trial fails, and None is returned, if `Study.enqueue_trial` gave it a value that the space does not have.
         """
-        trial_id, rank = id_of(trial), slot.rank
+        rank = slot.rank
         self.claimed_ids.add(trial_id)
-        given = trial.system_attrs.get(FIXED_PARAMS) or (self.first[rank] if rank < len(self.first) else {})
+        given = attrs.get(FIXED_PARAMS) or (self.first[rank] if rank < len(self.first) else {})
         try:
-            fixed = self._propose_with_prior(trial.number, given)
-            if fixed and fixed != trial.system_attrs.get(FIXED_PARAMS):
+            fixed = self._propose_with_prior(number, given)
+            if fixed and fixed != attrs.get(FIXED_PARAMS):
                 self.storage.set_trial_system_attr(trial_id, FIXED_PARAMS, fixed)
             if self._optuna_study is None:
                 self._optuna_study = StudyWithout(study_name=self.name, storage=self.storage, pruner=self.pruner)
             self._optuna_study.hidden = self._ledger.continued  # samplers would count what such a trial has tried twice, and as given up
             self._optuna_study.look_anew()
-            assignment = self._suggest(self._optuna_study, trial_id, trial.number)
+            assignment = self._suggest(self._optuna_study, trial_id, number)
         except (ValueError, TypeError) as error:
             given = self.storage.get_trial(trial_id).system_attrs.get(FIXED_PARAMS)
             if given is None:
@@ -364,7 +354,7 @@ class Study:
             fail(self.storage, trial_id, f"the enqueued values {given} are not in the space: {first_line(error)}", final=True)
             self.claimed_ids.discard(trial_id)
             return None
-        return ClaimedTrial(trial_id, trial.number, assignment, trial.system_attrs.get(RETRY_OF), slot.promoted_from)
+        return ClaimedTrial(trial_id, number, assignment, attrs.get(RETRY_OF), slot.promoted_from)
 
     def _propose_with_prior(self, number: int, given: Assignment) -> Assignment:
         """Return the values that the sampler proposes where it sees earlier studies as well; only those given once it sees none.
@@ -472,10 +462,6 @@ def _retry_attributes(slot: Slot) -> dict[str, Any]:
 def _end_of(trial: FrozenTrial) -> float:
     """Return when a trial ended, in seconds; trials of other programs may lack it."""
     return trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0
-
-
-def _waiting_trial(system_attrs: Mapping[str, Any]) -> FrozenTrial:
-    return optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=dict(system_attrs))
 
 
 def describe(space: Space) -> dict[str, Any]:

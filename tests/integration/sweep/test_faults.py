@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import random
 import signal
 import time
@@ -200,10 +199,10 @@ def test_a_sweep_in_which_everything_fails_is_given_up_with_the_reason(toy):
     assert len(toy.log("start")) == 5
 
 
-def test_no_trial_begins_after_stop_after_and_the_rest_waits(toy):
+def test_no_trial_begins_after_stop_after(toy):
     toy.run("x=range(0,50)", "seconds=0.1", "hydra.sweeper.stop_after=1", "hydra.sweeper.n_jobs=1")
 
     states = [trial.state.name for trial in toy.trials()]
-    assert set(states) == {"COMPLETE", "WAITING"}
-    assert len(list(itertools.takewhile(lambda state: state == "COMPLETE", states))) == states.count("COMPLETE") == len(toy.log("end"))
+    assert set(states) == {"COMPLETE"}
+    assert len(states) == len(toy.log("end")) < 50
     assert (toy.folder / "multirun" / "toy" / "0").is_dir()

@@ -55,7 +55,6 @@ def study(tmp_path: Path) -> Study:
 
 def train_next(study: Study, folder: Path, *overrides: str, **context: object) -> ClaimedTrial:
     """Claim the next trial and train it in the folder of its number."""
-    study.plan()
     claimed = study.claim()
     assert claimed is not None
     values = [f"{key}={value}" for key, value in claimed.assignment.items()]

@@ -48,7 +48,6 @@ def study(tmp_path: Path) -> Study:
 
 def train_next(study: Study, folder: Path, *overrides: str, **context: int) -> ClaimedTrial:
     """Claim the next trial and train it in the folder of its number."""
-    study.plan()
     claimed = study.claim()
     assert claimed is not None
     cfg = compose([*TINY, "model=mlp", f"trainer.epochs={EPOCHS}", *overrides], output_dir=folder / str(claimed.number))
@@ -136,7 +135,7 @@ def test_a_trial_that_is_cancelled_while_it_trains_ends_after_that_epoch(study, 
     (stored,) = study.trials()
     assert was_cancelled(stored)
     assert list(stored.intermediate_values) == [0, 1]  # it asks after its second epoch
-    assert not study.plan().to_retry
+    assert not study.ledger().to_retry
     assert not (tmp_path / "0" / "checkpoints").exists()
 
 

@@ -44,4 +44,4 @@ def test_trials_that_run_when_the_goal_is_reached_end_by_themselves(toy):
 
     assert "stopped: the goal is reached" in done.stdout, done.stdout + done.stderr
     assert len(toy.log("start")) == len(toy.log("end")) < 10
-    assert {trial.state.name for trial in toy.trials()} == {"COMPLETE", "WAITING"}
+    assert {trial.state.name for trial in toy.trials()} == {"COMPLETE"}

@@ -36,7 +36,7 @@ def study(tmp_path: Path) -> Study:
     folder = tmp_path / "multirun" / "asr"
     url = f"journal:///{folder}/study.journal"
     own_folder(folder, "asr", url)
-    made = Study(
+    return Study(
         url,
         open_storage(url),
         "asr",
@@ -49,8 +49,6 @@ def study(tmp_path: Path) -> Study:
         n_trials=6,
         retries=1,
     )
-    made.plan()
-    return made
 
 
 def reader_of(study: Study) -> StatusReader:
@@ -95,13 +93,13 @@ def test_a_cancelled_trial_ends_at_its_next_report_and_is_neither_retried_nor_a_
     stored = study.trials()[0]
     assert was_cancelled(stored)
     assert stored.user_attrs["reason"].startswith("cancelled from ")
-    ledger = study.plan()
+    ledger = study.ledger()
     assert not ledger.to_retry
     assert ledger.done == 1
     assert reader_of(study).read().counts["cancelled"] == 1
     with pytest.raises(UserError, match="trial 0 has ended: fail"):
         cancel(study.storage, study.id, 0)
-    with pytest.raises(UserError, match="there is no trial 9\n    -> there are 0 to 5"):
+    with pytest.raises(UserError, match="there is no trial 9\n    -> there are 0 to 0"):
         cancel(study.storage, study.id, 9)
 
 
@@ -132,9 +130,10 @@ def test_a_trial_that_waits_or_whose_process_died_is_cancelled_at_once_and_none_
     assert other is not None
     study.storage.set_trial_system_attr(claimed.id, JOB, GONE.to_dict())
     assert cancel(study.storage, study.id, claimed.number) == "trial 0 is cancelled"
-    assert cancel(study.storage, study.id, 3) == "trial 3 is cancelled"
-    assert [trial.number for trial in study.trials() if was_cancelled(trial)] == [0, 3]
-    assert [claimed.number for claimed in iter(study.claim, None)] == [2, 4, 5]
+    optuna.load_study(study_name="asr", storage=study.storage).enqueue_trial({"x": 0.5})
+    assert cancel(study.storage, study.id, 2) == "trial 2 is cancelled"
+    assert [trial.number for trial in study.trials() if was_cancelled(trial)] == [0, 2]
+    assert [claimed.number for claimed in iter(study.claim, None)] == [3, 4, 5]
 
     cancel(study.storage, study.id, other.number)  # before its job has begun
     with pytest.raises(TrialCancelledError), own_trial(TrialContext(study.url, "asr", other.id, other.number)):
@@ -152,7 +151,7 @@ def test_a_cancelled_trial_of_a_machine_that_fell_silent_is_not_run_again(study:
     study.fail_dead_trials(study.ledger())
 
     assert was_cancelled(study.trials()[0])
-    assert not study.plan().to_retry
+    assert not study.ledger().to_retry
 
 
 def test_the_status_tells_what_runs_where_what_failed_and_what_is_left(study: Study) -> None:
@@ -172,7 +171,7 @@ def test_the_status_tells_what_runs_where_what_failed_and_what_is_left(study: St
     status = reader.read()
 
     assert status.state == "running"
-    assert status.counts == {"complete": 1, "pruned": 1, "failed": 1, "cancelled": 0, "running": 2, "waiting": 1}
+    assert status.counts == {"complete": 1, "pruned": 1, "failed": 1, "cancelled": 0, "running": 2, "waiting": 0}
     assert (status.n_trials, status.left) == (6, 4)  # the one that failed is tried again
     assert status.seconds_left is not None
     assert [(each.number, each.epoch, each.value) for each in status.running] == [(3, 3, 0.5), (4, None, None)]
@@ -213,10 +212,10 @@ def test_the_state_of_a_study_follows_from_signals_and_the_life_of_its_sweepers(
 def test_the_page_has_a_line_a_trial_stays_small_and_escapes_what_it_shows(study: Study) -> None:
     optuna_study = optuna.load_study(study_name="asr", storage=study.storage)
     floats = {f"group{index}.key": optuna.distributions.FloatDistribution(0, 1) for index in range(12)}
-    for _ in range(300):
-        optuna_study.add_trial(optuna.create_trial(value=0.5, params=dict.fromkeys(floats, 0.123456), distributions=floats))
     claimed = study.claim()
     assert claimed is not None
+    for _ in range(300):
+        optuna_study.add_trial(optuna.create_trial(value=0.5, params=dict.fromkeys(floats, 0.123456), distributions=floats))
     fail(study.storage, claimed.id, "<script>")
     record().store(study.storage, study.id)
 
@@ -239,8 +238,9 @@ def test_a_study_is_found_by_its_name_its_folder_or_its_storage(study: Study, tm
     assert find_study("moved", "study").url == f"journal:///{tmp_path}/moved/study.journal"
     (tmp_path / "moved").rename(tmp_path / "multirun" / "asr")
 
+    optuna.load_study(study_name="asr", storage=open_storage(study.url)).enqueue_trial({"x": 0.5})
     assert run(["status", "asr", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["counts"]["waiting"] == 6
+    assert json.loads(capsys.readouterr().out)["counts"]["waiting"] == 1
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,23 @@ def test_optuna_gives_the_id_of_a_trial_in_its_storage():
         assert id_of(trial) != trial.number
 
 
+def test_optuna_reads_what_has_changed_in_a_database_into_a_cache_by_number(tmp_path: Path):
+    with uses("_CachedStorage._read_trials_from_remote_storage, or its _studies"):
+        from speechtrain.sweep.study.internals import read_cache
+
+        url = f"sqlite:///{tmp_path}/study.db"
+        study = optuna.create_study(study_name="study", storage=url)
+        storage = optuna.storages.get_storage(url)
+        study_id = storage.get_study_id_from_name("study")
+        for number in range(3):
+            study.add_trial(optuna.create_trial(value=1.0))
+            cached = read_cache(storage, study_id)
+            assert cached is not None
+            assert list(cached) == list(range(number + 1))
+        assert cached[2] == study.trials[2]
+        assert read_cache(optuna.storages.InMemoryStorage(), 0) is None
+
+
 def test_optuna_takes_the_fixed_values_of_an_enqueued_trial_from_a_system_attribute():
     with uses("the system attribute 'fixed_params'"):
         from speechtrain.sweep.study.internals import FIXED_PARAMS

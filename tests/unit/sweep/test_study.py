@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import optuna
@@ -10,8 +11,8 @@ from optuna.trial import TrialState
 from speechtrain.errors import ConfigError
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.space.space import parse_space
-from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, SETTINGS, VERSION, complete, fail, prune
-from speechtrain.sweep.study.internals import id_of
+from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, RETRY_OF, SETTINGS, VERSION, complete, fail, prune
+from speechtrain.sweep.study.internals import FIXED_PARAMS
 from speechtrain.sweep.study.promotion import SuccessiveHalving
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
@@ -43,7 +44,6 @@ def make(tmp_path):
 
 def test_the_first_slots_get_the_values_that_are_given_in_whole_or_in_part(make):
     study = make()
-    study.plan()
 
     first, second, third = (study.claim() for _ in range(3))
 
@@ -55,7 +55,6 @@ def test_the_first_slots_get_the_values_that_are_given_in_whole_or_in_part(make)
 
 def test_a_trial_is_claimed_by_one_sweeper_only(make):
     one, other = make(), make()
-    one.plan()
     stale = other.ledger()
 
     mine = [one.claim() for _ in range(4)]
@@ -69,7 +68,6 @@ def test_a_trial_is_claimed_by_one_sweeper_only(make):
 def test_a_trial_that_was_enqueued_with_a_value_outside_of_the_space_fails_alone(make, values):
     study = make(first=[])
     optuna.load_study(study_name="study", storage=study.storage).enqueue_trial(values)
-    study.plan()
 
     claimed = study.claim()
 
@@ -77,26 +75,23 @@ def test_a_trial_that_was_enqueued_with_a_value_outside_of_the_space_fails_alone
     failed = study.trials()[0]
     assert failed.state is TrialState.FAIL
     assert f"the enqueued values {values} are not in the space" in failed.user_attrs["reason"]
-    assert len(study.plan().to_retry) == 0
+    assert len(study.ledger().to_retry) == 0
 
 
 def test_a_retry_repeats_the_values_and_is_claimed_first(make):
     study = make()
-    study.plan()
     *_, claimed = (study.claim() for _ in range(3))  # the first two would get the same values for their slots anyway
     fail(study.storage, claimed.id, "went wrong")
 
-    study.plan()
     again = study.claim()
 
     assert again.retry_of == claimed.number
-    assert again.number == 4
+    assert again.number == 3
     assert again.assignment == claimed.assignment
 
 
 def test_a_trial_of_a_machine_that_falls_silent_is_given_back_uncharged(make):
     study = make(retries=0)
-    study.plan()
     claimed = study.claim()
     far = replace(Process.current(), host="elsewhere").to_dict()
     study.storage.set_trial_system_attr(claimed.id, OWNER, far)
@@ -112,12 +107,11 @@ def test_a_trial_of_a_machine_that_falls_silent_is_given_back_uncharged(make):
 
     assert number == claimed.number
     assert "no heartbeat from elsewhere" in reason
-    assert watcher.plan().waiting[0][1].retry_of == claimed.number
+    assert watcher.claim().retry_of == claimed.number
 
 
 def test_a_living_trial_of_this_machine_is_left_alone_and_a_dead_one_is_not(make):
     study = make()
-    study.plan()
     living, dead = study.claim(), study.claim()
     gone = replace(Process.current(), pid=2**22 - 1).to_dict()
     study.storage.set_trial_system_attr(dead.id, OWNER, gone)
@@ -130,7 +124,6 @@ def test_a_living_trial_of_this_machine_is_left_alone_and_a_dead_one_is_not(make
 
 def test_a_result_is_recorded_once_whoever_is_first(make):
     study, other = make(), make()
-    study.plan()
     claimed = study.claim()
 
     assert complete(study.storage, claimed.id, [1.0])
@@ -140,28 +133,35 @@ def test_a_result_is_recorded_once_whoever_is_first(make):
     assert other.storage.get_trial(claimed.id).values == [1.0]
 
 
-def test_no_more_trials_wait_than_are_soon_claimed(make):
-    study = make(n_trials=100, ahead=6)
+def test_a_trial_that_is_claimed_stands_in_the_study_at_once_with_its_owner(make):
+    study = make(n_trials=100)
+    states = []
+    create = study.storage.create_new_trial
 
-    assert len(study.plan().waiting) == 6
+    def watched(study_id, template_trial=None):
+        trial_id = create(study_id, template_trial)
+        stored = study.storage.get_trial(trial_id)
+        states.append((stored.state, stored.system_attrs[OWNER]))
+        return trial_id
+
+    study.storage.create_new_trial = watched
     for _ in range(4):
         study.claim()
-    ledger = study.plan()
 
-    assert len(ledger.waiting) == 6
-    assert len(ledger.slots) == 10
+    assert states == [(TrialState.RUNNING, Process.current().to_dict())] * 4
+    assert len(make(n_trials=100).trials()) == 4  # none waits
+    assert [trial.number for trial in study.trials()] == [0, 1, 2, 3]
 
 
 def test_fewer_trials_than_before_take_nothing_and_lose_nothing(make):
     study = make()
-    study.plan()
     complete(study.storage, study.claim().id, [1.0])
 
     smaller = make(n_trials=1)
 
-    assert smaller.plan().is_complete
+    assert smaller.ledger().is_complete
     assert smaller.claim() is None
-    assert len(make().ledger().waiting) == 3
+    assert len(make().ledger().slots) == 1
 
 
 def test_a_study_goes_on_only_with_the_settings_it_was_started_with(make):
@@ -198,14 +198,11 @@ def test_a_study_of_a_version_that_stored_no_settings_goes_on_and_has_those_of_t
 
 def test_a_retry_that_died_before_it_was_given_its_values_passes_them_on(make):
     study = make(retries=2, first=[])
-    study.plan()
     first = study.claim()
     fail(study.storage, first.id, "killed", charged=False)
-    (_, waiting), *_ = study.plan().waiting
-    study.storage.set_trial_state_values(id_of(waiting.trial), TrialState.RUNNING)
-    fail(study.storage, id_of(waiting.trial), "killed before it had values", charged=False)
-
-    study.plan()
+    attrs = {RETRY_OF: first.number, FIXED_PARAMS: first.assignment}
+    retry = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs=attrs)
+    fail(study.storage, study.storage.create_new_trial(study.id, retry), "killed before it had values", charged=False)
 
     assert study.claim().assignment == first.assignment
 
@@ -215,7 +212,6 @@ HALVING = {"pruner": SuccessiveHalving(1, 2), "n_trials": 2, "first": []}
 
 def pause(study: Study, value: float) -> int:
     """Run the next trial until it pauses after its first epoch; returns its number."""
-    study.plan()
     claimed = study.claim()
     study.storage.set_trial_intermediate_value(claimed.id, 0, value)
     prune(study.storage, claimed.id, "others do better", paused_at=1)
@@ -227,7 +223,6 @@ def test_a_paused_trial_that_is_among_the_best_is_continued_with_its_values_and_
     pause(study, 0.2)
     best = pause(study, 0.1)
 
-    study.plan()
     again = study.claim()
 
     assert (again.retry_of, again.promoted_from) == (best, 1)
@@ -237,15 +232,15 @@ def test_a_paused_trial_that_is_among_the_best_is_continued_with_its_values_and_
     assert again.assignment == before.params
     assert running.intermediate_values == {0: 0.1}
     fail(study.storage, again.id, "killed", charged=False)
-    study.plan()
     retried = study.claim()
     assert (retried.retry_of, retried.promoted_from, retried.assignment) == (again.number, 1, before.params)
 
 
-@pytest.mark.parametrize("by_creation", [False, True])
-def test_a_paused_trial_is_continued_by_one_of_two_sweepers_and_the_study_is_complete_when_one_has_a_result(make, by_creation):
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_paused_trial_is_continued_by_one_of_two_sweepers_and_the_study_is_complete_when_one_has_a_result(make, monkeypatch, locks):
     one, other = make(**HALVING), make(**HALVING)
-    one._by_creation = other._by_creation = by_creation
+    if not locks:
+        monkeypatch.setattr("speechtrain.sweep.study.study.study_lock", lambda *_: nullcontext(False))
     pause(one, 0.2)
     pause(one, 0.1)
     assert not other.ledger().is_complete
@@ -284,7 +279,6 @@ def test_a_sampler_sees_what_a_continued_trial_has_tried_once(make):
     study = make(**{**HALVING, "n_trials": 9, "make_sampler": lambda _number: Sampler()})
     pause(study, 0.2)
     best = pause(study, 0.1)
-    study.plan()
     again = study.claim()
     study.claim()
 
@@ -316,7 +310,6 @@ def test_a_sampler_sees_at_each_proposal_all_trials_that_have_ended(make):
     study = make(first=[], make_sampler=lambda _number: Counting(seen))
 
     for _ in range(3):
-        study.plan()
         claimed = study.claim()
         complete(study.storage, claimed.id, [0.5])
 

@@ -39,7 +39,6 @@ def study_of(name: str, space: Space, results: Sequence[tuple[Mapping[str, objec
     }
     study = Study(url, open_storage(url), name, **options)  # type: ignore[arg-type]
     for _, value in results:
-        study.plan()
         claimed = study.claim()
         assert claimed is not None
         complete(study.storage, claimed.id, [value])
@@ -90,7 +89,6 @@ def test_choices_of_any_kind_and_parameters_of_branches_are_taken_over_where_the
 def test_ranks_follow_the_direction_of_the_earlier_study_and_pruned_trials_are_its_worst():
     space = parse_space(["x=interval(0,9)"], {})
     study = study_of("early", space, [({"x": 1}, 0.1), ({"x": 2}, 0.9), ({"x": 3}, 0.5)], directions=["maximize"])
-    study.plan()
     claimed = study.claim()
     assert claimed is not None
     study.storage.set_trial_intermediate_value(claimed.id, 0, 5.0)
@@ -136,7 +134,6 @@ def test_the_sampler_goes_by_the_prior_from_the_first_trial_and_less_and_less_so
     study = study_of("now", space, [], first=[{"x": 0.0, "y": "b"}], prior=prior)
     claimed = []
     for _ in range(11):
-        study.plan()
         trial = study.claim()
         assert trial is not None
         complete(study.storage, trial.id, [abs(float(trial.assignment["x"]) - 0.7)])  # type: ignore[arg-type]
