@@ -107,9 +107,10 @@ class Composer:
         except OmegaConfBaseException as error:
             raise ConfigCompositionException from error
         task = [item for item in items if not item.is_hydra_override()]
-        with read_write(cfg.hydra), open_dict(cfg.hydra):
-            cfg.hydra.overrides.task = [item.input_line for item in task]
-            cfg.hydra.job.override_dirname = override_dirname(task, cfg)
+        hydra = cfg.hydra
+        with read_write(hydra), open_dict(hydra):
+            hydra.overrides.task = [item.input_line for item in task]
+            hydra.job.override_dirname = override_dirname(task, cfg)
         return ComposedJob(cfg, shape, frozenset(_first_key(item.key_or_group) for item in values))
 
     def _is_value(self, item: Override) -> bool:

@@ -17,7 +17,7 @@ import yaml
 from hydra import version
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, env_override, setup_globals
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, env_override, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -26,6 +26,7 @@ from speechtrain.config.internals import copy_config, view_of
 from speechtrain.config.overrides import unresolved
 from speechtrain.files import write_text
 from speechtrain.sweep.space.compose import ComposedJob
+from speechtrain.sweep.trial.job_logging import JobLogging
 
 
 def run_hydra_job(
@@ -36,6 +37,7 @@ def run_hydra_job(
     number: int,
     env: Mapping[str, str],
     files: ConfigFiles | None = None,
+    logs: JobLogging | None = None,
 ) -> JobReturn:
     """Run a job as `hydra.core.utils.run_job` does: the same files, the same `HydraConfig` and the same return value.
 
@@ -49,6 +51,7 @@ def run_hydra_job(
         number: number of the job in the sweep.
         env: environment variables to set besides those of `hydra.job.env_set`.
         files: writes the files of all jobs of a program.
+        logs: sets up the logging of all jobs of a program.
 
     Raises:
         BaseException: what the program raises if it is not an Exception; an Exception is in what is returned.
@@ -58,7 +61,7 @@ def run_hydra_job(
     config_before, cwd_before = hydra_config.cfg, Path.cwd()
     try:
         folder = _prepare(job.cfg, number, env)
-        return _call(job, folder, task_function, hydra_context, files or ConfigFiles())
+        return _call(job, folder, task_function, hydra_context, files or ConfigFiles(), logs or JobLogging())
     finally:
         hydra_config.cfg = config_before
         if _changes_folder(job.cfg):
@@ -73,20 +76,25 @@ def _changes_folder(cfg: DictConfig) -> bool:
 
 def _prepare(cfg: DictConfig, number: int, env: Mapping[str, str]) -> Path:
     """Put number, environment and output folder of a job into its config, and return the folder."""
-    with read_write(cfg.hydra), open_dict(cfg.hydra):
-        cfg.hydra.job.id = cfg.hydra.job.num = number
-        for name, value in env.items():
-            cfg.hydra.job.env_set[name] = value
-    hydra_config = HydraConfig.instance()
-    hydra_config.cfg = view_of(cfg, ["hydra"])  # type: ignore[assignment] # as HydraConfig.set_config does, but without copies
-    folder = Path(str(cfg.hydra.sweep.dir)) / str(cfg.hydra.sweep.subdir)  # it may be written with `hydra:job.num` and the like
-    with open_dict(cfg.hydra):
-        cfg.hydra.runtime.output_dir = str(folder.absolute())
-    OmegaConf.set_readonly(cfg.hydra, True)
+    hydra = cfg.hydra
+    with read_write(hydra), open_dict(hydra):
+        job = hydra.job
+        job.id = job.num = number
+        if env:
+            env_set = job.env_set
+            for name, value in env.items():
+                env_set[name] = value
+        HydraConfig.instance().cfg = view_of(cfg, ["hydra"])  # type: ignore[assignment] # as set_config does, but without copies
+        sweep = hydra.sweep
+        folder = Path(str(sweep.dir)) / str(sweep.subdir)  # it may be written with `hydra:job.num` and the like
+        hydra.runtime.output_dir = str(folder.absolute())
+    OmegaConf.set_readonly(hydra, True)
     return folder
 
 
-def _call(job: ComposedJob, folder: Path, task_function: TaskFunction, hydra_context: HydraContext, files: ConfigFiles) -> JobReturn:
+def _call(
+    job: ComposedJob, folder: Path, task_function: TaskFunction, hydra_context: HydraContext, files: ConfigFiles, logs: JobLogging
+) -> JobReturn:
     """Write the files of a job and call the program."""
     returned = JobReturn()
     cfg = job.cfg
@@ -99,7 +107,7 @@ def _call(job: ComposedJob, folder: Path, task_function: TaskFunction, hydra_con
     if _changes_folder(cfg):
         os.chdir(folder)
     returned.working_dir = str(Path.cwd())
-    configure_log(cfg.hydra.job_logging, cfg.hydra.verbose)
+    logs.configure(cfg.hydra, job.shape)
     with env_override({str(name): str(value) for name, value in cfg.hydra.job.env_set.items()}):
         hydra_context.callbacks.on_job_start(config=cfg, task_function=task_function)
         try:
@@ -141,16 +149,16 @@ class ConfigFiles:
             DiskError: they cannot be written.
         """
         task = view_of(job.cfg, [str(key) for key in job.cfg if key != "hydra"])
-        write_text(folder / "config.yaml", self._text("", job.shape, task, job.changed) or _dump({}))
+        write_text(folder / "config.yaml", self._text((), job.shape, task, job.changed) or _dump({}))
         hydra = job.cfg.hydra
-        write_text(folder / "hydra.yaml", "hydra:\n" + self._text("hydra", job.shape, hydra, _OF_ONE_JOB))
+        write_text(folder / "hydra.yaml", "hydra:\n" + self._text(("hydra",), job.shape, hydra, _OF_ONE_JOB))
         write_text(folder / "overrides.yaml", _dump(unresolved(hydra.overrides.task)))
 
-    def _text(self, parent: str, shape: tuple[str, ...], cfg: DictConfig, changed: Collection[str]) -> str:
-        """Return the text of a config, below the line with the key that it stands under, if there is one.
+    def _text(self, parents: tuple[str, ...], shape: tuple[str, ...], cfg: DictConfig, changed: Collection[str]) -> str:
+        """Return the text of a config, below the lines with the keys that it stands under, if there are any.
 
         Args:
-            parent: that key.
+            parents: these keys.
             shape: what jobs have in common whose values are the same, but for `changed`.
             cfg: the config.
             changed: the keys at its top whose values are this job's.
@@ -158,19 +166,25 @@ class ConfigFiles:
         text = ""
         for is_changed, keys in groupby(map(str, cfg), key=lambda key: key in changed):
             section = list(keys)
-            name = (parent, *shape, "", *section)
+            if is_changed and parents == ("hydra",):
+                for key in section:
+                    text += f"  {key}:\n" + self._text((*parents, key), shape, cfg[key], _OF_ONE_JOB[key])
+                continue
+            name = (*parents, "", *shape, "", *section)
             part = None if is_changed else self._texts.get(name)
             if part is None:
-                values = OmegaConf.to_container(view_of(cfg, section), enum_to_str=True)
-                part = _dump({parent: values}).partition("\n")[2] if parent else _dump(values)
+                values: Any = OmegaConf.to_container(view_of(cfg, section), enum_to_str=True)
+                for parent in reversed(parents):
+                    values = {parent: values}
+                part = _dump(values).split("\n", len(parents))[-1]
                 if not is_changed:
                     self._texts[name] = part
             text += part
         return text
 
 
-_OF_ONE_JOB = ("job", "overrides", "runtime")
-"""Keys of Hydra's part of a config that differ between jobs of one shape."""
+_OF_ONE_JOB = {"job": ("override_dirname", "id", "num", "env_set"), "overrides": ("task",), "runtime": ("output_dir",)}
+"""Keys of Hydra's part of a config below which jobs of one shape differ, and in which keys."""
 
 
 def _dump(values: Any) -> str:

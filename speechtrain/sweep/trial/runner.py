@@ -5,17 +5,21 @@ Used by the in-process executor and by the pool's workers. Other launchers run j
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.internals import remember_parsed_interpolations
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.hydra_job import ConfigFiles, run_hydra_job
+from speechtrain.sweep.trial.job_logging import JobLogging
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob, outcome_of, outcome_of_error
 
 
@@ -35,7 +39,13 @@ class JobRunner:
         self._program = program
         self._composer = Composer(program.hydra_context.config_loader, program.config)
         self._files = ConfigFiles()
+        self._logs = JobLogging()
         remember_parsed_interpolations()
+
+    def compose_base(self, overrides: Sequence[str]) -> None:
+        """Compose what a job has in common with those that differ from it in values alone, so that none of them has to."""
+        with suppress(HydraException, OmegaConfBaseException):  # the job meets it again
+            self._composer.compose_job(overrides)
 
     def run(self, job: SweepJob) -> tuple[Outcome, JobReturn | None]:
         """Run a job and return how it ended, whatever it raised, with Hydra's own return value if the program came to an end.
@@ -52,7 +62,9 @@ class JobRunner:
             with own_trial(context) if context is not None else nullcontext() as handle:
                 composed = self._composer.compose_job(job.overrides)
                 function, hydra_context = self._program.task_function, self._program.hydra_context
-                returned = run_hydra_job(composed, function, hydra_context, number=job.number, env=job.env, files=self._files)
+                returned = run_hydra_job(
+                    composed, function, hydra_context, number=job.number, env=job.env, files=self._files, logs=self._logs
+                )
                 outcome = outcome_of(job.number, returned)
                 if handle is not None:
                     handle.end(outcome)
