@@ -5,6 +5,7 @@
     python benchmarks/sweep.py search --official ... --data DIR     wall time to the best WER of 30 unpruned trials on digit strings
     python benchmarks/sweep.py refill                               4 workers, lognormal lengths, beside total work / workers
     python benchmarks/sweep.py trial --data DIR                     CPU of a warm trial that is neither training nor evaluation
+    python benchmarks/sweep.py workers                              until worker n of the pool is ready to train, beside `import torch`
 
 VENV holds the official plugin (pip install --pre hydra-core==1.4.0rc3 hydra-optuna-sweeper==1.4.0rc3 hydra-joblib-launcher
 'optuna>=5,<6') and, for `search`, what speechtrain needs besides Hydra. One thread a process.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -92,17 +94,9 @@ def growth(trials: int, lengths: list[int], only: str) -> None:
     """
     print(f"{'':24s}behind   ours  Optuna  Hydra    ours/first  (ours - Optuna)/Hydra     ms CPU a trial", flush=True)
     with tempfile.TemporaryDirectory() as name, database(Path(name)) as postgresql:
-        sqlite, journal = "sqlite:///{}/study.db", "journal:///{}/study.journal"
-        for arm, storage, sampler, workers in (
-            ("journal", journal, "random", 1),
-            ("SQLite", sqlite, "random", 1),
-            ("PostgreSQL", postgresql, "random", 1),
-            ("journal, 4 workers", journal, "random", 4),
-            ("SQLite, 4 workers", sqlite, "random", 4),
-            ("PostgreSQL, 4 workers", postgresql, "random", 4),
-            ("journal, TPE", journal, "tpe", 1),
-            ("SQLite, TPE", sqlite, "tpe", 1),
-        ):
+        storages = {"journal": "journal:///{}/study.journal", "SQLite": "sqlite:///{}/study.db", "PostgreSQL": postgresql}
+        for workers, sampler, (kind, storage) in itertools.product((1, 4), ("random", "tpe"), storages.items()):
+            arm = kind + (", TPE" if sampler == "tpe" else "") + (f", {workers} workers" if workers > 1 else "")
             if storage is None or not re.fullmatch(only, arm):
                 continue
             folder = Path(name) / arm.replace(" ", "_").replace(",", "")
@@ -116,8 +110,10 @@ def growth(trials: int, lengths: list[int], only: str) -> None:
                 plain = [[sys.executable, str(GROWTH / "plain.py"), url, study, sampler, "0", str(trials // workers)]] * workers
                 theirs = np.mean([float(text.split()[0]) for text in together(plain, folder)])
                 row(arm, length, ours, float(theirs), hydras_own(folder), first := first or ours)
-        if re.fullmatch(only, "memory"):
-            in_memory(Path(name), lengths)
+        for sampler in ("random", "tpe"):
+            arm = "memory" + (", TPE" if sampler == "tpe" else "")
+            if re.fullmatch(only, arm):
+                in_memory(Path(name) / arm, lengths, arm, sampler)
 
 
 GROWTH = HERE / "growth"
@@ -168,18 +164,19 @@ def together(commands: list[list[str]], folder: Path) -> list[str]:
     return [process.communicate()[0] for process in running]
 
 
-def in_memory(folder: Path, lengths: list[int]) -> None:
+def in_memory(folder: Path, lengths: list[int], arm: str, sampler: str) -> None:
     """Costs along one sweep in memory, which no other process can fill, and how the memory of its process grows, beside plain Optuna's."""
     window = 100
-    _, lines = growing(folder, "memory://", "memory", "random", 1, lengths[-1] + window)
+    folder.mkdir()
+    _, lines = growing(folder, "memory://", "memory", sampler, 1, lengths[-1] + window)
     first = None
     for length in lengths:
         ours = cost_of(lines[length : length + window])
-        plain = together([[sys.executable, str(GROWTH / "plain.py"), "memory://", "plain", "random", str(length), str(window)]], folder)[0]
-        row("memory", length, ours, float(plain.split()[0]), hydras_own(folder), first := first or ours)
+        plain = together([[sys.executable, str(GROWTH / "plain.py"), "memory://", "plain", sampler, str(length), str(window)]], folder)[0]
+        row(arm, length, ours, float(plain.split()[0]), hydras_own(folder), first := first or ours)
     middle = lengths[-1] // 2
     ours = (lines[-1][3] - lines[middle][3]) / (len(lines) - middle) / 1e3
-    plain = together([[sys.executable, str(GROWTH / "plain.py"), "memory://", "plain", "random", str(middle), str(middle)]], folder)[0]
+    plain = together([[sys.executable, str(GROWTH / "plain.py"), "memory://", "plain", sampler, str(middle), str(middle)]], folder)[0]
     print(f"memory of the process a trial, over the second half: {ours:.1f} kB, Optuna's {float(plain.split()[1]) / middle / 1e3:.1f} kB")
 
 
@@ -258,6 +255,44 @@ def refill(workers: int, trials: int) -> None:
     print(f"ideal {ideal:.1f} s: {wall / ideal:.2f}    batches that wait for their slowest {batches:.1f} s: {batches / ideal:.2f}")
 
 
+def workers(count: int) -> None:
+    """Seconds from the claim of a worker's first trial until it can train, CPU of its process and of the whole sweep, forked and cold.
+
+    Each row also has the ratio to what `python -c "import torch"` costs at that moment.
+    """
+    quick = ["data=synthetic", "features=logmel_8k", "data.train_size=40", "data.val_size=8", "data.test_size=8", "model=tdnn"]
+    quick += ["model.channels=16", "trainer.epochs=1", "tracking=[]", "report.enabled=false", "backend.threads=1"]
+    command = [sys.executable, "-m", "speechtrain", "-m", *quick, f"seed=range(0,{count})", "hydra.sweeper.study_name=ready"]
+    command += ["hydra/launcher=pool", "hydra.launcher.threads=1", f"hydra.sweeper.n_jobs={count}"]
+    command += ["+hydra.callbacks.ready._target_=ready.Ready"]
+    print("                        wall        x torch    CPU of its process   x torch", flush=True)
+    for fork in (True, False):
+        with tempfile.TemporaryDirectory() as name:
+            torch_wall, torch_cpu, _ = timed([sys.executable, "-c", "import torch"], Path(name))
+            path = os.pathsep.join([str(GROWTH), str(REPOSITORY)])
+            ways = [f"hydra.launcher.fork={str(fork).lower()}", f"+hydra.callbacks.ready.file={name}/ready.txt"]
+            wall, cpu, _ = timed([*command, *ways], Path(name), PYTHONPATH=path)
+            lines = [json.loads(line) for line in (Path(name) / "ready.txt").read_text().splitlines()]
+            begun = claimed(Path(name) / "multirun" / "ready")
+        first = {line[1]: line for line in sorted(lines, key=lambda line: line[3], reverse=True)}
+        for place, (number, _, used, at) in enumerate(sorted(first.values(), key=lambda line: begun[line[0]]), 1):
+            took = at - begun[number]
+            row_of = f"{'forked' if fork else 'cold'}, worker {place}"
+            print(f"{row_of:20s} {took:7.2f} s {took / torch_wall:12.2f} {used:19.2f} s {used / torch_cpu:9.2f}", flush=True)
+        print(f"the sweep: {wall:.1f} s, {cpu:.1f} CPU-s; import torch: {torch_wall:.2f} s, {torch_cpu:.2f} CPU-s", flush=True)
+
+
+def claimed(folder: Path) -> dict[int, float]:
+    """Time at which each trial of a study's journal was set running, by its number."""
+    sys.path.insert(0, str(REPOSITORY))
+    import optuna
+
+    from speechtrain.sweep.study.storage import open_storage
+
+    trials = optuna.load_study(study_name="ready", storage=open_storage(f"journal:///{folder / 'study.journal'}")).trials
+    return {each.number: each.datetime_start.timestamp() for each in trials if each.datetime_start is not None}
+
+
 def trial(data: str) -> None:
     """CPU of warm trials less training epochs and evaluation, with MLflow, in one worker."""
     program = f"""
@@ -295,7 +330,7 @@ program.main()
 def main() -> None:
     """Choose by the first argument."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["toy", "growth", "search", "refill", "trial"])
+    parser.add_argument("what", choices=["toy", "growth", "search", "refill", "trial", "workers"])
     parser.add_argument("--official", help="Python of the environment with the official plugin")
     parser.add_argument("--data", help="folder of the digit strings")
     parser.add_argument("--trials", type=int)
@@ -309,6 +344,8 @@ def main() -> None:
         growth(given.trials or 100, [int(length) for length in given.lengths.split(",")], given.only)
     elif given.what == "search":
         search(given.official, given.data, given.epochs, given.trials or 30)
+    elif given.what == "workers":
+        workers(given.trials or 4)
     elif given.what == "refill":
         refill(4, given.trials or 60)
     else:

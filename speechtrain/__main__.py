@@ -24,6 +24,7 @@ from speechtrain.app import commands
 from speechtrain.app.command import errors_reported, explain_full, print_version
 from speechtrain.app.completion import print_matches, wants_matches
 from speechtrain.app.help import print_help
+from speechtrain.app.preload import modules_of_jobs
 from speechtrain.app.resume import is_sweep, resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import broken_files, explain, preset_params
@@ -42,6 +43,9 @@ def run(cfg: DictConfig) -> Any:
     from speechtrain.app.job import run_job  # pickled by value for other processes, so it holds no more than this
 
     return run_job(cfg)
+
+
+vars(run.__wrapped__)["preload"] = modules_of_jobs  # see `sweep/workers/starting.py`
 
 
 def _fail(error: UserError | RunError) -> NoReturn:

@@ -402,6 +402,8 @@ def become(job: dict[str, Any], files: list[int], modules: list[str], path: list
 def starts_others(words: Sequence[str]) -> bool:
     """Whether a command may start Python processes that import the libraries: a run, a sweep, its job, a server, a program of the tests."""
     words = [word for word in words if word != "-u"]
+    if words[-1] == "fork":  # the server of a sweep's workers
+        return False
     if words[1] == "-c":
         return words[2] == WORKER or ("speechtrain" in words[2] and "mlflow.writer import main" not in words[2])
     modules = {"speechtrain", "speechtrain.sweep.workers.worker", "submitit.local._local", "submitit.core._submit", "mlflow", "pytest"}

@@ -120,6 +120,7 @@ class PoolOptions(Target):
     gpus: list[int] | None = MISSING
     memory_gb: float | None = number(gt=0)
     max_jobs: int | None = number(ge=1)
+    fork: bool = True
 
 
 @dataclass

@@ -33,7 +33,7 @@ from speechtrain.sweep.trial.runner import JobRunner, Program
 from speechtrain.sweep.workers.messages import can_be_pickled
 from speechtrain.sweep.workers.pool import Pool
 
-_DEFAULT_POOL = PoolOptions(n_workers=None, threads=None, gpus=None, memory_gb=None, max_jobs=None)
+_DEFAULT_POOL = PoolOptions(n_workers=None, threads=None, gpus=None, memory_gb=None, max_jobs=None, fork=True)
 """Options of the pool where no launcher is chosen; the values are those of `conf/hydra/launcher/pool.yaml`."""
 
 

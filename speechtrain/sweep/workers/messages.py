@@ -1,13 +1,15 @@
-"""The messages between the pool and its worker processes, and how they are pickled.
+"""The messages between the pool, its worker processes and the server that forks these, and how they are pickled.
 
-The pool sends one `Setup`, then a `StartJob` for each job; the worker answers each with `JobStarted` and `JobEnded`. When the pool closes
-the connection, or dies, the worker ends after the job it has.
+The pool sends a worker one `Setup`, unless it was forked with it, then a `StartJob` for each job; the worker answers each with `JobStarted`
+and `JobEnded`. When the pool closes the connection, or dies, the worker ends after the job it has. The server gets one `Preload`, says
+`Ready`, and gets a `Fork` for each worker.
 """
 
 from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,19 +31,17 @@ class Setup:
         path: the pool's `sys.path`, in absolute folders; set before the program is unpickled.
         program: a pickled `Program`.
         singletons: state of Hydra's singletons.
-        wants_returns: whether `JobEnded` is to have the whole `JobReturn`.
     """
 
     path: list[str]
     program: bytes
     singletons: Any
-    wants_returns: bool
 
     @classmethod
-    def of_this_process(cls, program: Program, *, wants_returns: bool) -> Setup:
+    def of_this_process(cls, program: Program) -> Setup:
         """Describe this process, so that a worker imports and resolves as it does."""
         path = [str(Path(item).absolute()) for item in sys.path]
-        return cls(path, bytes(cloudpickle.dumps(program)), Singleton.get_state(), wants_returns)
+        return cls(path, bytes(cloudpickle.dumps(program)), Singleton.get_state())
 
     def apply(self) -> Program:
         """Make this process like the one that was described, and return the program."""
@@ -53,10 +53,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class StartJob:
-    """Asks a worker to run a job, with everything it prints in a file."""
+    """Asks a worker to run a job, with everything it prints in a file, and perhaps to return the whole `JobReturn`."""
 
     job: SweepJob
     log_file: Path
+    wants_return: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,50 @@ class JobStarted:
 
 @dataclass(frozen=True)
 class JobEnded:
-    """Tells the pool how the job ended; `returned` is Hydra's own return value, where the setup asks for it."""
+    """Tells the pool how the job ended; `returned` is Hydra's own return value, where it was asked for."""
 
     outcome: Outcome
     returned: JobReturn | None
 
 
-Message = Setup | StartJob | JobStarted | JobEnded
+@dataclass(frozen=True)
+class Preload:
+    """Tells the server what to import once for all workers.
+
+    Attributes:
+        path: folders that modules are imported from.
+        modules: names of modules.
+        setup: what a worker needs before its first job; None: each reads its own, for what it imports may depend on its environment.
+    """
+
+    path: list[str]
+    modules: tuple[str, ...]
+    setup: Setup | None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Says that the imports are done, and why nothing is to be forked; None: workers may be forked."""
+
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Asks the server for a worker; the files of the reply and of the worker's connection follow.
+
+    Attributes:
+        parent: number of the process that asks, which becomes the worker's parent.
+        environment: variables in which the worker's environment differs from the server's.
+        overrides: command line of its first job, which the server composes for this and later workers.
+    """
+
+    parent: int
+    environment: Mapping[str, str]
+    overrides: Sequence[str]
+
+
+Message = Setup | StartJob | JobStarted | JobEnded | Preload | Ready | Fork
 
 
 def send(connection: Connection, message: Message) -> None:

@@ -1,19 +1,16 @@
 """Starts worker processes, hands them jobs, and ends those that die, hang or use too much memory; only their own job is lost.
 
-`worker.py` is what such a process runs. Which job is next is decided by the sweeper.
+`worker.py` is what such a process runs, `starting.py` how it starts. Which job is next is decided by the sweeper.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -23,14 +20,13 @@ from hydra.core.utils import JobReturn
 from speechtrain.config.schemas.sweeps import PoolOptions
 from speechtrain.sweep.trial.outcome import Ending, Outcome, SweepJob
 from speechtrain.sweep.trial.runner import Program
-from speechtrain.sweep.workers.messages import JobEnded, JobStarted, Setup, StartJob, receive, send
+from speechtrain.sweep.workers.messages import JobEnded, JobStarted, StartJob, receive, send
+from speechtrain.sweep.workers.starting import START_SECONDS, Process, WorkerStarter
 
 log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 2.0
 """Time that a job has to end by itself after its timeout, before its process is killed."""
-_START_SECONDS = 300.0
-"""Time that a worker has to import what it needs and start its first job."""
 _POLL_SECONDS = 0.5
 """Time between checks of workers that send nothing."""
 
@@ -39,7 +35,7 @@ _POLL_SECONDS = 0.5
 class _Worker:
     """A worker process with the job it has, if any; times are those of `time.monotonic`."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     connection: Connection
     slot: int
     job: SweepJob | None = None
@@ -70,7 +66,8 @@ class Pool:
         self.options = options
         self.timeout = timeout
         self.returned: dict[int, JobReturn] = {}
-        self._setup = Setup.of_this_process(program, wants_returns=wants_returns)
+        self._wants_returns = wants_returns
+        self._starter = WorkerStarter(program, size, folder, options)
         self._workers: list[_Worker] = []
 
     @property
@@ -83,11 +80,11 @@ class Pool:
         worker = next((item for item in self._workers if item.job is None), None)
         if worker is None:
             assert len(self._workers) < self.size, "more jobs than workers"
-            worker = self._start()
+            worker = self._start(job)
             self._workers.append(worker)
         log_file = self.folder / str(job.number) / "output.log"
         try:
-            send(worker.connection, StartJob(job, log_file))
+            send(worker.connection, StartJob(job, log_file, self._wants_returns))
         except OSError:  # it died while it was idle
             self._discard(worker)
             self.submit(job)
@@ -110,6 +107,7 @@ class Pool:
 
     def close(self) -> None:
         """End all workers; jobs that run are interrupted, as by Ctrl-C."""
+        self._starter.close()
         for worker in self._workers:
             if worker.job is not None:
                 _signal(worker.process, signal.SIGTERM)
@@ -122,29 +120,9 @@ class Pool:
                 _kill_tree(worker.process)
         self._workers.clear()
 
-    def _start(self) -> _Worker:
+    def _start(self, job: SweepJob) -> _Worker:
         slot = min(set(range(self.size)) - {worker.slot for worker in self._workers})
-        threads = str(self.options.threads or max(1, (os.cpu_count() or 1) // self.size))
-        env = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)}
-        if self.options.gpus:
-            env["CUDA_VISIBLE_DEVICES"] = str(self.options.gpus[slot % len(self.options.gpus)])
-        package = str(Path(__file__).resolve().parents[3])
-        env["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [env.get("PYTHONPATH")])])
-        ours, theirs = Pipe()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "workers.log").open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "speechtrain.sweep.workers.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=env,
-                start_new_session=True,  # Ctrl-C must reach only the sweeper, which then ends its workers
-            )
-        theirs.close()
-        send(ours, self._setup)
-        return _Worker(process, ours, slot)
+        return _Worker(*self._starter.start(slot, job.overrides), slot)
 
     def _receive(self, worker: _Worker) -> Outcome | None:
         """Read a worker's message; return the outcome if its job has ended."""
@@ -172,8 +150,8 @@ class Pool:
             return self._end_worker(worker, "died", _exit_reason(worker.process))
         now = time.monotonic()
         if worker.started is None:
-            late = now - worker.sent > _START_SECONDS
-            return self._end_worker(worker, "died", f"its process did not start it within {_START_SECONDS:.0f} s") if late else None
+            late = now - worker.sent > START_SECONDS
+            return self._end_worker(worker, "died", f"its process did not start it within {START_SECONDS:.0f} s") if late else None
         if self.timeout is not None and now - worker.started > self.timeout + _GRACE_SECONDS:
             return self._end_worker(worker, "timeout", f"took longer than hydra.sweeper.timeout={self.timeout:g} s")
         if self.options.memory_gb is not None and (used := _memory_gb(worker.process)) > self.options.memory_gb:
@@ -201,7 +179,7 @@ def _has_message(connection: Connection) -> bool:
         return False
 
 
-def _exit_reason(process: subprocess.Popen[bytes]) -> str:
+def _exit_reason(process: Process) -> str:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(2)
     code = process.returncode
@@ -212,12 +190,12 @@ def _exit_reason(process: subprocess.Popen[bytes]) -> str:
     return f"its process exited with code {code}" if code is not None else "its process closed the connection"
 
 
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _signal(process: Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)
 
 
-def _kill_tree(process: subprocess.Popen[bytes]) -> None:
+def _kill_tree(process: Process) -> None:
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
@@ -226,7 +204,7 @@ def _kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _memory_gb(process: subprocess.Popen[bytes]) -> float:
+def _memory_gb(process: Process) -> float:
     total = 0
     with contextlib.suppress(psutil.Error):
         parent = psutil.Process(process.pid)

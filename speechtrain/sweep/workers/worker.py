@@ -1,6 +1,7 @@
 """The process of one worker, which runs jobs for the pool: `python -m speechtrain.sweep.workers.worker FD`.
 
-It stays alive between jobs, so that frameworks are imported once. Its messages are in `messages.py`.
+It stays alive between jobs, so that frameworks are imported once. Its messages are in `messages.py`. With `fork` behind the number the
+process is the server that workers are forked from (`fork_server.py`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from pathlib import Path
 from speechtrain.addresses import guard_outputs
 from speechtrain.processes import interrupts
 from speechtrain.sweep.trial.runner import JobRunner
+from speechtrain.sweep.workers.fork_server import serve_forks
 from speechtrain.sweep.workers.messages import JobEnded, JobStarted, Setup, StartJob, receive, send
 
 
-def serve(connection: Connection) -> None:
-    """Run jobs until the pool closes the connection."""
-    setup = receive(connection)
-    assert isinstance(setup, Setup)
-    runner = JobRunner(setup.apply())
+def serve(connection: Connection, runner: JobRunner | None = None) -> None:
+    """Run jobs until the pool closes the connection; without a runner, the pool sends the setup of one first."""
+    if runner is None:
+        setup = receive(connection)
+        assert isinstance(setup, Setup)
+        runner = JobRunner(setup.apply())
     while True:
         try:
             message = receive(connection)
@@ -39,7 +42,7 @@ def serve(connection: Connection) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         try:
-            send(connection, JobEnded(outcome, returned if setup.wants_returns else None))
+            send(connection, JobEnded(outcome, returned if message.wants_return else None))
         except OSError:  # the pool is gone; a trial has recorded its result itself
             return
 
@@ -55,15 +58,22 @@ def _redirect_output(path: Path) -> None:
     os.close(descriptor)
 
 
-def main() -> None:
-    """Serve the connection whose file descriptor is the argument."""
+def work(connection: Connection, runner: JobRunner | None = None) -> None:
+    """Be a worker until the pool closes the connection, or the process is told to end."""
     guard_outputs()
-    descriptor = int(sys.argv[1])
-    os.set_inheritable(descriptor, False)
     interrupts.listen(signal.SIGTERM)
     assert threading.current_thread() is threading.main_thread()
     with contextlib.suppress(KeyboardInterrupt):
-        serve(Connection(descriptor))
+        serve(connection, runner)
+
+
+def main() -> None:
+    """Serve the connection whose file descriptor is the first argument, as a worker or as the server that forks them."""
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)
+    if sys.argv[2:] == ["fork"]:
+        serve_forks(Connection(descriptor), work)
+    work(Connection(descriptor))
     sys.stdout.flush()
     os._exit(0)  # libraries that hang in their finalizers do not hold the sweep up
 

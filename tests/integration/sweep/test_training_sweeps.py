@@ -192,7 +192,15 @@ def test_a_trial_whose_loss_is_not_finite_fails_alone_with_its_reason(command, t
 
 @pytest.mark.slow
 def test_the_mlflow_run_of_a_killed_worker_is_failed_with_the_reason(command, tmp_path):
-    arguments = ["-m", *TRIALS, "seed=1,2", "trainer.epochs=200", "hydra/launcher=pool", "hydra.sweeper.retries=0"]
+    arguments = [
+        "-m",
+        *TRIALS,
+        "seed=1,2",
+        "trainer.epochs=200",
+        "hydra/launcher=pool",
+        "hydra.launcher.fork=false",
+        "hydra.sweeper.retries=0",
+    ]
     sweeper = subprocess.Popen([sys.executable, "-m", "speechtrain", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     checkpoint = tmp_path / "multirun/study/0/checkpoints/last.ckpt"
     until = time.monotonic() + 60

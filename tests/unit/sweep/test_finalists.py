@@ -51,7 +51,6 @@ def make(tmp_path) -> Callable[..., Study]:
 
 def search(study: Study) -> None:
     """Run all trials of the search."""
-    study.plan()
     while (claimed := study.claim()) is not None:
         complete(study.storage, claimed.id, [FOUND[claimed.assignment["x"]]])
 
@@ -72,7 +71,7 @@ def test_the_best_of_the_search_get_the_same_seeds_and_the_search_counts_none_of
     assert [each.finalist for each in claimed if each] == [(trial, "seed", seed) for seed in (2, 3, 4) for trial in (1, 2)]
     assert [each.assignment for each in claimed[:2] if each] == [{"x": 0.25}, {"x": 0.75}]
     assert claimed[-1] is None  # all that is wanted runs
-    ledger = study.plan()
+    ledger = study.ledger()
     assert (ledger.is_complete, len(ledger.slots), ledger.running) == (True, 4, [])
     assert len(study.running(ledger)) == 6
     for each in claimed[:6]:
@@ -87,7 +86,6 @@ def test_the_best_of_the_search_get_the_same_seeds_and_the_search_counts_none_of
 
 def test_nothing_is_raced_while_trials_of_the_search_run(make):
     study = make()
-    study.plan()
     study.claim()
 
     assert FinalRace(study, PLAN).standing(study.ledger()) is None
