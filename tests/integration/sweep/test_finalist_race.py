@@ -66,6 +66,7 @@ def test_a_race_of_the_best_ends_a_sweep_and_its_winner_is_the_best(toy):
     assert len(toy.trials()) == len(trials)
 
 
+@pytest.mark.slow
 def test_a_race_goes_on_where_it_was_stopped_and_a_reached_goal_leads_to_it_as_well(toy):
     sweep = ["x=range(0,5)", *RACE, "hydra.sweeper.stop_when.goal=0"]
     first = toy.run(*sweep, "seconds=0.2", "hydra.sweeper.stop_after=1.2")

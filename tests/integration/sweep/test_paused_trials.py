@@ -207,9 +207,8 @@ def under(launcher: str) -> list[str]:
     return [f"hydra/launcher={launcher}", "hydra.sweeper.n_jobs=2"]
 
 
-@pytest.mark.parametrize(
-    "launcher", ["submitit_local", pytest.param("joblib", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["submitit_local", "joblib", "ray"])
 def test_trials_pause_and_go_on_in_jobs_of_other_launchers(toy, launcher):
     done = toy.run(*HALVING, "hydra.sweeper.n_trials=3", "seconds=0.02", *under(launcher))
 
