@@ -25,6 +25,7 @@ from speechtrain.app.command import errors_reported, explain_full, print_version
 from speechtrain.app.completion import print_matches, wants_matches
 from speechtrain.app.help import print_help
 from speechtrain.app.preload import modules_of_jobs
+from speechtrain.app.launch import follow_launch, led
 from speechtrain.app.resume import is_sweep, resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import broken_files, explain, preset_params
@@ -33,6 +34,7 @@ from speechtrain.config.overrides import sweep_arguments, text_as_typed
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.processes import interrupts
+from speechtrain.processes.launched import launch_of
 
 _TRACES_WANTED = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
@@ -103,14 +105,7 @@ def _train(arguments: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = False  # a log file on a full disk is no reason for a stack trace
     try:
-        with interrupts.command():
-            require_training()
-            typed = text_as_typed(resume_arguments(arguments))
-            if is_sweep(typed):
-                typed = sweep_arguments(typed, preset_params(_overrides(typed), _config_dir(typed)))
-            sys.argv[1:] = typed
-            gc.freeze()  # what is imported stays: composing a config would have it searched for garbage, a tenth of its time
-            run()
+        _compose_and_run(arguments)
     except KeyboardInterrupt:
         if not is_sweep(sys.argv[1:]):
             errors.print("interrupted; `python -m speechtrain resume=last` goes on from the last finished epoch", style="yellow")
@@ -127,6 +122,21 @@ def _train(arguments: list[str]) -> None:
         if own is not None and not _TRACES_WANTED and (broken := broken_files(own)):
             _fail(ConfigError(broken))
         _fail_unless_defect(error)
+
+
+def _compose_and_run(arguments: list[str]) -> None:
+    """Run what the arguments ask for; of the processes that a launcher has started, all but the first end here with its exit code."""
+    launch = launch_of(os.environ)
+    if launch is not None and launch.rank > 0:
+        sys.exit(follow_launch(launch, arguments))
+    with interrupts.command(), led(launch, arguments) as to_run:
+        require_training()
+        typed = text_as_typed(resume_arguments(to_run))
+        if is_sweep(typed):
+            typed = sweep_arguments(typed, preset_params(_overrides(typed), _config_dir(typed)))
+        sys.argv[1:] = typed
+        gc.freeze()  # what is imported stays: composing a config would have it searched for garbage, a tenth of its time
+        run()
 
 
 def _overrides(arguments: list[str]) -> list[str]:

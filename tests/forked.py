@@ -406,7 +406,8 @@ def starts_others(words: Sequence[str]) -> bool:
         return False
     if words[1] == "-c":
         return words[2] == WORKER or ("speechtrain" in words[2] and "mlflow.writer import main" not in words[2])
-    modules = {"speechtrain", "speechtrain.sweep.workers.worker", "submitit.local._local", "submitit.core._submit", "mlflow", "pytest"}
+    launchers = ("torch.distributed.run", "submitit.local._local", "submitit.core._submit")
+    modules = {"speechtrain", "speechtrain.sweep.workers.worker", *launchers, "mlflow", "pytest"}
     return words[1].endswith(".py") or not modules.isdisjoint(words[1:4])
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.addresses import guard_outputs, keep
 from speechtrain.app.arguments import arguments_of
+from speechtrain.app.launch import follow_launch, led
 from speechtrain.app.resume import STORED, sign
 from speechtrain.backends.callbacks import Callback
 from speechtrain.config.components import drop_unaccepted_defaults
@@ -32,10 +34,12 @@ from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
 from speechtrain.files import launch_folder, write_text
 from speechtrain.processes import fresh
+from speechtrain.processes.launched import launch_of
 from speechtrain.sweep.trial.hydra_job import write_configs
 from speechtrain.sweep.trial.outcome import VARIABLE
 from speechtrain.tracking.run_folder import RUN_FILE, read_run_file
 from speechtrain.train import train
+from speechtrain.training.launched import check_backend
 
 if TYPE_CHECKING:
     from speechtrain.training.rerun import Rerun
@@ -53,6 +57,21 @@ def run_job(cfg: DictConfig) -> Any:
         UserError, RunError: in a sweep; a run alone prints them and ends the process with their exit code.
     """
     guard_outputs()  # for jobs that a launcher of Hydra's starts
+    launch = launch_of(os.environ) if HydraConfig.get().mode == RunMode.MULTIRUN else None
+    if launch is None:
+        return _run_job(cfg)
+    launch = replace(launch, key=None)  # a trial goes on in its own way
+    overrides = [str(item) for item in HydraConfig.get().overrides.task]
+    if launch.rank > 0:
+        follow_launch(launch, overrides)
+        return None
+    with led(launch, overrides) as leading:
+        (devices,) = (int(item.partition("=")[2]) for item in leading if item.startswith("trainer.devices="))
+        cfg.trainer.devices = devices
+        return _run_job(cfg)
+
+
+def _run_job(cfg: DictConfig) -> Any:
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.output_subdir is not None:
         _mask_stored(Path(hydra_cfg.runtime.output_dir) / hydra_cfg.output_subdir)
@@ -95,6 +114,7 @@ def _run_with_hydra(state: Any, cfg: DictConfig) -> Any:
 
 def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float | None:
     check_training(cfg)
+    check_backend(cfg.backend.name)
     callbacks = [_StoreOverrides(cfg)] if cfg.resume is not None and HydraConfig.get().output_subdir is None else []
     if rerun is None:
         result = train(cfg, overrides=overrides, callbacks=callbacks)

@@ -114,7 +114,12 @@ class ExperimentConfig:
     @classmethod
     def read(cls, path: Path) -> ExperimentConfig:
         """Read the `config.yaml` in the folder of a run that this user began on this machine, with the secrets that are masked in it."""
-        cfg = OmegaConf.create(whole_values(OmegaConf.to_container(OmegaConf.load(path))))
+        return cls.from_yaml(path.read_text(encoding="utf-8"))
+
+    @classmethod
+    def from_yaml(cls, text: str) -> ExperimentConfig:
+        """Read what `as_yaml` has made of this user's run, with the masked secrets that this machine keeps."""
+        cfg = OmegaConf.create(whole_values(OmegaConf.to_container(OmegaConf.create(text))))
         assert isinstance(cfg, DictConfig)
         return cls.of(cfg)
 

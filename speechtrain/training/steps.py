@@ -16,6 +16,7 @@ from speechtrain.config.checks import unknown_metrics, unvalidated
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.errors import ConfigError, Problem, RunPaused, RunPruned, unwritable
 from speechtrain.files import ignore_in_git, launch_folder, remove_unfinished, user_path, write_text
+from speechtrain.processes.launched import note_run
 from speechtrain.tracking.run_folder import (
     BEST_CHECKPOINT,
     NUMBERED_FROM,
@@ -95,6 +96,7 @@ def start_folder(cfg: ExperimentConfig) -> Path:
         if folder.is_relative_to(base):
             ignore_in_git(base)
     remember(folder)
+    note_run(folder)
     return folder
 
 
@@ -258,7 +260,9 @@ def fit(run: Experiment, plan: TrainingPlan, loaders: Loaders, history: History,
         RunPruned: a callback ended the training because others do better.
     """
     from speechtrain.training.console import ConsoleProgress
+    from speechtrain.training.launched import hand_out
 
+    hand_out(run, plan)
     progress = ConsoleProgress(history, plan.objective.metric, run.task.shown)
     try:
         trained = run.backend.train(run.model, *loaders, run.task, plan, [history, progress, *callbacks])
@@ -271,6 +275,21 @@ def fit(run: Experiment, plan: TrainingPlan, loaders: Loaders, history: History,
     return trained
 
 
+def rank_experiment(cfg: ExperimentConfig, folder: Path) -> Experiment:
+    """Build the parts of a run that another process has begun, for one of its ranks.
+
+    Args:
+        cfg: the config as that process has it.
+        folder: the folder of the run.
+    """
+    from speechtrain.data.prepare import prepare
+
+    backend: Backend = build("backend", cfg.backend)
+    run = build_experiment(cfg, folder, backend, prepare(cfg, threads=1))
+    leave_out_infeasible(run)
+    return run
+
+
 def run_rank(cfg: ExperimentConfig, folder: Path, resume_from: Path | None) -> None:
     """Train as one rank of a run that another process on this machine has begun; nothing is tracked or printed.
 
@@ -279,9 +298,5 @@ def run_rank(cfg: ExperimentConfig, folder: Path, resume_from: Path | None) -> N
         folder: the folder of the run.
         resume_from: the checkpoint that the run is resumed from.
     """
-    from speechtrain.data.prepare import prepare
-
-    backend: Backend = build("backend", cfg.backend)
-    run = build_experiment(cfg, folder, backend, prepare(cfg, threads=1))
-    leave_out_infeasible(run)
-    backend.train(run.model, *make_loaders(run), run.task, make_plan(run, resume_from), ())
+    run = rank_experiment(cfg, folder)
+    run.backend.train(run.model, *make_loaders(run), run.task, make_plan(run, resume_from), ())

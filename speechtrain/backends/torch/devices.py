@@ -1,31 +1,32 @@
-"""Training on several devices of one machine: a process (rank) for each, started here and ended here.
+"""Training on several devices: a process (rank) for each; on one machine they are started here and ended here.
 
 Rank 0 is the process that the user started; it tracks, prints and writes. The other ranks build the same from the run's config and take
 their share of each batch. They meet by files in a folder that only their user may enter, and send tensors to each other on the loopback
-interface; objects, which are pickled, go through files of that folder and never through a socket.
+interface; objects, which are pickled, go through files of that folder and never through a socket. Ranks that a launcher has started, on
+one machine or several, meet in `launched_ranks.py`.
 """
 
 from __future__ import annotations
 
 import _thread
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import lightning.pytorch as pl
-import psutil
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+from speechtrain.backends.torch.exchange import Exchange, FileExchange, GroupExchange
+from speechtrain.backends.torch.meeting import current, interface_of
 from speechtrain.errors import RunError
 
 RANK = "SPEECHTRAIN_RANK"
@@ -33,56 +34,29 @@ MEETING = "SPEECHTRAIN_MEETING"
 
 
 def own_rank() -> int:
-    """Return the rank of this process; 0: the one that the user started."""
-    return int(os.environ.get(RANK, "0"))
+    """Return the rank of this process; 0: the one that the user started, or the first that a launcher has started."""
+    return meeting.launch.rank if (meeting := current()) is not None else int(os.environ.get(RANK, "0"))
 
 
 class ExternalRanks(LightningEnvironment):
-    """Tells Lightning that the processes of the ranks are started by us, and have met before it begins."""
+    """Tells Lightning that the processes of the ranks are started by us or by a launcher, and have met before it begins."""
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Return true: `RankProcesses` starts them."""
+        """Return true: `RankProcesses` starts them, or a launcher has."""
         return True
 
     def local_rank(self) -> int:
-        """Return the rank of this process."""
-        return own_rank()
+        """Return the number of this process among those of its machine."""
+        return meeting.launch.local_rank if (meeting := current()) is not None else own_rank()
 
+    def node_rank(self) -> int:
+        """Return the number of this machine."""
+        return meeting.launch.node if (meeting := current()) is not None else 0
 
-class Exchange:
-    """Hands objects from rank to rank by files.
-
-    Args:
-        folder: a folder that no other user may enter.
-        rank: the rank of this process.
-        count: number of ranks.
-    """
-
-    def __init__(self, folder: Path, rank: int, count: int) -> None:
-        self._folder = folder
-        self._rank = rank
-        self._count = count
-        self._number = 0
-
-    def gather(self, value: Any) -> list[Any]:
-        """Return the values of all ranks, in every rank; each has to call it."""
-        return self._read(value, range(self._count))
-
-    def of_rank0(self, value: Any) -> Any:
-        """Return the value that rank 0 has, in every rank; each has to call it."""
-        return self._read(value, (0,))[0]
-
-    def _read(self, value: Any, ranks: Sequence[int]) -> list[Any]:
-        self._number += 1
-        if self._rank in ranks:
-            self._file(self._number, self._rank).write_bytes(pickle.dumps(value))
-        dist.barrier()
-        self._file(self._number - 1, self._rank).unlink(missing_ok=True)  # all have read it, for they are here
-        return [pickle.loads(self._file(self._number, rank).read_bytes()) for rank in ranks]  # noqa: S301 # of our own processes
-
-    def _file(self, number: int, rank: int) -> Path:
-        return self._folder / f"{number}-{rank}"
+    def set_global_rank(self, rank: int) -> None:  # noqa: ARG002 # counted over machines, which a launcher may number otherwise
+        """Set the rank that this process has."""
+        super().set_global_rank(own_rank())
 
 
 _exchange: Exchange | None = None
@@ -143,14 +117,8 @@ class RankProcesses(pl.Callback):
 
     def _join(self, place: Path) -> None:
         """Make one group of all ranks, before Lightning would, which has them listen on every interface."""
-        global _exchange  # a process trains one model at a time
-        loopback = _loopback()
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if loopback is not None else ():
-            os.environ.setdefault(name, str(loopback))
         store = dist.FileStore(str(place / "store"), self._count)  # type: ignore[attr-defined]
-        backend = dist.get_default_backend_for_device(self._device)
-        dist.init_process_group(backend, store=store, rank=own_rank(), world_size=self._count)
-        _exchange = Exchange(place, own_rank(), self._count)
+        join_group(store, self._count, self._device, FileExchange(place, own_rank(), self._count), interface_of("127.0.0.1"))
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):
@@ -210,18 +178,41 @@ class RankProcesses(pl.Callback):
 
     def _leave(self) -> None:
         """Forget the group: the next run of this process has one of its own."""
-        global _exchange
-        _exchange = None
-        if self._running and dist.is_initialized():
-            dist.destroy_process_group()
+        if self._running:
+            leave_group()
+        else:
+            use_exchange(None)
         if self._meeting is not None:
             self._meeting.cleanup()
 
 
-def _loopback() -> str | None:
-    """Return the name of the interface that leads to this machine alone; None: the system does not say."""
-    named = (name for name, addresses in psutil.net_if_addrs().items() if any(each.address == "127.0.0.1" for each in addresses))
-    return next(named, None)
+def join_group(store: Any, count: int, device: torch.device, exchange: Exchange, interface: str | None) -> None:
+    """Make one group of all ranks, before Lightning would, which has them listen on every interface.
+
+    Args:
+        store: where the ranks find each other.
+        count: number of ranks.
+        device: the device of this rank.
+        exchange: hands objects from rank to rank.
+        interface: name of the interface of the network by which they talk; None: PyTorch finds one.
+    """
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if interface is not None else ():
+        os.environ.setdefault(name, str(interface))
+    dist.init_process_group(dist.get_default_backend_for_device(device), store=store, rank=own_rank(), world_size=count)
+    use_exchange(exchange)
+
+
+def use_exchange(exchange: Exchange | None) -> None:
+    """Let objects be handed over in a way; None: there is one rank."""
+    global _exchange  # a process trains one model at a time
+    _exchange = exchange
+
+
+def leave_group() -> None:
+    """Forget the group: the next run of this process has one of its own."""
+    use_exchange(None)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def end_with_parent() -> None:
@@ -258,3 +249,10 @@ def broadcast_from_rank0(tensors: Iterable[torch.Tensor]) -> None:
 def value_of_rank0(value: Any) -> Any:
     """Return the value that rank 0 has, in every rank."""
     return value if _exchange is None else _exchange.of_rank0(value)
+
+
+def bytes_of_rank0(path: Path) -> bytes | None:
+    """Return the content of a file that rank 0 reads for ranks on other machines, in every rank; None: each reads it by itself."""
+    if not isinstance(_exchange, GroupExchange):
+        return None
+    return _exchange.bytes_of_rank0(path.read_bytes() if own_rank() == 0 else b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 import signal
@@ -27,9 +28,11 @@ from speechtrain.backends.torch import checkpoint as checkpoints
 from speechtrain.backends.torch.averaging import mean_of
 from speechtrain.backends.torch.batch_loss import is_out_of_memory
 from speechtrain.backends.torch.checkpoint import write_weights
-from speechtrain.backends.torch.devices import ExternalRanks, RankProcesses, own_rank, value_of_rank0
+from speechtrain.backends.torch.devices import ExternalRanks, RankProcesses, bytes_of_rank0, own_rank, value_of_rank0
 from speechtrain.backends.torch.internals import epochs_processed, ignore_sigterm_notices
+from speechtrain.backends.torch.launched_ranks import LaunchedRanks
 from speechtrain.backends.torch.lightning_module import TrainingModule
+from speechtrain.backends.torch.meeting import current
 from speechtrain.backends.torch.sharding import FullySharded
 from speechtrain.data.batches import Batch
 from speechtrain.data.loader import Loader
@@ -55,7 +58,11 @@ class LightningRun:
         monitors: list[pl.Callback] = [*self._checkpoints.values(), *([self._stopper] if self._stopper is not None else [])]
         with silenced_lightning():
             self._trainer = _trainer(plan, monitors, has_val=has_val)
-        self._processes = RankProcesses(self._trainer.world_size, self.device, plan.folder, plan.resume_from)
+        self._processes: LaunchedRanks | RankProcesses
+        if (meeting := current()) is not None:
+            self._processes = LaunchedRanks(meeting, self.device)
+        else:
+            self._processes = RankProcesses(self._trainer.world_size, self.device, plan.folder, plan.resume_from)
         self._trainer.callbacks.append(self._processes)  # type: ignore[attr-defined]
         if self._trainer.world_size > 1:
             ignore_sigterm_notices(self._trainer)
@@ -147,6 +154,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ARG002
         """Write to a temporary name beside the path, then rename."""
         checkpoints.write(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint, which rank 0 does for ranks on other machines."""
+        content = bytes_of_rank0(Path(path))
+        if content is None:
+            return super().load_checkpoint(path, weights_only=weights_only)
+        loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location=map_location or "cpu", weights_only=True)
+        return loaded
 
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
@@ -272,10 +287,13 @@ def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], *, has_val: bool)
     options = plan.trainer
     if "fsdp" in options.strategy and options.strategy != FullySharded.strategy_name:
         raise ConfigError([Problem("trainer.strategy", f"is {options.strategy}, which is not available", "set trainer.strategy=fsdp")])
+    meeting = current()
+    several = options.devices not in (1, "1") or meeting is not None
     try:
         return pl.Trainer(
             accelerator=options.accelerator,
-            devices=options.devices,
+            devices=options.devices if meeting is None else meeting.local_count,
+            num_nodes=1 if meeting is None else meeting.nodes,
             strategy=FullySharded() if options.strategy == FullySharded.strategy_name else options.strategy,
             precision=options.precision,  # type: ignore[arg-type] # one of the words that the schema allows
             max_epochs=options.epochs,
@@ -289,7 +307,7 @@ def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], *, has_val: bool)
             num_sanity_val_steps=0,
             default_root_dir=plan.folder,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO(), *([ExternalRanks()] if options.devices not in (1, "1") else [])],
+            plugins=[AtomicCheckpointIO(), *([ExternalRanks()] if several else [])],
             sync_batchnorm=options.sync_batchnorm,
             logger=False,
             enable_checkpointing=any(isinstance(item, ModelCheckpoint) for item in callbacks),

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from speechtrain.backends.torch.devices import broadcast_from_rank0
 from speechtrain.backends.torch.encoder import stacks_of
+from speechtrain.backends.torch.meeting import current
 from speechtrain.backends.torch.speech_model import SpeechModel
 from speechtrain.config.schemas.training import Trainer
 from speechtrain.errors import ConfigError, Problem
@@ -65,7 +66,7 @@ def check_shardable(model: SpeechModel, options: Trainer, *, compiled: bool) -> 
         ConfigError: not with all that the config asks for.
     """
     problems = []
-    if options.devices in (1, "1"):
+    if options.devices in (1, "1") and current() is None:
         problems.append(Problem("trainer.strategy", "is fsdp, and there is one device", "set trainer.devices, or trainer.strategy=auto"))
     if options.precision == "16-mixed":
         message = f"is {options.precision}; losses of sharded weights are not scaled"

@@ -1,0 +1,317 @@
+"""Where the processes that a launcher has started meet: rank 0 hands out what is to be trained, the others say how it went.
+
+What is handed over here is JSON and runs no code. The launcher's own store only says where rank 0 listens: torchrun keeps it when it
+starts the processes again, with what those before them have written.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+import psutil
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from speechtrain.console import errors
+from speechtrain.errors import RunError
+from speechtrain.processes.launched import Launch
+
+LOOPBACK = "127.0.0.1"
+_PLACE = "speechtrain/place"
+_NAME = "name"
+_END = "end"
+_PATIENCE = timedelta(minutes=15)
+"""How long a process may come after the others: programs and images are loaded on some machines before others."""
+_TRIES_SECONDS = 5.0
+_TOLD_SECONDS = 30.0
+"""After which a process that waits for others says so."""
+_ENDING_SECONDS = 3.0
+"""That rank 0 waits, when a training has failed, for the others to know."""
+_SEEN_SECONDS = 10.0
+"""That a process which has failed waits for rank 0 to take note, before it ends and the launcher with it."""
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """Holds what a process tells rank 0 of itself.
+
+    Attributes:
+        rank, node, local_rank: see `Launch`.
+        machine: what has an address of its own, see `launched.machine`.
+        host: name of the machine, for people.
+        address: its address on the way to rank 0.
+        arguments: what was typed.
+        version: of the package.
+        begun: folder of the run that the launch had begun before, as this machine knows it; None: none.
+    """
+
+    rank: int
+    node: int
+    local_rank: int
+    machine: str
+    host: str
+    address: str
+    arguments: Sequence[str]
+    version: str
+    begun: str | None
+
+
+@dataclass(frozen=True)
+class Order:
+    """Holds what rank 0 has the others train.
+
+    Attributes:
+        config: the run's config as YAML.
+        folder: the run's folder, which other machines need not see.
+        resume_from: the checkpoint that it goes on from; rank 0 reads it for all.
+        data: the number and the fingerprint of the utterances of each split, and of the vocabulary, which all must have.
+        nodes: number of machines.
+        loopback: whether all are on one machine, and meet on its loopback interface.
+    """
+
+    config: str
+    folder: str
+    resume_from: str | None
+    data: Mapping[str, tuple[int, str]]
+    nodes: int
+    loopback: bool
+
+
+KINDS = ("user", "run", "defect", "lost")
+"""Whose mistake it is that a process ended: the user's, the run's, ours, or that of another process, to which it lost its connection."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Holds how a process ended early.
+
+    Attributes:
+        kind: one of `KINDS`.
+        message: what is told, with the machine in front.
+    """
+
+    rank: int
+    kind: str
+    message: str
+
+
+class Meeting:
+    """Connects a process with rank 0, or rank 0 with all.
+
+    Args:
+        launch: which process this is.
+        store: where rank 0 listens.
+        greetings: of all processes, in their order; in the others than rank 0 only their own.
+    """
+
+    def __init__(self, launch: Launch, store: Any, greetings: Sequence[Greeting]) -> None:
+        self.launch = launch
+        self.store = store
+        self.greetings = greetings
+        self.last: Order | None = None  # that this process follows
+        self.has_begun = False
+        """Whether all have begun what was ordered last."""
+        self.number = 0
+        """Number of the last order, which is also that of the group that trains."""
+
+    # --- rank 0 -----------------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def lead(cls, launch: Launch, own: Greeting) -> Meeting:
+        """Open the meeting as rank 0, and wait until all processes have come.
+
+        Raises:
+            RunError: some have not come in a quarter of an hour, or there is no way to the launcher's store.
+        """
+        outer = _outer_store(launch)
+        store = _listening(launch)
+        name = uuid.uuid4().hex
+        store.set(_NAME, name)
+        outer.set(_PLACE, json.dumps({"port": store.port, "name": name}))
+        meeting = cls(launch, store, [own])
+        meeting.greetings = [own, *(Greeting(**meeting._awaited(f"greeting/{rank}", rank)) for rank in range(1, launch.count))]
+        return meeting
+
+    def _awaited(self, key: str, rank: int) -> Any:
+        start, told = time.monotonic(), False
+        while not self.store.check([key]):
+            waited = time.monotonic() - start
+            if waited > _PATIENCE.total_seconds():
+                raise RunError(f"process {rank} of {self.launch.count} has not come; look at what {self.launch.launcher} says of it")
+            if waited > _TOLD_SECONDS and not told:
+                told = True
+                errors.print(f"waiting for process {rank} of {self.launch.count}", style="dim", markup=False)
+            time.sleep(0.05)
+        return json.loads(self.store.get(key))
+
+    @property
+    def nodes(self) -> int:
+        """Return the number of machines, as the launcher counts them; in the others than rank 0, as the last order has it."""
+        return len({each.node for each in self.greetings}) if self.last is None else self.last.nodes
+
+    @property
+    def local_count(self) -> int:
+        """Return the number of processes of each machine."""
+        return self.launch.count // self.nodes
+
+    @property
+    def on_one_machine(self) -> bool:
+        """Return whether no process is on another machine."""
+        return len({each.machine for each in self.greetings}) == 1 if self.last is None else self.last.loopback
+
+    def order(self, order: Order) -> None:
+        """Have all processes train what rank 0 trains next."""
+        self.number += 1
+        self.store.set(f"order/{self.number}", json.dumps(asdict(order)))
+
+    def ready(self) -> None:
+        """Tell that this process can begin what was ordered last."""
+        self.store.set(f"ready/{self.number}/{self.launch.rank}", "")
+
+    def are_ready(self) -> bool:
+        """Return whether all processes can begin what was ordered last."""
+        return bool(self.store.check([f"ready/{self.number}/{rank}" for rank in range(1, self.launch.count)]))
+
+    def failure(self) -> Failure | None:
+        """Return the cause of the processes that have failed in what was ordered last, as far as they have said; None: none has."""
+        keys = [f"failure/{self.number}/{rank}" for rank in range(1, self.launch.count)]
+        failures = [Failure(**json.loads(self.store.get(key))) for key in keys if self.store.check([key])]
+        return min(failures, key=lambda each: KINDS.index(each.kind), default=None)
+
+    def seen(self) -> None:
+        """Let the processes that have failed end."""
+        self.store.set(f"seen/{self.number}", "")
+
+    def end(self, code: int) -> None:
+        """Let all processes end with an exit code; those that are still at work lose their connection soon afterwards."""
+        self.store.set(_END, str(code))
+        at_work = code != 0 and self.number > 0  # they wait for messages that will not come, and see that this process is gone
+        until = time.monotonic() + (_ENDING_SECONDS if at_work else _TOLD_SECONDS)
+        keys = [f"ended/{rank}" for rank in range(1, self.launch.count)]
+        while time.monotonic() < until and not self.store.check(keys):
+            time.sleep(0.02)
+
+    # --- the others -------------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def join(cls, launch: Launch, own: Greeting) -> Meeting:
+        """Come to the meeting that rank 0 opens.
+
+        Raises:
+            RunError: there is none within a quarter of an hour.
+        """
+        outer = _outer_store(launch)
+        until = time.monotonic() + _PATIENCE.total_seconds()
+        while time.monotonic() < until:
+            if outer.check([_PLACE]) and (store := _connected(launch, json.loads(outer.get(_PLACE)))) is not None:
+                store.set(f"greeting/{launch.rank}", json.dumps(asdict(own)))
+                return cls(launch, store, [own])
+            time.sleep(0.1)
+        raise RunError(f"process 0 of {launch.count} has not come; look at what {launch.launcher} says of it")
+
+    def next_order(self) -> Order | int:
+        """Wait for what is to be trained next, however long rank 0 takes to prepare it; an exit code when all is done.
+
+        Raises:
+            RunError: rank 0 has ended without a word.
+        """
+        key = f"order/{self.number + 1}"
+        try:
+            while not self.store.check([key]):
+                if self.store.check([_END]):
+                    code = int(self.store.get(_END))
+                    self.store.set(f"ended/{self.launch.rank}", "")
+                    return code
+                time.sleep(0.05)
+            content = json.loads(self.store.get(key))
+        except dist.DistError as error:
+            raise RunError("process 0 has ended without a word") from error
+        self.number += 1
+        self.has_begun = False
+        self.last = Order(**content)
+        return self.last
+
+    def fail(self, kind: str, message: str) -> None:
+        """Tell rank 0 why this process does not go on, and give it the time to say so before the launcher ends it."""
+        failure = Failure(self.launch.rank, kind, message)
+        try:
+            self.store.set(f"failure/{self.number}/{self.launch.rank}", json.dumps(asdict(failure)))
+            until = time.monotonic() + _SEEN_SECONDS
+            while time.monotonic() < until and not self.store.check([f"seen/{self.number}"]) and not self.store.check([_END]):
+                time.sleep(0.05)
+        except dist.DistError:  # rank 0 is gone
+            return
+
+
+_meeting: Meeting | None = None
+
+
+def current() -> Meeting | None:
+    """Return the meeting that this process has come to; None: no launcher has started it with others."""
+    return _meeting
+
+
+def attend(meeting: Meeting | None) -> None:
+    """Make a meeting the current one of this process."""
+    global _meeting  # a process belongs to one launch
+    _meeting = meeting
+
+
+def _outer_store(launch: Launch) -> Any:
+    """Return the launcher's store, or the one that rank 0 opens at the port that all know.
+
+    Raises:
+        RunError: it is not reached.
+    """
+    try:
+        store, _, _ = next(rendezvous(f"tcp://{launch.address}:{launch.port}", launch.rank, launch.count, timeout=_PATIENCE))
+    except (dist.DistError, ValueError, RuntimeError) as error:
+        message = f"{launch.address}:{launch.port}, where the processes of {launch.launcher} meet, is not reached ({error!s:.200})"
+        raise RunError(f"{message}\n    -> look at the addresses, and at what is between the machines") from error
+    return store
+
+
+def _listening(launch: Launch) -> Any:
+    """Open a store at a free port: on the loopback interface where all processes are on this machine, else on all interfaces."""
+    listener = socket.create_server((LOOPBACK if launch.alone else "", 0))
+    port = listener.getsockname()[1]
+    options: dict[str, Any] = {"wait_for_workers": False, "timeout": _PATIENCE, "master_listen_fd": listener.detach(), "use_libuv": False}
+    return dist.TCPStore(LOOPBACK, port, is_master=True, **options)  # type: ignore[attr-defined]
+
+
+def _connected(launch: Launch, place: Mapping[str, Any]) -> Any:
+    """Return the store of rank 0; None: it is that of an earlier attempt, and gone."""
+    address = LOOPBACK if launch.alone else launch.address
+    try:
+        socket.create_connection((address, place["port"]), _TRIES_SECONDS).close()
+        options: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(seconds=_TRIES_SECONDS)}
+        store = dist.TCPStore(address, place["port"], is_master=False, **options)  # type: ignore[attr-defined]
+        if not store.check([_NAME]) or store.get(_NAME).decode() != place["name"]:
+            return None
+    except (OSError, dist.DistError):
+        return None
+    store.set_timeout(_PATIENCE)
+    return store
+
+
+def own_address(towards: str) -> str:
+    """Return the address that this machine has on the way to another; an empty text: there is no way."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((towards, 9))  # sends nothing
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
+
+
+def interface_of(address: str) -> str | None:
+    """Return the name of the network interface that has an address; None: none has."""
+    named = (name for name, addresses in psutil.net_if_addrs().items() if any(each.address == address for each in addresses))
+    return next(named, None)

@@ -1,0 +1,135 @@
+"""A training of several processes that a launcher has started: what rank 0 hands out, and what the others do with it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import traceback
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.console import printing_to
+from speechtrain.data.corpus import SPLITS
+from speechtrain.errors import ConfigError, DataError, Problem, RunError, UserError
+from speechtrain.processes.launched import launch_of, note_path
+from speechtrain.tracking.run_folder import RUN_FILE
+
+if TYPE_CHECKING:
+    from speechtrain.backends.base import TrainingPlan
+    from speechtrain.backends.torch.meeting import Meeting, Order
+    from speechtrain.training.steps import Experiment
+
+
+def check_backend(name: str) -> None:
+    """Check that a backend trains with as many processes as a launcher has started.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    launch = launch_of(os.environ)
+    if launch is not None and launch.count > 1 and name != "torch":
+        message = f"is {name}, which trains with one process, and {launch.launcher} has started {launch.count}"
+        raise ConfigError([Problem("backend", message, "set backend=torch, or start one process")])
+
+
+def hand_out(run: Experiment, plan: TrainingPlan) -> None:
+    """Have the other processes that a launcher has started train this run; where there are none, do nothing."""
+    if run.cfg.backend_name != "torch":
+        return
+    from speechtrain.backends.torch.meeting import Order, current
+
+    if (meeting := current()) is None:
+        return
+    resume_from = str(plan.resume_from) if plan.resume_from is not None else None
+    facts = data_facts(run)
+    meeting.order(Order(run.cfg.as_yaml(), str(run.folder), resume_from, facts, meeting.nodes, meeting.on_one_machine))
+
+
+def data_facts(run: Experiment) -> dict[str, tuple[int, str]]:
+    """Return what the data must be in all processes: how many utterances each split has, which ones, and the vocabulary."""
+    facts: dict[str, tuple[int, str]] = {}
+    for split in SPLITS[:2]:
+        facts[split] = (len(run.data.corpus.splits[split]), run.data.fingerprint(split, audio=False))
+    vocabulary = "\0".join(run.data.tokenizer.vocabulary)
+    return {**facts, "vocabulary": (len(run.data.tokenizer.vocabulary), hashlib.sha256(vocabulary.encode()).hexdigest())}
+
+
+def follow(meeting: Meeting) -> int:
+    """Train what rank 0 hands out until it ends, and return its exit code; nothing is printed, tracked or written."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    with Path(os.devnull).open("w") as nowhere, printing_to(nowhere):
+        try:
+            while not isinstance(order := meeting.next_order(), int):
+                _train_and_tell(order, meeting)
+        except RunError as error:  # rank 0 is gone, and the launcher says so
+            return error.exit_code
+        except UserError as error:
+            return error.exit_code
+    return order
+
+
+def _train_and_tell(order: Order, meeting: Meeting) -> None:
+    """Train, and tell rank 0 what went wrong, if anything did.
+
+    Raises:
+        UserError, RunError: it did while all were training: this process has to end, for rank 0 waits for its messages.
+    """
+    from speechtrain.backends.torch.launched_ranks import is_lost
+
+    place = f"process {meeting.launch.rank} on {meeting.greetings[0].host}"
+    try:
+        _train(order, meeting)
+    except (UserError, RunError) as error:
+        meeting.fail("user" if isinstance(error, UserError) else "run", f"{place}: {error}")
+        if meeting.has_begun:
+            raise
+    except Exception as error:  # whatever it is, rank 0 has to know
+        last_lines = "\n    ".join(traceback.format_exc().strip().splitlines()[-8:])
+        meeting.fail("lost" if is_lost(error) else "defect", f"{place} ended early:\n    {last_lines}")
+        if meeting.has_begun:
+            raise RunError(str(error)) from error
+
+
+def _train(order: Order, meeting: Meeting) -> None:
+    from speechtrain.training.steps import make_loaders, make_plan, rank_experiment
+
+    _check_shared(order, meeting)
+    folder = Path(order.folder)
+    run = rank_experiment(ExperimentConfig.from_yaml(order.config), folder)
+    _check_data(run, order)
+    plan = make_plan(run, Path(order.resume_from) if order.resume_from is not None else None)
+    run.backend.train(run.model, *make_loaders(run), run.task, plan, ())
+
+
+def _check_shared(order: Order, meeting: Meeting) -> None:
+    """Check that a run could go on if its first process were started on this machine, where the launcher may do so.
+
+    Raises:
+        UserError: this machine does not see the run's folder, or the note of which run it is.
+    """
+    launch = meeting.launch
+    if not launch.restarts or launch.key is None or order.loopback:
+        return
+    for path in (Path(order.folder) / RUN_FILE, note_path(launch.key)):
+        if not path.is_file():
+            fix = "start in a folder that all machines share, with hydra.run.dir in it, or start torchrun with --max-restarts=0"
+            message = f"{path} is not on this machine, on which the run could not go on if {launch.launcher} started process 0 here"
+            raise UserError(f"{message}\n    -> {fix}")
+
+
+def _check_data(run: Experiment, order: Order) -> None:
+    """Check that this process has the data that rank 0 has.
+
+    Raises:
+        DataError: it has others.
+    """
+    for name, (count, fingerprint) in data_facts(run).items():
+        wanted, wanted_fingerprint = order.data[name]
+        if fingerprint != wanted_fingerprint:
+            what = f"{count:,} tokens" if name == "vocabulary" else f"{count:,} utterances"
+            message = f"{name} has {what} here, which are not the {wanted:,} that process 0 has"
+            raise DataError(f"{message}\n    -> give all machines the same data at the same place (data.root), or a disk that they share")
