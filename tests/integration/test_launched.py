@@ -205,7 +205,7 @@ def test_data_that_one_machine_has_otherwise_end_all_processes_with_its_name(tmp
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.slow
-def test_a_run_on_two_machines_goes_on_exactly_when_one_of_them_is_lost_and_replaced(tmp_path: Path, strategy: str) -> None:
+def test_a_run_on_two_machines_goes_on_when_one_of_them_is_lost_and_replaced(tmp_path: Path, strategy: str) -> None:
     own = [*RUN, "trainer.epochs=4", f"trainer.strategy={strategy}"]
     speechtrain.train(speechtrain.compose([*own, "trainer.devices=4"], output_dir=tmp_path / "whole"))
     (tmp_path / "slowly.py").write_text(SLOWLY)
@@ -229,7 +229,8 @@ def test_a_run_on_two_machines_goes_on_exactly_when_one_of_them_is_lost_and_repl
         for each in agents:
             each.kill()
     assert [first.returncode, agents[2].returncode] == [0, 0], "\n".join(outputs)
-    assert history(tmp_path / "run") == history(tmp_path / "whole")
+    for epoch, whole in zip(history(tmp_path / "run"), history(tmp_path / "whole"), strict=True):
+        assert epoch == pytest.approx(whole, rel=1e-6)  # of more than two numbers the sum depends on how gradients are packed
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs(["1"])
     assert run.info.status == "FINISHED"
