@@ -24,8 +24,8 @@ from speechtrain.app import commands
 from speechtrain.app.command import errors_reported, explain_full, print_version
 from speechtrain.app.completion import print_matches, wants_matches
 from speechtrain.app.help import print_help
-from speechtrain.app.preload import modules_of_jobs
 from speechtrain.app.launch import follow_launch, led
+from speechtrain.app.preload import modules_of_jobs
 from speechtrain.app.resume import is_sweep, resume_arguments
 from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import broken_files, explain, preset_params

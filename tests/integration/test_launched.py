@@ -203,6 +203,16 @@ def test_data_that_one_machine_has_otherwise_end_all_processes_with_its_name(tmp
     assert one[2].count("process 1") == 1
 
 
+@pytest.mark.slow
+def test_a_trial_of_two_tasks_is_one_training(tmp_path: Path, on_two_devices: list[dict[str, float]]) -> None:
+    options = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.sweeper.n_trials=1", "hydra.sweep.dir=sweep"]
+    command = [sys.executable, "-m", "speechtrain", "-m", *RUN, *options, "optimizer.lr=interval(0.005,0.02)"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert history(tmp_path / "sweep/0") == on_two_devices  # the first trial has the values of the config itself
+    assert "devices: 2" in (tmp_path / "sweep/0/config.yaml").read_text()
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.slow
 def test_a_run_on_two_machines_goes_on_when_one_of_them_is_lost_and_replaced(tmp_path: Path, strategy: str) -> None:
