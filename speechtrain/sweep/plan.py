@@ -44,7 +44,7 @@ from speechtrain.sweep.space.precheck import (
 )
 from speechtrain.sweep.space.space import MAX_ENUMERATED_POINTS, Assignment, Parameter, Space, parse_space, typed
 from speechtrain.sweep.study.objectives import Constraint, directions_of, full_name
-from speechtrain.sweep.study.race import RacePlan, plan_race
+from speechtrain.sweep.study.race_plan import RacePlan, plan_race
 from speechtrain.sweep.study.results import read_best
 
 if TYPE_CHECKING:  # they import Optuna, which a mistake in the space does not wait for

@@ -222,6 +222,8 @@ class TrialLoop:
         Raises:
             RunError: too many trials failed.
         """
+        if self._race is None:
+            self._forget_race()
         while True:
             ledger = self._read_study()
             enough = self._reason_to_end_search(ledger)
@@ -257,7 +259,7 @@ class TrialLoop:
         return bool(self.standing.verdict)
 
     def _forget_race(self) -> None:
-        """Forget what an earlier race has come to, for trials of the search are left, which may be among the best."""
+        """Forget what an earlier race has come to: trials that may be among the best are left, or no race is wanted any more."""
         from speechtrain.sweep.study.finalists import store_race
 
         if self._is_race_forgotten:

@@ -32,7 +32,8 @@ from speechtrain.sweep.study.attributes import RETRY_OF, TrialEntry, shown_param
 from speechtrain.sweep.study.control import Signal
 from speechtrain.sweep.study.cost import reasons_of
 from speechtrain.sweep.study.ledger import Ledger
-from speechtrain.sweep.study.race import FIRST_LOOK, Standing
+from speechtrain.sweep.study.race import Standing
+from speechtrain.sweep.study.race_plan import FIRST_LOOK
 from speechtrain.sweep.study.results import RESULTS, Results, experiment_yaml, short_text
 from speechtrain.sweep.study.study import Study
 

@@ -17,10 +17,10 @@ def race_rows(race: Mapping[str, Any], metric: str) -> list[list[str]]:
     winner = race["winner"]
     rows = []
     for each in race["finalists"]:
-        tells = len(each["values"])
-        mean = format_metric(metric, each["mean"]) if tells else "-"
+        seeds = len(each["values"])
+        mean = format_metric(metric, each["mean"]) if seeds else "-"
         interval = f"{mean} ± {format_metric(metric, each['half_width'])}" if each["half_width"] is not None else mean
-        rows.append([f"#{each['trial']}", interval, str(tells), format_metric(metric, each["found"]), _remark(each, winner)])
+        rows.append([f"#{each['trial']}", interval, str(seeds), format_metric(metric, each["value_in_search"]), _remark(each, winner)])
     return rows
 
 
@@ -69,7 +69,7 @@ def results_of(race: Mapping[str, Any], significance: float) -> dict[str, Any]:
             "mean": each["mean"] if each["values"] else None,
             "interval": [each["mean"] - each["half_width"], each["mean"] + each["half_width"]] if each["half_width"] is not None else None,
             "values": list(each["values"]),
-            "value_in_search": each["found"],
+            "value_in_search": each["value_in_search"],
             "out": each["out"] or None,
         }
         for each in race["finalists"]

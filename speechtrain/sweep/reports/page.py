@@ -27,7 +27,7 @@ from speechtrain.sweep.reports.savings import TrialCost, costs_of
 from speechtrain.sweep.reports.status import StatusReader
 from speechtrain.sweep.study.attributes import TrialEntry
 from speechtrain.sweep.study.cost import total_cost, trial_table
-from speechtrain.sweep.study.race import RACE
+from speechtrain.sweep.study.race_plan import RACE
 from speechtrain.sweep.study.results import Results, meets_constraints
 from speechtrain.sweep.study.storage import open_storage
 

@@ -17,7 +17,7 @@ from speechtrain.sweep.study.attributes import BEAT, CANCEL, JOB, OWNER, SETTING
 from speechtrain.sweep.study.changes import TrialChanges
 from speechtrain.sweep.study.control import Signal, SweeperRecord, runs_nowhere
 from speechtrain.sweep.study.ledger import Ledger
-from speechtrain.sweep.study.race import RACE
+from speechtrain.sweep.study.race_plan import RACE
 from speechtrain.sweep.study.results import Results
 
 MOST_ENDED = 200

@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from speechtrain.sweep.study.ledger import State
-from speechtrain.sweep.study.race import FINALIST
+from speechtrain.sweep.study.race_plan import FINALIST
 
 RETRY_OF, OWNER, JOB, BEAT, FAILURE = (f"speechtrain:{name}" for name in ("retry_of", "owner", "job", "beat", "failure"))
 """System attributes of a trial: number of the failed or paused trial that it goes on from, sweeper process that claimed it, process that

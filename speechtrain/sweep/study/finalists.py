@@ -16,7 +16,8 @@ from speechtrain.processes.identity import Process
 from speechtrain.sweep.study.attributes import FAILURE, OWNER, RETRY_OF, TrialEntry, finish, was_cancelled
 from speechtrain.sweep.study.internals import id_of
 from speechtrain.sweep.study.ledger import Ledger
-from speechtrain.sweep.study.race import FINALIST, RACE, RacePlan, Standing, standing_of
+from speechtrain.sweep.study.race import Standing, standing_of
+from speechtrain.sweep.study.race_plan import FINALIST, RACE, RacePlan
 from speechtrain.sweep.study.results import meets_constraints
 from speechtrain.sweep.study.storage import study_lock
 from speechtrain.sweep.study.study import ClaimedTrial, Study

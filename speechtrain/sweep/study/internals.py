@@ -10,7 +10,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from speechtrain.sweep.study.race import FINALIST
+from speechtrain.sweep.study.race_plan import FINALIST
 
 FIXED_PARAMS = "fixed_params"
 """System attribute of a trial: values by name that Optuna takes instead of asking the sampler; `Study.enqueue_trial` writes it."""

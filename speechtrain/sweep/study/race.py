@@ -6,10 +6,14 @@ The value by which a configuration became a finalist does not count: it is among
 finalists get the same seeds, so that values are compared in pairs. The finalist of the best mean is compared with each of the others by
 Student's t-test for paired values, which is exact for any number of pairs whose differences are normal (Student 1908, "The probable error
 of a mean"); tests by ranks could say nothing with fewer than six pairs. Differences that are all the same get the p-value of the sign test.
-Several rivals: by Holm (1979, "A simple sequentially rejective multiple test procedure"); that the leader is known by the same values
-asks for no comparisons but those with it (Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the
-best"), and for tests of both sides. Several looks at the values: each gets its part of the significance, later ones more (Lan & DeMets
-1983, "Discrete sequential boundaries for clinical trials", with the spending function t^2).
+Several rivals: by Holm (1979, "A simple sequentially rejective multiple test procedure"), over the
+comparisons with the leader alone, and for both sides, as it is known by the same values (Hsu 1984, "Constrained simultaneous confidence
+intervals for multiple comparisons with the best"). Several looks at the values: each gets its own part of the significance, later ones
+more: alpha t^2 in all at the part t of the looks, as in Kim & DeMets (1987, "Design and analysis of group sequential tests based on the
+type I error spending rate function"), but without use of how the looks depend on each other.
+
+So of equals one is said to be better than all others with at most the probability `significance`. That some equal leaves the race early is
+likelier where there are many, as the leader is the luckiest of them: `benchmarks/race.py` says how much.
 """
 
 from __future__ import annotations
@@ -20,77 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from speechtrain.config.schemas.sweeps import Finalists
-from speechtrain.config.targets import Direction
-from speechtrain.errors import ConfigError, Problem, counted
-from speechtrain.sweep.space.space import Space
-
-FINALIST = "speechtrain:finalist"
-"""System attribute of a trial that trains a finalist once more: the number of the finalist's own trial, and the seed and its key."""
-RACE = "speechtrain:race"
-"""User attribute of a study: what its race has come to, for those who show it."""
-FIRST_LOOK = 3
-"""Seeds after which finalists are compared for the first time: two pairs could tell nothing apart."""
-_KEY = "hydra.sweeper.finalists"
-
-
-@dataclass(frozen=True)
-class RacePlan:
-    """How a race is run.
-
-    Attributes:
-        n: number of finalists.
-        max_seeds: seeds that each is trained with at most, besides those of the search.
-        significance: probability that one of several equally good finalists is said to be better than all others, at most.
-        direction: direction of the objective.
-        seed_key: key of the seed in the config.
-        first_seed: the first of the further seeds.
-    """
-
-    n: int
-    max_seeds: int
-    significance: float
-    direction: Direction
-    seed_key: str
-    first_seed: int
-
-    def share_of_look(self, seeds: int) -> float:
-        """Return the part of the significance that the comparison after so many seeds may use; the parts of all add up to it."""
-        looks = self.max_seeds - min(FIRST_LOOK, self.max_seeds) + 1
-        look = seeds - min(FIRST_LOOK, self.max_seeds) + 1
-        return self.significance * (2 * look - 1) / looks**2
-
-
-def plan_race(
-    options: Finalists, *, seeds_per_trial: int, directions: Sequence[Direction], space: Space, cfg: DictConfig
-) -> RacePlan | None:
-    """Return how the race of `hydra.sweeper.finalists` is run; None where there is none.
-
-    Args:
-        options: `hydra.sweeper.finalists`.
-        seeds_per_trial: seeds of each trial of the search.
-        directions: direction of each objective.
-        space: what is searched.
-        cfg: the config with the values that all jobs share.
-
-    Raises:
-        ConfigError: there are several objectives, or no seed that the race could choose.
-    """
-    if options.n is None:
-        return None
-    if len(directions) > 1:
-        message = f"a race has one winner, and there are {len(directions)} objectives"
-        raise ConfigError([Problem(f"{_KEY}.n", message, "leave it out, or give one objective")])
-    key = options.seed_key
-    if any(parameter.path == key for parameter in space.all_parameters()):
-        raise ConfigError([Problem(f"{_KEY}.seed_key", f"{key} is swept, and the race chooses it", f"take {key} out of the sweep")])
-    seed = OmegaConf.select(cfg, key, default=None)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        message = f"{key} has to be a whole number in the config, received {seed!r}"
-        raise ConfigError([Problem(f"{_KEY}.seed_key", message, f"give the key of the seed: {_KEY}.seed_key=KEY")])
-    return RacePlan(options.n, options.max_seeds, options.significance, directions[0], key, seed + seeds_per_trial)
+from speechtrain.errors import counted
+from speechtrain.sweep.study.race_plan import FIRST_LOOK, RacePlan
 
 
 @dataclass
@@ -99,22 +34,23 @@ class Finalist:
 
     Attributes:
         trial: number of the trial that found it.
-        found: value of that trial.
+        value_in_search: value of that trial.
         values: its values by further seeds, counted from 1.
         out: why it has left the race; empty while it has not.
-        p: p-value of the comparison with the best; None: there was none.
+        p: p-value of the comparison with the best, made larger for the rivals and looks, so that it is compared with the significance;
+            None: there was none.
     """
 
     trial: int
-    found: float
+    value_in_search: float
     values: dict[int, float] = field(default_factory=dict)
     out: str = ""
     p: float | None = None
 
     @property
     def mean(self) -> float:
-        """Return the mean over its further seeds; of the value that was found where it has none."""
-        return statistics.fmean(self.values.values()) if self.values else self.found
+        """Return the mean over its further seeds; of the value in the search where it has none."""
+        return statistics.fmean(self.values.values()) if self.values else self.value_in_search
 
     def half_width(self, significance: float) -> float | None:
         """Return by how much the interval of the mean goes to either side, by Student's distribution; None for fewer than two values."""
@@ -155,7 +91,7 @@ class Standing:
         racing = self.racing
         return racing[0] if racing and (self.seeds >= 2 or (self.verdict and racing[0].values)) else None
 
-    def _told(self, finalist: Finalist) -> dict[str, Any]:
+    def _as_dict(self, finalist: Finalist) -> dict[str, Any]:
         means = {"mean": finalist.mean, "half_width": finalist.half_width(self.plan.significance)}
         return {**asdict(finalist), "values": list(finalist.values.values()), **means}
 
@@ -168,7 +104,7 @@ class Standing:
             "max_seeds": self.plan.max_seeds,
             "verdict": self.verdict,
             "winner": winner.trial if winner is not None else None,
-            "finalists": [self._told(each) for each in self.finalists],
+            "finalists": [self._as_dict(each) for each in self.finalists],
         }
 
 
@@ -191,7 +127,10 @@ def standing_of(entrants: Sequence[tuple[int, float]], runs: Mapping[tuple[int, 
             seeds = target
             verdict = _compare(racing, seeds, plan)
         elif len(racing) < 2:
-            verdict, wanted = _of_few(finalists, racing), []
+            if len(finalists) > 1 and racing and not racing[0].values:  # it has to show that it can be trained at all
+                wanted = [each for each in wanted if each[0] == racing[0].trial][:1]
+            else:
+                verdict, wanted = _of_few(finalists, racing), []
         if verdict and racing:
             seeds = len(racing[0].values)
     if wanted:
@@ -221,15 +160,14 @@ def _compare(racing: Sequence[Finalist], seeds: int, plan: RacePlan) -> str:
     """Have those leave the race that are significantly worse than the first, and return how it is decided; empty: it is not yet."""
     best, *rivals = racing
     if all(len(set(each.values.values())) == 1 for each in racing):
-        return f"{plan.seed_key} changes no value, so that the race tells no more than the search did"
-    for rival in rivals:
-        rival.p = paired_p(best.values, rival.values)
-    by_p = sorted(rivals, key=lambda each: each.p or 0.0)
-    for index, rival in enumerate(by_p):
-        assert rival.p is not None
-        if rival.p > plan.share_of_look(seeds) / (len(by_p) - index):
-            break
-        rival.out = f"worse than trial {best.trial} after {counted(seeds, 'seed')} (p = {rival.p:.2g})"
+        return f"each finalist has the same value whatever {plan.seed_key} is, so that the race tells no more than the search did"
+    by_p = sorted(((paired_p(best.values, rival.values), rival) for rival in rivals), key=lambda pair: pair[0])
+    adjusted = 0.0
+    for index, (p, rival) in enumerate(by_p):
+        adjusted = max(adjusted, min(1.0, p * (len(by_p) - index) * plan.significance / plan.share_of_look(seeds)))
+        rival.p = adjusted
+        if adjusted <= plan.significance:
+            rival.out = f"worse than trial {best.trial} after {counted(seeds, 'seed')} (p = {adjusted:.2g})"
     tied = [best.trial, *(rival.trial for rival in rivals if not rival.out)]
     if len(tied) == 1:
         return f"trial {best.trial} is significantly better than the others"
@@ -261,7 +199,7 @@ def paired_p(one: Mapping[int, float], other: Mapping[int, float]) -> float:
     """Return the two-sided p-value that two means differ, by the values of the seeds that both have (at least two)."""
     differences = [one[seed] - other[seed] for seed in one if seed in other]
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
-    if deviation <= 1e-12 * abs(mean):  # all the same, up to rounding
+    if deviation <= 1e-12 * max(abs(value) for value in (*one.values(), *other.values())):  # all the same, up to rounding
         return 1.0 if mean == 0.0 else 2.0 ** (1 - len(differences))
     from scipy.special import stdtr
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain.addresses import keep
 from speechtrain.config.targets import Direction
 from speechtrain.errors import ConfigError, Problem
-from speechtrain.sweep.study.race import FINALIST
+from speechtrain.sweep.study.race_plan import FINALIST
 
 if TYPE_CHECKING:  # what a mistake on the command line does not wait for
     from optuna.trial import FrozenTrial

@@ -17,7 +17,7 @@ from speechtrain.sweep.study import finalists
 from speechtrain.sweep.study.attributes import FAILURE, complete, fail
 from speechtrain.sweep.study.finalists import FinalRace
 from speechtrain.sweep.study.internals import StudyWithout
-from speechtrain.sweep.study.race import RacePlan
+from speechtrain.sweep.study.race_plan import RacePlan
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import ClaimedTrial, Study
