@@ -29,7 +29,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "ASHA that stops": {"type": "stopping"},
     "BOHB": {"type": "promotion"},
     "MOBSTER": {"type": "promotion"},
-    "HyperTune": {"type": "promotion", "brackets": 1},
     "DyHPO": {},
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+CHANNELS = (32, 48, 64, 96, 128)
 DILATIONS = {2: "[1,2]", 4: "[1,1,2,2]", 6: "[1,1,2,2,4,4]"}
 RANGES = {
     "optimizer.lr": (3e-4, 5e-2),
@@ -25,17 +26,21 @@ def draw(number: int) -> dict[str, float | int]:
     """Return the config of a number: a random point of the space, the same whoever asks."""
     random = np.random.default_rng([20261130, number])
 
-    def log_uniform(low: float, high: float) -> float:
+    def uniform(key: str) -> float:
+        return round(random.uniform(*RANGES[key]), 3)
+
+    def log_uniform(key: str) -> float:
+        low, high = RANGES[key]
         return float(f"{np.exp(random.uniform(np.log(low), np.log(high))):.3g}")
 
     return {
-        "optimizer.lr": log_uniform(3e-4, 5e-2),
-        "optimizer.weight_decay": log_uniform(1e-5, 1e-1),
-        "scheduler.warmup_ratio": round(random.uniform(0.02, 0.4), 3),
-        "model.dropout": round(random.uniform(0.0, 0.5), 3),
-        "model.channels": int(random.choice([32, 48, 64, 96, 128])),
-        "model.dilations": int(random.choice([2, 4, 6])),
-        "augment.noise_prob": round(random.uniform(0.0, 1.0), 3),
+        "optimizer.lr": log_uniform("optimizer.lr"),
+        "optimizer.weight_decay": log_uniform("optimizer.weight_decay"),
+        "scheduler.warmup_ratio": uniform("scheduler.warmup_ratio"),
+        "model.dropout": uniform("model.dropout"),
+        "model.channels": int(random.choice(CHANNELS)),
+        "model.dilations": int(random.choice(list(DILATIONS))),
+        "augment.noise_prob": uniform("augment.noise_prob"),
         "augment.time_masks": int(random.integers(0, 4)),
     }
 
