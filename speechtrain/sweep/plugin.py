@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from speechtrain.config.schemas.sweeps import REPLACED, PoolOptions, SshOptions, SweeperOptions
 from speechtrain.errors import ConfigError, Problem, RunError, UserError, did_you_mean, first_line
@@ -129,18 +129,32 @@ def _give_types(config: DictConfig) -> None:
         try:
             typed = OmegaConf.merge(OmegaConf.structured(schema), config.hydra[key])
         except OmegaConfBaseException as error:
-            raise ConfigError([_untyped(f"hydra.{key}", schema, error)]) from None
+            raise ConfigError([_untyped(f"hydra.{key}", schema, config.hydra[key], error)]) from None
         with read_write(config), open_dict(config):
             config.hydra[key] = typed
 
 
-def _untyped(node: str, schema: type[SweeperOptions] | type[PoolOptions], error: OmegaConfBaseException) -> Problem:
+def _untyped(node: str, schema: type[SweeperOptions] | type[PoolOptions], given: DictConfig, error: OmegaConfBaseException) -> Problem:
     """Return what is wrong with a node that its schema does not take."""
+    from speechtrain.config.compose import expected_type
+
+    names: list[str] = [field.name for field in dataclasses.fields(schema)]
+    typed = OmegaConf.structured(schema)
+    for name in names:  # the error does not say which key it was that has no keys of its own
+        has_keys = dataclasses.is_dataclass(OmegaConf.get_type(typed, name))
+        if has_keys and given.get(name) is not None and not OmegaConf.is_dict(given[name]):
+            keys = ", ".join(str(each) for each in typed[name])
+            return Problem(f"{node}.{name}", f"has keys of its own, received {given[name]!r}", f"there is: {keys}")
     key = str(error.full_key or error.key)
-    names = [field.name for field in dataclasses.fields(schema)]
-    if key not in names:
-        return Problem(f"{node}.{key}", "there is no such key", REPLACED.get(key) or did_you_mean(key, names))
-    return Problem(f"{node}.{key}", first_line(error), "")
+    first, _, rest = key.partition(".")
+    if rest and first in names and isinstance(typed._get_node(first), DictConfig):
+        names, first = [str(each) for each in typed[first]], rest
+    if first.partition("[")[0] not in names:
+        return Problem(f"{node}.{key}", "there is no such key", REPLACED.get(key) or did_you_mean(first, names))
+    expected = expected_type(error) if isinstance(error, ValidationError) else None
+    if expected is None:
+        return Problem(f"{node}.{key}", first_line(error), "")
+    return Problem(f"{node}.{key}", f"must be {expected}, received {OmegaConf.select(given, key)!r}", "")
 
 
 def _mention_official() -> None:

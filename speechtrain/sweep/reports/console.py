@@ -149,19 +149,20 @@ class Reporter:
         racing = [each.trial for each in standing.racing]
         if self._race == (standing.seeds, sorted(racing)):
             return
-        begins, self._race = self._race is None, (standing.seeds, sorted(racing))
+        begins, same = self._race is None, self._race is not None and self._race[1] == sorted(racing)
+        self._race = standing.seeds, sorted(racing)
         names = ", ".join(f"#{number}" for number in racing)
         if begins and standing.wanted:
             first, most = standing.plan.first_seed, standing.plan.max_seeds
             seeds = f"{standing.plan.seed_key}={first} to {first + most - 1}"
             console.print(f"race of the finalists: {names} with {seeds}, until one is significantly better", style="bold", markup=False)
-        elif standing.wanted and standing.seeds >= FIRST_LOOK:
+        elif standing.wanted and standing.seeds >= FIRST_LOOK and not same:
             console.print(f"after {counted(standing.seeds, 'seed')} the race is between {names}", style="bold", markup=False)
 
     def show_pause(self, pause: Signal | None) -> None:
         """Print that no trial is started until the study is resumed, or that it was; once each."""
         if pause is not None and self._pause is None:
-            how = f"`speechtrain sweep resume {self.study.name}` goes on"
+            how = f"`python -m speechtrain.sweep resume {self.study.name}` goes on"
             console.print(f"paused from {pause.host}: no trial is started; {how}", style="yellow", markup=False)
         elif pause is None and self._pause is not None:
             console.print("resumed", style="yellow")

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from speechtrain.console import format_metric
+from speechtrain.errors import counted
 from speechtrain.sweep.reports.finalists import race_rows, verdict_of
 from speechtrain.sweep.reports.status import EndedTrial, Status
 from speechtrain.sweep.study.results import short_text
@@ -44,11 +45,12 @@ def summary(status: Status) -> Iterator[tuple[str, str]]:
         of_all = f" of {status.n_trials}" if status.n_trials < 1_000_000 else ""
         when = f", about {duration(status.seconds_left)}" if status.seconds_left is not None and of_all else ""
         yield "left", f"{status.left}{of_all}{when}" if of_all else "until hydra.sweeper.stop_when holds"
+    raced = status.race is not None and status.race["winner"] is not None
     for trial in status.best:
-        yield "best", f"#{trial.number}  {_values(status, trial)}  {short_text(trial.params)}"
+        yield "best of the search" if raced else "best", f"#{trial.number}  {_values(status, trial)}  {short_text(trial.params)}"
     if status.race is not None:
         for row in race_rows(status.race, next(iter(status.objectives), "")):
-            yield "finalist", "  ".join([*row[:2], f"over {row[2]} seeds", row[4]])
+            yield "finalist", "  ".join([*row[:2], f"over {counted(int(row[2]), 'seed')}", row[4]])
         yield "race", verdict_of(status.race)
 
 

@@ -141,12 +141,11 @@ def cancel(storage: BaseStorage, study_id: int, number: int) -> str:
     Raises:
         UserError: there is no such trial, or it has ended.
     """
-    try:
-        trial = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, number))
-    except KeyError:
-        last = storage.get_n_trials(study_id) - 1
+    last = storage.get_n_trials(study_id) - 1
+    if not 0 <= number <= last:
         there = f"there are 0 to {last}" if last >= 0 else "there is none yet"
-        raise UserError(f"there is no trial {number}\n    -> {there}") from None
+        raise UserError(f"there is no trial {number}\n    -> {there}")
+    trial = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, number))
     host = platform.node()
     try:
         storage.set_trial_system_attr(id_of(trial), CANCEL, {"host": host, "sent": time.time()})

@@ -174,7 +174,7 @@ def _compare(racing: Sequence[Finalist], seeds: int, plan: RacePlan) -> str:
     if seeds < plan.max_seeds:
         return ""
     numbers = ", ".join(map(str, tied[:-1]))
-    return f"a tie: trials {numbers} and {tied[-1]} differ by less than their seeds do"
+    return f"a tie: trials {numbers} and {tied[-1]} are not told apart by {counted(seeds, 'seed')}"
 
 
 def _of_few(finalists: Sequence[Finalist], racing: Sequence[Finalist]) -> str:

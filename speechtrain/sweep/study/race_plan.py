@@ -73,7 +73,10 @@ def plan_race(
     key = options.seed_key
     if any(parameter.path == key for parameter in space.all_parameters()):
         raise ConfigError([Problem(f"{_KEY}.seed_key", f"{key} is swept, and the race chooses it", f"take {key} out of the sweep")])
-    seed = OmegaConf.select(cfg, key, default=None)
+    seed = OmegaConf.select(cfg, key, default=None) if key else None
+    if seed is None or key.startswith("hydra."):
+        message = f"there is no key {key!r} with a value in the config of a job"
+        raise ConfigError([Problem(f"{_KEY}.seed_key", message, f"give the key of the seed: {_KEY}.seed_key=KEY")])
     if not isinstance(seed, int) or isinstance(seed, bool):
         message = f"{key} has to be a whole number in the config, received {seed!r}"
         raise ConfigError([Problem(f"{_KEY}.seed_key", message, f"give the key of the seed: {_KEY}.seed_key=KEY")])

@@ -123,7 +123,7 @@ def test_conditions_that_cannot_end_a_study_are_told(plan: Plan, typed: list[str
     [
         (["hydra.sweeper.objectives=[val/wer,params]"], "finalists.n: a race has one winner, and there are 2 objectives"),
         (["seed=1,2"], "finalists.seed_key: seed is swept, and the race chooses it"),
-        (["hydra.sweeper.finalists.seed_key=trainer.sede"], "finalists.seed_key: trainer.sede has to be a whole number in the config"),
+        (["hydra.sweeper.finalists.seed_key=trainer.sede"], "finalists.seed_key: there is no key 'trainer.sede' with a value"),
         (["hydra.sweeper.finalists.seed_key=dry_run"], "dry_run has to be a whole number in the config, received False"),
         (["hydra.sweeper.finalists.n=1"], "finalists.n: must be at least 2"),
         (["hydra.sweeper.finalists.significance=1"], "finalists.significance: must be more than 0 and less than 1"),

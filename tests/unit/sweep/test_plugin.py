@@ -51,7 +51,21 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         (["retries=1,2", "+hydra.sweeper.n_trails=2"], "  hydra.sweeper.n_trails: there is no such key\n    -> did you mean 'n_trials'?"),
         (
             ["retries=1,2", "hydra.sweeper.n_jobs=two"],
-            "  hydra.sweeper.n_jobs: Value 'two' of type 'str' could not be converted to Integer",
+            "  hydra.sweeper.n_jobs: must be a whole number, received 'two'",
+        ),
+        (["retries=1,2", "hydra.sweeper.finalists.n=2.5"], "  hydra.sweeper.finalists.n: must be a whole number, received 2.5"),
+        (
+            ["retries=1,2", "hydra.sweeper.finalists=3"],
+            "  hydra.sweeper.finalists: has keys of its own, received 3\n    -> there is: n, max_seeds",
+        ),
+        (["retries=1,2", "hydra.sweeper.stop_when.cpu_hours=2h"], "  hydra.sweeper.stop_when.cpu_hours: must be a number, received '2h'"),
+        (
+            ["retries=1,2", "+hydra.sweeper.finalists.seeds=2"],
+            "  hydra.sweeper.finalists.seeds: there is no such key\n    -> did you mean 'max_seeds'?",
+        ),
+        (
+            ["retries=1,2", "hydra.sweeper.finalists={n: 2, seed_key: sed}"],
+            "  hydra.sweeper.finalists.seed_key: there is no key 'sed' with a value in the config of a job",
         ),
         (["retries=1,2", "hydra.sweeper.n_jobs=0"], "  hydra.sweeper.n_jobs: must be at least 1, received 0"),
         (

@@ -69,7 +69,7 @@ def test_one_that_is_significantly_worse_is_trained_no_further_and_the_others_ar
     standing = raced(value)
 
     assert trained.count((4, 4)) == 0
-    assert standing.verdict == "a tie: trials 7 and 3 differ by less than their seeds do"
+    assert standing.verdict == "a tie: trials 7 and 3 are not told apart by 5 seeds"
     assert [each.trial for each in standing.racing] == [7, 3]
     assert standing.finalists[-1].out.startswith("worse than trial 7 after 3 seeds (p = ")
     assert len(trained) == 2 * 5 + 3
