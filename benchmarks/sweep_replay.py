@@ -344,14 +344,19 @@ def print_row(name: str, table: Table, workers: int, seeded: Sequence[Sweeper]) 
     )
 
 
-def main() -> None:
-    """Replay every sweeper and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str, seeds: int) -> argparse.Namespace:
+    """Read the command line: the table, numbers of workers, seeds, and which sweepers."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--only", help="names, or their beginnings, separated by commas")
-    given = parser.parse_args()
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--only", type=lambda text: tuple(text.split(",")), default=("",), help="names, or their beginnings, with commas")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Replay every sweeper and print the table."""
+    given = arguments(__doc__, 100)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     table = read(given.table)
@@ -360,7 +365,7 @@ def main() -> None:
     print(f"{len(table.params)} configs, {table.wer.shape[1]} epochs, {length:.0f} s a training; best WER {100 * best:.2f} %")
     for workers in given.workers:
         for name, make in sweepers(workers).items():
-            if given.only and not any(name.startswith(each) for each in given.only.split(",")):
+            if not name.startswith(given.only):
                 continue
             print_row(name, table, workers, [make(table, seed) for seed in range(given.seeds)])
 

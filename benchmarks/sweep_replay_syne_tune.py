@@ -10,14 +10,12 @@ configs of the table only, so nothing is rounded for them (but for BOHB, which h
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 import logging
 import warnings
-from pathlib import Path
 from typing import Any
 
-from sweep_replay import Sweeper, Table, print_row, read
+from sweep_replay import Sweeper, Table, arguments, print_row, read
 from sweep_space import LOG_SCALE, RANGES
 from syne_tune.backend.trial_status import Trial
 from syne_tune.config_space import lograndint, loguniform, randint, uniform
@@ -112,18 +110,13 @@ class SyneTune(Sweeper):
 
 def main() -> None:
     """Replay each scheduler and print its rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--only", help="names, or their beginnings, separated by commas")
-    given = parser.parse_args()
+    given = arguments(__doc__, 20)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     table = read(given.table)
     for workers in given.workers:
         for name in KINDS:
-            if given.only and not any(name.startswith(each) for each in given.only.split(",")):
+            if not name.startswith(given.only):
                 continue
             print_row(f"Syne Tune: {name}", table, workers, [SyneTune(table, seed, name) for seed in range(given.seeds)])
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 
 import optuna
 import pytest
+from studies import make_study
 
 from speechtrain.sweep.reports.page import sweep_page
 from speechtrain.sweep.reports.status import StatusReader
 from speechtrain.sweep.reports.status_page import page_of
-from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study import finalists
 from speechtrain.sweep.study.attributes import FAILURE, complete, fail
 from speechtrain.sweep.study.finalists import FinalRace
 from speechtrain.sweep.study.internals import StudyWithout
 from speechtrain.sweep.study.race_plan import RacePlan
-from speechtrain.sweep.study.samplers import sampler_factory
-from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import ClaimedTrial, Study
 
 PLAN = RacePlan(n=2, max_seeds=3, significance=0.05, direction="minimize", seed_key="seed", first_seed=2)
@@ -30,23 +29,7 @@ FOUND = {0.5: 0.4, 0.25: 0.1, 0.75: 0.2, 0.125: math.inf}
 @pytest.fixture
 def make(tmp_path) -> Callable[..., Study]:
     """A sweeper's view of one study."""
-    url = f"journal:///{tmp_path}/study.journal"
-
-    def study(**changes) -> Study:
-        settings = {
-            "directions": ["minimize"],
-            "space": parse_space(["x=interval(0,1)"], {}),
-            "settings": {},
-            "make_sampler": sampler_factory(None, conditional=False),
-            "pruner": optuna.pruners.NopPruner(),
-            "first": [{"x": x} for x in FOUND],
-            "n_trials": len(FOUND),
-            "retries": 1,
-            **changes,
-        }
-        return Study(url, open_storage(url), "study", **settings)
-
-    return study
+    return partial(make_study, tmp_path, first=[{"x": x} for x in FOUND], n_trials=len(FOUND), retries=1)
 
 
 def search(study: Study) -> None:

@@ -12,16 +12,14 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
+from studies import make_study
 
 from speechtrain.sweep.reports import recorder
 from speechtrain.sweep.reports.page import sweep_page
 from speechtrain.sweep.reports.recorder import REPORT, SweepRecorder
-from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.attributes import complete
 from speechtrain.sweep.study.cost import COST, total_cost, trial_table
 from speechtrain.sweep.study.results import Results
-from speechtrain.sweep.study.samplers import sampler_factory
-from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import Study
 
 CFG = OmegaConf.create(
@@ -37,22 +35,6 @@ CFG = OmegaConf.create(
 )
 
 NO_RESULTS = Results(["minimize"])
-
-
-def make_study(folder, **changes) -> Study:
-    url = f"journal:///{folder}/study.journal"
-    settings = {
-        "directions": ["minimize"],
-        "space": parse_space(["x=interval(0,1)"], {}),
-        "settings": {},
-        "make_sampler": sampler_factory(None, conditional=False),
-        "pruner": optuna.pruners.NopPruner(),
-        "first": [],
-        "n_trials": 6,
-        "retries": 0,
-        **changes,
-    }
-    return Study(url, open_storage(url), "study", **settings)
 
 
 def finish_some(study: Study, count: int) -> None:
