@@ -128,7 +128,9 @@ def _compose_and_run(arguments: list[str]) -> None:
     """Run what the arguments ask for; of the processes that a launcher has started, all but the first end here with its exit code."""
     launch = launch_of(os.environ)
     if launch is not None and launch.rank > 0:
-        sys.exit(follow_launch(launch, arguments))
+        with interrupts.command():
+            code = follow_launch(launch, arguments)
+        sys.exit(code)
     with interrupts.command(), led(launch, arguments) as to_run:
         require_training()
         typed = text_as_typed(resume_arguments(to_run))

@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,12 +33,12 @@ from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
 from speechtrain.files import launch_folder, write_text
 from speechtrain.processes import fresh
-from speechtrain.processes.launched import launch_of
+from speechtrain.processes.launched import launch_of, launch_of_trial
 from speechtrain.sweep.trial.hydra_job import write_configs
 from speechtrain.sweep.trial.outcome import VARIABLE
 from speechtrain.tracking.run_folder import RUN_FILE, read_run_file
 from speechtrain.train import train
-from speechtrain.training.launched import check_backend
+from speechtrain.training.launched import check_launch
 
 if TYPE_CHECKING:
     from speechtrain.training.rerun import Rerun
@@ -57,17 +56,17 @@ def run_job(cfg: DictConfig) -> Any:
         UserError, RunError: in a sweep; a run alone prints them and ends the process with their exit code.
     """
     guard_outputs()  # for jobs that a launcher of Hydra's starts
-    launch = launch_of(os.environ) if HydraConfig.get().mode == RunMode.MULTIRUN else None
+    launch = launch_of_trial(os.environ) if HydraConfig.get().mode == RunMode.MULTIRUN else None
     if launch is None:
         return _run_job(cfg)
-    launch = replace(launch, key=None)  # a trial goes on in its own way
     overrides = [str(item) for item in HydraConfig.get().overrides.task]
     if launch.rank > 0:
-        follow_launch(launch, overrides)
+        follow_launch(launch, overrides, cfg)
         return None
     with led(launch, overrides) as leading:
         (devices,) = (int(item.partition("=")[2]) for item in leading if item.startswith("trainer.devices="))
         cfg.trainer.devices = devices
+        check_launch(cfg, launch)
         return _run_job(cfg)
 
 
@@ -114,7 +113,8 @@ def _run_with_hydra(state: Any, cfg: DictConfig) -> Any:
 
 def _train(cfg: DictConfig, overrides: list[str], rerun: Rerun | None) -> float | None:
     check_training(cfg)
-    check_backend(cfg.backend.name)
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        check_launch(cfg, launch_of(os.environ))
     callbacks = [_StoreOverrides(cfg)] if cfg.resume is not None and HydraConfig.get().output_subdir is None else []
     if rerun is None:
         result = train(cfg, overrides=overrides, callbacks=callbacks)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import speechtrain
-from speechtrain.app.resume import STORED, is_sweep
+from speechtrain.addresses import masked
+from speechtrain.app.resume import STORED, is_sweep, resume_arguments
+from speechtrain.config.compose import compose_unchecked
 from speechtrain.config.overrides import override_text
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.processes import interrupts
-from speechtrain.processes.launched import Launch, begin_note, end_with_parent, forget_note, machine, note_path
+from speechtrain.processes.launched import ALONE, Launch, begin_note, end_with_parent, forget_note, machine, note_path
 from speechtrain.tracking.run_folder import read_run_file
 
 if TYPE_CHECKING:
@@ -23,24 +31,50 @@ if TYPE_CHECKING:
 _DEVICES = "trainer.devices"
 
 
-def follow_launch(launch: Launch, arguments: Sequence[str]) -> int:
-    """Train as a process other than rank 0, and return the exit code of rank 0.
+def follow_launch(launch: Launch, arguments: Sequence[str], cfg: DictConfig | None = None) -> int:
+    """Train as a process other than rank 0, and return the exit code of rank 0; that of an interrupt if one comes.
+
+    Args:
+        launch: which process this is.
+        arguments: what was typed.
+        cfg: the config, where this process has composed it already. None: it is composed if it names classes of the user's own.
 
     Raises:
         RunError: there is no rank 0.
     """
+    if cfg is None and is_sweep(list(arguments)):  # which rank 0 refuses
+        return UserError.exit_code
     from speechtrain.backends.torch.internals import hide_transformers_from_metrics
     from speechtrain.backends.torch.meeting import Meeting, attend
     from speechtrain.training.launched import follow
 
     _watch_agent(launch)
-    meeting = Meeting.join(launch, _greeting(launch, arguments))
-    attend(meeting)
-    hide_transformers_from_metrics()
     try:
-        return follow(meeting)
+        meeting = Meeting.join(launch, _greeting(launch, arguments))
+        attend(meeting)
+        hide_transformers_from_metrics()
+        return follow(meeting, lambda: own_config(arguments) if cfg is None else cfg)
+    except KeyboardInterrupt:  # rank 0 says so
+        return interrupts.EXIT_CODE
     finally:
         attend(None)
+
+
+def own_config(arguments: Sequence[str]) -> DictConfig:
+    """Compose what was typed for this process.
+
+    Raises:
+        UserError: it does not compose here.
+    """
+    typed = resume_arguments(list(arguments))
+    folders = [typed[position + 1] for position, item in enumerate(typed[:-1]) if item in _CONFIG_DIR]
+    folders += [item.partition("=")[2] for item in typed if item.startswith("--config-dir=")]
+    search = [f"hydra.searchpath={override_text([f'file://{Path(folder).absolute()}' for folder in folders])}"] if folders else []
+    overrides = [item for item in typed if not item.startswith("-") and item not in folders and not item.startswith("hydra.")]
+    return compose_unchecked([*search, *overrides])
+
+
+_CONFIG_DIR = ("--config-dir", "-cd")
 
 
 @contextmanager
@@ -57,15 +91,22 @@ def led(launch: Launch | None, arguments: Sequence[str]) -> Iterator[list[str]]:
     from speechtrain.backends.torch.meeting import Meeting, attend
 
     _watch_agent(launch)
-    own, meeting, code = _greeting(launch, arguments), None, 0
+    sweep = is_sweep(list(arguments))  # which one process may run, and which goes on by itself
+    if sweep and launch.count > 1:
+        message = f"asks for a sweep, and {launch.launcher} has started {launch.count} processes of one training"
+        fix = "start the sweep by itself, for example with hydra/launcher=submitit_slurm hydra.launcher.nodes=2"
+        raise ConfigError([Problem("command line", message, f"{fix}; {ALONE}=none has each process train by itself")])
+    key = None if sweep else launch.key
+    own, meeting, code = _greeting(replace(launch, key=key), arguments), None, 0
     try:
         if launch.count > 1:
             meeting = Meeting.lead(launch, own)
-            _check(meeting, arguments)
+            _check(meeting)
             attend(meeting)
-        begin_note(launch.key)
-        yield _continued(own.begun, _with_devices(arguments, meeting))
-        forget_note(launch.key)
+        begun = _unchanged(launch, own.begun, arguments)
+        begin_note(key, _noted(arguments))
+        yield _continued(begun, _with_devices(arguments, meeting))
+        forget_note(key)
     except BaseException as error:
         code = _exit_code(error)
         raise
@@ -89,27 +130,51 @@ def _greeting(launch: Launch, arguments: Sequence[str]) -> Greeting:
 
 def _begun(launch: Launch) -> str | None:
     """Return the folder of the run that an earlier attempt of this launch has begun and not finished, as far as this machine knows."""
-    if launch.key is None:
+    folder = _note(launch).get("folder")
+    if not isinstance(folder, str) or not Path(folder).is_dir():  # its user has removed it
         return None
-    try:
-        folder = str(json.loads(note_path(launch.key).read_text(encoding="utf-8"))["folder"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    status = read_run_file(Path(folder)).get("status")
-    return folder if status != "FINISHED" else None
+    return folder if read_run_file(Path(folder)).get("status") != "FINISHED" else None
 
 
-def _check(meeting: Meeting, arguments: Sequence[str]) -> None:
+def _note(launch: Launch) -> dict[str, Any]:
+    """Return what is noted of the run that this launch has begun; empty: nothing is."""
+    with suppress(OSError, ValueError):
+        note = json.loads(note_path(launch.key).read_text(encoding="utf-8")) if launch.key is not None else None
+        return note if isinstance(note, dict) else {}
+    return {}
+
+
+def _noted(arguments: Sequence[str]) -> list[str]:
+    """Return what was typed as it is noted, without secrets."""
+    return [masked(item) for item in arguments]
+
+
+def _unchanged(launch: Launch, folder: str | None, arguments: Sequence[str]) -> str | None:
+    """Return the folder of the run that this launch goes on with; None where `resume=` says what to go on with.
+
+    Raises:
+        UserError: it was begun with other arguments.
+    """
+    before, now = _note(launch).get("arguments"), _noted(arguments)
+    if folder is None or not isinstance(before, list) or before == now:
+        return folder
+    if any(item.startswith("resume=") for item in now):
+        return None
+    gone, new = ([item for item in one if item not in other] for one, other in ((before, now), (now, before)))
+    message = f"the run in {folder} was begun with {' '.join(gone) or 'less'}, and is to go on with {' '.join(new) or 'less'}"
+    if not gone and not new:
+        message = f"the run in {folder} was begun with its arguments in another order"
+    fix = f"give the command that it was begun with; resume={folder} goes on with other values"
+    raise UserError(f"{message}\n    -> {fix}{', another --rdzv-id begins a run of its own' if launch.launcher == 'torchrun' else ''}")
+
+
+def _check(meeting: Meeting) -> None:
     """Check that the processes of a launch can train together.
 
     Raises:
         UserError: they cannot.
     """
     launch, own = meeting.launch, meeting.greetings[0]
-    if is_sweep(list(arguments)):
-        message = f"asks for a sweep, and {launch.launcher} has started {launch.count} processes of one training"
-        fix = "start the sweep by itself, for example with hydra/launcher=submitit_slurm hydra.launcher.nodes=2"
-        raise ConfigError([Problem("command line", message, fix)])
     for other in meeting.greetings[1:]:
         if list(other.arguments) != list(own.arguments):
             theirs, ours = (" ".join(each.arguments) or "nothing" for each in (other, own))
@@ -162,4 +227,6 @@ def _exit_code(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return interrupts.EXIT_CODE
+    if isinstance(error, (HydraException, OmegaConfBaseException, YAMLError)):  # mistakes of the user's, which `__main__` explains
+        return UserError.exit_code
     return error.exit_code if isinstance(error, (UserError, RunError)) else 1

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 import signal
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -17,9 +18,14 @@ import psutil
 from speechtrain.errors import UserError
 from speechtrain.files import launch_folder, write_json
 
+ALONE = "SPEECHTRAIN_LAUNCHER"
+"""The variable that, set to `none`, has a process train alone whatever a launcher has left in its environment."""
+
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PORTS = 20_000, 12_000
-"""The first port that the processes of a Slurm job meet at, and how many there are: each job has its own."""
+"""The first port that the processes of a step of a Slurm job meet at, and how many there are."""
+_STEP_PORTS = 97
+"""Ports between two steps of one job, which may run at the same time."""
 
 _LOOKS_SECONDS = 0.2
 _CLOSING_SECONDS = 5.0
@@ -37,9 +43,10 @@ class Launch:
         local_rank: its number among those of its machine.
         node: number of its machine.
         alone: whether all processes are on this machine.
+        name: what all its processes call the launch; another launch that meets at the same port has another.
         address: the machine of rank 0.
         port: where the launcher's store listens, or that of rank 0.
-        key: names the launch, and is the same when the launcher starts the processes again; None: it does not.
+        key: names the launch in the files of this machine, and is the same when the launcher starts the processes again; None: it does not.
         restarts: whether the launcher may start them again by itself.
     """
 
@@ -49,6 +56,7 @@ class Launch:
     local_rank: int
     node: int
     alone: bool
+    name: str
     address: str
     port: int
     key: str | None
@@ -61,6 +69,8 @@ def launch_of(environment: Mapping[str, str]) -> Launch | None:
     Raises:
         UserError: a variable of it is no number.
     """
+    if environment.get(ALONE) == "none":
+        return None
     if all(environment.get(name) for name in _TORCHRUN):  # also of a torchrun that srun has started
         return _of_torchrun(environment)
     if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1 and "SLURM_PROCID" in environment:
@@ -68,8 +78,20 @@ def launch_of(environment: Mapping[str, str]) -> Launch | None:
     if _number(environment, "SUBMITIT_LOCAL_NTASKS", 1) > 1 and "SUBMITIT_LOCAL_GLOBALID" in environment:
         rank, job = _number(environment, "SUBMITIT_LOCAL_GLOBALID", 0), _number(environment, "SUBMITIT_LOCAL_JOB_ID", 0)
         count, port = _number(environment, "SUBMITIT_LOCAL_NTASKS", 1), _PORTS[0] + job % _PORTS[1]
-        return Launch("submitit", rank, count, rank, 0, True, "127.0.0.1", port, None, restarts=False)  # alone
+        return Launch("submitit", rank, count, rank, 0, True, f"submitit-{job}", "127.0.0.1", port, None, restarts=False)  # alone
     return None
+
+
+def launch_of_trial(environment: Mapping[str, str]) -> Launch | None:
+    """Return what the environment says of the processes of a trial; None: it is trained by this process alone.
+
+    Submitit alone starts several for one. Workers of other launchers inherit the variables of what has started the sweep.
+
+    Raises:
+        UserError: a variable of it is no number.
+    """
+    launch = launch_of(environment) if environment.get("SUBMITIT_EXECUTOR") else None
+    return replace(launch, key=None) if launch is not None and launch.count > 1 else None  # a trial goes on in its own way
 
 
 def _of_torchrun(environment: Mapping[str, str]) -> Launch | None:
@@ -78,13 +100,18 @@ def _of_torchrun(environment: Mapping[str, str]) -> Launch | None:
     if count == 1 and not elastic:
         return None
     name = environment.get("TORCHELASTIC_RUN_ID", "none")
+    rank, local_rank, local_count = (_number(environment, each, 0) for each in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    node = (
+        rank // local_count if local_count else max(rank - local_rank, 0)
+    )  # without LOCAL_WORLD_SIZE the first rank of each machine names it
     return Launch(
         launcher="torchrun" if elastic else "the environment",
-        rank=_number(environment, "RANK", 0),
+        rank=rank,
         count=count,
-        local_rank=_number(environment, "LOCAL_RANK", 0),
-        node=_number(environment, "GROUP_RANK", _number(environment, "NODE_RANK", _number(environment, "RANK", 0))),
-        alone=_number(environment, "LOCAL_WORLD_SIZE", 1) == count,
+        local_rank=local_rank,
+        node=_number(environment, "GROUP_RANK", _number(environment, "NODE_RANK", node)),
+        alone=local_count == count,
+        name=f"torchrun-{name}" if elastic else "environment",
         address=environment["MASTER_ADDR"],
         port=_number(environment, "MASTER_PORT", 0),
         key=(f"torchrun-{name}" if name != "none" else _parent()) if elastic else None,
@@ -95,7 +122,8 @@ def _of_torchrun(environment: Mapping[str, str]) -> Launch | None:
 def _of_srun(environment: Mapping[str, str]) -> Launch:
     job, step = environment.get("SLURM_JOB_ID", "0"), environment.get("SLURM_STEP_ID", "0")
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or platform.node()
-    port = _PORTS[0] + _number(environment, "SLURM_JOB_ID", 0) % _PORTS[1]
+    numbers = _number(environment, "SLURM_JOB_ID", 0), _number(environment, "SLURM_STEP_ID", 0)
+    port = _PORTS[0] + (numbers[0] + _STEP_PORTS * numbers[1]) % _PORTS[1]
     return Launch(
         launcher="srun",
         rank=_number(environment, "SLURM_PROCID", 0),
@@ -103,10 +131,11 @@ def _of_srun(environment: Mapping[str, str]) -> Launch:
         local_rank=_number(environment, "SLURM_LOCALID", 0),
         node=_number(environment, "SLURM_NODEID", 0),
         alone=_number(environment, "SLURM_STEP_NUM_NODES", 2) == 1,
+        name=f"slurm-{job}-{step}",
         address=environment.get("MASTER_ADDR") or first_node(nodes),
         port=_number(environment, "MASTER_PORT", port),
         key=f"slurm-{job}-{step}",
-        restarts=_number(environment, "SLURM_RESTART_COUNT", 0) > 0,
+        restarts=False,  # a job is put back into the queue by its user, if at all
     )
 
 
@@ -119,8 +148,7 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
 
 def first_node(nodes: str) -> str:
     """Return the first machine of a list as Slurm writes it: `gpu-[03-05,9],cpu1` begins with `gpu-03`."""
-    match = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
-    return "".join(part or "" for part in match.groups()) if match else nodes
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", nodes).partition(",")[0]
 
 
 def _parent() -> str:
@@ -139,16 +167,19 @@ def machine() -> str:
 
 def note_path(key: str) -> Path:
     """Return the file that notes which run a launch has begun."""
-    return launch_folder() / "outputs" / "launches" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', key)[:150]}.json"
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", key)[:150]
+    if name != key:  # `a/b` and `a_b` are two
+        name += f"-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    return launch_folder() / "outputs" / "launches" / f"{name}.json"
 
 
-_note: Path | None = None
+_note: tuple[Path, list[str]] | None = None
 
 
-def begin_note(key: str | None) -> None:
-    """Let the next run that begins in this process be noted as that of a launch."""
+def begin_note(key: str | None, arguments: Sequence[str]) -> None:
+    """Let the next run that begins in this process be noted as that of a launch, with what was typed; secrets in it must be masked."""
     global _note  # a process belongs to one launch
-    _note = None if key is None else note_path(key)
+    _note = None if key is None else (note_path(key), list(arguments))
 
 
 def forget_note(key: str | None) -> None:
@@ -161,8 +192,8 @@ def note_run(folder: Path) -> None:
     """Note the folder of a run that begins, if it is the first since `begin_note`."""
     global _note
     if _note is not None:
-        path, _note = _note, None
-        write_json(path, {"folder": str(folder)})
+        (path, arguments), _note = _note, None
+        write_json(path, {"folder": str(folder), "arguments": arguments})
 
 
 def end_with_parent() -> None:

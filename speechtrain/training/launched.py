@@ -7,14 +7,18 @@ import logging
 import os
 import traceback
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.stored import foreign_targets
 from speechtrain.console import printing_to
 from speechtrain.data.corpus import SPLITS
 from speechtrain.errors import ConfigError, DataError, Problem, RunError, UserError
-from speechtrain.processes.launched import launch_of, note_path
+from speechtrain.processes.launched import Launch, note_path
 from speechtrain.tracking.run_folder import RUN_FILE
 
 if TYPE_CHECKING:
@@ -23,16 +27,27 @@ if TYPE_CHECKING:
     from speechtrain.training.steps import Experiment
 
 
-def check_backend(name: str) -> None:
-    """Check that a backend trains with as many processes as a launcher has started.
+def check_launch(cfg: DictConfig, launch: Launch | None) -> None:
+    """Check that a config can be trained by as many processes as a launcher has started.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it cannot.
     """
-    launch = launch_of(os.environ)
-    if launch is not None and launch.count > 1 and name != "torch":
-        message = f"is {name}, which trains with one process, and {launch.launcher} has started {launch.count}"
-        raise ConfigError([Problem("backend", message, "set backend=torch, or start one process")])
+    if launch is None or launch.count == 1:
+        return
+    problems, started = [], f"{launch.launcher} has started {launch.count} processes"
+    if cfg.backend.name != "torch":
+        message = f"is {cfg.backend.name}, which trains with one process, and {started}"
+        problems.append(Problem("backend", message, "set backend=torch, or start one process"))
+    if cfg.trainer.batch_seconds == "auto":
+        fix = "find it with one process and trainer.devices=1, then set data.batch_seconds to its multiple"
+        problems.append(Problem("trainer.batch_seconds", f"is auto, and {started}", fix))
+    if cfg.model.get("unfreeze_after") and "find_unused" not in str(cfg.trainer.strategy):
+        message = f"is set, and {started}; each of several waits for the gradients of weights that are frozen at first"
+        fix = "set trainer.strategy=ddp_find_unused_parameters_true, or model.unfreeze_after=0"
+        problems.append(Problem("model.unfreeze_after", message, fix))
+    if problems:
+        raise ConfigError(problems)
 
 
 def hand_out(run: Experiment, plan: TrainingPlan) -> None:
@@ -45,7 +60,7 @@ def hand_out(run: Experiment, plan: TrainingPlan) -> None:
         return
     resume_from = str(plan.resume_from) if plan.resume_from is not None else None
     facts = data_facts(run)
-    meeting.order(Order(run.cfg.as_yaml(), str(run.folder), resume_from, facts, meeting.nodes, meeting.on_one_machine))
+    meeting.order(Order(run.cfg.as_yaml(), str(run.folder), resume_from, facts, meeting.nodes, meeting.on_one_machine, meeting.launch.key))
 
 
 def data_facts(run: Experiment) -> dict[str, tuple[int, str]]:
@@ -57,14 +72,19 @@ def data_facts(run: Experiment) -> dict[str, tuple[int, str]]:
     return {**facts, "vocabulary": (len(run.data.tokenizer.vocabulary), hashlib.sha256(vocabulary.encode()).hexdigest())}
 
 
-def follow(meeting: Meeting) -> int:
-    """Train what rank 0 hands out until it ends, and return its exit code; nothing is printed, tracked or written."""
+def follow(meeting: Meeting, own_config: Callable[[], DictConfig]) -> int:
+    """Train what rank 0 hands out until it ends, and return its exit code; nothing is printed, tracked or written.
+
+    Args:
+        meeting: where it is handed out.
+        own_config: composes what was typed for this process; called where classes are handed out that are not of this package.
+    """
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     with Path(os.devnull).open("w") as nowhere, printing_to(nowhere):
         try:
             while not isinstance(order := meeting.next_order(), int):
-                _train_and_tell(order, meeting)
+                _train_and_tell(order, meeting, own_config)
         except RunError as error:  # rank 0 is gone, and the launcher says so
             return error.exit_code
         except UserError as error:
@@ -72,7 +92,7 @@ def follow(meeting: Meeting) -> int:
     return order
 
 
-def _train_and_tell(order: Order, meeting: Meeting) -> None:
+def _train_and_tell(order: Order, meeting: Meeting, own_config: Callable[[], DictConfig]) -> None:
     """Train, and tell rank 0 what went wrong, if anything did.
 
     Raises:
@@ -82,7 +102,7 @@ def _train_and_tell(order: Order, meeting: Meeting) -> None:
 
     place = f"process {meeting.launch.rank} on {meeting.greetings[0].host}"
     try:
-        _train(order, meeting)
+        _train(order, meeting, own_config)
     except (UserError, RunError) as error:
         meeting.fail("user" if isinstance(error, UserError) else "run", f"{place}: {error}")
         if meeting.has_begun:
@@ -94,15 +114,48 @@ def _train_and_tell(order: Order, meeting: Meeting) -> None:
             raise RunError(str(error)) from error
 
 
-def _train(order: Order, meeting: Meeting) -> None:
+def _train(order: Order, meeting: Meeting, own_config: Callable[[], DictConfig]) -> None:
     from speechtrain.training.steps import make_loaders, make_plan, rank_experiment
 
     _check_shared(order, meeting)
     folder = Path(order.folder)
-    run = rank_experiment(ExperimentConfig.from_yaml(order.config), folder)
+    run = rank_experiment(config_of(order, own_config), folder)
     _check_data(run, order)
     plan = make_plan(run, Path(order.resume_from) if order.resume_from is not None else None)
     run.backend.train(run.model, *make_loaders(run), run.task, plan, ())
+
+
+def config_of(order: Order, own_config: Callable[[], DictConfig]) -> ExperimentConfig:
+    """Return the config that is to be trained, which came through the network, where anybody may have written it.
+
+    So it is read as that of a stranger's checkpoint is: values are plain, keys and types are known, nothing is resolved. Classes of other
+    packages are built where this process would build them by what was typed for itself.
+
+    Raises:
+        ConfigError: it names others.
+        UserError: it is no config of a run.
+    """
+    values = OmegaConf.to_container(OmegaConf.create(order.config))
+    assert isinstance(values, dict)
+    strange = _strange_targets(values)
+    if strange:
+        own = OmegaConf.to_container(own_config(), resolve=True)
+        assert isinstance(own, dict)
+        own_targets = _strange_targets(own)
+        fix = "name it on the command line, or in a --config-dir that all machines have; resume= needs the folder on all"
+        problems = [
+            Problem(path, f"is {target}, which is not of this package, and not what was typed for this process", fix)
+            for path, target in strange
+            if (path, target) not in own_targets
+        ]
+        if problems:
+            raise ConfigError(problems)
+    return ExperimentConfig.stored(values, "what process 0 hands out", trust=True)
+
+
+def _strange_targets(values: Mapping[Any, Any]) -> list[tuple[str, str]]:
+    """Return the classes of other packages that a rank builds; trackers and callbacks are those of rank 0 alone."""
+    return foreign_targets({str(key): value for key, value in values.items() if key not in ("tracking", "callbacks")})
 
 
 def _check_shared(order: Order, meeting: Meeting) -> None:
@@ -112,9 +165,9 @@ def _check_shared(order: Order, meeting: Meeting) -> None:
         UserError: this machine does not see the run's folder, or the note of which run it is.
     """
     launch = meeting.launch
-    if not launch.restarts or launch.key is None or order.loopback:
+    if not launch.restarts or order.key is None or order.loopback:
         return
-    for path in (Path(order.folder) / RUN_FILE, note_path(launch.key)):
+    for path in (Path(order.folder) / RUN_FILE, note_path(order.key)):
         if not path.is_file():
             fix = "start in a folder that all machines share, with hydra.run.dir in it, or start torchrun with --max-restarts=0"
             message = f"{path} is not on this machine, on which the run could not go on if {launch.launcher} started process 0 here"

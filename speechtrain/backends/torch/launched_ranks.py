@@ -54,8 +54,11 @@ class LaunchedRanks(pl.Callback):
         exchange: Exchange = GroupExchange(self._device, meeting.launch.rank, count)
         try:
             join_group(store, count, self._device, exchange, self._interface())
-        except BaseException:
+        except BaseException as error:
             leave_group()
+            if isinstance(error, (RuntimeError, ValueError)):  # of Gloo and NCCL
+                fix = "look at the network between the machines (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name its interface)"
+                raise RunError(f"the {count} processes cannot reach each other ({first_line(error, most=200)})\n    -> {fix}") from error
             raise
         meeting.has_begun = True
         if self._leads:

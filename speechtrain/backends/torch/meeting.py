@@ -1,12 +1,15 @@
 """Where the processes that a launcher has started meet: rank 0 hands out what is to be trained, the others say how it went.
 
-What is handed over here is JSON and runs no code. The launcher's own store only says where rank 0 listens: torchrun keeps it when it
-starts the processes again, with what those before them have written.
+What is handed over here is JSON. It is not signed: whoever reaches the port may write it, so that those who read it build nothing that
+was not typed where they are, see `training/launched.py`. The launcher's own store only says where rank 0 listens: torchrun keeps it when
+it starts the processes again, with what those before them have written.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
 import socket
 import time
 import uuid
@@ -17,11 +20,10 @@ from typing import Any
 
 import psutil
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from speechtrain.console import errors
-from speechtrain.errors import RunError
-from speechtrain.processes.launched import Launch
+from speechtrain.errors import RunError, first_line
+from speechtrain.processes.launched import ALONE, Launch
 
 LOOPBACK = "127.0.0.1"
 _PLACE = "speechtrain/place"
@@ -74,6 +76,7 @@ class Order:
         data: the number and the fingerprint of the utterances of each split, and of the vocabulary, which all must have.
         nodes: number of machines.
         loopback: whether all are on one machine, and meet on its loopback interface.
+        key: `Launch.key` of rank 0, by which it notes the run.
     """
 
     config: str
@@ -82,6 +85,7 @@ class Order:
     data: Mapping[str, tuple[int, str]]
     nodes: int
     loopback: bool
+    key: str | None
 
 
 KINDS = ("user", "run", "defect", "lost")
@@ -130,11 +134,14 @@ class Meeting:
         Raises:
             RunError: some have not come in a quarter of an hour, or there is no way to the launcher's store.
         """
-        outer = _outer_store(launch)
-        store = _listening(launch)
-        name = uuid.uuid4().hex
-        store.set(_NAME, name)
-        outer.set(_PLACE, json.dumps({"port": store.port, "name": name}))
+        try:
+            outer = _launchers_store(launch) if _has_store() else _listening(launch, launch.port)
+            store = _listening(launch, 0)
+            name = uuid.uuid4().hex
+            store.set(_NAME, name)
+            outer.set(_PLACE, json.dumps({"port": store.port, "name": name, "launch": _launch_name(launch)}))
+        except (OSError, dist.DistError, RuntimeError) as error:
+            raise _not_reached(launch, error, "set MASTER_PORT to a free one on all machines, if another program has this one") from error
         meeting = cls(launch, store, [own])
         meeting.greetings = [own, *(Greeting(**meeting._awaited(f"greeting/{rank}", rank)) for rank in range(1, launch.count))]
         return meeting
@@ -147,7 +154,8 @@ class Meeting:
                 raise RunError(f"process {rank} of {self.launch.count} has not come; look at what {self.launch.launcher} says of it")
             if waited > _TOLD_SECONDS and not told:
                 told = True
-                errors.print(f"waiting for process {rank} of {self.launch.count}", style="dim", markup=False)
+                alone = f"{self.launch.launcher} says that there are so many; {ALONE}=none has this one train alone"
+                errors.print(f"waiting for process {rank} of {self.launch.count} ({alone})", style="dim", markup=False)
             time.sleep(0.05)
         return json.loads(self.store.get(key))
 
@@ -205,14 +213,22 @@ class Meeting:
         """Come to the meeting that rank 0 opens.
 
         Raises:
-            RunError: there is none within a quarter of an hour.
+            RunError: there is none within a quarter of an hour, or that of another launch is in its place.
         """
-        outer = _outer_store(launch)
         until = time.monotonic() + _PATIENCE.total_seconds()
+        outer: Any = None
         while time.monotonic() < until:
-            if outer.check([_PLACE]) and (store := _connected(launch, json.loads(outer.get(_PLACE)))) is not None:
-                store.set(f"greeting/{launch.rank}", json.dumps(asdict(own)))
-                return cls(launch, store, [own])
+            try:
+                outer = outer or _client(_outer_address(launch), launch.port)
+                place = json.loads(outer.get(_PLACE)) if outer.check([_PLACE]) else None
+                if place is not None and place.get("launch") != _launch_name(launch):
+                    message = f"{launch.address}:{launch.port} is where the processes of another launch meet ({place.get('launch')!s:.100})"
+                    raise RunError(f"{message}\n    -> set MASTER_PORT to another for each launch, on all machines")
+                if place is not None and (store := _connected(launch, place)) is not None:
+                    store.set(f"greeting/{launch.rank}", json.dumps(asdict(own)))
+                    return cls(launch, store, [own])
+            except (OSError, dist.DistError):  # rank 0 does not listen yet, or is gone again
+                outer = None
             time.sleep(0.1)
         raise RunError(f"process 0 of {launch.count} has not come; look at what {launch.launcher} says of it")
 
@@ -264,35 +280,88 @@ def attend(meeting: Meeting | None) -> None:
     _meeting = meeting
 
 
-def _outer_store(launch: Launch) -> Any:
-    """Return the launcher's store, or the one that rank 0 opens at the port that all know.
+def _has_store() -> bool:
+    """Return whether the launcher has a store of its own, as torchrun's agents do."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _launch_name(launch: Launch) -> str:
+    return f"{launch.name}, {launch.count} processes"
+
+
+def _launchers_store(launch: Launch) -> Any:
+    """Connect to the launcher's store as rank 0.
 
     Raises:
-        RunError: it is not reached.
+        OSError, DistError: it is not reached in a quarter of an hour.
     """
+    until = time.monotonic() + _PATIENCE.total_seconds()
+    while True:
+        try:
+            return _client(_outer_address(launch), launch.port)
+        except (OSError, dist.DistError):
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.1)
+
+
+def _outer_address(launch: Launch) -> str:
+    return LOOPBACK if launch.alone and not _has_store() else launch.address
+
+
+def _client(address: str, port: int) -> Any:
+    """Connect to a store without waiting for one in C++, where no interrupt is seen.
+
+    Raises:
+        OSError, DistError: there is none.
+    """
+    socket.create_connection((address, port), _TRIES_SECONDS).close()
+    options: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(seconds=_TRIES_SECONDS)}
+    return dist.TCPStore(address, port, is_master=False, **options)  # type: ignore[attr-defined]
+
+
+def _not_reached(launch: Launch, error: Exception, fix: str) -> RunError:
+    message = f"{launch.address}:{launch.port}, where the processes of {launch.launcher} meet, is not available"
+    return RunError(f"{message} ({first_line(error, most=200)})\n    -> {fix}")
+
+
+def _listening(launch: Launch, port: int) -> Any:
+    """Open a store at a port, any that is free for 0, on the interface by which the others reach this machine.
+
+    Raises:
+        OSError: another program has the port.
+    """
+    address = LOOPBACK if launch.alone else _address_of(launch.address)
     try:
-        store, _, _ = next(rendezvous(f"tcp://{launch.address}:{launch.port}", launch.rank, launch.count, timeout=_PATIENCE))
-    except (dist.DistError, ValueError, RuntimeError) as error:
-        message = f"{launch.address}:{launch.port}, where the processes of {launch.launcher} meet, is not reached ({error!s:.200})"
-        raise RunError(f"{message}\n    -> look at the addresses, and at what is between the machines") from error
-    return store
-
-
-def _listening(launch: Launch) -> Any:
-    """Open a store at a free port: on the loopback interface where all processes are on this machine, else on all interfaces."""
-    listener = socket.create_server((LOOPBACK if launch.alone else "", 0))
+        listener = _listener(address, port)
+    except OSError:
+        if launch.alone or not address:
+            raise
+        address = ""  # of something before this machine, as a container's is
+        listener = _listener(address, port)
     port = listener.getsockname()[1]
     options: dict[str, Any] = {"wait_for_workers": False, "timeout": _PATIENCE, "master_listen_fd": listener.detach(), "use_libuv": False}
-    return dist.TCPStore(LOOPBACK, port, is_master=True, **options)  # type: ignore[attr-defined]
+    return dist.TCPStore(address or LOOPBACK, port, is_master=True, **options)  # type: ignore[attr-defined]
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    return socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+
+
+def _address_of(name: str) -> str:
+    """Return the address to listen on that other machines find by a name; empty (all): only they know it."""
+    try:
+        found = ipaddress.ip_address(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+    except (OSError, ValueError):
+        return ""
+    typed = name == "localhost" or name == str(found)
+    return "" if found.is_loopback and not typed else str(found)  # many machines know their own name as a loopback address
 
 
 def _connected(launch: Launch, place: Mapping[str, Any]) -> Any:
     """Return the store of rank 0; None: it is that of an earlier attempt, and gone."""
-    address = LOOPBACK if launch.alone else launch.address
     try:
-        socket.create_connection((address, place["port"]), _TRIES_SECONDS).close()
-        options: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(seconds=_TRIES_SECONDS)}
-        store = dist.TCPStore(address, place["port"], is_master=False, **options)  # type: ignore[attr-defined]
+        store = _client(LOOPBACK if launch.alone else launch.address, int(place["port"]))
         if not store.check([_NAME]) or store.get(_NAME).decode() != place["name"]:
             return None
     except (OSError, dist.DistError):
@@ -304,8 +373,9 @@ def _connected(launch: Launch, place: Mapping[str, Any]) -> Any:
 def own_address(towards: str) -> str:
     """Return the address that this machine has on the way to another; an empty text: there is no way."""
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((towards, 9))  # sends nothing
+        family, kind, _, _, place = socket.getaddrinfo(towards, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)  # sends nothing
             return str(probe.getsockname()[0])
     except OSError:
         return ""

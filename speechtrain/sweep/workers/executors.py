@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import PoolOptions, SweeperOptions
 from speechtrain.files import append
-from speechtrain.processes.launched import launch_of
+from speechtrain.processes.launched import launch_of_trial
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialCancelledError, own_trial
 from speechtrain.sweep.trial.outcome import VARIABLE, Outcome, SweepJob, UnpicklableError, outcome_of, outcome_of_error
@@ -168,7 +168,7 @@ class LoggedTask:
             TrialCancelledError: its trial is not running any more.
             Exception: what the program raised, or an `UnpicklableError` in its place.
         """
-        launch = launch_of(os.environ)
+        launch = launch_of_trial(os.environ)
         text = os.environ.get(VARIABLE) if launch is None or launch.rank == 0 else None  # the first of a job's processes has the trial
         try:
             with own_trial(TrialContext.from_text(text)) if text else contextlib.nullcontext() as trial:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from speechtrain.errors import UserError
-from speechtrain.processes.launched import first_node, launch_of
+from speechtrain.processes.launched import first_node, launch_of, launch_of_trial, note_path
 
 TORCHRUN = {
     "RANK": "3",
@@ -50,6 +50,36 @@ def test_srun_says_the_same_in_its_own_words() -> None:
     assert len(others) == 10, "jobs that run beside each other meet at one port"
 
 
+def test_two_steps_of_one_job_meet_at_ports_of_their_own_and_are_two_launches() -> None:
+    launches = [launch for step in "01" if (launch := launch_of({**SRUN, "SLURM_STEP_ID": step})) is not None]
+    assert len({launch.port for launch in launches}) == len({launch.name for launch in launches}) == 2
+
+
+def test_a_process_trains_alone_among_the_variables_of_a_launcher_if_it_is_told_to() -> None:
+    assert launch_of({**SRUN, "SPEECHTRAIN_LAUNCHER": "none"}) is None
+
+
+def test_the_processes_of_a_trial_are_those_that_submitit_has_started() -> None:
+    assert launch_of_trial(SRUN) is None  # what Ray's workers inherit from the step that has started them
+    assert launch_of_trial({**TORCHRUN, "SUBMITIT_EXECUTOR": "slurm", "WORLD_SIZE": "1", "RANK": "0"}) is None
+    launch = launch_of_trial({**SRUN, "SUBMITIT_EXECUTOR": "slurm"})
+    assert launch is not None
+    assert (launch.rank, launch.key) == (3, None)
+
+
+@pytest.mark.parametrize("local", [{"LOCAL_WORLD_SIZE": "2"}, {}])
+def test_machines_are_told_apart_where_a_script_sets_the_variables_of_torchrun(local: dict[str, str]) -> None:
+    variables = {"WORLD_SIZE": "4", "MASTER_ADDR": "node7", "MASTER_PORT": "29400", **local}
+    environments = [{**variables, "RANK": str(rank), "LOCAL_RANK": str(rank % 2)} for rank in range(4)]
+    nodes = [launch.node for each in environments if (launch := launch_of(each)) is not None]
+    assert nodes[0] == nodes[1] != nodes[2] == nodes[3]
+
+
+def test_names_of_launches_that_differ_have_notes_that_differ() -> None:
+    assert len({note_path(key).name for key in ("torchrun-a/b", "torchrun-a_b", "torchrun-a:b")}) == 3
+    assert note_path("torchrun-large").name == "torchrun-large.json"
+
+
 def test_a_torchrun_that_srun_has_started_is_torchrun() -> None:
     launch = launch_of({**SRUN, **TORCHRUN})
     assert launch is not None
@@ -77,7 +107,14 @@ def test_a_variable_that_is_no_number_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
-    [("gpu-[03-05,9],cpu1", "gpu-03"), ("a", "a"), ("a,b", "a"), ("n[7,9]", "n7"), ("n[1-2]-ib.local,x", "n1-ib.local")],
+    [
+        ("gpu-[03-05,9],cpu1", "gpu-03"),
+        ("a", "a"),
+        ("a,b", "a"),
+        ("n[7,9]", "n7"),
+        ("n[1-2]-ib.local,x", "n1-ib.local"),
+        ("rack[0-1]node[00-15]", "rack0node00"),
+    ],
 )
 def test_the_first_machine_of_a_list_of_slurms_is_found(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
