@@ -236,10 +236,14 @@ class FinalistRuns:
 
     Args:
         retries: number of charged failures of a slot that are retried.
+
+    Attributes:
+        surplus: the trials that do not count, by number.
     """
 
     def __init__(self, retries: int) -> None:
         self.retries = retries
+        self.surplus: dict[int, LedgerEntry] = {}
         self._slots: dict[Hashable, Slot] = {}
         self._slot_of: dict[int, Slot] = {}
 
@@ -257,6 +261,8 @@ class FinalistRuns:
         elif entry.retry_of == (slot.latest.number if slot.attempts else None):
             slot.attempts.append(entry)
             self._slot_of[entry.number] = slot
+        else:
+            self.surplus[entry.number] = entry
 
     def slot(self, key: Hashable) -> Slot | None:
         """Return the slot of a configuration and a seed; None: it was not trained yet."""

@@ -411,7 +411,10 @@ class Study:
     def fail_dead_trials(self, ledger: Ledger) -> list[tuple[int, str]]:
         """Record the failure of running trials whose process is gone; return (number, reason) of each."""
         failed = []
-        for trial in self.running(ledger):
+        surplus = [
+            entry.trial for entry in [*ledger.surplus.values(), *self.finalist_runs.surplus.values()] if isinstance(entry, TrialEntry)
+        ]
+        for trial in [*self.running(ledger), *(trial for trial in surplus if trial.state is TrialState.RUNNING)]:
             if id_of(trial) in self.claimed_ids:
                 continue
             dead = self._check_alive(trial)
@@ -455,8 +458,9 @@ def _retry_attributes(slot: Slot) -> dict[str, Any]:
     """Return the system attributes of the next attempt of a slot."""
     failed = slot.latest
     assert isinstance(failed, TrialEntry)
-    values = failed.trial.params or failed.trial.system_attrs.get(FIXED_PARAMS)  # it may have died before it was given its values
-    return {RETRY_OF: failed.number, **({FIXED_PARAMS: dict(values)} if values else {})}
+    given = failed.trial.system_attrs.get(FIXED_PARAMS) or {}  # it may have died before all of them were its parameters
+    values = {**given, **failed.trial.params}
+    return {RETRY_OF: failed.number, **({FIXED_PARAMS: values} if values else {})}
 
 
 def _end_of(trial: FrozenTrial) -> float:

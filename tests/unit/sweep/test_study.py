@@ -14,6 +14,7 @@ from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, RETRY_OF, SETTINGS, VERSION, complete, fail, prune
 from speechtrain.sweep.study.internals import FIXED_PARAMS
 from speechtrain.sweep.study.promotion import SuccessiveHalving
+from speechtrain.sweep.study.race import FINALIST
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import Study
@@ -207,6 +208,23 @@ def test_a_retry_that_died_before_it_was_given_its_values_passes_them_on(make):
     assert study.claim().assignment == first.assignment
 
 
+def test_a_retry_of_a_trial_that_was_killed_while_it_was_given_its_values_has_all_of_them(make):
+    study = make(retries=2, first=[])
+    given = {"x": 0.25, "n": "b"}
+    half = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params={"x": 0.25},
+        distributions={"x": optuna.distributions.FloatDistribution(0, 1)},
+        system_attrs={FIXED_PARAMS: given},
+    )
+    fail(study.storage, study.storage.create_new_trial(study.id, half), "killed before it had all its values", charged=False)
+
+    retry = study.claim()
+
+    assert retry.assignment == given
+    assert study.trials()[retry.number].system_attrs[FIXED_PARAMS] == given
+
+
 HALVING = {"pruner": SuccessiveHalving(1, 2), "n_trials": 2, "first": []}
 
 
@@ -266,6 +284,23 @@ def test_what_two_sweepers_without_a_lock_create_at_once_counts_once(make):
     assert one.ledger().slot_of(again.number) is not None
     assert one.trials()[late.number].state is TrialState.FAIL
     assert make(**HALVING).ledger().slots[1].latest.number == again.number
+
+
+@pytest.mark.parametrize("finalist", [False, True])
+def test_a_trial_that_counts_nowhere_ends_when_the_sweeper_that_created_it_is_dead(make, finalist):
+    one = make(n_trials=1, first=[])
+    complete(one.storage, one.claim().id, [0.1])
+    attrs = {FINALIST: {"of": 0, "key": "seed", "seed": 2}} if finalist else {}
+    owners = [Process.current(), replace(Process.current(), pid=2**22 + 1), replace(Process.current(), pid=2**22 + 2)]
+    for owner in owners[not finalist :]:  # in a race the first of two counts
+        template = optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs={OWNER: owner.to_dict(), **attrs})
+        one.storage.create_new_trial(one.id, template)
+
+    one.fail_dead_trials(one.ledger())
+
+    assert [trial.state.name for trial in one.trials()] == ["COMPLETE", *(["RUNNING"] if finalist else []), "FAIL", "FAIL"]
+    assert one.ledger().is_complete
+    assert one.claim() is None
 
 
 def test_a_sampler_sees_what_a_continued_trial_has_tried_once(make):
