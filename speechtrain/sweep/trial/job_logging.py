@@ -57,9 +57,10 @@ def _files_of(hydra: DictConfig) -> list[str] | None:
     config: Any = OmegaConf.to_container(hydra.job_logging) if hydra.job_logging is not None else None
     if not isinstance(config, dict) or not set(config) <= _KNOWN_KEYS or config.get("root") is None or hydra.verbose is not False:
         return None
-    files = []
+    files, attached = [], config["root"].get("handlers") or []
     for name, handler in config.get("handlers", {}).items():
-        if handler.get("class") == "logging.FileHandler" and not handler.get("delay") and handler.get("mode", "a") == "a":
+        opened = handler.get("class") == "logging.FileHandler" and not handler.get("delay") and handler.get("mode", "a") == "a"
+        if opened and name in attached:
             files.append(name)
             del handler["filename"]
         elif handler.get("class") != "logging.StreamHandler" or handler.get("stream") != "ext://sys.stdout":

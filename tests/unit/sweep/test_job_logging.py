@@ -56,6 +56,16 @@ def test_each_job_logs_to_its_own_file_and_logging_is_set_up_once(tmp_path, set_
     assert len(set_up) == 1
 
 
+def test_a_handler_that_no_logger_has_is_set_up_as_by_hydra(tmp_path, set_up):
+    logs = JobLogging()
+    for _ in range(3):
+        hydra = hydra_of(tmp_path / "job.log")
+        hydra.job_logging.root.handlers = ["console"]
+        logs.configure(hydra, ())
+
+    assert len(set_up) == 3
+
+
 def test_another_level_sets_logging_up_anew(tmp_path, set_up):
     assert log_three(JobLogging(), tmp_path, level="WARNING") == ["number 0\n", "number 1\n", ""]
     assert len(set_up) == 2
