@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
 from speechtrain.config import schema
 from speechtrain.config.checks import find_problems, find_training_problems
@@ -40,6 +40,7 @@ schema.register()
 
 REFUSED = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OverflowError)
 """What Hydra and OmegaConf raise for a value; the last two for numbers of hundreds and of thousands of figures."""
+_SCHEMA_OF = re.compile(r"In 'schema/(\w+)/")
 _GROUP_CHOICE = re.compile(rf"^({'|'.join(schema.SCHEMAS)}|experiment)=")
 
 
@@ -346,6 +347,8 @@ def _is_about(error: BaseException) -> Callable[[str, str], bool]:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return lambda key, value: key.partition("@")[0] == group and option in [part.strip() for part in value.strip("[]").split(",")]
+    if _met_in_a_file(error) is not None and (schema_of := _SCHEMA_OF.match(str(error))):  # of a second option beside the first
+        return lambda key, value: key == schema_of[1] and value.startswith("[")
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         full_key = error.full_key
         return lambda key, _: key == full_key or full_key.startswith((f"{key}.", f"{key}[")) or key.startswith(f"{full_key}.")
@@ -380,6 +383,8 @@ def _describe(error: Exception, override: str | None, overrides: Sequence[str], 
                 return Problem(key, f"there is no such key: {link.full_key} is {expected}{place}", _example(link.full_key, others))
             example = _example(link.full_key, others, link.value)
             return Problem(link.full_key, f"must be {expected}, received {link.value!r}{place}", example)
+        if isinstance(link, ConfigTypeError) and override is not None and override.startswith("~"):
+            return Problem(key, "cannot be taken out", _example(key, others))
     if (problem := _of_wrong_kind([override] if override is not None else overrides, others)) is not None:
         return problem
     last = list(_chain(error))[-1]
@@ -397,22 +402,28 @@ def _of_wrong_kind(overrides: Sequence[str], others: DictConfig | None) -> Probl
     """
     for override in parser.parse_overrides(list(overrides)):
         key, value = override.key_or_group, override.value()
+        if override.is_sweep_override() or override.is_delete() or (isinstance(value, str) and "${" in value):  # unknown, or no value
+            continue
         of_hydra = key.startswith("hydra.")
         cfg = _compose([], with_hydra=of_hydra) if others is None or of_hydra else others
         if key in schema.SCHEMAS and not isinstance(value, (str, list, dict)):
             return Problem(key, f"must be an option of the group, received {value}", f"there is: {', '.join(_options(key))}")
+        if key in schema.SCHEMAS and isinstance(value, list) and len(value) > 1 and len(overrides) == 1:
+            names = [str(each) for each in value]
+            return Problem(key, f"takes one option, received {value}", f"give {key}={names[0]}, or -m {key}={','.join(names)} to try each")
         node: Any = cfg
         for part in key.split("."):
             node = node.get(part) if isinstance(node, DictConfig) and part in node else None
+        if value is None and isinstance(node, (ListConfig, DictConfig)) and node._is_optional():
+            continue
         if isinstance(node, ListConfig) and not isinstance(value, list):
             return Problem(key, f"must be a list, received {value}", _example(key, cfg))
         if isinstance(node, DictConfig) and not isinstance(value, (dict, str)):
             names = [str(name) for name in node if name != "_target_"]
-            return Problem(
-                key,
-                f"has keys of its own, received {value}",
-                f"set them one by one, for example {key}.{names[0]}=... (there is: {', '.join(names)})",
-            )
+            fix = f"give names with values, for example '{key}={{name: value}}'"
+            if names:
+                fix = f"set them one by one, for example {key}.{names[0]}=... (there is: {', '.join(names)})"
+            return Problem(key, f"has keys of its own, received {value}", fix)
     return None
 
 

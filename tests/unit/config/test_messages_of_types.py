@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from speechtrain import compose
 from speechtrain.config.compose import REFUSED, explain
@@ -33,6 +34,12 @@ from speechtrain.errors import ConfigError
         (["decoder=beam", "decoder.hot_words={}"], r"decoder\.hot_words: must be a list, received {}"),
         (["augment.noise_snr_db={}"], r"augment\.noise_snr_db: must be a list, received {}\n    -> for example augment\.noise_snr_db=\[5"),
         (["trainer.checkpoint=3"], r"trainer\.checkpoint: has keys of its own, received 3\n    -> .*trainer\.checkpoint\.save_top_k"),
+        (["data=mix", "data.weights=3"], r"data\.weights: has keys of its own, received 3\n    -> .*'data\.weights={name: value}'"),
+        (
+            ["data=[digits,synthetic]"],
+            r"data: takes one option, received .*\n    -> give data=digits, or -m data=digits,synthetic to try each",
+        ),
+        (["~augment.noise_snr_db"], r"augment\.noise_snr_db: cannot be taken out\n    -> for example augment\.noise_snr_db=\[5"),
         (["report=[]"], r"report: has keys of its own, received \[\]\n    -> .*report\.enabled"),
     ],
 )
@@ -47,6 +54,14 @@ def test_settings_of_a_sweep_are_named_too() -> None:
         compose_unexplained(typed)
     told = str(explain(typed, caught.value, sweep=True))
     assert re.search(r"hydra\.sweeper\.stop_when: has keys of its own, received 3\n    -> .*hydra\.sweeper\.stop_when\.", told)
+
+
+@pytest.mark.parametrize("innocent", ["choose=a,b", "callbacks=${mine}", "~callbacks"])
+def test_an_override_that_may_well_give_a_list_is_not_blamed_for_another(innocent: str) -> None:
+    told = str(explain([innocent, "trainer.checkpoint=3"], ConfigCompositionException("cannot be told"), sweep=True))
+    assert "trainer.checkpoint: has keys of its own, received 3" in told
+    assert "callbacks" not in told
+    assert "choose" not in told
 
 
 def test_trackers_that_are_none_of_them_in_braces_are_none() -> None:
