@@ -70,6 +70,7 @@ TRAINING = (
     "jinja2",
     "alembic",
     "sqlalchemy",
+    "threadpoolctl",
 )
 """Modules that an installation for training has, and one for transcribing and serving alone has not."""
 

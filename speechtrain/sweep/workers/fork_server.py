@@ -1,8 +1,9 @@
 """The process that workers are forked from: it imports once what each of them would import, and then forks one for each request.
 
 A fork has the memory and one thread of its parent, so it is safe only where there is nothing else: no other thread, no open file or device
-(a GPU's driver holds one as soon as CUDA is initialised), and no framework that keeps state of its own. `hazard` looks for these before the
-first worker is forked, and the pool starts its workers cold if there is one. `starting.py` is the other side.
+(a GPU's driver holds one as soon as CUDA is initialised), and no framework that keeps state of its own. `hazard` looks for these after the
+imports and before each fork, for resolvers of the program run here as well, and the pool starts its workers cold from the first one on.
+`starting.py` is the other side.
 """
 
 from __future__ import annotations
@@ -53,14 +54,18 @@ def serve_forks(connection: Connection, run_worker: Callable[[Connection, JobRun
         while True:
             request = receive(connection)
             assert isinstance(request, Fork)
-            with socket.socket(fileno=os.dup(connection.fileno())) as channel:
-                _, descriptors, _, _ = socket.recv_fds(channel, 1, 2)
             if runner is not None:
                 runner.compose_base(request.overrides)
-            between = os.fork()
-            if between == 0:
+            problem = hazard(files, "the resolvers of a job's config")
+            _flush()
+            with socket.socket(fileno=os.dup(connection.fileno())) as channel:
+                _, descriptors, _, _ = socket.recv_fds(channel, 1, 2)
+            if problem is not None:
+                os.write(descriptors[0], problem.encode()[:4000])
+            elif between := os.fork():
+                os.waitpid(between, 0)
+            else:
                 _fork_again(request, connection, descriptors, lambda theirs: run_worker(theirs, runner))
-            os.waitpid(between, 0)
             for descriptor in descriptors:
                 os.close(descriptor)
     os._exit(0)
@@ -84,19 +89,20 @@ def open_files() -> set[str]:
     return names
 
 
-def hazard(files: set[str]) -> str | None:
+def hazard(files: set[str], cause: str = "the imports") -> str | None:
     """Return why this process must not be forked; None if it may be.
 
     Args:
         files: what it had open before it imported anything.
+        cause: what has brought about what is found, as the subject of a sentence.
     """
     names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     if threads := sum(name not in SAFE_THREADS for name in names) - 1:
-        return f"the imports have started {counted(threads, 'thread')}"
+        return f"{cause} have started {counted(threads, 'thread')}"
     if opened := open_files() - files:
-        return f"the imports have opened {', '.join(sorted(name.partition(' ')[2] for name in opened))}"
+        return f"{cause} have opened {', '.join(sorted(name.partition(' ')[2] for name in opened))}"
     if found := [name for name in NEVER_FORKED if name in sys.modules]:
-        return f"the imports include {', '.join(found)}"
+        return f"{cause} have loaded {', '.join(found)}"
     return None
 
 
@@ -121,10 +127,15 @@ def _fork_again(request: Fork, connection: Connection, descriptors: list[int], r
     except BaseException:  # noqa: BLE001 # as Python itself does where nobody is left to handle it
         traceback.print_exc()
     finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        _flush()
         os._exit(code)
+
+
+def _flush() -> None:
+    """Write what was printed; a fork would print it once more."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 def _take_environment(environment: Mapping[str, str]) -> None:

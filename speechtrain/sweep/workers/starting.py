@@ -103,7 +103,9 @@ class WorkerStarter:
         self._log_file = folder / "workers.log"
         self._options = options
         self._threads = str(options.threads or max(1, (os.cpu_count() or 1) // size))
-        self._server = self._start_server(program) if self._can_fork() else None
+        self._program = program
+        self._may_fork = sys.platform == "linux" and options.fork
+        self._server: _ForkServer | None = None
 
     def start(self, slot: int, overrides: Sequence[str]) -> tuple[Process, Connection]:
         """Start a worker, and return it with a connection on which it waits for jobs.
@@ -115,6 +117,9 @@ class WorkerStarter:
         variables = dict.fromkeys(_THREADS, self._threads)
         if self._options.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = str(self._options.gpus[slot % len(self._options.gpus)])
+        if self._server is None and self._may_fork:  # not before there is a job
+            self._may_fork = self._can_fork()
+            self._server = self._start_server() if self._may_fork else None
         ours, theirs = Pipe()
         with theirs:
             process: Process | None = self._server.fork(theirs, variables, overrides) if self._server is not None else None
@@ -130,14 +135,17 @@ class WorkerStarter:
             self._server.close()
 
     def _can_fork(self) -> bool:
-        """Return whether workers may be forked here: on Linux, and if the threads of libraries can be set after they are loaded."""
-        return sys.platform == "linux" and self._options.fork and (self._threads == "1" or find_spec("threadpoolctl") is not None)
+        """Return whether the threads of libraries can be set after they are loaded, and log it where they cannot."""
+        if self._threads == "1" or find_spec("threadpoolctl") is not None:
+            return True
+        log.info("workers start cold: threadpoolctl is not installed, so they could not be given %s threads after a fork", self._threads)
+        return False
 
-    def _start_server(self, program: Program) -> _ForkServer:
+    def _start_server(self) -> _ForkServer:
         ours, theirs = Pipe()
         with theirs:
             process = self._start_cold(theirs, dict.fromkeys(_THREADS, "1"), "fork")
-        modules = getattr(program.task_function, PRELOAD, lambda _config: ())(program.config)
+        modules = getattr(self._program.task_function, PRELOAD, lambda _config: ())(self._program.config)
         own = None if self._options.gpus else self._setup  # a program's modules may read which GPU is theirs
         send(ours, Preload(self._setup.path, (*_BASE, *modules), own))
         return _ForkServer(process, ours)
@@ -180,9 +188,7 @@ class _ForkServer:
                 self._is_ready = self._wait_until_ready()
             return self._ask(connection, Fork(os.getpid(), variables, overrides)) if self._is_ready else None
         except (OSError, EOFError) as error:
-            log.info("workers start cold: the process that forks them is gone (%s)", error)
-            self._is_ready = False
-            self.close()
+            self._give_up(f"the process that forks them is gone ({error})")
             return None
 
     def _wait_until_ready(self) -> bool:
@@ -193,21 +199,29 @@ class _ForkServer:
         message = receive(self._connection)
         assert isinstance(message, Ready)
         if message.problem is not None:
-            log.info("workers start cold: %s", message.problem)
-            self.close()
+            self._give_up(message.problem)
         return message.problem is None
 
-    def _ask(self, connection: Connection, request: Fork) -> ForkedProcess:
+    def _give_up(self, reason: str) -> None:
+        """Say why workers start cold from now on, and end the server."""
+        log.info("workers start cold: %s", reason)
+        self._is_ready = False
+        self.close()
+
+    def _ask(self, connection: Connection, request: Fork) -> ForkedProcess | None:
         ours, theirs = socket.socketpair()
         with ours, _adopting():
             with theirs, socket.socket(fileno=os.dup(self._connection.fileno())) as channel:
                 send(self._connection, request)
                 socket.send_fds(channel, [b"f"], [theirs.fileno(), connection.fileno()])
             ours.settimeout(START_SECONDS)
-            number = ours.recv(16)
-        if not number:
+            answer = ours.recv(4096).decode()
+        if not answer:
             raise EOFError("no process was forked")
-        return ForkedProcess(int(number))
+        if answer.isdigit():
+            return ForkedProcess(int(answer))
+        self._give_up(answer)
+        return None
 
     def close(self) -> None:
         """End the server, which has nothing to lose."""

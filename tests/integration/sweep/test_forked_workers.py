@@ -82,6 +82,8 @@ def ended(folder, sweep) -> None:
 
 
 def test_workers_are_children_of_the_sweeper_that_share_imports_and_have_their_own_session_random_numbers_and_threads(program, tmp_path):
+    buffered = "import sys\n\nsys.stdout.reconfigure(line_buffering=False, write_through=False)\n"
+    (tmp_path / "helper.py").write_text(HELPER + buffered + "print('imported')\n")
     sweep = program("hydra.launcher.threads=2")
     first, second = facts_of(tmp_path, sweep)
     ended(tmp_path, sweep)
@@ -94,6 +96,7 @@ def test_workers_are_children_of_the_sweeper_that_share_imports_and_have_their_o
         assert worker["environment"]["OMP_NUM_THREADS"] == "2"
     assert first["random"] != second["random"]
     assert not psutil.pid_exists(first["imported_in"])
+    assert (tmp_path / "multirun/s/workers.log").read_text().count("imported") == 1
 
 
 def test_workers_with_a_gpu_each_import_the_modules_of_the_program_themselves_for_these_may_read_which_it_is(program, tmp_path):
@@ -111,7 +114,7 @@ def test_workers_with_a_gpu_each_import_the_modules_of_the_program_themselves_fo
     [
         ("import threading, time\n\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n", "have started 1 thread"),
         ("FILE = open('program.py')\n", "have opened {}/program.py"),
-        ("import sys\n\nsys.modules['keras'] = sys\n", "include keras"),
+        ("import sys\n\nsys.modules['keras'] = sys\n", "have loaded keras"),
     ],
 )
 def test_workers_start_cold_where_forking_is_not_safe_and_a_line_says_why(program, tmp_path, helper, reason):
@@ -123,6 +126,32 @@ def test_workers_start_cold_where_forking_is_not_safe_and_a_line_says_why(progra
     assert all(worker["imported_in"] == worker["pid"] for worker in workers)
     assert not servers(workers)
     assert f"workers start cold: the imports {reason.format(tmp_path)}" in (tmp_path / "output.txt").read_text()
+
+
+RESOLVED = """
+import threading, time
+from speechtrain.sweep.trial.runner import JobRunner
+
+compose = JobRunner.compose_base
+
+
+def compose_base(runner, overrides):
+    compose(runner, overrides)
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+
+JobRunner.compose_base = compose_base
+"""
+
+
+def test_a_thread_that_a_resolver_has_started_is_not_forked_along(program, tmp_path):
+    (tmp_path / "helper.py").write_text(HELPER + RESOLVED)
+    sweep = program()
+    workers = facts_of(tmp_path, sweep)
+    ended(tmp_path, sweep)
+
+    assert all(worker["imported_in"] == worker["pid"] for worker in workers)
+    assert "workers start cold: the resolvers of a job's config have started 1 thread" in (tmp_path / "output.txt").read_text()
 
 
 def test_a_sweep_without_forks_starts_each_worker_cold(program, tmp_path):
