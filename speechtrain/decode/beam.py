@@ -82,7 +82,7 @@ class BeamDecoder:
         _check_hot_words(hot_words, tokenizer)
         self.tokenizer = tokenizer
         self._greedy = GreedyDecoder()
-        self._unweighted = lexicon is None and lm is None and not hot_words
+        self._unweighted = lexicon is None and lm is None and not (hot_words and hot_word_score)
         vocabulary = tokenizer.vocabulary
         model = open_language_model(user_path(lm)) if lm is not None else None
         space = vocabulary.index(" ") if " " in vocabulary else -1
@@ -107,7 +107,7 @@ class BeamDecoder:
         else:
             names = names_of(tokenizer)
             _check_known(model, names[1:], lm)
-            hot_labels = [tokenizer.encode(word) for word in hot_words]
+            hot_labels = [tokenizer.encode(word) for word in hot_words] if hot_word_score else []
             starts = frozenset(label for label, token in enumerate(vocabulary) if token.startswith(_WORD_BEGIN))
             scorer = TokenScorer(names, model, lm_weight, hot_labels, hot_word_score, space, starts)
             self._prefixes = PrefixSearch(scorer, beam_size, beam_size_token, beam_threshold)

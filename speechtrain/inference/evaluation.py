@@ -143,14 +143,17 @@ def scored(name: str, overrides: Sequence[str], recognizer: Recognizer, passes: 
 
 
 def _count_hot_words(result: DecoderResult, passes: Iterable[tuple[Batch, Outputs]]) -> None:
-    """Count the hot words of a decoder in its texts, and in those that it gives without hot words, for which it decodes once more."""
+    """Count the hot words of a decoder in its texts, and in those that it gives without the preference, for which it decodes once more.
+
+    The words of a lexicon are the same then, so that the difference is what the preference does.
+    """
     from speechtrain.report.hot_words import count_hot_words
 
     recognizer = result.recognizer
     words = [str(word) for word in recognizer.cfg.decoder.get("hot_words") or ()]
     if not words:
         return
-    plain = scored(result.name, (), recognizer.with_decoder(overlaid(recognizer.cfg, ["decoder.hot_words=[]"])), passes)
+    plain = scored(result.name, (), recognizer.with_decoder(overlaid(recognizer.cfg, ["decoder.hot_word_score=0"])), passes)
     parted = not any(recognizer.tokenizer.unknown(f"{word} {word}") for word in words)  # a model without a space writes no parted words
     hot, without = (
         count_hot_words(words, ((sample.reference, sample.hypothesis) for sample in each.samples), parted=parted)

@@ -72,6 +72,12 @@ def test_hot_words_are_counted_with_the_preference_and_without(
     out = capsys.readouterr().out
     assert "hot words of beam" in out
     assert re.search(rf"^{word} +{counts[word]['found'] + counts[word]['missed']} ", out, re.MULTILINE)
+    Path("words.txt").write_text(f"{word[::-1]}\n")
+    no_preference = [f"decoder.hot_words=[{word}]", "decoder.hot_word_score=0", "decoder.lexicon=words.txt"]
+    assert here("evaluate", f"from={trained}", "decoder=beam", *no_preference, "report=false", "out=words") == 0
+    (counts,) = json.loads(Path("words/evaluation.json").read_text())["decoders"]["beam"]["hot_words"].values()
+    assert counts.pop("without") == counts  # the lexicon has the word in both
+    assert counts["found"] + counts["inserted"] > 0
 
 
 def test_a_pretrained_checkpoint_is_not_evaluated_on_data_that_nobody_named(made: Make) -> None:

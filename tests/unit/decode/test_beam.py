@@ -169,6 +169,16 @@ def test_hot_words_are_preferred(with_lexicon: bool, tmp_path: Path) -> None:
     assert (tokenizer.decode(before), tokenizer.decode(after)) == ("anne", "anna")
 
 
+def test_a_hot_word_whose_score_is_zero_is_a_word_like_others(tmp_path: Path) -> None:
+    tokenizer = CharTokenizer(["anna hanna anne"])
+    words = lexicon(tmp_path, "anne", "hanna")
+    decoder = BeamDecoder(tokenizer, lexicon=words, hot_words=["anna"], hot_word_score=0.0)
+    assert tokenizer.decode(decoder.best(said("anna", tokenizer, sure=0.6), 1)[0].labels) == "anna"
+    log_probs = random_log_probs(12, 8, len(AB.vocabulary))  # a narrow beam misses the greedy answer here, which is then ranked as well
+    hot = BeamDecoder(AB, beam_size=1, hot_words=["ab"], hot_word_score=0.0)
+    assert hot.best(log_probs, 1) == BeamDecoder(AB, beam_size=1).best(log_probs, 1)
+
+
 def test_hot_words_are_preferred_also_where_nothing_parts_words() -> None:
     tokenizer = CharTokenizer(["今天天气很好"])
     log_probs = said("今天天好", tokenizer, frames=1, sure=0.98)
