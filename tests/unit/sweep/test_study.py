@@ -14,7 +14,7 @@ from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.attributes import BEAT, JOB, OWNER, RETRY_OF, SETTINGS, VERSION, complete, fail, prune
 from speechtrain.sweep.study.internals import FIXED_PARAMS
 from speechtrain.sweep.study.promotion import SuccessiveHalving
-from speechtrain.sweep.study.race import FINALIST
+from speechtrain.sweep.study.race_plan import FINALIST
 from speechtrain.sweep.study.samplers import sampler_factory
 from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import Study
