@@ -19,6 +19,7 @@ import cloudpickle
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 
+from speechtrain.errors import UserError, first_line
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob
 from speechtrain.sweep.trial.runner import Program
 
@@ -39,9 +40,19 @@ class Setup:
 
     @classmethod
     def of_this_process(cls, program: Program) -> Setup:
-        """Describe this process, so that a worker imports and resolves as it does."""
+        """Describe this process, so that a worker imports and resolves as it does.
+
+        Raises:
+            UserError: the program's function uses what cannot be sent to another process.
+        """
         path = [str(Path(item).absolute()) for item in sys.path]
-        return cls(path, bytes(cloudpickle.dumps(program)), Singleton.get_state())
+        try:
+            pickled = bytes(cloudpickle.dumps(program))
+        except Exception as error:  # of whatever a program's own objects raise
+            message = f"the job's function cannot be sent to the workers of the pool: {first_line(error)}"
+            fix = "move what it uses into a module that it imports, or run trials in this process: hydra.sweeper.n_jobs=1"
+            raise UserError(f"{message}\n    -> {fix}") from error
+        return cls(path, pickled, Singleton.get_state())
 
     def apply(self) -> Program:
         """Make this process like the one that was described, and return the program."""

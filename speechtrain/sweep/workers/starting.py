@@ -147,7 +147,8 @@ class WorkerStarter:
             process = self._start_cold(theirs, dict.fromkeys(_THREADS, "1"), "fork")
         modules = getattr(self._program.task_function, PRELOAD, lambda _config: ())(self._program.config)
         own = None if self._options.gpus else self._setup  # a program's modules may read which GPU is theirs
-        send(ours, Preload(self._setup.path, (*_BASE, *modules), own))
+        with contextlib.suppress(OSError):  # killed already: it is found to be gone when it is to fork
+            send(ours, Preload(self._setup.path, (*_BASE, *modules), own))
         return _ForkServer(process, ours)
 
     def _start_cold(self, connection: Connection, variables: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:

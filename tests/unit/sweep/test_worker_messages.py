@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
+from speechtrain.errors import UserError
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob
-from speechtrain.sweep.workers.messages import JobEnded, JobStarted, StartJob, receive, send
+from speechtrain.sweep.workers.messages import JobEnded, JobStarted, Setup, StartJob, receive, send
 
 
 def test_messages_arrive_as_they_were_sent():
@@ -43,6 +44,12 @@ def test_an_error_that_cannot_be_read_back_leaves_the_reason_that_is_recorded_of
     send(ours, JobEnded(outcome, returned))
 
     assert receive(theirs) == JobEnded(outcome, None)
+
+
+def test_a_function_that_cannot_be_sent_to_workers_is_a_mistake_that_is_named():
+    lock = threading.Lock()
+    with pytest.raises(UserError, match=r"cannot be sent to the workers of the pool: .*lock.*\n.*hydra\.sweeper\.n_jobs=1"):
+        Setup.of_this_process(lambda: lock)
 
 
 class TwoArgumentsError(Exception):
