@@ -400,7 +400,11 @@ def _of_wrong_kind(overrides: Sequence[str], others: DictConfig | None) -> Probl
         overrides: those that may be at fault.
         others: what the other overrides compose to, if they do.
     """
-    for override in parser.parse_overrides(list(overrides)):
+    try:
+        parsed = parser.parse_overrides(list(overrides))
+    except ValueError:  # a number of more digits than Python reads
+        return None
+    for override in parsed:
         key, value = override.key_or_group, override.value()
         if override.is_sweep_override() or override.is_delete() or (isinstance(value, str) and "${" in value):  # unknown, or no value
             continue

@@ -153,6 +153,7 @@ def test_the_list_of_runs_shows_the_sweep_with_its_trials_under_it(browser: Any,
     picture(browser, "runs")
 
 
+@pytest.mark.slow
 def test_a_run_shows_its_charts(browser: Any, ui: str, place: Path) -> None:
     run = runs_of(place)["alone"]
     show(browser, f"{ui}/#/experiments/1/runs/{run.info.run_id}/model-metrics", "best/val/cer", "train", "time", name="charts")

@@ -81,6 +81,7 @@ def artifact(folder: Path, run: Run, name: str) -> str:
     return Path(client_of(folder).download_artifacts(run.info.run_id, name)).read_text()
 
 
+@pytest.mark.slow
 def test_a_run_holds_its_data_times_machine_pictures_and_pages(place: Path) -> None:
     run = first_run(place)
     assert run.inputs is not None

@@ -98,6 +98,7 @@ def test_a_trial_that_paused_and_was_continued_has_the_numbers_of_one_trained_in
     assert not (tmp_path / "0" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_dies_while_it_pauses_or_goes_on_does_neither_twice(study, tmp_path, monkeypatch):
     """It is killed between its report and its pause, and then while its files are moved."""
     with monkeypatch.context() as patched:
@@ -186,6 +187,7 @@ def test_trials_are_continued_once_whatever_is_killed(toy):
     assert re.search(r"continues #\d+ from epoch [13]", output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "storage", ["grpc_proxy", pytest.param("sqlite", marks=pytest.mark.slow), pytest.param("postgresql", marks=pytest.mark.slow)]
 )
@@ -219,6 +221,7 @@ def test_trials_pause_and_go_on_in_jobs_of_other_launchers(toy, launcher):
     assert not [trial for trial in toy.trials() if trial.state is TrialState.FAIL]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     [

@@ -139,6 +139,7 @@ def test_a_trial_that_is_cancelled_while_it_trains_ends_after_that_epoch(study, 
     assert not (tmp_path / "0" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_retried_trial_trains_no_seed_again_that_was_finished(study, tmp_path, monkeypatch):
     fail_after(monkeypatch, EPOCHS + 2)
     with pytest.raises(RuntimeError):

@@ -31,6 +31,7 @@ def runs_of(folder):
     return sweeps, {run.data.tags["speechtrain.trial"]: run for run in found if "speechtrain.trial" in run.data.tags}
 
 
+@pytest.mark.slow
 def test_a_sweep_is_one_run_that_holds_its_trials_its_report_and_what_it_cost(command, tmp_path):
     rates = "optimizer.lr=0.003,1e-12,1e30"  # learns, learns nothing, fails
     settings = ["hydra.sweeper.retries=1", "trainer.gradient_clip_val=null", "hydra.sweeper.max_failure_rate=1"]

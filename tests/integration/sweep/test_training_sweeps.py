@@ -134,6 +134,7 @@ def test_trial_0_is_the_configs_own_values_and_the_best_config_runs_as_an_experi
     assert "over 2 seeds" in several.stdout
 
 
+@pytest.mark.slow
 def test_seeds_per_trial_gives_mean_and_deviation_and_a_hopeless_trial_stops_after_its_first_seed(command, tmp_path):
     seeds = [
         "hydra.sweeper.seeds_per_trial=2",

@@ -37,6 +37,7 @@ def test_commands_are_completed_beside_groups(complete: Complete) -> None:
     assert "evaluate" not in complete("model=tdnn ev")
 
 
+@pytest.mark.slow
 def test_the_words_of_a_command_are_its_own_keys_and_the_groups_it_takes(complete: Complete) -> None:
     assert complete("evaluate dec") == {"decoder.", "decoder="}
     assert complete("evaluate from=last decoder=beam decoder.lex") == {"decoder.lexicon="}

@@ -32,7 +32,6 @@ class TestInShort:
 
     test_learns_a_tiny_set = CtcConformance.test_learns_a_tiny_set
     test_saves_and_loads = CtcConformance.test_saves_and_loads
-    test_a_resumed_run_equals_an_uninterrupted_one = CtcConformance.test_a_resumed_run_equals_an_uninterrupted_one
     test_utterances_that_cannot_be_aligned_change_nothing = CtcConformance.test_utterances_that_cannot_be_aligned_change_nothing
 
 

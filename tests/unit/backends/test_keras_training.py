@@ -138,6 +138,7 @@ def test_the_graph_of_the_ctc_loss_is_made_once_for_all_models(tmp_path: Path) -
     assert losses.ctc_graph(setup.task.head.size).experimental_get_tracing_count() == 1
 
 
+@pytest.mark.slow
 def test_one_graph_predicts_batches_of_any_size(tmp_path: Path) -> None:
     setup = Setup(keras_backend(), tmp_path, *SMALL)
     model = setup.build()

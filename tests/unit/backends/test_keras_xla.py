@@ -46,6 +46,7 @@ def test_a_compiled_training_gives_the_same_losses(tmp_path: Path, options: list
         assert jitted == pytest.approx(plain, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [ClassificationConformance, pytest.param(RegressionConformance, marks=pytest.mark.slow)])
 def test_other_tasks_are_the_same_compiled(tmp_path: Path, task: type[BackendConformance]) -> None:
     found, outputs = [], []

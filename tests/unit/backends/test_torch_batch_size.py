@@ -89,6 +89,7 @@ def test_trying_the_largest_batch_changes_no_number(backend: Backend, tmp_path: 
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "options"),
     [

@@ -100,6 +100,7 @@ def test_every_parameter_gets_a_gradient_and_stretches_are_masked_in_training_on
         assert torch.equal(net(samples, lengths)[0], net(samples, lengths)[0])
 
 
+@pytest.mark.slow
 def test_a_bundle_is_known_by_the_name_of_its_file_and_others_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "wav2vec2_fairseq_base_ls960.pth"
     torch.save({"some": torch.zeros(1)}, file)

@@ -64,6 +64,7 @@ def test_optimizer_and_schedule_of_a_resumed_run_are_those_of_its_config_now(fol
     assert "was resumed at epoch 3 with" in next(iter(described(str(note_changes(folder, {})))))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_applied_to_a_trained_model_is_refused_by_name_before_anything_is_written(folder: Path) -> None:
     before = (folder / "config.yaml").read_text()
     mistakes = {
