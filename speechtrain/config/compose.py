@@ -22,7 +22,7 @@ from speechtrain.config import schema
 from speechtrain.config.checks import find_problems, find_training_problems
 from speechtrain.config.extras import LAUNCHERS
 from speechtrain.config.node_checks import find_node_problems
-from speechtrain.config.overrides import override_text, parser, text_as_typed
+from speechtrain.config.overrides import override_text, parsed, text_as_typed
 from speechtrain.config.plain import ABSENT
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.node import Node
@@ -400,11 +400,7 @@ def _of_wrong_kind(overrides: Sequence[str], others: DictConfig | None) -> Probl
         overrides: those that may be at fault.
         others: what the other overrides compose to, if they do.
     """
-    try:
-        parsed = parser.parse_overrides(list(overrides))
-    except ValueError:  # a number of more digits than Python reads
-        return None
-    for override in parsed:
+    for override in parsed(overrides):
         key, value = override.key_or_group, override.value()
         if override.is_sweep_override() or override.is_delete() or (isinstance(value, str) and "${" in value):  # unknown, or no value
             continue

@@ -25,6 +25,18 @@ _PLAIN_KEY = re.compile(r"\+{0,2}[A-Za-z_][\w.\-]*", re.ASCII)
 parser = OverridesParser.create()
 
 
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """Return overrides as Hydra reads them; none of them if one has a number of more digits than Python reads.
+
+    Raises:
+        HydraException: one is no override.
+    """
+    try:
+        return list(parser.parse_overrides(list(overrides)))
+    except ValueError:
+        return []
+
+
 def override_text(value: Any) -> str:
     """Return the text that Hydra's grammar reads back as `value` (None, bool, number, string, list or dictionary of these).
 
