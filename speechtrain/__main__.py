@@ -28,7 +28,8 @@ from speechtrain.app.launch import follow_launch, led
 from speechtrain.app.preload import modules_of_jobs
 from speechtrain.app.resume import is_sweep, resume_arguments
 from speechtrain.config import CONF_DIR
-from speechtrain.config.compose import broken_files, explain, preset_params
+from speechtrain.config.compose import preset_params
+from speechtrain.config.explain import broken_files, explain
 from speechtrain.config.extras import explain_missing, require_training
 from speechtrain.config.overrides import sweep_arguments, text_as_typed
 from speechtrain.console import errors

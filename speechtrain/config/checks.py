@@ -46,7 +46,7 @@ def find_problems(cfg: DictConfig) -> list[Problem]:
 
 
 def _tracker_problems(cfg: DictConfig) -> Iterator[Problem]:
-    """Yield what stands in the place of a tracker and is none: `tracking.mlflow=3` composes."""
+    """Yield a problem for each entry of `tracking` that is not a tracker; `tracking.mlflow=3` composes, for trackers have no schema."""
     tracking = cfg.get("tracking")
     for name in tracking if isinstance(tracking, DictConfig) else ():
         node: Any = tracking[name]

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speechtrain.addresses import keep, masked_values, whole_values
 from speechtrain.config.components import arguments, callback_nodes
-from speechtrain.config.compose import CONF_DIR
+from speechtrain.config.composition import CONF_DIR
 from speechtrain.config.plain import ABSENT
 from speechtrain.config.schema import Exports, Objective, Report
 from speechtrain.config.schemas.data import LOADING_KEYS, Loading

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from speechtrain.config.compose import CONF_DIR
+from speechtrain.config.composition import CONF_DIR
 
 
 def is_packaged(cfg: DictConfig, key: str) -> bool:

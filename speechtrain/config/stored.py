@@ -16,7 +16,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from speechtrain.addresses import whole_values
 from speechtrain.config.components import MIX
-from speechtrain.config.compose import CONF_DIR, expected_type
+from speechtrain.config.composition import CONF_DIR
+from speechtrain.config.explain import expected_type
 from speechtrain.config.moved import renamed
 from speechtrain.config.node_checks import NO_VALUE, NOT_CHOSEN, find_node_problems
 from speechtrain.config.plain import is_printable, plain_mapping, shown

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from speechtrain.config.checks import unmeasured
-from speechtrain.config.compose import explain, explain_job
 from speechtrain.config.effects import has_effect
+from speechtrain.config.explain import explain, explain_job
 from speechtrain.config.node_checks import find_node_problems
 from speechtrain.config.overrides import override_text, unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions

@@ -136,7 +136,7 @@ def _give_types(config: DictConfig) -> None:
 
 def _untyped(node: str, schema: type[SweeperOptions] | type[PoolOptions], given: DictConfig, error: OmegaConfBaseException) -> Problem:
     """Return what is wrong with a node that its schema does not take."""
-    from speechtrain.config.compose import expected_type
+    from speechtrain.config.explain import expected_type
 
     names: list[str] = [field.name for field in dataclasses.fields(schema)]
     typed = OmegaConf.structured(schema)

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 
 from speechtrain.__main__ import run
-from speechtrain.config.compose import CONF_DIR
+from speechtrain.config.composition import CONF_DIR
 from speechtrain.config.schemas.sweeps import PoolOptions
 from speechtrain.sweep.plugin import pool_options
 from speechtrain.sweep.trial.runner import Program

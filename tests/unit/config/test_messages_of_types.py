@@ -8,8 +8,9 @@ import pytest
 from hydra.errors import ConfigCompositionException
 
 from speechtrain import compose
-from speechtrain.config.compose import REFUSED, explain
-from speechtrain.config.compose import _compose as compose_unexplained
+from speechtrain.config.composition import REFUSED
+from speechtrain.config.composition import compose_groups as compose_unexplained
+from speechtrain.config.explain import explain
 from speechtrain.errors import ConfigError
 
 

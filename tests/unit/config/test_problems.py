@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from speechtrain import compose
 from speechtrain.config import CONF_DIR
-from speechtrain.config.compose import broken_files, compose_command, compose_unchecked, find_job_problems
+from speechtrain.config.compose import compose_command, compose_unchecked, find_job_problems
+from speechtrain.config.explain import broken_files
 from speechtrain.config.node_checks import find_node_problems
 from speechtrain.config.schema import SCHEMAS
 from speechtrain.config.schemas.commands import COMMANDS, CompareConfig, ServeConfig, TranscribeConfig
@@ -207,15 +208,15 @@ def test_keys_of_the_option_that_a_foreign_target_does_not_take_are_left_out_unl
 
     (tmp_path / "my_pkg.py").write_text("class MyEncoder:\n    def __init__(self, input_size, width=1, dropout=0.0): ...\n")
     given = ["model._target_=my_pkg.MyEncoder", "+model.width=64"]
-    from speechtrain.config.compose import _compose
+    from speechtrain.config.composition import compose_groups
 
-    cfg = _compose(given)
+    cfg = compose_groups(given)
     dropped = drop_unaccepted_defaults(cfg, given)
     assert OmegaConf.to_container(cfg.model) == {"_target_": "my_pkg.MyEncoder", "width": 64, "dropout": 0.1}
     assert "model.channels" in dropped
     assert find_problems(cfg) == []
     given.append("model.channels=3")
-    cfg = _compose(given)
+    cfg = compose_groups(given)
     drop_unaccepted_defaults(cfg, given)
     assert "takes no argument 'channels'" in str(find_problems(cfg)[0])
 
