@@ -24,7 +24,7 @@ from speechtrain.app import commands
 from speechtrain.app.command import errors_reported, explain_full, print_version
 from speechtrain.app.completion import print_matches, wants_matches
 from speechtrain.app.help import print_help
-from speechtrain.app.launch import follow_launch, led
+from speechtrain.app.launch import follow_launch, lead
 from speechtrain.app.preload import modules_of_jobs
 from speechtrain.app.resume import is_sweep, resume_arguments
 from speechtrain.config import CONF_DIR
@@ -35,7 +35,7 @@ from speechtrain.config.overrides import sweep_arguments, text_as_typed
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.processes import interrupts
-from speechtrain.processes.launched import launch_of
+from speechtrain.processes.launch_environment import launch_of
 
 _TRACES_WANTED = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
@@ -132,7 +132,7 @@ def _compose_and_run(arguments: list[str]) -> None:
         with interrupts.command():
             code = follow_launch(launch, arguments)
         sys.exit(code)
-    with interrupts.command(), led(launch, arguments) as to_run:
+    with interrupts.command(), lead(launch, arguments) as to_run:
         require_training()
         typed = text_as_typed(resume_arguments(to_run))
         if is_sweep(typed):

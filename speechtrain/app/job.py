@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.addresses import guard_outputs, keep
 from speechtrain.app.arguments import arguments_of
-from speechtrain.app.launch import follow_launch, led
+from speechtrain.app.launch import follow_launch, lead
 from speechtrain.app.resume import STORED, sign
 from speechtrain.backends.callbacks import Callback
 from speechtrain.config.components import drop_unaccepted_defaults
@@ -33,12 +33,12 @@ from speechtrain.console import console, errors
 from speechtrain.errors import RunError, UserError
 from speechtrain.files import launch_folder, write_text
 from speechtrain.processes import fresh
-from speechtrain.processes.launched import launch_of, launch_of_trial
+from speechtrain.processes.launch_environment import launch_of, launch_of_trial
 from speechtrain.sweep.trial.hydra_job import write_configs
 from speechtrain.sweep.trial.outcome import VARIABLE
 from speechtrain.tracking.run_folder import RUN_FILE, read_run_file
 from speechtrain.train import train
-from speechtrain.training.launched import check_launch
+from speechtrain.training.distributed import check_launch
 
 if TYPE_CHECKING:
     from speechtrain.training.rerun import Rerun
@@ -63,7 +63,7 @@ def run_job(cfg: DictConfig) -> Any:
     if launch.rank > 0:
         follow_launch(launch, overrides, cfg)
         return None
-    with led(launch, overrides) as leading:
+    with lead(launch, overrides) as leading:
         (devices,) = (int(item.partition("=")[2]) for item in leading if item.startswith("trainer.devices="))
         cfg.trainer.devices = devices
         check_launch(cfg, launch)

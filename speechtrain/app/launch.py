@@ -22,11 +22,11 @@ from speechtrain.config.compose import compose_unchecked
 from speechtrain.config.overrides import override_text
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.processes import interrupts
-from speechtrain.processes.launched import ALONE, Launch, begin_note, end_with_parent, forget_note, machine, note_path
+from speechtrain.processes.launch_environment import LAUNCHER_VARIABLE, Launch, begin_note, end_with_parent, forget_note, machine, note_path
 from speechtrain.tracking.run_folder import read_run_file
 
 if TYPE_CHECKING:
-    from speechtrain.backends.torch.meeting import Greeting, Meeting
+    from speechtrain.backends.torch.rendezvous import ProcessInfo, Rendezvous
 
 _DEVICES = "trainer.devices"
 
@@ -45,19 +45,19 @@ def follow_launch(launch: Launch, arguments: Sequence[str], cfg: DictConfig | No
     if cfg is None and is_sweep(list(arguments)):  # which rank 0 refuses
         return UserError.exit_code
     from speechtrain.backends.torch.internals import hide_transformers_from_metrics
-    from speechtrain.backends.torch.meeting import Meeting, attend
-    from speechtrain.training.launched import follow
+    from speechtrain.backends.torch.rendezvous import Rendezvous, set_current
+    from speechtrain.training.distributed import follow
 
     _watch_agent(launch)
     try:
-        meeting = Meeting.join(launch, _greeting(launch, arguments))
-        attend(meeting)
+        rendezvous = Rendezvous.join(launch, _process_info(launch, arguments))
+        set_current(rendezvous)
         hide_transformers_from_metrics()
-        return follow(meeting, lambda: own_config(arguments) if cfg is None else cfg)
+        return follow(rendezvous, lambda: own_config(arguments) if cfg is None else cfg)
     except KeyboardInterrupt:  # rank 0 says so
         return interrupts.EXIT_CODE
     finally:
-        attend(None)
+        set_current(None)
 
 
 def own_config(arguments: Sequence[str]) -> DictConfig:
@@ -78,7 +78,7 @@ _CONFIG_DIR = ("--config-dir", "-cd")
 
 
 @contextmanager
-def led(launch: Launch | None, arguments: Sequence[str]) -> Iterator[list[str]]:
+def lead(launch: Launch | None, arguments: Sequence[str]) -> Iterator[list[str]]:
     """Lead what a launcher has started while the block runs; yields the arguments of the command, of one that goes on those to go on with.
 
     Raises:
@@ -88,32 +88,32 @@ def led(launch: Launch | None, arguments: Sequence[str]) -> Iterator[list[str]]:
     if launch is None:
         yield list(arguments)
         return
-    from speechtrain.backends.torch.meeting import Meeting, attend
+    from speechtrain.backends.torch.rendezvous import Rendezvous, set_current
 
     _watch_agent(launch)
     sweep = is_sweep(list(arguments))  # which one process may run, and which goes on by itself
     if sweep and launch.count > 1:
         message = f"asks for a sweep, and {launch.launcher} has started {launch.count} processes of one training"
         fix = "start the sweep by itself, for example with hydra/launcher=submitit_slurm hydra.launcher.nodes=2"
-        raise ConfigError([Problem("command line", message, f"{fix}; {ALONE}=none has each process train by itself")])
+        raise ConfigError([Problem("command line", message, f"{fix}; {LAUNCHER_VARIABLE}=none has each process train by itself")])
     key = None if sweep else launch.key
-    own, meeting, code = _greeting(replace(launch, key=key), arguments), None, 0
+    own, rendezvous, code = _process_info(replace(launch, key=key), arguments), None, 0
     try:
         if launch.count > 1:
-            meeting = Meeting.lead(launch, own)
-            _check(meeting)
-            attend(meeting)
+            rendezvous = Rendezvous.lead(launch, own)
+            _check(rendezvous)
+            set_current(rendezvous)
         begun = _unchanged(launch, own.begun, arguments)
         begin_note(key, _noted(arguments))
-        yield _continued(begun, _with_devices(arguments, meeting))
+        yield _continued(begun, _with_devices(arguments, rendezvous))
         forget_note(key)
     except BaseException as error:
         code = _exit_code(error)
         raise
     finally:
-        attend(None)
-        if meeting is not None:
-            meeting.end(code)
+        set_current(None)
+        if rendezvous is not None:
+            rendezvous.end(code)
 
 
 def _watch_agent(launch: Launch) -> None:
@@ -121,11 +121,11 @@ def _watch_agent(launch: Launch) -> None:
         end_with_parent()
 
 
-def _greeting(launch: Launch, arguments: Sequence[str]) -> Greeting:
-    from speechtrain.backends.torch.meeting import Greeting, own_address
+def _process_info(launch: Launch, arguments: Sequence[str]) -> ProcessInfo:
+    from speechtrain.backends.torch.rendezvous import ProcessInfo, own_address
 
     place = launch.rank, launch.node, launch.local_rank, machine(), platform.node(), own_address(launch.address)
-    return Greeting(*place, list(arguments), speechtrain.__version__, _begun(launch))
+    return ProcessInfo(*place, list(arguments), speechtrain.__version__, _begun(launch))
 
 
 def _begun(launch: Launch) -> str | None:
@@ -168,14 +168,14 @@ def _unchanged(launch: Launch, folder: str | None, arguments: Sequence[str]) -> 
     raise UserError(f"{message}\n    -> {fix}{', another --rdzv-id begins a run of its own' if launch.launcher == 'torchrun' else ''}")
 
 
-def _check(meeting: Meeting) -> None:
+def _check(rendezvous: Rendezvous) -> None:
     """Check that the processes of a launch can train together.
 
     Raises:
         UserError: they cannot.
     """
-    launch, own = meeting.launch, meeting.greetings[0]
-    for other in meeting.greetings[1:]:
+    launch, own = rendezvous.launch, rendezvous.processes[0]
+    for other in rendezvous.processes[1:]:
         if list(other.arguments) != list(own.arguments):
             theirs, ours = (" ".join(each.arguments) or "nothing" for each in (other, own))
             message = f"process {other.rank} on {other.host} was given {theirs}, and process 0 {ours}"
@@ -188,27 +188,27 @@ def _check(meeting: Meeting) -> None:
             raise UserError(
                 f"{message}\n    -> start in a folder that all machines share, with hydra.run.dir in it, or give another --rdzv-id"
             )
-    counts = {node: sum(each.node == node for each in meeting.greetings) for node in {each.node for each in meeting.greetings}}
+    counts = {node: sum(each.node == node for each in rendezvous.processes) for node in {each.node for each in rendezvous.processes}}
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{count} on machine {node}" for node, count in sorted(counts.items()))
         raise UserError(f"{launch.launcher} has started {shown}\n    -> start as many processes on each machine (--nproc-per-node)")
 
 
-def _with_devices(arguments: Sequence[str], meeting: Meeting | None) -> list[str]:
+def _with_devices(arguments: Sequence[str], rendezvous: Rendezvous | None) -> list[str]:
     """Return arguments in which `trainer.devices` is what the launcher has started on each machine.
 
     Raises:
         ConfigError: another number was typed.
     """
-    count = meeting.local_count if meeting is not None else 1
+    count = rendezvous.local_count if rendezvous is not None else 1
     typed = [item.partition("=")[2].strip("'\"") for item in arguments if item.lstrip("+").startswith(f"{_DEVICES}=")]
     if typed and typed[-1] not in (str(count), "auto", "-1"):
-        launcher = meeting.launch.launcher if meeting is not None else "torchrun"
+        launcher = rendezvous.launch.launcher if rendezvous is not None else "torchrun"
         message = f"is {typed[-1]}, and {launcher} has started {count} on each machine"
         fix = f"leave it out: it follows from {launcher} (--nproc-per-node, --ntasks-per-node)"
         raise ConfigError([Problem(_DEVICES, message, fix)])
     others = [item for item in arguments if not item.lstrip("+").startswith(f"{_DEVICES}=")]
-    return [*others, f"{_DEVICES}={count}"] if meeting is not None else list(arguments)
+    return [*others, f"{_DEVICES}={count}"] if rendezvous is not None else list(arguments)
 
 
 def _continued(folder: str | None, arguments: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from speechtrain.config.checks import unknown_metrics, unvalidated
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.errors import ConfigError, Problem, RunPaused, RunPruned, unwritable
 from speechtrain.files import ignore_in_git, launch_folder, remove_unfinished, user_path, write_text
-from speechtrain.processes.launched import note_run
+from speechtrain.processes.launch_environment import note_run
 from speechtrain.tracking.run_folder import (
     BEST_CHECKPOINT,
     NUMBERED_FROM,
@@ -260,7 +260,7 @@ def fit(run: Experiment, plan: TrainingPlan, loaders: Loaders, history: History,
         RunPruned: a callback ended the training because others do better.
     """
     from speechtrain.training.console import ConsoleProgress
-    from speechtrain.training.launched import hand_out
+    from speechtrain.training.distributed import hand_out
 
     hand_out(run, plan)
     progress = ConsoleProgress(history, plan.objective.metric, run.task.shown)

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from speechtrain.backends.torch.exchange import Exchange, FileExchange, GroupExchange
-from speechtrain.backends.torch.meeting import current, interface_of
+from speechtrain.backends.torch.rendezvous import current, interface_of
 from speechtrain.errors import RunError
 
 RANK = "SPEECHTRAIN_RANK"
@@ -35,7 +35,7 @@ MEETING = "SPEECHTRAIN_MEETING"
 
 def own_rank() -> int:
     """Return the rank of this process; 0: the one that the user started, or the first that a launcher has started."""
-    return meeting.launch.rank if (meeting := current()) is not None else int(os.environ.get(RANK, "0"))
+    return rendezvous.launch.rank if (rendezvous := current()) is not None else int(os.environ.get(RANK, "0"))
 
 
 class ExternalRanks(LightningEnvironment):
@@ -48,11 +48,11 @@ class ExternalRanks(LightningEnvironment):
 
     def local_rank(self) -> int:
         """Return the number of this process among those of its machine."""
-        return meeting.launch.local_rank if (meeting := current()) is not None else own_rank()
+        return rendezvous.launch.local_rank if (rendezvous := current()) is not None else own_rank()
 
     def node_rank(self) -> int:
         """Return the number of this machine."""
-        return meeting.launch.node if (meeting := current()) is not None else 0
+        return rendezvous.launch.node if (rendezvous := current()) is not None else 0
 
     def set_global_rank(self, rank: int) -> None:  # noqa: ARG002 # counted over machines, which a launcher may number otherwise
         """Set the rank that this process has."""

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from speechtrain.backends.torch.devices import join_group, leave_group
 from speechtrain.backends.torch.exchange import Exchange, GroupExchange
-from speechtrain.backends.torch.meeting import LOOPBACK, Failure, Meeting, interface_of, own_address
+from speechtrain.backends.torch.rendezvous import LOOPBACK, Failure, Rendezvous, interface_of, own_address
 from speechtrain.errors import RunError, UserError, first_line
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ class LaunchedRanks(pl.Callback):
     """Makes one group of the ranks while a block runs.
 
     Args:
-        meeting: where they meet.
+        rendezvous: where they meet.
         device: the device of this rank.
     """
 
-    def __init__(self, meeting: Meeting, device: torch.device) -> None:
-        self._meeting = meeting
+    def __init__(self, rendezvous: Rendezvous, device: torch.device) -> None:
+        self._meeting = rendezvous
         self._device = device
         self._ended = threading.Event()
         self._interrupting = threading.Lock()  # no interrupt may come once the end was noticed in another way
@@ -44,14 +44,14 @@ class LaunchedRanks(pl.Callback):
         return self._meeting.launch.rank == 0
 
     def __enter__(self) -> None:
-        meeting = self._meeting
+        rendezvous = self._meeting
         if self._leads:
             self._await_ranks()
         else:
-            meeting.ready()
-        count = meeting.launch.count
-        store = dist.PrefixStore(f"group/{meeting.number}", meeting.store)  # type: ignore[attr-defined]
-        exchange: Exchange = GroupExchange(self._device, meeting.launch.rank, count)
+            rendezvous.ready()
+        count = rendezvous.launch.count
+        store = dist.PrefixStore(f"group/{rendezvous.number}", rendezvous.store)  # type: ignore[attr-defined]
+        exchange: Exchange = GroupExchange(self._device, rendezvous.launch.rank, count)
         try:
             join_group(store, count, self._device, exchange, self._interface())
         except BaseException as error:
@@ -60,7 +60,7 @@ class LaunchedRanks(pl.Callback):
                 fix = "look at the network between the machines (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name its interface)"
                 raise RunError(f"the {count} processes cannot reach each other ({first_line(error, most=200)})\n    -> {fix}") from error
             raise
-        meeting.has_begun = True
+        rendezvous.has_begun = True
         if self._leads:
             threading.Thread(target=self._watch, daemon=True).start()
 
@@ -77,12 +77,12 @@ class LaunchedRanks(pl.Callback):
 
     def _interface(self) -> str | None:
         """Return the name of the interface by which this machine reaches the others; None: PyTorch finds one."""
-        meeting = self._meeting
-        if meeting.on_one_machine:
+        rendezvous = self._meeting
+        if rendezvous.on_one_machine:
             return interface_of(LOOPBACK)
-        own = meeting.greetings[0]
-        others = [each for each in meeting.greetings if each.machine != own.machine]
-        address = own_address(others[0].address if others else meeting.launch.address)
+        own = rendezvous.processes[0]
+        others = [each for each in rendezvous.processes if each.machine != own.machine]
+        address = own_address(others[0].address if others else rendezvous.launch.address)
         return interface_of(address) if not address.startswith("127.") else None
 
     def _watch(self) -> None:
@@ -92,7 +92,7 @@ class LaunchedRanks(pl.Callback):
                 with self._interrupting:
                     if not self._ended.is_set():
                         self._failure = failure
-                        self._meeting.seen()
+                        self._meeting.acknowledge()
                         _thread.interrupt_main()  # which waits for a message that will never come
                 return
 
@@ -130,7 +130,7 @@ class LaunchedRanks(pl.Callback):
             self._raise(self._failure, error)
 
     def _raise(self, failure: Failure, cause: BaseException | None = None) -> NoReturn:
-        self._meeting.seen()
+        self._meeting.acknowledge()
         raise (UserError if failure.kind == "user" else RunError)(failure.message) from cause
 
 

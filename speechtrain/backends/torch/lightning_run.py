@@ -32,7 +32,7 @@ from speechtrain.backends.torch.devices import ExternalRanks, RankProcesses, byt
 from speechtrain.backends.torch.internals import epochs_processed, ignore_sigterm_notices
 from speechtrain.backends.torch.launched_ranks import LaunchedRanks
 from speechtrain.backends.torch.lightning_module import TrainingModule
-from speechtrain.backends.torch.meeting import current
+from speechtrain.backends.torch.rendezvous import current
 from speechtrain.backends.torch.sharding import FullySharded
 from speechtrain.data.batches import Batch
 from speechtrain.data.loader import Loader
@@ -59,8 +59,8 @@ class LightningRun:
         with silenced_lightning():
             self._trainer = _trainer(plan, monitors, has_val=has_val)
         self._processes: LaunchedRanks | RankProcesses
-        if (meeting := current()) is not None:
-            self._processes = LaunchedRanks(meeting, self.device)
+        if (rendezvous := current()) is not None:
+            self._processes = LaunchedRanks(rendezvous, self.device)
         else:
             self._processes = RankProcesses(self._trainer.world_size, self.device, plan.folder, plan.resume_from)
         self._trainer.callbacks.append(self._processes)  # type: ignore[attr-defined]
@@ -287,13 +287,13 @@ def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], *, has_val: bool)
     options = plan.trainer
     if "fsdp" in options.strategy and options.strategy != FullySharded.strategy_name:
         raise ConfigError([Problem("trainer.strategy", f"is {options.strategy}, which is not available", "set trainer.strategy=fsdp")])
-    meeting = current()
-    several = options.devices not in (1, "1") or meeting is not None
+    rendezvous = current()
+    several = options.devices not in (1, "1") or rendezvous is not None
     try:
         return pl.Trainer(
             accelerator=options.accelerator,
-            devices=options.devices if meeting is None else meeting.local_count,
-            num_nodes=1 if meeting is None else meeting.nodes,
+            devices=options.devices if rendezvous is None else rendezvous.local_count,
+            num_nodes=1 if rendezvous is None else rendezvous.nodes,
             strategy=FullySharded() if options.strategy == FullySharded.strategy_name else options.strategy,
             precision=options.precision,  # type: ignore[arg-type] # one of the words that the schema allows
             max_epochs=options.epochs,

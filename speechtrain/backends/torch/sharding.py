@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from speechtrain.backends.torch.devices import broadcast_from_rank0
 from speechtrain.backends.torch.encoder import stacks_of
-from speechtrain.backends.torch.meeting import current
+from speechtrain.backends.torch.rendezvous import current
 from speechtrain.backends.torch.speech_model import SpeechModel
 from speechtrain.config.schemas.training import Trainer
 from speechtrain.errors import ConfigError, Problem

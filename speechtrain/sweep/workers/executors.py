@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import PoolOptions, SweeperOptions
 from speechtrain.files import append
-from speechtrain.processes.launched import launch_of_trial
+from speechtrain.processes.launch_environment import launch_of_trial
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialCancelledError, own_trial
 from speechtrain.sweep.trial.outcome import VARIABLE, Outcome, SweepJob, UnpicklableError, outcome_of, outcome_of_error

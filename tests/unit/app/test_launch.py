@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from speechtrain.app.launch import led
+from speechtrain.app.launch import lead
 from speechtrain.errors import ConfigError, UserError
-from speechtrain.processes.launched import Launch, note_path, note_run
+from speechtrain.processes.launch_environment import Launch, note_path, note_run
 
 LAUNCH = Launch("torchrun", 0, 1, 0, 0, True, "torchrun-mine", "localhost", 1, "mine", restarts=True)
 TYPED = ["model=mlp", "data.batch_seconds=60"]
@@ -19,7 +19,7 @@ TYPED = ["model=mlp", "data.batch_seconds=60"]
 
 def begin_and_fail(launch: Launch, typed: list[str], run: Path) -> None:
     """Begin a run in a folder by a launch, and end before it is finished."""
-    with suppress(ZeroDivisionError), led(launch, typed):
+    with suppress(ZeroDivisionError), lead(launch, typed):
         note_run(run)
         raise ZeroDivisionError
 
@@ -36,27 +36,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_same_command_goes_on_with_its_run(folder: Path) -> None:
-    with led(LAUNCH, TYPED) as arguments:
+    with lead(LAUNCH, TYPED) as arguments:
         assert arguments == [f"resume={folder}"]
 
 
 def test_another_command_of_the_same_name_is_refused_with_what_differs() -> None:
     with (
         pytest.raises(UserError, match=r"was begun with data.batch_seconds=60, and is to go on with data.batch_seconds=30\n +-> "),
-        led(LAUNCH, ["model=mlp", "data.batch_seconds=30"]),
+        lead(LAUNCH, ["model=mlp", "data.batch_seconds=30"]),
     ):
         pass
 
 
 def test_what_is_typed_to_be_gone_on_with_is(folder: Path) -> None:
     typed = [f"resume={folder}", "data.batch_seconds=30"]
-    with led(LAUNCH, typed) as arguments:
+    with lead(LAUNCH, typed) as arguments:
         assert arguments == typed
 
 
 def test_a_run_whose_folder_was_removed_is_begun_anew(folder: Path) -> None:
     folder.rename(folder.with_name("gone"))
-    with led(LAUNCH, TYPED) as arguments:
+    with lead(LAUNCH, TYPED) as arguments:
         assert arguments == TYPED
 
 
@@ -72,5 +72,5 @@ def test_a_sweep_of_one_process_begins_without_a_note(folder: Path) -> None:
 
 
 def test_a_sweep_of_several_processes_is_refused_before_any_is_waited_for() -> None:
-    with pytest.raises(ConfigError, match="asks for a sweep"), led(replace(LAUNCH, count=2), ["-m", "seed=1,2"]):
+    with pytest.raises(ConfigError, match="asks for a sweep"), lead(replace(LAUNCH, count=2), ["-m", "seed=1,2"]):
         pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from speechtrain.errors import UserError
-from speechtrain.processes.launched import first_node, launch_of, launch_of_trial, note_path
+from speechtrain.processes.launch_environment import first_node, launch_of, launch_of_trial, note_path
 
 TORCHRUN = {
     "RANK": "3",

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 import speechtrain
 from speechtrain.app.launch import own_config
-from speechtrain.backends.torch.meeting import Order
+from speechtrain.backends.torch.rendezvous import Order
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.errors import ConfigError, UserError
-from speechtrain.processes.launched import Launch
-from speechtrain.training.launched import check_launch, config_of
+from speechtrain.processes.launch_environment import Launch
+from speechtrain.training.distributed import check_launch, config_of
 
 ARGUMENTS = [*TINY, "model=mlp"]
 LAUNCH = Launch("srun", 1, 2, 0, 1, False, "slurm-1-0", "localhost", 1, None, restarts=False)

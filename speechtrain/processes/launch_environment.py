@@ -18,7 +18,7 @@ import psutil
 from speechtrain.errors import UserError
 from speechtrain.files import launch_folder, write_json
 
-ALONE = "SPEECHTRAIN_LAUNCHER"
+LAUNCHER_VARIABLE = "SPEECHTRAIN_LAUNCHER"
 """The variable that, set to `none`, has a process train alone whatever a launcher has left in its environment."""
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -42,7 +42,7 @@ class Launch:
         count: number of processes.
         local_rank: its number among those of its machine.
         node: number of its machine.
-        alone: whether all processes are on this machine.
+        single_machine: whether all processes are on this machine.
         name: what all its processes call the launch; another launch that meets at the same port has another.
         address: the machine of rank 0.
         port: where the launcher's store listens, or that of rank 0.
@@ -55,7 +55,7 @@ class Launch:
     count: int
     local_rank: int
     node: int
-    alone: bool
+    single_machine: bool
     name: str
     address: str
     port: int
@@ -69,16 +69,14 @@ def launch_of(environment: Mapping[str, str]) -> Launch | None:
     Raises:
         UserError: a variable of it is no number.
     """
-    if environment.get(ALONE) == "none":
+    if environment.get(LAUNCHER_VARIABLE) == "none":
         return None
     if all(environment.get(name) for name in _TORCHRUN):  # also of a torchrun that srun has started
         return _of_torchrun(environment)
     if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1 and "SLURM_PROCID" in environment:
         return _of_srun(environment)
     if _number(environment, "SUBMITIT_LOCAL_NTASKS", 1) > 1 and "SUBMITIT_LOCAL_GLOBALID" in environment:
-        rank, job = _number(environment, "SUBMITIT_LOCAL_GLOBALID", 0), _number(environment, "SUBMITIT_LOCAL_JOB_ID", 0)
-        count, port = _number(environment, "SUBMITIT_LOCAL_NTASKS", 1), _PORTS[0] + job % _PORTS[1]
-        return Launch("submitit", rank, count, rank, 0, True, f"submitit-{job}", "127.0.0.1", port, None, restarts=False)  # alone
+        return _of_submitit(environment)
     return None
 
 
@@ -101,16 +99,14 @@ def _of_torchrun(environment: Mapping[str, str]) -> Launch | None:
         return None
     name = environment.get("TORCHELASTIC_RUN_ID", "none")
     rank, local_rank, local_count = (_number(environment, each, 0) for each in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    node = (
-        rank // local_count if local_count else max(rank - local_rank, 0)
-    )  # without LOCAL_WORLD_SIZE the first rank of each machine names it
+    first_of_machine = rank // local_count if local_count else max(rank - local_rank, 0)  # names a machine that nobody has numbered
     return Launch(
         launcher="torchrun" if elastic else "the environment",
         rank=rank,
         count=count,
         local_rank=local_rank,
-        node=_number(environment, "GROUP_RANK", _number(environment, "NODE_RANK", node)),
-        alone=local_count == count,
+        node=_number(environment, "GROUP_RANK", _number(environment, "NODE_RANK", first_of_machine)),
+        single_machine=local_count == count,
         name=f"torchrun-{name}" if elastic else "environment",
         address=environment["MASTER_ADDR"],
         port=_number(environment, "MASTER_PORT", 0),
@@ -130,12 +126,30 @@ def _of_srun(environment: Mapping[str, str]) -> Launch:
         count=_number(environment, "SLURM_STEP_NUM_TASKS", 1),
         local_rank=_number(environment, "SLURM_LOCALID", 0),
         node=_number(environment, "SLURM_NODEID", 0),
-        alone=_number(environment, "SLURM_STEP_NUM_NODES", 2) == 1,
+        single_machine=_number(environment, "SLURM_STEP_NUM_NODES", 2) == 1,
         name=f"slurm-{job}-{step}",
         address=environment.get("MASTER_ADDR") or first_node(nodes),
         port=_number(environment, "MASTER_PORT", port),
         key=f"slurm-{job}-{step}",
         restarts=False,  # a job is put back into the queue by its user, if at all
+    )
+
+
+def _of_submitit(environment: Mapping[str, str]) -> Launch:
+    """Return what submitit's local executor says, whose tasks are all on this machine."""
+    rank, job = _number(environment, "SUBMITIT_LOCAL_GLOBALID", 0), _number(environment, "SUBMITIT_LOCAL_JOB_ID", 0)
+    return Launch(
+        launcher="submitit",
+        rank=rank,
+        count=_number(environment, "SUBMITIT_LOCAL_NTASKS", 1),
+        local_rank=rank,
+        node=0,
+        single_machine=True,
+        name=f"submitit-{job}",
+        address="127.0.0.1",
+        port=_PORTS[0] + job % _PORTS[1],
+        key=None,
+        restarts=False,
     )
 
 

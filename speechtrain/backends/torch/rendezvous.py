@@ -1,7 +1,7 @@
 """Where the processes that a launcher has started meet: rank 0 hands out what is to be trained, the others say how it went.
 
 What is handed over here is JSON. It is not signed: whoever reaches the port may write it, so that those who read it build nothing that
-was not typed where they are, see `training/launched.py`. The launcher's own store only says where rank 0 listens: torchrun keeps it when
+was not typed where they are, see `training/distributed.py`. The launcher's own store only says where rank 0 listens: torchrun keeps it when
 it starts the processes again, with what those before them have written.
 """
 
@@ -23,25 +23,25 @@ import torch.distributed as dist
 
 from speechtrain.console import errors
 from speechtrain.errors import RunError, first_line
-from speechtrain.processes.launched import ALONE, Launch
+from speechtrain.processes.launch_environment import LAUNCHER_VARIABLE, Launch
 
 LOOPBACK = "127.0.0.1"
 _PLACE = "speechtrain/place"
 _NAME = "name"
 _END = "end"
-_PATIENCE = timedelta(minutes=15)
+_JOIN_TIMEOUT = timedelta(minutes=15)
 """How long a process may come after the others: programs and images are loaded on some machines before others."""
 _TRIES_SECONDS = 5.0
 _TOLD_SECONDS = 30.0
 """After which a process that waits for others says so."""
 _ENDING_SECONDS = 3.0
 """That rank 0 waits, when a training has failed, for the others to know."""
-_SEEN_SECONDS = 10.0
+_ACKNOWLEDGE_SECONDS = 10.0
 """That a process which has failed waits for rank 0 to take note, before it ends and the launcher with it."""
 
 
 @dataclass(frozen=True)
-class Greeting:
+class ProcessInfo:
     """Holds what a process tells rank 0 of itself.
 
     Attributes:
@@ -106,19 +106,19 @@ class Failure:
     message: str
 
 
-class Meeting:
+class Rendezvous:
     """Connects a process with rank 0, or rank 0 with all.
 
     Args:
         launch: which process this is.
         store: where rank 0 listens.
-        greetings: of all processes, in their order; in the others than rank 0 only their own.
+        processes: of all processes, in their order; in the others than rank 0 only their own.
     """
 
-    def __init__(self, launch: Launch, store: Any, greetings: Sequence[Greeting]) -> None:
+    def __init__(self, launch: Launch, store: Any, processes: Sequence[ProcessInfo]) -> None:
         self.launch = launch
         self.store = store
-        self.greetings = greetings
+        self.processes = processes
         self.last: Order | None = None  # that this process follows
         self.has_begun = False
         """Whether all have begun what was ordered last."""
@@ -128,8 +128,8 @@ class Meeting:
     # --- rank 0 -----------------------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def lead(cls, launch: Launch, own: Greeting) -> Meeting:
-        """Open the meeting as rank 0, and wait until all processes have come.
+    def lead(cls, launch: Launch, own: ProcessInfo) -> Rendezvous:
+        """Open the rendezvous as rank 0, and wait until all processes have come.
 
         Raises:
             RunError: some have not come in a quarter of an hour, or there is no way to the launcher's store.
@@ -142,27 +142,27 @@ class Meeting:
             outer.set(_PLACE, json.dumps({"port": store.port, "name": name, "launch": _launch_name(launch)}))
         except (OSError, dist.DistError, RuntimeError) as error:
             raise _not_reached(launch, error, "set MASTER_PORT to a free one on all machines, if another program has this one") from error
-        meeting = cls(launch, store, [own])
-        meeting.greetings = [own, *(Greeting(**meeting._awaited(f"greeting/{rank}", rank)) for rank in range(1, launch.count))]
-        return meeting
+        rendezvous = cls(launch, store, [own])
+        rendezvous.processes = [own, *(ProcessInfo(**rendezvous._awaited(f"process/{rank}", rank)) for rank in range(1, launch.count))]
+        return rendezvous
 
     def _awaited(self, key: str, rank: int) -> Any:
         start, told = time.monotonic(), False
         while not self.store.check([key]):
             waited = time.monotonic() - start
-            if waited > _PATIENCE.total_seconds():
+            if waited > _JOIN_TIMEOUT.total_seconds():
                 raise RunError(f"process {rank} of {self.launch.count} has not come; look at what {self.launch.launcher} says of it")
             if waited > _TOLD_SECONDS and not told:
                 told = True
-                alone = f"{self.launch.launcher} says that there are so many; {ALONE}=none has this one train alone"
-                errors.print(f"waiting for process {rank} of {self.launch.count} ({alone})", style="dim", markup=False)
+                way_out = f"{self.launch.launcher} says that there are so many; {LAUNCHER_VARIABLE}=none has this one train alone"
+                errors.print(f"waiting for process {rank} of {self.launch.count} ({way_out})", style="dim", markup=False)
             time.sleep(0.05)
         return json.loads(self.store.get(key))
 
     @property
     def nodes(self) -> int:
         """Return the number of machines, as the launcher counts them; in the others than rank 0, as the last order has it."""
-        return len({each.node for each in self.greetings}) if self.last is None else self.last.nodes
+        return len({each.node for each in self.processes}) if self.last is None else self.last.nodes
 
     @property
     def local_count(self) -> int:
@@ -172,7 +172,7 @@ class Meeting:
     @property
     def on_one_machine(self) -> bool:
         """Return whether no process is on another machine."""
-        return len({each.machine for each in self.greetings}) == 1 if self.last is None else self.last.loopback
+        return len({each.machine for each in self.processes}) == 1 if self.last is None else self.last.loopback
 
     def order(self, order: Order) -> None:
         """Have all processes train what rank 0 trains next."""
@@ -193,9 +193,9 @@ class Meeting:
         failures = [Failure(**json.loads(self.store.get(key))) for key in keys if self.store.check([key])]
         return min(failures, key=lambda each: KINDS.index(each.kind), default=None)
 
-    def seen(self) -> None:
+    def acknowledge(self) -> None:
         """Let the processes that have failed end."""
-        self.store.set(f"seen/{self.number}", "")
+        self.store.set(f"acknowledged/{self.number}", "")
 
     def end(self, code: int) -> None:
         """Let all processes end with an exit code; those that are still at work lose their connection soon afterwards."""
@@ -209,13 +209,13 @@ class Meeting:
     # --- the others -------------------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def join(cls, launch: Launch, own: Greeting) -> Meeting:
-        """Come to the meeting that rank 0 opens.
+    def join(cls, launch: Launch, own: ProcessInfo) -> Rendezvous:
+        """Come to the rendezvous that rank 0 opens.
 
         Raises:
             RunError: there is none within a quarter of an hour, or that of another launch is in its place.
         """
-        until = time.monotonic() + _PATIENCE.total_seconds()
+        until = time.monotonic() + _JOIN_TIMEOUT.total_seconds()
         outer: Any = None
         while time.monotonic() < until:
             try:
@@ -225,7 +225,7 @@ class Meeting:
                     message = f"{launch.address}:{launch.port} is where the processes of another launch meet ({place.get('launch')!s:.100})"
                     raise RunError(f"{message}\n    -> set MASTER_PORT to another for each launch, on all machines")
                 if place is not None and (store := _connected(launch, place)) is not None:
-                    store.set(f"greeting/{launch.rank}", json.dumps(asdict(own)))
+                    store.set(f"process/{launch.rank}", json.dumps(asdict(own)))
                     return cls(launch, store, [own])
             except (OSError, dist.DistError):  # rank 0 does not listen yet, or is gone again
                 outer = None
@@ -259,25 +259,25 @@ class Meeting:
         failure = Failure(self.launch.rank, kind, message)
         try:
             self.store.set(f"failure/{self.number}/{self.launch.rank}", json.dumps(asdict(failure)))
-            until = time.monotonic() + _SEEN_SECONDS
-            while time.monotonic() < until and not self.store.check([f"seen/{self.number}"]) and not self.store.check([_END]):
+            until = time.monotonic() + _ACKNOWLEDGE_SECONDS
+            while time.monotonic() < until and not self.store.check([f"acknowledged/{self.number}"]) and not self.store.check([_END]):
                 time.sleep(0.05)
         except dist.DistError:  # rank 0 is gone
             return
 
 
-_meeting: Meeting | None = None
+_meeting: Rendezvous | None = None
 
 
-def current() -> Meeting | None:
-    """Return the meeting that this process has come to; None: no launcher has started it with others."""
+def current() -> Rendezvous | None:
+    """Return the rendezvous that this process has come to; None: no launcher has started it with others."""
     return _meeting
 
 
-def attend(meeting: Meeting | None) -> None:
-    """Make a meeting the current one of this process."""
+def set_current(rendezvous: Rendezvous | None) -> None:
+    """Make a rendezvous the current one of this process."""
     global _meeting  # a process belongs to one launch
-    _meeting = meeting
+    _meeting = rendezvous
 
 
 def _has_store() -> bool:
@@ -295,7 +295,7 @@ def _launchers_store(launch: Launch) -> Any:
     Raises:
         OSError, DistError: it is not reached in a quarter of an hour.
     """
-    until = time.monotonic() + _PATIENCE.total_seconds()
+    until = time.monotonic() + _JOIN_TIMEOUT.total_seconds()
     while True:
         try:
             return _client(_outer_address(launch), launch.port)
@@ -306,7 +306,7 @@ def _launchers_store(launch: Launch) -> Any:
 
 
 def _outer_address(launch: Launch) -> str:
-    return LOOPBACK if launch.alone and not _has_store() else launch.address
+    return LOOPBACK if launch.single_machine and not _has_store() else launch.address
 
 
 def _client(address: str, port: int) -> Any:
@@ -331,20 +331,25 @@ def _listening(launch: Launch, port: int) -> Any:
     Raises:
         OSError: another program has the port.
     """
-    address = LOOPBACK if launch.alone else _address_of(launch.address)
+    listener = _listener(launch, port)
+    number, address = listener.getsockname()[1], listener.getsockname()[0]
+    options: dict[str, Any] = {"wait_for_workers": False, "timeout": _JOIN_TIMEOUT, "use_libuv": False}
+    reached = LOOPBACK if ipaddress.ip_address(address).is_unspecified else address
+    return dist.TCPStore(reached, number, is_master=True, master_listen_fd=listener.detach(), **options)  # type: ignore[attr-defined]
+
+
+def _listener(launch: Launch, port: int) -> socket.socket:
+    """Listen on the address by which the others reach this machine; on all where that is the address of something before it."""
+    address = LOOPBACK if launch.single_machine else _address_of(launch.address)
     try:
-        listener = _listener(address, port)
+        return _server(address, port)
     except OSError:
-        if launch.alone or not address:
+        if launch.single_machine or not address:
             raise
-        address = ""  # of something before this machine, as a container's is
-        listener = _listener(address, port)
-    port = listener.getsockname()[1]
-    options: dict[str, Any] = {"wait_for_workers": False, "timeout": _PATIENCE, "master_listen_fd": listener.detach(), "use_libuv": False}
-    return dist.TCPStore(address or LOOPBACK, port, is_master=True, **options)  # type: ignore[attr-defined]
+        return _server("", port)  # MASTER_ADDR is that of a container's host, for example
 
 
-def _listener(address: str, port: int) -> socket.socket:
+def _server(address: str, port: int) -> socket.socket:
     return socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
@@ -361,12 +366,12 @@ def _address_of(name: str) -> str:
 def _connected(launch: Launch, place: Mapping[str, Any]) -> Any:
     """Return the store of rank 0; None: it is that of an earlier attempt, and gone."""
     try:
-        store = _client(LOOPBACK if launch.alone else launch.address, int(place["port"]))
+        store = _client(LOOPBACK if launch.single_machine else launch.address, int(place["port"]))
         if not store.check([_NAME]) or store.get(_NAME).decode() != place["name"]:
             return None
     except (OSError, dist.DistError):
         return None
-    store.set_timeout(_PATIENCE)
+    store.set_timeout(_JOIN_TIMEOUT)
     return store
 
 

@@ -18,12 +18,12 @@ from speechtrain.config.stored import foreign_targets
 from speechtrain.console import printing_to
 from speechtrain.data.corpus import SPLITS
 from speechtrain.errors import ConfigError, DataError, Problem, RunError, UserError
-from speechtrain.processes.launched import Launch, note_path
+from speechtrain.processes.launch_environment import Launch, note_path
 from speechtrain.tracking.run_folder import RUN_FILE
 
 if TYPE_CHECKING:
     from speechtrain.backends.base import TrainingPlan
-    from speechtrain.backends.torch.meeting import Meeting, Order
+    from speechtrain.backends.torch.rendezvous import Order, Rendezvous
     from speechtrain.training.steps import Experiment
 
 
@@ -54,13 +54,20 @@ def hand_out(run: Experiment, plan: TrainingPlan) -> None:
     """Have the other processes that a launcher has started train this run; where there are none, do nothing."""
     if run.cfg.backend_name != "torch":
         return
-    from speechtrain.backends.torch.meeting import Order, current
+    from speechtrain.backends.torch.rendezvous import Order, current
 
-    if (meeting := current()) is None:
+    if (rendezvous := current()) is None:
         return
-    resume_from = str(plan.resume_from) if plan.resume_from is not None else None
-    facts = data_facts(run)
-    meeting.order(Order(run.cfg.as_yaml(), str(run.folder), resume_from, facts, meeting.nodes, meeting.on_one_machine, meeting.launch.key))
+    order = Order(
+        config=run.cfg.as_yaml(),
+        folder=str(run.folder),
+        resume_from=str(plan.resume_from) if plan.resume_from is not None else None,
+        data=data_facts(run),
+        nodes=rendezvous.nodes,
+        loopback=rendezvous.on_one_machine,
+        key=rendezvous.launch.key,
+    )
+    rendezvous.order(order)
 
 
 def data_facts(run: Experiment) -> dict[str, tuple[int, str]]:
@@ -72,19 +79,19 @@ def data_facts(run: Experiment) -> dict[str, tuple[int, str]]:
     return {**facts, "vocabulary": (len(run.data.tokenizer.vocabulary), hashlib.sha256(vocabulary.encode()).hexdigest())}
 
 
-def follow(meeting: Meeting, own_config: Callable[[], DictConfig]) -> int:
+def follow(rendezvous: Rendezvous, own_config: Callable[[], DictConfig]) -> int:
     """Train what rank 0 hands out until it ends, and return its exit code; nothing is printed, tracked or written.
 
     Args:
-        meeting: where it is handed out.
+        rendezvous: where it is handed out.
         own_config: composes what was typed for this process; called where classes are handed out that are not of this package.
     """
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     with Path(os.devnull).open("w") as nowhere, printing_to(nowhere):
         try:
-            while not isinstance(order := meeting.next_order(), int):
-                _train_and_tell(order, meeting, own_config)
+            while not isinstance(order := rendezvous.next_order(), int):
+                _train_and_tell(order, rendezvous, own_config)
         except RunError as error:  # rank 0 is gone, and the launcher says so
             return error.exit_code
         except UserError as error:
@@ -92,7 +99,7 @@ def follow(meeting: Meeting, own_config: Callable[[], DictConfig]) -> int:
     return order
 
 
-def _train_and_tell(order: Order, meeting: Meeting, own_config: Callable[[], DictConfig]) -> None:
+def _train_and_tell(order: Order, rendezvous: Rendezvous, own_config: Callable[[], DictConfig]) -> None:
     """Train, and tell rank 0 what went wrong, if anything did.
 
     Raises:
@@ -100,24 +107,24 @@ def _train_and_tell(order: Order, meeting: Meeting, own_config: Callable[[], Dic
     """
     from speechtrain.backends.torch.launched_ranks import is_lost
 
-    place = f"process {meeting.launch.rank} on {meeting.greetings[0].host}"
+    place = f"process {rendezvous.launch.rank} on {rendezvous.processes[0].host}"
     try:
-        _train(order, meeting, own_config)
+        _train(order, rendezvous, own_config)
     except (UserError, RunError) as error:
-        meeting.fail("user" if isinstance(error, UserError) else "run", f"{place}: {error}")
-        if meeting.has_begun:
+        rendezvous.fail("user" if isinstance(error, UserError) else "run", f"{place}: {error}")
+        if rendezvous.has_begun:
             raise
     except Exception as error:  # whatever it is, rank 0 has to know
         last_lines = "\n    ".join(traceback.format_exc().strip().splitlines()[-8:])
-        meeting.fail("lost" if is_lost(error) else "defect", f"{place} ended early:\n    {last_lines}")
-        if meeting.has_begun:
+        rendezvous.fail("lost" if is_lost(error) else "defect", f"{place} ended early:\n    {last_lines}")
+        if rendezvous.has_begun:
             raise RunError(str(error)) from error
 
 
-def _train(order: Order, meeting: Meeting, own_config: Callable[[], DictConfig]) -> None:
+def _train(order: Order, rendezvous: Rendezvous, own_config: Callable[[], DictConfig]) -> None:
     from speechtrain.training.steps import make_loaders, make_plan, rank_experiment
 
-    _check_shared(order, meeting)
+    _check_shared(order, rendezvous)
     folder = Path(order.folder)
     run = rank_experiment(config_of(order, own_config), folder)
     _check_data(run, order)
@@ -158,13 +165,13 @@ def _strange_targets(values: Mapping[Any, Any]) -> list[tuple[str, str]]:
     return foreign_targets({str(key): value for key, value in values.items() if key not in ("tracking", "callbacks")})
 
 
-def _check_shared(order: Order, meeting: Meeting) -> None:
+def _check_shared(order: Order, rendezvous: Rendezvous) -> None:
     """Check that a run could go on if its first process were started on this machine, where the launcher may do so.
 
     Raises:
         UserError: this machine does not see the run's folder, or the note of which run it is.
     """
-    launch = meeting.launch
+    launch = rendezvous.launch
     if not launch.restarts or order.key is None or order.loopback:
         return
     for path in (Path(order.folder) / RUN_FILE, note_path(order.key)):
