@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 Make = Callable[..., Path]
@@ -107,3 +108,20 @@ def _language(net: Any, folder: Path, language: str, tokens: int) -> None:
     shapes = {name: value.shape for name, value in net._get_adapters().items()}
     sizes = {name: (tokens, *shape[1:]) if name.startswith("lm_head") else tuple(shape) for name, shape in shapes.items()}
     save_file({name: torch.randn(size) for name, size in sizes.items()}, folder / f"adapter.{language}.safetensors")
+
+
+def recordings() -> list[Any]:
+    """Ten recordings, with lengths at which a last frame of mel energies is whole, half, and behind the end."""
+    rng = np.random.default_rng(0)
+    lengths = (5000, 5120, 5280, 6400, 7777, 9000, 10240, 11520, 12345, 16000)
+    return [np.round(rng.normal(0, 0.1, length).clip(-0.9, 0.9) * 32768).astype(np.float32) / 32768 for length in lengths]
+
+
+def encoder(folder: Path | str, *options: str) -> Any:
+    """The encoder of a checkpoint, without its weights."""
+    from speechtrain import compose
+    from speechtrain.config.build import build
+
+    torch.manual_seed(0)
+    cfg = compose(["model=pretrained", f"model.path={folder}", *options])
+    return build("model", cfg.model, input_size=build("features", cfg.features).size)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import Make
+from checkpoints import Make, encoder
 from conftest import thinned
 from safetensors.torch import load_file, save_file
 
@@ -195,3 +195,39 @@ def test_a_head_with_more_outputs_than_tokens_is_warned_of(folder: Path, caplog:
 def test_a_checkpoint_is_heard_at_its_own_rate(folder: Path) -> None:
     values("processor_config.json", sampling_rate=8000)(folder)
     assert speechtrain.load(str(folder), "backend.threads=1").sample_rate == 8000
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_a_checkpoint_is_said_with_the_name_of_its_file(made: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "wrong"
+    shutil.copytree(made("wav2vec2"), folder)
+    options = ["model=pretrained", f"model.path={folder}", "tokenizer=pretrained"]
+    changes: list[tuple[str, dict[str, Any] | str, str]] = [
+        ("config.json", {"model_type": "whisper"}, "describes a model of the kind 'whisper'"),
+        ("config.json", "[1]", "config.json cannot be read .it holds a list"),
+        ("config.json", {"hidden_act": "${oc.env:HOME}"}, "nothing is resolved"),
+        ("processor_config.json", {"feature_extractor": {"feature_extractor_type": "WhisperFeatureExtractor"}}, "WhisperFeatureExtractor"),
+        ("tokenizer_config.json", {"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer"}, "train a new head with tokenizer=phoneme"),
+    ]
+    for file, change, message in changes:
+        before = (folder / file).read_text()
+        (folder / file).write_text(change if isinstance(change, str) else json.dumps({**json.loads(before), **change}))
+        with pytest.raises(ConfigError, match=message):
+            compose(options)
+        (folder / file).write_text(before)
+    compose(options)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:1000])
+    with pytest.raises(ConfigError, match=r"model.path: .*model.safetensors cannot be read"):
+        encoder(folder).load_pretrained()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "model.safetensors").write_bytes(whole)
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    with pytest.raises(
+        ConfigError, match=r"asks for a weight encoder.layers.0.feed_forward.intermediate_dense.weight of the shape \(64, 16\)"
+    ):
+        encoder(folder).load_pretrained()
+    with pytest.raises(ConfigError, match="no such folder"):
+        compose(["model=pretrained", "model.path=./nowhere"])
+    with pytest.raises(ConfigError, match="needs a head of 32 tokens, and the checkpoint has no head"):
+        speechtrain.load(str(made("wav2vec2", head=False)))
