@@ -63,10 +63,10 @@ def wanted(configs: int) -> Iterator[tuple[int, int]]:
             yield number, 2
 
 
-def train(corpus: str, data: str, number: int, seed: int) -> str:
+def train(corpus: str, data: str, number: int, seed: int, more: tuple[str, ...] = ()) -> str:
     """Return the lines of one training."""
     curve = Curve()
-    overrides = [*CORPORA[corpus], *SHARED, f"data.root={data}", f"seed={seed}", *overrides_of(draw(number))]
+    overrides = [*CORPORA[corpus], *SHARED, f"data.root={data}", f"seed={seed}", *overrides_of(draw(number)), *more]
     try:
         with redirect_stdout(io.StringIO()):  # the config as a tree
             speechtrain.train(speechtrain.compose(overrides), callbacks=[curve], reuse_data=True)
@@ -127,6 +127,11 @@ def main() -> None:
     missing = [each for each in wanted(given.configs) if each not in table][part - 1 :: parts]
     lines = unpacked(given.table, f"{part}of{parts}")
     data = str(Path(given.data).resolve())
+    if missing:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            train(given.corpus, data, 0, 1, ("trainer.epochs=1",))  # so that imports and features are no part of the first curve
+            os.chdir("/")
     for count, (number, seed) in enumerate(missing, 1):
         start = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
