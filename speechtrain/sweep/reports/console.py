@@ -30,7 +30,7 @@ from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import Assignment
 from speechtrain.sweep.study.attributes import RETRY_OF, TrialEntry, shown_params, was_cancelled
 from speechtrain.sweep.study.control import Signal
-from speechtrain.sweep.study.cost import reasons_of
+from speechtrain.sweep.study.cost import trial_table
 from speechtrain.sweep.study.ledger import Ledger
 from speechtrain.sweep.study.race import Standing
 from speechtrain.sweep.study.race_plan import FIRST_LOOK
@@ -258,15 +258,13 @@ class Reporter:
 
     def _write_table(self, trials: Sequence[FrozenTrial]) -> None:
         names = [parameter.name for parameter in self.plan.space.all_parameters()]
-        metrics = self.plan.names("value")
+        table = trial_table(trials, self.plan.names("value"), names)
+        table["state"] = [state.upper() for state in table["state"]]
+        del table["run"]
         buffer = io.StringIO()
         writer = csv.writer(buffer)
-        writer.writerow(["trial", "state", *metrics, "seconds", *names, "reason"])
-        for trial, reason in zip(trials, reasons_of(trials), strict=True):
-            values = list(trial.values or [None] * len(metrics))
-            seconds = trial.duration.total_seconds() if trial.duration is not None else None
-            params = [trial.params.get(name) for name in names]
-            writer.writerow([trial.number, trial.state.name, *values, seconds, *params, reason or ""])
+        writer.writerow(table)
+        writer.writerows(zip(*table.values(), strict=True))
         write_text(self.folder / "trials.csv", buffer.getvalue())
 
     def _by_seed(self, trials: Sequence[FrozenTrial]) -> list[str]:

@@ -22,6 +22,8 @@ from speechtrain.sweep.study.results import Results
 
 MOST_ENDED = 200
 """Trials that have ended of which each is told, the latest."""
+ENDS = ("complete", "pruned", "paused", "continued", "failed", "cancelled")
+"""How trials end; one that paused is `continued` once another one goes on from it."""
 _MOST_FAILURES = 5
 _RECENT = 20
 """Trials from whose lengths the time that is left is estimated."""
@@ -55,7 +57,7 @@ class EndedTrial:
     """Tells of a trial that has ended.
 
     Attributes:
-        state: `complete`, `pruned`, `failed` or `cancelled`.
+        state: one of `ENDS`.
         values: its objectives, or what it reported last; empty where it has none.
         reason: why it failed or was pruned; else empty.
     """
@@ -76,11 +78,12 @@ class Status:
         state: `running`, `paused`, `stopping`, `finished`, `stopped`, or `idle` where trials are left and no sweeper works on them.
         words: the state in words, with the reason where there is one.
         objectives: names of the metrics; empty for a program that returns its value.
-        counts: number of trials that are complete, pruned, failed, cancelled, running and waiting.
+        counts: number of trials by how they ended (`ENDS`), and of those that are running and waiting.
         n_trials: trials that the newest command wants in total; None: it has not told.
         left: trials that are left of those.
         seconds_left: estimate of the time for them, from the length of the last trials and the number of workers.
         best: the best trial of the search, or the front of several objectives.
+        all_equal: whether all complete trials are equally good, so that the best is one of them and none is better.
         race: what the race of the finalists has come to, as `Standing.to_dict` has it; None: there is none.
         failures: the latest trials that failed.
         ended: the latest trials that ended, the last one first.
@@ -98,6 +101,7 @@ class Status:
     left: int | None
     seconds_left: float | None
     best: list[EndedTrial]
+    all_equal: bool
     race: dict[str, Any] | None
     running: list[RunningTrial]
     failures: list[EndedTrial]
@@ -131,7 +135,8 @@ class StatusReader:
         self._forget()
 
     def _forget(self) -> None:
-        self._counts = dict.fromkeys(("complete", "pruned", "failed", "cancelled"), 0)
+        self._counts = dict.fromkeys(ENDS, 0)
+        self._paused: set[int] = set()
         self._seen: set[int] = set()
         self._results = Results(self._directions)  # type: ignore[arg-type]
         self._ended: deque[FrozenTrial] = deque(maxlen=MOST_ENDED)
@@ -167,12 +172,13 @@ class StatusReader:
             counts={**self._counts, "running": len(running), "waiting": waiting},
             n_trials=newest.n_trials if newest is not None else None,
             left=left,
-            seconds_left=self._seconds_left(left, sum(record.workers for record in alive)),
-            best=[_ended(trial) for trial in self._results.best[:10]],
+            seconds_left=self._seconds_left(left, sum(record.workers for record in alive), running),
+            best=[self._told(trial) for trial in self._results.best[:10]],
+            all_equal=self._results.all_equal,
             race=attributes.get(RACE),
             running=running,
-            failures=[_ended(trial) for trial in reversed(self._failures)],
-            ended=[_ended(trial) for trial in reversed(self._ended)],
+            failures=[self._told(trial) for trial in reversed(self._failures)],
+            ended=[self._told(trial) for trial in reversed(self._ended)],
             sweepers=[_told(record) for record in sweepers[-10:]],
             made=time.time(),
         )
@@ -183,21 +189,37 @@ class StatusReader:
                 if entry.finalist is None:
                     self._ledger.put(entry)
         self._unfinished = [trial for trial in changed if not trial.state.is_finished()]
+        continues = {entry.retry_of for entry in map(TrialEntry, changed) if entry.retry_of is not None and not entry.is_surplus}
         new = [trial for trial in changed if trial.state.is_finished() and trial.number not in self._seen]
         for trial in sorted(new, key=lambda each: each.datetime_complete.timestamp() if each.datetime_complete is not None else 0.0):
             self._seen.add(trial.number)
             self._counts[_word(trial)] += 1
             self._results.add(trial)
             self._ended.append(trial)
+            if _word(trial) == "paused":
+                self._paused.add(trial.number)
             if _word(trial) == "failed":
                 self._failures.append(trial)
+        for number in continues & self._paused:
+            self._paused.discard(number)
+            self._counts["paused"] -= 1
+            self._counts["continued"] += 1
 
-    def _seconds_left(self, left: int | None, workers: int) -> float | None:
-        recent = [trial for trial in self._ended if _word(trial) in ("complete", "pruned")][-_RECENT:]
+    def _told(self, trial: FrozenTrial) -> EndedTrial:
+        word = _word(trial)
+        if word == "paused" and trial.number not in self._paused:
+            word = "continued"
+        seconds = trial.duration.total_seconds() if trial.duration is not None else None
+        reason = str(trial.user_attrs.get("reason", "")).strip().partition("\n")[0][:200]
+        return EndedTrial(trial.number, word, shown_params(trial), list(trial.values or []), seconds, reason)
+
+    def _seconds_left(self, left: int | None, workers: int, running: Sequence[RunningTrial]) -> float | None:
+        recent = [trial for trial in self._ended if _word(trial) in ("complete", "pruned", "paused")][-_RECENT:]
         lengths = [trial.duration.total_seconds() for trial in recent if trial.duration is not None]
         if not left or not workers or not lengths:
             return None
-        return left * sum(lengths) / len(lengths) / workers
+        mean = sum(lengths) / len(lengths)
+        return max(0.0, left * mean - sum(min(trial.seconds, mean) for trial in running)) / workers
 
 
 def _state(
@@ -240,15 +262,11 @@ def _running(trial: FrozenTrial) -> RunningTrial:
     return RunningTrial(trial.number, shown_params(trial), None if step is None else step + 1, value, host, seconds, note)
 
 
-def _ended(trial: FrozenTrial) -> EndedTrial:
-    seconds = trial.duration.total_seconds() if trial.duration is not None else None
-    reason = str(trial.user_attrs.get("reason", "")).strip()
-    return EndedTrial(trial.number, _word(trial), shown_params(trial), list(trial.values or []), seconds, reason.partition("\n")[0][:200])
-
-
 def _word(trial: FrozenTrial) -> str:
     if was_cancelled(trial):
         return "cancelled"
+    if TrialEntry(trial).paused_at is not None:
+        return "paused"
     return {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from speechtrain.console import format_metric
 from speechtrain.errors import counted
 from speechtrain.sweep.reports.finalists import race_rows, verdict_of
-from speechtrain.sweep.reports.status import EndedTrial, Status
+from speechtrain.sweep.reports.status import ENDS, EndedTrial, Status
 from speechtrain.sweep.study.results import short_text
 
 RENEWED_SECONDS = 5
@@ -25,7 +25,7 @@ MOST_BYTES = 48_000
 _LIVE = ("running", "paused", "stopping")
 _STYLE = """body{font:14px system-ui,sans-serif;margin:2em;color:#222}table{border-collapse:collapse;margin:1em 0}
 td,th{padding:2px 12px 2px 0;text-align:left;white-space:nowrap}th{border-bottom:1px solid #999}.n{text-align:right}
-.running{color:#05a}.failed{color:#b00}.pruned,.note{color:#777}.cancelled{color:#a60}h1{font-size:1.3em}
+.running{color:#05a}.failed{color:#b00}.pruned,.paused,.continued,.note{color:#777}.cancelled{color:#a60}h1{font-size:1.3em}
 @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}.running{color:#7bf}.failed{color:#f77}}"""
 
 
@@ -46,7 +46,9 @@ def summary(status: Status) -> Iterator[tuple[str, str]]:
         when = f", about {duration(status.seconds_left)}" if status.seconds_left is not None and of_all else ""
         yield "left", f"{status.left}{of_all}{when}" if of_all else "until hydra.sweeper.stop_when holds"
     raced = status.race is not None and status.race["winner"] is not None
-    for trial in status.best:
+    if status.all_equal:
+        yield "best", f"none: all complete trials have {_values(status, status.best[0])}"
+    for trial in [] if status.all_equal else status.best:
         yield "best of the search" if raced else "best", f"#{trial.number}  {_values(status, trial)}  {short_text(trial.params)}"
     if status.race is not None:
         for row in race_rows(status.race, next(iter(status.objectives), "")):
@@ -101,7 +103,7 @@ def page_of(status: Status) -> str:
             left_out += 1
         else:
             rows.append(row)
-    missing = sum(status.counts[word] for word in ("complete", "pruned", "failed", "cancelled")) - len(status.ended) + left_out
+    missing = sum(status.counts[word] for word in ENDS) - len(status.ended) + left_out
     return begin + "".join(rows) + end.format(f"; {missing} earlier trials are in trials.csv" if missing > 0 else "")
 
 

@@ -12,6 +12,8 @@ from speechtrain.sweep.study.attributes import TrialEntry
 
 COST = "cost"
 """User attribute of a trial: CPU seconds, GPU seconds where there are any, audio seconds, epochs that it ran and was to run."""
+REPORTED = "last report"
+"""Column of `trial_table` with what a trial reported last."""
 _STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
@@ -82,14 +84,24 @@ def reasons_of(trials: Sequence[FrozenTrial]) -> list[str | None]:
     return reasons
 
 
-def trial_table(trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> dict[str, list[Any]]:
-    """Return one row for each trial, as a list for each column."""
-    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    columns: dict[str, list[Any]] = {name: [] for name in ("trial", "state", *objectives, "seconds", *names, "reason", "run")}
+def trial_table(trials: Sequence[FrozenTrial], objectives: Sequence[str], parameters: Sequence[str] | None = None) -> dict[str, list[Any]]:
+    """Return one row for each trial, as a list for each column.
+
+    What trials reported last to the pruner has a column of its own, as it may be another metric than the objective, or one of fewer epochs.
+
+    Args:
+        trials: the trials, in the order of the rows.
+        objectives: names of the objectives, which complete trials alone have.
+        parameters: names of the parameters; None: those that the trials have.
+    """
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params)) if parameters is None else list(parameters)
+    reported = [REPORTED] if any(trial.intermediate_values for trial in trials) else []
+    columns: dict[str, list[Any]] = {name: [] for name in ("trial", "state", *objectives, *reported, "seconds", *names, "reason", "run")}
     for trial, reason in zip(trials, reasons_of(trials), strict=True):
-        values = list(trial.values or [])
+        values = list(trial.values) if trial.state is TrialState.COMPLETE else []
         row: dict[str, Any] = {"trial": trial.number, "state": trial.state.name.lower()}
         row |= {name: values[index] if index < len(values) else None for index, name in enumerate(objectives)}
+        row[REPORTED] = trial.intermediate_values[trial.last_step] if trial.last_step is not None else None
         row["seconds"] = round(trial.duration.total_seconds(), 1) if trial.duration is not None else None
         row |= {name: trial.params.get(name) for name in names}
         row |= {"reason": reason, "run": trial.user_attrs.get("run", {}).get("mlflow_run_id")}

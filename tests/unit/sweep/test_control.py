@@ -18,7 +18,7 @@ from speechtrain.sweep.reports.status import StatusReader
 from speechtrain.sweep.reports.status_page import MOST_BYTES, page_of
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study import control
-from speechtrain.sweep.study.attributes import BEAT, CANCEL, FAILURE, JOB, complete, fail, prune, was_cancelled
+from speechtrain.sweep.study.attributes import BEAT, CANCEL, FAILURE, JOB, RETRY_OF, complete, fail, prune, was_cancelled
 from speechtrain.sweep.study.control import SignalReader, SweeperRecord, cancel, send
 from speechtrain.sweep.study.find import find_study
 from speechtrain.sweep.study.folder import own_folder
@@ -171,7 +171,8 @@ def test_the_status_tells_what_runs_where_what_failed_and_what_is_left(study: St
     status = reader.read()
 
     assert status.state == "running"
-    assert status.counts == {"complete": 1, "pruned": 1, "failed": 1, "cancelled": 0, "running": 2, "waiting": 0}
+    counts = {"complete": 1, "pruned": 1, "paused": 0, "continued": 0, "failed": 1, "cancelled": 0, "running": 2, "waiting": 0}
+    assert status.counts == counts
     assert (status.n_trials, status.left) == (6, 4)  # the one that failed is tried again
     assert status.seconds_left is not None
     assert [(each.number, each.epoch, each.value) for each in status.running] == [(3, 3, 0.5), (4, None, None)]
@@ -182,6 +183,36 @@ def test_the_status_tells_what_runs_where_what_failed_and_what_is_left(study: St
     assert json.loads(json.dumps(status.to_dict()))["counts"]["pruned"] == 1
     complete(study.storage, ids[3], [0.2])
     assert (reader.read().best[0].number, reader.read().counts["complete"]) == (3, 2)
+
+
+def test_the_status_tells_trials_that_paused_and_those_that_are_continued_from_pruned_ones(study: Study) -> None:
+    trials = [study.claim() for _ in range(3)]
+    for trial, paused_at in zip(trials, (1, 1, None), strict=True):
+        assert trial is not None
+        study.storage.set_trial_intermediate_value(trial.id, 0, 0.9)
+        prune(study.storage, trial.id, "others do better", paused_at=paused_at)
+    reader = reader_of(study)
+    assert [each.state for each in reader.read().ended] == ["pruned", "paused", "paused"]
+    attributes = {RETRY_OF: 0}
+    study.storage.create_new_trial(study.id, optuna.create_trial(state=TrialState.RUNNING, system_attrs=attributes))
+
+    status = reader.read()
+
+    assert [(each.number, each.state) for each in status.ended] == [(2, "pruned"), (1, "paused"), (0, "continued")]
+    assert (status.counts["pruned"], status.counts["paused"], status.counts["continued"]) == (1, 1, 1)
+    assert reader_of(study).read().counts == status.counts
+    assert page_of(status).count('class="paused"') == 1
+
+
+def test_where_all_complete_trials_are_equal_the_status_names_no_best_one(study: Study) -> None:
+    for _ in range(2):
+        trial = study.claim()
+        assert trial is not None
+        complete(study.storage, trial.id, [0.25])
+
+    page = page_of(reader_of(study).read())
+
+    assert "none: all complete trials have 25.00 %" in page
 
 
 @pytest.mark.parametrize(

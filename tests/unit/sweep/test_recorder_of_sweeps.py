@@ -133,6 +133,15 @@ def test_what_pruning_saved_is_the_time_the_pruned_trials_would_have_gone_on():
     assert rows["reason"] == [None, None, "went wrong"]
 
 
+def test_what_a_pruned_trial_reported_last_does_not_stand_under_the_objective():
+    pruned = optuna.create_trial(state=TrialState.PRUNED, value=2.9, intermediate_values={0: 3.1, 1: 2.9})  # a loss, the objective is a WER
+
+    rows = trial_table([trial(TrialState.COMPLETE, 36), pruned], ["val/wer"])
+
+    assert rows["val/wer"] == [0.5, None]
+    assert rows["last report"] == [None, 2.9]
+
+
 @pytest.mark.parametrize("directions", [["minimize"], ["minimize", "maximize"]])
 def test_a_page_can_be_made_of_any_study(directions):
     study = optuna.create_study(directions=directions, study_name="<b>study</b>")
