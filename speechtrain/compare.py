@@ -11,7 +11,6 @@ All other runs are compared with the first one. Keys are those of conf/compare.y
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -20,12 +19,6 @@ from speechtrain.config.compose import compose_command
 from speechtrain.config.schemas.commands import CompareConfig
 from speechtrain.console import console
 from speechtrain.report.comparison import ComparisonReport, _short, compare, rows, sentence, write_files
-
-if TYPE_CHECKING:
-    pass
-
-
-# --- showing it -----------------------------------------------------------------------------------------------------------------------
 
 
 def print_report(report: ComparisonReport) -> None:

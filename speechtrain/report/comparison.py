@@ -157,8 +157,14 @@ def rows(report: ComparisonReport) -> tuple[list[str], list[list[str]]]:
     for index, run in enumerate(report.runs):
         took = f"{run.seconds:.0f}" if run.seconds is not None else ""
         metrics = [format_metric(name, run.metrics[name]) if name in run.metrics else "" for name in report.metrics]
-        body.append([run.id[:8], run.name, run.status.lower(), took, *metrics, *(values[index] for values in report.config.values())])
+        body.append([run.id[:8], _name(run), run.status.lower(), took, *metrics, *(values[index] for values in report.config.values())])
     return header, body
+
+
+def _name(run: Record) -> str:
+    """Return the name of a run, with its number if it is the trial of a sweep."""
+    trial = run.tags.get("speechtrain.trial")
+    return run.name if trial is None else f"#{trial} {run.name}"
 
 
 def _short(value: str) -> str:
@@ -185,7 +191,7 @@ def as_csv(report: ComparisonReport) -> str:
     writer.writerow(["run", "name", "status", "seconds", *report.metrics, *report.config])
     for index, run in enumerate(report.runs):
         metrics = [run.metrics.get(name) for name in report.metrics]
-        writer.writerow([run.id, run.name, run.status, run.seconds, *metrics, *(values[index] for values in report.config.values())])
+        writer.writerow([run.id, _name(run), run.status, run.seconds, *metrics, *(values[index] for values in report.config.values())])
     return buffer.getvalue()
 
 
