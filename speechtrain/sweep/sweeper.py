@@ -89,7 +89,7 @@ class Sweep:
                 executor.close()
                 if executor.ends_jobs:
                     study.fail_interrupted()
-                reporter.interrupted()
+                reporter.interrupted(loop.standing)
                 raise
             finally:
                 executor.close()

@@ -168,8 +168,16 @@ class Reporter:
             console.print("resumed", style="yellow")
         self._pause = pause
 
-    def interrupted(self) -> None:
-        """Print that the interrupted trials are queued again, and how to continue."""
+    def interrupted(self, standing: Standing | None = None) -> None:
+        """Write and print the results so far, and print that the interrupted trials are queued again, and how to continue."""
+        self.show(self.study.ledger(), busy=0)
+        trials = self.study.trials()
+        self._write_table(trials)
+        if best := self._best(trials, standing):
+            self._write_results(best, standing)
+            for line in self._of_best(best, standing):
+                console.print(line, markup=False)
+            self._write_best_config(best[0], standing, named=False)
         console.print("interrupted; running trials are queued again, and the same command continues the study", style="yellow")
 
     # --- at the end -------------------------------------------------------------------------------------------------------------------
@@ -187,9 +195,7 @@ class Reporter:
         ledger = self.study.ledger()
         self.show(ledger, busy=0)
         trials = self.study.trials()
-        if standing is not None and (winner := standing.winner) is not None:
-            self.results.name_winner(next(trial for trial in trials if trial.number == winner.trial), winner.mean)
-        best = self.results.best
+        best = self._best(trials, standing)
         self._write_table(trials)
         states = [_state_of(slot.latest.trial) for slot in ledger.slots if isinstance(slot.latest, TrialEntry)]
         counts = {word: states.count(state) for state, word in _WORDS.items()}
@@ -211,6 +217,12 @@ class Reporter:
         elif ledger.is_complete and not self._finished_here:
             console.print("nothing was left to do; for more give a higher hydra.sweeper.n_trials or another hydra.sweeper.study_name")
         return self.results.best_value
+
+    def _best(self, trials: Sequence[FrozenTrial], standing: Standing | None) -> list[FrozenTrial]:
+        """Return the best trials, with the winner of the race of the finalists as the best, if there is one."""
+        if standing is not None and (winner := standing.winner) is not None:
+            self.results.name_winner(next(trial for trial in trials if trial.number == winner.trial), winner.mean)
+        return self.results.best
 
     def _without_result(self, trials: Sequence[FrozenTrial]) -> RunError:
         reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state is TrialState.FAIL]

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+import yaml
 from conftest import REPOSITORY, thinned
 
 pytestmark = pytest.mark.long
@@ -98,6 +99,9 @@ def test_ctrl_c_leaves_a_study_that_the_same_command_completes(toy):
     first.send_signal(signal.SIGINT)
     first.wait(20)
     toy.wait_for(lambda: not any(process.is_running() and process.status() != "zombie" for process in toy.workers()))
+    (results,) = toy.folder.glob("multirun/*/optimization_results.yaml")
+    assert yaml.safe_load(results.read_text())["best_value"] is not None  # of the trials that had ended
+    assert (results.parent / "trials.csv").is_file()
 
     again = toy.run(*sweep, "hydra.sweeper.retries=0")
 
