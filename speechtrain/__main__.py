@@ -23,6 +23,7 @@ from speechtrain.addresses import guard_outputs
 from speechtrain.app import commands
 from speechtrain.app.command import errors_reported, explain_full, print_version
 from speechtrain.app.completion import print_matches, wants_matches
+from speechtrain.app.explanation import FLAG, print_explanation
 from speechtrain.app.help import print_help
 from speechtrain.app.launch import follow_launch, lead
 from speechtrain.app.preload import modules_of_jobs
@@ -31,7 +32,9 @@ from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import preset_params
 from speechtrain.config.explain import broken_files, explain
 from speechtrain.config.extras import explain_missing, require_training
+from speechtrain.config.options import command_keys
 from speechtrain.config.overrides import sweep_arguments, text_as_typed
+from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.processes import interrupts
@@ -85,11 +88,14 @@ def main() -> None:
         _fail(error)
     if arguments[:1] == [command]:
         del sys.argv[1]
-    if command != commands.TRAIN:
+    if FLAG in arguments:
+        with errors_reported():
+            print_explanation(_in_full(command, _words(sys.argv[1:])), _config_dir(arguments))
+    elif command != commands.TRAIN:
         commands.start(command)
     elif "--help" in arguments or "-h" in arguments:
         with errors_reported():
-            print_help()
+            print_help(_config_dir(arguments))
     elif "--version" in arguments:
         with errors_reported():
             print_version()
@@ -97,6 +103,12 @@ def main() -> None:
         print_matches(run)
     else:
         _train(sys.argv[1:])
+
+
+def _in_full(command: str, words: list[str]) -> list[str]:
+    """Return the words behind a command with its own keys as `--explain` knows them: `evaluate.nbest` for `nbest`."""
+    own = command_keys(command) if command in COMMANDS else {}
+    return [f"{command}.{word}" if word in own else word for word in words]
 
 
 def _train(arguments: list[str]) -> None:
@@ -116,7 +128,7 @@ def _train(arguments: list[str]) -> None:
             raise
         if isinstance(error, (HydraException, OmegaConfBaseException, YAMLError)):
             typed = sys.argv[1:]
-            error = explain(_overrides(typed), error, _config_dir(typed), sweep=is_sweep(typed))
+            error = explain(_words(typed), error, _config_dir(typed), sweep=is_sweep(typed))
         _fail(error)
     except (ModuleNotFoundError, ValueError, OverflowError, OSError) as error:
         own = _config_dir(sys.argv[1:])
@@ -136,14 +148,14 @@ def _compose_and_run(arguments: list[str]) -> None:
         require_training()
         typed = text_as_typed(resume_arguments(to_run))
         if is_sweep(typed):
-            typed = sweep_arguments(typed, preset_params(_overrides(typed), _config_dir(typed)))
+            typed = sweep_arguments(typed, preset_params(_words(typed), _config_dir(typed)))
         sys.argv[1:] = typed
         gc.freeze()  # what is imported stays: composing a config would have it searched for garbage, a tenth of its time
         run()
 
 
-def _overrides(arguments: list[str]) -> list[str]:
-    """Return the overrides among what was typed, without Hydra's options and their values."""
+def _words(arguments: list[str]) -> list[str]:
+    """Return the words among what was typed, overrides in a training, without Hydra's options and their values."""
     values = {position + 1 for position, item in enumerate(arguments) if item in _OPTIONS_WITH_VALUES}
     return [item for position, item in enumerate(arguments) if not item.startswith("-") and position not in values]
 

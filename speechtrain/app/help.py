@@ -1,53 +1,72 @@
-"""`--help` of the program: lists the commands, and every group with its options, each with the first line of its file."""
+"""`--help` of the program: the commands, how a training is written, and every group with what its options are."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from speechtrain.app.commands import COMMANDS, summary
-from speechtrain.config import CONF_DIR
+from speechtrain.app.commands import COMMANDS, TRAIN, summary
+from speechtrain.config.comments import summary_of
+from speechtrain.config.composition import config_folders
+from speechtrain.config.options import groups, option_files
 from speechtrain.console import console
-
-_HIDDEN = ("schema", "hydra")
-
-
-def describe(text: str) -> str:
-    """Return the first comment line of a config file, which says what it is for."""
-    for line in text.splitlines():
-        if line.startswith("#") and "@package" not in line:
-            return line.lstrip("# ").rstrip()
-    return ""
+from speechtrain.errors import UserError
+from speechtrain.files import is_folder
 
 
-def print_help() -> None:
-    """Print usage, commands, groups and options, without composing anything."""
-    console.print("[bold]speechtrain[/] \\[train] \\[group=option] \\[key=value] \\[-m] ...      or python -m speechtrain ...")
-    console.print("[bold]speechtrain[/] COMMAND ...                                    or python -m speechtrain.COMMAND ...\n")
-    console.print("Trains a CTC speech recogniser, by default on digits spoken by eSpeak NG; every run is in MLflow (make ui).\n")
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
+def print_help(config_dir: str | None = None) -> None:
+    """Print usage, commands, groups and options, without composing anything.
+
+    Args:
+        config_dir: the user's own folder of configs, whose options are listed too.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if config_dir is not None and not is_folder(Path(config_dir)):
+        raise UserError(f"--config-dir: no such folder: {Path(config_dir).absolute()}")
+    console.print("[bold]speechtrain[/] \\[train] \\[group=option] \\[key=value] \\[-m] ...")
+    console.print("[bold]speechtrain[/] COMMAND ...           also python -m speechtrain.COMMAND ...\n")
+    console.print("[bold]Commands[/]  COMMAND --help says more of each\n")
+    table = _table("bold", "")
+    table.add_row(TRAIN, "train a model and test it; the word may be left out")
     for name in COMMANDS:
         table.add_row(name, escape(summary(name).rstrip(".")))
     console.print(table)
-    console.print("\n[bold]speechtrain COMMAND --help[/] says more of each. What a training is composed of:\n")
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(no_wrap=True, style="cyan")
-    table.add_column(overflow="fold")
-    for folder in sorted(path for path in CONF_DIR.iterdir() if path.is_dir() and path.name not in _HIDDEN):
-        for position, path in enumerate(sorted(folder.glob("*.yaml"))):
-            table.add_row(folder.name if position == 0 else "", path.stem, escape(describe(path.read_text(encoding="utf-8"))))
+    console.print("\n[bold]Words of a training[/]\n")
+    table = _table("bold", "")
+    for name, text in _WORDS:
+        table.add_row(name, escape(text))
     console.print(table)
-    console.print(
-        "\n[bold]Keys[/]      model.channels=128 trainer.epochs=5 seed=2   (python -m speechtrain --cfg job prints all of them)\n"
-        "[bold]Resume[/]    resume=last, a run's folder, a checkpoint, or an MLflow run id\n"
-        "[bold]Try out[/]   trainer.fast_dev_run=true (one batch)   dry_run=true (one epoch)   experiment=quick\n"
-        "[bold]Several[/]   -m model=tdnn,conformer seed=1,2\n"
-        "[bold]Repeat[/]    rerun=RUN_ID: the same run from what MLflow holds, and what is different now\n"
-        "[bold]Look[/]      make ui   speechtrain compare RUN RUN   speechtrain diagnose RUN   speechtrain sync\n"
-        "[bold]Use[/]       speechtrain evaluate | transcribe | align | export | serve | inspect, from=last   (docs/use.md)\n"
-        '[bold]Complete[/]  eval "$(speechtrain -sc install=bash)"   (zsh and fish too)\n'
-        "[bold]Own files[/] --config-dir DIR adds groups and options; --hydra-help lists Hydra's own flags"
-    )
+    console.print("\n[bold]Groups[/]  --explain GROUP says more of each; by default a tdnn learns digits spoken by eSpeak NG\n")
+    folders = config_folders(config_dir)
+    table = _table("bold", "cyan", "")
+    for group in (name for name in groups(folders) if not name.startswith("hydra")):
+        for position, (name, path) in enumerate(sorted(option_files(group, folders).items())):
+            table.add_row(group if position == 0 else "", name, escape(summary_of(path)))
+    console.print(table)
+
+
+_WORDS = (
+    ("model=conformer", "an option of a group"),
+    ("trainer.epochs=5", "a value of a key"),
+    ("--explain KEY", "what a key or group means, what it accepts, and where it is set"),
+    ("--cfg job", "every key with its value"),
+    ("-m seed=1,2", "a sweep over several values, or over a space: -m sweep=lr"),
+    ("resume=last", "go on with a run; or its folder, a checkpoint, an MLflow run id"),
+    ("rerun=RUN_ID", "the same run from what MLflow holds, and what is different now"),
+    ("test_run=quick", "only try it out; also dry_run=true, trainer.fast_dev_run=true"),
+    ("--config-dir DIR", "groups and options of your own"),
+    ("-sc install=bash", 'shell completion: eval "$(speechtrain -sc install=bash)"; zsh and fish too'),
+    ("--hydra-help", "Hydra's own flags"),
+)
+
+
+def _table(*styles: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for style in styles[:-1]:
+        table.add_column(no_wrap=True, style=style)
+    table.add_column(overflow="fold", style=styles[-1])
+    return table

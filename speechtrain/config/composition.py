@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -10,6 +11,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,3 +56,46 @@ def settle_folder(cfg: DictConfig) -> None:
         assert isinstance(unresolved, dict)
         if "hydra:runtime" in str(unresolved["output_dir"]):
             cfg.output_dir = str(Path("outputs").absolute())
+
+
+@dataclass(frozen=True)
+class ComposedFile:
+    """Names a file that a config is composed of.
+
+    Attributes:
+        path: the file.
+        package: the dotted key that its content stands under; empty: the root.
+        option: the group and name of it, such as `model/tdnn`.
+    """
+
+    path: Path
+    package: str
+    option: str
+
+
+def files_of(overrides: Sequence[str], config_dir: str | None = None) -> list[ComposedFile]:
+    """Return the files that a config is composed of, in the order in which later ones win; schemas and Hydra's own are left out.
+
+    Args:
+        overrides: as Hydra reads them; only the choices of options count.
+        config_dir: the user's own folder of configs.
+
+    Raises:
+        one of `REFUSED`: there is no such option.
+    """
+    folders = config_folders(config_dir)
+    if GlobalHydra.instance().is_initialized():
+        GlobalHydra.instance().clear()
+    search_path = [] if config_dir is None else [f"hydra.searchpath=[file://{folders[-1]}]"]
+    with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        found = GlobalHydra.instance().config_loader().compute_defaults_list("config", [*overrides, *search_path], RunMode.RUN)
+    named = [(each.config_path or "", each.package or "") for each in found.defaults]
+    located = (
+        (next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None), name, at) for name, at in named
+    )
+    return [ComposedFile(path, package, name) for path, name, package in located if path is not None]
+
+
+def config_folders(config_dir: str | None = None) -> list[Path]:
+    """Return the folders in which options are looked for, in this order."""
+    return [CONF_DIR, *([] if config_dir is None else [Path(config_dir).absolute()])]

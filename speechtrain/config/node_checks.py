@@ -128,9 +128,11 @@ def _outside(value: Any, limits: Mapping[str, Any]) -> str | None:
     return f"must be {'at most' if value > 0 else 'at least'} {f'{bound:,.0f}' if most < 1e15 else f'{bound:g}'}"
 
 
+BOUND_WORDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+"""The bounds of a number in words."""
 _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
-    "ge": (operator.ge, "at least"),
-    "gt": (operator.gt, "more than"),
-    "le": (operator.le, "at most"),
-    "lt": (operator.lt, "less than"),
+    "ge": (operator.ge, BOUND_WORDS["ge"]),
+    "gt": (operator.gt, BOUND_WORDS["gt"]),
+    "le": (operator.le, BOUND_WORDS["le"]),
+    "lt": (operator.lt, BOUND_WORDS["lt"]),
 }

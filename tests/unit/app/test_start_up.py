@@ -26,7 +26,7 @@ HEAVY = (
     "huggingface_hub",
 )
 
-ANSWERED = ["--help", "--version", "--cfg job", "evaluate --help", "sync outputs"]
+ANSWERED = ["--help", "--explain model.chunk_frames", "--version", "--cfg job", "evaluate --help", "sync outputs"]
 
 MISTAKES = [
     *(
@@ -35,6 +35,7 @@ MISTAKES = [
         "model.channels=-1",
         "-m model.chanels=1,2",
         "evalute",
+        "--explain model.chunk_frame",
         "resume=zzz",
         "data=synthetic objective.metric=val/zzz",
         "init_from=zzz",
