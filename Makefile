@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Where this is set, each of the many processes below would compile all that it imports: ten seconds of CPU time
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test test-all test-slow test-gpu ui screenshots lint format lock clean
+.PHONY: help install run test test-all test-slow test-gpu ui screenshots reference lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -56,6 +56,9 @@ ui: $(RUN_INSTALLED) ## MLflow on the runs of this folder
 screenshots: $(INSTALLED) ## docs/images anew, with Chromium (apt-get install chromium chromium-driver)
 	mkdir -p docs/images
 	SPEECHTRAIN_SCREENSHOTS=$(CURDIR)/docs/images OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/integration/test_browser.py
+
+reference: $(INSTALLED) ## docs/reference anew, from the comments of conf/ and the schemas
+	$(BIN)/python -m speechtrain.app.reference docs/reference
 
 lint: $(INSTALLED) ## style, types, which room may import which, and the files that other tools read
 	$(BIN)/ruff check .

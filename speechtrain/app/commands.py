@@ -36,13 +36,22 @@ def named_command(arguments: list[str]) -> str:
 def start(name: str) -> None:
     """Run a command with the arguments in `sys.argv`, and end the process with its exit code."""
     module = importlib.import_module(f"speechtrain.{name}{'' if _file_of(name).stem == name else '.__main__'}")
-    run_command((module.__doc__ or "").replace("python -m speechtrain.", "speechtrain "), module.run)
+    run_command(_as_typed(module.__doc__ or ""), module.run)
 
 
 def summary(name: str) -> str:
     """Return what a command does: the first line of its module's docstring, without importing it."""
+    return command_help(name).partition("\n")[0].partition("`: ")[2]
+
+
+def command_help(name: str) -> str:
+    """Return what `--help` of a command prints: the docstring of its module, which is not imported."""
     source = _file_of(name).read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].partition("`: ")[2]
+    return _as_typed(ast.get_docstring(ast.parse(source)) or "")
+
+
+def _as_typed(text: str) -> str:
+    return text.replace("python -m speechtrain.", "speechtrain ").strip()
 
 
 def _file_of(name: str) -> Path:

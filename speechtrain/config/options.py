@@ -244,7 +244,7 @@ def _one_type(hint: Any, limits: Mapping[str, Any]) -> str:
     if choices:
         each = f"one of {', '.join(choices)}"
         return f"a list, each {each}" if get_origin(hint) is list else each
-    bounds = " and ".join(f"{words} {limits[name]:,g}" for name, words in BOUND_WORDS.items() if limits.get(name) is not None)
+    bounds = " and ".join(f"{words} {limits[name]:,}" for name, words in BOUND_WORDS.items() if limits.get(name) is not None)
     if get_origin(hint) is list:
         items = get_args(hint)[0]
         return f"a list of {_PLURAL.get(items, 'values')}{f', each {bounds}' if bounds else ''}"
