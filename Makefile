@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_INSTALLED := .venv/.run
 INSTALLED := .venv/.installed
+DOCS_INSTALLED := .venv/.docs
 # cpu: PyTorch's builds without CUDA, a third of the size; or another word of uv's --torch-backend
 TORCH ?=
 ARGS ?=
@@ -12,7 +13,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Where this is set, each of the many processes below would compile all that it imports: ten seconds of CPU time
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test test-all test-slow test-gpu ui screenshots reference lint format lock clean
+.PHONY: help install run test test-all test-slow test-gpu ui screenshots docs reference lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,6 +36,10 @@ $(INSTALLED): pyproject.toml requirements.lock | $(BIN)/uv
 	$(UV_INSTALL) --editable '.[dev]'
 	@touch $@ $(RUN_INSTALLED)
 
+$(DOCS_INSTALLED): pyproject.toml | $(BIN)/uv
+	$(UV_INSTALL) --group docs
+	@touch $@
+
 run: $(RUN_INSTALLED) ## train on spoken digits, or what ARGS="model=conformer ..." says
 	$(BIN)/python -m speechtrain $(ARGS)
 
@@ -56,6 +61,10 @@ ui: $(RUN_INSTALLED) ## MLflow on the runs of this folder
 screenshots: $(INSTALLED) ## docs/images anew, with Chromium (apt-get install chromium chromium-driver)
 	mkdir -p docs/images
 	SPEECHTRAIN_SCREENSHOTS=$(CURDIR)/docs/images OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/integration/test_browser.py
+
+docs: $(DOCS_INSTALLED) ## the site in build/docs/site, of README.md, docs/ and the pages beside them; a dead link is an error
+	$(BIN)/python docs/site/stage.py build/docs
+	cd build/docs && $(CURDIR)/$(BIN)/zensical build --strict --clean
 
 reference: $(INSTALLED) ## docs/reference anew, from the comments of conf/ and the schemas
 	$(BIN)/python -m speechtrain.app.reference docs/reference

@@ -197,9 +197,7 @@ def _declared(schema: type[Node] | None, path: Sequence[str]) -> tuple[type[Node
     return None, inspect.Parameter.empty, {}
 
 
-@lru_cache
-def _hints(schema: type[Node]) -> dict[str, Any]:
-    return get_type_hints(schema)
+_hints = lru_cache(get_type_hints)
 
 
 def _owner(schema: type[Node], name: str) -> type[Node]:
