@@ -1,7 +1,7 @@
 """Puts together what the site is built of, in a folder: `python docs/site/stage.py build/docs`.
 
-Pages keep the paths that they have in the repository, so that a link works on a forge and on the site. A page that is named in backticks, as
-in `docs/use.md`, becomes a link, and what pages link to beside each other (pictures, programs) is copied. A page that is no part of the
+Pages keep the paths that they have in the repository, so that a link works on a forge and on the site. A page that is named in backticks,
+as in `docs/use.md`, becomes a link, and what pages link to beside each other (pictures, programs) is copied. A page that is no part of the
 navigation, or a link to a file that is not there, ends this with an error.
 """
 

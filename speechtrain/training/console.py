@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from rich.tree import Tree
 
 from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.config.checkpoint_values import without_checkpoint_files
+from speechtrain.config.differences import changed_run_keys, chosen_options
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.console import console, format_metric
 from speechtrain.training.language_model import LANGUAGE_MODEL, LEXICON
@@ -75,7 +77,19 @@ class ConsoleProgress(Callback):
         best = self._history.best(self._metric) if self._history is not None and self._metric is not None else None
         if best is not None and best[0] == epoch:
             parts.append("best so far")
-        console.print(f"epoch {epoch + 1:3d}/{self._epochs}  {'  '.join(parts)}  {took:.1f} s")
+        line = f"epoch {epoch + 1:3d}/{self._epochs}  {'  '.join(parts)}  {took:.1f} s"
+        if console.is_terminal and len(line) > console.width:  # the same without the stages: what is not the training's is the validation's
+            short = [
+                f"{_HEADINGS.get(name, name)} {format_metric(name, metrics[f'val/{name}'])}"
+                for name in self._names[1:]
+                if f"val/{name}" in metrics
+            ]
+            losses = "  ".join(
+                f"{word} {metrics[name]:.3f}" for word, name in (("loss", "train/loss"), ("val", "val/loss")) if name in metrics
+            )
+            mark = "  best" if "best so far" in parts else ""
+            line = "  ".join([f"epoch {epoch + 1:3d}/{self._epochs}", losses, *short, f"{took:.1f} s{mark}"])
+        console.print(line)
 
     def on_train_end(self, result: TrainResult) -> None:
         """Remove the progress bar, and print why the training ended early if it did."""
@@ -153,23 +167,46 @@ _LABELS |= {LANGUAGE_MODEL: "n-gram", LEXICON: "words"}
 
 def print_whereabouts(folder: Path, checkpoint: Path | None, files: Sequence[Path], recorder: RunRecorder) -> None:
     """Print where the run's folder, checkpoint and reports are, its id in MLflow, and how to open the trackers."""
-    console.print(f"\nrun         {folder}")
+    console.print(f"\nrun         {_near(folder)}")
     if (run_id := recorder.run_ids.get("mlflow")) is not None:
         console.print(f"run id      {run_id}")
     if checkpoint is not None:
-        console.print(f"checkpoint  {checkpoint}")
+        console.print(f"checkpoint  {_near(checkpoint)}")
     for path in files:
         label = _LABELS.get(path.name, {".html": "report", ".keras": "model"}.get(path.suffix))
         if label is not None:
-            console.print(f"{label:<12}{path}")
+            console.print(f"{label:<12}{_near(path)}")
     recorder.print_whereabouts()
 
 
 def print_config(cfg: ExperimentConfig) -> None:
-    """Print every group of a config as a branch of a tree; short lists stay on one line."""
-    tree = Tree("[bold]config[/]", guide_style="dim")
-    _grow(tree, without_checkpoint_files(cfg.as_dict()))
-    console.print(tree)
+    """Print the option of each group with the keys that differ from its defaults; all keys as a tree where debug messages are shown."""
+    values = without_checkpoint_files(cfg.as_dict())
+    if logging.getLogger("speechtrain").isEnabledFor(logging.DEBUG):
+        tree = Tree("[bold]config[/]", guide_style="dim")
+        _grow(tree, values)
+        console.print(tree)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for group, (name, changed) in chosen_options(values).items():
+        table.add_row(group, " ".join([f"[bold]{escape(name)}[/]", *_pairs(changed)]))
+    if changed := changed_run_keys(values):
+        table.add_row("run", " ".join(_pairs(changed)))
+    console.print(table)
+    console.print(f"\n[dim]all keys are in {escape(str(_near(Path(cfg.output_dir) / 'config.yaml')))}")
+    console.print("[dim](hydra.verbose=speechtrain prints them)[/]\n")
+
+
+def _pairs(values: Mapping[str, Any]) -> list[str]:
+    """Return keys and values as they are typed."""
+    return [escape(f"{key}={'null' if value is None else str(value).replace(' ', '')}") for key, value in values.items()]
+
+
+def _near(path: Path) -> Path:
+    """Return a path as it is typed in this folder, or whole if it lies elsewhere."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _grow(tree: Tree, values: dict[Any, Any]) -> None:

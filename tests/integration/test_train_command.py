@@ -66,7 +66,17 @@ def interrupt_when(arguments: list[str], folder: Path, said: str, with_signal: s
 def test_a_run_reports_keeps_and_tracks_what_it_did(command: Command, tmp_path: Path) -> None:
     done = command(*SMALL, "trainer.epochs=2", "samples=3")
     assert done.returncode == 0, done.stderr
-    for said in ("├── model", "hidden_sizes", "epoch   2/2", "audio s/s", "test ", "ref  ", "hyp  ", "checkpoint  ", "make ui"):
+    for said in (
+        "model      mlp",
+        "trainer    default epochs=2",
+        "epoch   2/2",
+        "audio s/s",
+        "test ",
+        "ref  ",
+        "hyp  ",
+        "checkpoint  ",
+        "make ui",
+    ):
         assert said in done.stdout, said
     assert done.stdout.count("  ref  ") == 3
     folder = next((tmp_path / "outputs").glob("*/*"))
@@ -74,7 +84,7 @@ def test_a_run_reports_keeps_and_tracks_what_it_did(command: Command, tmp_path: 
     assert json.loads((folder / "run.json").read_text())["status"] == "FINISHED"
     checkpoint = re.search(r"checkpoint  (\S+)", done.stdout)
     assert checkpoint is not None
-    assert Path(checkpoint[1]).is_file()
+    assert (tmp_path / checkpoint[1]).is_file()
 
     (run,) = runs(tmp_path)
     assert run.info.status == "FINISHED"
