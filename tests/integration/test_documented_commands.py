@@ -1,6 +1,6 @@
 """Each command of README.md and of the how-to pages works as it is typed: bash runs it, on small data, with words added that make it short.
 
-`make test-all` composes the configs of the trainings and checks them, and runs the other commands of README.md; `make test-slow` trains.
+`make test-all` composes the configs of the trainings and checks them, and runs the other commands of the pages in FRONT; `make test-slow` trains.
 A line of a fenced block that the shell below cannot run makes its test fail, so a new one is tested from the start. What cannot run here is
 in `ELSEWHERE`, with the reason; it is planned: composed and checked.
 """
@@ -44,7 +44,10 @@ from speechtrain.sweep.plan import Planner
 from speechtrain.sweep.plugin import _read_options
 from speechtrain.sweep.space.compose import Composer
 
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("use", "sweeps", "tasks", "tracking", "keras", "models")), "CONTRIBUTING.md"]
+FRONT = ("README.md", "docs/get-started.md", "docs/training.md", "docs/data.md")
+"""The pages that a newcomer reads, whose commands every run of CI tries."""
+HOW_TO = ("use", "sweeps", "tasks", "tracking", "keras", "models", "troubleshooting")
+PAGES = [*FRONT, *(f"docs/{name}.md" for name in HOW_TO), "CONTRIBUTING.md"]
 BLOCKS = [block for page in PAGES for block in blocks_of(REPOSITORY / page, page)]
 SHELL = ("", "sh", "console")
 SHORT = ("trainer.fast_dev_run=true", "backend.threads=1", "trainer.accelerator=cpu", "report.enabled=false")
@@ -273,7 +276,7 @@ class Programs:
         return 1
 
     def train(self, call: Call, words: list[str]) -> int:
-        if self.as_typed:
+        if self.as_typed or words[0] in ("--help", "--explain", "--cfg"):
             return call.run(sys.executable, "-m", "speechtrain", *words)
         if any(word in ELSEWHERE for word in words) or (words[0] == "-m" and not self.sweeps):
             self.plans.append([word for word in words if word != "-m"])
@@ -380,14 +383,14 @@ def is_quick(block: Block) -> bool:
 def parameters(*languages: str) -> list[Any]:
     found = [block for block in BLOCKS if block.language in languages]
     return [
-        pytest.param(block, id=str(block), marks=pytest.mark.long if block.page == "README.md" else pytest.mark.slow) for block in found
+        pytest.param(block, id=str(block), marks=pytest.mark.long if block.page in FRONT else pytest.mark.slow) for block in found
     ]
 
 
 def commands() -> list[Any]:
     """The blocks of commands, all of them in full, and those that `make test-all` can afford without their trainings."""
     found = [block for block in BLOCKS if block.language in SHELL]
-    composed = [block for block in found if block.page == "README.md" or is_quick(block)]
+    composed = [block for block in found if block.page in FRONT or is_quick(block)]
     return [
         *(pytest.param(block, False, id=f"{block}-composed", marks=pytest.mark.long) for block in composed),
         *(pytest.param(block, True, id=str(block), marks=pytest.mark.slow) for block in found),
@@ -401,7 +404,7 @@ def test_commands_work_as_typed(block: Block, in_full: bool, place: Path, monkey
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     answered = typed(block) != block.content
-    programs = Programs(place, as_typed=answered, in_full=in_full, sweeps=in_full and block.page == "README.md")
+    programs = Programs(place, as_typed=answered, in_full=in_full, sweeps=in_full and block.page in FRONT)
     shell = Shell(place, programs.treatments())
     try:
         done = shell.run(filled_in(typed(block), place, port))
@@ -446,6 +449,7 @@ def keras_checkpoint() -> dict[str, Any]:
 
 GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": dict,
+    "docs/training.md": dict,
     "docs/use.md": samples_of_a_recording,
     "docs/sweeps.md": dict,
     "docs/tasks.md": dict,
