@@ -4,6 +4,7 @@ BIN := .venv/bin
 RUN_INSTALLED := .venv/.run
 INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.docs
+RECORDED := docs/images/terminal.svg
 # cpu: PyTorch's builds without CUDA, a third of the size; or another word of uv's --torch-backend
 TORCH ?=
 ARGS ?=
@@ -58,9 +59,14 @@ test-gpu: $(INSTALLED) ## the tests that need an NVIDIA GPU
 ui: $(RUN_INSTALLED) ## MLflow on the runs of this folder
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
 
-screenshots: $(INSTALLED) ## docs/images anew, with Chromium (apt-get install chromium chromium-driver)
+screenshots: $(INSTALLED) $(RECORDED) ## docs/images anew, with Chromium (apt-get install chromium chromium-driver)
 	mkdir -p docs/images
 	SPEECHTRAIN_SCREENSHOTS=$(CURDIR)/docs/images OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/integration/test_browser.py
+
+# A terminal in which a model is trained, a minute; anew only if what is typed there changes
+$(RECORDED): docs/site/session.sh | $(INSTALLED)
+	$(UV_INSTALL) --group recording
+	$(BIN)/python docs/site/record.py $< $@
 
 docs: $(DOCS_INSTALLED) ## the site in build/docs/site, of README.md, docs/ and the pages beside them; a dead link is an error
 	$(BIN)/python docs/site/stage.py build/docs

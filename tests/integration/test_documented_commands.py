@@ -1,6 +1,6 @@
 """Each command of README.md and of the how-to pages works as it is typed: bash runs it, on small data, with words added that make it short.
 
-`make test-all` composes the configs of the trainings and checks them, and runs the other commands of the pages in FRONT; `make test-slow` trains.
+`make test-all` composes the configs of the trainings and checks them, and runs the other commands of FRONT; `make test-slow` trains.
 A line of a fenced block that the shell below cannot run makes its test fail, so a new one is tested from the start. What cannot run here is
 in `ELSEWHERE`, with the reason; it is planned: composed and checked.
 """
@@ -382,9 +382,7 @@ def is_quick(block: Block) -> bool:
 
 def parameters(*languages: str) -> list[Any]:
     found = [block for block in BLOCKS if block.language in languages]
-    return [
-        pytest.param(block, id=str(block), marks=pytest.mark.long if block.page in FRONT else pytest.mark.slow) for block in found
-    ]
+    return [pytest.param(block, id=str(block), marks=pytest.mark.long if block.page in FRONT else pytest.mark.slow) for block in found]
 
 
 def commands() -> list[Any]:

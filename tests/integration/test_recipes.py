@@ -1,4 +1,4 @@
-"""The recipes still give about the scores that the README tells, less the scatter between seeds: minutes each, `-m slow`."""
+"""The recipes still give about the scores that docs/benchmarks.md tells, less the scatter between seeds: minutes each, `-m slow`."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ CITATION = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-
 CHANGELOG = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
 RELEASE = re.compile(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d{2}-\d{2})$", re.MULTILINE)
 COMMUNITY = ["CODE_OF_CONDUCT.md", "SECURITY.md", "CONTRIBUTING.md", ".github/pull_request_template.md", ".github/ISSUE_TEMPLATE"]
+README_LINES, README_WIDTH = 150, 110
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 
@@ -72,6 +73,13 @@ def test_each_target_of_make_that_a_page_names_exists(page: Path) -> None:
 
     named = re.findall(r"(?:^|`|&& |\$ )make ([a-z-]+)", code, re.MULTILINE)
     assert set(named) <= targets
+
+
+def test_the_readme_is_short_and_narrow() -> None:
+    lines = text_of("README.md").splitlines()
+
+    assert len(lines) <= README_LINES
+    assert [line for line in lines if len(line) > README_WIDTH] == []
 
 
 @pytest.mark.parametrize("name", COMMUNITY)
