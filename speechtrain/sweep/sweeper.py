@@ -291,7 +291,7 @@ class TrialLoop:
             for number, reason in self._study.fail_dead_trials(ledger):
                 self._close_runs(number, reason)
                 ledger = self._study.ledger()
-        self._reporter.show(ledger, busy=len(self._running))
+        self._reporter.show(ledger, running=sorted(self._running))
         if self._recorder is not None:
             self._recorder.update(self._study.finished, self._reporter.results)
         self._check_failures(ledger)

@@ -89,15 +89,15 @@ class Reporter:
         if self._shown:
             console.print(f"      {done}{self._of_all(' of ')} were done before; continuing", markup=False)
 
-    def show(self, ledger: Ledger, *, busy: int) -> None:
-        """Print a line for each trial that has ended since the last call."""
+    def show(self, ledger: Ledger, *, running: Sequence[int] = ()) -> None:
+        """Print a line for each trial that has ended since the last call, with the numbers of those that run."""
         for trial in self.study.finished[self._shown :]:
             self._shown += 1
             self._finished_here += 1
             self.results.add(trial)
-            console.print(self._line(trial, ledger, busy), markup=True)
+            console.print(self._line(trial, ledger, running), markup=True)
 
-    def _line(self, trial: FrozenTrial, ledger: Ledger, busy: int) -> str:
+    def _line(self, trial: FrozenTrial, ledger: Ledger, running: Sequence[int]) -> str:
         state = _state_of(trial)
         values = "  ".join(self._values(trial)) or "-"
         paused_at = TrialEntry(trial).paused_at
@@ -120,7 +120,7 @@ class Reporter:
             parts.append(f"[red]{escape(str(trial.user_attrs.get('reason', 'unknown')).splitlines()[0][:160])}[/]")
         if (earlier := trial.system_attrs.get(RETRY_OF)) is not None:
             parts.append(_relation(ledger, earlier))
-        parts.append(f"[dim]{ledger.done}{self._of_all('/')}, {busy}/{self.workers} busy{self._time_left(ledger)}[/]")
+        parts.append(f"[dim]{ledger.done}{self._of_all('/')}{_running(running)}{self._time_left(ledger)}[/]")
         return "  ".join(parts)
 
     def _values(self, trial: FrozenTrial) -> list[str]:
@@ -193,7 +193,7 @@ class Reporter:
             RunError: no trial was completed.
         """
         ledger = self.study.ledger()
-        self.show(ledger, busy=0)
+        self.show(ledger)
         trials = self.study.trials()
         best = self._best(trials, standing)
         self._write_table(trials)
@@ -309,6 +309,16 @@ class Reporter:
         write_text(path, head + experiment_yaml(cfg))
         if named:
             console.print(f"      {path}\n      {command}", style="bold", markup=False)
+
+
+def _running(numbers: Sequence[int]) -> str:
+    """Return which trials run, in words; nothing if none does."""
+    named = " ".join(f"#{number}" for number in numbers[:_MOST_NAMED])
+    more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
+    return f", {named}{more} running" if numbers else ""
+
+
+_MOST_NAMED = 4
 
 
 def _state_of(trial: FrozenTrial) -> str:
