@@ -103,6 +103,7 @@ def test_lists_make_a_grid_whose_points_run_once_each_however_often_the_command_
     again = toy.run("x=1,2", "n=0,1,2")
 
     assert "6 done" in first.stdout
+    assert "  1/6" in first.stdout
     assert "nothing was left to do" in again.stdout
     assert sorted((float(line[4])) for line in toy.log("start")) == [1, 1, 1, 2, 2, 2]
 
