@@ -32,9 +32,7 @@ from speechtrain.config import CONF_DIR
 from speechtrain.config.compose import preset_params
 from speechtrain.config.explain import broken_files, explain
 from speechtrain.config.extras import explain_missing, require_training
-from speechtrain.config.options import command_keys
 from speechtrain.config.overrides import sweep_arguments, text_as_typed
-from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.console import errors
 from speechtrain.errors import ConfigError, Problem, RunError, UserError
 from speechtrain.processes import interrupts
@@ -90,7 +88,7 @@ def main() -> None:
         del sys.argv[1]
     if FLAG in arguments:
         with errors_reported():
-            print_explanation(_in_full(command, _words(sys.argv[1:])), _config_dir(arguments))
+            print_explanation(_words(sys.argv[1:]), _config_dir(arguments), command)
     elif command != commands.TRAIN:
         commands.start(command)
     elif "--help" in arguments or "-h" in arguments:
@@ -103,12 +101,6 @@ def main() -> None:
         print_matches(run)
     else:
         _train(sys.argv[1:])
-
-
-def _in_full(command: str, words: list[str]) -> list[str]:
-    """Return the words behind a command with its own keys as `--explain` knows them: `evaluate.nbest` for `nbest`."""
-    own = command_keys(command) if command in COMMANDS else {}
-    return [f"{command}.{word}" if word in own else word for word in words]
 
 
 def _train(arguments: list[str]) -> None:

@@ -25,6 +25,10 @@ def run_command(help_text: str | None, call: Callable[[list[str]], int]) -> None
             print_version()
         elif any(item in ("-h", "--help") for item in arguments):
             console.print((help_text or "").strip(), markup=False)
+        elif "--explain" in arguments:
+            from speechtrain.app.explanation import print_explanation  # the sweeper's own distribution is without it
+
+            print_explanation([item for item in arguments if not item.startswith("-")], command=Path(sys.argv[0]).stem)
         else:
             with interrupts.command():
                 code = call(arguments)

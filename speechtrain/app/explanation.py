@@ -25,12 +25,13 @@ from speechtrain.files import is_folder
 FLAG = "--explain"
 
 
-def print_explanation(words: Sequence[str], config_dir: str | None = None) -> None:
+def print_explanation(words: Sequence[str], config_dir: str | None = None, command: str | None = None) -> None:
     """Print what the keys and groups among the words mean; the words with `=` choose options and set values, as those of a training do.
 
     Args:
         words: as typed, without other options of the program.
         config_dir: the user's own folder of configs.
+        command: the command that was typed, whose own keys may stand without its name.
 
     Raises:
         UserError: there is no such key or option, or no key is named.
@@ -39,6 +40,8 @@ def print_explanation(words: Sequence[str], config_dir: str | None = None) -> No
         raise UserError(f"--config-dir: no such folder: {Path(config_dir).absolute()}")
     names = [word for word in words if "=" not in word and not word.startswith("~") and word != FLAG]
     overrides = [word for word in words if word not in names and word != FLAG]
+    own = command_keys(command) if command in COMMANDS else {}
+    names = [f"{command}.{name}" if name in own else name for name in names]
     if not names:
         raise UserError(f"{FLAG}: no key is named\n    -> for example {FLAG} model, or {FLAG} trainer.epochs")
     try:

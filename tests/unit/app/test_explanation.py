@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,7 +124,10 @@ def test_a_mistake_is_answered_with_the_nearest_key_and_exit_code_2(command: Com
 
 
 def test_a_command_explains_its_own_keys(command: Command) -> None:
-    assert command("evaluate", "--explain", "nbest").stdout.startswith("evaluate.nbest  speechtrain evaluate\n")
+    told = command("evaluate", "--explain", "nbest").stdout
+    assert told.startswith("evaluate.nbest  speechtrain evaluate\n")
+    words = [sys.executable, "-m", "speechtrain.evaluate", "--explain", "nbest"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == told
 
 
 def test_help_lists_commands_first_and_the_options_of_a_folder_of_the_users_own(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
