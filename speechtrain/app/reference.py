@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from speechtrain.app.commands import COMMANDS, command_help, summary
+from speechtrain.app.python_reference import python_page
 from speechtrain.config.composition import CONF_DIR
 from speechtrain.config.options import WITHOUT_KEYS, Key, Option, command_keys, groups, options_of, root_keys
 from speechtrain.config.schemas import commands as command_schemas
@@ -29,6 +30,7 @@ def reference() -> dict[str, str]:
     """Return the files of the reference by their paths inside its folder."""
     by_group = {group: options_of(group, [CONF_DIR]) for group in groups([CONF_DIR])}
     files = {"config.md": _index(by_group), "commands.md": _commands(), "sweep.md": _sweep_page(by_group)}
+    files["python.md"] = _GENERATED.replace("the comments of conf/ and the schemas", "docstrings") + "\n" + python_page()
     for group, options in by_group.items():
         if group not in (*SWEEPING, *WITHOUT_KEYS):
             files[f"{group}.md"] = _group_page(group, options)

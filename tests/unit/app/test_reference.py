@@ -12,6 +12,7 @@ from jsonschema import Draft7Validator
 from omegaconf import OmegaConf
 from referencing import Registry, Resource
 
+import speechtrain
 from speechtrain.app.reference import SWEEPING, reference
 from speechtrain.config.composition import CONF_DIR
 from speechtrain.config.options import groups, options_of
@@ -47,6 +48,14 @@ def test_every_option_and_key_is_in_the_reference(written: dict[str, str]) -> No
         for option in options_of(group, [CONF_DIR]):
             assert f"`{group}={option.name}`\n" in page
             assert all(f"| `{option.package}.{name}` |" in page for name in option.keys)
+
+
+def test_the_python_api_is_in_the_reference(written: dict[str, str]) -> None:
+    page = written["python.md"]
+    for name in set(speechtrain.__all__) - {"__version__"}:
+        assert f"## `speechtrain.{name}`\n" in page
+    assert "- `trust`: whether its config may name classes of other packages, whose code is then run.\n" in page
+    assert "forward(" in page
 
 
 def test_a_link_of_the_reference_leads_to_a_heading(written: dict[str, str]) -> None:
