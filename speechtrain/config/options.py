@@ -197,7 +197,9 @@ def _declared(schema: type[Node] | None, path: Sequence[str]) -> tuple[type[Node
     return None, inspect.Parameter.empty, {}
 
 
-_hints = lru_cache(get_type_hints)
+@lru_cache
+def _hints(schema: Any) -> dict[str, Any]:  # a class, which mypy takes for nothing that can be hashed
+    return get_type_hints(schema)
 
 
 def _owner(schema: type[Node], name: str) -> type[Node]:

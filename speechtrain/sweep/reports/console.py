@@ -170,7 +170,7 @@ class Reporter:
 
     def interrupted(self, standing: Standing | None = None) -> None:
         """Write and print the results so far, and print that the interrupted trials are queued again, and how to continue."""
-        self.show(self.study.ledger(), busy=0)
+        self.show(self.study.ledger())
         trials = self.study.trials()
         self._write_table(trials)
         if best := self._best(trials, standing):
