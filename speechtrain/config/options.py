@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -197,9 +197,7 @@ def _declared(schema: type[Node] | None, path: Sequence[str]) -> tuple[type[Node
     return None, inspect.Parameter.empty, {}
 
 
-@lru_cache
-def _hints(schema: Any) -> dict[str, Any]:  # a class, which mypy takes for nothing that can be hashed
-    return get_type_hints(schema)
+_hints: Callable[[Any], dict[str, Any]] = lru_cache(get_type_hints)  # mypy takes a class for nothing that can be hashed
 
 
 def _owner(schema: type[Node], name: str) -> type[Node]:
