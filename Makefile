@@ -63,7 +63,7 @@ screenshots: $(INSTALLED) $(RECORDED) ## docs/images anew, with Chromium (apt-ge
 	mkdir -p docs/images
 	SPEECHTRAIN_SCREENSHOTS=$(CURDIR)/docs/images OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/integration/test_browser.py
 
-# A terminal in which a model is trained, a minute; anew only if what is typed there changes
+# A terminal, some seconds; anew only if what is typed there changes
 $(RECORDED): docs/site/session.sh | $(INSTALLED)
 	$(UV_INSTALL) --group recording
 	$(BIN)/python docs/site/record.py $< $@
