@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-COLUMNS, ROWS, SECONDS = 80, 28, 16
+COLUMNS, ROWS, SECONDS = 80, 24, 16
 STEP = 200
 """Milliseconds between two frames at least: each costs some kilobytes."""
 
@@ -26,13 +26,13 @@ def faster(cast: str, seconds: float) -> str:
 
 
 def main(script: Path, picture: Path) -> None:
-    """Run the script with bash in an empty folder, and draw what it shows."""
+    """Run the script with bash in the root of the repository, and draw what it shows."""
     with tempfile.TemporaryDirectory() as folder:
+        cast = Path(folder) / "terminal.cast"
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         size = ("--cols", str(COLUMNS), "--rows", str(ROWS))
-        run = ("asciinema", "rec", "--quiet", *size, "--command", f"bash {script}", "terminal.cast")
-        subprocess.run(run, cwd=folder, env=environment, check=True)
-        cast = Path(folder) / "terminal.cast"
+        run = ("asciinema", "rec", "--quiet", *size, "--command", f"bash {script}", str(cast))
+        subprocess.run(run, cwd=Path(__file__).resolve().parents[2], env=environment, check=True)
         cast.write_text(faster(cast.read_text(encoding="utf-8"), SECONDS), encoding="utf-8")
         options = ("--min-frame-duration", str(STEP), "--loop-delay", "6000", "--template", "window_frame")
         subprocess.run(("termtosvg", "render", str(cast), str(picture), *options), env=environment, check=True)
