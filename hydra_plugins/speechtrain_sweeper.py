@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from speechtrain.config.schemas.sweeps import PoolOptions
+    from speechtrain.config.schemas.sweeps import PoolOptions, RayOptions
 
 
 class OptunaSweeper(Sweeper):
@@ -53,10 +53,19 @@ _OPTIONS = {
     "hydra/sweeper": ("optuna",),
     "hydra/sweeper/sampler": ("*",),
     "hydra/sweeper/pruner": ("*",),
-    "hydra/launcher": ("pool",),
+    "hydra/launcher": ("pool", "ray"),
 }
 """The groups that any program gets, and the options of each."""
 _SCHEME = "speechtrain-sweeper"
+
+
+def _options(group: str) -> tuple[str, ...]:
+    """Return the options of a group; a launcher of the same name that is installed as well stays what it is in other programs."""
+    options = _OPTIONS.get(group, ())
+    if group != "hydra/launcher":
+        return options
+    installed = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    return tuple(name for name in options if f"{name}.yaml" not in installed)
 
 
 class SweeperOptions(ConfigSource):
@@ -95,7 +104,7 @@ class SweeperOptions(ConfigSource):
     def is_config(self, config_path: str) -> bool:
         """Return whether a path is an option of one of our groups."""
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
-        options = _OPTIONS.get(group, ())
+        options = _options(group)
         return (name in options or "*" in options) and (_CONF / group / f"{name}.yaml").is_file()
 
     def available(self) -> bool:
@@ -108,7 +117,7 @@ class SweeperOptions(ConfigSource):
         if results_filter is not ObjectType.CONFIG:
             names |= {path.rpartition("/")[2] for path in _OPTIONS if path.rpartition("/")[0] == config_path}
         if results_filter is not ObjectType.GROUP and config_path in _OPTIONS:
-            files = (file for option in _OPTIONS[config_path] for file in (_CONF / config_path).glob(f"{option}.yaml"))
+            files = (file for option in _options(config_path) for file in (_CONF / config_path).glob(f"{option}.yaml"))
             names |= {file.stem for file in files}
         return sorted(names)
 
@@ -156,6 +165,30 @@ class PoolLauncher(Launcher):
         from speechtrain.sweep.plugin import launch_in_pool
 
         return launch_in_pool(job_overrides, initial_job_idx, self.hydra_context, self.task_function, self.config)
+
+
+class RayLauncher(Launcher):
+    """`hydra/launcher=ray`: warm workers on a Ray cluster; its keys are described in `conf/hydra/launcher/ray.yaml`."""
+
+    def __init__(self, **_options: object) -> None:
+        """Accept the options, which `launch` and `ray_options` read from the config."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Remember the program and the config of the sweep."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    @property
+    def ray_options(self) -> RayOptions:
+        """Return what a trial asks for, and of which cluster; the Optuna sweeper asks for this and drives the actors itself."""
+        from speechtrain.sweep.plugin import ray_options
+
+        return ray_options(self.config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run a batch of jobs, for sweepers that know no other way."""
+        from speechtrain.sweep.plugin import launch_on_ray
+
+        return launch_on_ray(job_overrides, initial_job_idx, self.hydra_context, self.task_function, self.config)
 
 
 class SshLauncher(Launcher):

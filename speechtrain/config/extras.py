@@ -37,6 +37,7 @@ EXTRAS = {
     "grpc": "grpc",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
+    "ray": "ray",
 }
 """The extra by the name of the module that is imported."""
 
@@ -49,7 +50,7 @@ _FORMATS = {
 }
 """The modules that write and test a file, by backend and format, beside those that the backend needs anyway."""
 
-LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 """The extra by the name of a launcher that is a package of its own."""
 
 _NEWEST_PYTHON = {"flashlight": (3, 12)}

@@ -76,7 +76,7 @@ from speechtrain.config.schemas.sound import (
     WaveformFeatures,
     Words,
 )
-from speechtrain.config.schemas.sweeps import PoolOptions, SshOptions, SweeperOptions
+from speechtrain.config.schemas.sweeps import PoolOptions, RayOptions, SshOptions, SweeperOptions
 from speechtrain.config.schemas.training import (
     BeamDecoder,
     ClassificationTask,
@@ -223,7 +223,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
     "decoder": {"greedy": GreedyDecoder, "beam": BeamDecoder},
     "tracking": {"mlflow": MlflowTracking, "tensorboard": TensorBoardTracking, "wandb": WandbTracking},
     "sweeper": {"optuna": SweeperOptions},
-    "launcher": {"pool": PoolOptions, "ssh": SshOptions},
+    "launcher": {"pool": PoolOptions, "ray": RayOptions, "ssh": SshOptions},
 }
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
@@ -16,17 +16,25 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from speechtrain.config.schemas.sweeps import REPLACED, PoolOptions, SshOptions, SweeperOptions
+from speechtrain.config.node_checks import find_node_problems
+from speechtrain.config.schemas.node import Target
+from speechtrain.config.schemas.sweeps import REPLACED, PoolOptions, RayOptions, SshOptions, SweeperOptions
 from speechtrain.errors import ConfigError, Problem, RunError, UserError, did_you_mean, first_line
 from speechtrain.sweep.sweeper import Sweep
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob
 from speechtrain.sweep.trial.runner import Program
 
+if TYPE_CHECKING:
+    from speechtrain.sweep.workers.pool import Pool
+    from speechtrain.sweep.workers.ray_actors import RayActors
+
 log = logging.getLogger(__name__)
 
-T = TypeVar("T", SweeperOptions, PoolOptions, SshOptions)
+T = TypeVar("T", SweeperOptions, PoolOptions, RayOptions, SshOptions)
 
 _OFFICIAL = "hydra-optuna-sweeper"
+_LAUNCHERS: dict[str, type[Target]] = {"PoolLauncher": PoolOptions, "RayLauncher": RayOptions}
+"""The schemas of the launchers that other programs have, by class."""
 
 
 def start_sweep(arguments: Sequence[str], hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> float | None:
@@ -47,6 +55,11 @@ def pool_options(config: DictConfig) -> PoolOptions:
     return _read_options(config.hydra.launcher, PoolOptions)
 
 
+def ray_options(config: DictConfig) -> RayOptions:
+    """Return the options of Ray in `hydra.launcher`."""
+    return _read_options(config.hydra.launcher, RayOptions)
+
+
 def launch_in_pool(
     job_overrides: Sequence[Sequence[str]], first: int, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
 ) -> list[JobReturn]:
@@ -59,17 +72,46 @@ def launch_in_pool(
         task_function: the program.
         config: config of the sweep.
     """
+    from speechtrain.sweep.workers.messages import Setup
     from speechtrain.sweep.workers.pool import Pool
 
     options = pool_options(config)
     size = min(options.n_workers or os.cpu_count() or 1, len(job_overrides))
-    program = Program(hydra_context, config, task_function)
-    pool = Pool(program, size, Path(str(config.hydra.sweep.dir)), options, wants_returns=True)
+    setup = Setup.of_this_process(Program(hydra_context, config, task_function))
+    return _launch(Pool(setup, size, Path(str(config.hydra.sweep.dir)), options, wants_returns=True), job_overrides, first)
+
+
+def launch_on_ray(
+    job_overrides: Sequence[Sequence[str]], first: int, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+) -> list[JobReturn]:
+    """Run a batch of jobs on a Ray cluster, with actors that live as long as the batch; arguments as of `launch_in_pool`.
+
+    Raises:
+        CompactHydraException: the cluster cannot be used as it is described; Hydra prints this without a stack trace.
+    """
+    from speechtrain.sweep.workers.ray_actors import RayActors
+
+    try:
+        _give_types(config)
+        if problems := list(find_node_problems(config.hydra.launcher, "hydra.launcher")):
+            raise ConfigError(problems)
+        options = ray_options(config)
+        size = min(options.n_workers or len(job_overrides), len(job_overrides))
+        folder = Path(str(config.hydra.sweep.dir))
+        actors = RayActors(Program(hydra_context, config, task_function), size, folder, options, wants_returns=True)
+        return _launch(actors, job_overrides, first)
+    except (UserError, RunError) as error:
+        raise CompactHydraException(str(error)) from error
+
+
+def _launch(pool: Pool | RayActors, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+    """Run a batch of jobs, and close what ran them."""
     jobs = [SweepJob(first + index, list(overrides), {}) for index, overrides in enumerate(job_overrides)]
     waiting = list(jobs)
     ended: dict[int, JobReturn] = {}
     try:
         while len(ended) < len(jobs):
+            pool.expect(len(jobs) - len(ended))
             while waiting and pool.busy < pool.size:
                 pool.submit(waiting.pop(0))
             for outcome in pool.wait(1.0):
@@ -120,12 +162,13 @@ def _give_types(config: DictConfig) -> None:
     Raises:
         ConfigError: there is no such key, or it takes no such value.
     """
-    schemas: dict[str, type[SweeperOptions] | type[PoolOptions]] = {"sweeper": SweeperOptions}
-    if str(config.hydra.launcher.get("_target_")).endswith(".PoolLauncher"):
-        schemas["launcher"] = PoolOptions
+    launcher = str(config.hydra.launcher.get("_target_")).rpartition(".")[2]
+    schemas: dict[str, type[Target]] = {"sweeper": SweeperOptions, "launcher": _LAUNCHERS.get(launcher, Target)}
     for key, schema in schemas.items():
-        if OmegaConf.get_type(config.hydra[key]) is schema:
+        if schema is Target or OmegaConf.get_type(config.hydra[key]) is schema:
             continue
+        if key == "sweeper" and not str(config.hydra[key].get("_target_")).endswith(".OptunaSweeper"):
+            continue  # another sweeper, which uses our launcher
         try:
             typed = OmegaConf.merge(OmegaConf.structured(schema), config.hydra[key])
         except OmegaConfBaseException as error:
@@ -134,7 +177,7 @@ def _give_types(config: DictConfig) -> None:
             config.hydra[key] = typed
 
 
-def _untyped(node: str, schema: type[SweeperOptions] | type[PoolOptions], given: DictConfig, error: OmegaConfBaseException) -> Problem:
+def _untyped(node: str, schema: type[Target], given: DictConfig, error: OmegaConfBaseException) -> Problem:
     """Return what is wrong with a node that its schema does not take."""
     from speechtrain.config.explain import expected_type
 

@@ -19,7 +19,7 @@ from speechtrain.addresses import keep
 from speechtrain.config.overrides import unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import ConfigError, Problem, RunError
-from speechtrain.files import write_text
+from speechtrain.files import sqlite_file, write_text
 from speechtrain.sweep.plan import Planner, SweepPlan
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.precheck import default_overrides
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # they import Optuna, which a mistake on the command line doe
     from speechtrain.sweep.study.ledger import Ledger, LedgerEntry
     from speechtrain.sweep.study.race import Standing
     from speechtrain.sweep.study.study import ClaimedTrial, Study
-    from speechtrain.sweep.workers.executors import Executor
+    from speechtrain.sweep.workers.executors import Executor, SharedFile
     from speechtrain.tracking.base import Status
 
 POLL_SECONDS = 1.0
@@ -76,12 +76,14 @@ class Sweep:
         study = _open_study(plan, self._options)
         shared = keep(OmegaConf.to_container(self._program.config, resolve=False))
         write_text(plan.folder / "multirun.yaml", OmegaConf.to_yaml(OmegaConf.create(shared)))
-        executor = make_executor(self._options, self._program, plan.folder)
-        _refuse_private_storage(study.url, executor)
-        reporter = Reporter(study, plan, self._composer, workers=executor.size, options=self._options)
-        reporter.begin()
         recorder = self._recorder(study, plan, arguments)
-        with _recording(recorder, study, reporter), present(study, executor.size, plan.folder, options=self._options) as presence:
+        files = [*_files_of(study.url), *(recorder.files() if recorder is not None else [])]
+        executor = make_executor(self._options, self._program, plan.folder, files)
+        workers = self._options.n_jobs
+        _refuse_private_storage(study.url, executor)
+        reporter = Reporter(study, plan, self._composer, workers=workers, options=self._options)
+        reporter.begin()
+        with _recording(recorder, study, reporter), present(study, workers, plan.folder, options=self._options) as presence:
             loop = TrialLoop(self._options, plan, study, executor, reporter, recorder)
             try:
                 reason = loop.run()
@@ -137,14 +139,26 @@ def _open_study(plan: SweepPlan, options: SweeperOptions) -> Study:
     )
 
 
+def _files_of(url: str) -> list[SharedFile]:
+    """Return the file of a study's storage, if it is one."""
+    from speechtrain.sweep.workers.executors import SharedFile
+
+    if ":memory:" in url or not url.startswith(("journal:", "sqlite:")):
+        return []
+    path = url.removeprefix("journal:///") if url.startswith("journal:") else str(sqlite_file(url))
+    fix = "give a storage that all machines reach: postgresql+psycopg://USER@HOST/DATABASE or grpc://HOST:PORT"
+    return [SharedFile("hydra.sweeper.storage", path, fix)]
+
+
 def _refuse_private_storage(url: str, executor: Executor) -> None:
-    """Refuse a storage in memory for jobs in several processes.
+    """Refuse a storage in memory for jobs in other processes.
 
     Raises:
-        ConfigError: the storage is in memory and the jobs run in several processes.
+        ConfigError: the storage is in memory and the jobs do not run in this process.
     """
-    if executor.size > 1 and (url.startswith("memory:") or ":memory:" in url):
-        message = f"{url} is private to one process, and n_jobs starts {executor.size}"
+    if not executor.is_local and (url.startswith("memory:") or ":memory:" in url):
+        executor.close()
+        message = f"{url} is private to one process, and trials run in others"
         raise ConfigError([Problem("hydra.sweeper.storage", message, "leave it out: the default is a file")])
 
 
@@ -302,6 +316,7 @@ class TrialLoop:
 
     def _start_next(self, ledger: Ledger, *, races: bool) -> bool:
         """Claim a trial and start its job; return False if all workers are busy or no trial waits."""
+        self._executor.expect(sys.maxsize if races else self._study.n_trials - ledger.done)
         if len(self._running) >= self._executor.size:
             return False
         trial = self._study.claim(ledger) if not races else self._claim_finalist()
@@ -330,7 +345,7 @@ class TrialLoop:
             if not outcome.recorded:
                 TrialHandle(context).record(outcome)
             self._study.claimed_ids.discard(context.id)
-            if outcome.ending in ("died", "timeout", "memory"):
+            if outcome.ending in ("died", "lost", "timeout", "memory"):
                 self._close_runs(outcome.number, outcome.reason)
 
     def _delete_checkpoints(self, paused: Sequence[LedgerEntry]) -> None:
@@ -354,6 +369,8 @@ class TrialLoop:
         from speechtrain.sweep.trial.close_runs import close_runs
 
         close_runs(self._plan.folder / str(number), reason)
+        if self._recorder is not None:
+            self._recorder.abandon_runs(number, reason)
 
     def _check_failures(self, ledger: Ledger) -> None:
         """End a sweep in which too much fails.

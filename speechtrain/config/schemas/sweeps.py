@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -9,6 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import Node, Rule, Target, number
 
 REPLACED = {
@@ -121,6 +123,70 @@ class PoolOptions(Target):
     memory_gb: float | None = number(gt=0)
     max_jobs: int | None = number(ge=1)
     fork: bool = True
+
+
+@dataclass
+class RayOptions(Target):
+    address: str | None = MISSING
+    num_cpus: float = number(ge=0, most=10_000)
+    num_gpus: float = number(ge=0, most=1000)
+    memory: Any = MISSING
+    resources: Any = MISSING
+    threads: int | None = number(ge=1, most=1024)
+    max_jobs: int | None = number(ge=1)
+    runtime_env: Any = MISSING
+    folder: str = MISSING
+    autoscales: bool | None = MISSING
+    patience: float = number(ge=0)
+    n_workers: int | None = number(ge=1, most=100_000)
+    init: Any = MISSING
+
+    def rules(self) -> Iterator[Rule]:
+        yield from needed("", ["ray"])
+        if self.address is not None and not _RAY_ADDRESS.fullmatch(self.address):
+            fix = "write auto, HOST:PORT, ray://HOST:10001, or null for a Ray of the sweep's own"
+            yield "address", f"names no cluster, received {self.address!r}", fix
+        elif self.address is not None and self.address.startswith("ray://"):
+            yield from needed("address", ["grpc"])
+        if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
+            yield "num_gpus", f"is above 1 and no whole number, received {self.num_gpus:g}", "a trial has a part of one GPU, or whole ones"
+        if bytes_of(self.memory) is None and self.memory is not None:
+            yield "memory", f"is no amount of memory, received {self.memory!r}", "write a number of bytes, or one with MB or GB: 4GB"
+        for key, example in _RAY_EXAMPLES.items():
+            if not isinstance(value := getattr(self, key), dict):
+                yield key, f"must be a mapping, received {value!r}", example
+        yield from _rules_of_resources(self.resources)
+        for key in _OWN_INIT & set(self.init if isinstance(self.init, dict) else ()):
+            yield f"init.{key}", "has a key of its own", f"set hydra.launcher.{key}"
+
+
+def _rules_of_resources(resources: object) -> Iterator[Rule]:
+    for name, amount in resources.items() if isinstance(resources, dict) else ():
+        if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 < amount < float("inf"):
+            yield f"resources.{name}", f"must be a number above 0, received {amount!r}", ""
+        elif name in _RAY_KEYS:
+            yield f"resources.{name}", "has a key of its own", f"set hydra.launcher.{_RAY_KEYS[name]}"
+
+
+_RAY_ADDRESS = re.compile(r"auto|(ray://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5}")
+_RAY_KEYS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+_OWN_INIT = {"address", "runtime_env"}
+_RAY_EXAMPLES = {
+    "resources": "for example '{licence: 1}'",
+    "runtime_env": "for example '{working_dir: ., env_vars: {DATA: /data}}'",
+    "init": "for example '{object_store_memory: 200000000}'",
+}
+_UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def bytes_of(memory: object) -> int | None:
+    """Return an amount of memory, a number of bytes or a text such as `4GB`, in bytes; None if it is none."""
+    if isinstance(memory, bool):
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([A-Za-z]*)\s*", str(memory))
+    unit = _UNITS.get(found[2].upper()) if found else None
+    amount = float(found[1]) * unit if found and unit else 0.0
+    return int(amount) if 1 <= amount < 2**60 else None
 
 
 @dataclass

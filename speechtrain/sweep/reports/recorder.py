@@ -19,11 +19,14 @@ from speechtrain.addresses import masked
 from speechtrain.config.experiment import kind_of_test
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import RunError, UserError
+from speechtrain.files import sqlite_file
 from speechtrain.processes.fresh import FreshCall
 from speechtrain.sweep.study.cost import SweepCost, trial_table
 from speechtrain.sweep.study.results import Results
 from speechtrain.sweep.study.storage import study_lock
 from speechtrain.sweep.study.study import describe
+from speechtrain.sweep.trial.attempts import FOLDER, RUN_IDS
+from speechtrain.sweep.workers.executors import SharedFile
 from speechtrain.tracking import provenance
 
 if TYPE_CHECKING:
@@ -114,6 +117,28 @@ class SweepRecorder:
                 if run_id is not None:
                     self.parents[name] = run_id
         self._next_page = time.monotonic() + REPORT_SECONDS
+
+    def files(self) -> list[SharedFile]:
+        """Return the files of trackers that trials write to, wherever they run."""
+        from speechtrain.tracking.mlflow.location import tracking_address
+
+        if "mlflow" not in self._tracking:
+            return []
+        address = tracking_address(self._tracking["mlflow"].get("tracking_uri"))
+        if not address.startswith("sqlite:///"):
+            return []
+        fix = "give the address of a server that all machines reach, as http://HOST:5000, or go without: tracking=[]"
+        return [SharedFile("tracking.mlflow.tracking_uri", str(sqlite_file(address)), fix)]
+
+    def abandon_runs(self, number: int, reason: str) -> None:
+        """Close the runs of a trial whose process, or machine, is gone, if its folder is not here."""
+        trial = next((each for each in self.study.finished if each.number == number), None)
+        folder = trial.user_attrs.get(FOLDER) if trial is not None else None
+        if trial is None or folder is None or Path(folder).is_dir():
+            return
+        for name, run_id in trial.user_attrs.get(RUN_IDS, {}).items():
+            if name in self._trackers:
+                self._trackers[name].abandon(str(run_id), reason)
 
     def _uid(self) -> str:
         """Return the unique id of the run, which the study stores for all sweepers that share it."""

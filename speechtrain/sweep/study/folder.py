@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import uuid
 from pathlib import Path
 
 from speechtrain.errors import ConfigError, DiskError, Problem, unwritable
@@ -11,6 +13,22 @@ from speechtrain.files import is_file, write_json
 
 _OWNER = "study.json"
 """File in a sweep's folder that says which study it belongs to."""
+
+
+WORD_FILE = ".remote"
+"""File in a sweep's folder with a random word: a machine that sees the same word sees the same folder."""
+
+
+def token_of(folder: Path) -> str:
+    """Return a random word kept in the sweep's folder, so that a sweep started anew gets no runs of an earlier one."""
+    path = folder / WORD_FILE
+    if not path.is_file():
+        temporary = folder / f"{WORD_FILE}.{uuid.uuid4().hex}"
+        temporary.write_text(uuid.uuid4().hex, encoding="ascii")
+        with contextlib.suppress(FileExistsError):  # another thread was first
+            path.hardlink_to(temporary)
+        temporary.unlink()
+    return path.read_text(encoding="ascii")
 
 
 def own_folder(folder: Path, study: str, url: str) -> None:

@@ -19,6 +19,8 @@ OUTPUT = "output.log"
 """File in a trial's folder with what it prints."""
 FOLDER = "folder"
 """User attribute of a trial: the folder of its run, from which another attempt goes on."""
+RUN_IDS = "run_ids"
+"""User attribute of a trial: ids of the runs that it has begun last, by tracker, by which they are closed if its machine is gone."""
 _OF_ONE_ATTEMPT = (".hydra", OUTPUT)
 """What stays in the folder of an attempt that has ended, as do files that the next one has as well: its log."""
 
@@ -34,7 +36,10 @@ def continue_earlier_attempt(trial: TrialHandle, folder: Path) -> Mapping[str, A
         The facts that the attempt with the checkpoint stored with its trial; empty if there is nothing to go on from.
     """
     trial.set_attribute(FOLDER, str(folder.absolute()))
-    attempts = [(earlier, place) for earlier in trial.earlier_attempts() if (place := folder_of(earlier)) is not None and place.is_dir()]
+    places = [(earlier, place) for earlier in trial.earlier_attempts() if (place := folder_of(earlier)) is not None]
+    attempts = [(earlier, place) for earlier, place in places if place.is_dir()]
+    if places and not attempts:
+        log.warning("what trial %d has left is on another machine (%s): it begins anew", places[0][0].number, places[0][1])
     with_checkpoints = [index for index, (_, place) in enumerate(attempts) if any(place.glob(f"**/{CHECKPOINTS}/*"))]
     if not with_checkpoints:
         return {}

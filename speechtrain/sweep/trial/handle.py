@@ -168,7 +168,7 @@ class TrialHandle:
             paused_at = last + 1 if outcome.ending == "paused" and last is not None else None
             prune(self.storage, trial_id, outcome.reason, paused_at=paused_at)
         elif outcome.ending != "done":
-            fail(self.storage, trial_id, outcome.reason, charged=outcome.ending != "interrupted", final=outcome.final)
+            fail(self.storage, trial_id, outcome.reason, charged=outcome.ending not in ("interrupted", "lost"), final=outcome.final)
         else:
             count = len(self.context.directions)
             fail(self.storage, trial_id, f"returned {outcome.value!r}, not {counted(count, 'number')}")

@@ -24,11 +24,12 @@ from speechtrain.console import printing_to
 from speechtrain.errors import RunPaused, RunPruned, UserError
 from speechtrain.sweep.study.cost import COST
 from speechtrain.sweep.study.objectives import Constraint
-from speechtrain.sweep.trial.attempts import OUTPUT, continue_earlier_attempt, delete_checkpoints
+from speechtrain.sweep.trial.attempts import OUTPUT, RUN_IDS, continue_earlier_attempt, delete_checkpoints
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialCancelledError, TrialHandle, own_trial
 from speechtrain.sweep.trial.meter import Meter
 from speechtrain.sweep.trial.outcome import Outcome
+from speechtrain.tracking.run_folder import read_run_file
 from speechtrain.training.cross_validation import is_cross_validation
 from speechtrain.training.result import Result, finished_result
 
@@ -81,6 +82,24 @@ class TrialCallback(Callback):
             control.prune(what)
         elif compares and control.stop_reason is None and epoch + 1 != self._epochs and self.trial.should_pause(epoch):
             control.pause(what)
+
+
+class RunNote(Callback):
+    """Stores with the trial which runs it has begun in the trackers, for they may have to be closed from elsewhere.
+
+    Args:
+        trial: the trial that is trained.
+        folder: folder of its run.
+    """
+
+    def __init__(self, trial: TrialHandle, folder: Path) -> None:
+        self._trial = trial
+        self._folder = folder
+
+    def on_model_ready(self, facts: Mapping[str, float]) -> None:  # noqa: ARG002
+        """Store the ids, which are known once the runs are open."""
+        if run_ids := read_run_file(self._folder).get("run_ids"):
+            self._trial.set_attribute(RUN_IDS, run_ids)
 
 
 class CostMeter(Callback):
@@ -199,7 +218,7 @@ class _SeedTrainings:
         return train(
             cfg,
             overrides=self._overrides,
-            callbacks=[callback, self._meter],
+            callbacks=[RunNote(self._trial, Path(cfg.output_dir)), callback, self._meter],
             after_fold=FoldPruner(self._trial, callback, self._metrics[0], self._folds) if prunes_folds else None,
             tags=context.tags,
             run_name=" ".join(filter(None, [context.name, f"seed={cfg.seed}" if context.seeds > 1 else ""])) or None,

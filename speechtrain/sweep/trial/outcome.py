@@ -17,7 +17,7 @@ from speechtrain.errors import RunError, RunPaused, RunPruned, UserError
 VARIABLE = "SPEECHTRAIN_TRIAL"
 """Environment variable that tells a job which trial it is; its value is `TrialContext.to_text()`."""
 
-Ending = Literal["done", "pruned", "paused", "failed", "died", "timeout", "memory", "interrupted"]
+Ending = Literal["done", "pruned", "paused", "failed", "died", "lost", "timeout", "memory", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Outcome:
 
     Attributes:
         number: number of the job.
-        ending: what ended it; `died`, `timeout` and `memory` are seen from outside of its process.
+        ending: what ended it; `died`, `lost` (its machine went away), `timeout` and `memory` are seen from outside of its process.
         value: what it returned.
         reason: why it failed, was pruned or paused, in a line; otherwise empty.
         trace: the stack trace of an unexpected error, for the log.

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config.internals import remember_parsed_interpolations
-from speechtrain.sweep.space.compose import Composer
+from speechtrain.sweep.space.compose import ComposedJob, Composer
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.hydra_job import ConfigFiles, run_hydra_job
 from speechtrain.sweep.trial.job_logging import JobLogging
@@ -47,8 +47,12 @@ class JobRunner:
         with suppress(HydraException, OmegaConfBaseException):  # the job meets it again
             self._composer.compose_job(overrides)
 
-    def run(self, job: SweepJob) -> tuple[Outcome, JobReturn | None]:
+    def run(self, job: SweepJob, composed: ComposedJob | None = None) -> tuple[Outcome, JobReturn | None]:
         """Run a job and return how it ended, whatever it raised, with Hydra's own return value if the program came to an end.
+
+        Args:
+            job: the job.
+            composed: its config, which is changed; None: it is composed here.
 
         Raises:
             KeyboardInterrupt: the process was interrupted; the trial's record says so by then.
@@ -60,7 +64,7 @@ class JobRunner:
         handle, returned = None, None
         try:
             with own_trial(context) if context is not None else nullcontext() as handle:
-                composed = self._composer.compose_job(job.overrides)
+                composed = composed or self._composer.compose_job(job.overrides)
                 function, hydra_context = self._program.task_function, self._program.hydra_context
                 returned = run_hydra_job(
                     composed, function, hydra_context, number=job.number, env=job.env, files=self._files, logs=self._logs

@@ -1,4 +1,4 @@
-"""Chooses what runs the jobs of a sweep: this process, a launcher of Hydra's, or the pool of `pool.py`.
+"""Chooses what runs the jobs of a sweep: this process, a launcher of Hydra's, the pool of `pool.py`, or the actors of `ray_actors.py`.
 
 An executor runs the jobs it is handed; which job is next is decided by the sweeper.
 """
@@ -12,8 +12,8 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,30 +24,52 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from speechtrain.addresses import masked
-from speechtrain.config.schemas.sweeps import PoolOptions, SweeperOptions
+from speechtrain.config.schemas.sweeps import PoolOptions, RayOptions, SweeperOptions
 from speechtrain.files import append
 from speechtrain.processes.launch_environment import launch_of_trial
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialCancelledError, own_trial
 from speechtrain.sweep.trial.outcome import VARIABLE, Outcome, SweepJob, UnpicklableError, outcome_of, outcome_of_error
 from speechtrain.sweep.trial.runner import JobRunner, Program
-from speechtrain.sweep.workers.messages import can_be_pickled
+from speechtrain.sweep.workers.messages import Setup, can_be_pickled
 from speechtrain.sweep.workers.pool import Pool
 
 _DEFAULT_POOL = PoolOptions(n_workers=None, threads=None, gpus=None, memory_gb=None, max_jobs=None, fork=True)
 """Options of the pool where no launcher is chosen; the values are those of `conf/hydra/launcher/pool.yaml`."""
 
 
+@dataclass(frozen=True)
+class SharedFile:
+    """A file of the sweeper that jobs on other machines have to see as well.
+
+    Attributes:
+        key: the key of the config that names it.
+        path: its absolute path.
+        fix: what to do where it is not seen.
+    """
+
+    key: str
+    path: str
+    fix: str
+
+
 class Executor(Protocol):
     """Runs up to `size` jobs at a time.
 
     Attributes:
-        size: jobs that may run at a time.
         ends_jobs: whether `close` ends the jobs that run; if not, they go on and record their results themselves.
+        is_local: whether jobs run in this process, and see what it has in memory.
     """
 
-    size: int
     ends_jobs: bool
+    is_local: bool
+
+    @property
+    def size(self) -> int:
+        """Return how many jobs may run at a time, which changes where workers come and go."""
+
+    def expect(self, jobs: int) -> None:
+        """Take note that up to so many jobs may have to run at a time from now on, those that run among them."""
 
     @property
     def busy(self) -> int:
@@ -68,6 +90,7 @@ class InProcess:
 
     size = 1
     ends_jobs = True
+    is_local = True
 
     def __init__(self, program: Program, folder: Path) -> None:
         self._runner = JobRunner(program)
@@ -79,10 +102,13 @@ class InProcess:
         """Return 0: a job ends within `submit`."""
         return 0
 
+    def expect(self, jobs: int) -> None:
+        """Do nothing: this process is there."""
+
     def submit(self, job: SweepJob) -> None:
         """Run a job to its end."""
         outcome, _ = self._runner.run(job)
-        _keep_trace(self._folder / str(job.number), outcome)
+        keep_trace(self._folder / str(job.number), outcome)
         self._ended.append(outcome)
 
     def wait(self, timeout: float) -> list[Outcome]:  # noqa: ARG002
@@ -104,6 +130,7 @@ class ThroughLauncher:
     """
 
     ends_jobs = False
+    is_local = False
 
     def __init__(self, make_launcher: Callable[[], Launcher], size: int, folder: Path) -> None:
         logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # launchers announce every job; the sweeper has its own lines
@@ -113,6 +140,9 @@ class ThroughLauncher:
         _start_ray(self._idle[0])
         self._ended: queue.Queue[tuple[Launcher, Outcome]] = queue.Queue()
         self.busy = 0
+
+    def expect(self, jobs: int) -> None:
+        """Do nothing: the launcher starts what it needs for each job."""
 
     def submit(self, job: SweepJob) -> None:
         """Start a job in a thread of its own."""
@@ -126,7 +156,7 @@ class ThroughLauncher:
             outcome = outcome_of(job.number, returned)  # its trace is where `LoggedTask` wrote it: pickled errors have none
         except BaseException as error:  # launchers raise what they like; the sweep goes on
             outcome = outcome_of_error(job.number, error)
-            _keep_trace(self._folder / str(job.number), outcome)
+            keep_trace(self._folder / str(job.number), outcome)
         self._ended.put((launcher, outcome))
 
     def wait(self, timeout: float) -> list[Outcome]:
@@ -180,14 +210,14 @@ class LoggedTask:
         except Exception as error:
             hydra = HydraConfig.get()
             outcome = outcome_of_error(hydra.job.num, error)
-            _keep_trace(Path(hydra.runtime.output_dir), outcome)
+            keep_trace(Path(hydra.runtime.output_dir), outcome)
             if not can_be_pickled(error):
                 raise UnpicklableError(replace(outcome, trace="")) from None
             raise
         return result if can_be_pickled(result) else repr(result)
 
 
-def _keep_trace(folder: Path, outcome: Outcome) -> None:
+def keep_trace(folder: Path, outcome: Outcome) -> None:
     """Append the stack trace of a job that failed to the `output.log` in its folder, where a worker of the pool prints it."""
     if outcome.trace:
         with contextlib.suppress(OSError):  # the reason is in the study
@@ -208,13 +238,14 @@ def _start_ray(launcher: Launcher) -> None:
         ray.init(**{str(key): value for key, value in settings.items()})
 
 
-def make_executor(options: SweeperOptions, program: Program, folder: Path) -> Executor:
+def make_executor(options: SweeperOptions, program: Program, folder: Path, files: Sequence[SharedFile] = ()) -> Executor:
     """Return what runs the jobs of a sweep: without a launcher of choice, this process for one at a time and the pool for more.
 
     Args:
         options: `hydra.sweeper`.
         program: what all jobs share.
         folder: folder of the sweep.
+        files: files that jobs on other machines have to see.
 
     Raises:
         UserError: the launcher says that it cannot be used.
@@ -233,7 +264,12 @@ def make_executor(options: SweeperOptions, program: Program, folder: Path) -> Ex
             return InProcess(program, folder)
         pool = _DEFAULT_POOL
     if pool is not None:
-        return Pool(program, options.n_jobs, folder, pool, timeout=options.timeout)
+        return Pool(Setup.of_this_process(program), options.n_jobs, folder, pool, timeout=options.timeout)
+    ray: RayOptions | None = getattr(launcher, "ray_options", None)
+    if ray is not None:
+        from speechtrain.sweep.workers.ray_actors import RayActors
+
+        return RayActors(program, options.n_jobs, folder, ray, timeout=options.timeout, files=files)
     if hasattr(launcher, "check"):
         launcher.check()
     return ThroughLauncher(make_launcher, options.n_jobs, folder)

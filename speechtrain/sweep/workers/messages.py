@@ -20,8 +20,12 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 
 from speechtrain.errors import UserError, first_line
+from speechtrain.sweep.space.compose import ComposedJob
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob
 from speechtrain.sweep.trial.runner import Program
+
+PRELOAD = "preload"
+"""Attribute of a task function that returns, for the config of a sweep, the names of modules that its jobs import."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,13 @@ class Setup:
         path: the pool's `sys.path`, in absolute folders; set before the program is unpickled.
         program: a pickled `Program`.
         singletons: state of Hydra's singletons.
+        modules: names of the modules that the program says its jobs import.
     """
 
     path: list[str]
     program: bytes
     singletons: Any
+    modules: tuple[str, ...] = ()
 
     @classmethod
     def of_this_process(cls, program: Program) -> Setup:
@@ -52,7 +58,8 @@ class Setup:
             message = f"the job's function cannot be sent to the workers of the pool: {first_line(error)}"
             fix = "move what it uses into a module that it imports, or run trials in this process: hydra.sweeper.n_jobs=1"
             raise UserError(f"{message}\n    -> {fix}") from error
-        return cls(path, pickled, Singleton.get_state())
+        modules = getattr(program.task_function, PRELOAD, lambda _config: ())(program.config)
+        return cls(path, pickled, Singleton.get_state(), tuple(modules))
 
     def apply(self) -> Program:
         """Make this process like the one that was described, and return the program."""
@@ -64,11 +71,15 @@ class Setup:
 
 @dataclass(frozen=True)
 class StartJob:
-    """Asks a worker to run a job, with everything it prints in a file, and perhaps to return the whole `JobReturn`."""
+    """Asks a worker to run a job, with everything it prints in a file, and perhaps to return the whole `JobReturn`.
+
+    A job whose config is not `composed` yet is composed by the worker.
+    """
 
     job: SweepJob
     log_file: Path
     wants_return: bool = False
+    composed: ComposedJob | None = None
 
 
 @dataclass(frozen=True)

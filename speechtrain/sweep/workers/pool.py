@@ -18,9 +18,9 @@ import psutil
 from hydra.core.utils import JobReturn
 
 from speechtrain.config.schemas.sweeps import PoolOptions
+from speechtrain.sweep.space.compose import ComposedJob
 from speechtrain.sweep.trial.outcome import Ending, Outcome, SweepJob
-from speechtrain.sweep.trial.runner import Program
-from speechtrain.sweep.workers.messages import JobEnded, JobStarted, StartJob, receive, send
+from speechtrain.sweep.workers.messages import JobEnded, JobStarted, Setup, StartJob, receive, send
 from speechtrain.sweep.workers.starting import START_SECONDS, Process, WorkerStarter
 
 log = logging.getLogger(__name__)
@@ -48,18 +48,28 @@ class Pool:
     """Runs jobs in up to `size` worker processes.
 
     Args:
-        program: what all jobs share.
+        setup: what each worker needs before its first job.
         size: number of workers.
         folder: the sweep's folder; what a job prints goes to `<number>/output.log` in it.
         options: threads, GPUs and limits of the workers.
         timeout: seconds a job may take.
         wants_returns: whether Hydra's whole JobReturn of each job is kept in `returned`.
+        jobs_outlive: whether a worker finishes its job if this process dies meanwhile; if not, it is killed at once.
     """
 
     ends_jobs = True
+    is_local = False
 
     def __init__(
-        self, program: Program, size: int, folder: Path, options: PoolOptions, *, timeout: float | None = None, wants_returns: bool = False
+        self,
+        setup: Setup,
+        size: int,
+        folder: Path,
+        options: PoolOptions,
+        *,
+        timeout: float | None = None,
+        wants_returns: bool = False,
+        jobs_outlive: bool = True,
     ) -> None:
         self.size = size
         self.folder = folder
@@ -67,7 +77,7 @@ class Pool:
         self.timeout = timeout
         self.returned: dict[int, JobReturn] = {}
         self._wants_returns = wants_returns
-        self._starter = WorkerStarter(program, size, folder, options)
+        self._starter = WorkerStarter(setup, size, folder, options, jobs_outlive=jobs_outlive)
         self._workers: list[_Worker] = []
 
     @property
@@ -75,8 +85,11 @@ class Pool:
         """Return the number of jobs that run."""
         return sum(worker.job is not None for worker in self._workers)
 
-    def submit(self, job: SweepJob) -> None:
-        """Start a job on an idle worker, or on a new one if all are busy."""
+    def expect(self, jobs: int) -> None:
+        """Do nothing: a worker is started when its first job is submitted."""
+
+    def submit(self, job: SweepJob, composed: ComposedJob | None = None) -> None:
+        """Start a job on an idle worker, or on a new one if all are busy; one that is not `composed` the worker composes."""
         worker = next((item for item in self._workers if item.job is None), None)
         if worker is None:
             assert len(self._workers) < self.size, "more jobs than workers"
@@ -84,10 +97,10 @@ class Pool:
             self._workers.append(worker)
         log_file = self.folder / str(job.number) / "output.log"
         try:
-            send(worker.connection, StartJob(job, log_file, self._wants_returns))
+            send(worker.connection, StartJob(job, log_file, self._wants_returns, composed))
         except OSError:  # it died while it was idle
             self._discard(worker)
-            self.submit(job)
+            self.submit(job, composed)
             return
         worker.job, worker.sent, worker.started = job, time.monotonic(), None
 

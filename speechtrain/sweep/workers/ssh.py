@@ -6,13 +6,11 @@ so the same command finds it again: running, ended, or dead with a checkpoint to
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import shlex
 import subprocess
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +23,7 @@ from speechtrain.config.overrides import override_text, parser
 from speechtrain.config.schemas.sweeps import SshOptions
 from speechtrain.console import console
 from speechtrain.errors import RunError, UserError
+from speechtrain.sweep.study.folder import token_of
 from speechtrain.sweep.trial.outcome import VARIABLE
 from speechtrain.tracking.mlflow.location import experiment_name, local_uri, named_address, place_of_run, tracking_address
 from speechtrain.tracking.run_folder import note_places, read_run_file, write_run_file
@@ -111,7 +110,7 @@ class RemoteRuns:
         local = Path(str(self.config.hydra.sweep.dir)) / str(number)
         local.mkdir(parents=True, exist_ok=True)
         self._prepare()
-        key = hashlib.sha256("\n".join([_token(local.parent), *own]).encode()).hexdigest()[:12]
+        key = hashlib.sha256("\n".join([token_of(local.parent), *own]).encode()).hexdigest()[:12]
         folder = f"{self._root}/runs/{key}"
         self._start(own, folder)
         code = self._wait_for_end(folder, local / "output.log")
@@ -228,18 +227,6 @@ def _trial_of(overrides: Sequence[str]) -> TrialContext | None:
         if item.key_or_group == f"hydra.job.env_set.{VARIABLE}":
             return TrialContext.from_text(str(item.value()))
     return None
-
-
-def _token(sweep: Path) -> str:
-    """Return a random word kept in the sweep's folder, so that a sweep started anew gets no runs of an earlier one."""
-    path = sweep / ".remote"
-    if not path.is_file():
-        temporary = sweep / f".remote.{uuid.uuid4().hex}"
-        temporary.write_text(uuid.uuid4().hex, encoding="ascii")
-        with contextlib.suppress(FileExistsError):  # another thread was first
-            path.hardlink_to(temporary)
-        temporary.unlink()
-    return path.read_text(encoding="ascii")
 
 
 _URI = "tracking.mlflow.tracking_uri"

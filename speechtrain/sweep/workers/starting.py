@@ -22,13 +22,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from speechtrain.config.schemas.sweeps import PoolOptions
-from speechtrain.sweep.trial.runner import Program
 from speechtrain.sweep.workers.messages import Fork, Preload, Ready, Setup, receive, send
 
 log = logging.getLogger(__name__)
 
-PRELOAD = "preload"
-"""Attribute of a task function that returns, for the config of a sweep, the names of modules that its jobs import."""
+BOUND = "bound"
+"""Argument of a worker that is killed when the other end of its standard input is closed."""
 
 START_SECONDS = 300.0
 """Time that a process has to import what it needs."""
@@ -92,19 +91,20 @@ class WorkerStarter:
     """Starts the workers of a pool.
 
     Args:
-        program: what all jobs share.
+        setup: what each worker needs before its first job.
         size: number of workers.
         folder: the sweep's folder, in which `workers.log` has what workers print outside of jobs.
         options: threads and GPUs of the workers, and whether they are forked.
+        jobs_outlive: whether a worker finishes its job if this process dies meanwhile; if not, it is killed at once.
     """
 
-    def __init__(self, program: Program, size: int, folder: Path, options: PoolOptions) -> None:
-        self._setup = Setup.of_this_process(program)
+    def __init__(self, setup: Setup, size: int, folder: Path, options: PoolOptions, *, jobs_outlive: bool = True) -> None:
+        self._setup = setup
         self._log_file = folder / "workers.log"
         self._options = options
         self._threads = str(options.threads or max(1, (os.cpu_count() or 1) // size))
-        self._program = program
-        self._may_fork = sys.platform == "linux" and options.fork
+        self._jobs_outlive = jobs_outlive
+        self._may_fork = sys.platform == "linux" and options.fork and jobs_outlive
         self._server: _ForkServer | None = None
 
     def start(self, slot: int, overrides: Sequence[str]) -> tuple[Process, Connection]:
@@ -124,7 +124,7 @@ class WorkerStarter:
         with theirs:
             process: Process | None = self._server.fork(theirs, variables, overrides) if self._server is not None else None
             is_set_up = process is not None and not self._options.gpus
-            process = process or self._start_cold(theirs, variables)
+            process = process or self._start_cold(theirs, variables, *([] if self._jobs_outlive else [BOUND]))
         if not is_set_up:
             send(ours, self._setup)
         return process, ours
@@ -145,10 +145,9 @@ class WorkerStarter:
         ours, theirs = Pipe()
         with theirs:
             process = self._start_cold(theirs, dict.fromkeys(_THREADS, "1"), "fork")
-        modules = getattr(self._program.task_function, PRELOAD, lambda _config: ())(self._program.config)
         own = None if self._options.gpus else self._setup  # a program's modules may read which GPU is theirs
         with contextlib.suppress(OSError):  # killed already: it is found to be gone when it is to fork
-            send(ours, Preload(self._setup.path, (*_BASE, *modules), own))
+            send(ours, Preload(self._setup.path, (*_BASE, *self._setup.modules), own))
         return _ForkServer(process, ours)
 
     def _start_cold(self, connection: Connection, variables: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
@@ -160,7 +159,7 @@ class WorkerStarter:
             return subprocess.Popen(
                 [sys.executable, "-m", "speechtrain.sweep.workers.worker", str(connection.fileno()), *arguments],
                 pass_fds=[connection.fileno()],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if BOUND not in arguments else subprocess.PIPE,  # which ends with this process
                 stdout=output,
                 stderr=output,
                 env=env,

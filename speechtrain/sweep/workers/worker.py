@@ -1,7 +1,7 @@
 """The process of one worker, which runs jobs for the pool: `python -m speechtrain.sweep.workers.worker FD`.
 
 It stays alive between jobs, so that frameworks are imported once. Its messages are in `messages.py`. With `fork` behind the number the
-process is the server that workers are forked from (`fork_server.py`).
+process is the server that workers are forked from (`fork_server.py`), with `bound` it is killed when its standard input ends.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from speechtrain.processes import interrupts
 from speechtrain.sweep.trial.runner import JobRunner
 from speechtrain.sweep.workers.fork_server import serve_forks
 from speechtrain.sweep.workers.messages import JobEnded, JobStarted, Setup, StartJob, receive, send
+from speechtrain.sweep.workers.starting import BOUND
 
 
 def serve(connection: Connection, runner: JobRunner | None = None) -> None:
@@ -36,7 +37,7 @@ def serve(connection: Connection, runner: JobRunner | None = None) -> None:
         _redirect_output(message.log_file)
         with contextlib.suppress(OSError):
             send(connection, JobStarted())
-        outcome, returned = runner.run(message.job)
+        outcome, returned = runner.run(message.job, message.composed)
         if outcome.trace:
             sys.stderr.write(outcome.trace)
         sys.stdout.flush()
@@ -67,12 +68,27 @@ def work(connection: Connection, runner: JobRunner | None = None) -> None:
         serve(connection, runner)
 
 
+def _end_with_input() -> None:
+    """Have this process killed when the other end of its standard input is closed, however that happens; jobs find it empty."""
+    lifeline = os.dup(0)
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+
+    def wait() -> None:
+        os.read(lifeline, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main() -> None:
     """Serve the connection whose file descriptor is the first argument, as a worker or as the server that forks them."""
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
     if sys.argv[2:] == ["fork"]:
         serve_forks(Connection(descriptor), work)
+    if sys.argv[2:] == [BOUND]:
+        _end_with_input()
     work(Connection(descriptor))
     sys.stdout.flush()
     os._exit(0)  # libraries that hang in their finalizers do not hold the sweep up
