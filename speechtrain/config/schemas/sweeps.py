@@ -153,7 +153,7 @@ class RayOptions(Target):
         if bytes_of(self.memory) is None and self.memory is not None:
             yield "memory", f"is no amount of memory, received {self.memory!r}", "write a number of bytes, or one with MB or GB: 4GB"
         for key, example in _RAY_EXAMPLES.items():
-            if not isinstance(value := getattr(self, key), dict):
+            if not isinstance(value := getattr(self, key), (dict, type(None))):
                 yield key, f"must be a mapping, received {value!r}", example
         yield from _rules_of_resources(self.resources)
         for key in _OWN_INIT & set(self.init if isinstance(self.init, dict) else ()):

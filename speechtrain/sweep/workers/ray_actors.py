@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 5.0
 """Time between looks whether there are nodes that have what a trial asks for, while workers wait for them."""
+_START_SECONDS = 30.0
+"""Time without any worker after which it is said that trials wait; until then workers may be starting."""
 _LOST_SECONDS = 3.0
 """Time after which the process of a job is gone whose actor is: Ray's processes notice within a second that their node has died."""
 _STOP_SECONDS = 10.0
@@ -113,7 +115,7 @@ class RayActors:
         self._losses: list[_Loss] = []
         self._failed_starts = 0
         self._told: set[str] = set()
-        self._checked = self._had_room = time.monotonic()
+        self._checked = self._had_room = self._had_worker = time.monotonic()
         setup = Setup.of_this_process(program)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._assignment = Assignment(
@@ -122,7 +124,7 @@ class RayActors:
             token_of(self._folder),
             str(Path.cwd()),
             options.folder,
-            "working_dir" in options.runtime_env,
+            "working_dir" in (options.runtime_env or {}),
             {file.key: file.path for file in files},
             PoolOptions(
                 n_workers=None,
@@ -364,6 +366,8 @@ class RayActors:
             RunError: no node has what a trial asks for any more, and none has come in time.
         """
         now = time.monotonic()
+        if self.size:
+            self._had_worker = now
         if all(actor.is_there for actor in self._actors):
             self._had_room = now
             return
@@ -372,7 +376,7 @@ class RayActors:
         self._checked = now
         nodes = self._cluster.nodes()
         if (error := unmet(self._asked, nodes)) is None:
-            if not self.size:
+            if now - self._had_worker > _START_SECONDS:
                 self._tell(f"trials wait until what they ask for is free: {in_words(self._asked)}", "busy")
             self._had_room = now
         elif self._cluster.autoscales():

@@ -77,7 +77,7 @@ def _in_words(name: str, amount: float) -> str:
 
 def asked_of(options: RayOptions) -> dict[str, float]:
     """Return what a trial asks for, by Ray's names."""
-    asked = {"CPU": options.num_cpus, "GPU": options.num_gpus, "memory": float(bytes_of(options.memory) or 0), **dict(options.resources)}
+    asked = {"CPU": options.num_cpus, "GPU": options.num_gpus, "memory": float(bytes_of(options.memory) or 0), **(options.resources or {})}
     return {str(name): float(amount) for name, amount in asked.items() if amount}
 
 
@@ -159,7 +159,7 @@ def _connect(options: RayOptions) -> None:
     named = os.environ.get("RAY_ADDRESS") if address == "auto" else address
     if named and named != "auto":
         _check_that_it_answers(named)
-    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, **dict(options.init)}
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, **(options.init or {})}
     if options.runtime_env:
         settings["runtime_env"] = dict(options.runtime_env)
     if address is None:

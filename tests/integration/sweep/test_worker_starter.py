@@ -19,6 +19,7 @@ from speechtrain.config.schemas.sweeps import PoolOptions
 from speechtrain.sweep.plugin import pool_options
 from speechtrain.sweep.trial.runner import Program
 from speechtrain.sweep.workers import starting
+from speechtrain.sweep.workers.messages import Setup
 from speechtrain.sweep.workers.starting import ForkedProcess, WorkerStarter
 
 Make = Callable[..., WorkerStarter]
@@ -35,7 +36,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
             config = loader.load_configuration("config", ["hydra/launcher=pool", *overrides], RunMode.MULTIRUN)
         task: Any = run
         options: PoolOptions = pool_options(config)
-        made.append(WorkerStarter(Program(HydraContext(loader, Callbacks()), config, task.__wrapped__), 2, tmp_path, options))
+        setup = Setup.of_this_process(Program(HydraContext(loader, Callbacks()), config, task.__wrapped__))
+        made.append(WorkerStarter(setup, 2, tmp_path, options))
         return made[-1]
 
     yield starter
