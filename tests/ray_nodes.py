@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-VARIABLES = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+VARIABLES = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": str(os.nice(0))}
 """Variables of the cluster and of those that connect to it."""
 
 
@@ -28,6 +28,8 @@ class RayNodes:
         told = self._read()
         self.address: str = told["address"]
         self._raylets: list[int] = told["raylets"]
+        self._size = len(self._raylets)
+        self._killed: set[int] = set()
 
     def _read(self) -> Any:
         assert self._process.stdout is not None
@@ -38,15 +40,18 @@ class RayNodes:
     def kill(self, node: int) -> None:
         """Kill a node, counted from 0, as if its machine went away."""
         self._ask(f"kill {node}")
+        self._killed.add(node)
 
-    def add(self, cpus: int) -> None:
-        self._ask(f"add {cpus}")
+    def refill(self) -> None:
+        """Start a node for each that was killed."""
+        for _ in range(len(self._killed) - (len(self._raylets) - self._size)):
+            self._raylets.append(self._ask("add 1"))
 
-    def _ask(self, text: str) -> None:
+    def _ask(self, text: str) -> Any:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{text}\n")
         self._process.stdin.flush()
-        self._read()
+        return self._read()
 
     def node_of(self, pid: int) -> int:
         """The node whose process a job is."""
@@ -73,6 +78,11 @@ def ray_nodes(*cpus: int) -> Iterator[RayNodes]:
                 process.kill()
 
 
+def tell(value: Any) -> None:
+    sys.stdout.write(f"{json.dumps(value)}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     from ray._private.ray_constants import PROCESS_TYPE_RAYLET
     from ray.cluster_utils import Cluster
@@ -82,15 +92,15 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": sizes[0], "include_dashboard": False, **memory})
     nodes = [cluster.head_node, *(cluster.add_node(num_cpus=size, **memory) for size in sizes[1:])]
     raylets = [node.all_processes[PROCESS_TYPE_RAYLET][0].process.pid for node in nodes]
-    answer = sys.stdout
-    print(json.dumps({"address": cluster.address, "raylets": raylets}), file=answer, flush=True)
+    tell({"address": cluster.address, "raylets": raylets})
     for line in sys.stdin:
         word, number = line.split()
         if word == "kill":
             cluster.remove_node(nodes[int(number)], allow_graceful=False)
+            tell(None)
         else:
             nodes.append(cluster.add_node(num_cpus=int(number), **memory))
-        print("true", file=answer, flush=True)
+            tell(nodes[-1].all_processes[PROCESS_TYPE_RAYLET][0].process.pid)
     cluster.shutdown()
 
 

@@ -38,10 +38,10 @@ class Toy:
             "OMP_NUM_THREADS": "1",
         }
 
-    def run(self, *arguments: str, basic: bool = False) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, basic: bool = False, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         own = ["hydra/sweeper=basic"] if basic else OWN
         command = [sys.executable, str(TOY / "app.py"), "-m", *own, *arguments]
-        return subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(TOY / "app.py"), "-m", *OWN, *arguments]

@@ -132,9 +132,10 @@ class SweepRecorder:
 
     def abandon_runs(self, number: int, reason: str) -> None:
         """Close the runs of a trial whose process, or machine, is gone, if its folder is not here."""
-        trial = next((each for each in self.study.finished if each.number == number), None)
-        folder = trial.user_attrs.get(FOLDER) if trial is not None else None
-        if trial is None or folder is None or Path(folder).is_dir():
+        storage = self.study.storage
+        trial = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study.id, number))
+        folder = trial.user_attrs.get(FOLDER)
+        if folder is None or Path(folder).is_dir():
             return
         for name, run_id in trial.user_attrs.get(RUN_IDS, {}).items():
             if name in self._trackers:

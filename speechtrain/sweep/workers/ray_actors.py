@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ _STOP_SECONDS = 10.0
 """Time that jobs have to end once they are interrupted, before they are killed."""
 _CONTROL = "control"
 """Group of calls that an actor answers while it runs a job."""
+_NODE_DIED = "node has died"
+"""What Ray says of an actor whose node is gone."""
 _MOST_STARTS = 3
 """Workers that end before they are there, one after another, before the sweep is given up."""
 _PASSED_ON = ("MLFLOW_TRACKING_", "MLFLOW_EXPERIMENT_NAME")
@@ -64,12 +67,13 @@ class _Actor:
 
 @dataclass
 class _Loss:
-    """A job whose actor has died: its outcome is told once nothing of it runs any more."""
+    """A job whose actor has died, or cannot be reached: its outcome is told once nothing of it runs any more."""
 
     job: SweepJob
     node: str
     host: str
     reason: str
+    is_cut_off: bool
     since: float = field(default_factory=time.monotonic)
 
 
@@ -125,6 +129,7 @@ class RayActors:
             str(Path.cwd()),
             options.folder,
             "working_dir" in (options.runtime_env or {}),
+            options.num_gpus > 0,
             {file.key: file.path for file in files},
             PoolOptions(
                 n_workers=None,
@@ -245,6 +250,12 @@ class RayActors:
 
     def _start(self) -> _Actor:
         """Ask the cluster for an actor, which starts as soon as there is room for it."""
+        handle = self._actor_class.remote(self._assignment)
+        return _Actor(handle, handle.facts.remote())
+
+    @cached_property
+    def _actor_class(self) -> Any:
+        """Return Ray's class of the actors, with what each of them asks for."""
         import ray
 
         asked = dict(self._asked)
@@ -255,8 +266,7 @@ class RayActors:
             settings["resources"] = asked
         if self._cluster.runtime_env is not None:
             settings["runtime_env"] = self._cluster.runtime_env
-        actor = ray.remote(concurrency_groups={_CONTROL: 1}, **settings)(RayWorker).remote(self._assignment)
-        return _Actor(actor, actor.facts.remote())
+        return ray.remote(concurrency_groups={_CONTROL: 1}, **settings)(RayWorker)
 
     def _end(self, actor: _Actor) -> None:
         import ray
@@ -297,11 +307,13 @@ class RayActors:
             UserError: it can start on no node like this.
             RunError: several could not start, one after another.
         """
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
         self._end(actor)
         job = actor.job
         if job is None and actor.facts is None:
+            if _NODE_DIED in str(error):  # another one is asked for
+                return
             self._failed_starts += 1
             if isinstance(error, RayTaskError) or _could_not_be_made(error):
                 raise UserError(_why_it_did_not_start(error)) from error
@@ -309,7 +321,8 @@ class RayActors:
                 raise RunError(f"Ray: {self._failed_starts} workers ended before they were there: {_line(error)}") from error
         elif job is not None and isinstance(error, RayActorError):
             assert actor.facts is not None
-            self._losses.append(_Loss(job, actor.facts.node, actor.facts.process.host, _line(error)))
+            is_cut_off = isinstance(error, ActorUnavailableError) or _NODE_DIED in str(error)
+            self._losses.append(_Loss(job, actor.facts.node, actor.facts.process.host, _line(error), is_cut_off))
         elif job is not None:  # what it has answered cannot be read here
             self._ended.append(outcome_of_error(job.number, error))
 
@@ -325,7 +338,7 @@ class RayActors:
         return [self._outcome_of(loss, is_node_alive=False) for loss in due]
 
     def _outcome_of(self, loss: _Loss, *, is_node_alive: bool) -> Outcome:
-        if not is_node_alive:
+        if loss.is_cut_off or not is_node_alive:
             return Outcome(loss.job.number, "lost", reason=f"its node {loss.host} went away")
         return Outcome(loss.job.number, "died", reason=f"its worker on {loss.host} was ended: {loss.reason}")
 
@@ -375,14 +388,19 @@ class RayActors:
             return
         self._checked = now
         nodes = self._cluster.nodes()
-        if (error := unmet(self._asked, nodes)) is None:
+        if unmet(self._asked, nodes) is None:
             if now - self._had_worker > _START_SECONDS:
                 self._tell(f"trials wait until what they ask for is free: {in_words(self._asked)}", "busy")
             self._had_room = now
         elif self._cluster.autoscales():
             self._tell(f"trials wait for a node that has what they ask for: {in_words(self._asked)}", "scales")
         elif not self.size and now - self._had_room > self._options.patience:
-            raise RunError(f"no node has come for hydra.launcher.patience={self._options.patience:g} s: {error}")
+            there = "\n".join(f"    {node}" for node in nodes)
+            raise RunError(
+                f"no node that has what a trial asks for ({in_words(self._asked)}) has come for "
+                f"hydra.launcher.patience={self._options.patience:g} s; the cluster has:\n{there}\n"
+                "    -> start one, and give the same command again"
+            )
         elif not self.size:
             self._tell(f"no node is left that has what a trial asks for: {in_words(self._asked)}; waiting for one", "gone")
 

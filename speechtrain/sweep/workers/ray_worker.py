@@ -40,6 +40,7 @@ class Assignment:
         cwd: the folder in which the command was given.
         elsewhere: folder for the trials where the sweep's folder is not seen, below the home folder unless it is absolute.
         has_working_dir: whether Ray has made a working folder for the actor.
+        has_gpus: whether Ray has given it a GPU, or a part of one.
         files: files that every worker has to see, by key.
         options: limits and threads of the process.
         variables: environment variables of jobs that the node does not set itself.
@@ -53,6 +54,7 @@ class Assignment:
     cwd: str
     elsewhere: str
     has_working_dir: bool
+    has_gpus: bool
     files: Mapping[str, str]
     options: PoolOptions
     variables: Mapping[str, str]
@@ -95,13 +97,16 @@ class RayWorker:
         elsewhere = Path.home() / assignment.elsewhere / f"{folder.name}-{assignment.token[:8]}"
         self._folder = folder if self._shares_folder else elsewhere
         self._folder.mkdir(parents=True, exist_ok=True)
-        if self._shares_folder and not assignment.has_working_dir and Path(assignment.cwd).is_dir():
+        if self._shares_folder and Path(assignment.cwd).is_dir():
             os.chdir(assignment.cwd)
         elif not self._shares_folder and not assignment.has_working_dir:
             os.chdir(self._folder)
         self._unseen = [key for key, file in assignment.files.items() if not Path(file).exists()]
         for name, value in assignment.variables.items():
             os.environ.setdefault(name, value)
+        if not assignment.has_gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        self._memory_gb = assignment.options.memory_gb
         path = _search_path(sys.path, assignment.setup.path)
         sys.path += [entry for entry in path if entry not in sys.path]  # what jobs return is read here
         self._pool = Pool(
@@ -134,7 +139,10 @@ class RayWorker:
             if self._is_to_stop.is_set():
                 self._pool.close()
                 return Outcome(job.number, "interrupted", reason="interrupted"), None
-        return outcomes[0], self._pool.returned.pop(job.number, None)
+        outcome = outcomes[0]
+        if outcome.ending == "memory":
+            outcome = replace(outcome, reason=f"used more than hydra.launcher.memory, {self._memory_gb:g} GB")
+        return outcome, self._pool.returned.pop(job.number, None)
 
     def stop(self) -> None:
         """Have the job that runs interrupted, as by Ctrl-C; called while `run` is under way."""

@@ -26,15 +26,23 @@ pytestmark = [
 ]
 
 RAY = ["hydra/launcher=ray", "hydra.sweeper.retries=0"]
+PATIENCE = 300
+"""Seconds for a cluster and trainings on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayNodes]:
+    with ray_nodes(1, 1, 1) as started:
+        yield started
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayNodes]:
+def nodes(cluster: RayNodes, monkeypatch: pytest.MonkeyPatch) -> RayNodes:
     """Three nodes with room for one trial each."""
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
-    with ray_nodes(1, 1, 1) as cluster:
-        yield cluster
+    cluster.refill()
+    return cluster
 
 
 def outcomes(trials):
@@ -42,7 +50,7 @@ def outcomes(trials):
 
 
 def test_a_ray_of_the_sweeps_own_is_started_for_it_and_ends_with_it_and_its_workers_are_warm(toy):
-    done = toy.run("x=range(0,6)", "epochs=2", *RAY, "hydra.sweeper.n_jobs=2", "hydra.launcher.init={num_cpus: 2}")
+    done = toy.run("x=range(0,6)", "epochs=2", *RAY, "hydra.sweeper.n_jobs=2", "hydra.launcher.init={num_cpus: 2}", timeout=PATIENCE)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 done" in done.stdout
@@ -68,12 +76,12 @@ def test_no_more_trials_run_than_there_are_resources_for_and_none_waits_as_a_run
 def test_trials_of_a_node_that_goes_away_run_elsewhere_and_there_are_exactly_n_trials(toy, nodes):
     sweep = ["x=interval(-5,5)", "hydra.sweeper.n_trials=8", "epochs=4", "seconds=0.4", *RAY, "hydra.sweeper.n_jobs=3"]
     sweeper = toy.start(*sweep, f"hydra.launcher.address={nodes.address}")
-    toy.wait_for(lambda: len(toy.running()) == 3)
+    toy.wait_for(lambda: len(toy.running()) == 3, PATIENCE)
     pids = {int(line[1]): int(line[2]) for line in toy.log("start")}
     lost = next(number for number in toy.running() if nodes.node_of(pids[number]) != 0)
 
     nodes.kill(nodes.node_of(pids[lost]))
-    assert sweeper.wait(120) == 0, (toy.folder / "output.txt").read_text()
+    assert sweeper.wait(PATIENCE) == 0, (toy.folder / "output.txt").read_text()
 
     trials = toy.trials()
     assert [trial.state for trial in trials].count(TrialState.COMPLETE) == 8
@@ -90,13 +98,13 @@ def test_trials_of_a_node_that_goes_away_run_elsewhere_and_there_are_exactly_n_t
 def test_the_trial_of_an_actor_that_is_killed_is_tried_again_as_a_failed_one(toy, nodes):
     sweep = ["x=1,2,3", "epochs=4", "seconds=0.4", *RAY, "hydra.sweeper.retries=1", "hydra.sweeper.n_jobs=2"]
     sweeper = toy.start(*sweep, f"hydra.launcher.address={nodes.address}")
-    toy.wait_for(lambda: len(toy.running()) == 2)
+    toy.wait_for(lambda: len(toy.running()) == 2, PATIENCE)
     killed = min(toy.running())
     job = psutil.Process(next(int(line[2]) for line in toy.log("start") if int(line[1]) == killed))
 
     job.parent().kill()
     job.wait(10)  # with its actor
-    assert sweeper.wait(120) == 0, (toy.folder / "output.txt").read_text()
+    assert sweeper.wait(PATIENCE) == 0, (toy.folder / "output.txt").read_text()
 
     trials = toy.trials()
     assert [trial.state for trial in trials].count(TrialState.COMPLETE) == 3
@@ -106,7 +114,9 @@ def test_the_trial_of_an_actor_that_is_killed_is_tried_again_as_a_failed_one(toy
 
 
 def test_a_job_that_kills_its_process_costs_that_trial_alone_and_keeps_its_actor(toy, nodes):
-    done = toy.run("x=1,2,3,4", "bad=[2]", "fault=kill", *RAY, "hydra.sweeper.n_jobs=1", f"hydra.launcher.address={nodes.address}")
+    done = toy.run(
+        "x=1,2,3,4", "bad=[2]", "fault=kill", *RAY, "hydra.sweeper.n_jobs=1", f"hydra.launcher.address={nodes.address}", timeout=PATIENCE
+    )
 
     assert "3 done, 1 failed" in done.stdout, done.stdout + done.stderr
     assert "SIGKILL" in next(trial for trial in toy.trials() if trial.state is TrialState.FAIL).user_attrs["reason"]
@@ -116,14 +126,14 @@ def test_a_job_that_kills_its_process_costs_that_trial_alone_and_keeps_its_actor
 def test_ctrl_c_ends_what_runs_and_the_same_command_completes_the_study(toy, nodes):
     sweep = ["x=range(0,5)", "seconds=0.6", "epochs=2", *RAY, "hydra.sweeper.n_jobs=3", f"hydra.launcher.address={nodes.address}"]
     first = toy.start(*sweep)
-    toy.wait_for(lambda: len(toy.running()) == 3)
+    toy.wait_for(lambda: len(toy.running()) == 3, PATIENCE)
     first.send_signal(signal.SIGINT)
     assert first.wait(30) != 0
     toy.wait_for(lambda: not toy.running())
     states = [trial.state for trial in toy.trials()]
     assert TrialState.RUNNING not in states
 
-    again = toy.run(*sweep)
+    again = toy.run(*sweep, timeout=PATIENCE)
 
     assert "5 done" in again.stdout, again.stdout + again.stderr
     assert sorted(trial.params["x"] for trial in toy.trials() if trial.state is TrialState.COMPLETE) == list(range(5))
@@ -132,19 +142,21 @@ def test_ctrl_c_ends_what_runs_and_the_same_command_completes_the_study(toy, nod
 def test_jobs_end_with_a_sweeper_that_is_killed_and_the_same_command_completes_the_study(toy, nodes):
     sweep = ["x=range(0,5)", "seconds=0.6", "epochs=2", *RAY, "hydra.sweeper.n_jobs=3", f"hydra.launcher.address={nodes.address}"]
     first = toy.start(*sweep)
-    toy.wait_for(lambda: len(toy.running()) == 3)
+    toy.wait_for(lambda: len(toy.running()) == 3, PATIENCE)
     first.kill()
     first.wait()
     toy.wait_for(lambda: not toy.running())
 
-    again = toy.run(*sweep)
+    again = toy.run(*sweep, timeout=PATIENCE)
 
     assert "5 done" in again.stdout, again.stdout + again.stderr
     assert sorted(trial.params["x"] for trial in toy.trials() if trial.state is TrialState.COMPLETE) == list(range(5))
 
 
 def test_a_batch_of_another_sweeper_runs_on_ray(toy):
-    done = toy.run("x=1,2,3", "hydra/launcher=ray", "hydra.launcher.num_cpus=0.5", "hydra.launcher.init={num_cpus: 1}", basic=True)
+    done = toy.run(
+        "x=1,2,3", "hydra/launcher=ray", "hydra.launcher.num_cpus=0.5", "hydra.launcher.init={num_cpus: 1}", basic=True, timeout=PATIENCE
+    )
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(int(line[1]) for line in toy.log("end")) == [0, 1, 2]
@@ -159,7 +171,7 @@ def test_a_batch_of_another_sweeper_runs_on_ray(toy):
     ],
 )
 def test_what_the_cluster_has_not_is_told_before_the_first_trial(toy, nodes, arguments, said):
-    done = toy.run("x=1,2", *RAY, f"hydra.launcher.address={nodes.address}", *arguments)
+    done = toy.run("x=1,2", *RAY, f"hydra.launcher.address={nodes.address}", *arguments, timeout=PATIENCE)
 
     assert done.returncode != 0
     assert said in done.stderr, done.stderr
@@ -196,10 +208,10 @@ def test_a_training_whose_node_goes_away_goes_on_from_its_checkpoint_on_another_
 
     found = []
     toy.folder = tmp_path
-    toy.wait_for(lambda: bool(found.extend(with_checkpoint()) or found) or sweeper.poll() is not None, seconds=240)
+    toy.wait_for(lambda: bool(found.extend(with_checkpoint()) or found) or sweeper.poll() is not None, seconds=PATIENCE)
     lost = found[0]
     nodes.kill(nodes.node_of(lost.system_attrs["speechtrain:job"]["pid"]))
-    assert sweeper.wait(300) == 0, (tmp_path / "output.txt").read_text()
+    assert sweeper.wait(PATIENCE) == 0, (tmp_path / "output.txt").read_text()
 
     ended = trials()
     assert [trial.state for trial in ended].count(TrialState.COMPLETE) == 4
@@ -236,8 +248,8 @@ def test_a_node_that_does_not_see_the_sweeps_folder_is_refused_where_the_study_l
                 f"log={home}/log.txt",
             ]
             own = ["hydra.launcher.autoscales=true"]  # until the node is there
-            refused = toy.run(*sweep, *own)
-            done = toy.run(*sweep, *own, f"hydra.sweeper.storage={grpc_proxy}")
+            refused = toy.run(*sweep, *own, timeout=PATIENCE)
+            done = toy.run(*sweep, *own, f"hydra.sweeper.storage={grpc_proxy}", timeout=PATIENCE)
         finally:
             for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
                 process.kill()

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.types import HydraContext, RunMode
 
+from hydra_plugins.speechtrain_sweeper import SweeperOptions
 from speechtrain.config import extras
 from speechtrain.config.node_checks import find_node_problems
 from speechtrain.config.schemas.sweeps import PoolOptions, bytes_of
@@ -153,6 +156,7 @@ def assignment(program: Program, folder: Path, token: str, **changes: Any) -> As
         "cwd": str(Path.cwd()),
         "elsewhere": "trials",
         "has_working_dir": False,
+        "has_gpus": False,
         "files": {"seen": str(folder), "unseen": str(folder / "study.db")},
         "options": pool,
         "variables": {"MLFLOW_TRACKING_URI": "http://mlflow:5000"},
@@ -185,3 +189,14 @@ def test_a_worker_runs_trials_in_the_sweeps_folder_where_it_sees_it_and_elsewher
     assert (place / "7" / "output.log").is_file()
     assert returned is not None
     assert not (folder / "7").exists()
+
+
+def test_where_the_official_launcher_is_installed_other_programs_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = SweeperOptions("speechtrain-sweeper", "speechtrain-sweeper://")
+    assert options.is_config("hydra/launcher/ray")
+
+    launchers = ConfigStore.instance().repo.setdefault("hydra", {}).setdefault("launcher", {})
+    monkeypatch.setitem(launchers, "ray.yaml", object())
+
+    assert not options.is_config("hydra/launcher/ray")
+    assert options.list("hydra/launcher", ObjectType.CONFIG) == ["pool"]

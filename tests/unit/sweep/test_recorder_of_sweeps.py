@@ -21,6 +21,7 @@ from speechtrain.sweep.study.attributes import complete
 from speechtrain.sweep.study.cost import COST, total_cost, trial_table
 from speechtrain.sweep.study.results import Results
 from speechtrain.sweep.study.study import Study
+from speechtrain.sweep.trial.attempts import FOLDER, RUN_IDS
 
 CFG = OmegaConf.create(
     {
@@ -230,3 +231,25 @@ def test_the_page_counts_the_epochs_of_a_trial_from_1():
     assert ">epoch</text>" in element
     assert ">1</text>" in element
     assert ">0</text>" not in element
+
+
+def test_the_run_of_a_trial_that_was_lost_with_its_machine_is_closed_from_here_where_its_folder_is_not(tmp_path):
+    study = make_study(tmp_path)
+    one = SweepRecorder(CFG, study, ["val/wer"], tmp_path, {"n_trials": 6}, ["x=interval(0,1)"])
+    one.open()
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_run(one.parents["mlflow"]).info.experiment_id
+    runs = []
+    for folder in (tmp_path / "elsewhere" / "0", tmp_path):
+        claimed = study.claim()
+        runs.append(client.create_run(experiment).info.run_id)
+        study.storage.set_trial_user_attr(claimed.id, FOLDER, str(folder))
+        study.storage.set_trial_user_attr(claimed.id, RUN_IDS, {"mlflow": runs[-1]})
+        one.abandon_runs(claimed.number, "its node went away")
+
+    until = time.monotonic() + 60
+    while client.get_run(runs[0]).info.status != "FAILED":
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert client.get_run(runs[1]).info.status == "RUNNING"  # that of a folder that is here is closed by what lies in it
+    one.close("FINISHED", [], NO_RESULTS)
