@@ -28,7 +28,7 @@ CONNECT_SECONDS = 5.0
 _OBJECT_STORE_BYTES = 80_000_000
 """Memory for objects in a Ray of our own, near the least that Ray takes: what trials send are kilobytes."""
 _VARIABLES = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": str(os.nice(0))}
-"""Variables of a Ray of our own where the user has not set them. The first is Ray's default, which is told at each start otherwise; the last
+"""Variables of a Ray of our own where the user has not set them. The first is Ray's default, told at each start otherwise; the last
 lets trials have the priority of the command, as under the pool, and not the lowest but four."""
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """With this a client of gRPC begins: HTTP/2's preface and a frame of settings without any (RFC 9113, 3.4)."""
