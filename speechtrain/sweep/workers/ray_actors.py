@@ -388,21 +388,21 @@ class RayActors:
             return
         self._checked = now
         nodes = self._cluster.nodes()
+        asked = in_words(self._asked)
         if unmet(self._asked, nodes) is None:
             if now - self._had_worker > _START_SECONDS:
-                self._tell(f"trials wait until what they ask for is free: {in_words(self._asked)}", "busy")
+                self._tell(f"no worker is there yet: what a trial asks for ({asked}) is in use, or workers are starting", "busy")
             self._had_room = now
         elif self._cluster.autoscales():
-            self._tell(f"trials wait for a node that has what they ask for: {in_words(self._asked)}", "scales")
+            self._tell(f"trials wait for a node that has what they ask for: {asked}", "scales")
         elif not self.size and now - self._had_room > self._options.patience:
             there = "\n".join(f"    {node}" for node in nodes)
             raise RunError(
-                f"no node that has what a trial asks for ({in_words(self._asked)}) has come for "
-                f"hydra.launcher.patience={self._options.patience:g} s; the cluster has:\n{there}\n"
-                "    -> start one, and give the same command again"
+                f"no node that has what a trial asks for ({asked}) has come for hydra.launcher.patience={self._options.patience:g} s; "
+                f"the cluster has:\n{there}\n    -> start one, and give the same command again"
             )
         elif not self.size:
-            self._tell(f"no node is left that has what a trial asks for: {in_words(self._asked)}; waiting for one", "gone")
+            self._tell(f"no node is left that has what a trial asks for: {asked}; waiting for one", "gone")
 
 
 def _line(error: Exception) -> str:

@@ -74,7 +74,8 @@ def test_no_more_trials_run_than_there_are_resources_for_and_none_waits_as_a_run
 
 
 def test_trials_of_a_node_that_goes_away_run_elsewhere_and_there_are_exactly_n_trials(toy, nodes):
-    sweep = ["x=interval(-5,5)", "hydra.sweeper.n_trials=8", "epochs=4", "seconds=0.4", *RAY, "hydra.sweeper.n_jobs=3"]
+    space = ["x=interval(-5,5)", "hydra.sweeper.n_trials=8", "hydra.sweeper.pruner=none"]
+    sweep = [*space, "epochs=4", "seconds=0.4", *RAY, "hydra.sweeper.n_jobs=3"]
     sweeper = toy.start(*sweep, f"hydra.launcher.address={nodes.address}")
     toy.wait_for(lambda: len(toy.running()) == 3, PATIENCE)
     pids = {int(line[1]): int(line[2]) for line in toy.log("start")}
@@ -96,7 +97,7 @@ def test_trials_of_a_node_that_goes_away_run_elsewhere_and_there_are_exactly_n_t
 
 
 def test_the_trial_of_an_actor_that_is_killed_is_tried_again_as_a_failed_one(toy, nodes):
-    sweep = ["x=1,2,3", "epochs=4", "seconds=0.4", *RAY, "hydra.sweeper.retries=1", "hydra.sweeper.n_jobs=2"]
+    sweep = ["x=1,2,3", "hydra.sweeper.pruner=none", "epochs=4", "seconds=0.4", *RAY, "hydra.sweeper.retries=1", "hydra.sweeper.n_jobs=2"]
     sweeper = toy.start(*sweep, f"hydra.launcher.address={nodes.address}")
     toy.wait_for(lambda: len(toy.running()) == 2, PATIENCE)
     killed = min(toy.running())
