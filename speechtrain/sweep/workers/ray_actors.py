@@ -409,7 +409,7 @@ def _line(error: Exception) -> str:
     """Return the telling line of what Ray says of an actor that has ended."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith(("The actor is dead because", "The actor died because", "ModuleNotFoundError"))]
-    return (telling or lines or [type(error).__name__])[-1].partition(" Some common causes")[0][:300]
+    return (telling or lines or [type(error).__name__])[-1].partition(" Worker exit type")[0][:300]
 
 
 def _could_not_be_made(error: Exception) -> bool:
