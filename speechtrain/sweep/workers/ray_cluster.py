@@ -27,7 +27,7 @@ CONNECT_SECONDS = 5.0
 """Time that a cluster has to answer; Ray itself would try for four minutes."""
 _OBJECT_STORE_BYTES = 80_000_000
 """Memory for objects in a Ray of our own, near the least that Ray takes: what trials send are kilobytes."""
-_VARIABLES = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": str(os.nice(0))}
+_VARIABLES = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 """Variables of a Ray of our own where the user has not set them. The first is Ray's default, told at each start otherwise; the last
 lets trials have the priority of the command, as under the pool, and not the lowest but four."""
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
