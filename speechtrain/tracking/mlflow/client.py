@@ -6,7 +6,9 @@ import speechtrain.tracking.mlflow.settings  # noqa: F401  # before MLflow
 
 # isort: split
 import contextlib
+import errno
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from speechtrain.errors import UserError, first_line
-from speechtrain.files import absolute_sqlite_address, sqlite_file
+from speechtrain.files import absolute_sqlite_address, is_file, sqlite_file
 from speechtrain.tracking.mlflow.internals import relocate_artifacts
 
 ARTIFACTS = "mlartifacts"
@@ -48,7 +50,7 @@ def open_client(uri: str) -> MlflowClient:
             raise ConnectionError("a database in memory is gone when the run ends; name a file")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("ab").close()  # where no file can be made, the lock would be waited for without end
+            _check_writable(path)  # where no file can be made, the lock would be waited for without end
         except OSError as error:
             raise ConnectionError(f"{path} cannot be opened: {error.strerror}") from error
         with _lock(path):
@@ -62,6 +64,21 @@ def open_client(uri: str) -> MlflowClient:
             return client
     _check_server(uri)
     return MlflowClient(uri)
+
+
+def _check_writable(path: Path) -> None:
+    """Make a file that is missing, and refuse one that cannot be written, without opening one that is there.
+
+    A process that closes a file loses all locks that it has on it. Were it a database that is open in this process, another one would take
+    itself for the last that has it open, and remove the log of writes with what this one writes from then on.
+
+    Raises:
+        OSError: it cannot be written, or made.
+    """
+    if not is_file(path):
+        path.open("ab").close()
+    elif not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextlib.contextmanager
