@@ -143,15 +143,19 @@ class SweeperSearchPath(SearchPathPlugin):
         search_path.append(provider=_SCHEME, path=f"{_SCHEME}://")
 
 
-class PoolLauncher(Launcher):
-    """`hydra/launcher=pool`: warm worker processes; its keys are described in `conf/hydra/launcher/pool.yaml`."""
+class _WarmLauncher(Launcher):
+    """Keeps what warm workers need; the options are read from the config, where their types are known."""
 
     def __init__(self, **_options: object) -> None:
-        """Accept the options, which `launch` and `pool_options` read from the config."""
+        """Accept the options."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember the program and the config of the sweep."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+
+class PoolLauncher(_WarmLauncher):
+    """`hydra/launcher=pool`: warm worker processes; its keys are described in `conf/hydra/launcher/pool.yaml`."""
 
     @property
     def pool_options(self) -> PoolOptions:
@@ -167,15 +171,8 @@ class PoolLauncher(Launcher):
         return launch_in_pool(job_overrides, initial_job_idx, self.hydra_context, self.task_function, self.config)
 
 
-class RayLauncher(Launcher):
+class RayLauncher(_WarmLauncher):
     """`hydra/launcher=ray`: warm workers on a Ray cluster; its keys are described in `conf/hydra/launcher/ray.yaml`."""
-
-    def __init__(self, **_options: object) -> None:
-        """Accept the options, which `launch` and `ray_options` read from the config."""
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Remember the program and the config of the sweep."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     @property
     def ray_options(self) -> RayOptions:
