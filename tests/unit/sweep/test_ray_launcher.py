@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,7 +173,10 @@ def test_a_worker_runs_trials_in_the_sweeps_folder_where_it_sees_it_and_elsewher
     home, folder = tmp_path / "home", tmp_path / "multirun"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "CUDA_VISIBLE_DEVICES"):  # a worker changes its process, which is this one here
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     word = token_of(folder)
     with sweep(tmp_path) as program:
         composer = Composer(program.hydra_context.config_loader, program.config)
