@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -110,9 +111,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40, help="trials that are counted")
     parser.add_argument("--few", type=int, default=4, help="trials of the sweep that is taken off")
     parser.add_argument("--at-a-time", type=int, default=2)
+    parser.add_argument("--only", default=".*", help="pattern of the arms that are run")
     arguments = parser.parse_args()
     cost: dict[str, tuple[float, float]] = {}
-    for name in arms(1, 1, Path()):
+    for name in (each for each in arms(1, 1, Path()) if re.fullmatch(arguments.only, each)):
         took = []
         for count in (arguments.few, arguments.few + arguments.trials):
             with tempfile.TemporaryDirectory() as text:
@@ -122,7 +124,7 @@ def main() -> None:
         cost[name] = wall, cpu
         start = f"{took[0][0]:.1f} s wall, {took[0][1]:.1f} s CPU"
         print(f"{name:24s} {wall:7.1f} ms wall  {cpu:7.1f} ms CPU a trial   ({arguments.few} trials with the start: {start})", flush=True)
-    for name in list(cost)[1:]:
+    for name in [each for each in cost if each != "ours" and "ours" in cost]:
         wall, cpu = (cost["ours"][index] / cost[name][index] for index in (0, 1))
         print(f"ours / {name}: {wall:.2f} of the wall time, {cpu:.2f} of the CPU time")
 

@@ -169,7 +169,8 @@ def _connect(options: RayOptions) -> None:
         with _signals_kept():
             ray.init(address=address or "local", **settings)
     except Exception as error:  # of whatever Ray raises
-        where = "Ray cannot be started here" if address is None else f"the Ray cluster at {address} cannot be used"
+        at = "of this machine" if address == "auto" else f"at {address}"
+        where = "Ray cannot be started here" if address is None else f"the Ray cluster {at} cannot be used"
         raise UserError(f"hydra.launcher: {where}: {_reason(error)}\n    -> {_fix(address, error)}") from error
 
 
