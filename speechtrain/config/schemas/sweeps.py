@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from omegaconf import MISSING
@@ -156,6 +156,7 @@ class RayOptions(Target):
             if not isinstance(value := getattr(self, key), (dict, type(None))):
                 yield key, f"must be a mapping, received {value!r}", example
         yield from _rules_of_resources(self.resources)
+        yield from _rules_of_runtime_env(self.runtime_env)
         for key in _OWN_INIT & set(self.init if isinstance(self.init, dict) else ()):
             yield f"init.{key}", "has a key of its own", f"set hydra.launcher.{key}"
 
@@ -166,6 +167,15 @@ def _rules_of_resources(resources: object) -> Iterator[Rule]:
             yield f"resources.{name}", f"must be a number above 0, received {amount!r}", ""
         elif name in _RAY_KEYS:
             yield f"resources.{name}", "has a key of its own", f"set hydra.launcher.{_RAY_KEYS[name]}"
+
+
+def _rules_of_runtime_env(runtime_env: object) -> Iterator[Rule]:
+    given = runtime_env if isinstance(runtime_env, dict) else {}
+    modules = given.get("py_modules")
+    paths = [("working_dir", given.get("working_dir")), *(("py_modules", each) for each in (modules if isinstance(modules, list) else []))]
+    for key, path in paths:
+        if isinstance(path, str) and "://" not in path and not Path(path).exists():
+            yield f"runtime_env.{key}", f"there is no {path}", "name a folder of this machine, or a URI that Ray can read"
 
 
 _RAY_ADDRESS = re.compile(r"auto|(ray://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5}")

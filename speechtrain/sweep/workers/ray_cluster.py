@@ -171,16 +171,18 @@ def _connect(options: RayOptions) -> None:
     except Exception as error:  # of whatever Ray raises
         at = "of this machine" if address == "auto" else f"at {address}"
         where = "Ray cannot be started here" if address is None else f"the Ray cluster {at} cannot be used"
-        raise UserError(f"hydra.launcher: {where}: {_reason(error)}\n    -> {_fix(address, error)}") from error
+        raise UserError(f"hydra.launcher: {where}: {_reason(error)}\n    -> {_fix(options, error)}") from error
 
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)[:400]}"
 
 
-def _fix(address: str | None, error: Exception) -> str:
+def _fix(options: RayOptions, error: Exception) -> str:
+    address = options.address
     text = str(error).lower()
-    if any(word in text for word in ("runtime_env", "runtime env", "working_dir", "py_modules", "package")):
+    words = ("runtime_env", "runtime env", "working_dir", "py_modules", "package")
+    if any(word in text for word in words) or (options.runtime_env and isinstance(error, ValueError)):
         return "look at hydra.launcher.runtime_env"
     if "keyword" in text or isinstance(error, TypeError):
         return "look at hydra.launcher.init"

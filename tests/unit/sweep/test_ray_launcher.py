@@ -63,6 +63,7 @@ def sweep(folder: Path, *overrides: str) -> Iterator[Program]:
         ("resources={CPU: 2}", "resources.CPU: has a key of its own\n    -> set hydra.launcher.num_cpus"),
         ("resources={licence: 0}", "resources.licence: must be a number above 0, received 0"),
         ("runtime_env=here", "runtime_env: must be a mapping, received 'here'\n    -> for example '{working_dir: ."),
+        ("runtime_env={working_dir: nowhere}", "runtime_env.working_dir: there is no nowhere\n    -> name a folder of this machine"),
         ("init={address: auto}", "init.address: has a key of its own\n    -> set hydra.launcher.address"),
     ],
 )
