@@ -2,7 +2,7 @@
 
 Which job is next is decided by the sweeper, which is told of as many workers as there are: an actor whose resources are not free yet is
 none, so no trial waits for resources. Configs are composed here, for the nodes need not have the program's files. `ray_worker.py` is what
-runs on a node, `ray_cluster.py` the connection. docs/decisions/0028 says why it is made like this.
+runs on a node, `ray_cluster.py` the connection. docs/decisions/0029 says why it is made like this.
 """
 
 from __future__ import annotations
