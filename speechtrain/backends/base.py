@@ -187,6 +187,11 @@ class Stream(Protocol):
         """Return the values (t', V) of the frames that are left at the end."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes the state takes; it may grow with the signal, where a model attends to all of the past."""
+        ...
+
 
 class Backend(ABC):
     """The contract that each framework's backend fulfils."""

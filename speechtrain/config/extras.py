@@ -31,7 +31,11 @@ EXTRAS = {
     "tf2onnx": "onnx",
     "ai_edge_litert": "litert",
     "starlette": "serve",
+    "fastapi": "serve",
+    "fastapi_swagger": "serve",
+    "python_multipart": "serve",
     "uvicorn": "serve",
+    "websockets": "serve",
     "prometheus_client": "serve",
     "psycopg": "postgresql",
     "grpc": "grpc",
@@ -40,6 +44,9 @@ EXTRAS = {
     "ray": "ray",
 }
 """The extra by the name of the module that is imported."""
+
+SERVER = ("fastapi", "fastapi_swagger", "python_multipart", "uvicorn", "websockets", "prometheus_client")
+"""The modules that `speechtrain serve` needs."""
 
 _FORMATS = {
     ("torch", "onnx"): ("onnx", "onnxscript", "onnxruntime"),

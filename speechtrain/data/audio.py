@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -247,6 +247,60 @@ class RecordingReader:
                 if not len(block):
                     return
                 yield _one_channel(block, self.channel, self.name)
+
+
+class LiveSamples:
+    """Makes samples of the bytes of a live signal, as they come; what they are does not depend on how the bytes are divided.
+
+    Args:
+        native: rate of the signal, Hz.
+        rate: rate of the samples, Hz.
+        encoding: `pcm16` or `float32`, little-endian, of one channel.
+        name: name of the signal, for messages.
+
+    Raises:
+        DataError: the rate is one that recordings do not have.
+    """
+
+    ENCODINGS: ClassVar[dict[str, str]] = {"pcm16": "<i2", "float32": "<f4"}
+
+    def __init__(self, native: int, rate: int, encoding: str, name: str = "the signal") -> None:
+        check_rate(native, name)
+        self.name = name
+        self.native = native
+        self.received = 0
+        """Samples that have come, at the signal's own rate."""
+        self._type = np.dtype(self.ENCODINGS[encoding])
+        self._odd = b""
+        self._resampler = None if native == rate else soxr.ResampleStream(native, rate, 1, dtype="float32")
+
+    def push(self, data: bytes) -> Audio:
+        """Return the samples (N,) that some bytes complete.
+
+        Raises:
+            DataError: some are NaN, infinite or far beyond full scale.
+        """
+        data = self._odd + data
+        whole = len(data) - len(data) % self._type.itemsize
+        self._odd = data[whole:]
+        values = np.frombuffer(data[:whole], dtype=self._type)
+        samples: Audio = values.astype(np.float32)
+        if self._type.kind == "i":
+            samples /= np.float32(32768)
+        _check_finite(samples, self.native, self.name, begin=self.received / self.native)
+        self.received += len(samples)
+        return samples if self._resampler is None else self._resampler.resample_chunk(samples)
+
+    def finish(self) -> Audio:
+        """Return the samples (N,) that are still missing at the end of the signal.
+
+        Raises:
+            DataError: the signal ends within a sample.
+        """
+        if self._odd:
+            raise DataError(f"{self.name}: ends within a sample of {self._type.itemsize} bytes")
+        nothing = np.zeros(0, dtype=np.float32)
+        return nothing if self._resampler is None else self._resampler.resample_chunk(nothing, last=True)
 
 
 def name_of(source: Source) -> str:

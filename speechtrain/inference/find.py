@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from speechtrain.backends import checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig
@@ -84,6 +85,42 @@ def load(
     """
     weights = find_model(name, tracking_uri=tracking_uri, experiment=experiment)
     return _recognizer(weights, *stored_config(weights, trust=trust), overrides)
+
+
+def model_names(source: Any) -> dict[str, str]:
+    """Return the models that `from=` names, one or several, by the names that clients ask for.
+
+    Args:
+        source: one of the names that `find_model` takes, a list of them, or a mapping of clients' names to them. Without a name of its own
+            a model has that of its file or folder, or what stands behind `models:/` or `hf://`.
+
+    Raises:
+        ConfigError: it is none of these, or two models have the same name.
+    """
+    fix = "give one, several as [a,b], or {NAME: a, OTHER: b}"
+    if isinstance(source, Mapping):
+        pairs = [(str(name), model) for name, model in source.items()]
+    else:
+        listed = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+        pairs = [(_name_of(str(model)), model) for model in listed]
+    if not pairs:
+        raise ConfigError([Problem("from", "names no model", fix)])
+    names: dict[str, str] = {}
+    for name, model in pairs:
+        if not name or model is None or not isinstance(model, (str, int, float)):
+            raise ConfigError([Problem("from", f"cannot be read: {name or model!r} names no model", fix)])
+        if name in names:
+            raise ConfigError([Problem("from", f"two models have the name '{name}'", "give names: {NAME: a, OTHER: b}")])
+        names[name] = str(model)
+    return names
+
+
+def _name_of(source: str) -> str:
+    wanted = source.strip("'\"")
+    path = user_path(wanted)
+    if is_file(path):
+        return path.stem
+    return path.name if is_folder(path) else re.sub(r"^[a-z-]+:/+", "", wanted)
 
 
 StoredModel = tuple[Path, ExperimentConfig, list[str]]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from speechtrain.backends.base import Stream
@@ -15,12 +15,14 @@ from speechtrain.config.experiment import class_name
 from speechtrain.console import errors
 from speechtrain.data.features.features import LogMel
 from speechtrain.errors import ConfigError, Problem
+from speechtrain.inference.long_audio import quiet_place
 
 if TYPE_CHECKING:
     from speechtrain.data.audio import Audio
     from speechtrain.inference.recognizer import Recognizer
     from speechtrain.tasks.base import Transcription
 
+_BLOCK = 0.08  # s that are computed at a time
 _PAUSE = 0.5  # s without a label after which a text ends
 _LONGEST = 30.0  # s, after which a text ends even without a pause
 
@@ -79,6 +81,111 @@ class LiveFeatures:
         return frames
 
 
+class LiveTranscriber:
+    """Transcribes a live signal with a model that streams: a text is final at each pause.
+
+    The signal is computed in blocks of one length, so that how it is divided when it comes changes nothing.
+
+    Args:
+        recognizer: a recognizer whose model passes `check_streams`.
+
+    Attributes:
+        received: seconds that have been computed.
+        late: for each label, s between the end of its frame and its log-probabilities, the time of computing them included.
+
+    Raises:
+        ConfigError: the model or its features need whole utterances.
+    """
+
+    exact = True
+    """Whether texts are final as soon as they are spoken."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self._stream = check_streams(recognizer)
+        features: object = recognizer.features
+        assert isinstance(features, LogMel)
+        self._recognizer = recognizer
+        self._features = LiveFeatures(features)
+        self._block = max(1, round(_BLOCK / (features.hop_length / features.sample_rate))) * features.hop_length
+        self._waiting = np.zeros(0, dtype=np.float32)  # samples of the block that is not full yet
+        self._step = recognizer.frame_seconds
+        self._pause = max(1, round(_PAUSE / self._step))
+        self._kept = np.zeros((0, len(recognizer.tokenizer.vocabulary)), dtype=np.float32)  # log-probabilities that are no final text yet
+        self._audio = np.zeros(0, dtype=np.float32)  # samples from their beginning
+        self._done = 0  # number of encoder frames before them
+        self.received = 0.0
+        self.late: list[float] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes are held between two blocks, those of the model's state included."""
+        return self._stream.nbytes + self._kept.nbytes + self._audio.nbytes + self._waiting.nbytes
+
+    def push(self, block: Audio) -> Iterator[Transcription]:
+        """Yield the texts that samples (N,) at the model's rate make final, with times from the signal's beginning."""
+        self._waiting = np.concatenate([self._waiting, block])
+        begin = 0
+        while len(self._waiting) - begin >= self._block:
+            yield from self._compute(self._waiting[begin : begin + self._block])
+            begin += self._block
+        self._waiting = self._waiting[begin:].copy()
+
+    def finish(self) -> Iterator[Transcription]:
+        """Yield the texts that are left at the end of the signal."""
+        rest, self._waiting = self._waiting, self._waiting[:0]
+        yield from self._compute(rest, last=True)
+        if self.speaks():
+            yield self._decode(len(self._kept))
+
+    def speaks(self) -> bool:
+        """Return whether there are labels that belong to no final text yet."""
+        return bool(len(self._kept) and self._kept.argmax(-1).any())
+
+    def partial(self) -> Transcription | None:
+        """Return the text of what was heard since the last final one; None: there is none."""
+        return self._recognizer.decode(self._kept, offset=self._done * self._step) if self.speaks() else None
+
+    def _compute(self, samples: Audio, *, last: bool = False) -> Iterator[Transcription]:
+        self.received += len(samples) / self._recognizer.sample_rate
+        self._audio = np.concatenate([self._audio, samples])
+        start = time.perf_counter()
+        log_probs = self._stream.push(self._features.push(samples))
+        if last:
+            log_probs = np.concatenate([log_probs, self._stream.push(self._features.finish()), self._stream.finish()])
+        took = time.perf_counter() - start
+        before = self._done + len(self._kept)
+        self._kept = np.concatenate([self._kept, log_probs])
+        if not last:
+            labels = np.flatnonzero(log_probs.argmax(-1))
+            self.late.extend(self.received - self._step * (before + int(frame) + 1) + took for frame in labels)
+        yield from self._final()
+
+    def _final(self) -> Iterator[Transcription]:
+        """Yield the text before a pause, or a part of one without pauses; forget silence."""
+        spoken = np.flatnonzero(self._kept.argmax(-1))
+        if len(spoken) and len(self._kept) - spoken[-1] > self._pause:
+            yield self._decode(len(self._kept))
+            self._drop(len(self._kept))
+        elif not len(spoken):
+            self._drop(max(0, len(self._kept) - self._pause))
+        elif len(self._kept) * self._step > _LONGEST:
+            cut = quiet_place(self._kept, len(self._kept), self._pause // 4 or 1)
+            yield self._decode(cut)
+            self._drop(cut)
+
+    def _decode(self, frames: int) -> Transcription:
+        samples = self._audio[: round(frames * self._step * self._recognizer.sample_rate)]
+        return self._recognizer.decode(self._kept[:frames], samples, offset=self._done * self._step)
+
+    def _drop(self, frames: int) -> None:
+        """Forget encoder frames with their samples, and no sample twice for fractions of one."""
+        if not frames:
+            return
+        rate = self._recognizer.sample_rate
+        begin, end = (round(at * self._step * rate) for at in (self._done, self._done + frames))
+        self._kept, self._audio, self._done = self._kept[frames:].copy(), self._audio[end - begin :].copy(), self._done + frames
+
+
 def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator[Transcription]:
     """Transcribe a live signal: yield a text at each pause, and print the latency of labels at the end.
 
@@ -86,45 +193,15 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
         recognizer: a recognizer whose model passes `check_streams`.
         blocks: samples (N,) at the model's rate, as they come.
     """
-    stream = check_streams(recognizer)
-    features: object = recognizer.features
-    assert isinstance(features, LogMel)
-    live = LiveFeatures(features)
-    step = recognizer.frame_seconds
-    pause = max(1, round(_PAUSE / step))
-    kept = np.zeros((0, len(recognizer.tokenizer.vocabulary)), dtype=np.float32)
-    done = 0
-    received = busy = 0.0
-    late: list[float] = []
-
-    def follow(log_probs: npt.NDArray[np.float32], took: float) -> Iterator[Transcription]:
-        nonlocal kept, done
-        before = done + len(kept)
-        kept = np.concatenate([kept, log_probs])
-        late.extend(received - step * (before + int(frame) + 1) + took for frame in np.flatnonzero(log_probs.argmax(-1)))
-        quiet = kept.argmax(-1) == 0
-        spoken = np.flatnonzero(~quiet)
-        if (len(spoken) and len(kept) - spoken[-1] > pause) or len(kept) * step > _LONGEST:
-            yield recognizer.decode(kept, offset=done * step)
-            done, kept = done + len(kept), kept[:0]
-        elif not len(spoken) and len(kept) > pause:
-            done, kept = done + len(kept) - pause, kept[-pause:]
-
-    for block in blocks:
-        received += len(block) / recognizer.sample_rate
+    transcriber = LiveTranscriber(recognizer)
+    busy = 0.0
+    for block in chain(blocks, [None]):
         start = time.perf_counter()
-        log_probs = stream.push(live.push(block))
-        took = time.perf_counter() - start
-        busy += took
-        yield from follow(log_probs, took)
-    start = time.perf_counter()
-    last = [stream.push(live.finish()), stream.finish()]
-    took = time.perf_counter() - start
-    yield from follow(np.concatenate(last), took)
-    if len(kept) and kept.argmax(-1).any():
-        yield recognizer.decode(kept, offset=done * step)
-    if late:
-        middle, most = np.quantile(late, [0.5, 0.95])
-        factor = (busy + took) / max(received, 1e-9)
+        texts = list(transcriber.finish() if block is None else transcriber.push(block))
+        busy += time.perf_counter() - start
+        yield from texts
+    if transcriber.late:
+        middle, most = np.quantile(transcriber.late, [0.5, 0.95])
+        factor = busy / max(transcriber.received, 1e-9)
         text = f"latency after the end of a label: median {middle:.2f} s, 95 % within {most:.2f} s; real-time factor {factor:.3f}"
         errors.print(text, style="dim", markup=False)

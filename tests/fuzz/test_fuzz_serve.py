@@ -25,7 +25,7 @@ from speechtrain import addresses
 from speechtrain.addresses import keep, masked, masked_values, whole
 from speechtrain.config.compose import compose_command
 from speechtrain.config.schemas.commands import ServeConfig
-from speechtrain.inference.service import Service
+from speechtrain.inference.service.service import Service
 from speechtrain.serve import server_of
 
 _KINDS = {"WAV": ("PCM_16", "PCM_U8", "PCM_24", "FLOAT", "DOUBLE", "ULAW", "ALAW"), "FLAC": ("PCM_16",), "OGG": ("VORBIS", "OPUS")}
@@ -35,7 +35,7 @@ _KINDS |= {"MP3": ("MPEG_LAYER_III",), "AIFF": ("PCM_16",), "AU": ("PCM_16", "FL
 @pytest.fixture(scope="module")
 def service(trained: Path) -> Iterator[tuple[Service, tuple[str, int]]]:
     keys = ["max_megabytes=0.3", "max_seconds=4", "header_seconds=1", "body_seconds=1", "min_rate=1000000", "write_seconds=1"]
-    service = Service(speechtrain.load(str(trained)), compose_command(ServeConfig, keys))
+    service = Service({"tones": speechtrain.load(str(trained))}, compose_command(ServeConfig, keys))
     server, listening = server_of(service), socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -147,9 +147,10 @@ def test_a_service_gives_the_same_texts(model: Path, recordings: Path, expected:
 
     from speechtrain.config.compose import compose_command
     from speechtrain.config.schemas.commands import ServeConfig
-    from speechtrain.inference.service import Service
+    from speechtrain.inference.service.application import application
+    from speechtrain.inference.service.service import Service
 
-    with TestClient(Service(speechtrain.load(str(model)), compose_command(ServeConfig, [])).app()) as client:
+    with TestClient(application(Service({"tones": speechtrain.load(str(model))}, compose_command(ServeConfig, [])))) as client:
         for name, text in expected.items():
             assert client.post("/transcribe", content=(recordings / f"{name}.wav").read_bytes()).json()["text"] == text
 

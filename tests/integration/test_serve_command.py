@@ -21,10 +21,11 @@ def test_a_service_transcribes_counts_and_refuses(trained: Path, spoken: dict[st
 
     from speechtrain.config.compose import compose_command
     from speechtrain.config.schemas.commands import ServeConfig
-    from speechtrain.inference.service import Service
+    from speechtrain.inference.service.application import application
+    from speechtrain.inference.service.service import Service
 
     cfg = compose_command(ServeConfig, ["max_megabytes=0.2", "max_seconds=5"])
-    with TestClient(Service(speechtrain.load(str(trained)), cfg).app()) as client:
+    with TestClient(application(Service({"tones": speechtrain.load(str(trained))}, cfg))) as client:
         for path, text in spoken.items():
             answer = client.post("/transcribe", params={"words": "true"}, content=Path(path).read_bytes())
             assert answer.status_code == 200
@@ -87,18 +88,19 @@ def test_requests_that_wait_together_are_computed_together_and_too_many_are_sent
 
     from speechtrain.config.compose import compose_command
     from speechtrain.config.schemas.commands import ServeConfig
-    from speechtrain.inference.service import Service
+    from speechtrain.inference.service.application import application
+    from speechtrain.inference.service.service import Service
 
     content = [Path(path).read_bytes() for path in spoken]
 
     async def ask() -> tuple[list[httpx.Response], str]:
-        service = Service(speechtrain.load(str(trained)), compose_command(ServeConfig, ["queue=20"]))
-        transport = httpx.ASGITransport(service.app())
+        service = Service({"tones": speechtrain.load(str(trained))}, compose_command(ServeConfig, ["queue=20"]))
+        transport = httpx.ASGITransport(application(service))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             asking = [asyncio.create_task(client.post("/transcribe", content=content[n % 8])) for n in range(30)]
-            while service._queue.qsize() < 20:
+            while service.models["tones"].queue.qsize() < 20:
                 await asyncio.sleep(0.01)
-            worker = asyncio.create_task(service.work())
+            worker = asyncio.create_task(service.models["tones"].work())
             answers = await asyncio.gather(*asking)
             metrics = (await client.get("/metrics")).text
             worker.cancel()

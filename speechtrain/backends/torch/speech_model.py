@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,9 +106,23 @@ class ModelStream:
         """Return the outputs (t', V) that are still missing at the end of the signal."""
         return self._values(self._encoder.finish())
 
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes the tensors take that the encoder's state holds."""
+        return sum(tensor.nbytes for tensor in _tensors(vars(self._encoder)))
+
     def _values(self, encoded: torch.Tensor) -> npt.NDArray[np.float32]:
         values: npt.NDArray[np.float32] = self._model._values(encoded)[0].cpu().numpy()
         return values
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    """Yield the tensors in nested mappings and sequences."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each)
 
 
 def pooled(x: torch.Tensor, lengths: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from speechtrain.config.extras import needed
+from speechtrain.config.extras import SERVER, needed
 from speechtrain.config.schemas.node import HIGHEST_RATE, Node, Rule, choice, number
 
 
@@ -91,8 +91,9 @@ class ExportConfig(ModelCommand):
 
 @dataclass
 class ServeConfig(ModelCommand):
-    """The keys of `python -m speechtrain.serve`."""
+    """The keys of `python -m speechtrain.serve`; `source` names one model or several."""
 
+    source: Any = MISSING
     host: str = MISSING
     port: int = number(ge=0, le=65535)
     max_megabytes: float = number(gt=0, most=2_000)
@@ -105,9 +106,19 @@ class ServeConfig(ModelCommand):
     min_rate: float = number(gt=0)
     write_seconds: float = number(gt=0)
     drain_seconds: int = number(ge=0)
+    streams: int = number(ge=1)
+    stream_seconds: float = number(gt=0, most=86_400)
+    token_file: str | None = MISSING
+    requests_per_minute: float | None = number(gt=0)
+    tls_certificate: str | None = MISSING
+    tls_key: str | None = MISSING
 
     def rules(self) -> Iterator[Rule]:
-        yield from needed("serve", ("starlette", "uvicorn", "prometheus_client"))
+        yield from needed("serve", SERVER)
+        if self.requests_per_minute is not None and self.token_file is None:
+            yield "requests_per_minute", "counts the requests of each token, and token_file names no tokens", "set token_file"
+        if self.tls_key is not None and self.tls_certificate is None:
+            yield "tls_key", "has no certificate", "set tls_certificate"
 
 
 @dataclass

@@ -21,9 +21,9 @@ import speechtrain
 from speechtrain.config.compose import compose_command
 from speechtrain.config.schemas.commands import ServeConfig
 from speechtrain.errors import ConfigError
-from speechtrain.inference.connections import limited_protocol
 from speechtrain.inference.recognizer import Recognizer
-from speechtrain.inference.service import Service
+from speechtrain.inference.service.connections import limited_protocol
+from speechtrain.inference.service.service import Service
 from speechtrain.serve import server_of
 
 IMPATIENT = ("header_seconds=0.3", "body_seconds=0.3", "write_seconds=0.3")
@@ -39,7 +39,7 @@ class Served:
     """A service that runs in a thread."""
 
     def __init__(self, model: Recognizer, *keys: str) -> None:
-        self.service = Service(model, compose_command(ServeConfig, ["max_megabytes=1", "max_seconds=5", *keys]))
+        self.service = Service({"tones": model}, compose_command(ServeConfig, ["max_megabytes=1", "max_seconds=5", *keys]))
         self.server: uvicorn.Server = server_of(self.service)
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]})
@@ -202,7 +202,7 @@ def test_all_bodies_together_are_bounded_and_given_back(serve: Callable[..., Ser
 
 def test_less_memory_than_one_request_takes_is_refused_before_serving(model: Recognizer) -> None:
     with pytest.raises(ConfigError, match=r"memory_megabytes: is 1, and one request .* takes 44"):
-        Service(model, compose_command(ServeConfig, ["memory_megabytes=1"]))
+        Service({"tones": model}, compose_command(ServeConfig, ["memory_megabytes=1"]))
 
 
 def test_clients_that_leave_are_counted_and_leave_no_trace_in_the_log(
@@ -305,6 +305,6 @@ def test_requests_that_are_no_http_are_answered_and_counted(serve: Callable[...,
 
 
 def test_uvicorn_has_what_the_limits_of_connections_are_built_on(model: Recognizer) -> None:
-    uvicorns = limited_protocol(Service(model, compose_command(ServeConfig, []))).__mro__[2]
+    uvicorns = limited_protocol(Service({"tones": model}, compose_command(ServeConfig, []))).__mro__[2]
     missing = {"connection_made", "connection_lost", "data_received", "send_400_response", "shutdown"} - set(vars(uvicorns))
-    assert not missing, f"uvicorn {uvicorn.__version__} has no {missing}, which speechtrain/inference/connections.py overrides"
+    assert not missing, f"uvicorn {uvicorn.__version__} has no {missing}, which speechtrain.inference.service.connections.py overrides"

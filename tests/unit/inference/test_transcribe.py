@@ -14,7 +14,7 @@ from speechtrain.config.schemas.commands import TranscribeConfig
 from speechtrain.decode.align import Word
 from speechtrain.errors import ConfigError
 from speechtrain.inference.formats import FORMATS, in_a_field, lines
-from speechtrain.inference.long_audio import _quiet_place
+from speechtrain.inference.long_audio import quiet_place
 from speechtrain.inference.recordings import find_recordings, transcript_path
 from speechtrain.tasks.base import Transcription
 
@@ -68,10 +68,10 @@ def test_a_long_text_is_cut_in_a_pause_and_otherwise_where_a_blank_is_likeliest(
     log_probs = np.full((100, 3), -5.0, dtype=np.float32)
     log_probs[:, 1] = 0
     log_probs[60:80, 0] = 1
-    assert 60 < _quiet_place(log_probs, 100, pause=10) < 80
+    assert 60 < quiet_place(log_probs, 100, pause=10) < 80
     log_probs[60:80, 0] = -5
     log_probs[70, 0] = -1
-    assert _quiet_place(log_probs, 100, pause=10) == 70
+    assert quiet_place(log_probs, 100, pause=10) == 70
 
 
 def test_folders_hold_their_audio_at_any_depth_and_what_is_not_there_is_named(tmp_path: Path) -> None:

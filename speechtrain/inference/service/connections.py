@@ -1,7 +1,8 @@
-"""The limits of the HTTP service that concern a connection: how many there are, and how long each may take to say and to read something.
+"""The limits of the service that concern a connection: how many there are, and how long each may take to say and to read something.
 
 uvicorn waits for a client as long as the client likes. `LimitedProtocol` closes a connection whose headers do not
-arrive, whose answers are not read, or that is one too many. How long a body may take is known to `service.py`, which reads it.
+arrive, whose answers are not read, or that is one too many. How long a body may take is known to
+`uploads.py`, which reads it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+    from websockets.frames import Frame
 
-    from speechtrain.inference.service import Service
+    from speechtrain.inference.service.service import Service
 
 _BUSY = b'{"error":"too many connections; try again"}'
 _TOO_MANY = (
@@ -24,6 +27,11 @@ _TOO_MANY = (
     b"content-length: %d\r\n\r\n%s" % (len(_BUSY), _BUSY)
 )
 _SENT_AWAY = 1.0  # s that a client has to read that there are too many
+_HANDSHAKE = 10.0  # s that a client of TLS has to say who it is
+_MOST_UNREAD = 1 << 20  # bytes that wait for the client of a WebSocket to read them
+_MOST_PARTS = 1024  # of a message of a WebSocket
+LIVE = "/stream"
+"""Path of the only WebSocket."""
 _AT_THE_END = 1.0  # s that a slow client has when the server ends
 
 
@@ -38,48 +46,51 @@ class _PatientTransport(asyncio.Transport):
 
     def __init__(self, transport: asyncio.Transport, unread: Callable[[], bool], linger: Callable[[], None]) -> None:
         super().__init__()
-        self._transport = transport
+        self.inner = transport
         self._unread = unread
         self._linger = linger
         self._lingers = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
+        return self.inner.get_extra_info(name, default)
 
     def is_closing(self) -> bool:
-        return self._lingers or self._transport.is_closing()
+        return self._lingers or self.inner.is_closing()
 
     def close(self) -> None:
         if self.is_closing():
             return
         if not self._unread():
-            self._transport.close()
+            self.inner.close()
+            return
+        if not self.inner.can_write_eof():  # TLS says that nothing more comes when it closes
+            self.inner.close()
             return
         try:
-            self._transport.write_eof()
+            self.inner.write_eof()
         except OSError:  # the client has left
-            self._transport.abort()
+            self.inner.abort()
             return
         self._lingers = True
-        self._transport.resume_reading()
+        self.inner.resume_reading()
         self._linger()
 
     def abort(self) -> None:
-        self._transport.abort()
+        self.inner.abort()
 
     def pause_reading(self) -> None:
         if not self._lingers:
-            self._transport.pause_reading()
+            self.inner.pause_reading()
 
     def resume_reading(self) -> None:
-        self._transport.resume_reading()
+        self.inner.resume_reading()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._lingers:
-            self._transport.write(data)
+            self.inner.write(data)
 
     def get_write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size()
+        return self.inner.get_write_buffer_size()
 
 
 class LimitedProtocol(H11Protocol):
@@ -156,6 +167,19 @@ class LimitedProtocol(H11Protocol):
         else:
             super().shutdown()
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection over to the protocol of WebSockets, which has limits of its own."""
+        if self._watch is not None:
+            self._watch.cancel()
+        assert isinstance(self.transport, _PatientTransport)
+        self.transport = self.transport.inner
+        super().handle_websocket_upgrade(event)
+
+    def _should_upgrade(self) -> bool:
+        """Return whether a request begins a WebSocket; where there is none, the words are left out of account."""
+        event = self.scope
+        return event["method"] == "GET" and event["path"] == LIVE and self._get_upgrade() == b"websocket"
+
     async def _answer(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         self._in_application += 1
         self._asked_since = None
@@ -193,6 +217,86 @@ class LimitedProtocol(H11Protocol):
         self._watch = self.loop.call_later(min(1.0, self.service.cfg.header_seconds / 4, self.service.cfg.write_seconds / 4), self._look)
 
 
+class LimitedWebSocket(WebSocketsSansIOProtocol):
+    """Handles one WebSocket; ends it when its client reads nothing, or sends what only fills memory.
+
+    Attributes:
+        service: has the limits.
+    """
+
+    service: ClassVar[Service]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unread_since: float | None = None
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to look whether what is sent is read."""
+        super().connection_made(transport)
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop looking."""
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read frames, unless answers to them, such as pongs, are not read."""
+        if self.transport.get_write_buffer_size() > _MOST_UNREAD:
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            super().data_received(data)
+
+    def handle_cont(self, event: Frame) -> None:
+        """Take a part of a message; the library limits the bytes of a message, and not in how many parts they come."""
+        if len(self.frames) >= _MOST_PARTS:
+            self.transport.abort()
+        else:
+            super().handle_cont(event)
+
+    def handle_text(self, event: Frame) -> None:
+        """Take a text, which has to be UTF-8."""
+        try:
+            super().handle_text(event)
+        except UnicodeDecodeError:
+            self.transport.abort()
+
+    def shutdown(self) -> None:
+        """End the stream; a client that reads nothing has a moment."""
+        self.loop.call_later(_AT_THE_END, self.transport.abort)
+        super().shutdown()
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        if not self.transport.get_write_buffer_size():
+            self._unread_since = None
+        elif self._unread_since is None:
+            self._unread_since = now
+        elif now > self._unread_since + self.service.cfg.write_seconds:
+            self.transport.abort()
+            return
+        self._watch = self.loop.call_later(min(1.0, self.service.cfg.write_seconds / 4), self._look)
+
+
 def limited_protocol(service: Service) -> type[LimitedProtocol]:
     """Return the protocol of the connections of a service, for uvicorn's `http`."""
     return type("LimitedProtocol", (LimitedProtocol,), {"service": service})
+
+
+def limited_websocket(service: Service) -> type[LimitedWebSocket]:
+    """Return the protocol of the WebSockets of a service, for uvicorn's `ws`."""
+    return type("LimitedWebSocket", (LimitedWebSocket,), {"service": service})
+
+
+def patient_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop that waits ten seconds for a TLS handshake, for uvicorn's `loop`; asyncio waits a minute."""
+    return _LoopWithTls()
+
+
+class _LoopWithTls(asyncio.SelectorEventLoop):
+    async def create_server(self, *args: Any, **kwargs: Any) -> asyncio.Server:
+        if kwargs.get("ssl") is not None:
+            kwargs.setdefault("ssl_handshake_timeout", _HANDSHAKE)
+        return await super().create_server(*args, **kwargs)
