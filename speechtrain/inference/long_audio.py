@@ -44,6 +44,12 @@ class LongTranscriber:
         self._pending = np.zeros((0, 0), dtype=np.float32)  # log-probabilities (T', V) that are no final text yet
         self._audio = np.zeros(0, dtype=np.float32)  # their samples
         self._done = 0  # number of encoder frames whose text is final
+        self._texts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """Return all final texts as one."""
+        return " ".join(self._texts)
 
     @property
     def nbytes(self) -> int:
@@ -103,7 +109,9 @@ class LongTranscriber:
 
     def _decode(self, frames: int, samples: int) -> Transcription:
         offset = self._done * self._step
-        return self._recognizer.decode(self._pending[:frames], self._audio[:samples], offset=offset, nbest=self._nbest)
+        final = self._recognizer.decode(self._pending[:frames], self._audio[:samples], offset=offset, nbest=self._nbest)
+        self._texts += [final.text] if final.text else []
+        return final
 
 
 def transcribe_long(recognizer: Recognizer, blocks: Iterable[Audio], *, window: float = 30.0, nbest: int = 0) -> Iterator[Transcription]:

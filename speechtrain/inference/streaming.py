@@ -14,6 +14,7 @@ from speechtrain.backends.base import Stream
 from speechtrain.config.experiment import class_name
 from speechtrain.console import errors
 from speechtrain.data.features.features import LogMel
+from speechtrain.decode.greedy import GreedyDecoder
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.inference.long_audio import quiet_place
 
@@ -113,6 +114,8 @@ class LiveTranscriber:
         self._kept = np.zeros((0, len(recognizer.tokenizer.vocabulary)), dtype=np.float32)  # log-probabilities that are no final text yet
         self._audio = np.zeros(0, dtype=np.float32)  # samples from their beginning
         self._done = 0  # number of encoder frames before them
+        self._labels: list[int] = []
+        self._texts: list[str] = []
         self.received = 0.0
         self.late: list[float] = []
 
@@ -120,6 +123,13 @@ class LiveTranscriber:
     def nbytes(self) -> int:
         """Return how many bytes are held between two blocks, those of the model's state included."""
         return self._stream.nbytes + self._kept.nbytes + self._audio.nbytes + self._waiting.nbytes
+
+    @property
+    def text(self) -> str:
+        """Return all final texts as one. With a greedy decoder it is that of the whole signal, also where a word has a pause in it."""
+        if isinstance(self._recognizer.task.decoder, GreedyDecoder):
+            return self._recognizer.tokenizer.decode(self._labels).strip()
+        return " ".join(self._texts)
 
     def push(self, block: Audio) -> Iterator[Transcription]:
         """Yield the texts that samples (N,) at the model's rate make final, with times from the signal's beginning."""
@@ -135,7 +145,7 @@ class LiveTranscriber:
         rest, self._waiting = self._waiting, self._waiting[:0]
         yield from self._compute(rest, last=True)
         if self.speaks():
-            yield self._decode(len(self._kept))
+            yield self._final(len(self._kept))
 
     def speaks(self) -> bool:
         """Return whether there are labels that belong to no final text yet."""
@@ -158,24 +168,30 @@ class LiveTranscriber:
         if not last:
             labels = np.flatnonzero(log_probs.argmax(-1))
             self.late.extend(self.received - self._step * (before + int(frame) + 1) + took for frame in labels)
-        yield from self._final()
+        yield from self._cut()
 
-    def _final(self) -> Iterator[Transcription]:
+    def _cut(self) -> Iterator[Transcription]:
         """Yield the text before a pause, or a part of one without pauses; forget silence."""
         spoken = np.flatnonzero(self._kept.argmax(-1))
         if len(spoken) and len(self._kept) - spoken[-1] > self._pause:
-            yield self._decode(len(self._kept))
+            yield self._final(len(self._kept))
             self._drop(len(self._kept))
         elif not len(spoken):
             self._drop(max(0, len(self._kept) - self._pause))
         elif len(self._kept) * self._step > _LONGEST:
             cut = quiet_place(self._kept, len(self._kept), self._pause // 4 or 1)
-            yield self._decode(cut)
+            yield self._final(cut)
             self._drop(cut)
 
-    def _decode(self, frames: int) -> Transcription:
-        samples = self._audio[: round(frames * self._step * self._recognizer.sample_rate)]
-        return self._recognizer.decode(self._kept[:frames], samples, offset=self._done * self._step)
+    def _final(self, frames: int) -> Transcription:
+        """Return the text of the first frames that are kept."""
+        log_probs, samples = self._kept[:frames], self._audio[: round(frames * self._step * self._recognizer.sample_rate)]
+        final = self._recognizer.decode(log_probs, samples, offset=self._done * self._step)
+        if isinstance(decoder := self._recognizer.task.decoder, GreedyDecoder):
+            self._labels += decoder(log_probs[None], np.array([frames]))[0]
+        elif final.text:
+            self._texts.append(final.text)
+        return final
 
     def _drop(self, frames: int) -> None:
         """Forget encoder frames with their samples, and no sample twice for fractions of one."""

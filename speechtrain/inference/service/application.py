@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -60,7 +60,7 @@ def application(service: Service, version: str = "0") -> FastAPI:
 
     bearer = HTTPBearer(auto_error=False, description="a line of the file `token_file`", scheme_name="token")
 
-    async def admitted(request: Request, _: Annotated[object, Depends(bearer)] = None) -> None:
+    async def admitted(request: Request) -> None:
         service.access.admit(token_in(request.headers.get("authorization")))
 
     app = FastAPI(
@@ -73,7 +73,7 @@ def application(service: Service, version: str = "0") -> FastAPI:
         middleware=[Middleware(_Counted, service=service)],
         exception_handlers={HTTPException: answer_refusal, RequestValidationError: answer_refusal},
     )
-    guard = [] if service.access.is_open else [Depends(admitted)]
+    guard = [] if service.access.is_open else [Depends(bearer), Depends(admitted)]
     own, openai = OwnRoutes(service), OpenAIRoutes(service)
     refused, openai_refused = _refusals(Refused), _refusals(OpenAIRefused)
     routes = APIRouter(dependencies=guard)

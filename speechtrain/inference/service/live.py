@@ -84,7 +84,6 @@ class Stream:
         self._partials = start.partials
         self._partial = ""
         self._partial_at = 0.0
-        self._texts: list[str] = []
 
     @property
     def seconds(self) -> float:
@@ -116,7 +115,7 @@ class Stream:
         messages = self._final(self._heard(data))
         messages += self._final(self.transcriber.push(self._samples.finish()))
         messages += self._final(self.transcriber.finish())
-        return [*messages, {"type": "done", "text": " ".join(self._texts), "seconds": round(self.seconds, 3)}]
+        return [*messages, {"type": "done", "text": self.transcriber.text, "seconds": round(self.seconds, 3)}]
 
     def _heard(self, data: bytes) -> Iterator[Transcription]:
         for begin in range(0, len(data), _SLICE):
@@ -127,12 +126,16 @@ class Stream:
 
     def _final(self, texts: Iterable[Transcription]) -> list[dict[str, Any]]:
         messages = []
+        before = self.transcriber.text
         for each in texts:
             if each.text:
-                self._texts.append(each.text)
                 self._partial = ""
-                confidence = round(each.confidence, 4)
-                messages.append({"type": "final", "text": each.text, "confidence": confidence, "words": words_of(each)})
+                message = {"type": "final", "text": each.text, "confidence": round(each.confidence, 4), "words": words_of(each)}
+                after = self.transcriber.text
+                if before and after == before + each.text:
+                    message["continues"] = True  # the last word, after a pause in it
+                messages.append(message)
+                before = after
         return messages
 
 

@@ -44,7 +44,7 @@ class OpenAIRoutes:
 
         The fields `language`, `prompt`, `temperature`, `stream` and `chunking_strategy` are accepted, and change nothing.
         """
-        heard = await self._service.hear(request, _check)
+        heard = await self._service.hear(request, lambda upload: _check(upload, request.query_params.get("model")))
         kind = heard.upload.value("response_format") or "json"
         if kind in _MEDIA:
             written = "".join(FORMATS[kind]("", [heard.transcription]))
@@ -64,13 +64,13 @@ class OpenAIRoutes:
         return JSONResponse(Model(id=served.name, created=served.loaded).model_dump())
 
 
-def _check(upload: Upload) -> None:
-    """Check the fields of a request.
+def _check(upload: Upload, model: str | None) -> None:
+    """Check the fields of a request, whose query may name a model.
 
     Raises:
         Refusal: one is missing, or has a value that is not known here.
     """
-    if not upload.value("model"):
+    if not (upload.value("model") or model):
         raise Refusal(400, "the field 'model' is missing", param="model")
     kind = upload.value("response_format") or "json"
     if kind not in RESPONSE_FORMATS:

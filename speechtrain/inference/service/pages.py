@@ -1,4 +1,4 @@
-"""The pages of the service: `/docs`, and what they load; none of it comes from another host."""
+"""The pages of the service: `/`, `/docs`, and what they load; none of it comes from another host."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pages:
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes of the pages to an application."""
-        for path, name in (("/docs", "docs.html"), ("/static/{name}", None)):
+        for path, name in (("/", "index.html"), ("/docs", "docs.html"), ("/static/{name}", None)):
             app.add_api_route(path, self._answer(name) if name else self.static, methods=["GET"], include_in_schema=False)
 
     @cached_property

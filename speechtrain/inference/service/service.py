@@ -162,7 +162,7 @@ class Service:
 
     def _read(self, recognizer: Recognizer, upload: Upload) -> Audio:
         if not upload.audio:
-            how = "the form has no file; send one as 'file'" if upload.fields else "the request has no body; send an audio file as it"
+            how = "the form has no file; send one as 'file'" if upload.is_form else "the request has no body; send an audio file as it"
             raise DataError(how)
         reader = RecordingReader(upload.audio, recognizer.sample_rate, longest=float(self.cfg.max_seconds), channel=recognizer.channel)
         blocks = list(reader.blocks())

@@ -29,18 +29,24 @@ class Upload:
     Attributes:
         audio: content of a file of audio; empty if there is none.
         fields: values of the fields of a form, by name.
+        is_form: whether it is a form.
     """
 
     audio: bytes | bytearray = b""
     fields: dict[str, list[str]] = field(default_factory=dict)
+    is_form: bool = False
 
     def value(self, name: str) -> str | None:
         """Return the last value of a field; None: the form has no such field."""
         return self.fields[name][-1] if name in self.fields else None
 
 
-class _InMemory(MultiPartParser):
+class _Form(MultiPartParser):
     spool_max_size = 1 << 62  # bodies are counted as memory, and nothing is written to a disk
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
 
 
 def is_form(request: Request) -> bool:
@@ -97,12 +103,14 @@ async def _parts(request: Request, cfg: ServeConfig, share: Share) -> AsyncGener
 
 
 async def _form(request: Request, cfg: ServeConfig, share: Share) -> Upload:
-    parser = _InMemory(request.headers, _parts(request, cfg, share), max_files=1, max_fields=_MOST_FIELDS, max_part_size=_MOST_IN_FIELD)
+    parser = _Form(request.headers, _parts(request, cfg, share), max_files=1, max_fields=_MOST_FIELDS, max_part_size=_MOST_IN_FIELD)
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, f"the form cannot be read: {error.message.rstrip('.')}") from None
-    upload = Upload()
+    if not parser.ended:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the form cannot be read: its last boundary is missing")
+    upload = Upload(is_form=True)
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             if name != "file":

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import uvicorn
+from serving import Served, answer, request, rest, serving, wait_for, wav
 
 import speechtrain
 from speechtrain.config.compose import compose_command
@@ -24,7 +22,6 @@ from speechtrain.errors import ConfigError
 from speechtrain.inference.recognizer import Recognizer
 from speechtrain.inference.service.connections import limited_protocol
 from speechtrain.inference.service.service import Service
-from speechtrain.serve import server_of
 
 IMPATIENT = ("header_seconds=0.3", "body_seconds=0.3", "write_seconds=0.3")
 PATIENT = ("header_seconds=60", "body_seconds=60", "write_seconds=60")
@@ -35,83 +32,10 @@ def model(trained: Path) -> Recognizer:
     return speechtrain.load(str(trained))
 
 
-class Served:
-    """A service that runs in a thread."""
-
-    def __init__(self, model: Recognizer, *keys: str) -> None:
-        self.service = Service({"tones": model}, compose_command(ServeConfig, ["max_megabytes=1", "max_seconds=5", *keys]))
-        self.server: uvicorn.Server = server_of(self.service)
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]})
-        self.address = self.listening.getsockname()
-
-    def connect(self, receive_buffer: int | None = None) -> socket.socket:
-        connection = socket.socket()
-        if receive_buffer:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        connection.settimeout(60)
-        connection.connect(self.address)
-        return connection
-
-    def ask(self, content: bytes, *headers: str, path: str = "/transcribe", method: str = "POST") -> tuple[int, str]:
-        with self.connect() as connection:
-            connection.sendall(request(len(content), *headers, path=path, method=method) + content)
-            return answer(connection)
-
-    def counted(self, status: str) -> float:
-        return self.service.registry.get_sample_value("speechtrain_requests_total", {"status": status}) or 0.0
-
-
 @pytest.fixture
 def serve(model: Recognizer) -> Iterator[Callable[..., Served]]:
-    with contextlib.ExitStack() as stack:
-
-        def start(*keys: str) -> Served:
-            served = Served(model, *keys)
-            served.thread.start()
-            stack.callback(served.thread.join, 60)
-            stack.callback(setattr, served.server, "should_exit", True)
-            return served
-
+    with serving({"tones": model}) as start:
         yield start
-
-
-def request(length: int, *headers: str, path: str = "/transcribe", method: str = "POST") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: here", f"Content-Length: {length}", *headers, "", ""]
-    return "\r\n".join(lines).encode()
-
-
-def answer(connection: socket.socket) -> tuple[int, str]:
-    """The next answer on a connection: its status and its body."""
-    with connection.makefile("rb") as file:
-        status = int(file.readline().split()[1])
-        length = 0
-        while (line := file.readline().strip().lower()) not in (b"", b"\r\n"):
-            if line.startswith(b"content-length:"):
-                length = int(line.split(b":")[1])
-        return status, file.read(length).decode()
-
-
-def rest(connection: socket.socket) -> bytes:
-    """What still comes before the service closes a connection."""
-    got = b""
-    with contextlib.suppress(ConnectionError):
-        while data := connection.recv(1 << 16):
-            got += data
-    return got
-
-
-def wav(samples: np.ndarray | None = None, kind: str = "WAV", **options: str) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, 0.1 * np.sin(np.arange(4000) * 0.3) if samples is None else samples, 8000, format=kind, **options)
-    return buffer.getvalue()
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_headers_that_come_byte_by_byte_are_not_waited_for(serve: Callable[..., Served]) -> None:
