@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 from fuzz.fuzzing import generators
+from websockets.frames import Frame, Opcode
 
 import speechtrain
 from speechtrain import addresses
@@ -143,10 +144,94 @@ def test_any_request_has_an_answer_that_fits_and_the_service_goes_on(
                 connection.sendall(head + good.getvalue())
                 assert connection.makefile("rb").readline().split()[1] == b"200", f"{number}: after {sent[:300]!r}"
     assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    nothing_is_held(served)
+
+
+def nothing_is_held(served: Service) -> None:
     deadline = time.monotonic() + 20  # the last client may have left before the service has noticed
     while served.registry.get_sample_value("speechtrain_held_bytes") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert served.registry.get_sample_value("speechtrain_held_bytes") == 0
+
+
+def form(draw: random.Random, recording: bytes) -> bytes:
+    """A request with a form, some of which is damaged, to a route that reads forms or to one that does not."""
+    values = [("model", b"tones"), ("words", b"1"), ("temperature", b"nan"), ("prompt", draw.randbytes(99)), ("", b"")]
+    values += [("response_format", draw.choice([b"json", b"srt", b"verbose_json", b"\xff"])), ("timestamp_granularities[]", b"word")]
+    parts = [f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value for name, value in draw.sample(values, 4)]
+    more = draw.choice([b"", b"Content-Type: audio/wav\r\n", b"Content-Transfer-Encoding: base64\r\n", b"X: " + b"y" * 5000 + b"\r\n"])
+    names = draw.choice([b"file"] * 5 + [b"f"]), draw.choice([b"a.wav", b"../../x", b"\xff\x00", b""])
+    parts.insert(
+        draw.randrange(5), b'--b\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n%s\r\n' % (*names, more) + recording
+    )
+    end = draw.choice([b"\r\n--b--\r\n"] * 6 + [b"", b"\r\n--b", b"\r\n--b--" + bytes(5000)])
+    content = bytearray(b"\r\n".join(parts) + end)
+    for _ in range(draw.choice([0, 0, 0, 1, 20])):
+        content[draw.randrange(len(content))] = draw.getrandbits(8)
+    path = draw.choice(
+        ["/transcribe", "/v1/audio/transcriptions"] * 5 + ["/v1/models", "/v1/models/%2e%2e%2fx", "/docs", "/static/../service.py"]
+    )
+    path += draw.choice(["", "?words=true", "?model=tones", "?model=%00"])
+    boundary = draw.choice(["b"] * 9 + ["", "c", "b" * 300, '"', "b; boundary=c"])
+    lines = [f"{draw.choice(['POST'] * 9 + ['GET'])} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(content)}"]
+    return "\r\n".join([*lines, f"Content-Type: multipart/form-data; boundary={boundary}", "", ""]).encode() + content
+
+
+def test_any_form_has_an_answer_that_fits(service: tuple[Service, tuple[str, int]], caplog: pytest.LogCaptureFixture) -> None:
+    served, address = service
+    recording = io.BytesIO()
+    soundfile.write(recording, 0.1 * np.sin(np.arange(4000) * 0.3), 8000, format="WAV")
+    for number, draw in generators("forms", 100):
+        sent = form(draw, recording.getvalue())
+        found = statuses(address, sent)
+        assert set(found) <= {200, 400, 404, 405, 408, 413}, f"{number}: {found} to {sent[:300]!r}"
+        assert found, number
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    nothing_is_held(served)
+
+
+def frames(draw: random.Random) -> bytes:
+    """What a client of a WebSocket sends: messages that make sense, and some that make none."""
+    rate = draw.choice([8000, 16000, 44101, 1000, 768_000, 0, -1, 1e9, "8000", None])
+    start = {"rate": rate, "encoding": draw.choice(["pcm16"] * 4 + ["float32", "x"])}
+    start |= draw.choice([{}, {}, {"model": "tones"}, {"model": "\0"}, {"partials": "x"}, {"token": "x"}, {"a": [[[]]]}])
+    messages = [Frame(Opcode.TEXT, json.dumps(start).encode())] if draw.random() < 0.9 else []
+    for _ in range(draw.choice([0, 1, 5, 40])):
+        size = draw.choice([0, 1, 2, 3, 1600, 1600, 20_000, 300_000])
+        loud = np.random.default_rng(size).normal(0, 3000, size // 2).astype("<i2").tobytes()
+        data = draw.choice([bytes(size), draw.randbytes(size), loud])
+        kind = draw.choice([Opcode.BINARY] * 9 + [Opcode.TEXT, Opcode.CONT, Opcode.PING, Opcode.PONG])
+        control = kind in (Opcode.PING, Opcode.PONG)
+        messages.append(Frame(kind, data[:125] if control else data, control or draw.random() < 0.95))
+    ends = [[Frame(Opcode.TEXT, b'{"type": "end"}')]] * 5 + [[], [Frame(Opcode.CLOSE, b"\x03\xe8")], [Frame(Opcode.CLOSE, b"x")]]
+    content = bytearray(b"".join(each.serialize(mask=draw.random() < 0.99) for each in messages + draw.choice(ends)))
+    for _ in range(draw.choice([0, 0, 0, 0, 1, 5])):
+        if content:
+            content[draw.randrange(len(content))] = draw.getrandbits(8)
+    return bytes(content)
+
+
+def test_any_stream_comes_to_an_end_and_the_service_goes_on(
+    service: tuple[Service, tuple[str, int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    served, address = service
+    lines = ["GET /stream HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+    head = "\r\n".join([*lines, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "", ""]).encode()
+    for number, draw in generators("streams", 60):
+        with socket.create_connection(address, 60) as connection:
+            connection.sendall(head)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 101 "), number
+            sent = frames(draw)
+            try:
+                connection.sendall(sent)
+                if draw.random() < 0.7:
+                    while connection.recv(1 << 16):
+                        pass
+            except OSError:  # the service ended it before it had all of this
+                pass
+    nothing_is_held(served)
+    assert served.live.open == 0
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def secret(draw: random.Random) -> str:
