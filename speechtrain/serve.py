@@ -78,7 +78,7 @@ def server_of(service: Service) -> uvicorn.Server:
             ws=limited_websocket(service),
             ws_max_size=MOST_IN_MESSAGE,
             ws_per_message_deflate=False,
-            loop="speechtrain.inference.service.connections:patient_loop",
+            loop="auto" if cfg.tls_certificate is None else "speechtrain.inference.service.connections:loop_for_tls",
             ssl_certfile=None if cfg.tls_certificate is None else user_path(cfg.tls_certificate),
             ssl_keyfile=None if cfg.tls_key is None else user_path(cfg.tls_key),
             log_level="error",

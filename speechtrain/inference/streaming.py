@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from speechtrain.tasks.base import Transcription
 
 _BLOCK = 0.08  # s that are computed at a time
+_LATEST = 10_000  # labels whose latency is known
 _PAUSE = 0.5  # s without a label after which a text ends
 _LONGEST = 30.0  # s, after which a text ends even without a pause
 
@@ -92,7 +94,8 @@ class LiveTranscriber:
 
     Attributes:
         received: seconds that have been computed.
-        late: for each label, s between the end of its frame and its log-probabilities, the time of computing them included.
+        changed: whether there are labels that `partial` has not told yet.
+        late: for each of the latest labels, s between the end of its frame and its log-probabilities, the time of computing them included.
 
     Raises:
         ConfigError: the model or its features need whole utterances.
@@ -117,7 +120,8 @@ class LiveTranscriber:
         self._labels: list[int] = []
         self._texts: list[str] = []
         self.received = 0.0
-        self.late: list[float] = []
+        self.changed = False
+        self.late: deque[float] = deque(maxlen=_LATEST)
 
     @property
     def nbytes(self) -> int:
@@ -153,6 +157,7 @@ class LiveTranscriber:
 
     def partial(self) -> Transcription | None:
         """Return the text of what was heard since the last final one; None: there is none."""
+        self.changed = False
         return self._recognizer.decode(self._kept, offset=self._done * self._step) if self.speaks() else None
 
     def _compute(self, samples: Audio, *, last: bool = False) -> Iterator[Transcription]:
@@ -165,8 +170,9 @@ class LiveTranscriber:
         took = time.perf_counter() - start
         before = self._done + len(self._kept)
         self._kept = np.concatenate([self._kept, log_probs])
+        labels = np.flatnonzero(log_probs.argmax(-1))
+        self.changed = self.changed or len(labels) > 0
         if not last:
-            labels = np.flatnonzero(log_probs.argmax(-1))
             self.late.extend(self.received - self._step * (before + int(frame) + 1) + took for frame in labels)
         yield from self._cut()
 
@@ -217,7 +223,7 @@ def transcribe_live(recognizer: Recognizer, blocks: Iterable[Audio]) -> Iterator
         busy += time.perf_counter() - start
         yield from texts
     if transcriber.late:
-        middle, most = np.quantile(transcriber.late, [0.5, 0.95])
+        middle, most = np.quantile(list(transcriber.late), [0.5, 0.95])
         factor = busy / max(transcriber.received, 1e-9)
         text = f"latency after the end of a label: median {middle:.2f} s, 95 % within {most:.2f} s; real-time factor {factor:.3f}"
         errors.print(text, style="dim", markup=False)

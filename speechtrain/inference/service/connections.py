@@ -26,7 +26,7 @@ _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%s" % (len(_BUSY), _BUSY)
 )
-_SENT_AWAY = 1.0  # s that a client has to read that there are too many
+_SENT_AWAY = 1.0  # s that a client has to read that there are too many, or that a stream is closed
 _HANDSHAKE = 10.0  # s that a client of TLS has to say who it is
 _MOST_UNREAD = 1 << 20  # bytes that wait for the client of a WebSocket to read them
 _MOST_PARTS = 1024  # of a message of a WebSocket
@@ -228,6 +228,7 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.close_timeout = _SENT_AWAY
         self._unread_since: float | None = None
         self._watch: asyncio.TimerHandle | None = None
 
@@ -256,12 +257,15 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
         else:
             super().handle_cont(event)
 
-    def handle_text(self, event: Frame) -> None:
-        """Take a text, which has to be UTF-8."""
+    def send_receive_event_to_app(self) -> None:
+        """Hand a message on; a text has to be UTF-8, and the log has no trace of one that is none."""
         try:
-            super().handle_text(event)
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
         except UnicodeDecodeError:
             self.transport.abort()
+        else:
+            super().send_receive_event_to_app()
 
     def shutdown(self) -> None:
         """End the stream; a client that reads nothing has a moment."""
@@ -290,7 +294,7 @@ def limited_websocket(service: Service) -> type[LimitedWebSocket]:
     return type("LimitedWebSocket", (LimitedWebSocket,), {"service": service})
 
 
-def patient_loop() -> asyncio.AbstractEventLoop:
+def loop_for_tls() -> asyncio.AbstractEventLoop:
     """Return an event loop that waits ten seconds for a TLS handshake, for uvicorn's `loop`; asyncio waits a minute."""
     return _LoopWithTls()
 

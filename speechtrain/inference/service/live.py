@@ -78,10 +78,10 @@ class Stream:
             self.transcriber = LiveTranscriber(recognizer)
         except ConfigError:  # the model hears whole utterances
             self.transcriber = LongTranscriber(recognizer)
-        self._rate = recognizer.sample_rate
         self._samples = LiveSamples(start.rate, recognizer.sample_rate, start.encoding)
         self._most_seconds = most_seconds
         self._partials = start.partials
+        self._text = ""
         self._partial = ""
         self._partial_at = 0.0
 
@@ -97,7 +97,7 @@ class Stream:
             UserError: the samples are no audio, or too many.
         """
         messages = self._final(self._heard(data))
-        if not self._partials or not (self.transcriber.exact or (idle and self.seconds >= self._partial_at + _PARTIAL_SECONDS)):
+        if not self._partials or not self._partial_is_due(idle):
             return messages
         self._partial_at = self.seconds
         partial = self.transcriber.partial()
@@ -117,6 +117,11 @@ class Stream:
         messages += self._final(self.transcriber.finish())
         return [*messages, {"type": "done", "text": self.transcriber.text, "seconds": round(self.seconds, 3)}]
 
+    def _partial_is_due(self, idle: bool) -> bool:
+        if isinstance(self.transcriber, LiveTranscriber):
+            return self.transcriber.changed
+        return idle and self.seconds >= self._partial_at + _PARTIAL_SECONDS
+
     def _heard(self, data: bytes) -> Iterator[Transcription]:
         for begin in range(0, len(data), _SLICE):
             samples = self._samples.push(data[begin : begin + _SLICE])
@@ -126,16 +131,13 @@ class Stream:
 
     def _final(self, texts: Iterable[Transcription]) -> list[dict[str, Any]]:
         messages = []
-        before = self.transcriber.text
         for each in texts:
             if each.text:
-                self._partial = ""
+                before, self._text, self._partial = self._text, self.transcriber.text, ""
                 message = {"type": "final", "text": each.text, "confidence": round(each.confidence, 4), "words": words_of(each)}
-                after = self.transcriber.text
-                if before and after == before + each.text:
+                if before and self._text == before + each.text:
                     message["continues"] = True  # the last word, after a pause in it
                 messages.append(message)
-                before = after
         return messages
 
 

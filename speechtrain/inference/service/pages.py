@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from speechtrain.inference.service.refusals import Refusal
 
@@ -42,7 +42,7 @@ class Pages:
         files = {each.name: each for each in own.iterdir()}
         return files | {name: swagger / name for name in ("swagger-ui-bundle.js", "swagger-ui.css")}
 
-    def static(self, name: str) -> Response:
+    async def static(self, name: str) -> Response:
         """Answer with a file of the pages.
 
         Raises:
@@ -52,10 +52,10 @@ class Pages:
         if file is None:
             raise Refusal(404, "Not Found")
         kind = next((kind for ending, kind in _TYPES.items() if name.endswith(ending)), "application/octet-stream")
-        return Response(file.read_bytes(), media_type=kind, headers=_HEADERS)
+        return FileResponse(str(file), media_type=kind, headers=_HEADERS)  # in parts, of which a client that reads none gets two
 
-    def _answer(self, name: str) -> Callable[[], Response]:
-        def page() -> Response:
-            return self.static(name)
+    def _answer(self, name: str) -> Callable[[], Awaitable[Response]]:
+        async def page() -> Response:
+            return await self.static(name)
 
         return page

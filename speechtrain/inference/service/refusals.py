@@ -35,7 +35,7 @@ class Refusal(HTTPException):
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         if status == HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
-        super().__init__(status, reason, headers or None)
+        super().__init__(int(status), reason, headers or None)
         self.param = param
         self.code = code
 
