@@ -93,6 +93,21 @@ class _PatientTransport(asyncio.Transport):
         return self.inner.get_write_buffer_size()
 
 
+class _Unread:
+    """Knows for how long what was sent on a connection has not been read."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def seconds(self, transport: asyncio.WriteTransport, now: float) -> float:
+        """Return for how many seconds there has been something to read each time this was called; 0 if there is nothing now."""
+        if not transport.get_write_buffer_size():
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        return 0.0 if self._since is None else now - self._since
+
+
 class LimitedProtocol(H11Protocol):
     """Handles one connection; a request is asked for until its headers are there, then the application has it until it has answered.
 
@@ -108,7 +123,7 @@ class LimitedProtocol(H11Protocol):
         self.app = self._answer
         self._in_application = 0
         self._asked_since: float | None = None
-        self._unread_since: float | None = None
+        self._unread = _Unread()
         self._ends_by: float | None = None
         self._too_many = False
         self._watch: asyncio.TimerHandle | None = None
@@ -202,11 +217,7 @@ class LimitedProtocol(H11Protocol):
     def _look(self) -> None:
         """Close the connection if one of its times is over, and look again soon."""
         now = self.loop.time()
-        if not self.transport.get_write_buffer_size():
-            self._unread_since = None
-        elif self._unread_since is None:
-            self._unread_since = now
-        if self._unread_since is not None and now > self._unread_since + self.service.cfg.write_seconds:
+        if self._unread.seconds(self.transport, now) > self.service.cfg.write_seconds:
             self.transport.abort()
         elif self._ends_by is not None:
             if now > self._ends_by:
@@ -229,7 +240,7 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.close_timeout = _SENT_AWAY
-        self._unread_since: float | None = None
+        self._unread = _Unread()
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -273,15 +284,10 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
         super().shutdown()
 
     def _look(self) -> None:
-        now = self.loop.time()
-        if not self.transport.get_write_buffer_size():
-            self._unread_since = None
-        elif self._unread_since is None:
-            self._unread_since = now
-        elif now > self._unread_since + self.service.cfg.write_seconds:
+        if self._unread.seconds(self.transport, self.loop.time()) > self.service.cfg.write_seconds:
             self.transport.abort()
-            return
-        self._watch = self.loop.call_later(min(1.0, self.service.cfg.write_seconds / 4), self._look)
+        else:
+            self._watch = self.loop.call_later(min(1.0, self.service.cfg.write_seconds / 4), self._look)
 
 
 def limited_protocol(service: Service) -> type[LimitedProtocol]:
