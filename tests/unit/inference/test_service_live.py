@@ -27,6 +27,7 @@ from speechtrain.data.text.base import build_tokenizer
 from speechtrain.errors import DataError
 from speechtrain.inference.long_audio import LongTranscriber
 from speechtrain.inference.recognizer import Recognizer
+from speechtrain.inference.service import connections
 from speechtrain.inference.service.live import MOST_IN_MESSAGE
 from speechtrain.inference.streaming import LiveTranscriber
 from speechtrain.tasks.build import build_task
@@ -251,7 +252,7 @@ def frame(opcode: Opcode, data: bytes, *, fin: bool = True) -> bytes:
 def cut_off(connection: socket.socket, data: bytes) -> bool:
     """Send something again and again until the service ends the connection; whether it did."""
     connection.settimeout(1)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 20
     while time.monotonic() < until:
         try:
             connection.sendall(data)
@@ -263,7 +264,7 @@ def cut_off(connection: socket.socket, data: bytes) -> bool:
 
 
 def test_what_only_fills_memory_ends_a_stream_and_leaves_no_trace(serve: Callable[..., Served], capfd: pytest.CaptureFixture[str]) -> None:
-    served = serve("write_seconds=0.5")
+    served = serve("header_seconds=60", "write_seconds=60")
     with raw(served) as parts:  # each part has no bytes, so that no limit of bytes is ever reached
         parts.sendall(frame(Opcode.BINARY, b"", fin=False))
         assert cut_off(parts, frame(Opcode.CONT, b"", fin=False) * 5000)
@@ -283,6 +284,12 @@ def test_what_only_fills_memory_ends_a_stream_and_leaves_no_trace(serve: Callabl
     wait_for(lambda: served.service.live.open == 0 == served.service.memory.held)
     assert streamed(served, [bytes(16_000)])[-1]["code"] == 1000
     assert capfd.readouterr().err == ""  # where uvicorn writes
+
+
+def test_a_client_that_reads_nothing_is_not_waited_for(serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_MOST_UNREAD", 1 << 40)
+    with raw(serve("header_seconds=60", "write_seconds=0.3"), 2048) as deaf:
+        assert cut_off(deaf, frame(Opcode.PING, b"x" * 125) * 500)
 
 
 def test_what_streams_hold_is_counted_with_the_memory_of_all_requests(serve: Callable[..., Served], speech: np.ndarray) -> None:
