@@ -249,7 +249,7 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop looking."""
+        """Stop looking at what the client reads."""
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(exc)

@@ -58,7 +58,7 @@ class Engine:
             self._jobs -= 1
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Begin no computation any more."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 

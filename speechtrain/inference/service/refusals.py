@@ -17,7 +17,7 @@ _KINDS = {401: "authentication_error", 408: "timeout", 429: "rate_limit_error"}
 
 
 class Refusal(HTTPException):
-    """Refuses a request.
+    """Refuses a request with the reason.
 
     Args:
         status: status of HTTP.

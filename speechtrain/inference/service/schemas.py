@@ -31,7 +31,7 @@ class Transcript(BaseModel):
 
 
 class Health(BaseModel):
-    """What is served."""
+    """Says what is served, and how it goes."""
 
     status: Literal["ok"]
     model: str = Field(description="class of the first model")
@@ -82,7 +82,7 @@ class Models(BaseModel):
 
 
 class Text(BaseModel):
-    """Answer of `response_format=json`."""
+    """Answers a request with `response_format=json`."""
 
     text: str
 
