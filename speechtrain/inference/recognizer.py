@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,7 +125,7 @@ class Recognizer:
         """Return which channel is heard of recordings that have several, counted from 0 (`data.channel`); None: the mean of all."""
         return self.cfg.data.channel
 
-    @property
+    @cached_property
     def frame_seconds(self) -> float:
         """Return the time between two encoder frames in seconds."""
         return self.backend.describe(self.model).subsampling / self.features.frame_rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -71,11 +71,13 @@ def application(service: Service, version: str = "0") -> FastAPI:
         docs_url=None,
         redoc_url=None,
         middleware=[Middleware(_Counted, service=service)],
-        exception_handlers={HTTPException: answer_refusal, RequestValidationError: answer_refusal},
+        exception_handlers={HTTPException: _refused, RequestValidationError: _refused},
     )
     guard = [] if service.access.is_open else [Depends(bearer), Depends(admitted)]
     own, openai = OwnRoutes(service), OpenAIRoutes(service)
     refused, openai_refused = _refusals(Refused), _refusals(OpenAIRefused)
+    for path, answer in (("/transcribe", own.transcribe), ("/v1/audio/transcriptions", openai.transcriptions)):
+        app.add_route(path, _admitted(service, answer), methods=["POST"], include_in_schema=False)  # FastAPI's way to a route takes longer
     routes = APIRouter(dependencies=guard)
     routes.post("/transcribe", response_model=Transcript, openapi_extra=_TRANSCRIBE, responses=refused)(own.transcribe)
     routes.get("/metrics", response_class=PlainTextResponse)(own.metrics)
@@ -90,6 +92,20 @@ def application(service: Service, version: str = "0") -> FastAPI:
     app.get(LIVE, include_in_schema=False)(own.upgrade_needed)
     Pages().add_to(app)
     return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return answer_refusal(request, error)
+
+
+def _admitted(service: Service, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """Return a route that admits requests before it answers them."""
+
+    async def admitted(request: Request) -> Response:
+        service.access.admit(token_in(request.headers.get("authorization")))
+        return await answer(request)
+
+    return admitted
 
 
 class OwnRoutes:
