@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 from fuzz.fuzzing import generators
+from serving import wait_for
 from websockets.frames import Frame, Opcode
 
 import speechtrain
@@ -230,8 +231,8 @@ def test_any_stream_comes_to_an_end_and_the_service_goes_on(
                         pass
             except OSError:  # the service ended it before it had all of this
                 pass
+    wait_for(lambda: served.live.open == 0)
     nothing_is_held(served)
-    assert served.live.open == 0
     assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
