@@ -7,8 +7,8 @@ list instead of to a buffer of it; see docs/decisions/0015.
 
 from __future__ import annotations
 
+import heapq
 import random
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,20 +59,50 @@ def epoch_batches(durations: Sequence[float], limits: Limits, *, shuffle: bool, 
             rng.shuffle(bucket)
     turns = random.Random(_BUCKET_SEED)  # noqa: S311 # no secret hangs on it
     batches = []
+    if not redrawn:
+        return _in_turns([_consecutive(bucket, durations, limits) for bucket in buckets], turns)
     while any(buckets):
         bucket = _next_bucket(buckets, turns.randrange(len(buckets)), durations, limits)
-        candidates = bucket
-        if redrawn:
-            candidates = bucket.copy()
-            rng.shuffle(candidates)
+        candidates = bucket.copy()
+        rng.shuffle(candidates)
         batch = candidates[: _fill(candidates, durations, limits)[0]]
         batches.append(batch)
-        if redrawn:
-            drawn = set(batch)
-            bucket[:] = [place for place in bucket if place not in drawn]
-        else:
-            del bucket[: len(batch)]
+        drawn = set(batch)
+        bucket[:] = [place for place in bucket if place not in drawn]
     return batches
+
+
+def _consecutive(bucket: Sequence[int], durations: Sequence[float], limits: Limits) -> list[tuple[list[int], bool]]:
+    """Divide a bucket into batches of consecutive utterances; each with whether it is full, as all but the last one are."""
+    batches: list[tuple[list[int], bool]] = []
+    longest, begin = 0.0, 0
+    for end, place in enumerate(bucket, start=1):
+        longest = max(longest, durations[place])
+        count = end - begin
+        if count == limits.batch_size or (count + 1) * longest > limits.batch_seconds:
+            batches.append((list(bucket[begin:end]), True))
+            longest, begin = 0.0, end
+    if begin < len(bucket):
+        batches.append((list(bucket[begin:]), False))
+    return batches
+
+
+def _in_turns(buckets: Sequence[list[tuple[list[int], bool]]], turns: random.Random) -> list[list[int]]:
+    """Take the batches of all buckets in the order in which the buckets have their turns, see `_next_bucket`."""
+    nearest = [_nearest(len(buckets), turn) for turn in range(len(buckets))]
+    taken = [0] * len(buckets)
+    batches: list[list[int]] = []
+    for _ in range(sum(map(len, buckets))):
+        left = [index for index in nearest[turns.randrange(len(buckets))] if taken[index] < len(buckets[index])]
+        index = next((index for index in left if buckets[index][taken[index]][1]), left[0])
+        batches.append(buckets[index][taken[index]][0])
+        taken[index] += 1
+    return batches
+
+
+def _nearest(count: int, turn: int) -> list[int]:
+    """Return the numbers of all buckets, the nearest to `turn` first."""
+    return sorted(range(count), key=lambda index: (abs(index - turn), index))
 
 
 def _buckets(durations: Sequence[float], count: int) -> list[list[int]]:
@@ -86,15 +116,13 @@ def _buckets(durations: Sequence[float], count: int) -> list[list[int]]:
             bounds.append(duration)
             total = 0.0
         total += duration
-    buckets: list[list[int]] = [[] for _ in range(len(bounds) + 1)]
-    for place, duration in enumerate(durations):
-        buckets[bisect_left(bounds, duration)].append(place)
-    return buckets
+    bucket_of = np.searchsorted(np.array(bounds), np.asarray(durations, dtype=np.float64), side="left")
+    return [np.flatnonzero(bucket_of == bucket).tolist() for bucket in range(len(bounds) + 1)]
 
 
 def _next_bucket(buckets: Sequence[list[int]], turn: int, durations: Sequence[float], limits: Limits) -> list[int]:
     """Return the bucket nearest to `turn` that still fills a batch; when none does, the nearest that is not empty."""
-    nearest = sorted(range(len(buckets)), key=lambda index: (abs(index - turn), index))
+    nearest = _nearest(len(buckets), turn)
     for index in nearest:
         if _fill(buckets[index], durations, limits)[1]:
             return buckets[index]
@@ -136,10 +164,13 @@ def equalize_count(batches: list[list[int]], durations: Sequence[float], count: 
     while one is missing.
     """
     batches = list(batches)
+    seconds = [sum(durations[place] for place in batch) for batch in batches] if len(batches) > count else []
     while len(batches) > count:
-        shortest = sorted(range(len(batches)), key=lambda index: sum(durations[place] for place in batches[index]))[:2]
+        shortest = heapq.nsmallest(2, range(len(batches)), key=seconds.__getitem__)
         first, second = min(shortest), max(shortest)
         batches[first] = batches[first] + batches.pop(second)
+        seconds.pop(second)
+        seconds[first] = sum(durations[place] for place in batches[first])
     while len(batches) < count:
         largest = max(range(len(batches)), key=lambda index: len(batches[index]))
         half = len(batches[largest]) // 2

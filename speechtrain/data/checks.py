@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechtrain.data.corpus import SPLITS, Corpus, Cut
+from speechtrain.data.cut_table import distinct_speakers, durations_of, has_custom, speakers_of, texts_of
 from speechtrain.data.text.base import Tokenizer
 from speechtrain.errors import DataError
 
@@ -49,13 +50,13 @@ class SplitFacts:
 
 def facts_of(cuts: Sequence[Cut], tokenizer: Tokenizer) -> SplitFacts:
     """Count and measure the utterances of a split."""
-    durations = np.array([cut.duration for cut in cuts], dtype=np.float64)
-    texts = [cut.text for cut in cuts]
+    durations = durations_of(cuts)
+    texts = texts_of(cuts)
     speed = np.array([len(text) for text in texts]) / np.maximum(durations, 1e-3)
     return SplitFacts(
         durations=durations,
         rates=Counter(cut.sample_rate for cut in cuts),
-        speakers=len({cut.speaker for cut in cuts} - {None}),
+        speakers=len(distinct_speakers(cuts) - {None}),
         words=sum(len(text.split()) for text in texts),
         characters_per_s=speed,
         outliers=[(cuts[index].id, float(speed[index]), texts[index]) for index in far_from_median(speed)],
@@ -91,18 +92,29 @@ def shared_between_splits(corpus: Corpus, checksums: Mapping[str, int]) -> dict[
     for kind in ("speaker", "parent", "audio"):
         places: dict[str, dict[str, str]] = defaultdict(dict)
         for split in SPLITS:
-            for cut in corpus.splits[split]:
-                if (name := _name(kind, cut, checksums)) is not None:
-                    places[name].setdefault(split, f"{split}/{cut.id}")
+            cuts = corpus.splits[split]
+            for place, name in _first_of_each(kind, cuts, checksums):
+                places[name].setdefault(split, f"{split}/{cuts[place].id}")
         shared[kind] = {name: list(each.values()) for name, each in places.items() if len(each) > 1}
     return shared
 
 
-def _name(kind: str, cut: Cut, checksums: Mapping[str, int]) -> str | None:
-    """Return the speaker, the parent, or checksum and length of an utterance; None where it is not known."""
+def _first_of_each(kind: str, cuts: Sequence[Cut], checksums: Mapping[str, int]) -> Iterable[tuple[int, str]]:
+    """Return the speakers, parents or recordings of a split in the order of their first utterances, and the places of these."""
+    first: dict[str, int] = {}
     if kind == "speaker":
-        speaker = cut.speaker
-        return None if speaker is None else str(speaker)
+        for place, speaker in enumerate(speakers_of(cuts)):
+            if speaker is not None and speaker not in first:
+                first[speaker] = place
+    elif checksums if kind == "audio" else has_custom(cuts):
+        for place, cut in enumerate(cuts):
+            if (name := _name(kind, cut, checksums)) is not None:
+                first.setdefault(name, place)
+    return [(place, name) for name, place in first.items()]
+
+
+def _name(kind: str, cut: Cut, checksums: Mapping[str, int]) -> str | None:
+    """Return the parent, or checksum and length of an utterance; None where it is not known."""
     if kind == "parent":
         parent = cut.custom.get("parent")
         return None if parent is None else str(parent)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, Audio, open_recording, read_recording, samples_in
+from speechtrain.data.audio import AUDIO_SUFFIXES, MOST_SAMPLES, RATES, Audio, open_recording, read_recording, samples_in
+from speechtrain.data.headers import Header, plain_header
 from speechtrain.data.truncation import check_whole
 from speechtrain.errors import DataError, printable, shortened
 from speechtrain.files import is_file, is_folder
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
-_NO_CUSTOM: Mapping[str, Any] = {}  # shared by all utterances without any
+NO_CUSTOM: Mapping[str, Any] = {}  # shared by all utterances without any
 _END_TOLERANCE = 0.05  # s that a segment may end behind its recording: lists are rounded
 
 
@@ -62,7 +62,7 @@ class Cut:
     start: float = 0.0
     channel: int | None = None
     recording: OtherRecording | None = None
-    custom: Mapping[str, Any] = field(default_factory=lambda: _NO_CUSTOM)
+    custom: Mapping[str, Any] = field(default_factory=lambda: NO_CUSTOM)
     channels: int = 1
 
     @property
@@ -132,7 +132,7 @@ class Corpus:
         normalized: example texts as the corpus has them and as they are trained on, those that differ first.
     """
 
-    splits: dict[str, list[Cut]]
+    splits: dict[str, Sequence[Cut]]
     skipped: list[Skip] = field(default_factory=list)
     read: Callable[[Cut, int], Audio] = read_audio
     target: Callable[[Cut], Audio] | None = None
@@ -194,7 +194,7 @@ def make_cut(
         raise DataError(f"has {num_samples} samples; an utterance may have {MOST_SAMPLES}")
     duration = num_samples / sample_rate
     place = None if path is None else str(path)
-    cut = Cut(utt_id, text, duration, sample_rate, speaker, place, 0.0, channel, custom=custom or _NO_CUSTOM, channels=channels)
+    cut = Cut(utt_id, text, duration, sample_rate, speaker, place, 0.0, channel, custom=custom or NO_CUSTOM, channels=channels)
     if start == 0.0 and end is None:
         return cut
     last = duration if end is None else min(end, duration) if end <= duration + _END_TOLERANCE else end
@@ -230,14 +230,6 @@ _NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's categories of control characters, halves of surrogate pairs, and separators of lines and paragraphs."""
 
 
-class Header(NamedTuple):
-    """What the header of a file of audio says: its rate in Hz, and its numbers of samples and of channels."""
-
-    rate: int
-    samples: int
-    channels: int
-
-
 def read_header(path: Path | BytesIO, sample_rate: int | None) -> Header:
     """Read the header of a file, or of the encoded audio that one would hold.
 
@@ -248,6 +240,9 @@ def read_header(path: Path | BytesIO, sample_rate: int | None) -> Header:
     Raises:
         DataError: it is not audio, holds no samples, is cut off, or has another rate.
     """
+    header = plain_header(path) if isinstance(path, Path) else None
+    if header is not None and RATES[0] <= header.rate <= RATES[1] and sample_rate in (None, header.rate):
+        return header
     name = str(path) if isinstance(path, Path) else "its audio"
     with open_recording(path, name) as file:
         header = Header(file.samplerate, file.frames, file.channels)
@@ -282,11 +277,6 @@ def report_skips(skipped: Iterable[Skip], on_bad: str) -> None:
             f"{len(items)} bad utterances, and data.on_bad=error:\n{text}\n    -> mend them, or set data.on_bad=skip to go on without them"
         )
     log.warning("%d bad utterances left out (data.on_bad=skip):\n%s", len(items), text)
-
-
-def seconds(cuts: list[Cut]) -> float:
-    """Return the total duration of utterances in seconds."""
-    return math.fsum(cut.duration for cut in cuts)
 
 
 def audio_files(folder: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> list[Path]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from speechtrain.data.batches import Reference
 from speechtrain.data.corpus import Cut
+from speechtrain.data.cut_table import ids_of, samples_at, texts_of, without
 from speechtrain.data.task_data import TaskData
-from speechtrain.data.text.tokenizers import count_repeats
 from speechtrain.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -25,6 +24,10 @@ class FindsInfeasible(Protocol):
     """As much of a task as knows which utterances cannot be learnt."""
 
     on_infeasible: str | None
+
+    def count_labels(self, texts: Iterable[str]) -> tuple[Counts, Counts]:
+        """Count the labels of each text (N,), and the equal neighbours among them (N,)."""
+        ...
 
     def infeasible(self, lengths: Counts, target_lengths: Counts, repeats: Counts) -> npt.NDArray[np.bool_]:
         """Return which utterances (B,) cannot be learnt with that many encoder frames, labels, and equal neighbours among these."""
@@ -55,11 +58,9 @@ def find_infeasible(
         output_lengths: encoder frames (B,) of feature frames (B,).
         task: says what is too few.
     """
-    sizes, repeats = np.zeros((2, len(cuts)), dtype=np.int64)
-    for index, cut in enumerate(cuts):
-        labels = data.target(Reference(cut.text))
-        sizes[index], repeats[index] = len(labels), count_repeats(labels)
-    lengths = output_lengths(np.array([data.frames(cut) for cut in cuts], dtype=np.int64))
+    sizes, repeats = task.count_labels(texts_of(cuts))
+    samples = samples_at(cuts, data.features.sample_rate).tolist()
+    lengths = output_lengths(np.array([data.features.num_frames(count) for count in samples], dtype=np.int64))
     places = np.flatnonzero(task.infeasible(lengths, sizes, repeats)).tolist()
     return [Infeasible(cuts[place].id, int(lengths[place]), int(sizes[place] + repeats[place])) for place in places]
 
@@ -93,5 +94,5 @@ def without_infeasible(data: TaskData, output_lengths: Callable[[Counts], Counts
         return replace(data, infeasible=len(bad))
     log.warning("%s; they are left out (task.on_infeasible=skip)", message)
     ids = {each.id for each in bad}
-    train = [cut for cut in cuts if cut.id not in ids]
+    train = without(cuts, [place for place, name in enumerate(ids_of(cuts)) if name in ids])
     return replace(data, infeasible=len(bad), corpus=replace(data.corpus, splits={**data.corpus.splits, "train": train}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechtrain.data.batches import Batch, Reference, Target, stack_features, stack_targets
 from speechtrain.data.batching import Limits, epoch_batches, equalize_count
 from speechtrain.data.corpus import Cut
+from speechtrain.data.cut_table import by_id, durations_of, ids_of
 from speechtrain.data.features.augment import Augment, WordSpan, word_spans
 from speechtrain.data.features.cache import SpectrumCache
 from speechtrain.data.features.features import Features
@@ -53,7 +54,7 @@ class BatchBuilder(Dataset[Batch]):
         views: int = 1,
         lenient: bool = False,
     ) -> None:
-        self._cuts: Mapping[str, Cut] = {cut.id: cut for cut in cuts}
+        self._cuts = by_id(cuts)
         self._cache = cache
         self._features = features
         self._target = target
@@ -170,8 +171,8 @@ class Loader:
         max_batches: int | None = None,
         num_workers: int = 0,
     ) -> None:
-        self._ids = [cut.id for cut in cuts]
-        self._durations = [cut.duration for cut in cuts]
+        self._ids = ids_of(cuts)
+        self._durations = durations_of(cuts)
         self._builder = builder
         self._limits = limits
         self._shuffle = shuffle
@@ -208,7 +209,7 @@ class Loader:
 
     def largest(self) -> Batch:
         """Build the batch of the epoch with the most frames, padding counted, as far as durations tell."""
-        places = max(self._plan(), key=lambda places: len(places) * max(self._durations[place] for place in places))
+        places = max(self._plan(), key=lambda places: len(places) * self._durations[places].max())
         return self._builder[self._key(places)]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -247,15 +248,16 @@ class Loader:
         """Return the places of the epoch's utterances, batch by batch, as many batches as in epoch 0."""
         epoch = self._epoch if self._shuffle else 0
         if epoch != self._planned_epoch:
-            batches = self._divide(epoch)
+            durations = self._durations.tolist()
+            batches = self._divide(durations, epoch)
             if self._count is None:
-                self._count = len(batches if epoch == 0 else self._divide(0))
-            self._places = equalize_count(batches, self._durations, self._count)[: self._max_batches]
+                self._count = len(batches if epoch == 0 else self._divide(durations, 0))
+            self._places = equalize_count(batches, durations, self._count)[: self._max_batches]
             self._planned_epoch = epoch
         return self._places
 
-    def _divide(self, epoch: int) -> list[list[int]]:
-        return epoch_batches(self._durations, self._limits, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
+    def _divide(self, durations: Sequence[float], epoch: int) -> list[list[int]]:
+        return epoch_batches(durations, self._limits, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
 
 
 def _prefetch(builder: BatchBuilder, keys: Sequence[tuple[int, Sequence[str]]]) -> Iterator[Batch]:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from speechtrain.config.build import build
 from speechtrain.config.components import MIX
@@ -19,11 +22,26 @@ from speechtrain.config.experiment import Component, ExperimentConfig, class_nam
 from speechtrain.config.overlay import has_own_list
 from speechtrain.data.batching import Limits
 from speechtrain.data.checks import report_shared
-from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Cut, Skip, report_skips, seconds
+from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Cut, Skip, report_skips
+from speechtrain.data.cut_table import (
+    Columns,
+    distinct_speakers,
+    durations_of,
+    joined,
+    mixed_down,
+    seconds,
+    spoken,
+    take,
+    texts_of,
+    with_channel,
+    with_texts,
+    without,
+)
 from speechtrain.data.features.cache import SpectrumCache, read_all
 from speechtrain.data.features.features import Features
 from speechtrain.data.features.store import SpectrumStore
 from speechtrain.data.splits import limit_cuts, refuse_repeated_ids, split_fold
+from speechtrain.data.table_cache import TableCache
 from speechtrain.data.task_data import PreparedCorpus
 from speechtrain.data.text.base import Tokenizer, build_tokenizer
 from speechtrain.data.text.normalize import normalizer
@@ -72,12 +90,12 @@ def prepare(cfg: ExperimentConfig, *, threads: int, reuse: bool = False) -> Prep
     read = _read_corpus(cfg, threads=threads, reuse=reuse)
     corpus, skipped = read.corpus, read.skipped
     if cfg.data.folds is not None and cfg.data.fold is not None:
-        pool = [*corpus.splits["train"], *corpus.splits["val"]]
+        pool = joined(corpus.splits["train"], corpus.splits["val"])
         train_cuts, val_cuts = split_fold(pool, cfg.data.fold_by, cfg.data.folds, cfg.data.fold)
         corpus.splits |= {"train": train_cuts, "val": val_cuts}
     tokenizer: Tokenizer | None = None
-    if corpus.splits["train"]:
-        tokenizer = build_tokenizer(cfg.tokenizer, texts=[cut.text for cut in corpus.splits["train"] if cut.text])
+    if len(corpus.splits["train"]):
+        tokenizer = build_tokenizer(cfg.tokenizer, texts=texts_of(spoken(corpus.splits["train"])))
         assert tokenizer is not None
         if bad := [token for token in tokenizer.vocabulary if "\0" in token]:
             raise DataError(
@@ -85,15 +103,15 @@ def prepare(cfg: ExperimentConfig, *, threads: int, reuse: bool = False) -> Prep
             )
         skipped = [*skipped, *_remove_unlabelled(corpus, tokenizer)]
     report_skips(skipped, cfg.data.on_bad)
-    if tokenizer is None or not corpus.splits["train"]:
+    if tokenizer is None or not len(corpus.splits["train"]):
         kind = EmptyDataError if cfg.data.on_empty == "warn" else DataError
         raise kind(f"no utterance is left to train on ({len(skipped)} were bad)\n    -> look at the warnings above")
     _warn_of_unknown_tokens(corpus, tokenizer)
     report_shared(corpus, read.cache.checksums, _on_shared(cfg))
     for name in SPLITS:
         cuts = corpus.splits[name]
-        if cuts:
-            speakers = len({cut.speaker for cut in cuts} - {None})
+        if len(cuts):
+            speakers = len(distinct_speakers(cuts) - {None})
             log.info(
                 "%-5s %6d utterances  %7.2f h  %s",
                 name,
@@ -143,7 +161,7 @@ def prepare_split(cfg: ExperimentConfig, split: str, tokenizer: Tokenizer, *, th
     read = _read_corpus(cfg, threads=threads, reuse=False, split=split)
     read.corpus.skipped = read.skipped
     report_skips(read.skipped, cfg.data.on_bad)
-    if not read.corpus.splits[split]:
+    if not len(read.corpus.splits[split]):
         if read.skipped:
             raise DataError(f"no utterance of {split} is left ({len(read.skipped)} were bad)\n    -> look at the warnings above")
         fix = "choose another split, or name its list: for example data.test=FILE"
@@ -181,6 +199,7 @@ def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus
     """List the utterances, normalise their texts, and read their audio where there is not too much of it."""
     corpus_config = _with_normalisation(cfg.data.normalize, cfg.corpus)
     source: CorpusSource = build("data", corpus_config if split is None else _with_lists_of(split, corpus_config))
+    _keep_tables(source, cfg.data.feature_cache)
     with _without_garbage_collection():
         corpus = source.load(cfg.data.limit_utterances)
         _keep_without_text(corpus, cfg, SPLITS if cfg.data.empty_texts == "train" else (split,) if split is not None else ("val", "test"))
@@ -204,6 +223,13 @@ def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus
         *(hours, cfg.data.check_hours),
     )
     return _ReadCorpus(corpus, SpectrumCache(corpus, features, 0.0), features, corpus.skipped, lenient=cfg.data.on_bad == "skip")
+
+
+def _keep_tables(source: CorpusSource, feature_cache: str | None) -> None:
+    """Have a corpus, or those of a mix, keep long lists beside the spectra."""
+    for each in getattr(source, "corpora", {"": source}).values():
+        if hasattr(each, "table_cache"):
+            each.table_cache = None if feature_cache is None else TableCache(Path(feature_cache) / "lists")
 
 
 def _with_normalisation(steps: Sequence[str], corpus: Component) -> Component:
@@ -263,7 +289,7 @@ def _keep_without_text(corpus: Corpus, cfg: ExperimentConfig, splits: Sequence[s
     for name in splits:
         kept = [skip.cut for skip in corpus.skipped if skip.cut is not None and skip.split == name]
         if kept:
-            corpus.splits[name] = limit_cuts([*corpus.splits[name], *kept], cfg.data.limit_utterances)
+            corpus.splits[name] = limit_cuts(joined(corpus.splits[name], kept), cfg.data.limit_utterances)
             log.info("%-5s %6d utterances without text, in which whatever is recognised is inserted", name, len(kept))
     corpus.skipped = [skip for skip in corpus.skipped if skip.cut is None or skip.split not in splits]
 
@@ -272,60 +298,57 @@ def _normalize(corpus: Corpus, steps: Sequence[str]) -> None:
     """Bring every transcript into its final form; utterances without any text left are skipped."""
     normalize = normalizer(steps)
     changed: list[tuple[str, str]] = []
+    known: dict[int, Columns] = {}
     for split, cuts in corpus.splits.items():
-        empty = set()
-        for cut in cuts:
-            text = cut.text
-            cut.text = normalize(text)
-            if text != cut.text and len(changed) < _NORMALIZED_EXAMPLES:
-                changed.append((text, cut.text))
-            if text and not cut.text:
-                empty.add(cut.id)
-                corpus.skipped.append(Skip(split, cut.id, f"nothing is left of its text {text[:40]!r} by data.normalize"))
-        if empty:
-            corpus.splits[split] = [cut for cut in cuts if cut.id not in empty]
-    unchanged = [(cut.text, cut.text) for cut in corpus.splits["train"][:_NORMALIZED_EXAMPLES]]
+        before = texts_of(cuts)
+        corpus.splits[split] = with_texts(cuts, normalize, known)
+        empty = []
+        for place, (text, normalized) in enumerate(zip(before, texts_of(corpus.splits[split]), strict=True)):
+            if text != normalized and len(changed) < _NORMALIZED_EXAMPLES:
+                changed.append((text, normalized))
+            if text and not normalized:
+                empty.append(place)
+                corpus.skipped.append(Skip(split, cuts[place].id, f"nothing is left of its text {text[:40]!r} by data.normalize"))
+        corpus.splits[split] = without(corpus.splits[split], empty)
+    unchanged = [(text, text) for text in texts_of(corpus.splits["train"])[:_NORMALIZED_EXAMPLES]]
     corpus.normalized = (changed + unchanged)[:_NORMALIZED_EXAMPLES]
 
 
 def _choose_channel(corpus: Corpus, channel: int | None) -> None:
     """Set the channel of all utterances for which the corpus names none; warn where several channels are mixed."""
-    cuts = [cut for split in SPLITS for cut in corpus.splits[split]]
-    if channel is None:
-        mixed = [cut for cut in cuts if cut.channels > 1 and cut.channel is None]
-        if mixed:
-            heard = f"of {len(mixed):,} of {len(cuts):,} recordings, which have several channels, the mean is heard"
-            log.warning("%s: %s ...; data.channel=0 takes the first", heard, ", ".join(cut.id for cut in mixed[:3]))
+    if channel is not None:
+        corpus.splits |= {name: with_channel(cuts, channel) for name, cuts in corpus.splits.items()}
         return
-    for cut in cuts:
-        if cut.channel is None:
-            cut.channel = channel
+    mixed = [name for split in SPLITS for name in mixed_down(corpus.splits[split])]
+    if mixed:
+        count = sum(len(corpus.splits[split]) for split in SPLITS)
+        heard = f"of {len(mixed):,} of {count:,} recordings, which have several channels, the mean is heard"
+        log.warning("%s: %s ...; data.channel=0 takes the first", heard, ", ".join(mixed[:3]))
 
 
-def _within_durations(corpus: Corpus, split: str, shortest: float, longest: float | None) -> list[Cut]:
+def _within_durations(corpus: Corpus, split: str, shortest: float, longest: float | None) -> Sequence[Cut]:
     """Return the utterances of a split between two durations in seconds; the others are skipped."""
     cuts = corpus.splits[split]
-    outside = [cut for cut in cuts if cut.duration < shortest or (longest is not None and cut.duration > longest)]
-    if not outside:
-        return cuts
+    durations = durations_of(cuts)
+    outside = np.flatnonzero((durations < shortest) | (durations > (longest if longest is not None else math.inf)))
     corpus.skipped += [
         Skip(
             *(split, cut.id, f"lasts {cut.duration:.2f} s, outside data.min_duration={shortest} and data.max_duration={longest}"),
             is_bad=False,
         )
-        for cut in outside
+        for cut in take(cuts, outside)
     ]
-    ids = {cut.id for cut in outside}
-    return [cut for cut in cuts if cut.id not in ids]
+    return without(cuts, outside.tolist())
 
 
 def _remove_unlabelled(corpus: Corpus, tokenizer: Tokenizer) -> list[Skip]:
     """Leave out training utterances with tokens that the tokenizer lacks, whose labels would be wrong."""
-    unknown = {cut.id: tokens for cut in corpus.splits["train"] if (tokens := tokenizer.unknown(cut.text))}
-    if unknown:
-        corpus.splits["train"] = [cut for cut in corpus.splits["train"] if cut.id not in unknown]
+    cuts = corpus.splits["train"]
+    unlabelled = tokenizer.with_unknown(texts_of(cuts))
+    corpus.splits["train"] = without(cuts, unlabelled)
     skips = []
-    for name, tokens in unknown.items():
+    for place in unlabelled:
+        name, tokens = cuts[place].id, tokenizer.unknown(cuts[place].text)
         reason = f"the tokenizer has nothing for {', '.join(map(repr, tokens[:8]))}"
         if all(in_other_case(token, tokenizer.vocabulary) for token in tokens):
             reason += f", which it has in the other case: set data.normalize=[nfc,{case_step(tokens, tokenizer.vocabulary)},spaces]"
@@ -335,7 +358,8 @@ def _remove_unlabelled(corpus: Corpus, tokenizer: Tokenizer) -> list[Skip]:
 
 def _warn_of_unknown_tokens(corpus: Corpus, tokenizer: Tokenizer) -> None:
     for name in ("val", "test"):
-        unknown = Counter(token for cut in corpus.splits[name] for token in tokenizer.unknown(cut.text))
+        cuts = corpus.splits[name]
+        unknown = Counter(token for place in tokenizer.with_unknown(texts_of(cuts)) for token in tokenizer.unknown(cuts[place].text))
         if unknown:
             examples = ", ".join(f"{token!r} ({count}x)" for token, count in unknown.most_common(10))
             log.warning("%s holds tokens that the training text does not, so they cannot be recognised: %s", name, examples)

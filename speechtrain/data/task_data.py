@@ -8,10 +8,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
+import numpy as np
+
 from speechtrain.data.audio import Audio
 from speechtrain.data.batches import Reference, Target
 from speechtrain.data.batching import Limits
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, seconds
+from speechtrain.data.corpus import SPLITS, Corpus, Cut
+from speechtrain.data.cut_table import distinct_speakers, ids_of, seconds, speakers_of, take, texts_of
 from speechtrain.data.features.augment import Augment
 from speechtrain.data.features.cache import SpectrumCache
 from speechtrain.data.features.features import Features
@@ -82,20 +85,20 @@ class PreparedCorpus:
     def facts(self, split: str) -> dict[str, float]:
         """Count the `utterances`, `hours`, `speakers` and `words` of a split."""
         cuts = self.corpus.splits[split]
-        speakers = {cut.speaker for cut in cuts} - {None}
         return {
             "utterances": float(len(cuts)),
             "hours": seconds(cuts) / 3600,
-            "speakers": float(len(speakers)),
-            "words": float(sum(len(cut.text.split()) for cut in cuts)),
+            "speakers": float(len(distinct_speakers(cuts) - {None})),
+            "words": float(sum(len(text.split()) for text in texts_of(cuts))),
         }
 
     def fingerprint(self, split: str, *, audio: bool = True) -> str:
         """Digest ids, texts, speakers and, with `audio`, samples of a split, whatever the order of its utterances."""
         digest = hashlib.blake2b(digest_size=16)
-        for cut in sorted(self.corpus.splits[split], key=lambda cut: str(cut.id)):
-            check = self.cache.checksums.get(cut.id, 0) if audio else 0
-            digest.update(f"{cut.id}\t{cut.text}\t{cut.speaker}\t{check}\n".encode())
+        cuts, checksums = self.corpus.splits[split], self.cache.checksums if audio else {}
+        cuts = take(cuts, np.array(sorted(range(len(cuts)), key=list(ids_of(cuts)).__getitem__), dtype=np.int64))
+        for name, text, speaker in zip(ids_of(cuts), texts_of(cuts), speakers_of(cuts), strict=True):
+            digest.update(f"{name}\t{text}\t{speaker}\t{checksums.get(name, 0)}\n".encode())
         return digest.hexdigest()
 
 
@@ -128,13 +131,14 @@ class TaskData(PreparedCorpus):
             max_batches: use only the first ones of each epoch; None: all.
         """
         cuts = self.corpus.splits[split]
-        if not cuts:
+        if not len(cuts):
             return None
         return self._loader(cuts, self._builder(cuts, augment=augment, views=views), shuffle=shuffle, max_batches=max_batches)
 
     def loader_of(self, split: str, ids: Collection[str], *, augment: bool = False) -> Loader:
         """Make a loader of some utterances of a split, as they are for evaluation or as the first epoch augments them."""
-        cuts = [cut for cut in self.corpus.splits[split] if cut.id in ids]
+        whole = self.corpus.splits[split]
+        cuts = take(whole, np.array([place for place, name in enumerate(ids_of(whole)) if name in ids], dtype=np.int64))
         sources = self.corpus.splits[split] if augment and self.augment.recombine_prob else cuts  # of words to recombine
         return self._loader(cuts, self._builder(sources, augment=augment))
 

@@ -6,7 +6,7 @@ Everything else asks the task through this contract and never which task it is; 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from speechtrain.config.targets import Direction
 from speechtrain.data.batches import Batch, Reference, Target
+from speechtrain.data.text.base import count_repeats
 from speechtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -248,6 +249,13 @@ class Task(ABC):
 
     def learn(self, references: Sequence[str]) -> None:  # noqa: B027
         """Collect statistics of the training texts, such as the frequency of each class, before training."""
+
+    def count_labels(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Count the labels in the target of each text (N,), and the equal neighbours among them (N,)."""
+        targets = (self.target(Reference(text)) for text in texts)
+        counts = [(len(target), count_repeats(target)) for target in targets]
+        sizes, repeats = np.array(counts, dtype=np.int64).reshape(-1, 2).T
+        return sizes, repeats
 
     def infeasible(
         self,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from speechtrain.config.build import build
 from speechtrain.config.experiment import Component, ExperimentConfig
 from speechtrain.config.targets import UnknownTargetError, signature
+from speechtrain.data.cut_table import texts_of
 
 if TYPE_CHECKING:
     from speechtrain.data.task_data import PreparedCorpus
@@ -54,6 +55,5 @@ def build_task(cfg: ExperimentConfig, *, tokenizer: Tokenizer, input_size: int, 
 def task_for(cfg: ExperimentConfig, data: PreparedCorpus) -> Task:
     """Build the task for a corpus, and let it collect statistics of the training texts."""
     task = build_task(cfg, tokenizer=data.tokenizer, input_size=data.features.size, target_size=data.corpus.target_size)
-    texts: Sequence[str] = [cut.text for cut in data.corpus.splits["train"]]
-    task.learn(texts)
+    task.learn(texts_of(data.corpus.splits["train"]))
     return task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +60,11 @@ class Ctc(Task):
     def target(self, reference: Reference) -> npt.NDArray[np.int64]:
         """Return the labels (L,) of an utterance's text."""
         return self.tokenizer.labels(reference.text)
+
+    def count_labels(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Count the labels of each text (N,), and the equal neighbours among them, between which there has to be a blank (N,)."""
+        own = type(self).target is Ctc.target
+        return self.tokenizer.count_labels(texts) if own else super().count_labels(texts)
 
     def loss(self, ops: Ops, values: Array, lengths: Array, targets: Array, target_lengths: Array) -> Array:
         """Compute the loss (B,) in nats; 0 with gradient 0 where no alignment exists."""

@@ -25,10 +25,11 @@ from speechtrain.config.build import build
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.packaged import is_packaged
 from speechtrain.data.batches import Reference
-from speechtrain.data.corpus import SPLITS, CorpusSource, Cut, seconds
+from speechtrain.data.corpus import SPLITS, CorpusSource, Cut
+from speechtrain.data.cut_table import seconds
 from speechtrain.data.prepare import prepare, read_ahead
 from speechtrain.data.task_data import TaskData
-from speechtrain.data.text.tokenizers import count_repeats
+from speechtrain.data.text.base import count_repeats
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import is_file, user_path
 from speechtrain.tasks.base import Task

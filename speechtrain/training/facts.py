@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from speechtrain.config.build import build
 from speechtrain.config.experiment import Component, ExperimentConfig, class_name, kind_of_test
 from speechtrain.data.batches import Reference
-from speechtrain.data.corpus import Cut, seconds
+from speechtrain.data.corpus import Cut
+from speechtrain.data.cut_table import seconds
 from speechtrain.data.splits import limit_cuts
 from speechtrain.data.text.tokenizers import in_other_case
 from speechtrain.errors import DataError

@@ -101,7 +101,7 @@ class Digits:
                     )
                 )
             splits[name] = cuts
-        return Corpus(splits)
+        return Corpus({**splits})
 
     def job(self, split: str, index: int) -> dict[str, Any]:
         """Draw what is said in an utterance, by whom and how, and name its file."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from speechtrain.data.audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, NoTextError, Skip, audio_files, clean_text, make_cut, read_header
+from speechtrain.data.cut_table import CutTable, TableWriter
 from speechtrain.data.splits import complete_splits
 from speechtrain.data.text.lines import read_text
 from speechtrain.errors import DataError
@@ -57,7 +58,7 @@ class Folder:
         """
         folders = {name: (self.root / part).absolute() for name, part in self.parts.items() if part is not None}
         skipped: list[Skip] = []
-        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
+        writers = {name: TableWriter() for name in SPLITS}
         for name, folder in folders.items():
             inner = [other for other in folders.values() if other != folder and other.is_relative_to(folder)]
             found = audio_files(folder, (*AUDIO_SUFFIXES, *UNREAD_SUFFIXES))
@@ -68,10 +69,12 @@ class Folder:
                 )
             before = len(skipped)
             beside = self.labels == "file" or (self.labels == "auto" and any(_text_file(path) is not None for path in files))
-            cuts[name] = list(self._cuts(files, folder, name, skipped, beside=beside))
-            if not cuts[name] and not any(skip.cut for skip in skipped[before:]):
+            for cut in self._cuts(files, folder, name, skipped, beside=beside):
+                writers[name].append(cut)
+            if not len(writers[name]) and not any(skip.cut for skip in skipped[before:]):
                 first = skipped[before]
                 raise DataError(f"{folder}: none of its {len(files)} files can be used; the first:\n  {first.where}: {first.reason}")
+        cuts = {name: CutTable(writer.columns()) for name, writer in writers.items()}
         missing = [part for part in ("val", "test") if self.parts[part] is None]
         return Corpus(complete_splits(cuts, missing, self.split, limit), skipped)
 

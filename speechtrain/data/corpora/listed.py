@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from speechtrain.data.corpora.download import Archive, fetch
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, NoTextError, Skip, clean_text, make_cut, read_header
+from speechtrain.data.cut_table import CutTable, TableWriter
 from speechtrain.data.splits import complete_splits
 from speechtrain.errors import DataError
 from speechtrain.files import user_path
@@ -85,16 +86,18 @@ class ListedCorpus(ABC):
             DataError: a part is not there, or none of its utterances can be used.
         """
         skipped: list[Skip] = []
-        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
+        writers = {name: TableWriter() for name in SPLITS}
         for split, parts in self.parts.items():
             for part in parts:
                 folder = self._find_or_fetch(part)
-                before = len(skipped)
-                usable = [cut for entry in self.entries(part, folder) if (cut := _cut_or_skip(entry, split, skipped)) is not None]
-                if not usable and not any(skip.cut for skip in skipped[before:]):
+                before, usable = len(skipped), len(writers[split])
+                for entry in self.entries(part, folder):
+                    if (cut := _cut_or_skip(entry, split, skipped)) is not None:
+                        writers[split].append(cut)
+                if len(writers[split]) == usable and not any(skip.cut for skip in skipped[before:]):
                     first = f"; the first: {skipped[before].where}: {skipped[before].reason}" if skipped[before:] else ""
                     raise DataError(f"{folder}: no utterance of '{part}' can be used{first}\n    -> set data.root to {self.title}")
-                cuts[split] += usable
+        cuts = {name: CutTable(writer.columns()) for name, writer in writers.items()}
         missing = [part for part in ("val", "test") if not self.parts[part]]
         return Corpus(complete_splits(cuts, missing, self.split, limit), skipped)
 

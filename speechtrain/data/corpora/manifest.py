@@ -8,17 +8,29 @@ utterance is the part of its file from there on: for `duration`, or without one 
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import sys
+from array import array
 from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
 
 from speechtrain.data.audio import samples_in
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, Header, NoTextError, Skip, clean_text, make_cut, read_header
+from speechtrain.data.corpus import Corpus, Cut, NoTextError, Skip, clean_text, make_cut, read_header
+from speechtrain.data.cut_table import Columns, CutTable, TableWriter
+from speechtrain.data.features.store import content_of
+from speechtrain.data.headers import Header
 from speechtrain.data.splits import complete_splits
+from speechtrain.data.table_cache import StoredTable, TableCache
 from speechtrain.data.text.lines import numbered_lines, parse_json
 from speechtrain.errors import DataError
 from speechtrain.files import is_file, user_path
@@ -29,6 +41,12 @@ _LONGEST = 1e9
 _NAMES = ("utt_id", "speaker")
 _MP3_PADDING = 3 * 576
 """Samples that encoders add to an MP3; where its header does not say how many, the file is so much longer than what was encoded."""
+_REMEMBERED = 50_000
+"""Files whose headers are remembered while a manifest is read."""
+_WORTH_KEEPING = 10_000
+"""Lines from which on what was read is kept; fewer are read in a fraction of a second."""
+_READING = 1
+"""Raised whenever lines are read differently, so that what was kept before is not used."""
 _READ = ("utt_id", "audio_filepath", "offset", "duration", "text", "speaker")
 """Keys with a meaning; `words` gives word times, and the error report is divided by all others."""
 
@@ -44,6 +62,9 @@ class Manifest:
         sample_rate: rate in Hz that every file must have; None: any.
         duration_tolerance: s that a stated duration may differ from the file's.
         trust_durations: take every line's `duration` as it is and open no file; `sample_rate` must be given.
+
+    Attributes:
+        table_cache: where long lists that were read are kept; None: they are not.
     """
 
     def __init__(
@@ -63,8 +84,9 @@ class Manifest:
         self.sample_rate = sample_rate
         self.duration_tolerance = duration_tolerance
         self.trust_durations = trust_durations
+        self.table_cache: TableCache | None = None
         self._inside = _with_separator(str(self.root))
-        self._header: tuple[str, Header] = ("", Header(0, 0, 0))  # of the file that was read last, for its parts follow each other
+        self._headers: dict[str, tuple[Header, _Stamp]] = {}  # of the files that were read last, for many lines may name one
         self._offsets: dict[Path, dict[str, list[float]]] = {}
         self._parts: dict[str, tuple[float, float]] = {}  # start and end, s, of parts by their ids
 
@@ -74,40 +96,110 @@ class Manifest:
         Raises:
             DataError: a manifest holds no usable utterance.
         """
-        skipped: list[Skip] = []
-        cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
-        self._header, self._offsets, self._parts = ("", Header(0, 0, 0)), {}, {}
-        for name, files in self.files.items():
-            for file in files:
-                before = len(skipped)
-                usable = self._read(self.root / file, name, skipped)
-                if not usable and not any(skip.cut for skip in skipped[before:]):
-                    raise DataError(_nothing_usable(self.root / file, skipped))
-                cuts[name] += usable
+        listing = self._listing()
+        cuts: dict[str, Sequence[Cut]] = {
+            name: CutTable(listing.columns, np.arange(*span, dtype=np.int64)) for name, span in listing.spans.items()
+        }
         missing = [part for part in ("val", "test") if not self.files[part]]
-        return Corpus(complete_splits(cuts, missing, self.split, limit), skipped)
+        return Corpus(complete_splits(cuts, missing, self.split, limit), list(listing.skipped))
 
-    def _read(self, path: Path, split: str, skipped: list[Skip]) -> list[Cut]:
-        cuts = []
-        manifest = _absolute(path)
-        for where, line in numbered_lines(path):
+    def _listing(self) -> _Listing:
+        """Return what the manifests list, which is read again unless it is kept and all files are as they were."""
+        key = self._key() if self.table_cache is not None else None
+        if self.table_cache is None or key is None:
+            return self._read_all()
+        stored = self.table_cache.read(key)
+        listing = _Listing.stored(stored) if stored is not None else None
+        if listing is not None and self._is_unchanged(listing):
+            return listing
+        listing = self._read_all()
+        if listing.length >= _WORTH_KEEPING and key == self._key() and self.table_cache.write(key, listing.to_store()):
+            stored = self.table_cache.read(key)
+            listing = (_Listing.stored(stored) if stored is not None else None) or listing  # on the file's pages, not in memory
+        return listing
+
+    def _key(self) -> str | None:
+        """Return a digest of all that decides what is read, but for the audio; None: a manifest cannot be read."""
+        try:
+            contents = {name: [(file, content_of(self.root / file)) for file in files] for name, files in self.files.items()}
+        except OSError:
+            return None
+        options = (self.sample_rate, self.duration_tolerance, self.trust_durations)
+        made_of = (_READING, soundfile.__libsndfile_version__, str(self.root), contents, options)
+        return hashlib.blake2b(repr(made_of).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+    def _is_unchanged(self, listing: _Listing) -> bool:
+        """Return whether the audio files of a listing that was kept are those that were read, and what was wrong still is."""
+        for path, stamp in zip(listing.columns.files, listing.stamps.tolist() or itertools.repeat(None)):  # noqa: B905
+            if stamp is not None and not _has_stamp(path, stamp):
+                return False
+            if not path.startswith(self._inside) and not os.path.realpath(path).startswith(_with_separator(os.path.realpath(self.root))):
+                return False
+        self._forget()
+        for skip, (file, line) in zip(listing.skipped, listing.skipped_lines, strict=True):
             try:
-                cuts.append(self._cut(_parse(line), manifest))
+                self._cut(_parse(line), _Place.of(_absolute(self.root / file)))
+            except DataError as error:
+                if (str(error), isinstance(error, NoTextError)) != (skip.reason, skip.cut is not None):
+                    return False
+            else:
+                return False
+        return True
+
+    def _read_all(self) -> _Listing:
+        """Read every manifest, and the header of every audio file unless the manifests are trusted."""
+        self._forget()
+        writer, stamps, spans = TableWriter(), array("q"), {}
+        skipped: list[Skip] = []
+        lines: list[tuple[str, str]] = []
+        for name, files in self.files.items():
+            begin = len(writer)
+            for file in files:
+                before, usable = len(skipped), len(writer)
+                self._read(file, name, writer, stamps, skipped, lines)
+                if len(writer) == usable and not any(skip.cut for skip in skipped[before:]):
+                    raise DataError(_nothing_usable(self.root / file, skipped))
+            spans[name] = (begin, len(writer))
+        stamped = np.frombuffer(stamps, dtype=np.int64).reshape(-1, len(_NO_STAMP))
+        return _Listing(writer.columns(), spans, stamped, skipped, lines)
+
+    def _forget(self) -> None:
+        """Forget what was read before."""
+        self._headers, self._offsets, self._parts = {}, {}, {}
+
+    def _read(
+        self, file: str, split: str, writer: TableWriter, stamps: array[int], skipped: list[Skip], lines: list[tuple[str, str]]
+    ) -> None:
+        """Write the utterances of a manifest, with stamps of the audio files, and note those that cannot be used, with their lines."""
+        place = _Place.of(_absolute(self.root / file))
+        for where, line in numbered_lines(self.root / file):
+            try:
+                cut = self._cut(_parse(line), place)
             except DataError as error:
                 skipped.append(Skip.of(split, where, error))
-        return cuts
+                lines.append((file, line))
+                continue
+            before = writer.files
+            writer.append(cut)
+            if writer.files > before and not self.trust_durations:
+                assert cut.path is not None
+                stamps.extend(self._read_header(cut.path)[1])
 
-    def _cut(self, entry: dict[str, Any], manifest: Path) -> Cut:
+    def _cut(self, entry: dict[str, Any], manifest: _Place) -> Cut:
         """Return the utterance of a line in a manifest."""
-        path = _audio_path(entry, manifest)
-        name = self._name(path, entry["audio_filepath"], manifest)
-        header, start, end = self._part(entry, path, manifest)
+        path = _audio_path(entry, manifest.folder)
+        stated = entry.get("utt_id")
+        inside = self._inside_root(path, entry["audio_filepath"], manifest.path)
+        header, start, end = self._part(entry, path, manifest.path)
+        name = ""
         if start or end is not None:
             last = header.samples / header.rate if end is None else end
-            name = self._part_name(name, start, last)
+            name = self._part_name(_without_ending(inside), start, last)
+        elif not stated:
+            name = _without_ending(inside)
         speaker = entry.get("speaker")
         cut = make_cut(
-            str(entry.get("utt_id") or name),
+            str(stated or name),
             path,
             num_samples=header.samples,
             sample_rate=header.rate,
@@ -129,8 +221,8 @@ class Manifest:
             return short
         return f"{name}-{start * 1000:014.6f}-{end * 1000:014.6f}"
 
-    def _name(self, path: str, stated: str, manifest: Path) -> str:
-        """Return the path of an audio file in the data folder, without its ending."""
+    def _inside_root(self, path: str, stated: str, manifest: Path) -> str:
+        """Return the path of an audio file in the data folder."""
         inside = self._inside
         if not path.startswith(inside):  # as it is written; one of both may go through a link
             path, inside = os.path.realpath(path), _with_separator(os.path.realpath(self.root))
@@ -140,7 +232,7 @@ class Manifest:
                 common = os.path.commonpath([path, manifest])
                 fix = f"set data.root={common}, and name the manifest from there: {os.path.relpath(manifest, common)}"
             raise DataError(f"audio_filepath {stated!r} leaves the data folder {self.root}\n    -> {fix}")
-        return PurePath(path[len(inside) :]).with_suffix("").as_posix()
+        return path[len(inside) :]
 
     def _part(self, entry: dict[str, Any], path: str, manifest: Path) -> tuple[Header, float, float | None]:
         """Return the header of the file that a line names, and start and end of the part in seconds; None: the end of the file."""
@@ -154,7 +246,7 @@ class Manifest:
         end = offset + duration if duration is not None else self._next_offset(offset, path, manifest)
         if self.trust_durations:
             return self._checked_header(end, path), offset, None
-        header = self._read_header(path)
+        header = self._read_header(path)[0]
         behind = 0.0 if end is None else end - header.samples / header.rate
         whole = offset == 0 and abs(behind) <= self.duration_tolerance
         return header, offset, None if whole or 0 < behind <= self.duration_tolerance else end
@@ -174,17 +266,83 @@ class Manifest:
             if stated is None or stated <= 0:
                 raise DataError(f"'duration' must be above 0 s, received {stated!r}; data.trust_durations=true goes by it")
             return Header(self.sample_rate, round(stated * self.sample_rate), 1)
-        header = self._read_header(path)
+        header = self._read_header(path)[0]
         more = _MP3_PADDING / header.rate if path.lower().endswith(".mp3") else 0.0
         lasts = header.samples / header.rate
         if stated is not None and not -self.duration_tolerance <= lasts - stated <= self.duration_tolerance + more:
             raise DataError(f"'duration' is {stated} s, but {Path(path).name} lasts {lasts:.3f} s")
         return header
 
-    def _read_header(self, path: str) -> Header:
-        if self._header[0] != path:
-            self._header = (path, read_header(Path(path), self.sample_rate))
-        return self._header[1]
+    def _read_header(self, path: str) -> tuple[Header, _Stamp]:
+        known = self._headers.get(path)
+        if known is None:
+            stamp = _stamp_of(path)  # before it is read: a file that changes meanwhile is read again next time
+            if len(self._headers) >= _REMEMBERED:
+                self._headers.clear()
+            known = self._headers[path] = (read_header(Path(path), self.sample_rate), stamp)
+        return known
+
+
+_Stamp = tuple[int, int, int]
+"""Size of a file in bytes, and when its content and its name or rights were changed last, in ns."""
+_NO_STAMP: _Stamp = (-1, -1, -1)
+
+
+def _stamp_of(path: str) -> _Stamp:
+    try:
+        status = os.stat(path)  # noqa: PTH116 # millions of files
+    except (OSError, ValueError):
+        return _NO_STAMP
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _has_stamp(path: str, stamp: Sequence[int]) -> bool:
+    return stamp[0] >= 0 and _stamp_of(path) == tuple(stamp)
+
+
+class _Place(NamedTuple):
+    """A manifest, and the folder that its paths are relative to."""
+
+    path: Path
+    folder: str
+
+    @classmethod
+    def of(cls, path: Path) -> _Place:
+        return cls(path, str(path.parent))
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What manifests list.
+
+    Attributes:
+        spans: for each split its first utterance, and the first one behind it.
+        stamps: of each audio file (F, 3) int64; empty where none was read.
+        skipped_lines: manifest and line of each utterance in `skipped`.
+    """
+
+    columns: Columns
+    spans: Mapping[str, Sequence[int]]
+    stamps: npt.NDArray[np.int64]
+    skipped: Sequence[Skip]
+    skipped_lines: Sequence[Sequence[str]]
+
+    @property
+    def length(self) -> int:
+        """Return the number of lines with an utterance, good or bad."""
+        return len(self.columns.duration) + len(self.skipped)
+
+    def to_store(self) -> StoredTable:
+        """Return it as a table cache keeps it."""
+        skips = [{**vars(skip), "cut": None if skip.cut is None else asdict(skip.cut)} for skip in self.skipped]
+        facts = {"spans": self.spans, "skipped": skips, "skipped_lines": self.skipped_lines}
+        return StoredTable(facts, {**self.columns.as_arrays(), "stamps": self.stamps})
+
+    @classmethod
+    def stored(cls, table: StoredTable) -> _Listing:
+        """Return what `to_store` made."""
+        skips = [Skip(**{**each, "cut": None if each["cut"] is None else Cut(**each["cut"])}) for each in table.facts["skipped"]]
+        return cls(Columns.from_arrays(table.arrays), table.facts["spans"], table.arrays["stamps"], skips, table.facts["skipped_lines"])
 
 
 def _parse(line: str) -> dict[str, Any]:
@@ -211,8 +369,12 @@ def _seconds(entry: Mapping[str, Any], key: str) -> float | None:
     return None if stated is None else float(stated)
 
 
-def _audio_path(entry: Mapping[str, Any], manifest: Path) -> str:
-    return os.path.normpath(os.path.join(manifest.parent, entry["audio_filepath"]))  # noqa: PTH118 # a Path takes ten times as long
+def _audio_path(entry: Mapping[str, Any], folder: str) -> str:
+    return os.path.normpath(os.path.join(folder, entry["audio_filepath"]))  # noqa: PTH118 # a Path takes ten times as long
+
+
+def _without_ending(path: str) -> str:
+    return PurePath(path).with_suffix("").as_posix()
 
 
 def _list_offsets(manifest: Path) -> dict[str, list[float]]:
@@ -222,7 +384,7 @@ def _list_offsets(manifest: Path) -> dict[str, list[float]]:
         with suppress(DataError):  # reported when the line itself is read
             entry = _parse(line)
             if (offset := _seconds(entry, "offset")) is not None:
-                insort(offsets.setdefault(_audio_path(entry, manifest), []), offset)
+                insort(offsets.setdefault(_audio_path(entry, str(manifest.parent)), []), offset)
     return offsets
 
 

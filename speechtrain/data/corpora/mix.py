@@ -43,7 +43,7 @@ class Mix:
                 for cut in corpus.splits[split]:
                     cuts[split] += [_renamed(cut, name, copy) for copy in range(_times(f"{name}/{cut.id}", weight))]
         from_files = all(corpus.from_files for corpus in self._loaded.values())
-        return Corpus(cuts, skipped, read=read_audio if from_files else self.read)
+        return Corpus({**cuts}, skipped, read=read_audio if from_files else self.read)
 
     def read(self, cut: Cut, rate: int) -> Audio:
         """Read an utterance (N,) as the corpus does that it is from."""

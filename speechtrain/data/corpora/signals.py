@@ -74,7 +74,7 @@ class Signals:
             name: [_cut(f"{name}-{index:06d}", self.samples, self.sample_rate) for index in range(min(size, limit or size))]
             for name, size in self.sizes.items()
         }
-        return Corpus(splits, read=self.read, target=self.target, target_size=1)
+        return Corpus({**splits}, read=self.read, target=self.target, target_size=1)
 
     def make(self, split: str, index: int) -> tuple[Audio, Audio, Audio]:
         """Make the mixture (T,), the target signal (T,) and the condition (C,) of an utterance."""

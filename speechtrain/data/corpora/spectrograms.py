@@ -94,7 +94,7 @@ class Featurised:
         listed = _Manifests(_by_parent(self._samples("spectrogram")), tokens, _by_parent(tokens.values()), vocabulary)
         skipped: list[Skip] = []
         splits = {split: self._cuts(split, parents[split], listed, limit, skipped) for split in SPLITS}
-        return Corpus(splits, skipped, read=self.read)
+        return Corpus({**splits}, skipped, read=self.read)
 
     def _cuts(self, split: str, parents: Sequence[str], listed: _Manifests, limit: int | None, skipped: list[Skip]) -> list[Cut]:
         """Return the utterances of a split, at most `limit`: all spectrograms of its parents."""

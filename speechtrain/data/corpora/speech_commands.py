@@ -73,10 +73,10 @@ class SpeechCommands:
                     skipped.append(Skip(split, str(path), str(error)))
         for split in SPLITS:
             words = limit_cuts(cuts[split], limit)
-            cuts[split] = words + self._silences(root, split, round(self.silence * len(words)))
+            cuts[split] = [*words, *self._silences(root, split, round(self.silence * len(words)))]
         if not cuts["train"]:
             raise DataError(f"{root}: no utterance is left to train on")
-        return Corpus(cuts, skipped)
+        return Corpus({**cuts}, skipped)
 
     def _find_or_fetch(self) -> Path:
         inside = self.root / "SpeechCommands" / "speech_commands_v0.02"

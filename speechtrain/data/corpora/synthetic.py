@@ -45,7 +45,7 @@ class Synthetic:
         splits = {}
         for name, size in self.sizes.items():
             splits[name] = [self._cut(name, index) for index in range(min(size, limit or size))]
-        return Corpus(splits, read=self.read)
+        return Corpus({**splits}, read=self.read)
 
     def _draw(self, split: str, index: int) -> tuple[str, list[int], np.random.Generator]:
         """Return the text of an utterance, the samples of each pause and tone in turn, and the generator for everything else."""

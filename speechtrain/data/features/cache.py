@@ -16,6 +16,7 @@ import torch
 
 from speechtrain.console import progress_bar
 from speechtrain.data.corpus import Corpus, Cut, Skip
+from speechtrain.data.cut_table import without
 from speechtrain.data.features.features import Features
 from speechtrain.data.features.store import SpectrumStore, content_of, key_of
 from speechtrain.errors import DataError
@@ -199,13 +200,13 @@ def read_all(
         The filled cache, and the utterances that were dropped.
     """
     cache = SpectrumCache(corpus, features, gigabytes, store)
-    texts = {cut.id: cut.text for cuts in corpus.splits.values() for cut in cuts}
     skipped = []
     for name, cuts in corpus.splits.items():
         errors = cache.fill(list(cuts), threads)
         skipped += [Skip(name, utterance, reason) for utterance, reason in errors.items()]
         if errors:
-            corpus.splits[name] = [cut for cut in cuts if cut.id not in errors]
+            corpus.splits[name] = without(cuts, [place for place, cut in enumerate(cuts) if cut.id in errors])
+    texts = {cut.id: cut.text for cuts in corpus.splits.values() for cut in cuts} if cache.silent else {}
     if silent := [utterance for utterance in cache.silent if texts[utterance]]:
         examples = ", ".join(f"{utterance} ({texts[utterance][:40]!r})" for utterance in silent[:3])
         log.warning("%d utterances have a text, and all their samples are zero: %s", len(silent), examples)

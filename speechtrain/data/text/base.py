@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,9 +47,24 @@ class Tokenizer(ABC):
         """Convert a text to an array of labels (L,), as `encode` does."""
         return np.asarray(self.encode(text), dtype=np.int64)
 
+    def with_unknown(self, texts: Iterable[str]) -> list[int]:
+        """Return the places of the texts that hold tokens which the vocabulary lacks."""
+        return [place for place, text in enumerate(texts) if self.unknown(text)]
+
+    def count_labels(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Count the labels of each text (N,), and the equal neighbours among them, between which CTC needs a blank (N,)."""
+        counts = [(len(labels), count_repeats(labels)) for labels in map(self.labels, texts)]
+        sizes, repeats = np.array(counts, dtype=np.int64).reshape(-1, 2).T
+        return sizes, repeats
+
     def reference(self, text: str) -> str:
         """Return what a perfect model writes for a transcript."""
         return text
+
+
+def count_repeats(labels: npt.NDArray[Any]) -> int:
+    """Count equal neighbours among labels (L,), between which CTC needs a blank."""
+    return int(np.count_nonzero(labels[1:] == labels[:-1]))
 
 
 def build_tokenizer(node: Component, **inputs: Any) -> Tokenizer:

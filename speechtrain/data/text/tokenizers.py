@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ class CharTokenizer(Tokenizer):
 
     def __init__(self, texts: Iterable[str] = (), *, lowercase: bool = False, vocabulary: Sequence[str] | None = None) -> None:
         self.lowercase = lowercase
-        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *sorted(set().union(*map(self._fold, texts)))]
+        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *sorted(_characters(map(self._fold, texts)))]
         self._labels = {token: label for label, token in enumerate(self.vocabulary) if label != BLANK}
         # labels by code point; the last entry stands for all characters behind it
         self._label_of_point = np.zeros(max(map(ord, self._labels), default=0) + 2, dtype=np.int64)
@@ -54,8 +54,75 @@ class CharTokenizer(Tokenizer):
         folded = self._fold(text)
         return [] if self._labels.keys() >= set(folded) else [char for char in folded if char not in self._labels]
 
+    def with_unknown(self, texts: Iterable[str]) -> list[int]:
+        """Return the places of the texts that hold characters which the vocabulary lacks."""
+        if type(self).unknown is not CharTokenizer.unknown:  # of a class derived from this one
+            return super().with_unknown(texts)
+        lacking, begin = [], 0
+        for some in _together(map(self._fold, texts)):
+            if _characters(some) - self._labels.keys():
+                lacking += [begin + place for place, text in enumerate(some) if set(text) - self._labels.keys()]
+            begin += len(some)
+        return lacking
+
+    def count_labels(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Count the labels of each text (N,), and the equal neighbours among them (N,)."""
+        if type(self).labels is not CharTokenizer.labels or type(self).encode is not CharTokenizer.encode:
+            return super().count_labels(texts)
+        sizes, repeats = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+        for some in _together(map(self._fold, texts)):
+            counts = self._count_together(some)
+            sizes.append(counts[0])
+            repeats.append(counts[1])
+        return np.concatenate(sizes), np.concatenate(repeats)
+
+    def _count_together(self, folded: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Count the labels, and the equal neighbours among them, of texts that are looked up as one."""
+        whole = "".join(folded)
+        narrow = whole.isascii()
+        points = np.frombuffer(whole.encode() if narrow else whole.encode("utf-32-le", "surrogatepass"), dtype="u1" if narrow else "<u4")
+        table = self._label_of_point.astype(np.int32)
+        if narrow:  # one entry for each value that a byte has
+            table = table[np.minimum(np.arange(256), len(table) - 1)]
+        labels = table[points if narrow else np.minimum(points, len(table) - 1)]
+        ends = np.cumsum([len(text) for text in folded], dtype=np.int64)
+        if not labels.all():
+            is_label = labels != BLANK
+            ends = np.concatenate([[0], np.cumsum(is_label)])[ends]
+            labels = labels[is_label]
+        repeats = np.flatnonzero(labels[1:] == labels[:-1]) + 1  # the second of two
+        owners = np.searchsorted(ends, repeats, side="right")
+        begins = ends - np.diff(ends, prepend=0)
+        owners = owners[repeats > begins[owners]]
+        return np.diff(ends, prepend=0), np.bincount(owners, minlength=len(folded))
+
     def _fold(self, text: str) -> str:
         return text.lower() if self.lowercase else text
+
+
+_TOGETHER = 1024
+"""Texts that are looked at together."""
+
+
+def _together(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield texts in lists of some length."""
+    left = iter(texts)
+    while some := list(itertools.islice(left, _TOGETHER)):
+        yield some
+
+
+def _characters(texts: Iterable[str]) -> set[str]:
+    """Return the characters that occur in texts."""
+    known: set[str] = set()
+    plain = b""  # of these the ones of ASCII, which are sorted out faster
+    for some in _together(texts):
+        whole = "".join(some)
+        if not whole.isascii():
+            known |= set(whole)
+        elif new := whole.encode().translate(None, plain):
+            known |= set(new.decode())
+            plain = "".join(filter(str.isascii, known)).encode()
+    return known
 
 
 class ListTokenizer(Tokenizer):
@@ -229,8 +296,3 @@ def read_vocabulary(path: Path) -> list[str]:
     if not tokens:
         raise DataError(f"{path}: is empty\n    -> give a vocabulary with one token a line")
     return tokens
-
-
-def count_repeats(labels: npt.NDArray[Any]) -> int:
-    """Count equal neighbours among labels (L,), between which CTC needs a blank."""
-    return int(np.count_nonzero(labels[1:] == labels[:-1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 
 import numpy as np
 import pytest
@@ -112,3 +113,13 @@ def test_batches_become_as_many_as_asked_for_by_joining_the_shortest_or_halving_
     assert sorted(place for batch in made for place in batch) == list(range(7))
     expected = {3: [[0, 1, 2, 3], [4], [5, 6]], 4: batches, 5: [[0, 1], [2, 3], [4], [5], [6]], 6: [[0], [1], [2, 3], [4], [5], [6]]}
     assert made == expected[count]
+
+
+@pytest.mark.parametrize(("shuffle", "digest", "joined"), [(True, "03a3d4c425f6", "c77d5e437d69"), (False, "aa95b81d7bc1", "5375844eb831")])
+def test_batches_of_a_long_list_are_those_of_version_0_2(shuffle: bool, digest: str, joined: str) -> None:
+    rng = random.Random(5)
+    durations = [round(rng.gammavariate(2, 3) + 0.2, 3) for _ in range(12_000)]
+    batches = epoch_batches(durations, Limits(60.0, None, 10), shuffle=shuffle, seed=3, epoch=2)
+    assert hashlib.md5(repr(batches).encode()).hexdigest()[:12] == digest
+    fewer = equalize_count(batches, durations, len(batches) - 9)
+    assert hashlib.md5(repr(fewer).encode()).hexdigest()[:12] == joined

@@ -7,15 +7,17 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from conftest import TINY, prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechtrain.data.text.base import count_repeats
 from speechtrain.data.text.normalize import normalizer, visible
 from speechtrain.data.text.phonemes import PhonemeTokenizer, pronounce_words, read_lexicon
 from speechtrain.data.text.subwords import BpeTokenizer
-from speechtrain.data.text.tokenizers import CharTokenizer, WordTokenizer, case_step, count_repeats
+from speechtrain.data.text.tokenizers import CharTokenizer, WordTokenizer, case_step
 from speechtrain.errors import ConfigError, DataError
 
 SCRIPTS = (
@@ -176,6 +178,39 @@ def test_characters_come_from_the_training_text_and_go_back_to_it() -> None:
     assert tokenizer.decode(tokenizer.encode("xg")) == "g"
     assert CharTokenizer(["AbC"], lowercase=True).vocabulary == ["", "a", "b", "c"]
     assert CharTokenizer(vocabulary=tokenizer.vocabulary).encode("δ") == tokenizer.encode("δ")
+
+
+class Vowels(CharTokenizer):
+    """Has no labels but those of vowels."""
+
+    def labels(self, text: str) -> npt.NDArray[np.int64]:
+        """Leave out consonants."""
+        return super().labels("".join(char for char in text if char in "aeiou"))
+
+    def unknown(self, text: str) -> list[str]:
+        """Miss the letter y."""
+        return ["y"] * text.count("y")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("aabé ıIΣσ語\U0001f600"), max_size=12), st.sampled_from(["aab é", "ab語", "xyz", ""]), st.booleans())
+def test_many_texts_are_counted_as_each_alone(texts: list[str], known: str, lowercase: bool) -> None:
+    for tokenizer in (CharTokenizer([known], lowercase=lowercase), Vowels([known]), WordTokenizer([known])):
+        sizes, repeats = tokenizer.count_labels(texts)
+        labels = [tokenizer.labels(text) for text in texts]
+        assert sizes.tolist() == list(map(len, labels))
+        assert repeats.tolist() == list(map(count_repeats, labels))
+        assert tokenizer.with_unknown(texts) == [place for place, text in enumerate(texts) if tokenizer.unknown(text)]
+
+
+def test_a_long_list_of_texts_is_counted_as_each_alone() -> None:
+    texts = [f"aab{'bb' * (number % 5)}{'é' if number == 1500 else ''}{'?' if number == 2000 else ''}" for number in range(2500)]
+    tokenizer = CharTokenizer(texts[:1800])
+    assert tokenizer.vocabulary == ["", "a", "b", "é"]
+    assert tokenizer.with_unknown(texts) == [2000]
+    sizes, repeats = tokenizer.count_labels(iter(texts))
+    assert (sizes[2000], repeats[2000]) == (3, 1)
+    assert int(repeats.sum()) == sum(count_repeats(tokenizer.labels(text)) for text in texts)
 
 
 def test_repeats_are_equal_neighbours() -> None:
