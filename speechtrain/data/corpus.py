@@ -256,6 +256,8 @@ def read_header(path: Path | BytesIO, sample_rate: int | None) -> Header:
 
 def clean_text(text: str) -> str:
     """Compose a text's characters (Unicode NFC), and replace runs of white space by one space."""
+    if text.isascii() and text.isprintable() and "  " not in text and text == text.strip():
+        return text  # as most are
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 

@@ -45,10 +45,9 @@ class Strings(Sequence[str]):
     @classmethod
     def of(cls, texts: Iterable[str]) -> Strings:
         """Store texts."""
-        content, bounds = bytearray(), array("q", [0])
-        for text in texts:
-            content += _encoded(text)
-            bounds.append(len(content))
+        content, bounds, left = bytearray(), array("q", [0]), iter(texts)
+        while some := list(itertools.islice(left, _TOGETHER)):
+            _add(content, bounds, some)
         return cls(np.frombuffer(content, dtype=np.uint8), np.frombuffer(bounds, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -108,7 +107,7 @@ class Chosen(Sequence[str]):
         return self._strings.at(self._places)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Columns:
     """The columns of a table of utterances, see `Cut`; -1 stands for None.
 
@@ -218,37 +217,35 @@ class TableWriter:
         self._strings = {name: (bytearray(), array("q", [0])) for name in ("ids", "texts", "customs", "files", "speakers")}
         self._numbers = {name: array("i") for name in ("file", "speaker", "sample_rate", "channel", "channels")}
         self._seconds = {name: array("d") for name in ("duration", "start")}
-        self._speakers: dict[str, int] = {}
+        self._speakers: dict[str | None, int] = {None: _NONE}
         self._files: dict[str, int] = {}
+        self._waiting: list[Cut] = []
+        self._written = 0
+        self.files = 0
+        """Names of files that were written."""
 
     def __len__(self) -> int:
-        return len(self._seconds["duration"])
-
-    @property
-    def files(self) -> int:
-        """Return how many names of files were written."""
-        return len(self._strings["files"][1]) - 1
+        return self._written + len(self._waiting)
 
     def append(self, cut: Cut) -> None:
         """Write an utterance that has no `recording`, and whose `custom` is what JSON can hold."""
-        numbers, seconds = self._numbers, self._seconds
-        self._write("ids", cut.id)
-        self._write("texts", cut.text)
-        self._write("customs", json.dumps(cut.custom, ensure_ascii=False) if cut.custom else "")
-        numbers["file"].append(_NONE if cut.path is None else self._file(cut.path))
-        speaker = cut.speaker
-        if speaker is not None and speaker not in self._speakers:
-            self._speakers[speaker] = len(self._speakers)
-            self._write("speakers", speaker)
-        numbers["speaker"].append(_NONE if speaker is None else self._speakers[speaker])
-        numbers["sample_rate"].append(cut.sample_rate)
-        numbers["channel"].append(_NONE if cut.channel is None else cut.channel)
-        numbers["channels"].append(cut.channels)
-        seconds["duration"].append(cut.duration)
-        seconds["start"].append(cut.start)
+        path, speaker = cut.path, cut.speaker
+        number = _NONE
+        if path is not None:
+            known = self._files.get(path)
+            number = self._new_file(path) if known is None else known
+        self._numbers["file"].append(number)
+        if speaker not in self._speakers:
+            assert speaker is not None
+            self._speakers[speaker] = len(self._speakers) - 1
+            self._write("speakers", [speaker])
+        self._waiting.append(cut)
+        if len(self._waiting) == _TOGETHER:
+            self._write_waiting()
 
     def columns(self) -> Columns:
         """Return what was written; nothing can be written afterwards."""
+        self._write_waiting()
         arrays: dict[str, npt.NDArray[Any]] = {}
         for name, (content, bounds) in self._strings.items():
             arrays[f"{name}.content"] = np.frombuffer(content, dtype=np.uint8)
@@ -257,20 +254,40 @@ class TableWriter:
         arrays |= {name: np.frombuffer(column, dtype=np.float64) for name, column in self._seconds.items()}
         return Columns.from_arrays(arrays)
 
-    def _write(self, name: str, text: str) -> None:
-        content, bounds = self._strings[name]
-        content += _encoded(text)
-        bounds.append(len(content))
+    def _write_waiting(self) -> None:
+        """Write all columns but the one of files."""
+        cuts, numbers, seconds = self._waiting, self._numbers, self._seconds
+        self._write("ids", [cut.id for cut in cuts])
+        self._write("texts", [cut.text for cut in cuts])
+        self._write("customs", [json.dumps(cut.custom, ensure_ascii=False) if cut.custom else "" for cut in cuts])
+        numbers["speaker"].extend([self._speakers[cut.speaker] for cut in cuts])
+        numbers["sample_rate"].extend([cut.sample_rate for cut in cuts])
+        numbers["channel"].extend([_NONE if cut.channel is None else cut.channel for cut in cuts])
+        numbers["channels"].extend([cut.channels for cut in cuts])
+        seconds["duration"].extend([cut.duration for cut in cuts])
+        seconds["start"].extend([cut.start for cut in cuts])
+        self._written += len(cuts)
+        self._waiting = []
 
-    def _file(self, path: str) -> int:
-        number = self._files.get(path)
-        if number is None:
-            number = self.files
-            self._write("files", path)
-            if len(self._files) >= _REMEMBERED:
-                self._files.clear()
-            self._files[path] = number
-        return number
+    def _write(self, name: str, texts: Sequence[str]) -> None:
+        _add(*self._strings[name], texts)
+
+    def _new_file(self, path: str) -> int:
+        self._write("files", [path])
+        if len(self._files) >= _REMEMBERED:
+            self._files.clear()
+        self._files[path] = self.files
+        self.files += 1
+        return self._files[path]
+
+
+def _add(content: bytearray, bounds: array[int], texts: Sequence[str]) -> None:
+    """Put texts behind those that are there."""
+    whole, begin = "".join(texts), len(content)
+    is_ascii = whole.isascii()
+    content += _encoded(whole) if is_ascii else b"".join(map(_encoded, texts))
+    sizes = map(len, texts) if is_ascii else (len(_encoded(text)) for text in texts)
+    bounds.extend(itertools.islice(itertools.accumulate(sizes, initial=begin), 1, None))
 
 
 def _encoded(text: str) -> bytes:
@@ -398,24 +415,24 @@ def mixed_down(cuts: Sequence[Cut]) -> Sequence[str]:
     return [cut.id for cut in cuts if cut.channels > 1 and cut.channel is None]
 
 
-def with_texts(cuts: Sequence[Cut], change: Callable[[str], str], known: dict[int, Columns]) -> Sequence[Cut]:
+def with_texts(cuts: Sequence[Cut], change: Callable[[str], str], known: dict[Columns, Columns]) -> Sequence[Cut]:
     """Change the text of each utterance.
 
     Args:
         cuts: the utterances; those of a list are changed themselves.
         change: makes a new text of an old one.
-        known: columns with changed texts, by what `id` says of those that they were made of; what is made is added.
+        known: columns with changed texts, by those that they were made of; what is made is added.
     """
     if not isinstance(cuts, CutTable):
         for cut in cuts:
             cut.text = change(cut.text)
         return cuts
     columns = cuts.columns
-    if id(columns) not in known:
+    if columns not in known:
         texts = Strings.of(map(change, columns.texts))
         same = np.array_equal(texts.bounds, columns.texts.bounds) and np.array_equal(texts.content, columns.texts.content)
-        known[id(columns)] = columns if same else replace(columns, texts=texts)
-    return CutTable(known[id(columns)], cuts.places)
+        known[columns] = columns if same else replace(columns, texts=texts)
+    return CutTable(known[columns], cuts.places)
 
 
 def with_channel(cuts: Sequence[Cut], channel: int) -> Sequence[Cut]:

@@ -25,6 +25,7 @@ from speechtrain.data.checks import report_shared
 from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Cut, Skip, report_skips
 from speechtrain.data.cut_table import (
     Columns,
+    CutTable,
     distinct_speakers,
     durations_of,
     joined,
@@ -41,10 +42,10 @@ from speechtrain.data.features.cache import SpectrumCache, read_all
 from speechtrain.data.features.features import Features
 from speechtrain.data.features.store import SpectrumStore
 from speechtrain.data.splits import limit_cuts, refuse_repeated_ids, split_fold
-from speechtrain.data.table_cache import TableCache
+from speechtrain.data.table_cache import KeepsTables, TableCache
 from speechtrain.data.task_data import PreparedCorpus
 from speechtrain.data.text.base import Tokenizer, build_tokenizer
-from speechtrain.data.text.normalize import normalizer
+from speechtrain.data.text.normalize import changes_nothing, normalizer
 from speechtrain.data.text.tokenizers import case_step, in_other_case
 from speechtrain.errors import ConfigError, DataError, EmptyDataError, Problem, counted
 
@@ -199,7 +200,8 @@ def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus
     """List the utterances, normalise their texts, and read their audio where there is not too much of it."""
     corpus_config = _with_normalisation(cfg.data.normalize, cfg.corpus)
     source: CorpusSource = build("data", corpus_config if split is None else _with_lists_of(split, corpus_config))
-    _keep_tables(source, cfg.data.feature_cache)
+    if isinstance(source, KeepsTables) and cfg.data.feature_cache is not None:
+        source.table_cache = TableCache(Path(cfg.data.feature_cache) / "lists")
     with _without_garbage_collection():
         corpus = source.load(cfg.data.limit_utterances)
         _keep_without_text(corpus, cfg, SPLITS if cfg.data.empty_texts == "train" else (split,) if split is not None else ("val", "test"))
@@ -223,13 +225,6 @@ def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus
         *(hours, cfg.data.check_hours),
     )
     return _ReadCorpus(corpus, SpectrumCache(corpus, features, 0.0), features, corpus.skipped, lenient=cfg.data.on_bad == "skip")
-
-
-def _keep_tables(source: CorpusSource, feature_cache: str | None) -> None:
-    """Have a corpus, or those of a mix, keep long lists beside the spectra."""
-    for each in getattr(source, "corpora", {"": source}).values():
-        if hasattr(each, "table_cache"):
-            each.table_cache = None if feature_cache is None else TableCache(Path(feature_cache) / "lists")
 
 
 def _with_normalisation(steps: Sequence[str], corpus: Component) -> Component:
@@ -298,8 +293,10 @@ def _normalize(corpus: Corpus, steps: Sequence[str]) -> None:
     """Bring every transcript into its final form; utterances without any text left are skipped."""
     normalize = normalizer(steps)
     changed: list[tuple[str, str]] = []
-    known: dict[int, Columns] = {}
+    known: dict[Columns, Columns] = {}
     for split, cuts in corpus.splits.items():
+        if isinstance(cuts, CutTable) and changes_nothing(steps, texts_of(cuts)):
+            continue
         before = texts_of(cuts)
         corpus.splits[split] = with_texts(cuts, normalize, known)
         empty = []

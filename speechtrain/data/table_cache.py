@@ -100,3 +100,13 @@ class TableCache:
             total += path.stat().st_size
             if total > _MOST_BYTES:
                 path.unlink(missing_ok=True)  # who has it mapped keeps it
+
+
+class KeepsTables:
+    """A corpus that keeps long lists once it has read them.
+
+    Attributes:
+        table_cache: where they are kept; None: nowhere.
+    """
+
+    table_cache: TableCache | None = None

@@ -30,8 +30,8 @@ from speechtrain.data.cut_table import Columns, CutTable, TableWriter
 from speechtrain.data.features.store import content_of
 from speechtrain.data.headers import Header
 from speechtrain.data.splits import complete_splits
-from speechtrain.data.table_cache import StoredTable, TableCache
-from speechtrain.data.text.lines import numbered_lines, parse_json
+from speechtrain.data.table_cache import KeepsTables, StoredTable
+from speechtrain.data.text.lines import lines_of, numbered_lines, parse_json
 from speechtrain.errors import DataError
 from speechtrain.files import is_file, user_path
 
@@ -47,11 +47,11 @@ _WORTH_KEEPING = 10_000
 """Lines from which on what was read is kept; fewer are read in a fraction of a second."""
 _READING = 1
 """Raised whenever lines are read differently, so that what was kept before is not used."""
-_READ = ("utt_id", "audio_filepath", "offset", "duration", "text", "speaker")
+_READ = frozenset(("utt_id", "audio_filepath", "offset", "duration", "text", "speaker"))
 """Keys with a meaning; `words` gives word times, and the error report is divided by all others."""
 
 
-class Manifest:
+class Manifest(KeepsTables):
     """A corpus described by manifests of JSON lines.
 
     Args:
@@ -62,9 +62,6 @@ class Manifest:
         sample_rate: rate in Hz that every file must have; None: any.
         duration_tolerance: s that a stated duration may differ from the file's.
         trust_durations: take every line's `duration` as it is and open no file; `sample_rate` must be given.
-
-    Attributes:
-        table_cache: where long lists that were read are kept; None: they are not.
     """
 
     def __init__(
@@ -84,7 +81,6 @@ class Manifest:
         self.sample_rate = sample_rate
         self.duration_tolerance = duration_tolerance
         self.trust_durations = trust_durations
-        self.table_cache: TableCache | None = None
         self._inside = _with_separator(str(self.root))
         self._headers: dict[str, tuple[Header, _Stamp]] = {}  # of the files that were read last, for many lines may name one
         self._offsets: dict[Path, dict[str, list[float]]] = {}
@@ -172,11 +168,13 @@ class Manifest:
     ) -> None:
         """Write the utterances of a manifest, with stamps of the audio files, and note those that cannot be used, with their lines."""
         place = _Place.of(_absolute(self.root / file))
-        for where, line in numbered_lines(self.root / file):
+        for number, line in lines_of(self.root / file):
+            if not line.strip():
+                continue
             try:
                 cut = self._cut(_parse(line), place)
             except DataError as error:
-                skipped.append(Skip.of(split, where, error))
+                skipped.append(Skip.of(split, f"{self.root / file}:{number}", error))
                 lines.append((file, line))
                 continue
             before = writer.files
@@ -205,7 +203,7 @@ class Manifest:
             sample_rate=header.rate,
             text=clean_text(entry["text"]),
             speaker=None if speaker is None else sys.intern(str(speaker)),
-            custom={key: value for key, value in entry.items() if key not in _READ and (key != "words" or isinstance(value, list))},
+            custom=None if entry.keys() <= _READ else _custom(entry),
             start=start,
             end=end,
             channels=header.channels,
@@ -267,9 +265,11 @@ class Manifest:
                 raise DataError(f"'duration' must be above 0 s, received {stated!r}; data.trust_durations=true goes by it")
             return Header(self.sample_rate, round(stated * self.sample_rate), 1)
         header = self._read_header(path)[0]
-        more = _MP3_PADDING / header.rate if path.lower().endswith(".mp3") else 0.0
         lasts = header.samples / header.rate
-        if stated is not None and not -self.duration_tolerance <= lasts - stated <= self.duration_tolerance + more:
+        if stated is None or -self.duration_tolerance <= lasts - stated <= self.duration_tolerance:
+            return header
+        more = _MP3_PADDING / header.rate if path.lower().endswith(".mp3") else 0.0
+        if not -self.duration_tolerance <= lasts - stated <= self.duration_tolerance + more:
             raise DataError(f"'duration' is {stated} s, but {Path(path).name} lasts {lasts:.3f} s")
         return header
 
@@ -301,14 +301,14 @@ def _has_stamp(path: str, stamp: Sequence[int]) -> bool:
 
 
 class _Place(NamedTuple):
-    """A manifest, and the folder that its paths are relative to."""
+    """A manifest, and the folder that its paths are relative to, with a separator at its end."""
 
     path: Path
     folder: str
 
     @classmethod
     def of(cls, path: Path) -> _Place:
-        return cls(path, str(path.parent))
+        return cls(path, _with_separator(str(path.parent)))
 
 
 @dataclass(frozen=True)
@@ -350,6 +350,8 @@ def _parse(line: str) -> dict[str, Any]:
     entry = parse_json(line)
     if not isinstance(entry, dict):
         raise DataError(f"must be a JSON object, received {line[:60]!r}")
+    if type(entry.get("audio_filepath")) is type(entry.get("text")) is type(entry.get("utt_id")) is type(entry.get("speaker")) is str:
+        return entry  # as most have them
     for key in _REQUIRED:
         if key not in entry:
             raise DataError(f"key '{key}' is missing; there is: {', '.join(map(str, entry))}")
@@ -370,7 +372,12 @@ def _seconds(entry: Mapping[str, Any], key: str) -> float | None:
 
 
 def _audio_path(entry: Mapping[str, Any], folder: str) -> str:
-    return os.path.normpath(os.path.join(folder, entry["audio_filepath"]))  # noqa: PTH118 # a Path takes ten times as long
+    stated: str = entry["audio_filepath"]
+    return os.path.normpath(stated if stated.startswith("/") else folder + stated)  # a Path takes ten times as long
+
+
+def _custom(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in _READ and (key != "words" or isinstance(value, list))}
 
 
 def _without_ending(path: str) -> str:
@@ -384,7 +391,7 @@ def _list_offsets(manifest: Path) -> dict[str, list[float]]:
         with suppress(DataError):  # reported when the line itself is read
             entry = _parse(line)
             if (offset := _seconds(entry, "offset")) is not None:
-                insort(offsets.setdefault(_audio_path(entry, str(manifest.parent)), []), offset)
+                insort(offsets.setdefault(_audio_path(entry, _with_separator(str(manifest.parent))), []), offset)
     return offsets
 
 

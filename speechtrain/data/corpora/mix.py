@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from speechtrain.data.audio import Audio
 from speechtrain.data.corpus import SPLITS, Corpus, CorpusSource, Cut, Skip, read_audio
+from speechtrain.data.table_cache import KeepsTables
 from speechtrain.errors import DataError
 
 
-class Mix:
+class Mix(KeepsTables):
     """A corpus made of others.
 
     Args:
@@ -34,6 +35,8 @@ class Mix:
         skipped: list[Skip] = []
         cuts: dict[str, list[Cut]] = {name: [] for name in SPLITS}
         for name, source in self.corpora.items():
+            if isinstance(source, KeepsTables):
+                source.table_cache = self.table_cache
             corpus = self._loaded[name] = source.load(limit)
             if corpus.target is not None:
                 raise DataError(f"data.corpora.{name}: has signals, which cannot be mixed with texts")

@@ -6,9 +6,10 @@ The references that errors are counted against are the normalised ones. `python 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from speechtrain.errors import ConfigError, Problem, did_you_mean
@@ -155,6 +156,25 @@ def normalizer(steps: Sequence[str]) -> Callable[[str], str]:
         return text
 
     return normalize
+
+
+_KEEP_PLAIN = frozenset(("nfc", "nfd", "nfkc", "nfkd", "spaces"))
+"""Steps that leave texts of ASCII as they are, but for white space."""
+_WHITE = b"\t\v\f\r\x1c\x1d\x1e\x1f"
+"""White space of ASCII, without spaces and line feeds."""
+
+
+def changes_nothing(steps: Sequence[str], texts: Iterable[str]) -> bool:
+    """Return whether it is plain that steps leave all texts as they are, which is found out much faster than by their doing so."""
+    if not set(steps) <= _KEEP_PLAIN:
+        return False
+    left = iter(texts)
+    while some := list(itertools.islice(left, 1024)):
+        whole = "\n".join(["", *some, ""]).encode()
+        plain = whole.isascii() and whole.count(b"\n") == len(some) + 1 and len(whole.translate(None, _WHITE)) == len(whole)
+        if not plain or any(blanks in whole for blanks in (b"  ", b" \n", b"\n ")):
+            return False
+    return True
 
 
 def _step(step: str) -> Callable[[str], str]:

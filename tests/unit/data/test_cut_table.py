@@ -77,7 +77,7 @@ def test_a_list_and_a_table_answer_the_same(asked: Callable[[Sequence[Cut]], Any
 
 def test_texts_that_a_change_leaves_as_they_are_take_no_memory() -> None:
     whole = table()
-    known: dict[int, cut_table.Columns] = {}
+    known: dict[cut_table.Columns, cut_table.Columns] = {}
     assert with_texts(whole, str.strip, known).columns is whole.columns  # type: ignore[attr-defined]
 
 

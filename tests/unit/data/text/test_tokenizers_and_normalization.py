@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechtrain.data.text.base import count_repeats
-from speechtrain.data.text.normalize import normalizer, visible
+from speechtrain.data.text.normalize import changes_nothing, normalizer, visible
 from speechtrain.data.text.phonemes import PhonemeTokenizer, pronounce_words, read_lexicon
 from speechtrain.data.text.subwords import BpeTokenizer
 from speechtrain.data.text.tokenizers import CharTokenizer, WordTokenizer, case_step
@@ -240,3 +240,15 @@ def test_characters_that_are_not_seen_have_names() -> None:
 def test_tokens_in_the_other_case_are_brought_into_that_of_the_vocabulary() -> None:
     assert case_step(["a", "b"], ["", "A", "B"]) == "uppercase"
     assert case_step(["A"], ["", "a", "b"]) == "lowercase"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.text("ab \n\t\x1cé", max_size=4), max_size=4),
+    st.lists(st.sampled_from(["nfc", "nfkd", "spaces", "lowercase", "diacritics"]), max_size=2),
+)
+def test_steps_that_plainly_change_nothing_do_not(texts: list[str], steps: list[str]) -> None:
+    if changes_nothing(steps, texts):
+        assert list(map(normalizer(steps), texts)) == texts
+    assert not changes_nothing(steps, ["a  b"])
+    assert changes_nothing(["nfc", "spaces"], ["a b", "", "c"])
