@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -21,24 +23,63 @@ import numpy.typing as npt
 
 from speechtrain.data.audio import samples_in
 from speechtrain.data.corpus import NO_CUSTOM, Cut
+from speechtrain.errors import DataError
 
 Places = npt.NDArray[np.int64]
 """Places of utterances in a table or a list, (N,)."""
 
 _TOGETHER = 4096  # texts that are decoded together
 _REMEMBERED = 50_000  # names of files whose number is remembered while a table is written; of more, some are listed twice
+_NEAR_HALF = 1e-6  # samples within which it is `samples_in` that decides where to round to
+CONTENT = ".content"
+"""Ends the names of the arrays that hold texts."""
 _NONE = -1  # stands in columns of whole numbers for None
+
+
+class FileBytes:
+    """A part of a file that is read piece by piece, so that it takes no memory of the process, also not as mapped pages do.
+
+    Args:
+        path: the file; it may be deleted afterwards.
+        begin: where the part begins, in bytes.
+        size: bytes of the part.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, begin: int, size: int) -> None:
+        self._file = path.open("rb")
+        self._begin = begin
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, span: slice) -> npt.NDArray[np.uint8]:
+        start, stop, _ = span.indices(self._size)
+        pieces = []
+        while start < stop:
+            piece = os.pread(self._file.fileno(), min(stop - start, 1 << 30), self._begin + start)
+            if not piece:
+                raise DataError(f"{self._file.name} was cut off while it was in use\n    -> start again")
+            pieces.append(piece)
+            start += len(piece)
+        return np.frombuffer(b"".join(pieces), dtype=np.uint8)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.array, (self[:],)  # another process may not find the file any more
 
 
 class Strings(Sequence[str]):
     """Texts that lie one behind the other.
 
     Args:
-        content: all texts in UTF-8, halves of surrogate pairs included (U,) uint8.
+        content: all texts in UTF-8, halves of surrogate pairs included (U,) uint8, in memory or in a file.
         bounds: where each begins, and where the last one ends (N + 1,) int64.
     """
 
-    def __init__(self, content: npt.NDArray[np.uint8], bounds: npt.NDArray[np.int64]) -> None:
+    def __init__(self, content: npt.NDArray[np.uint8] | FileBytes, bounds: npt.NDArray[np.int64]) -> None:
         self.content = content
         self.bounds = bounds
 
@@ -143,21 +184,21 @@ class Columns:
         for each in fields(self):
             column = getattr(self, each.name)
             if isinstance(column, Strings):
-                arrays |= {f"{each.name}.content": column.content, f"{each.name}.bounds": column.bounds}
+                arrays |= {f"{each.name}{CONTENT}": column.content[:], f"{each.name}.bounds": column.bounds}
             else:
                 arrays[each.name] = column
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Columns:
-        """Make columns of what `as_arrays` returned.
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> Columns:
+        """Make columns of what `as_arrays` returned, of which the content of texts may lie in a file.
 
         Raises:
             KeyError: a column is missing.
         """
 
         def strings(name: str) -> Strings:
-            return Strings(arrays[f"{name}.content"], arrays[f"{name}.bounds"])
+            return Strings(arrays[f"{name}{CONTENT}"], arrays[f"{name}.bounds"])
 
         return cls(
             *(strings("ids"), strings("texts"), strings("customs"), strings("files"), strings("speakers")),
@@ -248,7 +289,7 @@ class TableWriter:
         self._write_waiting()
         arrays: dict[str, npt.NDArray[Any]] = {}
         for name, (content, bounds) in self._strings.items():
-            arrays[f"{name}.content"] = np.frombuffer(content, dtype=np.uint8)
+            arrays[f"{name}{CONTENT}"] = np.frombuffer(content, dtype=np.uint8)
             arrays[f"{name}.bounds"] = np.frombuffer(bounds, dtype=np.int64)
         arrays |= {name: np.frombuffer(column, dtype=np.int32) for name, column in self._numbers.items()}
         arrays |= {name: np.frombuffer(column, dtype=np.float64) for name, column in self._seconds.items()}
@@ -364,7 +405,11 @@ def distinct_speakers(cuts: Sequence[Cut]) -> set[str | None]:
 
 def samples_at(cuts: Sequence[Cut], rate: int) -> npt.NDArray[np.int64]:
     """Return the number of samples at a rate in Hz of each utterance (N,), see `Cut.samples_at`."""
-    return np.array([samples_in(duration, rate) for duration in durations_of(cuts).tolist()], dtype=np.int64)
+    samples = durations_of(cuts) * rate
+    counts = np.floor(samples + 0.5).astype(np.int64)
+    for place in np.flatnonzero(np.abs(samples - np.floor(samples) - 0.5) < _NEAR_HALF).tolist():
+        counts[place] = samples_in(float(durations_of(cuts[place : place + 1])[0]), rate)
+    return counts
 
 
 def has_custom(cuts: Sequence[Cut]) -> bool:
@@ -430,7 +475,7 @@ def with_texts(cuts: Sequence[Cut], change: Callable[[str], str], known: dict[Co
     columns = cuts.columns
     if columns not in known:
         texts = Strings.of(map(change, columns.texts))
-        same = np.array_equal(texts.bounds, columns.texts.bounds) and np.array_equal(texts.content, columns.texts.content)
+        same = np.array_equal(texts.bounds, columns.texts.bounds) and np.array_equal(texts.content[:], columns.texts.content[:])
         known[columns] = columns if same else replace(columns, texts=texts)
     return CutTable(known[columns], cuts.places)
 

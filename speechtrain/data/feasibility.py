@@ -59,8 +59,9 @@ def find_infeasible(
         task: says what is too few.
     """
     sizes, repeats = task.count_labels(texts_of(cuts))
-    samples = samples_at(cuts, data.features.sample_rate).tolist()
-    lengths = output_lengths(np.array([data.features.num_frames(count) for count in samples], dtype=np.int64))
+    samples, which = np.unique(samples_at(cuts, data.features.sample_rate), return_inverse=True)
+    frames = np.array([data.features.num_frames(count) for count in samples.tolist()], dtype=np.int64)
+    lengths = output_lengths(frames[which])
     places = np.flatnonzero(task.infeasible(lengths, sizes, repeats)).tolist()
     return [Infeasible(cuts[place].id, int(lengths[place]), int(sizes[place] + repeats[place])) for place in places]
 

@@ -202,12 +202,14 @@ def _parent(cut: Cut) -> str:
 
 def _draw_groups(groups: _Groups, places: Places, goal: int, seed: int) -> npt.NDArray[np.bool_]:
     """Draw whole groups until they hold the wanted number of utterances. Returns which of those at `places` are drawn."""
+    if goal <= 0:
+        return np.zeros(len(places), dtype=bool)
     sizes = groups.sizes(places)
-    order = np.flatnonzero(sizes).tolist()
+    order = np.flatnonzero(sizes)
     np.random.default_rng(seed).shuffle(order)
     before = np.cumsum(sizes[order]) - sizes[order]
     is_chosen = np.zeros(groups.total, dtype=bool)
-    is_chosen[np.array(order, dtype=np.int64)[before < goal]] = True
+    is_chosen[order[before < goal]] = True
     return is_chosen[groups.of_place[places]]
 
 

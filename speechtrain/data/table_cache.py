@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from speechtrain.data.cut_table import CONTENT, FileBytes
 from speechtrain.errors import first_line
 from speechtrain.files import atomically, remove_unfinished, user_path
 
@@ -31,10 +31,10 @@ _MOST_BYTES = 8e9
 
 
 class StoredTable(NamedTuple):
-    """What a file holds: facts as JSON has them, and arrays by name, on the file's own pages."""
+    """What a file holds: facts as JSON has them, and arrays by name, on the file's own pages or, of texts, left in the file."""
 
     facts: Any
-    arrays: dict[str, npt.NDArray[Any]]
+    arrays: dict[str, Any]
 
 
 class TableCache:
@@ -55,11 +55,14 @@ class TableCache:
             with path.open("rb") as file:
                 line = file.readline()
             head = json.loads(line)
-            arrays = {}
+            arrays: dict[str, Any] = {}
             for name, (dtype, shape, offset) in head["arrays"].items():
                 begin = -(-len(line) // _ALIGNED) * _ALIGNED + offset
                 if begin + math.prod(shape) * np.dtype(dtype).itemsize > len(pages):
                     raise ValueError("it is cut off")
+                if name.endswith(CONTENT):
+                    arrays[name] = FileBytes(path, begin, math.prod(shape))
+                    continue
                 arrays[name] = np.frombuffer(pages.data, dtype, math.prod(shape), begin).reshape(shape)
             with suppress(OSError):  # a cache that others own can still be read
                 os.utime(path)

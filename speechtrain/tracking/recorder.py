@@ -123,7 +123,8 @@ class RunRecorder:
         for tracker in self.trackers.values():
             for split, fingerprint in fingerprints.items():
                 tracker.set_tag(f"data.fingerprint.{split}", fingerprint)
-        utterances = {split: data.fingerprint(split, audio=False) for split in fingerprints}
+        listened = bool(data.cache.checksums)  # otherwise both are the same
+        utterances = {split: data.fingerprint(split, audio=False) for split in fingerprints} if listened else fingerprints
         write_run_file(self.folder, {"data": fingerprints, UTTERANCES: utterances})
         return fingerprints
 

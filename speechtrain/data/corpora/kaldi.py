@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speechtrain.data.corpora.listed import Entry, ListedCorpus
-from speechtrain.data.text.lines import numbered_lines
+from speechtrain.data.text.lines import lines_of
 from speechtrain.errors import DataError
 from speechtrain.files import is_file
 
+_Table = Mapping[str, tuple[int, str]]
+"""The number of each line, for messages, and its value, by key."""
+
 
 class _Tables(NamedTuple):
-    """The files of a data folder: by key, the file and line, for messages, and the value."""
+    """The files of a data folder."""
 
-    recordings: Mapping[str, tuple[str, str]]
-    texts: Mapping[str, tuple[str, str]]
-    speakers: Mapping[str, tuple[str, str]]
-    channels: Mapping[str, tuple[str, str]]
+    recordings: _Table
+    texts: _Table
+    speakers: _Table
+    channels: _Table
 
 
 class Kaldi(ListedCorpus):
@@ -54,17 +57,17 @@ class Kaldi(ListedCorpus):
         names = ("wav.scp", "text", "utt2spk", "reco2file_and_channel")
         tables = _Tables(*(_table(folder / name) if name in names[:2] or os.path.lexists(folder / name) else {} for name in names))
         if os.path.lexists(folder / "segments"):
-            for name, (where, line) in _table(folder / "segments").items():
-                yield self._entry(name, where, line.split(), tables)
+            for name, (number, line) in _table(folder / "segments").items():
+                yield self._entry(name, f"{folder / 'segments'}:{number}", line.split(), folder, tables)
         else:
-            for name, (where, _) in tables.recordings.items():
-                yield self._entry(name, where, [name], tables)
+            for name, (number, _) in tables.recordings.items():
+                yield self._entry(name, f"{folder / 'wav.scp'}:{number}", [name], folder, tables)
 
-    def _entry(self, name: str, where: str, fields: list[str], tables: _Tables) -> Entry:
+    def _entry(self, name: str, where: str, fields: list[str], folder: Path, tables: _Tables) -> Entry:
         problem, start, end = None, 0.0, None
         recording = fields[0] if fields else ""
-        source = tables.recordings.get(recording, ("", ""))[1]
-        channel, bad_channel = _channel(tables.channels.get(recording))
+        source = tables.recordings.get(recording, (0, ""))[1]
+        channel, bad_channel = _channel(tables.channels.get(recording), folder / "reco2file_and_channel")
         if len(fields) == 4:
             *fields, stated = fields
             channel, bad_channel = int(stated) if stated in _NUMBERS else None, None
@@ -84,20 +87,20 @@ class Kaldi(ListedCorpus):
             problem = f"wav.scp gives a command, which is not run: {source[:60]!r}; write its output to a file and name that"
         elif problem is None and name not in tables.texts:
             problem = f"'{name}' is not in text"
-        speaker = tables.speakers.get(name, ("", ""))[1] or None
-        text = tables.texts.get(name, ("", ""))[1]
+        speaker = tables.speakers.get(name, (0, ""))[1] or None
+        text = tables.texts.get(name, (0, ""))[1]
         return Entry(name, self.root / source, text, speaker, start, end, channel, where, problem=problem or bad_channel)
 
 
-def _channel(row: tuple[str, str] | None) -> tuple[int | None, str | None]:
+def _channel(row: tuple[int, str] | None, path: Path) -> tuple[int | None, str | None]:
     """Return the channel, counted from 0, that a line `RECORDING FILE CHANNEL` names, and what is wrong with the line."""
     if row is None:
         return None, None
-    where, value = row
+    number, value = row
     letter = value.split()[-1] if value.split() else ""
     if letter in _CHANNELS:
         return _CHANNELS.index(letter) // 2, None
-    return None, f"{where}: must be 'recording file channel' with a channel of A, B, 1 or 2, received {value[:60]!r}"
+    return None, f"{path}:{number}: must be 'recording file channel' with a channel of A, B, 1 or 2, received {value[:60]!r}"
 
 
 _CHANNELS = ("A", "1", "B", "2")
@@ -106,16 +109,18 @@ _NUMBERS = ("0", "1")
 """Numbers of the channels in `segments`, which `extract-segments` counts from 0."""
 
 
-def _table(path: Path) -> dict[str, tuple[str, str]]:
-    """Read lines `KEY VALUE` into a dictionary of file and line number, for messages, and value.
+def _table(path: Path) -> dict[str, tuple[int, str]]:
+    """Read lines `KEY VALUE` into a table.
 
     Raises:
         DataError: the file cannot be read, or has a key twice.
     """
-    table: dict[str, tuple[str, str]] = {}
-    for where, line in numbered_lines(path):
+    table: dict[str, tuple[int, str]] = {}
+    for number, line in lines_of(path):
+        if not line.strip():
+            continue
         name, *rest = re.split("[ \t]+", line.strip(), maxsplit=1)
         if name in table:
-            raise DataError(f"{where}: '{name}' is already in {table[name][0]}\n    -> each once")
-        table[name] = (where, rest[0] if rest else "")
+            raise DataError(f"{path}:{number}: '{name}' is already in {path}:{table[name][0]}\n    -> each once")
+        table[name] = (number, rest[0] if rest else "")
     return table

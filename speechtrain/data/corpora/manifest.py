@@ -9,9 +9,10 @@ utterance is the part of its file from there on: for `duration`, or without one 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import sys
+import time
+import zlib
 from array import array
 from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
@@ -126,11 +127,11 @@ class Manifest(KeepsTables):
 
     def _is_unchanged(self, listing: _Listing) -> bool:
         """Return whether the audio files of a listing that was kept are those that were read, and what was wrong still is."""
-        for path, stamp in zip(listing.columns.files, listing.stamps.tolist() or itertools.repeat(None)):  # noqa: B905
-            if stamp is not None and not _has_stamp(path, stamp):
-                return False
-            if not path.startswith(self._inside) and not os.path.realpath(path).startswith(_with_separator(os.path.realpath(self.root))):
-                return False
+        stamps = array("q")
+        for path in listing.columns.files:
+            stamps.extend(self._stamp_of(path))
+        if not np.array_equal(_as_stamps(stamps), listing.stamps):
+            return False
         self._forget()
         for skip, (file, line) in zip(listing.skipped, listing.skipped_lines, strict=True):
             try:
@@ -156,8 +157,7 @@ class Manifest(KeepsTables):
                 if len(writer) == usable and not any(skip.cut for skip in skipped[before:]):
                     raise DataError(_nothing_usable(self.root / file, skipped))
             spans[name] = (begin, len(writer))
-        stamped = np.frombuffer(stamps, dtype=np.int64).reshape(-1, len(_NO_STAMP))
-        return _Listing(writer.columns(), spans, stamped, skipped, lines)
+        return _Listing(writer.columns(), spans, _as_stamps(stamps), skipped, lines)
 
     def _forget(self) -> None:
         """Forget what was read before."""
@@ -179,9 +179,9 @@ class Manifest(KeepsTables):
                 continue
             before = writer.files
             writer.append(cut)
-            if writer.files > before and not self.trust_durations:
+            if writer.files > before:
                 assert cut.path is not None
-                stamps.extend(self._read_header(cut.path)[1])
+                stamps.extend(self._stamp_of(cut.path) if self.trust_durations else self._read_header(cut.path)[1])
 
     def _cut(self, entry: dict[str, Any], manifest: _Place) -> Cut:
         """Return the utterance of a line in a manifest."""
@@ -276,28 +276,31 @@ class Manifest(KeepsTables):
     def _read_header(self, path: str) -> tuple[Header, _Stamp]:
         known = self._headers.get(path)
         if known is None:
-            stamp = _stamp_of(path)  # before it is read: a file that changes meanwhile is read again next time
+            stamp = self._stamp_of(path)  # before it is read: a file that changes meanwhile is read again next time
             if len(self._headers) >= _REMEMBERED:
                 self._headers.clear()
             known = self._headers[path] = (read_header(Path(path), self.sample_rate), stamp)
         return known
 
-
-_Stamp = tuple[int, int, int]
-"""Size of a file in bytes, and when its content and its name or rights were changed last, in ns."""
-_NO_STAMP: _Stamp = (-1, -1, -1)
-
-
-def _stamp_of(path: str) -> _Stamp:
-    try:
-        status = os.stat(path)  # noqa: PTH116 # millions of files
-    except (OSError, ValueError):
-        return _NO_STAMP
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    def _stamp_of(self, path: str) -> _Stamp:
+        """Return what changes whenever a file does; of trusted manifests nothing but where it lies."""
+        place = 0 if path.startswith(self._inside) else zlib.crc32(os.fsencode(os.path.realpath(path) + os.path.realpath(self.root)))
+        if self.trust_durations:
+            return 0, 0, 0, place
+        try:
+            status = os.stat(path)  # noqa: PTH116 # millions of files
+        except (OSError, ValueError):
+            return time.time_ns(), 0, 0, place  # like no other
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, place
 
 
-def _has_stamp(path: str, stamp: Sequence[int]) -> bool:
-    return stamp[0] >= 0 and _stamp_of(path) == tuple(stamp)
+_Stamp = tuple[int, int, int, int]
+"""Size of a file in bytes, when its content and its name or rights were changed last, in ns, and a checksum of its place behind a link."""
+
+
+def _as_stamps(values: array[int]) -> npt.NDArray[np.int64]:
+    """Return stamps as an array (F, 4)."""
+    return np.frombuffer(values, dtype=np.int64).reshape(-1, 4)
 
 
 class _Place(NamedTuple):
@@ -317,7 +320,7 @@ class _Listing:
 
     Attributes:
         spans: for each split its first utterance, and the first one behind it.
-        stamps: of each audio file (F, 3) int64; empty where none was read.
+        stamps: of each audio file (F, 4), see `_Stamp`.
         skipped_lines: manifest and line of each utterance in `skipped`.
     """
 

@@ -170,11 +170,25 @@ def changes_nothing(steps: Sequence[str], texts: Iterable[str]) -> bool:
         return False
     left = iter(texts)
     while some := list(itertools.islice(left, 1024)):
-        whole = "\n".join(["", *some, ""]).encode()
-        plain = whole.isascii() and whole.count(b"\n") == len(some) + 1 and len(whole.translate(None, _WHITE)) == len(whole)
-        if not plain or any(blanks in whole for blanks in (b"  ", b" \n", b"\n ")):
+        if _plain(some) is None:
             return False
     return True
+
+
+def count_words(texts: Iterable[str]) -> int:
+    """Count the words of texts, as `str.split` divides them."""
+    count, left = 0, iter(texts)
+    while some := list(itertools.islice(left, 1024)):
+        whole = _plain(some)
+        count += sum(len(text.split()) for text in some) if whole is None else whole.count(b" ") + len(some) - some.count("")
+    return count
+
+
+def _plain(texts: Sequence[str]) -> bytes | None:
+    """Return texts with a line feed around each if they are ASCII, and single spaces between words all of their white space."""
+    whole = "\n".join(["", *texts, ""]).encode(errors="surrogatepass")
+    plain = whole.isascii() and whole.count(b"\n") == len(texts) + 1 and len(whole.translate(None, _WHITE)) == len(whole)
+    return whole if plain and not any(blanks in whole for blanks in (b"  ", b" \n", b"\n ")) else None
 
 
 def _step(step: str) -> Callable[[str], str]:

@@ -27,7 +27,7 @@ class CharTokenizer(Tokenizer):
 
     def __init__(self, texts: Iterable[str] = (), *, lowercase: bool = False, vocabulary: Sequence[str] | None = None) -> None:
         self.lowercase = lowercase
-        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *sorted(_characters(map(self._fold, texts)))]
+        self.vocabulary = list(vocabulary) if vocabulary is not None else ["", *sorted(_characters(self._folded(texts)))]
         self._labels = {token: label for label, token in enumerate(self.vocabulary) if label != BLANK}
         # labels by code point; the last entry stands for all characters behind it
         self._label_of_point = np.zeros(max(map(ord, self._labels), default=0) + 2, dtype=np.int64)
@@ -59,8 +59,10 @@ class CharTokenizer(Tokenizer):
         if type(self).unknown is not CharTokenizer.unknown:  # of a class derived from this one
             return super().with_unknown(texts)
         lacking, begin = [], 0
-        for some in _together(map(self._fold, texts)):
-            if _characters(some) - self._labels.keys():
+        plain = "".join(filter(str.isascii, self._labels)).encode()
+        for some in _together(self._folded(texts)):
+            whole = "".join(some)
+            if whole.encode().translate(None, plain) if whole.isascii() else set(whole) - self._labels.keys():
                 lacking += [begin + place for place, text in enumerate(some) if set(text) - self._labels.keys()]
             begin += len(some)
         return lacking
@@ -70,7 +72,7 @@ class CharTokenizer(Tokenizer):
         if type(self).labels is not CharTokenizer.labels or type(self).encode is not CharTokenizer.encode:
             return super().count_labels(texts)
         sizes, repeats = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-        for some in _together(map(self._fold, texts)):
+        for some in _together(self._folded(texts)):
             counts = self._count_together(some)
             sizes.append(counts[0])
             repeats.append(counts[1])
@@ -95,6 +97,9 @@ class CharTokenizer(Tokenizer):
         begins = ends - np.diff(ends, prepend=0)
         owners = owners[repeats > begins[owners]]
         return np.diff(ends, prepend=0), np.bincount(owners, minlength=len(folded))
+
+    def _folded(self, texts: Iterable[str]) -> Iterable[str]:
+        return map(str.lower, texts) if self.lowercase else texts
 
     def _fold(self, text: str) -> str:
         return text.lower() if self.lowercase else text
