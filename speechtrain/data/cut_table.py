@@ -85,7 +85,7 @@ class Strings(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Strings:
-        """Store texts."""
+        """Store texts one behind the other in memory."""
         content, bounds, left = bytearray(), array("q", [0]), iter(texts)
         while some := list(itertools.islice(left, _TOGETHER)):
             _add(content, bounds, some)
@@ -94,11 +94,7 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+    def __getitem__(self, index: Any) -> Any:  # a number or a slice
         if isinstance(index, slice):
             return list(self.at(np.arange(len(self))[index]))
         place = range(len(self))[index]

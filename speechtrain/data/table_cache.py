@@ -38,7 +38,7 @@ class StoredTable(NamedTuple):
 
 
 class TableCache:
-    """A folder of tables.
+    """Keeps tables in a folder, each under a key.
 
     Args:
         folder: the folder; it is made when the first table is written.

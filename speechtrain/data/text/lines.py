@@ -127,16 +127,16 @@ def parse_json(text: str) -> Any:
     return value
 
 
-_scan = json.JSONDecoder().scan_once
+_decode = json.JSONDecoder().raw_decode
 
 
 def _parsed(text: str) -> Any:
     """Return what `json.loads` does, faster where nothing is around the value and nothing wrong with it."""
     try:
-        value, end = _scan(text, 0)
+        value, end = _decode(text)
         if end == len(text):
             return value
-    except (StopIteration, ValueError):
+    except ValueError:
         pass
     return json.loads(text)
 
