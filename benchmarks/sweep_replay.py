@@ -19,15 +19,19 @@ import itertools
 import statistics
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from sweep_space import LOG_SCALE, RANGES, draw, scaled
 
+from speechtrain.sweep.study.curve_model import features_of
+from speechtrain.sweep.study.freeze_thaw import DEFAULT_SHARE, FreezeThaw, FreezeThawSampler
+from speechtrain.sweep.study.internals import StudyWithout
 from speechtrain.sweep.study.promotion import KeepBest, PromotionRule, SuccessiveHalving
 from speechtrain.sweep.study.standings import Progress, Standings
 
@@ -86,6 +90,12 @@ def read(path: Path, seed: str = "1") -> Table:
     return Table(params, np.stack([scaled(each) for each in params]), np.nan_to_num(column("val/wer"), nan=1.0), loss, seconds)
 
 
+DISTRIBUTIONS: dict[str, BaseDistribution] = {
+    key: (IntDistribution if isinstance(low, int) else FloatDistribution)(low, high, log=key in LOG_SCALE)
+    for key, (low, high) in RANGES.items()
+}
+
+
 class Sweeper:
     """Says what a free worker does next.
 
@@ -133,8 +143,15 @@ class Asked(Sweeper):
 
     def __init__(self, table: Table, seed: int, sampler: str, pruner: optuna.pruners.BasePruner, batch: int = 0) -> None:
         super().__init__(table, seed)
-        samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-        self.study = optuna.create_study(sampler=samplers[sampler](seed=seed), pruner=pruner)
+        samplers: dict[str, Callable[..., optuna.samplers.BaseSampler]] = {
+            "tpe": optuna.samplers.TPESampler,
+            "random": optuna.samplers.RandomSampler,
+            "freeze_thaw": lambda seed: OfTable(self, seed),
+        }
+        made = optuna.create_study(study_name="replay", pruner=pruner)
+        self.study = StudyWithout("replay", made._storage, samplers[sampler](seed=seed), pruner)
+        self.study.hidden = self.hidden = set()
+        self.hidden: set[int]
         self.trials: dict[int, optuna.Trial] = {}
         self.running = 0
         self.batch = batch
@@ -199,22 +216,54 @@ class Asked(Sweeper):
             self.study.tell(self.trials[row], float(self.table.wer[row, -1]))
 
 
+class OfTable(FreezeThawSampler):
+    """Proposes free rows of the table alone, as Syne Tune's searchers do there, so that nothing is rounded.
+
+    Args:
+        sweeper: knows which rows are free.
+        seed: seed of all that is drawn.
+    """
+
+    def __init__(self, sweeper: Sweeper, seed: int) -> None:
+        super().__init__(seed)
+        self.sweeper = sweeper
+
+    def _candidates(self, *_: object) -> list[dict[str, float | int]]:
+        return [self.sweeper.table.params[row] for row in np.flatnonzero(self.sweeper.free)]
+
+
+class FreezeThawOfTable(FreezeThaw):
+    """The rule, for which a new trial is a free row of the table, and no paused one is given up.
+
+    Args:
+        sweeper: knows which rows are free.
+    """
+
+    def __init__(self, sweeper: Continued) -> None:
+        super().__init__(min_resource=round(DEFAULT_SHARE * sweeper.table.wer.shape[1]), least_probability=0.0)
+        self.sweeper = sweeper
+
+    def _new_configs(self, seen: Sequence[Mapping[str, float]]) -> Sequence[Mapping[str, float]]:
+        rows = np.flatnonzero(self.sweeper.free)
+        return [self.sweeper.features_of_row(row) for row in rows] or seen
+
+
 class Continued(Asked):
     """A rule of `hydra.sweeper.pruner` by which trainings pause and are continued.
 
     Args:
         table: the curves.
         seed: seed of all that is drawn.
-        rule: which ones pause, and which are continued.
+        rule: which ones pause, and which are continued; None: freeze-thaw, which has to know the table.
         sampler: proposes what is begun.
         n_trials: trainings that are begun.
         loss: whether trainings are compared by their loss.
     """
 
-    def __init__(self, table: Table, seed: int, rule: PromotionRule, sampler: str, n_trials: int, *, loss: bool = False) -> None:
+    def __init__(self, table: Table, seed: int, rule: PromotionRule | None, sampler: str, n_trials: int, *, loss: bool = False) -> None:
         super().__init__(table, seed, sampler, optuna.pruners.NopPruner())
-        self.rule = rule
-        self.standings = Standings(rule, "minimize")
+        self.rule = rule or FreezeThawOfTable(self)
+        self.standings = Standings(self.rule, "minimize")
         self.n_trials = n_trials
         self.compared = table.loss if loss else table.wer
         self.order: list[int] = []
@@ -229,21 +278,45 @@ class Continued(Asked):
         if slot is not None:
             row, epochs = self.order[slot], self.at[slot]
             self.standings.put(slot, self._values(row, epochs), None)
+            self._continue(row, epochs)
         elif progress.all_begun or (new := self.propose()) is None:
             return None
         else:
             row, epochs, slot = new, 0, len(self.order)
             self.order.append(row)
+            if self.rule.uses_features:
+                self.standings.features[slot] = self.features_of_row(row)
         self.open.add(slot)
         return row, epochs
+
+    def features_of_row(self, row: int) -> dict[str, float]:
+        """Return the config of a row as a rule sees it."""
+        return features_of(self.table.params[row], DISTRIBUTIONS)
+
+    def _continue(self, row: int, epochs: int) -> None:
+        """Have a new trial go on from a paused one, which samplers see no more."""
+        self.hidden.add(self.trials[row].number)
+        paused = self._stored(row)
+        running = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params=paused.params,
+            distributions=paused.distributions,
+            intermediate_values=self._values(row, epochs),
+        )
+        trial_id = self.study._storage.create_new_trial(self.study._study_id, template_trial=running)
+        self.trials[row] = optuna.Trial(self.study, trial_id)
+
+    def _stored(self, row: int) -> optuna.trial.FrozenTrial:
+        return self.study._storage.get_trial(self.trials[row]._trial_id)
 
     def _values(self, row: int, epochs: int) -> dict[int, float]:
         return dict(enumerate(self.compared[row, :epochs].tolist()))
 
     def goes_on(self, row: int, epochs: int) -> bool:
-        """Return what the rule says; the sampler knows a paused training by its last value."""
+        """Return what the rule says."""
         slot = self.order.index(row)
         self.at[slot] = epochs
+        self.trials[row].report(float(self.compared[row, epochs - 1]), epochs - 1)
         if self.rule.rung_at(epochs) is None:
             return True
         self.standings.put(slot, self._values(row, epochs), None)
@@ -251,10 +324,7 @@ class Continued(Asked):
             return True
         self.standings.put(slot, self._values(row, epochs), epochs)
         self.open.discard(slot)
-        trial = self.trials[row]
-        if self.study.trials[trial.number].state is optuna.trial.TrialState.RUNNING:
-            trial.report(float(self.table.wer[row, epochs - 1]), epochs - 1)
-            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        self.study.tell(self.trials[row], state=optuna.trial.TrialState.PRUNED)
         return False
 
     def ended(self, row: int) -> None:
@@ -262,14 +332,9 @@ class Continued(Asked):
         slot = self.order.index(row)
         self.open.discard(slot)
         self.any_ended = True
-        params, found = self.table.params[row], self.trials[row]
-        if self.study.trials[found.number].state is optuna.trial.TrialState.RUNNING:
-            self.study.tell(found, float(self.table.wer[row, -1]))
-        else:
-            done = optuna.trial.create_trial(
-                params=params, distributions=self.study.trials[found.number].distributions, value=float(self.table.wer[row, -1])
-            )
-            self.study.add_trial(done)
+        self.trials[row].report(float(self.compared[row, -1]), self.compared.shape[1] - 1)
+        self.standings.put(slot, self._values(row, self.compared.shape[1]), None)
+        self.study.tell(self.trials[row], float(self.table.wer[row, -1]))
 
 
 def replay(sweeper: Sweeper, workers: int) -> list[tuple[float, float]]:
@@ -321,6 +386,9 @@ def sweepers(workers: int) -> dict[str, Callable[[Table, int], Sweeper]]:
         "halving 1": lambda t, s: Continued(t, s, SuccessiveHalving(1, 3), "tpe", len(t.params)),
         "halving 3": lambda t, s: Continued(t, s, SuccessiveHalving(3, 3), "tpe", len(t.params)),
         "halving 3, random": lambda t, s: Continued(t, s, SuccessiveHalving(3, 3), "random", len(t.params)),
+        "freeze-thaw": lambda t, s: Continued(t, s, None, "freeze_thaw", len(t.params), loss=True),
+        "freeze-thaw, WER": lambda t, s: Continued(t, s, None, "freeze_thaw", len(t.params)),
+        "freeze-thaw, TPE": lambda t, s: Continued(t, s, None, "tpe", len(t.params), loss=True),
         "halving 3, loss": lambda t, s: Continued(t, s, SuccessiveHalving(3, 3), "tpe", len(t.params), loss=True),
     }
 

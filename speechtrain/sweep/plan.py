@@ -149,7 +149,7 @@ class Planner:
         refuse_comparing_stop(self._options, directions)
         seeds = self._options.seeds_per_trial
         race = plan_race(self._options.finalists, seeds_per_trial=seeds, directions=directions, space=space, cfg=cfg)
-        from speechtrain.sweep.study.samplers import sampler_factory
+        from speechtrain.sweep.study.samplers import sampler_factory, with_first_rung
         from speechtrain.sweep.study.warm_start import read_warm_start
 
         warm = read_warm_start(self._options.warm_start, space, self._node("sampler"), single=len(directions) == 1)
@@ -160,6 +160,7 @@ class Planner:
             refuse_pauses(pruner)
             pruner = None
         if pruner is not None:
+            pruner = with_first_rung(pruner, max(check.reports.values(), default=0))
             self._refuse_opposite_report(cfg, pruner, directions[0])
             warn_of_idle_pruner(pruner, check.reports, directions[0], n_trials)
         folder = Path(str(self._config.hydra.sweep.dir))

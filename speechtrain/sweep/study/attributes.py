@@ -80,6 +80,13 @@ class TrialEntry:
         return self.trial.intermediate_values
 
     @property
+    def features(self) -> Mapping[str, float]:
+        """Return its parameters as numbers from 0 to 1."""
+        from speechtrain.sweep.study.curve_model import features_of  # brings SciPy's optimizers, which other rules do not need
+
+        return features_of(self.trial.params, self.trial.distributions)
+
+    @property
     def finalist(self) -> tuple[int, str, int] | None:
         """Return the finalist that it trains once more: number of its trial, key of the seed, seed; None: it is a trial of the search."""
         stored = self.trial.system_attrs.get(FINALIST)

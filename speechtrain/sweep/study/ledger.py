@@ -35,6 +35,7 @@ class LedgerEntry(Protocol):
         final: whether its failure would be the same again, so that it is not repeated.
         paused_at: epochs after which it was pruned for the time being, so that it may be continued; None: it was not.
         values: what it has reported, by steps, which count epochs from 0.
+        features: its parameters as numbers; asked for only where a rule that pauses trials uses them.
     """
 
     @property
@@ -51,6 +52,8 @@ class LedgerEntry(Protocol):
     def paused_at(self) -> int | None: ...
     @property
     def values(self) -> Mapping[int, float]: ...
+    @property
+    def features(self) -> Mapping[str, float]: ...
 
 
 @dataclass
@@ -156,6 +159,8 @@ class Ledger:
             return
         if self.standings is not None:
             self.standings.put(slot.rank, slot.latest.values, slot.latest.paused_at)
+            if self.standings.rule.uses_features:
+                self.standings.features[slot.rank] = slot.latest.features
         if slot.latest.state is State.COMPLETE:
             self._complete.add(slot.rank)
         if not slot.is_done(self.retries):

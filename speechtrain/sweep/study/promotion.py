@@ -20,7 +20,12 @@ class PromotionRule(optuna.pruners.BasePruner):
     """Decides at each rung which trials pause, and which paused trial is continued next.
 
     It is a pruner of Optuna's as well: where nobody continues trials, one that would pause is pruned.
+
+    Attributes:
+        uses_features: whether `Standings.features` is to be kept for it.
     """
+
+    uses_features = False
 
     @abstractmethod
     def rung_at(self, epochs: int) -> int | None:
@@ -77,8 +82,8 @@ class SuccessiveHalving(PromotionRule):
     """
 
     def __init__(self, min_resource: int = 2, reduction_factor: int = 3) -> None:
-        _check_whole("min_resource", min_resource, least=1)
-        _check_whole("reduction_factor", reduction_factor, least=2)
+        check_whole("min_resource", min_resource, least=1)
+        check_whole("reduction_factor", reduction_factor, least=2)
         self._min_resource = min_resource
         self._reduction_factor = reduction_factor
 
@@ -117,8 +122,8 @@ class KeepBest(PromotionRule):
     """
 
     def __init__(self, epochs: int = 1, keep: int = 3) -> None:
-        _check_whole("epochs", epochs, least=1)
-        _check_whole("keep", keep, least=1)
+        check_whole("epochs", epochs, least=1)
+        check_whole("keep", keep, least=1)
         self._epochs = epochs
         self._keep = keep
 
@@ -143,6 +148,7 @@ class KeepBest(PromotionRule):
         return next((slot for _, slot in rung.reached[: self._keep] if slot in paused), None)
 
 
-def _check_whole(name: str, value: object, *, least: int) -> None:
+def check_whole(name: str, value: object, *, least: int) -> None:
+    """Raise ValueError if an argument is not a whole number of at least so much."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, received {value!r}")

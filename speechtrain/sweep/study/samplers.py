@@ -27,6 +27,7 @@ _SHORT_NAMES: dict[Kind, dict[str, str]] = {
         "threshold": "optuna.pruners.ThresholdPruner",
         "halving": "speechtrain.sweep.study.promotion.SuccessiveHalving",
         "one_epoch": "speechtrain.sweep.study.promotion.KeepBest",
+        "freeze_thaw": "speechtrain.sweep.study.freeze_thaw.FreezeThaw",
     },
     "sampler": {
         "tpe": "optuna.samplers.TPESampler",
@@ -35,6 +36,7 @@ _SHORT_NAMES: dict[Kind, dict[str, str]] = {
         "nsgaii": "optuna.samplers.NSGAIISampler",
         "nsgaiii": "optuna.samplers.NSGAIIISampler",
         "gp": "optuna.samplers.GPSampler",
+        "freeze_thaw": "speechtrain.sweep.study.freeze_thaw.FreezeThawSampler",
         "qmc": "optuna.samplers.QMCSampler",
         "grid": "optuna.samplers.GridSampler",
     },
@@ -154,6 +156,20 @@ def _stops_one(
             if trial.should_prune():
                 return True
     return False
+
+
+def with_first_rung(node: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Return the node of a pruner with the first rung of `freeze_thaw`, where none is given, set from the epochs of the longest training.
+
+    Args:
+        node: config node of the pruner.
+        epochs: those epochs; 0: they are not known.
+    """
+    if node["_target_"] != _SHORT_NAMES["pruner"]["freeze_thaw"] or node.get("min_resource") is not None or not epochs:
+        return dict(node)
+    from speechtrain.sweep.study.freeze_thaw import DEFAULT_SHARE
+
+    return {**node, "min_resource": max(1, round(DEFAULT_SHARE * epochs))}
 
 
 def sampler_factory(node: Mapping[str, Any] | None, *, conditional: bool) -> Callable[[int], optuna.samplers.BaseSampler]:

@@ -85,6 +85,7 @@ class Standings:
     Attributes:
         rungs: the rungs that a slot has come to, by their epochs.
         curves: what each slot has reported, by steps, which count epochs from 0.
+        features: parameters of each slot as numbers (`curve_model.features_of`), for a rule that uses them.
     """
 
     def __init__(self, rule: PromotionRule, direction: Direction) -> None:
@@ -92,6 +93,7 @@ class Standings:
         self.direction = direction
         self.rungs: dict[int, Rung] = {}
         self.curves: dict[int, Mapping[int, float]] = {}
+        self.features: dict[int, Mapping[str, float]] = {}
         self._last_steps: dict[int, int] = {}
         self._pauses: dict[int, Rung | None] = {}
 
@@ -121,6 +123,10 @@ class Standings:
         if rung is not None:
             rung.pause(slot)
         self._pauses[slot] = rung
+
+    def costs(self, slot: int) -> dict[int, float]:
+        """Return what a slot has reported, by the epochs it had then; less is better, and infinite where it was not a number."""
+        return {step + 1: self._cost(value) for step, value in self.curves[slot].items()}
 
     def _rung(self, epochs: int) -> Rung:
         return self.rungs.setdefault(epochs, Rung(epochs))

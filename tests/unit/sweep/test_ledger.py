@@ -21,6 +21,7 @@ class Entry:
     final: bool = False
     paused_at: int | None = None
     values: Mapping[int, float] = field(default_factory=dict)
+    features: Mapping[str, float] = field(default_factory=dict)
 
 
 def ledger_of(*entries: Entry, n_trials: int = 3, retries: int = 1):

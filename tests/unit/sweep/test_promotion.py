@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from speechtrain.sweep.study.promotion import KeepBest, PromotionRule, SuccessiveHalving
-from speechtrain.sweep.study.samplers import can_prune, make_pruner, node_of
+from speechtrain.sweep.study.samplers import can_prune, make_pruner, node_of, with_first_rung
 from speechtrain.sweep.study.standings import Progress, Standings
 
 RUNNING = Progress(all_begun=False, open_slots=[], has_result=False)
@@ -112,7 +112,7 @@ def test_what_has_too_many_better_ones_for_the_whole_study_is_out_and_stays_out(
     assert out(halving, 9) == [2, 3]
 
 
-@pytest.mark.parametrize("name", ["halving", "one_epoch"])
+@pytest.mark.parametrize("name", ["halving", "one_epoch", "freeze_thaw"])
 def test_a_rule_is_chosen_as_a_pruner_and_prunes_where_nobody_continues_trials(name):
     node = node_of(name, "pruner")
     study = optuna.create_study(pruner=make_pruner(node))
@@ -125,8 +125,25 @@ def test_a_rule_is_chosen_as_a_pruner_and_prunes_where_nobody_continues_trials(n
                 states.append((value, step))
                 break
 
-    assert states == ([(0.3, 1), (0.2, 1)] if name == "halving" else [(0.3, 0), (0.2, 0), (0.1, 0)])
+    assert (
+        states
+        == {
+            "halving": [(0.3, 1), (0.2, 1)],
+            "one_epoch": [(0.3, 0), (0.2, 0), (0.1, 0)],
+            "freeze_thaw": [(0.2, 2), (0.1, 2)],  # the first one shows how long a training is
+        }[name]
+    )
     assert can_prune(node, range(4), direction="minimize", n_trials=10)
+
+
+def test_freeze_thaw_pauses_first_after_a_quarter_of_the_epochs_where_these_are_known():
+    node = node_of("freeze_thaw", "pruner")
+
+    assert make_pruner(with_first_rung(node, 40)).rung_at(19) == 10
+    assert make_pruner(with_first_rung({**node, "min_resource": 4}, 40)).rung_at(19) == 16
+    assert make_pruner(with_first_rung(node, 0)).rung_at(5) == 3
+    assert make_pruner(with_first_rung(node, 1)).rung_at(1) == 1
+    assert with_first_rung(node_of("halving", "pruner"), 40) == node_of("halving", "pruner")
 
 
 @pytest.mark.parametrize("changes", [{"min_resource": 0}, {"reduction_factor": 1}, {"min_resource": 1.5}])
