@@ -175,6 +175,27 @@ def error_of(trial: FrozenTrial) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("launcher", [(), POOL], ids=["in_process", "pool"])
+def test_freeze_thaw_continues_what_promises_most_and_proposes_near_it(toy, launcher):
+    names = ("pruner", "sampler")
+    sweep = ["x=interval(-5,5)", "epochs=8", *(f"hydra/sweeper/{name}=freeze_thaw" for name in names), "hydra.sweeper.n_trials=20"]
+    done = toy.run(*sweep, "hydra.sweeper.pruner.min_resource=2", *launcher)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"continues #\d+ from epoch [24] ", done.stdout)
+    trials = toy.trials()
+    assert not [trial for trial in trials if trial.state is TrialState.FAIL]
+    last = {trial.number: trial for trial in trials}
+    for trial in trials:
+        last.pop(trial.system_attrs.get("speechtrain:retry_of"), None)
+    assert len(last) == 20
+    complete = [trial for trial in last.values() if trial.state is TrialState.COMPLETE]
+    assert len(complete) < 16
+    assert min(map(error_of, complete)) < 0.3
+    assert "nothing was left to do" in toy.run(*sweep, "hydra.sweeper.pruner.min_resource=2", *launcher).stdout
+
+
+@pytest.mark.slow
 def test_trials_are_continued_once_whatever_is_killed(toy):
     sweep = [*HALVING, "hydra.sweeper.n_trials=7", "seconds=0.1", "hydra.sweeper.retries=50", *POOL]
     toy.run_through_kills(sweep, 4, random.Random(3), while_running=1.0)
