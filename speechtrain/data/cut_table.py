@@ -138,7 +138,8 @@ class Chosen(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
             return Chosen(self._strings, self._places[index])
-        return self._strings[int(self._places[index])]
+        string: str = self._strings[int(self._places[index])]
+        return string
 
     def __iter__(self) -> Iterator[str]:
         return self._strings.at(self._places)
