@@ -16,6 +16,7 @@ import gzip
 import heapq
 import io
 import itertools
+import math
 import statistics
 import warnings
 from abc import abstractmethod
@@ -240,7 +241,8 @@ class FreezeThawOfTable(FreezeThaw):
     """
 
     def __init__(self, sweeper: Continued) -> None:
-        super().__init__(min_resource=round(DEFAULT_SHARE * sweeper.table.wer.shape[1]), least_probability=0.0)
+        epochs = sweeper.table.wer.shape[1]
+        super().__init__(min_resource=math.ceil(DEFAULT_SHARE * epochs), least_probability=0.0, epochs=epochs)
         self.sweeper = sweeper
 
     def _new_configs(self, seen: Sequence[Mapping[str, float]]) -> Sequence[Mapping[str, float]]:
@@ -269,11 +271,11 @@ class Continued(Asked):
         self.order: list[int] = []
         self.at: dict[int, int] = {}
         self.open: set[int] = set()
-        self.any_ended = False
+        self.complete: set[int] = set()
 
     def next(self) -> tuple[int, int] | None:
         """Return a paused training to continue, or a new one."""
-        progress = Progress(len(self.order) >= self.n_trials, self.open, self.any_ended)
+        progress = Progress(len(self.order) >= self.n_trials, self.open, self.complete)
         slot = self.rule.next_slot(self.standings, progress)
         if slot is not None:
             row, epochs = self.order[slot], self.at[slot]
@@ -331,7 +333,7 @@ class Continued(Asked):
         """Tell the result."""
         slot = self.order.index(row)
         self.open.discard(slot)
-        self.any_ended = True
+        self.complete.add(slot)
         self.trials[row].report(float(self.compared[row, -1]), self.compared.shape[1] - 1)
         self.standings.put(slot, self._values(row, self.compared.shape[1]), None)
         self.study.tell(self.trials[row], float(self.table.wer[row, -1]))

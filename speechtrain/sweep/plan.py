@@ -149,7 +149,7 @@ class Planner:
         refuse_comparing_stop(self._options, directions)
         seeds = self._options.seeds_per_trial
         race = plan_race(self._options.finalists, seeds_per_trial=seeds, directions=directions, space=space, cfg=cfg)
-        from speechtrain.sweep.study.samplers import sampler_factory, with_first_rung
+        from speechtrain.sweep.study.samplers import compares_reports, sampler_factory, with_epochs
         from speechtrain.sweep.study.warm_start import read_warm_start
 
         warm = read_warm_start(self._options.warm_start, space, self._node("sampler"), single=len(directions) == 1)
@@ -160,8 +160,10 @@ class Planner:
             refuse_pauses(pruner)
             pruner = None
         if pruner is not None:
-            pruner = with_first_rung(pruner, max(check.reports.values(), default=0))
-            self._refuse_opposite_report(cfg, pruner, directions[0])
+            pruner = with_epochs(pruner, max(check.reports.values(), default=0))
+        if len(directions) == 1 and compares_reports(pruner, sampler):
+            self._refuse_opposite_report(cfg, directions[0])
+        if pruner is not None:
             warn_of_idle_pruner(pruner, check.reports, directions[0], n_trials)
         folder = Path(str(self._config.hydra.sweep.dir))
         settings = self._settings(options, space, cfg, objectives)
@@ -311,17 +313,17 @@ class Planner:
         directions = [options.direction] if isinstance(options.direction, str) else list(options.direction or ["minimize"])
         return [], directions_of(directions, directions, {})
 
-    def _refuse_opposite_report(self, cfg: DictConfig, pruner: Mapping[str, Any], direction: Direction) -> None:
-        """Refuse a report that is better in the other direction than the objective, for a pruner compares trials in that of the study.
+    def _refuse_opposite_report(self, cfg: DictConfig, direction: Direction) -> None:
+        """Refuse a report that is better in the other direction than the objective, for what compares reports does so in that of the study.
 
         Raises:
-            ConfigError: it is, and the pruner asks which way is better.
+            ConfigError: it is.
         """
         report = self._options.report
         of_task = task_directions(str(OmegaConf.select(cfg, "task._target_", default=""))) if report is not None else {}
         other = of_task.get(str(report).rpartition("/")[2], direction)
-        if other != direction and not str(pruner["_target_"]).endswith("ThresholdPruner"):
-            message = f"{report} is to be {other}d and the objective {direction}d; a pruner compares trials in one direction"
+        if other != direction:
+            message = f"{report} is to be {other}d and the objective {direction}d; trials are compared in one direction"
             raise ConfigError([Problem("hydra.sweeper.report", message, "report a metric of that direction, or leave it out")])
 
     def _settings(self, options: Sequence[SweptOption], space: Space, cfg: DictConfig, objectives: Sequence[str]) -> dict[str, str]:

@@ -316,7 +316,8 @@ class TrialLoop:
 
     def _start_next(self, ledger: Ledger, *, races: bool) -> bool:
         """Claim a trial and start its job; return False if all workers are busy or no trial waits."""
-        self._executor.expect(sys.maxsize if races else self._study.n_trials - ledger.done)
+        continues = ledger.to_continue is not None  # its slot counts as done as long as it pauses
+        self._executor.expect(sys.maxsize if races else self._study.n_trials - ledger.done + continues)
         if len(self._running) >= self._executor.size:
             return False
         trial = self._study.claim(ledger) if not races else self._claim_finalist()

@@ -2,13 +2,13 @@
 
 The model is that of freeze-thaw optimization (Swersky et al. 2014, arXiv 1406.3896) with simpler kernels: what a trial reports after some
 epochs is a smooth function of its parameters and of the logarithm of the epochs, and a deviation of the trial's own that goes on along its
-curve. So a trial is judged by its curve, by the curves of trials with like parameters, and by how such curves usually go on.
+curve. So a trial is judged by its curve, and by how the curves of trials with like parameters went on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,9 @@ from scipy.stats import norm
 Array = NDArray[np.float64]
 
 MOST_OBSERVATIONS = 300
-"""Reports from which a model is made, for its cost grows with their cube; of longer studies the last ones of each trial come first."""
+"""Reports from which a model is made, for its cost grows with their cube: the last of the best and of the newest trials, then others."""
+_BEST_KEPT = 50
+"""Trials that have come to their end of which the model always knows."""
 _MOST_FITTED, _ITERATIONS = 100, 20
 """Reports to which the kernel's parameters are fitted, spread over the others, and steps of that."""
 _JITTER = 1e-6
@@ -65,8 +67,8 @@ class Curve:
 
     Attributes:
         features: its parameters (`features_of`).
-        costs: what it reported, by the number of epochs it had then; less is better.
-        is_complete: whether it has come to its end.
+        costs: what it reported, by the number of epochs it had then; less is better, and infinite where it was not a number.
+        is_complete: whether it has come to its end, so that its last report is its result.
     """
 
     features: Mapping[str, float]
@@ -83,58 +85,78 @@ class _Points:
     trials: NDArray[np.int64]
 
 
+class NothingKnownError(Exception):
+    """No trial has reported anything finite, or how long a training is cannot be known yet."""
+
+
 class CurveModel:
     """Predicts the last report of trials from what all have reported.
 
     Args:
-        curves: what is known of each trial.
+        curves: what is known of each trial, by its number.
         epochs: the numbers of epochs at which curves are looked at, besides where they end.
+        horizon: epochs of a training; None: those of the longest that is complete.
+
+    Attributes:
+        horizon: epochs of a training.
+        best: the best result so far, in the model's own scale; where none is complete, the best of all reports.
 
     Raises:
-        ValueError: no trial is complete, so that the length of a training is not known.
+        NothingKnownError: nothing finite was reported; or no trial is complete and the horizon is not given.
     """
 
-    def __init__(self, curves: Mapping[int, Curve], epochs: Sequence[int]) -> None:
-        complete = [max(curve.costs) for curve in curves.values() if curve.is_complete and curve.costs]
-        if not complete:
-            raise ValueError("no trial is complete")
-        self.horizon = max(complete)
-        self._names = sorted({name for curve in curves.values() for name in curve.features})
-        looked_at = {trial: sorted(at for at in curve.costs if at in epochs or at == max(curve.costs)) for trial, curve in curves.items()}
-        last_first = [(trial, at) for trial, ats in looked_at.items() for at in ats[-1:]]
-        last_first += [(trial, at) for trial, ats in looked_at.items() for at in reversed(ats[:-1])]
-        chosen = last_first[:MOST_OBSERVATIONS]
-        self._points = _Points(
-            np.array([self._vector(curves[trial].features) for trial, _ in chosen]),
-            np.array([self._time(at) for _, at in chosen]),
-            np.array([trial for trial, _ in chosen]),
-        )
-        raw = np.array([curves[trial].costs[at] for trial, at in chosen])
+    def __init__(self, curves: Mapping[int, Curve], epochs: Collection[int], horizon: int | None = None) -> None:
+        curves = {number: curve for number, curve in curves.items() if curve.costs}
+        ends = {number: max(curve.costs) for number, curve in curves.items()}
+        complete = [number for number, curve in curves.items() if curve.is_complete]
+        horizon = horizon or max((ends[number] for number in complete), default=0)
+        chosen = _chosen(curves, ends, set(epochs))
+        raw = np.array([curves[number].costs[at] for number, at in chosen])
         finite = raw[np.isfinite(raw)]
-        worst = float(finite.max()) if len(finite) else 1.0
-        raw = np.where(np.isfinite(raw), raw, worst)  # one that diverged is as bad as the worst
-        self._log = bool((raw > 0).all())
-        scaled = np.log(raw) if self._log else raw
-        self._mean, self._deviation = float(scaled.mean()), float(scaled.std()) or 1.0
-        self._values = (scaled - self._mean) / self._deviation
-        ends = [self._scaled(curve.costs[max(curve.costs)]) for curve in curves.values() if curve.is_complete and curve.costs]
-        self.best = min(ends)
+        if not horizon or not len(finite):
+            raise NothingKnownError
+        self.horizon = horizon
+        self._names = sorted({name for curve in curves.values() for name in curve.features})
+        self._points = _Points(
+            np.array([self._vector(curves[number].features) for number, _ in chosen]),
+            np.array([0.0 if at == ends[number] and curves[number].is_complete else self._time(at) for number, at in chosen]),
+            np.array([number for number, _ in chosen]),
+        )
+        raw = np.where(np.isfinite(raw), raw, finite.max())  # one that diverged is as bad as the worst
+        scaled = np.log(raw) if (raw > 0).all() else raw
+        self._values = (scaled - scaled.mean()) / (float(scaled.std()) or 1.0)
+        results = [
+            value for value, (number, at) in zip(self._values, chosen, strict=True) if at == ends[number] and number in set(complete)
+        ]
+        self.best = float(min(results) if results else self._values.min())
         self._parameters = self._fitted()
+        self._condition()
+
+    def _condition(self) -> None:
         covariance = self._covariance(self._points, self._points, self._parameters)
         covariance[np.diag_indices_from(covariance)] += math.exp(self._parameters[-1]) + _JITTER
         self._factor = cho_factor(covariance, lower=True)
         self._weights = cho_solve(self._factor, self._values)
+
+    def expect(self, features: Sequence[Mapping[str, float]]) -> None:
+        """Take trials that run and have reported nothing for as good as they are predicted, so that no other is begun beside them."""
+        if not features:
+            return
+        numbers = np.arange(-1 - len(features), -1)  # of no other trial
+        mean, _ = self.predict(features, [-1] * len(features))
+        self._points = _Points(
+            np.concatenate([self._points.features, [self._vector(each) for each in features]]),
+            np.concatenate([self._points.times, np.zeros(len(features))]),
+            np.concatenate([self._points.trials, numbers]),
+        )
+        self._values = np.concatenate([self._values, mean])
+        self._condition()
 
     def _vector(self, features: Mapping[str, float]) -> list[float]:
         return [features.get(name, 0.0 if "=" in name else 0.5) for name in self._names]
 
     def _time(self, epochs: int) -> float:
         return math.log(min(epochs, self.horizon) / self.horizon)
-
-    def _scaled(self, cost: float) -> float:
-        if not math.isfinite(cost):
-            return float(self._values.max())
-        return ((math.log(cost) if self._log else cost) - self._mean) / self._deviation
 
     def predict(self, features: Sequence[Mapping[str, float]], trials: Sequence[int]) -> tuple[Array, Array]:
         """Return mean and standard deviation (n,) of the last reports, in the model's own scale.
@@ -169,7 +191,7 @@ class CurveModel:
         r = np.sqrt(5 * squares.sum(axis=2))
         apart = np.abs(a.times[:, None] - b.times[None, :])
         shared = signal * (1 + r + r**2 / 3) * np.exp(-r) * np.exp(-(apart**2) / (2 * length_t**2))  # Matérn 5/2 times squared exponential
-        same = (a.trials[:, None] == b.trials[None, :]) & (a.trials >= 0)[:, None]
+        same = (a.trials[:, None] == b.trials[None, :]) & (a.trials != -1)[:, None]
         return shared, np.where(same, own * np.exp(-apart / own_t), 0.0), squares, r, apart
 
     def _fitted(self) -> Array:
@@ -207,3 +229,13 @@ class CurveModel:
         bounds = [(low, high) for low, high in zip(middle - 5 * width, middle + 5 * width, strict=True)]
         found = minimize(negative_log_posterior, middle, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _ITERATIONS})
         return np.asarray(found.x, dtype=np.float64)
+
+
+def _chosen(curves: Mapping[int, Curve], ends: Mapping[int, int], epochs: set[int]) -> list[tuple[int, int]]:
+    """Return (trial, epochs) of the reports from which a model is made, at most `MOST_OBSERVATIONS`."""
+    complete = [number for number, curve in curves.items() if curve.is_complete]
+    best = sorted(complete, key=lambda number: curves[number].costs[ends[number]])[:_BEST_KEPT]
+    order = list(dict.fromkeys([*best, *sorted(curves, reverse=True)]))
+    last = [(number, ends[number]) for number in order]
+    earlier = [(number, at) for number in order for at in sorted(epochs & curves[number].costs.keys(), reverse=True) if at != ends[number]]
+    return [*last, *earlier][:MOST_OBSERVATIONS]

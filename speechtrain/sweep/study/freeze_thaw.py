@@ -17,12 +17,12 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from speechtrain.sweep.study.curve_model import Curve, CurveModel, features_of
+from speechtrain.sweep.study.curve_model import Curve, CurveModel, NothingKnownError, features_of
 from speechtrain.sweep.study.promotion import PromotionRule, check_whole
 from speechtrain.sweep.study.standings import Progress, Rung, Standings
 
 DEFAULT_SHARE = 0.25
-"""Share of the epochs after which trials pause first: at a fifth to a quarter and at half of them was best of what `docs/log.md` has."""
+"""Share of the epochs after which trials pause first: at a fifth to a quarter and at half of them was best in `docs/log.md`."""
 _NEW = 60
 """Configs by which is judged what a new trial promises."""
 _BEST, _KEPT, _STEP = 5, 0.7, 0.1
@@ -32,14 +32,14 @@ _BEST, _KEPT, _STEP = 5, 0.7, 0.1
 class FreezeThaw(PromotionRule):
     """Pauses every trial at each rung, and continues the one that promises most, unless a new one promises more.
 
-    The first trial trains to its end, for the model has to know how curves go on.
-
     Args:
         min_resource: epochs of the first rung; each of the others has `reduction_factor` times those of the one before. None: 3; where the
             epochs of the trainings are known, the sweeper puts a quarter of the longest one's (`DEFAULT_SHARE`).
         reduction_factor: how much further the next rung is.
         n_startup_trials: trials that are begun before any is continued.
         least_probability: probability of becoming the best with which a paused trial is continued at least, once all have begun.
+        epochs: epochs of a training; None: those of the first trial, which then trains to its end without a pause. Where they are known,
+            the sweeper puts those of the longest one.
 
     Raises:
         ValueError: one of them is too small, or no probability.
@@ -48,64 +48,84 @@ class FreezeThaw(PromotionRule):
     uses_features = True
 
     def __init__(
-        self, min_resource: int | None = None, reduction_factor: int = 2, n_startup_trials: int = 8, least_probability: float = 0.05
+        self,
+        min_resource: int | None = None,
+        reduction_factor: int = 2,
+        n_startup_trials: int = 8,
+        least_probability: float = 0.05,
+        epochs: int | None = None,
     ) -> None:
         min_resource = 3 if min_resource is None else min_resource
         check_whole("min_resource", min_resource, least=1)
         check_whole("reduction_factor", reduction_factor, least=2)
         check_whole("n_startup_trials", n_startup_trials, least=1)
-        self._min_resource = min_resource
-        self._reduction_factor = reduction_factor
+        check_whole("epochs", 1 if epochs is None else epochs, least=1)
         if not 0 <= least_probability <= 1:
             raise ValueError(f"least_probability must be from 0 to 1, received {least_probability!r}")
+        self._min_resource = min_resource
+        self._reduction_factor = reduction_factor
         self._n_startup_trials = n_startup_trials
         self._least_probability = least_probability
+        self._epochs = epochs
         self._decided: tuple[object, int | None] = (None, None)
 
     def rung_at(self, epochs: int) -> int | None:
         """Return the highest rung that a trial of so many epochs has come to; None: it has come to none."""
-        reached = [rung for rung in _rungs(self._min_resource, self._reduction_factor, epochs) if rung <= epochs]
+        reached = _rungs(self._min_resource, self._reduction_factor, epochs)
         return reached[-1] if reached else None
 
     def goes_on(self, rung: Rung, slot: int) -> bool:  # noqa: ARG002
-        """Return whether it is the first trial: for the others the model of all curves has to be asked."""
-        return slot == 0
+        """Return whether it is the trial that shows how long a training is: for the others the model of all curves has to be asked."""
+        return slot == 0 and self._epochs is None
 
     def promotable(self, standings: Standings, progress: Progress) -> int | None:
         """Return the paused slot that promises most; None: a new trial promises more, or nothing is known yet."""
         paused = tuple(sorted(slot for rung in standings.rungs.values() for _, slot in rung.paused))
-        if not paused or not progress.has_result or (len(standings.features) < self._n_startup_trials and not progress.all_begun):
+        begun = len(standings.features)
+        if not paused or (begun < self._n_startup_trials and not progress.all_begun) or not (self._epochs or progress.complete):
             return None
-        known = tuple((slot, len(curve), list(curve.values())[-1]) for slot, curve in sorted(standings.curves.items()))
-        state = (paused, known, len(standings.features), tuple(sorted(progress.open_slots)), progress.all_begun)
+        reports = tuple((epochs, len(rung.reached)) for epochs, rung in sorted(standings.rungs.items()))
+        state = (paused, reports, begun, len(progress.complete), progress.all_begun)
         if self._decided[0] != state:
             self._decided = state, self._most_promising(standings, progress, paused)
         return self._decided[1]
 
     def _most_promising(self, standings: Standings, progress: Progress, paused: Sequence[int]) -> int | None:
-        ended = {slot for slot in standings.curves if slot not in paused and slot not in progress.open_slots}
-        horizon = max((max(standings.curves[slot]) for slot in ended), default=-1)
-        curves = {
-            slot: Curve(standings.features.get(slot, {}), standings.costs(slot), slot in ended and max(values) == horizon)
-            for slot, values in standings.curves.items()
-        }
+        curves = {}
+        for slot in standings.curves:
+            costs = standings.costs(slot)
+            end = max(costs)
+            is_complete = slot in progress.complete
+            if slot in progress.open_slots and not is_complete:  # of one that runs, what it reported at rungs, by which decisions are made
+                costs = {at: cost for at, cost in costs.items() if self.rung_at(at) == at}
+            elif not is_complete and slot not in paused:
+                costs = {end: math.inf}  # it failed, or was pruned for another reason
+            curves[slot] = Curve(standings.features.get(slot, {}), costs, is_complete)
+        rungs = _rungs(self._min_resource, self._reduction_factor, self._epochs or max(map(max, standings.curves.values())) + 1)
         try:
-            model = CurveModel(curves, _rungs(self._min_resource, self._reduction_factor, horizon + 1))
-        except ValueError:
+            model = CurveModel(curves, rungs, self._epochs)
+        except NothingKnownError:
             return None
-        left = np.array([model.horizon - max(curves[slot].costs) + 1 for slot in paused], dtype=np.float64)
+        left = np.array([max(1, model.horizon - max(curves[slot].costs)) for slot in paused], dtype=np.float64)
         expected, probability = model.improvement([curves[slot].features for slot in paused], paused)
         best = int(np.argmax(expected / left))
         if progress.all_begun:
             return paused[best] if probability[best] >= self._least_probability else None
-        new = self._new_configs([curve.features for curve in curves.values()])
-        of_new = float(model.improvement(new, [-1] * len(new))[0].max()) / (model.horizon + 1)
+        new = self._new_configs([each for each in standings.features.values() if each])
+        of_new = float(model.improvement(new, [-1] * len(new))[0].max()) / model.horizon
         return paused[best] if expected[best] / left[best] >= of_new else None
 
     def _new_configs(self, seen: Sequence[Mapping[str, float]]) -> Sequence[Mapping[str, float]]:
         """Return features of configs that might be begun, drawn at random, by which is judged what a new trial promises."""
         random = np.random.default_rng(len(seen))
-        return [_redrawn(random, seen) for _ in range(_NEW)]
+        values: dict[str, set[float]] = {}
+        choices: dict[str, list[str]] = {}
+        for name in sorted({name for each in seen for name in each}):
+            values[name] = {each[name] for each in seen if name in each}
+            key, is_choice, _ = name.partition("=")
+            if is_choice:
+                choices.setdefault(key, []).append(name)
+        return [_redrawn(random, seen[int(random.integers(len(seen)))], values, choices) for _ in range(_NEW)]
 
 
 class FreezeThawSampler(optuna.samplers.BaseSampler):
@@ -120,6 +140,8 @@ class FreezeThawSampler(optuna.samplers.BaseSampler):
     """
 
     def __init__(self, seed: int | None = None, n_startup_trials: int = 8, n_candidates: int = 200) -> None:
+        check_whole("n_startup_trials", n_startup_trials, least=1)
+        check_whole("n_candidates", n_candidates, least=1)
         self._random = np.random.default_rng(seed)
         self._independent = optuna.samplers.RandomSampler(seed)
         self._n_startup_trials = n_startup_trials
@@ -143,18 +165,22 @@ class FreezeThawSampler(optuna.samplers.BaseSampler):
         if not search_space or len(study.directions) > 1 or len(finished) < self._n_startup_trials:
             return {}
         sign = 1.0 if study.direction is StudyDirection.MINIMIZE else -1.0
-        curves = {each.number: _curve_of(each, search_space, sign) for each in trials if each.intermediate_values or each.values}
-        horizon = max((max(curve.costs) for curve in curves.values() if curve.is_complete), default=0)
-        curves = {number: Curve(each.features, each.costs, max(each.costs) == horizon) for number, each in curves.items()}
+        reports = any(each.intermediate_values for each in trials)
+        curves = {each.number: _curve_of(each, search_space, sign, reports=reports) for each in trials}
+        curves = {number: curve for number, curve in curves.items() if curve.costs}
         try:
-            model = CurveModel(curves, _rungs(1, 3, horizon))
-        except ValueError:
+            model = CurveModel(curves, _rungs(1, 3, max((max(curve.costs) for curve in curves.values()), default=0)))
+        except NothingKnownError:
             return {}
         ranked = [each for each in trials if each.number in curves]
         mean, _ = model.predict([curves[each.number].features for each in ranked], [each.number for each in ranked])
         candidates = self._candidates(study, trial, search_space, [ranked[index] for index in np.argsort(mean)[:_BEST]])
-        features = [features_of(each, search_space) for each in candidates]
-        expected, _ = model.improvement(features, [-1] * len(features))
+        tried = [{name: each.params[name] for name in search_space} for each in trials]
+        candidates = [each for each in candidates if each not in tried]
+        if not candidates:
+            return {}
+        model.expect([features_of(params, search_space) for params, each in zip(tried, trials, strict=True) if each.number not in curves])
+        expected, _ = model.improvement([features_of(each, search_space) for each in candidates], [-1] * len(candidates))
         return candidates[int(np.argmax(expected))]
 
     def _candidates(
@@ -185,25 +211,36 @@ def _rungs(first: int, factor: int, most: int) -> list[int]:
     return rungs
 
 
-def _curve_of(trial: FrozenTrial, space: Mapping[str, BaseDistribution], sign: float) -> Curve:
-    """Return what a trial has reported, or its result where it reports nothing."""
-    reported = {step + 1: sign * value for step, value in trial.intermediate_values.items()}
-    costs = reported or {1: sign * trial.values[0]}
+def _curve_of(trial: FrozenTrial, space: Mapping[str, BaseDistribution], sign: float, *, reports: bool) -> Curve:
+    """Return what a trial has reported, or its result where no trial of the study `reports`; the worst where it breaks a constraint."""
+    costs = {step + 1: sign * value for step, value in trial.intermediate_values.items()}
+    if not reports and trial.values:
+        costs = {1: sign * trial.values[0]}
+    is_complete = trial.state is TrialState.COMPLETE
+    if any(violation > 0 for violation in trial.constraints.values()) or (trial.state is TrialState.PRUNED and not costs):
+        costs, is_complete = {1: math.inf}, False
     costs = {epochs: math.inf if math.isnan(cost) else cost for epochs, cost in costs.items()}
-    params = {name: trial.params[name] for name in space}
-    return Curve(features_of(params, space), costs, trial.state is TrialState.COMPLETE)
+    return Curve(features_of({name: trial.params[name] for name in space}, space), costs, is_complete)
 
 
-def _redrawn(random: np.random.Generator, seen: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return features of a config that might be drawn: those of a trial, each number drawn anew, each choice one that was seen."""
+def _redrawn(
+    random: np.random.Generator, template: Mapping[str, float], values: Mapping[str, set[float]], choices: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """Return features of a config that might be drawn: those of a trial, each number that varies drawn anew, half of the choices others.
+
+    Args:
+        random: source of random numbers.
+        template: features of the trial.
+        values: what was seen of each feature.
+        choices: the features of each parameter of choices.
+    """
     features: dict[str, float] = {}
-    for name in seen[int(random.integers(len(seen)))]:
+    for name in template:
         key, is_choice, _ = name.partition("=")
         if is_choice:
-            offered = sorted({other for each in seen for other in each if other.startswith(f"{key}=")})
-            features[offered[int(random.integers(len(offered)))]] = 1.0
+            features[choices[key][int(random.integers(len(choices[key])))] if random.random() < 0.5 else name] = 1.0
         else:
-            features[name] = float(random.random())
+            features[name] = float(random.random()) if len(values[name]) > 1 else template[name]
     return features
 
 

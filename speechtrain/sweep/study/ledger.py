@@ -159,8 +159,8 @@ class Ledger:
             return
         if self.standings is not None:
             self.standings.put(slot.rank, slot.latest.values, slot.latest.paused_at)
-            if self.standings.rule.uses_features:
-                self.standings.features[slot.rank] = slot.latest.features
+            if self.standings.rule.uses_features and (features := slot.latest.features):  # none yet of an attempt that has just begun
+                self.standings.features[slot.rank] = features
         if slot.latest.state is State.COMPLETE:
             self._complete.add(slot.rank)
         if not slot.is_done(self.retries):
@@ -225,7 +225,7 @@ class Ledger:
         if self.standings is None:
             return None
         all_begun = len(self.slots) >= self.n_trials
-        rank = self.standings.rule.next_slot(self.standings, Progress(all_begun, self._open, bool(self._complete)))
+        rank = self.standings.rule.next_slot(self.standings, Progress(all_begun, self._open, self._complete))
         return None if rank is None else self.slots[rank]
 
     def slot_of(self, number: int) -> Slot | None:

@@ -158,18 +158,25 @@ def _stops_one(
     return False
 
 
-def with_first_rung(node: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """Return the node of a pruner with the first rung of `freeze_thaw`, where none is given, set from the epochs of the longest training.
+def compares_reports(pruner: Mapping[str, Any] | None, sampler: Mapping[str, Any] | None) -> bool:
+    """Return whether the pruner or the sampler compares what trials report, so that it asks which way is better."""
+    by_pruner = pruner is not None and not str(pruner["_target_"]).endswith("ThresholdPruner")
+    return by_pruner or (sampler is not None and sampler["_target_"] == _SHORT_NAMES["sampler"]["freeze_thaw"])
+
+
+def with_epochs(node: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Return the node of a pruner; that of `freeze_thaw` with the epochs of a training and the first rung, where these are not given.
 
     Args:
         node: config node of the pruner.
-        epochs: those epochs; 0: they are not known.
+        epochs: epochs of the longest training; 0: they are not known.
     """
-    if node["_target_"] != _SHORT_NAMES["pruner"]["freeze_thaw"] or node.get("min_resource") is not None or not epochs:
+    if node["_target_"] != _SHORT_NAMES["pruner"]["freeze_thaw"] or not epochs:
         return dict(node)
     from speechtrain.sweep.study.freeze_thaw import DEFAULT_SHARE
 
-    return {**node, "min_resource": max(1, round(DEFAULT_SHARE * epochs))}
+    known = {"epochs": epochs, "min_resource": math.ceil(DEFAULT_SHARE * epochs)}
+    return {**node, **{key: value for key, value in known.items() if node.get(key) is None}}
 
 
 def sampler_factory(node: Mapping[str, Any] | None, *, conditional: bool) -> Callable[[int], optuna.samplers.BaseSampler]:

@@ -67,12 +67,17 @@ class Progress:
     Attributes:
         all_begun: whether each slot of the study has a trial.
         open_slots: the slots that run, wait or are to be retried.
-        has_result: whether a trial has come to its end.
+        complete: the slots whose trials have come to their end.
     """
 
     all_begun: bool
     open_slots: Collection[int]
-    has_result: bool
+    complete: Collection[int] = ()
+
+    @property
+    def has_result(self) -> bool:
+        """Return whether a trial has come to its end."""
+        return bool(self.complete)
 
 
 class Standings:

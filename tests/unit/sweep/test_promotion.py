@@ -8,10 +8,10 @@ import optuna
 import pytest
 
 from speechtrain.sweep.study.promotion import KeepBest, PromotionRule, SuccessiveHalving
-from speechtrain.sweep.study.samplers import can_prune, make_pruner, node_of, with_first_rung
+from speechtrain.sweep.study.samplers import can_prune, make_pruner, node_of, with_epochs
 from speechtrain.sweep.study.standings import Progress, Standings
 
-RUNNING = Progress(all_begun=False, open_slots=[], has_result=False)
+RUNNING = Progress(all_begun=False, open_slots=[], complete=())
 
 
 def paused(rule: PromotionRule, at: int, *values: float, direction="minimize") -> Standings:
@@ -78,23 +78,23 @@ def test_a_value_between_two_rungs_is_compared_at_the_one_below_and_counts_once(
 def test_at_the_end_the_best_of_the_highest_rung_is_continued_until_one_has_a_result():
     standings = paused(SuccessiveHalving(1, 3), 1, 0.3, 0.2)
 
-    assert standings.rule.next_slot(standings, Progress(all_begun=True, open_slots=[1], has_result=False)) is None
-    assert standings.rule.next_slot(standings, Progress(all_begun=True, open_slots=[], has_result=False)) == 1
-    assert standings.rule.next_slot(standings, Progress(all_begun=True, open_slots=[], has_result=True)) is None
+    assert standings.rule.next_slot(standings, Progress(all_begun=True, open_slots=[1], complete=())) is None
+    assert standings.rule.next_slot(standings, Progress(all_begun=True, open_slots=[], complete=())) == 1
+    assert standings.rule.next_slot(standings, Progress(all_begun=True, open_slots=[], complete=(0,))) is None
 
 
 def test_the_best_are_kept_once_all_have_come_to_their_first_epochs():
     standings = paused(KeepBest(1, keep=2), 1, 0.3, 0.1, 0.2)
-    all_there = Progress(all_begun=True, open_slots=[], has_result=False)
+    all_there = Progress(all_begun=True, open_slots=[], complete=())
 
     assert not standings.goes_on(1, 1)
     assert standings.rule.next_slot(standings, RUNNING) is None
-    assert standings.rule.next_slot(standings, Progress(all_begun=True, open_slots=[3], has_result=False)) is None  # it may be better
+    assert standings.rule.next_slot(standings, Progress(all_begun=True, open_slots=[3], complete=())) is None  # it may be better
     order = []
     while (slot := standings.rule.next_slot(standings, all_there)) is not None:
         order.append(slot)
         standings.put(slot, {0: 0.0}, None)
-        all_there = Progress(all_begun=True, open_slots=order, has_result=False)
+        all_there = Progress(all_begun=True, open_slots=order, complete=())
     assert order == [1, 2]
 
 
@@ -139,11 +139,11 @@ def test_a_rule_is_chosen_as_a_pruner_and_prunes_where_nobody_continues_trials(n
 def test_freeze_thaw_pauses_first_after_a_quarter_of_the_epochs_where_these_are_known():
     node = node_of("freeze_thaw", "pruner")
 
-    assert make_pruner(with_first_rung(node, 40)).rung_at(19) == 10
-    assert make_pruner(with_first_rung({**node, "min_resource": 4}, 40)).rung_at(19) == 16
-    assert make_pruner(with_first_rung(node, 0)).rung_at(5) == 3
-    assert make_pruner(with_first_rung(node, 1)).rung_at(1) == 1
-    assert with_first_rung(node_of("halving", "pruner"), 40) == node_of("halving", "pruner")
+    assert make_pruner(with_epochs(node, 38)).rung_at(19) == 10
+    assert make_pruner(with_epochs({**node, "min_resource": 4}, 40)).rung_at(19) == 16
+    assert make_pruner(with_epochs(node, 0)).rung_at(5) == 3
+    assert make_pruner(with_epochs(node, 1)).rung_at(1) == 1
+    assert with_epochs(node_of("halving", "pruner"), 40) == node_of("halving", "pruner")
 
 
 @pytest.mark.parametrize("changes", [{"min_resource": 0}, {"reduction_factor": 1}, {"min_resource": 1.5}])
