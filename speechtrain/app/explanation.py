@@ -42,6 +42,8 @@ def print_explanation(words: Sequence[str], config_dir: str | None = None, comma
     overrides = [word for word in words if word not in names and word != FLAG]
     own = command_keys(command) if command in COMMANDS else {}
     names = [f"{command}.{name}" if name in own else name for name in names]
+    if not names and len(overrides) == 1:  # model=conformer
+        names = [overrides[0].lstrip("+").partition("=")[0]]
     if not names:
         raise UserError(f"{FLAG}: no key is named\n    -> for example {FLAG} model, or {FLAG} trainer.epochs")
     try:

@@ -71,14 +71,27 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     resumed = f"resume={override_text(str(checkpoint or folder))}"
     if not (folder / STORED).is_dir():  # a checkpoint that was moved away from its run: a new run goes on from it
         return [*(item for item in arguments if not item.startswith("resume=")), resumed]
-    flags = [item for item in arguments if item.startswith("-")]
-    now = [item for item in arguments if not item.startswith(("resume=", "-"))]
+    flags, now = _divided([item for item in arguments if not item.startswith("resume=")])
     trusted = [item for item in now if item.startswith("trust=")][-1:] == ["trust=true"] or _is_own(folder)
     place = [resumed, f"hydra.run.dir={override_text(str(folder))}"]
     if not is_sweep(arguments):  # Hydra would write over what is stored, in several steps, and before the config is checked
         place.append("hydra.output_subdir=null")
     typed = {item.lstrip("+").partition("=")[0] for item in now}
     return [*flags, *_earlier_overrides(folder, typed, trust=trusted), *now, *place]
+
+
+_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i")
+"""Options of Hydra's that have a value behind them."""
+
+
+def _divided(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the options of a command line, with their values, and the overrides."""
+    flags: list[str] = []
+    now: list[str] = []
+    for before, item in zip(["", *arguments], arguments, strict=False):
+        is_value = before in _WITH_VALUE and "=" not in item
+        (flags if item.startswith("-") or is_value else now).append(item)
+    return flags, now
 
 
 def _earlier_overrides(folder: Path, typed: set[str], *, trust: bool) -> list[str]:

@@ -88,8 +88,15 @@ def _comment_lines(lines: list[str]) -> list[str]:
 
 
 def summary_of(path: Path) -> str:
-    """Return the first comment of a config file, which says what it is for."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and "@package" not in line:
-            return line.lstrip("# ").rstrip()
-    return ""
+    """Return the first comment of a config file, which says what it is for, up to the line that ends a sentence or comes before a blank."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "@package" not in line]
+    while lines and not lines[0].startswith("#"):
+        lines.pop(0)
+    told: list[str] = []
+    for comment in _comment_lines(lines):
+        if not comment:
+            break
+        told.append(comment)
+        if comment.endswith((".", ":")):
+            break
+    return " ".join(told)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechtrain.backends import checkpoint_files
-from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.experiment import ExperimentConfig, kind_of_test
 from speechtrain.config.hub import language_of
 from speechtrain.config.overlay import chooses, overlaid
 from speechtrain.config.pretrained import Checkpoint, is_checkpoint
@@ -135,7 +135,10 @@ def stored_for(cfg: ModelCommand) -> StoredModel:
     """
     weights = find_model(str(cfg.source), tracking_uri=cfg.tracking_uri, experiment=cfg.experiment)
     announce(f"loading     {weights}")
-    return weights, *stored_config(weights, trust=cfg.trust)
+    trained, vocabulary = stored_config(weights, trust=cfg.trust)
+    if (kind := kind_of_test(trained)) is not None:
+        announce(f"            of a test run ({kind}), which has learnt next to nothing")
+    return weights, trained, vocabulary
 
 
 def check_data_named(weights: Path, overrides: Sequence[str]) -> None:

@@ -118,7 +118,7 @@ def test_a_mistake_is_answered_with_the_nearest_key_and_exit_code_2(command: Com
     with pytest.raises(ConfigError, match="did you mean 'conformer'"):
         explained("model.d_model", "model=conformr")
     with pytest.raises(UserError, match="no key is named"):
-        explained("model=conformer")
+        explained("model=conformer", "seed=1")
     with pytest.raises(UserError, match="--config-dir: no such folder"):
         explained("model", config_dir=Path("nothere"))
 
@@ -167,3 +167,11 @@ def test_comments_behind_and_above_a_key_are_read_and_headings_are_not(tmp_path:
         "e": ("", "node"),
         "e.f": ("null", "inside"),
     }
+
+
+def test_an_option_alone_is_explained_with_its_group(explained: Callable[..., str]) -> None:
+    assert "* conformer" in explained("model=conformer")
+
+
+def test_an_option_is_described_by_its_whole_first_sentence(explained: Callable[..., str]) -> None:
+    assert "once they are among the best." in explained("hydra/sweeper/pruner")

@@ -71,6 +71,19 @@ def test_the_runs_own_overrides_come_first_and_new_ones_on_top() -> None:
     assert resume_arguments(["resume=null"]) == ["resume=null"]
 
 
+@pytest.mark.parametrize(
+    "words", [["resume=last", "--cfg", "job"], ["--cfg", "job", "resume=last", "trainer.epochs=9"], ["-cjob", "resume=last"]]
+)
+def test_options_of_hydra_keep_their_values(words: list[str]) -> None:
+    run(Path("outputs/1"), 1, "aa")
+
+    found = resume_arguments(words)
+
+    options = ["-cjob"] if "-cjob" in words else ["--cfg", "job"]
+    assert found[: len(options)] == options
+    assert not any(item.startswith("-") or item == "job" for item in found[len(options) :])
+
+
 def test_a_checkpoint_away_from_its_run_starts_a_new_run(tmp_path: Path) -> None:
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "model.ckpt").touch()
