@@ -1,6 +1,6 @@
 """Sweepers replayed on a table of learning curves (`sweep_table.py`), with simulated workers and the table's own durations.
 
-    python benchmarks/sweep_replay.py table.csv.gz --workers 1 4 --seeds 100 [--only halving,official]
+    python benchmarks/sweep_replay.py benchmarks/digit_strings_curves.csv.gz --workers 1 4 --seeds 100 [--only halving,official]
 
 A sweeper proposes a point of the space and gets the config of the table that is nearest to it and was not trained yet. The clock is the
 CPU time that each epoch took, and what it costs to begin a trial and to continue a paused one. Said for each sweeper: the time until a
