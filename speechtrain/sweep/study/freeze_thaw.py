@@ -199,7 +199,7 @@ class FreezeThawSampler(optuna.samplers.BaseSampler):
         return candidates
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
-        """Return a random value."""
+        """Return a value that is drawn at random."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from speechtrain import compose
 from speechtrain.config import CONF_DIR
+from speechtrain.config.comments import summary_of
 from speechtrain.config.compose import compose_command, compose_unchecked, find_job_problems
 from speechtrain.config.explain import broken_files
 from speechtrain.config.node_checks import find_node_problems
@@ -188,10 +189,8 @@ def test_every_option_of_every_group_composes(option: str) -> None:
 
 
 def test_every_option_tells_in_its_first_line_what_it_is() -> None:
-    from speechtrain.app.help import describe
-
     for path in CONF_DIR.glob("*/*.yaml"):
-        assert len(describe(path.read_text())) > 10, path
+        assert len(summary_of(path)) > 10, path
 
 
 def test_a_type_follows_the_schema() -> None:
