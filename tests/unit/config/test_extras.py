@@ -94,9 +94,9 @@ def test_a_format_of_the_other_backend_is_refused_before_the_training(hide: Hide
 
 def test_a_folder_that_is_called_like_a_package_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "ray").mkdir()
+    (tmp_path / "elsewhere_package").mkdir()
     (tmp_path / "torch").mkdir()
-    assert extras.missing(["ray", "torch"]) == ["ray"]
+    assert extras.missing(["elsewhere_package", "torch"]) == ["elsewhere_package"]
 
 
 def test_a_server_names_what_it_lacks(hide: Hide) -> None:
