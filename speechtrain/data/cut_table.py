@@ -33,7 +33,7 @@ _REMEMBERED = 50_000  # names of files whose number is remembered while a table 
 _NEAR_HALF = 1e-6  # samples within which it is `samples_in` that decides where to round to
 CONTENT = ".content"
 """Ends the names of the arrays that hold texts."""
-_NONE = -1  # stands in columns of whole numbers for None
+_NONE = -1  # a column of whole numbers has no other way to say that a value is missing
 
 
 class FileBytes:

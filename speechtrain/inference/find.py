@@ -137,7 +137,7 @@ def stored_for(cfg: ModelCommand) -> StoredModel:
     announce(f"loading     {weights}")
     trained, vocabulary = stored_config(weights, trust=cfg.trust)
     if (kind := kind_of_test(trained)) is not None:
-        announce(f"            of a test run ({kind}), which has learnt next to nothing")
+        announce(f"            of a test run ({kind}), shortened, and only for trying things out")
     return weights, trained, vocabulary
 
 

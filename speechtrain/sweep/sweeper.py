@@ -30,10 +30,11 @@ from speechtrain.sweep.trial.runner import Program
 if TYPE_CHECKING:  # they import Optuna, which a mistake on the command line does not wait for
     from speechtrain.sweep.reports.console import Reporter
     from speechtrain.sweep.reports.recorder import SweepRecorder
+    from speechtrain.sweep.study.folder import SharedFile
     from speechtrain.sweep.study.ledger import Ledger, LedgerEntry
     from speechtrain.sweep.study.race import Standing
     from speechtrain.sweep.study.study import ClaimedTrial, Study
-    from speechtrain.sweep.workers.executors import Executor, SharedFile
+    from speechtrain.sweep.workers.executors import Executor
     from speechtrain.tracking.base import Status
 
 POLL_SECONDS = 1.0
@@ -141,7 +142,7 @@ def _open_study(plan: SweepPlan, options: SweeperOptions) -> Study:
 
 def _files_of(url: str) -> list[SharedFile]:
     """Return the file of a study's storage, if it is one."""
-    from speechtrain.sweep.workers.executors import SharedFile
+    from speechtrain.sweep.study.folder import SharedFile
 
     if ":memory:" in url or not url.startswith(("journal:", "sqlite:")):
         return []

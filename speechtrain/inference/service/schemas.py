@@ -12,7 +12,7 @@ LOWEST_RATE = 1000
 
 
 class Word(BaseModel):
-    """A word with its times."""
+    """Tells when a word was said, and how sure that is."""
 
     text: str
     start: float = Field(description="s from the beginning of the recording")
@@ -66,7 +66,7 @@ class OpenAIRefused(BaseModel):
 
 
 class Model(BaseModel):
-    """A model that is served."""
+    """Describes a served model as OpenAI's clients expect it."""
 
     id: str
     object: Literal["model"] = "model"

@@ -22,11 +22,11 @@ from speechtrain.errors import RunError, UserError
 from speechtrain.files import sqlite_file
 from speechtrain.processes.fresh import FreshCall
 from speechtrain.sweep.study.cost import SweepCost, trial_table
+from speechtrain.sweep.study.folder import SharedFile
 from speechtrain.sweep.study.results import Results
 from speechtrain.sweep.study.storage import study_lock
 from speechtrain.sweep.study.study import describe
 from speechtrain.sweep.trial.attempts import FOLDER, RUN_IDS
-from speechtrain.sweep.workers.executors import SharedFile
 from speechtrain.tracking import provenance
 
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ class CurveModel:
     def __init__(self, curves: Mapping[int, Curve], epochs: Collection[int], horizon: int | None = None) -> None:
         curves = {number: curve for number, curve in curves.items() if curve.costs}
         ends = {number: max(curve.costs) for number, curve in curves.items()}
-        complete = [number for number, curve in curves.items() if curve.is_complete]
+        complete = {number for number, curve in curves.items() if curve.is_complete}
         horizon = horizon or max((ends[number] for number in complete), default=0)
         chosen = _chosen(curves, ends, set(epochs))
         raw = np.array([curves[number].costs[at] for number, at in chosen])
@@ -125,9 +125,7 @@ class CurveModel:
         raw = np.where(np.isfinite(raw), raw, finite.max())  # one that diverged is as bad as the worst
         scaled = np.log(raw) if (raw > 0).all() else raw
         self._values = (scaled - scaled.mean()) / (float(scaled.std()) or 1.0)
-        results = [
-            value for value, (number, at) in zip(self._values, chosen, strict=True) if at == ends[number] and number in set(complete)
-        ]
+        results = [value for value, (number, at) in zip(self._values, chosen, strict=True) if at == ends[number] and number in complete]
         self.best = float(min(results) if results else self._values.min())
         self._parameters = self._fitted()
         self._condition()

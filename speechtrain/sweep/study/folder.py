@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from speechtrain.errors import ConfigError, DiskError, Problem, unwritable
@@ -15,15 +16,30 @@ _OWNER = "study.json"
 """File in a sweep's folder that says which study it belongs to."""
 
 
-WORD_FILE = ".remote"
-"""File in a sweep's folder with a random word: a machine that sees the same word sees the same folder."""
+MARK_FILE = ".remote"
+"""File in a sweep's folder with a random token: a machine that sees the same token sees the same folder."""
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A file of the sweeper that jobs on other machines have to see as well.
+
+    Attributes:
+        key: the key of the config that names it.
+        path: its absolute path.
+        fix: what to do where it is not seen.
+    """
+
+    key: str
+    path: str
+    fix: str
 
 
 def token_of(folder: Path) -> str:
-    """Return a random word kept in the sweep's folder, so that a sweep started anew gets no runs of an earlier one."""
-    path = folder / WORD_FILE
+    """Return a random token that is kept in the sweep's folder, so that a sweep started anew gets no runs of an earlier one."""
+    path = folder / MARK_FILE
     if not path.is_file():
-        temporary = folder / f"{WORD_FILE}.{uuid.uuid4().hex}"
+        temporary = folder / f"{MARK_FILE}.{uuid.uuid4().hex}"
         temporary.write_text(uuid.uuid4().hex, encoding="ascii")
         with contextlib.suppress(FileExistsError):  # another thread was first
             path.hardlink_to(temporary)

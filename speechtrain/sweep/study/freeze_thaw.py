@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -246,7 +246,7 @@ def _redrawn(
 
 def _moved(value: Any, distribution: BaseDistribution, step: float) -> Any:
     """Return a number moved by a share of its range, as far as its distribution allows; another value as it is."""
-    if isinstance(distribution, CategoricalDistribution) or not isinstance(distribution, FloatDistribution | IntDistribution):
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
         return value
     scale, back = (math.log, math.exp) if distribution.log else (float, float)
     low, high = scale(distribution.low), scale(distribution.high)

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import PoolOptions, RayOptions, SweeperOptions
 from speechtrain.files import append
 from speechtrain.processes.launch_environment import launch_of_trial
+from speechtrain.sweep.study.folder import SharedFile
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialCancelledError, own_trial
 from speechtrain.sweep.trial.outcome import VARIABLE, Outcome, SweepJob, UnpicklableError, outcome_of, outcome_of_error
@@ -36,21 +37,6 @@ from speechtrain.sweep.workers.pool import Pool
 
 _DEFAULT_POOL = PoolOptions(n_workers=None, threads=None, gpus=None, memory_gb=None, max_jobs=None, fork=True)
 """Options of the pool where no launcher is chosen; the values are those of `conf/hydra/launcher/pool.yaml`."""
-
-
-@dataclass(frozen=True)
-class SharedFile:
-    """A file of the sweeper that jobs on other machines have to see as well.
-
-    Attributes:
-        key: the key of the config that names it.
-        path: its absolute path.
-        fix: what to do where it is not seen.
-    """
-
-    key: str
-    path: str
-    fix: str
 
 
 class Executor(Protocol):

@@ -23,13 +23,13 @@ from speechtrain import __version__
 from speechtrain.config.schemas.sweeps import PoolOptions, RayOptions, bytes_of
 from speechtrain.errors import ConfigError, Problem, RunError, UserError, counted, first_line
 from speechtrain.sweep.space.compose import Composer
-from speechtrain.sweep.study.folder import token_of
+from speechtrain.sweep.study.folder import SharedFile, token_of
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob, outcome_of_error
 from speechtrain.sweep.trial.runner import Program
-from speechtrain.sweep.workers.executors import SharedFile, keep_trace
+from speechtrain.sweep.workers.executors import keep_trace
 from speechtrain.sweep.workers.messages import Setup
 from speechtrain.sweep.workers.ray_cluster import Cluster, asked_of, described, in_words, room_for, unmet
-from speechtrain.sweep.workers.ray_worker import Assignment, Facts, RayWorker
+from speechtrain.sweep.workers.ray_worker import Facts, RayWorker, WorkerSetup
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class RayActors:
         self._checked = self._had_room = self._had_worker = time.monotonic()
         setup = Setup.of_this_process(program)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._assignment = Assignment(
+        self._worker_setup = WorkerSetup(
             setup,
             str(self._folder),
             token_of(self._folder),
@@ -250,7 +250,7 @@ class RayActors:
 
     def _start(self) -> _Actor:
         """Ask the cluster for an actor, which starts as soon as there is room for it."""
-        handle = self._actor_class.remote(self._assignment)
+        handle = self._actor_class.remote(self._worker_setup)
         return _Actor(handle, handle.facts.remote())
 
     @cached_property
@@ -367,7 +367,7 @@ class RayActors:
             )
 
     def _tell(self, message: str, key: str) -> None:
-        """Print a warning once."""
+        """Log a warning, unless one with the same key was logged before."""
         if key not in self._told:
             self._told.add(key)
             log.warning("%s", message)

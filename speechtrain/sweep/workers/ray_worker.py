@@ -20,7 +20,7 @@ from speechtrain import __version__
 from speechtrain.config.schemas.sweeps import PoolOptions
 from speechtrain.processes.identity import Process
 from speechtrain.sweep.space.compose import ComposedJob
-from speechtrain.sweep.study.folder import WORD_FILE
+from speechtrain.sweep.study.folder import MARK_FILE
 from speechtrain.sweep.trial.outcome import Outcome, SweepJob
 from speechtrain.sweep.workers.messages import Setup
 from speechtrain.sweep.workers.pool import Pool
@@ -30,7 +30,7 @@ _LOOKS_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class Assignment:
+class WorkerSetup:
     """What an actor is told of its sweep before the first trial.
 
     Attributes:
@@ -87,35 +87,35 @@ class RayWorker:
     """Runs jobs one after another in a process of its own.
 
     Args:
-        assignment: what it is to run, and how.
+        given: what it is to run, and how.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, given: WorkerSetup) -> None:
         self._is_to_stop = threading.Event()
-        folder = Path(assignment.folder)
-        self._shares_folder = _read(folder / WORD_FILE) == assignment.token
-        elsewhere = Path.home() / assignment.elsewhere / f"{folder.name}-{assignment.token[:8]}"
+        folder = Path(given.folder)
+        self._shares_folder = _read(folder / MARK_FILE) == given.token
+        elsewhere = Path.home() / given.elsewhere / f"{folder.name}-{given.token[:8]}"
         self._folder = folder if self._shares_folder else elsewhere
         self._folder.mkdir(parents=True, exist_ok=True)
-        if self._shares_folder and Path(assignment.cwd).is_dir():
-            os.chdir(assignment.cwd)
-        elif not self._shares_folder and not assignment.has_working_dir:
+        if self._shares_folder and Path(given.cwd).is_dir():
+            os.chdir(given.cwd)
+        elif not self._shares_folder and not given.has_working_dir:
             os.chdir(self._folder)
-        self._unseen = [key for key, file in assignment.files.items() if not Path(file).exists()]
-        for name, value in assignment.variables.items():
+        self._unseen = [key for key, file in given.files.items() if not Path(file).exists()]
+        for name, value in given.variables.items():
             os.environ.setdefault(name, value)
-        if not assignment.has_gpus:
+        if not given.has_gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._memory_gb = assignment.options.memory_gb
-        path = _search_path(sys.path, assignment.setup.path)
+        self._memory_gb = given.options.memory_gb
+        path = _search_path(sys.path, given.setup.path)
         sys.path += [entry for entry in path if entry not in sys.path]  # what jobs return is read here
         self._pool = Pool(
-            replace(assignment.setup, path=path),
+            replace(given.setup, path=path),
             1,
             self._folder,
-            assignment.options,
-            timeout=assignment.timeout,
-            wants_returns=assignment.wants_returns,
+            given.options,
+            timeout=given.timeout,
+            wants_returns=given.wants_returns,
             jobs_outlive=False,
         )
 

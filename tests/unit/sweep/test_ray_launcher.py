@@ -32,7 +32,7 @@ from speechtrain.sweep.trial.runner import Program
 from speechtrain.sweep.workers import ray_cluster
 from speechtrain.sweep.workers.messages import Setup
 from speechtrain.sweep.workers.ray_cluster import Cluster, Node, asked_of, room_for, unmet
-from speechtrain.sweep.workers.ray_worker import Assignment, RayWorker
+from speechtrain.sweep.workers.ray_worker import RayWorker, WorkerSetup
 
 needs_ray = pytest.mark.skipif(not extras.is_installed("ray"), reason="needs ray: pip install 'speechtrain[ray]'")
 
@@ -149,7 +149,7 @@ def test_an_address_at_which_nothing_answers_or_something_else_does_is_refused(t
                 Cluster(options)
 
 
-def assignment(program: Program, folder: Path, token: str, **changes: Any) -> Assignment:
+def assignment(program: Program, folder: Path, token: str, **changes: Any) -> WorkerSetup:
     pool = PoolOptions(n_workers=None, threads=1, gpus=None, memory_gb=None, max_jobs=None, fork=False)
     given = {
         "setup": Setup.of_this_process(program),
@@ -165,7 +165,7 @@ def assignment(program: Program, folder: Path, token: str, **changes: Any) -> As
         "timeout": None,
         "wants_returns": True,
     }
-    return Assignment(**{**given, **changes})
+    return WorkerSetup(**{**given, **changes})
 
 
 def test_a_worker_runs_trials_in_the_sweeps_folder_where_it_sees_it_and_elsewhere_otherwise(
