@@ -20,7 +20,6 @@ from speechtrain.config.options import WITHOUT_KEYS, Key, Option, command_keys, 
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.console import console
 from speechtrain.errors import UserError
-from speechtrain.files import is_folder
 
 FLAG = "--explain"
 
@@ -36,8 +35,6 @@ def print_explanation(words: Sequence[str], config_dir: str | None = None, comma
     Raises:
         UserError: there is no such key or option, or no key is named.
     """
-    if config_dir is not None and not is_folder(Path(config_dir)):
-        raise UserError(f"--config-dir: no such folder: {Path(config_dir).absolute()}")
     names = [word for word in words if "=" not in word and not word.startswith("~") and word != FLAG]
     overrides = [word for word in words if word not in names and word != FLAG]
     own = command_keys(command) if command in COMMANDS else {}

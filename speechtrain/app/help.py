@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.markup import escape
 from rich.table import Table
 
@@ -12,8 +10,6 @@ from speechtrain.config.comments import summary_of
 from speechtrain.config.composition import config_folders
 from speechtrain.config.options import groups, option_files
 from speechtrain.console import console
-from speechtrain.errors import UserError
-from speechtrain.files import is_folder
 
 
 def print_help(config_dir: str | None = None) -> None:
@@ -25,8 +21,7 @@ def print_help(config_dir: str | None = None) -> None:
     Raises:
         UserError: there is no such folder.
     """
-    if config_dir is not None and not is_folder(Path(config_dir)):
-        raise UserError(f"--config-dir: no such folder: {Path(config_dir).absolute()}")
+    folders = config_folders(config_dir)
     console.print("[bold]speechtrain[/] \\[train] \\[group=option] \\[key=value] \\[-m] ...")
     console.print("[bold]speechtrain[/] COMMAND ...           also python -m speechtrain.COMMAND ...\n")
     console.print("[bold]Commands[/]  COMMAND --help says more of each\n")
@@ -41,7 +36,6 @@ def print_help(config_dir: str | None = None) -> None:
         table.add_row(name, escape(text))
     console.print(table)
     console.print("\n[bold]Groups[/]  --explain GROUP says more of each; by default a tdnn learns digits spoken by eSpeak NG\n")
-    folders = config_folders(config_dir)
     table = _table("bold", "cyan", "")
     for group in (name for name in groups(folders) if not name.startswith("hydra")):
         for position, (name, path) in enumerate(sorted(option_files(group, folders).items())):

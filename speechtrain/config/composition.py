@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from speechtrain.config import schema
+from speechtrain.errors import UserError
+from speechtrain.files import is_folder
 
 _PACKAGED = Path(__file__).resolve().parents[1] / "conf"
 CONF_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
@@ -82,6 +84,7 @@ def files_of(overrides: Sequence[str], config_dir: str | None = None) -> list[Co
 
     Raises:
         one of `REFUSED`: there is no such option.
+        UserError: there is no such folder.
     """
     folders = config_folders(config_dir)
     if GlobalHydra.instance().is_initialized():
@@ -97,5 +100,14 @@ def files_of(overrides: Sequence[str], config_dir: str | None = None) -> list[Co
 
 
 def config_folders(config_dir: str | None = None) -> list[Path]:
-    """Return the folders in which options are looked for, in this order."""
+    """Return the folders in which options are looked for, in this order.
+
+    Args:
+        config_dir: the user's own folder, as `--config-dir` names it.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if config_dir is not None and not is_folder(Path(config_dir)):
+        raise UserError(f"--config-dir: no such folder: {Path(config_dir).absolute()}")
     return [CONF_DIR, *([] if config_dir is None else [Path(config_dir).absolute()])]
