@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from speechtrain.config.compose import compose_command
-from speechtrain.config.overlay import OVERLAID_GROUPS
+from speechtrain.config.overlay import CHUNKS, OVERLAID_GROUPS
 from speechtrain.config.schemas.node import Node
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import is_file, is_folder
@@ -34,7 +34,7 @@ def arguments_of(schema: type[C], arguments: Sequence[str], *, words: str | None
         key = item.partition("=")[0].lstrip("+~")
         if "=" not in item or (words is not None and (is_file(Path(item)) or is_folder(Path(item)))):
             bare.append(item)
-        elif key.partition(".")[0].partition("@")[0] in OVERLAID_GROUPS:
+        elif key == CHUNKS or key.partition(".")[0].partition("@")[0] in OVERLAID_GROUPS:
             model_overrides.append(item)
         else:
             command_keys.append(_as_in_schema(item))

@@ -1,4 +1,4 @@
-"""Overrides of a trained model's config: other data, another decoder, another number of threads."""
+"""Overrides of a trained model's config: other data, another decoder, another number of threads, another latency."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from speechtrain.config.targets import signature
 from speechtrain.errors import ConfigError, Problem
 
 OVERLAID_GROUPS = ("data", "decoder", "backend")
+CHUNKS = "model.chunk_frames"
+"""The one key of a model that can be changed when it is trained, to another of `model.train_chunk_frames`."""
 
 
 def overlaid(stored: ExperimentConfig, overrides: Sequence[str], *, split: str | None = None) -> ExperimentConfig:
@@ -40,13 +42,26 @@ def overlaid(stored: ExperimentConfig, overrides: Sequence[str], *, split: str |
                 with open_dict(cfg):  # keys that came after the model was trained
                     cfg.data = {**vars(stored.data), **cfg.data}
             set_values(cfg, group_overrides)
-    problems = [problem for problem in find_problems(cfg) if problem.path.startswith(tuple(f"{group}." for group in OVERLAID_GROUPS))]
+    changed = tuple(f"{group}." for group in OVERLAID_GROUPS)
+    if chunks := [item for item in overrides if item.lstrip("+").startswith(f"{CHUNKS}=")]:
+        _check_several_chunks(stored)
+        set_values(cfg, chunks)
+        changed += (CHUNKS, "model.train_chunk_frames")
+    problems = [problem for problem in find_problems(cfg) if problem.path.startswith(changed)]
     if split is not None and has_own_list(cfg.data, split):
         unread = {"data.train", "data.val", "data.test"} - {f"data.{split}"}
         problems = [problem for problem in problems if problem.path not in unread]
     if problems:
         raise ConfigError(problems)
     return ExperimentConfig.of(cfg)
+
+
+def _check_several_chunks(stored: ExperimentConfig) -> None:
+    """Check that a model was trained with chunks of several lengths."""
+    if stored.model.get("train_chunk_frames") is None:
+        trained = stored.model.get("chunk_frames")
+        message = "cannot be changed: the model was trained with " + (f"chunks of {trained} alone" if trained else "whole utterances")
+        raise ConfigError([Problem(CHUNKS, message, "train model=conformer with model.train_chunk_frames=[4,8,16,null]")])
 
 
 def has_own_list(corpus: Mapping[str, Any] | DictConfig, split: str) -> bool:

@@ -143,7 +143,10 @@ def test_other_speech_than_a_model_was_trained_for_is_told(
     assert "not what it was trained for: Synthetic, in the tokens 'abcdefgh'" in said
 
 
-@pytest.mark.parametrize("model", [["model=lstm"], ["model=conformer", "model.chunk_frames=8", "model.left_chunks=2"]])
+CHUNKS = ["model=conformer", "model.chunk_frames=8", "model.left_chunks=2"]
+
+
+@pytest.mark.parametrize("model", [["model=lstm"], CHUNKS, [*CHUNKS, "model.train_chunk_frames=[2,8,null]"]])
 def test_a_live_signal_has_the_text_of_the_whole(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from speechtrain.inference.streaming import LiveFeatures, check_streams
 
@@ -159,4 +162,11 @@ def test_a_live_signal_has_the_text_of_the_whole(model: list[str], tmp_path: Pat
     np.testing.assert_allclose(found, whole, atol=2e-3)
     soundfile.write("live.wav", samples, 8000)
     assert here("transcribe", f"from={tmp_path / 'live'}", "live.wav", "streaming=true") == 0
+    if "model.train_chunk_frames=[2,8,null]" in model:  # another of its latencies
+        assert here("transcribe", f"from={tmp_path / 'live'}", "live.wav", "streaming=true", "model.chunk_frames=2") == 0
+        with pytest.raises(ConfigError, match=r"(?s)model\.train_chunk_frames: lacks model\.chunk_frames=4"):
+            here("transcribe", f"from={tmp_path / 'live'}", "live.wav", "streaming=true", "model.chunk_frames=4")
+    else:
+        with pytest.raises(ConfigError, match=r"model\.chunk_frames: cannot be changed: the model was trained with chunks of \d+ alone"):
+            here("transcribe", f"from={tmp_path / 'live'}", "live.wav", "model.chunk_frames=4")
     capsys.readouterr()

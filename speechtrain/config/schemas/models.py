@@ -89,8 +89,15 @@ class Attentive(Sized):
 class Conformer(Attentive):
     chunk_frames: int | None = number(ge=1)
     left_chunks: int | None = number(ge=0)
+    train_chunk_frames: list[int | None] | None = number(ge=1)
 
     def rules(self) -> Iterator[Rule]:
+        if (sizes := self.train_chunk_frames) is not None:
+            if not sizes:
+                yield "train_chunk_frames", "is empty", "list lengths of chunks, for example [4,8,null], or set it to null"
+            elif self.chunk_frames not in sizes:
+                received = f"lacks model.chunk_frames={'null' if self.chunk_frames is None else self.chunk_frames}"
+                yield "train_chunk_frames", received, "a model is tested with chunks that it was trained with: add it to the list"
         if self.left_chunks is not None and self.chunk_frames is None:
             yield "left_chunks", f"is {self.left_chunks}, and there are no chunks", "set model.chunk_frames=16, or model.left_chunks=null"
 

@@ -19,6 +19,7 @@ SIZES = {
     "conformer": [
         *([f"model.subsampling={factor}"] for factor in (2, 4, 8)),
         ["model.chunk_frames=4"],
+        ["model.chunk_frames=4", "model.train_chunk_frames=[2,4,null]", "model.left_chunks=2"],
         ["model.size=small", "model.n_layers=1"],
     ],
     "fastconformer": [[], ["model.subsampling=4", "model.n_layers=2"]],
@@ -188,6 +189,27 @@ def test_a_conformer_of_chunks_sees_nothing_later_than_its_chunk_nor_earlier_tha
     assert int(seen.max()) == 17 * 4  # the last frame of its chunk, through a causal stem
     # its convolution sees frame 12, whose attention sees the chunk from 9, whose stem sees 6 frames back
     assert int(seen.min()) == 9 * 4 - 6
+
+
+def test_a_batch_is_trained_with_chunks_of_one_of_the_lengths_and_tested_with_the_chosen_one() -> None:
+    options = ["model.n_layers=1", "model.kernel_size=5", "model.dropout=0"]
+    drawn = encoder("conformer", [*options, "model.chunk_frames=3", "model.train_chunk_frames=[1,3,null]"])
+    alone = {size: encoder("conformer", [*options, f"model.chunk_frames={size}"]) for size in (1, 3, 1000)}
+    features, lengths = torch.randn(2, 60, 40), torch.tensor([60, 43])
+    with torch.inference_mode():
+        torch.testing.assert_close(drawn(features, lengths), alone[3](features, lengths))
+        for net in (drawn, *alone.values()):
+            net.train()
+            for module in net.modules():
+                if isinstance(module, nn.BatchNorm1d):
+                    module.eval()
+        expected = {size: net(features, lengths)[0] for size, net in alone.items()}
+        seen = []
+        for _ in range(40):
+            out, _ = drawn(features, lengths)
+            seen += [size for size, each in expected.items() if torch.allclose(out, each, atol=1e-6)]
+    assert len(seen) == 40  # each is that of one length and of no other
+    assert set(seen) == {1, 3, 1000}
 
 
 def test_memory_of_a_stream_does_not_grow_where_its_context_is_limited() -> None:

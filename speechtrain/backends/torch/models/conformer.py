@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from torch import nn
 from speechtrain.backends.torch.attention import attend_in_bfloat16, attends_in_float32, attention_precision, rotate
 from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask, halvings
 from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward
+
+_WHOLE = 1 << 30
+"""Encoder frames of a chunk that is longer than any utterance."""
 
 
 class RotaryEncoder(Encoder):
@@ -26,9 +29,12 @@ class RotaryEncoder(Encoder):
         dropout: behind the stem.
         chunk_frames: encoder frames of a chunk; no frame sees a later chunk than its own. None: every frame sees all.
         left_chunks: earlier chunks that a frame sees; None: all.
+        train_chunk_frames: lengths of chunks of which one is drawn for each batch in training (Zhang et al. 2020, "U2"), among them None
+            for whole utterances, so that one model serves all of them. None: `chunk_frames` in training too.
     """
 
     frequencies: torch.Tensor
+    _train_chunks: torch.Tensor
 
     def __init__(
         self,
@@ -40,6 +46,7 @@ class RotaryEncoder(Encoder):
         dropout: float,
         chunk_frames: int | None = None,
         left_chunks: int | None = None,
+        train_chunk_frames: Sequence[int | None] | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -52,6 +59,8 @@ class RotaryEncoder(Encoder):
         self.chunk_frames = chunk_frames
         self.left_chunks = left_chunks
         self.causal = chunk_frames == 1
+        sizes = [_WHOLE if size is None else size for size in train_chunk_frames or ()]
+        self.register_buffer("_train_chunks", torch.tensor(sizes, dtype=torch.long), persistent=False)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Compute the numbers of encoder frames (B,) of input frames (B,)."""
@@ -72,15 +81,23 @@ class RotaryEncoder(Encoder):
         return torch.stack([angles.cos(), angles.sin()]).to(dtype)
 
     def _attend(self, mask: torch.Tensor) -> torch.Tensor | None:
-        if self.chunk_frames is None:
+        size = self._chunk_size()
+        if size is None:
             # without padding no mask is needed, and attention takes its fastest path
             exported = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
             return None if not exported and bool(mask.all()) else mask[:, None, None, :]
-        chunks = torch.arange(mask.shape[1], device=mask.device) // self.chunk_frames
+        chunks = torch.arange(mask.shape[1], device=mask.device) // size
         back = chunks[:, None] - chunks[None, :]
         seen = (back >= 0) if self.left_chunks is None else (back >= 0) & (back <= self.left_chunks)
         # a frame behind the end sees itself, so that nothing is divided by 0
         return (mask[:, None, None, :] & seen) | torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+
+    def _chunk_size(self) -> torch.Tensor | int | None:
+        """Return the encoder frames of a chunk for one batch; None: whole utterances."""
+        if not self.training or not len(self._train_chunks):
+            return self.chunk_frames
+        drawn = torch.randint(len(self._train_chunks), (1,), device=self._train_chunks.device)
+        return self._train_chunks[drawn]  # no number, for which a GPU would be waited for
 
 
 class Conformer(RotaryEncoder):
@@ -99,9 +116,10 @@ class Conformer(RotaryEncoder):
         dropout: float,
         chunk_frames: int | None = None,
         left_chunks: int | None = None,
+        train_chunk_frames: Sequence[int | None] | None = None,
     ) -> None:
         strides = halvings(subsampling)
-        causal = chunk_frames is not None
+        causal = chunk_frames is not None or train_chunk_frames is not None
         hidden = round(ff_multiplier * d_model)
         super().__init__(
             ConvStem(input_size, [stem_channels] * len(strides), strides, d_model, causal=causal),
@@ -112,6 +130,7 @@ class Conformer(RotaryEncoder):
             dropout,
             chunk_frames,
             left_chunks,
+            train_chunk_frames,
         )
 
     def stream(self) -> ConformerStream:
