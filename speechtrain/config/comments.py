@@ -6,10 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Reads the files of `conf/`, ten times as fast as the loader in Python where PyYAML has been built with libyaml."""
+
+
+def content_of(path: Path) -> Any:
+    """Return the content of a file of `conf/` as it is written; None: it is empty."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (the safe loader, in C)
 
 
 @dataclass(frozen=True)

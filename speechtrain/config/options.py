@@ -19,7 +19,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from speechtrain.config.comments import Entry, entries_of, summary_of
+from speechtrain.config.comments import Entry, content_of, entries_of, summary_of
 from speechtrain.config.composition import CONF_DIR
 from speechtrain.config.node_checks import BOUND_WORDS
 from speechtrain.config.schema import SCHEMAS, Config
@@ -141,7 +141,7 @@ def command_keys(name: str) -> dict[str, Key]:
 
 def _merged(path: Path, group: str, folders: Sequence[Path], seen: frozenset[Path]) -> tuple[dict[str, Entry], type[Node] | None]:
     """Return the entries of an option's file, and of those its defaults list names, and its schema."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content = content_of(path) or {}
     defaults = content.get("defaults", []) if isinstance(content, dict) else []
     entries: dict[str, Entry] = {}
     schema: type[Node] | None = None

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from speechtrain.config.comments import content_of
 from speechtrain.config.composition import CONF_DIR
 
 
@@ -37,5 +37,5 @@ def _at(option: Any, path: list[str]) -> object:
 @lru_cache
 def _options_of(group: str) -> list[dict[str, Any]]:
     """Return the options of a group as their files have them."""
-    loaded = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CONF_DIR / group).glob("*.yaml")))
+    loaded = (content_of(path) for path in sorted((CONF_DIR / group).glob("*.yaml")))
     return [each for each in loaded if isinstance(each, dict)]

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from speechtrain.addresses import whole_values
+from speechtrain.config.comments import content_of
 from speechtrain.config.components import MIX
 from speechtrain.config.composition import CONF_DIR
 from speechtrain.config.explain import expected_type
@@ -110,7 +111,7 @@ def known_targets(group: str) -> Mapping[str, type[Node] | None]:
 @lru_cache
 def _option(group: str, name: str) -> Mapping[str, Any]:
     """Return the content of the file of an option."""
-    return yaml.safe_load((CONF_DIR / group / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    return content_of(CONF_DIR / group / f"{name}.yaml") or {}
 
 
 def _schema_of(group: str, name: str) -> type[Node] | None:

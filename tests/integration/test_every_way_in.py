@@ -176,13 +176,26 @@ import runpy, sys
 try:
     runpy.run_module("speechtrain.transcribe", run_name="__main__", alter_sys=True)
 finally:
-    print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+    print(*sorted({name.partition(".")[0] for name in sys.modules} | ({"torch._dynamo"} & set(sys.modules))), file=sys.stderr)
 """
     command = [sys.executable, "-c", code, f"from={model}", str(recordings / "at8000.wav")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, expected["at8000"]), done.stderr
-    needless = {"jiwer", "lhotse", "lightning", "matplotlib", "mlflow", "optuna", "pandas", "scipy", "sklearn"}
-    by_transformers = {"scipy"} if "model=pretrained" in options else set()
+    needless = {
+        "jiwer",
+        "lhotse",
+        "lightning",
+        "matplotlib",
+        "mlflow",
+        "optuna",
+        "pandas",
+        "scipy",
+        "sklearn",
+        "sympy",
+        "torch._dynamo",
+        "triton",
+    }
+    by_transformers = {"scipy", "sympy", "torch._dynamo", "triton"} if "model=pretrained" in options else set()
     assert needless & set(done.stderr.split()) <= by_transformers
 
 

@@ -13,6 +13,14 @@ from torch import nn
 from speechtrain.backends.torch.layers import blocks
 
 
+def rotary_frequencies(head_size: int) -> torch.Tensor:
+    """Return the angles a frame (d/2,) of rotary positions (Su et al. 2021) for heads of d values.
+
+    They are computed on the CPU also where a model is only outlined: on PyTorch's device without memory that imports its compiler.
+    """
+    return 10000.0 ** (-torch.arange(0, head_size, 2, device="cpu") / head_size)  # type: ignore[no-any-return]
+
+
 def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Apply rotary positions (Su et al. 2021): turn the pairs (i, i + d/2) of (B, H, T', d) by their frame's angles.
 

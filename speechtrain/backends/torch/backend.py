@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.overrides import TorchFunctionMode
 
 from speechtrain.backends.base import Backend, Conversion, LayerSize, ModelInfo, TrainingPlan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
@@ -98,6 +98,8 @@ class TorchBackend(Backend):
 
     def multiply_adds(self, model: SpeechModel, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> int:
         """Count those of matrix products and convolutions; see `Backend.multiply_adds`."""
+        from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
         device = model.head.weight.device
         counter = FlopCounterMode(display=False)
         with torch.inference_mode(), counter:
@@ -269,9 +271,20 @@ def _check_kinds(model: SpeechModel, weights: Mapping[str, torch.Tensor], path: 
             raise UserError(f"{path} is damaged: its weight '{name}' holds infinity\n    -> give another checkpoint of the run")
 
 
+class _NoNumbers(TorchFunctionMode):
+    """Leaves out normally distributed weights, which on a device without memory import PyTorch's compiler to draw nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the tensor as it is, or what another function returns."""
+        given = dict(kwargs or {})
+        if func not in (torch.nn.init.normal_, torch.Tensor.normal_):
+            return func(*args, **given)
+        return args[0] if args else given["tensor"]
+
+
 def outline(model: Mapping[str, Any], task: Task, *, input_size: int) -> SpeechModel:
     """Build a model of the shapes that a config asks for, without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoNumbers():
         return SpeechModel(construct("model", model, input_size=input_size), task.head)
 
 

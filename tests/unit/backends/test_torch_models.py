@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -63,6 +65,29 @@ def test_an_utterance_alone_equals_itself_in_a_batch(model: str, options: list[s
             alone, own = net(features[row : row + 1, :length], lengths[row : row + 1])
             assert own[0] == frames[row]
             torch.testing.assert_close(together[row, : own[0]], alone[0, : own[0]], atol=1e-5, rtol=0)
+
+
+OUTLINES = """
+import sys
+from speechtrain import compose
+from speechtrain.backends.torch.backend import outline
+from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.tasks.build import build_task
+from speechtrain.config.build import build
+
+for model in sys.argv[1:]:
+    cfg = ExperimentConfig.of(compose([f"model={model}"]))
+    tokenizer = build("tokenizer", cfg.tokenizer, vocabulary=["<blank>", "a"])
+    net = outline(cfg.model, build_task(cfg, tokenizer=tokenizer, input_size=40), input_size=40)
+    assert all(parameter.is_meta for parameter in net.parameters())
+    print(model, *{"sympy", "torch._dynamo"} & set(sys.modules))
+"""
+
+
+@pytest.mark.cold
+def test_a_model_is_outlined_without_pytorchs_compiler_which_takes_a_second_to_import() -> None:
+    done = subprocess.run([sys.executable, "-c", OUTLINES, *SIZES], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, list(SIZES)), done.stderr
 
 
 @pytest.mark.parametrize(("model", "options"), CASES)

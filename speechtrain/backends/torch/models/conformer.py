@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechtrain.backends.torch.attention import attend_in_bfloat16, attends_in_float32, attention_precision, rotate
+from speechtrain.backends.torch.attention import attend_in_bfloat16, attends_in_float32, attention_precision, rotary_frequencies, rotate
 from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask, halvings
 from speechtrain.backends.torch.layers import DepthwiseConv, Dropout, FeedForward
 
@@ -52,7 +52,7 @@ class RotaryEncoder(Encoder):
         self.stem = stem
         self.dropout = Dropout(dropout)
         self.layers = Stack(layers, width)
-        self.register_buffer("frequencies", 10000.0 ** (-torch.arange(0, head_size, 2) / head_size), persistent=False)
+        self.register_buffer("frequencies", rotary_frequencies(head_size), persistent=False)
         self.output_size = width
         self.subsampling = subsampling
         self.receptive_field = None
@@ -60,7 +60,7 @@ class RotaryEncoder(Encoder):
         self.left_chunks = left_chunks
         self.causal = chunk_frames == 1
         sizes = [_WHOLE if size is None else size for size in train_chunk_frames or ()]
-        self.register_buffer("_train_chunks", torch.tensor(sizes, dtype=torch.long), persistent=False)
+        self.register_buffer("_train_chunks", torch.tensor(sizes, dtype=torch.long, device="cpu"), persistent=False)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Compute the numbers of encoder frames (B,) of input frames (B,)."""

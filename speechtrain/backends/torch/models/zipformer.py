@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechtrain.backends.torch.attention import rotate
+from speechtrain.backends.torch.attention import rotary_frequencies, rotate
 from speechtrain.backends.torch.encoder import ConvStem, Encoder, Stack, frame_mask
 from speechtrain.backends.torch.layers import DepthwiseConv, Dropout
 
@@ -99,7 +99,7 @@ class Stage(nn.Module):
         self.down = Downsample(rate) if rate > 1 else None
         self.layers = Stack((ZipformerLayer(width, n_heads, hidden, kernel_size, head_size, dropout) for _ in range(layers)), width)
         self.bypass = Bypass(width) if rate > 1 else None
-        self.register_buffer("frequencies", 10000.0 ** (-torch.arange(0, head_size, 2) / head_size), persistent=False)
+        self.register_buffer("frequencies", rotary_frequencies(head_size), persistent=False)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Map frames (B, T, D) to frames (B, T, D)."""
