@@ -18,7 +18,7 @@ def rotary_frequencies(head_size: int) -> torch.Tensor:
 
     They are computed on the CPU also where a model is only outlined: on PyTorch's device without memory that imports its compiler.
     """
-    return 10000.0 ** (-torch.arange(0, head_size, 2, device="cpu") / head_size)  # type: ignore[no-any-return]
+    return 10000.0 ** (-torch.arange(0, head_size, 2, device="cpu") / head_size)
 
 
 def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
