@@ -110,7 +110,10 @@ def test_keys_of_runs_sweeps_and_commands_are_told_too(explained: Callable[..., 
 def test_a_mistake_is_answered_with_the_nearest_key_and_exit_code_2(command: Command, explained: Callable[..., str]) -> None:
     done = command("--explain", "model.chunk_frame", "model=conformer")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "model.chunk_frame: there is no such key\n    -> did you mean 'model.chunk_frames' or 'model.train_chunk_frames'?\n"
+    assert done.stderr.splitlines() == [
+        "model.chunk_frame: there is no such key",
+        "    -> did you mean 'model.chunk_frames' or 'model.train_chunk_frames'?",
+    ]
     with pytest.raises(UserError, match=r"did you mean 'evaluate\.nbest'"):
         explained("evaluate.nbst")
     with pytest.raises(UserError, match="there is: augment, backend"):
