@@ -33,11 +33,15 @@ PACKET, AFTER = 0.02, 1.0
 """Seconds of a packet, and of silence behind a recording."""
 
 
+def silence(recognizer: Recognizer) -> Audio:
+    """Return what stands behind a recording."""
+    return np.zeros(round(AFTER * recognizer.sample_rate), np.float32)
+
+
 def live_words(recognizer: Recognizer, samples: Audio) -> tuple[str, list[float]]:
     """Return the text of a live signal, and when (s of signal received) each of its words was there for good."""
     transcriber = LiveTranscriber(recognizer)
-    silence = np.zeros(round(AFTER * recognizer.sample_rate), np.float32)
-    heard = np.concatenate([samples, silence])
+    heard = np.concatenate([samples, silence(recognizer)])
     step = round(PACKET * recognizer.sample_rate)
     finals: list[str] = []
     told: list[tuple[float, list[str]]] = []  # all words so far, and when
@@ -72,7 +76,7 @@ def measure(name: str, manifest: Path, chunks: str) -> None:
     """Print a line for one length of the chunks; `null` is the model with whole utterances."""
     recognizer = speechtrain.load(name, f"model.chunk_frames={chunks}", "backend.threads=1")
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-    texts, late = [], []
+    texts, late, differ = [], [], 0
     seconds = 0.0
     started = time.process_time()
     for row in rows:
@@ -83,11 +87,13 @@ def measure(name: str, manifest: Path, chunks: str) -> None:
             continue
         text, times = live_words(recognizer, samples)
         texts.append(text)
+        differ += text != recognizer.transcribe(np.concatenate([samples, silence(recognizer)]), recognizer.sample_rate).text
         late += [times[there] - row["words"][said]["end"] for said, there in right_words(row["words"], text.split())]
     spent = time.process_time() - started
     wer = 100 * jiwer.wer([row["text"] for row in rows], texts)
     told = "" if not late else "  after the end of a word {:5.2f} s (median) {:5.2f} s (95 %)".format(*np.quantile(late, [0.5, 0.95]))
-    print(f"chunks {chunks:>4}  WER {wer:5.2f} %{told}  CPU {spent / seconds:.3f}", flush=True)
+    unlike = "" if chunks == "null" else f"  {differ} texts unlike those of the whole file"
+    print(f"chunks {chunks:>4}  WER {wer:5.2f} %{told}  CPU {spent / seconds:.3f}{unlike}", flush=True)
 
 
 def main() -> None:
