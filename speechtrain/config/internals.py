@@ -11,7 +11,9 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
+import omegaconf._utils
 import omegaconf.base
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
@@ -39,6 +41,35 @@ def remember_parsed_interpolations() -> None:
     module: Any = omegaconf.base
     if not hasattr(module.parse, "cache_info"):
         module.parse = lru_cache(maxsize=500)(module.parse)
+
+
+def read_config_files_in_c() -> None:
+    """Let OmegaConf read config files by libyaml, where PyYAML has it: the same values in a tenth of the time, a seventh of that of composing.
+
+    Its loader, which refuses keys that stand twice and reads `1e-3` as a number, is made anew for each file; here once. A file that cannot
+    be read is read once more in Python, whose messages show the place.
+    """
+    module: Any = omegaconf._utils
+    if not hasattr(yaml, "CSafeLoader") or hasattr(module.get_yaml_loader, "cache_info"):
+        return
+    in_python: Any = module.get_yaml_loader()
+
+    class Loader(yaml.cyaml.CParser, in_python):  # type: ignore[misc]
+        def __init__(self, stream: Any) -> None:
+            self._text, self._name = (stream.read(), stream.name) if hasattr(stream, "name") else (stream, None)
+            yaml.cyaml.CParser.__init__(self, self._text)
+            yaml.constructor.SafeConstructor.__init__(self)
+            yaml.resolver.Resolver.__init__(self)
+
+        def get_single_data(self) -> Any:
+            try:
+                return super().get_single_data()
+            except yaml.YAMLError:
+                again = in_python(self._text)
+                again.name = self._name or again.name
+                return again.get_single_data()
+
+    module.get_yaml_loader = lru_cache(lambda: Loader)
 
 
 def apply_overrides(overrides: Sequence[Override], cfg: DictConfig) -> None:

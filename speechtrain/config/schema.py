@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from speechtrain.config.internals import share_schemas
+from speechtrain.config.internals import read_config_files_in_c, share_schemas
 from speechtrain.config.schemas.commands import COMMANDS
 from speechtrain.config.schemas.data import (
     An4,
@@ -230,6 +230,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
 def register() -> None:
     """Register the schemas with Hydra, under `schema/<group>/<name>` and `base`."""
     share_schemas()
+    read_config_files_in_c()
     store = ConfigStore.instance()
     store.store(name="base", node=Config)
     for name, schema in COMMANDS.items():

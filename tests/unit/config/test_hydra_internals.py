@@ -6,8 +6,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import omegaconf._utils
 import omegaconf.base
 import pytest
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -131,6 +133,23 @@ def test_a_text_with_interpolations_is_parsed_once_and_resolved_anew(monkeypatch
         cfg = OmegaConf.create({"a": "${b}", "text": "no ${.b}-${oc.select:c,none}", "deep": "${oc.decode:'{b: ${b}}'}", "b": number})
         assert (cfg.a, cfg.text, cfg.deep) == (number, f"no {number}-none", {"b": number})
     assert omegaconf.base.parse.cache_info().hits >= 3, "OmegaConf has changed: where it parses interpolations"
+
+
+def test_config_files_have_the_values_and_the_mistakes_that_omegaconf_finds_in_them(tmp_path: Path) -> None:
+    try:
+        loader = omegaconf._utils.get_yaml_loader()
+    except AttributeError as error:
+        pytest.fail(f"OmegaConf has changed: {error}")
+    assert issubclass(loader, yaml.cyaml.CParser), "OmegaConf has changed: where it gets its loader, or this PyYAML has no libyaml"
+    file = tmp_path / "a.yaml"
+    file.write_text("lr: 1e-3\nday: 2020-01-01\nold: yes\n")
+    assert OmegaConf.load(file) == {"lr": 0.001, "day": "2020-01-01", "old": True}
+    for text, part in (("a: 1\na: 2\n", "found duplicate key a"), ("a: [1\nb: 2\n", "    a: [1\n       ^\nexpected ',' or ']'")):
+        file.write_text(text)
+        with pytest.raises(yaml.YAMLError) as caught:
+            OmegaConf.load(file)
+        assert part in str(caught.value)
+        assert f'in "{file}", line 1' in str(caught.value)
 
 
 def described(node: Any) -> Any:
