@@ -53,11 +53,13 @@ def read_config_files_in_c() -> None:
     if not hasattr(yaml, "CSafeLoader") or hasattr(module.get_yaml_loader, "cache_info"):
         return
     in_python: Any = module.get_yaml_loader()
+    in_c: Any = vars(yaml.cyaml)["CParser"]
 
-    class Loader(yaml.cyaml.CParser, in_python):  # type: ignore[misc]
+    class Loader(in_c, in_python):  # type: ignore[misc]
         def __init__(self, stream: Any) -> None:
-            self._text, self._name = (stream.read(), stream.name) if hasattr(stream, "name") else (stream, None)
-            yaml.cyaml.CParser.__init__(self, self._text)
+            self._text: Any = stream.read() if hasattr(stream, "read") else stream
+            self._name: str | None = getattr(stream, "name", None)
+            in_c.__init__(self, self._text)
             yaml.constructor.SafeConstructor.__init__(self)
             yaml.resolver.Resolver.__init__(self)
 
