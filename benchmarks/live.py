@@ -3,8 +3,8 @@
     python benchmarks/live.py RUN MANIFEST [--chunks 2,4,8]
 
 The model was trained with `model.train_chunk_frames`, chunks are some of these. Each recording of the manifest (JSON lines with
-`words`, each with `start` and `end` in seconds, as `fsdd_strings` has them) is given to the live transcriber in packets of 20 ms,
-and then a second of silence, as a microphone goes on. A word is there once the text of the signal so far has it for good; only words
+`words`, each with `start` and `end` in seconds, as `fsdd_strings` has them), with a second of silence behind it as a microphone goes
+on, is given to the live transcriber in packets of 20 ms. A word is there once the text of the signal so far has it for good; only words
 that are right are timed. The time of computing is not in it: the last column has it, as a share of the length of the audio.
 """
 
@@ -38,10 +38,9 @@ def silence(recognizer: Recognizer) -> Audio:
     return np.zeros(round(AFTER * recognizer.sample_rate), np.float32)
 
 
-def live_words(recognizer: Recognizer, samples: Audio) -> tuple[str, list[float]]:
+def live_words(recognizer: Recognizer, heard: Audio) -> tuple[str, list[float]]:
     """Return the text of a live signal, and when (s of signal received) each of its words was there for good."""
     transcriber = LiveTranscriber(recognizer)
-    heard = np.concatenate([samples, silence(recognizer)])
     step = round(PACKET * recognizer.sample_rate)
     finals: list[str] = []
     told: list[tuple[float, list[str]]] = []  # all words so far, and when
@@ -77,19 +76,20 @@ def measure(name: str, manifest: Path, chunks: str) -> None:
     recognizer = speechtrain.load(name, f"model.chunk_frames={chunks}", "backend.threads=1")
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     texts, late, differ = [], [], 0
-    seconds = 0.0
-    started = time.process_time()
+    seconds = spent = 0.0
     for row in rows:
-        samples = recognizer.read(manifest.parent / row["audio_filepath"])
+        samples = np.concatenate([recognizer.read(manifest.parent / row["audio_filepath"]), silence(recognizer)])
         seconds += len(samples) / recognizer.sample_rate
-        if chunks == "null":
-            texts.append(recognizer.transcribe(samples, recognizer.sample_rate).text)
-            continue
-        text, times = live_words(recognizer, samples)
+        started = time.process_time()
+        text, times = (
+            (recognizer.transcribe(samples, recognizer.sample_rate).text, []) if chunks == "null" else live_words(recognizer, samples)
+        )
+        spent += time.process_time() - started
         texts.append(text)
-        differ += text != recognizer.transcribe(np.concatenate([samples, silence(recognizer)]), recognizer.sample_rate).text
+        if chunks == "null":
+            continue
+        differ += text != recognizer.transcribe(samples, recognizer.sample_rate).text
         late += [times[there] - row["words"][said]["end"] for said, there in right_words(row["words"], text.split())]
-    spent = time.process_time() - started
     wer = 100 * jiwer.wer([row["text"] for row in rows], texts)
     told = "" if not late else "  after the end of a word {:5.2f} s (median) {:5.2f} s (95 %)".format(*np.quantile(late, [0.5, 0.95]))
     unlike = "" if chunks == "null" else f"  {differ} texts unlike those of the whole file"

@@ -98,7 +98,7 @@ class Conformer(Attentive):
             elif self.chunk_frames not in sizes:
                 received = f"lacks model.chunk_frames={'null' if self.chunk_frames is None else self.chunk_frames}"
                 yield "train_chunk_frames", received, "a model is tested with chunks that it was trained with: add it to the list"
-        if self.left_chunks is not None and self.chunk_frames is None:
+        if self.left_chunks is not None and not any((self.chunk_frames, *(sizes or ()))):
             yield "left_chunks", f"is {self.left_chunks}, and there are no chunks", "set model.chunk_frames=16, or model.left_chunks=null"
 
 

@@ -86,8 +86,13 @@ for model in sys.argv[1:]:
 
 @pytest.mark.cold
 def test_a_model_is_outlined_without_pytorchs_compiler_which_takes_a_second_to_import() -> None:
-    done = subprocess.run([sys.executable, "-c", OUTLINES, *SIZES], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.split()) == (0, list(SIZES)), done.stderr
+    models = [
+        "conformer",
+        "ebranchformer",
+        "zipformer",
+    ]  # those with numbers of their own: rotary positions, weights of a normal distribution
+    done = subprocess.run([sys.executable, "-c", OUTLINES, *models], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, models), done.stderr
 
 
 @pytest.mark.parametrize(("model", "options"), CASES)
