@@ -56,8 +56,8 @@ test-slow: $(INSTALLED) ## the tests that take minutes each
 test-gpu: $(INSTALLED) ## the tests that need an NVIDIA GPU
 	SPEECHTRAIN_TEST_GPU=1 $(BIN)/python -m pytest tests/unit/backends/test_cuda.py $(ARGS)
 
-ui: $(RUN_INSTALLED) ## MLflow on the runs of this folder
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
+ui: $(RUN_INSTALLED) ## MLflow on the runs of this folder; ARGS="port=5001"
+	$(BIN)/python -m speechtrain.ui $(ARGS)
 
 screenshots: $(INSTALLED) $(RECORDED) ## docs/images anew, with Chromium (apt-get install chromium chromium-driver)
 	mkdir -p docs/images

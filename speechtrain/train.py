@@ -58,7 +58,7 @@ def train(
         overrides: overrides as typed, recorded with the run.
         callbacks: called in every epoch, after the built-in ones.
         tags: tags for the trackers, besides the usual ones.
-        run_name: name of the run in the trackers; None: the names of model and data.
+        run_name: name of the run in the trackers; None: model, data, what was typed, and the time.
         parents: ids of the runs that this one is nested in, by tracker.
         brief: write no reports, and no model for MLflow.
         measure_latency: measure `model/latency_ms` before training.

@@ -10,7 +10,10 @@ from speechtrain.app.command import run_command
 from speechtrain.errors import UserError, did_you_mean
 
 TRAIN = "train"
-COMMANDS = ("evaluate", "transcribe", "align", "export", "serve", "inspect", "diagnose", "featurise", "compare", "sweep", "lm", "sync")
+COMMANDS = (
+    *("evaluate", "transcribe", "align", "export", "serve", "inspect", "diagnose", "featurise"),
+    *("compare", "ui", "sweep", "lm", "sync"),
+)
 """The commands besides `train`, which may be left out; each is a module of the package that `python -m speechtrain.COMMAND` runs too.
 
 `sweep` is a room, whose `__main__.py` is the command.

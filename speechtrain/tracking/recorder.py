@@ -20,6 +20,7 @@ from speechtrain.tracking import provenance
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo
 from speechtrain.tracking.guarded import build_tracker
 from speechtrain.tracking.run_folder import UTTERANCES, note_places, read_run_file, write_run_file
+from speechtrain.tracking.run_names import name_of_run
 
 if TYPE_CHECKING:
     from speechtrain.backends.callbacks import Callback
@@ -46,7 +47,7 @@ class RunRequest:
         overrides: the command line's overrides.
         test: what kind of test the run is; None for a real run.
         tags: tags besides the usual ones.
-        name: the run's name; None takes the names of model and data.
+        name: the run's name; None takes `name_of_run`.
         parents: ids of the runs that it is nested in, by tracker.
     """
 
@@ -275,8 +276,8 @@ def _run_infos(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Call
     if diff := provenance.git_diff():
         texts["git.diff"] = diff
     texts = {name: masked(text) for name, text in texts.items()}
-    default_name = f"{class_name(cfg.model)}-{class_name(cfg.corpus)}".lower()
     values = without_checkpoint_files(cfg.as_dict())
+    default_name = name_of_run(values, request.overrides, request.test)
     write_run_file(folder, {"uid": uid, "status": "RUNNING"})
     return lambda tracker: RunInfo(
         request.name or cfg.run_name or default_name, folder, values, tags, texts, run_ids.get(tracker), uid, request.parents.get(tracker)

@@ -151,6 +151,17 @@ class FeaturiseConfig(Node):
     out: str = MISSING
 
 
+@dataclass
+class UiConfig(Node):
+    """The keys of `python -m speechtrain.ui`."""
+
+    experiment: str | None = MISSING
+    tracking_uri: str | None = MISSING
+    host: str = MISSING
+    port: int = number(ge=0, le=65_535)
+    browser: bool | None = MISSING
+
+
 COMMANDS: dict[str, type[Node]] = {
     "compare": CompareConfig,
     "evaluate": EvaluateConfig,
@@ -161,5 +172,6 @@ COMMANDS: dict[str, type[Node]] = {
     "lm": LmConfig,
     "inspect": InspectConfig,
     "featurise": FeaturiseConfig,
+    "ui": UiConfig,
 }
 """The schemas of the commands, by the names of their files in `conf/`."""

@@ -17,12 +17,13 @@ import filelock
 import requests
 import sqlalchemy
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from speechtrain.errors import UserError, first_line
 from speechtrain.files import absolute_sqlite_address, is_file, sqlite_file
 from speechtrain.tracking.mlflow.internals import relocate_artifacts
+from speechtrain.tracking.mlflow.view import ALL_RUNS, ONLY_REAL, REAL_RUNS, runs_link, view_tags
 
 ARTIFACTS = "mlartifacts"
 """Name of the folder of artifacts beside a local database."""
@@ -127,13 +128,42 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
         if experiment.lifecycle_stage == LifecycleStage.DELETED:
             restore = f"restore it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
             raise UserError(f"the experiment '{name}' is deleted there\n    -> {restore}, or set {EXPERIMENT_KEY} to another")
+        keep_views(client, experiment)
         return str(experiment.experiment_id)
     local = uri.startswith("sqlite:///")
     artifacts = (sqlite_file(uri).absolute().parent / ARTIFACTS).as_uri() if local else None
     try:
-        return str(client.create_experiment(name, artifact_location=artifacts, tags={_KIND: "custom_model_development"}))
+        return str(client.create_experiment(name, artifact_location=artifacts, tags={_KIND: "custom_model_development", **view_tags()}))
     except MlflowException:  # another process was first
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             raise
         return str(experiment.experiment_id)
+
+
+def keep_views(client: MlflowClient, experiment: Experiment) -> None:
+    """Give an experiment the views that links to the list of its runs name, if it has them not, or those of another version."""
+    for name, value in view_tags().items():
+        if experiment.tags.get(name) != value:
+            with contextlib.suppress(MlflowException):  # a server on which this user may not change experiments
+                client.set_experiment_tag(experiment.experiment_id, name, value)
+
+
+def link_to_runs(uri: str, name: str, address: str) -> str:
+    """Return the link to the list of an experiment's runs; test runs are in it only where there are no others.
+
+    Args:
+        uri: the server or database.
+        name: the experiment; the list of all experiments if there is none of this name.
+        address: where the UI on it is.
+
+    Raises:
+        ConnectionError: there is no server or database.
+    """
+    client = open_client(uri)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning"
+    keep_views(client, experiment)
+    found = client.search_runs([experiment.experiment_id], ONLY_REAL, max_results=1)
+    return runs_link(address, experiment.experiment_id, REAL_RUNS if found else ALL_RUNS)

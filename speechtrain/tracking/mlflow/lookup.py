@@ -95,7 +95,7 @@ def stored_id(name: str, key: str) -> str:
 
 
 def choose_run(wanted: str, names: Mapping[str, str], experiment: str, uri: str, key: str) -> str:
-    """Return the id of the one run whose id begins so, or that has this name.
+    """Return the id of the one run whose id begins so, that has this name, or whose name begins with this and a blank.
 
     Args:
         wanted: what was typed.
@@ -108,13 +108,25 @@ def choose_run(wanted: str, names: Mapping[str, str], experiment: str, uri: str,
         ConfigError: there is none, or several.
     """
     matches = [run for run in names if run.startswith(wanted)] or [run for run, name in names.items() if name == wanted]
+    matches = matches or [run for run, name in names.items() if name.startswith(f"{wanted} ")]
     if len(matches) == 1:
         return matches[0]
     if matches:
-        ids = ", ".join(run[:8] for run in matches[:8])
-        raise ConfigError([Problem(key, f"{len(matches)} runs are called '{wanted}': {ids}", "give one of these ids")])
-    fix = did_you_mean(wanted, list(names.values())[:50]) if names else "train something first, or set experiment and tracking_uri"
+        message = f"{len(matches)} runs are called '{wanted}', the newest first:{_listed(matches, names)}"
+        raise ConfigError([Problem(key, message, "give one of these ids")])
+    fix = "train something first, or set experiment and tracking_uri"
+    if names:
+        fix = f"give the id or the name of a run; the newest:{_listed(list(names), names)}"
     raise ConfigError([Problem(key, f"there is no run '{wanted}' in experiment '{experiment}' of {masked(uri)}", fix)])
+
+
+_LISTED = 6
+
+
+def _listed(runs: Sequence[str], names: Mapping[str, str]) -> str:
+    """Return ids and names of the first of some runs, a line each."""
+    more = f"\n         and {len(runs) - _LISTED} more" if len(runs) > _LISTED else ""
+    return "".join(f"\n         {run[:8]}  {names[run]}" for run in runs[:_LISTED]) + more
 
 
 def no_study(study: str, known: Iterable[str], uri: str) -> ConfigError:

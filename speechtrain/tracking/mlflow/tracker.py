@@ -171,7 +171,9 @@ class MlflowTracker(Tracker):
     def how_to_look(self) -> str:
         """Return the command that opens the UI, or the server's address."""
         if self.uri == local_uri(launch_folder()):
-            return f"MLflow      make ui, or: mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+            return "MLflow      make ui, or: speechtrain ui"
+        if self.uri.startswith("sqlite:///"):
+            return f"MLflow      speechtrain ui {shlex.quote(f'tracking_uri={self.uri}')}"
         return f"MLflow      {masked(self.uri)}"
 
     def set_tag(self, name: str, value: str) -> None:

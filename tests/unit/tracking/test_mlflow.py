@@ -144,7 +144,7 @@ def test_a_database_lies_in_the_folder_or_file_that_is_named_whatever_characters
     reader = open_reader(None, "test", runs=["run"])
     assert reader.run("run").id == run_id
     assert reader.transcripts(reader.run("run")) == {"a": ("b", "c")}
-    assert "mlflow ui --backend-store-uri 'sqlite:////" in one.how_to_look()
+    assert one.how_to_look() == "MLflow      make ui, or: speechtrain ui"
     assert [path.name for path in tmp_path.iterdir()] == [ODD]
     assert {"mlflow.db", "mlartifacts"} < {path.name for path in (tmp_path / ODD).iterdir()} < {*DATABASE, "mlartifacts", "unsent"}
 

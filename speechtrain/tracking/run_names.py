@@ -1,0 +1,45 @@
+"""Names of runs that tell what they are: the model, the data, what was typed on the command line, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from speechtrain.addresses import masked
+from speechtrain.config.differences import chosen_options
+from speechtrain.config.effects import has_effect
+
+_LONGEST = 60
+"""Characters of what was typed."""
+_IN_OTHER_PARTS = ("model", "data", "dry_run", "test_run", "trainer.fast_dev_run", "resume", "rerun")
+"""Keys whose values stand in the name already, or are those of an earlier run."""
+
+
+def name_of_run(values: Mapping[str, Any], overrides: Sequence[str], test: str | None, started: datetime | None = None) -> str:
+    """Return the default name of a run, for example `tdnn-digits lr=0.003 12-01 14:05`, or `mlp-digits (test: dry_run) 12-01 14:10`.
+
+    Args:
+        values: the run's config.
+        overrides: what was typed.
+        test: the kind of a run that tests the settings; None of a real run.
+        started: when the run began; None: now.
+    """
+    options = chosen_options(values)
+    what = "-".join(options[group][0] for group in ("model", "data") if group in options)
+    time = (started or datetime.now()).strftime("%m-%d %H:%M")  # the user's own clock
+    return " ".join(filter(None, [what, _typed(overrides), f"(test: {test})" if test else "", time]))
+
+
+def _typed(overrides: Sequence[str]) -> str:
+    """Return overrides in short, each by the last part of its key, as many as there is room for."""
+    parts: list[str] = []
+    for item in overrides:
+        key, _, value = item.lstrip("+").partition("=")
+        if key in _IN_OTHER_PARTS or key.startswith(("hydra", "~")) or not has_effect(key):
+            continue
+        text = masked(value if key == "experiment" else f"{key.rpartition('.')[2]}={value}")
+        if sum(map(len, parts)) + len(parts) + len(text) > _LONGEST:
+            return " ".join([*parts, "…"])
+        parts.append(text)
+    return " ".join(parts)
