@@ -18,7 +18,7 @@ from speechtrain.app.command import run_command
 from speechtrain.config.compose import compose_command
 from speechtrain.config.schemas.commands import CompareConfig
 from speechtrain.console import console
-from speechtrain.report.comparison import ComparisonReport, _short, compare, rows, sentence, write_files
+from speechtrain.report.comparison import ComparisonReport, _short, compare, rows, sentence, warning_of_tests, write_files
 
 
 def print_report(report: ComparisonReport) -> None:
@@ -31,6 +31,8 @@ def print_report(report: ComparisonReport) -> None:
     for row in body:
         table.add_row(*row[:split])
     console.print(table)
+    if (warning := warning_of_tests(report)) is not None:
+        console.print(f"\n{warning}", style="yellow", markup=False)
     if report.config:
         console.print("\nwhat differs in the configs")
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))

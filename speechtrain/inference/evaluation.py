@@ -19,6 +19,7 @@ from speechtrain.data.text.tokenizers import case_step
 from speechtrain.decode.base import ranking
 from speechtrain.errors import DataError, counted
 from speechtrain.inference.find import check_data_named, stored_for
+from speechtrain.tracking.run_names import names_of
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
@@ -234,12 +235,13 @@ def write(evaluation: Evaluation, folder: Path, cfg: EvaluateConfig) -> list[Pat
                 folder / each.name if several else folder,
                 each.samples,
                 evaluation.split,
-                f"{evaluation.weights.parent.parent.name} with {each.name}",
+                f"{' on '.join(names_of(recognizer.cfg.as_dict()))}, {each.name}",
                 backend=recognizer.backend,
                 model=recognizer.model,
                 task=recognizer.task,
                 data=evaluation.data,
                 options=recognizer.cfg.report,
+                note=evaluation.weights.parent.parent.name,
             )
             files += write_report(run)
     return files

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from speechtrain.config.moved import present_name
 from speechtrain.config.schemas.commands import CompareConfig
 from speechtrain.config.targets import task_directions
-from speechtrain.console import format_metric
+from speechtrain.console import format_metric, is_rate
 from speechtrain.errors import ConfigError, Problem, did_you_mean, unwritable
 from speechtrain.tracking.mlflow.lookup import open_reader
 
@@ -184,6 +184,14 @@ def sentence(report: ComparisonReport, item: Difference) -> str:
     return f"{rates} on the same {item.utterances} utterances: {interval}, p = {test.p_value:.3g}; {verdict}"
 
 
+def warning_of_tests(report: ComparisonReport) -> str | None:
+    """Return a warning that names the runs which only tested the settings, on little data or for few steps; None: there are none."""
+    tests = [f"{run.id[:8]} ({kind})" for run in report.runs if (kind := run.tags.get("speechtrain.test_run"))]
+    if not tests:
+        return None
+    return f"{', '.join(tests)} only tested the settings, on little data or for few steps: its figures say nothing of the model"
+
+
 def as_csv(report: ComparisonReport) -> str:
     """Return the table as CSV, with all numbers unrounded."""
     buffer = io.StringIO()
@@ -200,7 +208,10 @@ def as_markdown(report: ComparisonReport) -> str:
     header, body = rows(report)
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in body]
-    return "\n".join([*lines, "", *(f"- {sentence(report, item)}" for item in report.differences)]) + "\n"
+    notes = [f"- {sentence(report, item)}" for item in report.differences]
+    if (warning := warning_of_tests(report)) is not None:
+        notes.append(f"- {warning}")
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def as_page(report: ComparisonReport, reader: Reader) -> str:
@@ -217,6 +228,7 @@ def as_page(report: ComparisonReport, reader: Reader) -> str:
         body=[row[: 4 + len(report.metrics)] for row in body],
         runs=report.runs,
         config=report.config,
+        warning=warning_of_tests(report),
         sentences=[sentence(report, item) for item in report.differences],
         plots=_curves(report.runs, reader),
         plotly=get_plotlyjs(),
@@ -228,9 +240,15 @@ def _curves(runs: Sequence[Record], reader: Reader) -> list[tuple[str, str]]:
 
     curves = []
     for metric in _CURVES:
+        scale = 100.0 if is_rate(metric) else 1.0
         histories = [(run, reader.history(run, metric)) for run in runs]
         lines = [
-            Scatter(x=[step for step, _ in points], y=[value for _, value in points], name=f"{run.name} {run.id[:6]}", mode="lines+markers")
+            Scatter(
+                x=[step for step, _ in points],
+                y=[scale * value for _, value in points],
+                name=f"{run.name} {run.id[:6]}",
+                mode="lines+markers",
+            )
             for run, points in histories
             if points
         ]
@@ -238,7 +256,14 @@ def _curves(runs: Sequence[Record], reader: Reader) -> list[tuple[str, str]]:
             figure = Figure(lines)
             figure.update_layout(height=380, margin={"t": 20, "l": 60, "r": 20, "b": 40}, xaxis_title="epoch", template="simple_white")
             figure.update_layout(showlegend=True)
-            curves.append((metric, figure.to_html(full_html=False, include_plotlyjs=False, default_width="100%")))
+            if metric in ("val/wer", "val/cer"):
+                figure.update_yaxes(type="log")
+            curves.append(
+                (
+                    f"{metric}, %" if is_rate(metric) else metric,
+                    figure.to_html(full_html=False, include_plotlyjs=False, default_width="100%"),
+                )
+            )
     return curves
 
 

@@ -142,8 +142,29 @@ class Interval:
     high: float
 
 
+def wilson(errors: int, size: int) -> Interval:
+    """Return a share with its 95 % interval (Wilson 1927), which has an upper bound above zero where no error was seen.
+
+    Args:
+        errors: how many of `size` are wrong; an interval of nothing at all is 0 to 1.
+        size: how many there are.
+    """
+    if not size:
+        return Interval(0.0, 0.0, 1.0)
+    share, square = errors / size, _Z**2
+    middle = (share + square / (2 * size)) / (1 + square / size)
+    half = _Z * math.sqrt(share * (1 - share) / size + square / (4 * size**2)) / (1 + square / size)
+    return Interval(share, max(0.0, middle - half) if errors else 0.0, min(1.0, middle + half) if errors < size else 1.0)
+
+
+_Z = 1.959963984540054
+"""Standard deviations of the normal distribution that 95 % lie within."""
+
+
 def bootstrap(errors: Sequence[int], sizes: Sequence[int], *, count: int = 1000, seed: int = 0) -> Interval:
     """Return a corpus rate with its percentile interval from utterances drawn with replacement (Bisani and Ney 2004).
+
+    Draws of no errors have none: the upper bound is then that of `wilson`, about 3.8 divided by the words.
 
     Args:
         errors: errors of each utterance.
@@ -153,6 +174,8 @@ def bootstrap(errors: Sequence[int], sizes: Sequence[int], *, count: int = 1000,
     """
     top, bottom = np.asarray(errors, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     value = float(top.sum() / max(1.0, bottom.sum()))
+    if not value and bottom.sum():
+        return wilson(0, int(bottom.sum()))
     rates = resampled(np.stack([top, bottom]), count=count, seed=seed)
     low, high = np.quantile(rates[0] / np.maximum(1.0, rates[1]), [0.025, 0.975])
     return Interval(value, float(low), float(high))

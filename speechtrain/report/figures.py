@@ -14,6 +14,7 @@ import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from speechtrain.console import is_rate
 from speechtrain.files import atomically
@@ -52,7 +53,7 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, float] | None) -> Figure:
-    """Draw losses, rates, learning rate and time over the epochs.
+    """Draw losses, rates (those of errors on a logarithmic axis), learning rate and time over the epochs.
 
     Args:
         epochs: the metrics of each epoch.
@@ -66,7 +67,8 @@ def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, 
         (title, chosen)
         for title, chosen in (
             ("loss", losses),
-            ("rates, %", rates),
+            ("error rates, %", [name for name in rates if _is_error_rate(name)]),
+            ("rates, %", [name for name in rates if not _is_error_rate(name)]),
             ("learning rate", ["train/lr"] if "train/lr" in names else []),
             ("gradient norm", ["train/grad_norm"] if "train/grad_norm" in names else []),
             ("seconds an epoch", times),
@@ -77,7 +79,7 @@ def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, 
         figure = Figure(figsize=(11, 3.1 * -(-len(panels) // 3)))
         for place, (title, chosen) in enumerate(panels, start=1):
             axes = figure.add_subplot(-(-len(panels) // 3), 3, place)
-            scale = 100.0 if title.startswith("rates") else 1.0
+            scale = 100.0 if title.endswith("%") else 1.0
             for colour, name in zip(COLOURS, chosen, strict=False):
                 points = [(epoch + 1, scale * metrics[name]) for epoch, metrics in enumerate(epochs) if name in metrics]
                 axes.plot(*zip(*points, strict=True), color=colour, marker="." if len(points) < 40 else None, label=name)
@@ -85,10 +87,18 @@ def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, 
                     axes.plot([best[1] + 1], [scale * best[2]], "o", color=colour, markersize=8, fillstyle="none")
             axes.set_title(title)
             axes.set_xlabel("epoch")
-            if len(chosen) > 1 or title.startswith("rates"):
+            if title.startswith("error") and any(line.get_ydata().max() > 0 for line in axes.get_lines()):
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+            if len(chosen) > 1 or title.endswith("%"):
                 axes.legend(fontsize=8)
         figure.tight_layout()
     return figure
+
+
+def _is_error_rate(name: str) -> bool:
+    return name.rpartition("/")[2].removesuffix("_std") in ("wer", "cer", "per")
 
 
 def bars_figure(groups: Mapping[str, tuple[float, int]], title: str) -> Figure:
@@ -100,7 +110,7 @@ def bars_figure(groups: Mapping[str, tuple[float, int]], title: str) -> Figure:
         values = [100 * groups[name][0] for name in names]
         axes.barh(names, values, color=COLOURS[0], height=0.7)
         for row, name in enumerate(names):
-            axes.text(values[row], row, f"  {values[row]:.1f} %  of {groups[name][1]:,} words", va="center", fontsize=8)
+            axes.text(values[row], row, f"  {values[row]:.2f} %  of {groups[name][1]:,} words", va="center", fontsize=8)
         axes.set_xlim(0, 1.5 * max([*values, 1e-3]))
         axes.set_title(title)
         axes.set_xticks([])
@@ -111,7 +121,7 @@ def bars_figure(groups: Mapping[str, tuple[float, int]], title: str) -> Figure:
 def calibration_figure(calibration: Calibration) -> Figure:
     """Draw how often words of a confidence are right."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(4.2, 3.2))
+        figure = Figure(figsize=(5.2, 3.6))
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
         sizes = np.array([count for _, _, count in calibration.bins], dtype=np.float64)
@@ -122,11 +132,13 @@ def calibration_figure(calibration: Calibration) -> Figure:
             s=15 + 120 * sizes / sizes.max(),
             color=COLOURS[0],
         )
-        axes.set_xlim(0, 1.03)
-        axes.set_ylim(0, 1.03)
-        axes.set_xlabel("confidence of words")
+        for mean, share, count in calibration.bins:
+            axes.annotate(f"{count:,}", (mean, share), (0, 9), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_xlim(-0.03, 1.06)
+        axes.set_ylim(-0.03, 1.12)
+        axes.set_xlabel("confidence of words, beside each point their number")
         axes.set_ylabel("share that is right")
-        axes.set_title(f"calibration error {100 * calibration.error:.1f} %")
+        axes.set_title(f"calibration error {100 * calibration.error:.2f} % of {int(sizes.sum()):,} words")
     return figure
 
 
@@ -158,7 +170,7 @@ def posteriors_figure(posteriors: Posteriors, *, most: int = 24) -> Figure:
     rows = [0, *drawn]
     seconds = len(probabilities) / posteriors.frame_rate
     with rc_context(STYLE):
-        figure = Figure(figsize=(min(16.0, max(6.0, 1.6 * seconds)), 0.9 + 0.2 * len(rows)))
+        figure = Figure(figsize=(min(24.0, max(11.5, 1.6 * seconds)), 0.9 + 0.2 * len(rows)))
         axes = figure.add_subplot()
         axes.imshow(
             probabilities[:, rows].T,

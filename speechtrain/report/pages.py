@@ -23,6 +23,7 @@ from speechtrain.report.errors import (
     confused_words,
     fields_of,
     total,
+    wilson,
     worst,
 )
 from speechtrain.report.figures import Posteriors, bars_figure, calibration_figure, posteriors_figure, svg
@@ -61,6 +62,7 @@ def error_report(
     *,
     title: str,
     split: str,
+    note: str = "",
     bad: Sequence[Example],
     fine: Sequence[Example],
     tokens: Callable[[str], Sequence[str]],
@@ -72,6 +74,7 @@ def error_report(
         utterances: all utterances of the split.
         title: heading of the page.
         split: name of the split.
+        note: which run it was, below the heading.
         bad: utterances with errors that are shown.
         fine: utterances without errors that are shown.
         tokens: spells a text in the model's tokens.
@@ -90,6 +93,8 @@ def error_report(
         counts=counts,
         hours=seconds / 3600,
         draws=draws,
+        wrong=wilson(counts.wrong, counts.utterances),
+        note=note,
         wer=bootstrap(errors, [each.counts.words for each in utterances], count=draws),
         cer=bootstrap(*zip(*characters, strict=True), count=draws) if characters else bootstrap([], []),
         edits=sum(edits for edits, _ in characters),

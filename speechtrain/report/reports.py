@@ -59,7 +59,8 @@ class FinishedRun:
         folder: the run's folder.
         samples: all samples of the split, with their details.
         split: name of the split.
-        title: heading of the pages.
+        title: what was trained on what; the heading of the pages.
+        note: which run it was, below the heading.
         backend, model, task, data: those of the run.
         options: the group `report` of the config.
     """
@@ -73,6 +74,7 @@ class FinishedRun:
     task: Task
     data: TaskData
     options: Report
+    note: str = ""
 
 
 def write_report(run: FinishedRun) -> list[Path]:
@@ -99,7 +101,8 @@ def write_error_report(run: FinishedRun) -> list[Path]:
 
     text = pages.error_report(
         utterances,
-        title=f"Errors of {run.title}",
+        title=f"{run.title}: errors",
+        note=run.note,
         split=split,
         bad=[example(each) for each in bad],
         fine=[example(each) for each in fine],
@@ -160,7 +163,8 @@ def write_class_report(run: FinishedRun) -> list[Path]:
     audio = {each.id: sounds.of(cuts[each.id]) for each in worst if each.id in cuts} if sounds is not None else {}
     text = pages.render(
         "classes.html.j2",
-        title=f"Classes of {run.title}",
+        title=f"{run.title}: classes",
+        note=run.note,
         split=run.split,
         count=len(run.samples),
         wrong=len(wrong),
@@ -189,7 +193,8 @@ def write_signal_report(run: FinishedRun) -> list[Path]:
     examples = {f"{each.id}": signal_figure(each.arrays, f"{each.id}   {by} {each.measures[by]:.2f}", rate) for each in drawn}
     text = pages.render(
         "signals.html.j2",
-        title=f"Signals of {run.title}",
+        title=f"{run.title}: signals",
+        note=run.note,
         split=run.split,
         samples=run.samples,
         shown=ranked[: 10 * max(1, run.options.worst)],

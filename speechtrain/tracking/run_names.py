@@ -25,10 +25,14 @@ def name_of_run(values: Mapping[str, Any], overrides: Sequence[str], test: str |
         test: the kind of a run that tests the settings; None of a real run.
         started: when the run began; None: now.
     """
-    options = chosen_options(values)
-    what = "-".join(options[group][0] for group in ("model", "data") if group in options)
     time = (started or datetime.now()).strftime("%m-%d %H:%M")  # the user's own clock
-    return " ".join(filter(None, [what, _typed(overrides), f"(test: {test})" if test else "", time]))
+    return " ".join(filter(None, ["-".join(names_of(values)), _typed(overrides), f"(test: {test})" if test else "", time]))
+
+
+def names_of(values: Mapping[str, Any]) -> list[str]:
+    """Return the names of the model and of the data of a config, as on the command line, or of their classes."""
+    options = chosen_options(values)
+    return [options[group][0] for group in ("model", "data") if group in options]
 
 
 def _typed(overrides: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,7 +124,7 @@ def write_outputs(
     """Write what the run leaves besides its checkpoints, and track it: the exported model and, unless brief, the reports."""
     exported = run.backend.export(run.model, run.folder, plan.extra, blank_last=run.data.tokenizer.blank_last)
     interrupts.check()
-    recorder.transcripts(evaluation.samples)
+    recorder.transcripts(worst_first(evaluation.samples))
     recorder.checkpoints([path for path in (checkpoint, exported) if path is not None])
     reports_enabled = run.cfg.report.enabled
     reports = _write_reports(run, history, evaluation) if (not brief if reports_enabled is None else reports_enabled) else []
@@ -132,9 +132,21 @@ def write_outputs(
     return [*([exported] if exported is not None else []), *reports]
 
 
+def worst_first(samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples with texts by the number of wrong words, the most first, and of equals the shorter ones; others as they are."""
+    from rapidfuzz.distance import Levenshtein
+
+    def place(sample: Sample) -> tuple[int, int]:
+        words = sample.reference.split()
+        return -Levenshtein.distance(words, sample.hypothesis.split()), len(words)
+
+    return sorted(samples, key=place)
+
+
 def _write_reports(run: Experiment, history: History, evaluation: SplitEvaluation) -> list[Path]:
     """Draw the history, and what the task reports; what cannot be drawn is a warning."""
     from speechtrain.report.reports import FinishedRun, write_history, write_report
+    from speechtrain.tracking.run_names import names_of
 
     folder, objective = run.folder, run.cfg.objective.metric
     written: list[Path] = []
@@ -142,9 +154,11 @@ def _write_reports(run: Experiment, history: History, evaluation: SplitEvaluatio
         best = history.best(objective)
         picture = write_history(folder, history.epochs, (objective, *best) if best is not None else None)
         written += [picture] if picture is not None else []
-        title = f"{folder.parent.name}/{folder.name}"
+        title, note = " on ".join(names_of(run.cfg.as_dict())), f"{folder.parent.name}/{folder.name}"
         parts = {"backend": run.backend, "model": run.model, "task": run.task, "data": run.data}
-        written += write_report(FinishedRun(folder, evaluation.samples, evaluation.split, title, **parts, options=run.cfg.report))
+        written += write_report(
+            FinishedRun(folder, evaluation.samples, evaluation.split, title, **parts, options=run.cfg.report, note=note)
+        )
     except Exception as error:  # noqa: BLE001 # a report is no reason to lose a trained model
         log.warning("a report could not be written (%s: %s)", type(error).__name__, error)
     return written

@@ -10,8 +10,8 @@ import pytest
 
 from speechtrain.decode.align import align, greedy_spans
 from speechtrain.files import numbered
-from speechtrain.report.errors import Utterance
-from speechtrain.report.figures import Posteriors, history_figure, save_png, svg
+from speechtrain.report.errors import Calibration, Utterance
+from speechtrain.report.figures import Posteriors, calibration_figure, history_figure, save_png, svg
 from speechtrain.report.pages import Example, choose_examples, error_report, fields_shown
 
 
@@ -89,3 +89,23 @@ def test_spans_follow_the_best_path_and_the_alignment_the_text() -> None:
 def test_no_name_is_given_twice() -> None:
     taken: set[str] = set()
     assert [numbered(name, taken) for name in ("a", "a", "a_2", "a", "b")] == ["a", "a_2", "a_2_2", "a_3", "b"]
+
+
+def test_where_nothing_is_wrong_the_page_gives_an_upper_bound() -> None:
+    text = page([Utterance(str(number), "one two", "one two") for number in range(50)], bad=[])
+    assert "0.00 % – 3.70 %" in text  # z² / (100 + z²), of 100 words
+    assert "0.00 % – 7.13 %" in text  # of 50 utterances
+
+
+def test_error_rates_are_drawn_on_a_logarithmic_axis_unless_all_are_zero() -> None:
+    def scales(rate: float) -> dict[str, str]:
+        epochs = [{"train/loss": 1.0, "val/wer": rate, "val/exact": 0.5}, {"train/loss": 0.5, "val/wer": rate / 10, "val/exact": 0.9}]
+        return {axes.get_title(loc="left"): axes.get_yscale() for axes in history_figure(epochs, None).axes}
+
+    assert scales(0.9) == {"loss": "linear", "error rates, %": "log", "rates, %": "linear"}
+    assert scales(0.0)["error rates, %"] == "linear"
+
+
+def test_calibration_is_drawn_with_the_number_of_words_at_each_point() -> None:
+    drawn = svg(calibration_figure(Calibration([(0.2, 0.1, 17), (0.9, 0.95, 1234)], 0.05)))
+    assert all(f">{text}<" in drawn for text in ("17", "1,234", "calibration error 5.00 % of 1,251 words"))
