@@ -10,14 +10,16 @@ All other runs are compared with the first one. Keys are those of conf/compare.y
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from speechtrain.app.command import run_command
 from speechtrain.config.compose import compose_command
 from speechtrain.config.schemas.commands import CompareConfig
-from speechtrain.console import console
+from speechtrain.console import console, print_table, waiting, width_of
 from speechtrain.report.comparison import ComparisonReport, _short, compare, rows, sentence, warning_of_tests, write_files
 
 
@@ -25,12 +27,13 @@ def print_report(report: ComparisonReport) -> None:
     """Print a table of the metrics, one of the configs, and the results of the tests."""
     header, body = rows(report)
     split = 4 + len(report.metrics)
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for index, name in enumerate(header[:split]):
-        table.add_column(name, justify="right" if index >= 3 else "left", overflow="fold")
-    for row in body:
-        table.add_row(*row[:split])
-    console.print(table)
+    table = _table(header[:split], [row[:split] for row in body])
+    if width_of(table) > console.width:  # who they are in lines of their own
+        for row in body:
+            console.print(f"{row[0]}  {row[1]}  {row[2]}{f', {row[3]} s' if row[3] else ''}", markup=False)
+        console.print()
+        table = _table([header[0], *header[4:split]], [[row[0], *row[4:split]] for row in body])
+    print_table(table, turns=True)
     if (warning := warning_of_tests(report)) is not None:
         console.print(f"\n{warning}", style="yellow", markup=False)
     if report.config:
@@ -41,21 +44,33 @@ def print_report(report: ComparisonReport) -> None:
             table.add_column(run.id[:8], overflow="fold")
         for key, values in report.config.items():
             table.add_row(key, *(_short(value) for value in values[:8]))
-        console.print(table)
+        print_table(table)
         if len(report.runs) > 8:
             console.print(f"and of {len(report.runs) - 8} more runs: out=FOLDER writes all of them")
     for item in report.differences:
         console.print(f"\n{sentence(report, item)}", markup=False)
 
 
+def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name in header:
+        table.add_column(name, justify="left" if name in ("run", "name", "status") else "right", overflow="fold")
+    for row in body:
+        table.add_row(*map(escape, row))
+    return table
+
+
 def run(arguments: list[str]) -> int:
     """Compare runs: arguments with `=` are keys of conf/compare.yaml, the others name runs."""
     cfg = compose_command(CompareConfig, [item for item in arguments if "=" in item])
-    report, reader = compare(cfg, [item for item in arguments if "=" not in item])
+    with waiting("reading the runs"):
+        report, reader = compare(cfg, [item for item in arguments if "=" not in item])
     print_report(report)
     if cfg.out is not None:
         console.print()
-        for path in write_files(report, reader, Path(str(cfg.out)).absolute()):
+        with waiting("writing the comparison"):
+            written = write_files(report, reader, Path(str(cfg.out)).absolute())
+        for path in written:
             console.print(str(path), markup=False)
     return 0
 

@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 for _name in ("stdin", "stdout", "stderr"):
     if getattr(sys, _name) is None:  # it was closed by whoever started this; another file would get its number
@@ -39,7 +42,8 @@ class ConsoleHandler(logging.Handler):
         """Print the message of a record, behind its level if it is a warning or an error."""
         text = escape(self.format(record))
         style = _STYLES.get(record.levelno)
-        where = errors if record.levelno >= logging.WARNING else console
+        both_seen = console.is_terminal and errors.is_terminal  # a bar is drawn anew below lines of its own console only
+        where = errors if record.levelno >= logging.WARNING and not both_seen else console
         where.print(f"{record.levelname.lower()}: {text}" if style else text, style=style)
 
 
@@ -67,6 +71,60 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """Show on a terminal what is being done and for how long, for what may take more than two seconds and has no steps to count."""
+    if not console.is_terminal:
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as progress:
+        progress.add_task(label, total=None)
+        yield
+
+
+def print_table(table: Table, *, turns: bool = False) -> None:
+    """Print a table; in a file or a pipe without blanks at the ends of lines.
+
+    Args:
+        table: the table.
+        turns: whether rows become columns where it is wider than the terminal and fits so.
+    """
+    if turns and width_of(table) > console.width:
+        turned = _turned(table)
+        table = turned if width_of(turned) <= console.width else table
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    console.print("\n".join(line.rstrip() for line in captured.get().split("\n")), end="", markup=False)
+
+
+def width_of(table: Table) -> int:
+    """Return how many columns of a terminal a table takes that is not folded."""
+    return console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum
+
+
+_ANY_WIDTH = 10_000
+
+
+def _turned(table: Table) -> Table:
+    """Return a table whose columns are the rows of another."""
+    from rich.table import Table
+
+    first, *others = table.columns
+    turned = Table(box=None, pad_edge=False, title=table.title, title_justify="left", title_style=table.title_style)
+    turned.add_column(first.header)
+    for cell in first.cells:
+        turned.add_column(cell, justify="right")
+    for column in others:
+        turned.add_row(column.header, *column.cells)
+    return turned
 
 
 def format_metric(name: str, value: float) -> str:

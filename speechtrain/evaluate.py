@@ -19,7 +19,7 @@ from rich.text import Text
 from speechtrain.app.arguments import arguments_of
 from speechtrain.app.command import run_command
 from speechtrain.config.schemas.commands import EvaluateConfig
-from speechtrain.console import console, format_metric
+from speechtrain.console import console, format_metric, print_table, waiting
 from speechtrain.errors import unwritable
 from speechtrain.inference.evaluation import DecoderResult, Evaluation, evaluate, keep_earlier, write
 from speechtrain.inference.find import find_model, results_folder
@@ -48,10 +48,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
         seconds = evaluation.model_seconds + each.decode_seconds
         speed = f"{3600 * facts['hours'] / max(1e-9, seconds):,.0f}"
         table.add_row(each.name, *values, *(f"{each.edits[key]:,}" for key in edits), speed)
-    console.print(table)
+    print_table(table, turns=True)
     for each in evaluation.results:
         if each.hot_words:
-            console.print(_hot_word_table(each))
+            print_table(_hot_word_table(each))
 
 
 def _hot_word_table(result: DecoderResult) -> Table:
@@ -80,7 +80,8 @@ def run(arguments: list[str]) -> int:
         console.print(f"on test: python -m speechtrain.evaluate {' '.join([f'from={source}', *best])}", markup=False)
         return 0
     split = cfg.split or "test"
-    evaluation = evaluate(cfg, overrides, split=split)
+    with waiting(f"evaluating on {split}"):
+        evaluation = evaluate(cfg, overrides, split=split)
     print_evaluation(evaluation)
     folder = results_folder(evaluation.weights, f"evaluation-{split}", cfg.out)
     try:

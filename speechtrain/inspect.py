@@ -26,7 +26,7 @@ from speechtrain.config.compose import compose
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.config.overlay import OVERLAID_GROUPS
 from speechtrain.config.schemas.commands import InspectConfig
-from speechtrain.console import console
+from speechtrain.console import console, print_table, waiting
 from speechtrain.data.text.normalize import visible
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import is_file, user_path
@@ -53,7 +53,7 @@ def print_inspection(inspection: Inspection) -> None:
             f"{np.median(facts.characters_per_s):.1f}",
             ", ".join(f"{rate} Hz" + (f" ({count}x)" if len(facts.rates) > 1 else "") for rate, count in sorted(facts.rates.items())),
         )
-    console.print(table)
+    print_table(table, turns=True)
     vocabulary = inspection.data.tokenizer.vocabulary
     named = [{"": "<blank>", " ": "<space>"}.get(token) or visible(token) for token in vocabulary]
     console.print(f"\nvocabulary  {len(vocabulary)} tokens: {abbreviated(named, 40)}", markup=False)
@@ -81,7 +81,8 @@ def run(arguments: list[str]) -> int:
         print_profile(profile(model.backend, model.model, model.features), name)
         return 0
     cfg = ExperimentConfig.of(compose([*overrides, "tracking=[]"]))
-    inspection = inspect(cfg, with_profile=own.profile)
+    with waiting("reading the data"):
+        inspection = inspect(cfg, with_profile=own.profile)
     print_inspection(inspection)
     if inspection.profile is not None:
         from speechtrain.report.profile import print_profile
@@ -89,7 +90,8 @@ def run(arguments: list[str]) -> int:
         console.print()
         print_profile(inspection.profile, class_name(cfg.model))
     if own.out:
-        page = write_page(inspection, user_path(own.out).absolute(), own.examples, " ".join(overrides))
+        with waiting("drawing the page"):
+            page = write_page(inspection, user_path(own.out).absolute(), own.examples, " ".join(overrides))
         console.print(f"\npage        {page}")
     return 0
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from speechtrain.config.experiment import ExperimentConfig, kind_of_test
+from speechtrain.console import waiting
 from speechtrain.errors import EmptyDataError
 from speechtrain.processes import interrupts
 from speechtrain.tracking.recorder import RunRequest, recorded
@@ -133,7 +134,8 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
     callbacks = [*options.callbacks, *steps.build_callbacks(cfg)]
     if not options.quiet:
         print_config(cfg)
-    backend = steps.build_backend(cfg)
+    with waiting(f"importing {cfg.backend['name']}"):
+        backend = steps.build_backend(cfg)
     data_to_resume = _data_to_resume(cfg, reuse=options.reuse_data)
     folder = steps.start_folder(cfg)
     with recorded(cfg, folder, request) as recorder:
@@ -143,16 +145,19 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
         from speechtrain.training.history import HISTORY, History
         from speechtrain.training.watch import DiagnosisCallback
 
-        recorder.open()
+        with waiting("opening the trackers"):
+            recorder.open()
         recorder.changes(note_changes(folder, changes))
         try:
-            prepared = data_to_resume or prepare(cfg, threads=os.cpu_count() or 1, reuse=options.reuse_data)
+            with waiting("reading the data"):
+                prepared = data_to_resume or prepare(cfg, threads=os.cpu_count() or 1, reuse=options.reuse_data)
         except EmptyDataError as error:
             log.warning("%s\nnothing was trained (data.on_empty=warn)", error)
             return Result({}, None, folder, None, [], [], recorder.run_ids)
         recorder.data(cfg, prepared)
-        run = steps.build_experiment(cfg, folder, backend, prepared)
-        initial_weights.load_initial_weights(run)
+        with waiting("building the model"):
+            run = steps.build_experiment(cfg, folder, backend, prepared)
+            initial_weights.load_initial_weights(run)
         steps.check_trained(run)
         steps.log_model_size(run)
         steps.leave_out_infeasible(run)
@@ -170,12 +175,14 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
             trained = steps.fit(run, plan, loaders, history, [recorder.epochs(cfg.trainer.log_every_n_steps), watch, *callbacks])
 
         checkpoint = outcome.load_checkpoint(run, trained)
-        evaluation = outcome.evaluate_splits(run, loaders)
+        with waiting("evaluating"):
+            evaluation = outcome.evaluate_splits(run, loaders)
         summary = outcome.summarise(run, plan, trained, history, counts, evaluation)
         recorder.metrics(summary.final, step=len(history.epochs))
-        files = outcome.write_outputs(run, plan, recorder, history, evaluation, checkpoint, brief=options.brief)
-        if not options.brief:
-            outcome.track_model(run, plan, recorder, summary)
+        with waiting("writing the reports and the model"):
+            files = outcome.write_outputs(run, plan, recorder, history, evaluation, checkpoint, brief=options.brief)
+            if not options.brief:
+                outcome.track_model(run, plan, recorder, summary)
         lm = write_language_model(run, recorder)
         write_run_file(folder, {"objective": summary.objective, "metrics": summary.metrics})
         print_results(summary.metrics, run.task.directions)

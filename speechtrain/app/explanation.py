@@ -18,7 +18,7 @@ from speechtrain.config.composition import REFUSED, ComposedFile, config_folders
 from speechtrain.config.explain import explain
 from speechtrain.config.options import WITHOUT_KEYS, Key, Option, command_keys, groups, options_of, root_keys
 from speechtrain.config.schemas.commands import COMMANDS
-from speechtrain.console import console
+from speechtrain.console import console, print_table
 from speechtrain.errors import UserError
 
 FLAG = "--explain"
@@ -172,7 +172,7 @@ def _print_group(book: _Book, group: str) -> None:
     table = _table()
     for option in options_of(group, book.folders):
         table.add_row(f"{'* ' if option.name in chosen else '  '}{option.name}", escape(option.summary))
-    console.print(table)
+    print_table(table)
     for option in (each for each in options_of(group, book.folders) if each.name in chosen and each.keys):
         console.print(f"\nKeys of [bold]{group}={option.name}[/] ({shown(option.file)}):\n")
         _print_list(option)
@@ -188,7 +188,7 @@ def _print_table(keys: dict[str, Key]) -> None:
     table = _table()
     for name, key in keys.items():
         table.add_row(f"  {name}", escape(key.entry.comment))
-    console.print(table)
+    print_table(table)
 
 
 def _table() -> Table:
@@ -261,7 +261,7 @@ def _print_key(book: _Book, name: str, holder: str, key: Key, *, is_active: bool
     table.add_row("  written in", own)
     if key.schema is not None:
         table.add_row("  checked by", f"{key.schema.__name__} in {shown(Path(inspect.getfile(key.schema)))}")
-    console.print(table)
+    print_table(table)
     if is_node:
         siblings = book.run if name in book.run else _keys_beside(book, name)
         console.print()

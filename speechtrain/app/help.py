@@ -9,7 +9,7 @@ from speechtrain.app.commands import COMMANDS, TRAIN, summary
 from speechtrain.config.comments import summary_of
 from speechtrain.config.composition import config_folders
 from speechtrain.config.options import groups, option_files
-from speechtrain.console import console
+from speechtrain.console import console, print_table
 
 
 def print_help(config_dir: str | None = None) -> None:
@@ -29,18 +29,18 @@ def print_help(config_dir: str | None = None) -> None:
     table.add_row(TRAIN, "train a model and test it; the word may be left out")
     for name in COMMANDS:
         table.add_row(name, escape(summary(name).rstrip(".")))
-    console.print(table)
+    print_table(table)
     console.print("\n[bold]Words of a training[/]\n")
     table = _table("bold", "")
     for name, text in _WORDS:
         table.add_row(name, escape(text))
-    console.print(table)
+    print_table(table)
     console.print("\n[bold]Groups[/]  --explain GROUP says more of each; by default a tdnn learns digits spoken by eSpeak NG\n")
     table = _table("bold", "cyan", "")
     for group in (name for name in groups(folders) if not name.startswith("hydra")):
         for position, (name, path) in enumerate(sorted(option_files(group, folders).items())):
             table.add_row(group if position == 0 else "", name, escape(summary_of(path)))
-    console.print(table)
+    print_table(table)
 
 
 _WORDS = (

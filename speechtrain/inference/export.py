@@ -361,18 +361,22 @@ def _check_formats(kinds: Sequence[str], formats: Iterable[str], backend: str) -
 
 def print_export_results(results: Sequence[ExportResult]) -> None:
     """Print the results as a table, the model first."""
-    from speechtrain.console import format_metric
+    from speechtrain.console import format_metric, print_table
 
     table = Table(box=None, pad_edge=False)
     names = list(results[0].metrics)
-    for name in ("", "MB", "latency ms", "real-time factor", "difference", *names, "file"):
-        table.add_column(name, justify="left" if name in ("", "file") else "right")
+    for name in ("", "MB", "latency ms", "real-time factor", "difference", *names):
+        table.add_column(name, justify="left" if not name else "right")
     for each in results:
         values = [format_metric(name, each.metrics[name]) for name in names]
         difference = "" if each.difference is None else f"{each.difference:.1e}"
         numbers = [f"{each.megabytes:.2f}", f"{each.latency_ms:.1f}", f"{each.real_time_factor:.4f}", difference]
-        table.add_row(each.kind, *numbers, *values, str(each.path or ""))
-    console.print(table)
+        table.add_row(each.kind, *numbers, *values)
+    print_table(table, turns=True)
+    console.print()
+    for each in results:
+        if each.path is not None:
+            console.print(f"{each.kind:<12}{each.path}", markup=False)
 
 
 def write_exports(cfg: ExportConfig, overrides: Sequence[str]) -> list[str]:

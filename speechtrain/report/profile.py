@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from speechtrain.backends.base import Backend, LayerSize, ModelInfo
-from speechtrain.console import console
+from speechtrain.console import console, print_table
 
 if TYPE_CHECKING:
     from speechtrain.data.features.features import Features
@@ -96,8 +96,8 @@ def print_profile(measured: Profile, name: str) -> None:
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
     total = max(1, sum(layer.parameters for layer in measured.layers))
     for layer in measured.layers:
-        table.add_row(layer.name, layer.kind, f"{layer.parameters:,}", f"{100 * layer.parameters / total:.1f} %")
-    console.print(table)
+        table.add_row(layer.name, layer.kind, f"{layer.parameters:,}", f"{100 * layer.parameters / total:.2f} %")
+    print_table(table)
     console.print()
     table = Table(box=None, pad_edge=False)
     for title in ("audio", "latency", "real-time factor", "multiply-adds"):
@@ -105,5 +105,5 @@ def print_profile(measured: Profile, name: str) -> None:
     for cost in measured.costs:
         sums = f"{cost.multiply_adds / 1e6:,.1f} M" if cost.multiply_adds is not None else "?"
         table.add_row(f"{cost.seconds:g} s", f"{cost.latency_ms:.1f} ms", f"{cost.real_time_factor:.4f}", sums)
-    console.print(table)
+    print_table(table)
     console.print(f"\non the CPU with {measured.threads} threads; the process used {measured.peak_megabytes:,.0f} MB at most", markup=False)

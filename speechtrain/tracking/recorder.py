@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from speechtrain.addresses import masked
 from speechtrain.config.checkpoint_values import without_checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig, class_name
-from speechtrain.console import console
+from speechtrain.console import console, waiting
 from speechtrain.errors import DiskError, RunError, RunPaused, RunPruned, UserError
 from speechtrain.processes import interrupts
 from speechtrain.tracking import provenance
@@ -262,8 +262,9 @@ def _close(trackers: Sequence[Tracker], folder: Path, status: Status) -> None:
         if status == "FINISHED":
             raise
     finally:
-        for tracker in trackers:
-            tracker.finish(status)
+        with waiting("sending what is left to the trackers"):
+            for tracker in trackers:
+                tracker.finish(status)
 
 
 def _run_infos(cfg: ExperimentConfig, folder: Path, request: RunRequest) -> Callable[[str], RunInfo]:

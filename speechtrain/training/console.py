@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.tree import Tree
 
@@ -18,7 +18,7 @@ from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.config.checkpoint_values import without_checkpoint_files
 from speechtrain.config.differences import changed_run_keys, chosen_options
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.console import console, format_metric
+from speechtrain.console import console, format_metric, print_table
 from speechtrain.training.language_model import LANGUAGE_MODEL, LEXICON
 
 if TYPE_CHECKING:
@@ -57,15 +57,17 @@ class ConsoleProgress(Callback):
         if first_epoch:
             console.print(f"going on with epoch {first_epoch + 1} of {total_epochs}")
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            text = TextColumn("{task.description}", markup=False)
+            columns = (text, BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             self._progress = Progress(*columns, console=console, transient=True)
             self._progress.start()
-            self._bar = self._progress.add_task("")
+            self._bar = self._progress.add_task(f"epoch {first_epoch + 1}/{total_epochs}", total=None)
 
     def on_batch_end(self, epoch: int, batch_index: int, batch_count: int, loss: float, lr: float) -> None:  # noqa: ARG002
         """Move the progress bar."""
         if self._progress is not None and self._bar is not None:
-            text = f"epoch {epoch + 1}/{self._epochs} loss {loss:.3f}"
+            done = f"loss {loss:.3f}" if batch_index + 1 < batch_count else "validating"
+            text = f"epoch {epoch + 1}/{self._epochs} {done}"
             self._progress.update(self._bar, description=text, completed=batch_index + 1, total=batch_count)
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:  # noqa: ARG002
@@ -121,7 +123,7 @@ def print_results(metrics: Mapping[str, float], columns: Iterable[str]) -> None:
         if any(value is not None for value in values):
             table.add_row(split, *("" if value is None else format_metric(name, value) for name, value in zip(names, values, strict=True)))
     console.print()
-    console.print(table)
+    print_table(table)
 
 
 def print_samples(samples: Sequence[Sample]) -> None:
@@ -130,7 +132,7 @@ def print_samples(samples: Sequence[Sample]) -> None:
         console.print(f"\n[dim]{escape(sample.id)}[/]")
         if sample.reference or sample.hypothesis:
             reference, hypothesis = marked(sample.reference, sample.hypothesis)
-            console.print(f"  ref  {reference}\n  hyp  {hypothesis}")
+            console.print(f"  ref  {reference}".rstrip() + f"\n  hyp  {hypothesis}".rstrip(" "))
         if sample.measures:
             console.print("  " + "  ".join(f"{name} {format_metric(name, value)}" for name, value in sample.measures.items()))
 
@@ -194,7 +196,7 @@ def print_config(cfg: ExperimentConfig) -> None:
         table.add_row(group, " ".join([f"[bold]{escape(name)}[/]", *_pairs(changed)]))
     if changed := changed_run_keys(values):
         table.add_row("run", " ".join(_pairs(changed)))
-    console.print(table)
+    print_table(table)
     console.print(f"\n[dim]all keys are in {escape(str(_near(Path(cfg.output_dir) / 'config.yaml')))}")
     console.print("[dim](hydra.verbose=speechtrain prints them)[/]\n")
 

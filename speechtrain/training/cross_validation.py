@@ -13,7 +13,7 @@ from rich.table import Table
 
 from speechtrain.backends.checkpoint_files import last_checkpoint
 from speechtrain.config.experiment import ExperimentConfig
-from speechtrain.console import console, format_metric
+from speechtrain.console import console, format_metric, print_table
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.tracking.recorder import RunRequest, recorded
 from speechtrain.tracking.run_folder import fold_folder, write_run_file
@@ -104,7 +104,7 @@ def print_folds(results: Sequence[Result], metrics: Mapping[str, float]) -> None
         values = [metrics[name], metrics[f"{name}{DEVIATION}"], *(result.metrics[name] for result in results)]
         table.add_row(name, *(format_metric(name, value) for value in values))
     console.print()
-    console.print(table)
+    print_table(table)
 
 
 def fold_config(cfg: ExperimentConfig, fold: int) -> ExperimentConfig:
