@@ -111,8 +111,11 @@ def _train(arguments: list[str]) -> None:
     logging.raiseExceptions = False  # a log file on a full disk is no reason for a stack trace
     try:
         _compose_and_run(arguments)
-    except KeyboardInterrupt:
-        if not is_sweep(sys.argv[1:]):
+    except KeyboardInterrupt as error:
+        if is_sweep(sys.argv[1:]):
+            if interrupts.REPORTED not in getattr(error, "__notes__", ()):
+                errors.print("interrupted before a trial began; the same command begins again", style="yellow")
+        else:
             errors.print("interrupted; `python -m speechtrain resume=last` goes on from the last finished epoch", style="yellow")
         sys.exit(interrupts.EXIT_CODE)
     except (UserError, RunError, HydraException, OmegaConfBaseException, YAMLError) as error:

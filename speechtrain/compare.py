@@ -35,7 +35,7 @@ def print_report(report: ComparisonReport) -> None:
         table = _table([header[0], *header[4:split]], [[row[0], *row[4:split]] for row in body])
     print_table(table, turns=True)
     if (warning := warning_of_tests(report)) is not None:
-        console.print(f"\n{warning}", style="yellow", markup=False)
+        console.print(f"\n{warning}", style="yellow", markup=False, soft_wrap=not console.is_terminal)
     if report.config:
         console.print("\nwhat differs in the configs")
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
@@ -43,12 +43,14 @@ def print_report(report: ComparisonReport) -> None:
         for run in report.runs[:8]:
             table.add_column(run.id[:8], overflow="fold")
         for key, values in report.config.items():
-            table.add_row(key, *(_short(value) for value in values[:8]))
+            classes = [value.rpartition(".")[2] for value in values[:8]] if key.endswith("_target_") else []
+            short = classes if len(set(classes)) == len(set(values[:8])) else [_short(value) for value in values[:8]]
+            table.add_row(key, *map(escape, short))
         print_table(table)
         if len(report.runs) > 8:
             console.print(f"and of {len(report.runs) - 8} more runs: out=FOLDER writes all of them")
     for item in report.differences:
-        console.print(f"\n{sentence(report, item)}", markup=False)
+        console.print(f"\n{sentence(report, item)}", markup=False, soft_wrap=not console.is_terminal)
 
 
 def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> Table:

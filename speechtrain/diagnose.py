@@ -39,7 +39,9 @@ def _judge(folder: Path) -> bool:
     found = diagnose(evidence)
     for finding in found:
         console.print(f"\n{finding.code}\n    {finding}", style="yellow", markup=False)
-    if not found:
+    if not found and not evidence.is_warm:
+        console.print(f"\n{evidence.steps} steps are too few to judge by; nothing is wrong that shows before the first one\n")
+    elif not found:
         console.print("\nnothing is found that keeps it from learning\n")
     return bool(found)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,18 +120,34 @@ class ConfigError(UserError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
-        head = f"{counted(len(self.problems), 'problem')} in the config"
+        typed = all(problem.path in _NO_KEYS for problem in self.problems)
+        head = f"{counted(len(self.problems), 'problem')}{'' if typed else ' in the config'}"
         super().__init__("\n".join([f"{head}:", *(f"  {problem}" for problem in self.problems)]))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
         return ConfigError, (self.problems,)
 
 
+_NO_KEYS = ("command line", "RUN", "STUDY", "runs", "study", "rerun", "resume", "from", "source", "files")
+"""Paths of problems that are none of a config: words of the command line that name runs, studies and files."""
+
+
 def did_you_mean(name: str, allowed: Iterable[str], prefix: str = "") -> str:
-    """Return the hint for someone who wrote `name` where only `allowed` names exist: the nearest one, and all of them."""
+    """Return the hint for someone who wrote `name` where only `allowed` names exist: the nearest, and the others or the nearest of many."""
     names = sorted(set(allowed))
     dotted = f"{prefix}." if prefix else ""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    there = f"there is: {nearest(name, names)}"
     if near:
-        return f"did you mean '{dotted}{near[0]}'?  (there is: {', '.join(names)})"
-    return f"there is: {', '.join(names)}" if names else ""
+        return f"did you mean '{dotted}{near[0]}'?  ({there})"
+    return there if names else ""
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return names in a line: all of a few, and of many those that are nearest to `name`, with the number of the others."""
+    chosen = names if len(names) <= _FEW else sorted(difflib.get_close_matches(name, names, n=_NEAREST, cutoff=0.0))
+    return ", ".join(chosen) + (f" and {len(names) - len(chosen)} more" if len(names) > len(chosen) else "")
+
+
+_FEW, _NEAREST = 12, 6
+"""Names that are all listed; how many of more are."""

@@ -147,6 +147,20 @@ def _holders(book: _Book, name: str, group: str | None) -> Iterable[tuple[str, K
             yield f"{group}={option.name}", option.keys[inside]
 
 
+def _ending_so(book: _Book, typed: str) -> list[str]:
+    """Return the keys of all groups whose last part is what was typed, those of chosen options first."""
+    found: dict[str, bool] = {}
+    for group in (each for each in book.groups if each not in WITHOUT_KEYS):
+        for option in options_of(group, book.folders):
+            for key in (each for each in option.keys if each.rpartition(".")[2] == typed):
+                name = f"{option.package}.{key}"
+                found[name] = found.get(name, False) or option.name in book.chosen(group)
+    return sorted(found, key=lambda name: (not found[name], name))[:_MOST_NAMED]
+
+
+_MOST_NAMED = 6
+
+
 def _unknown(book: _Book, typed: str, group: str | None) -> str:
     """Return the message for a name that is no key: the nearest ones, or those that there are."""
     if group is None:
@@ -160,7 +174,7 @@ def _unknown(book: _Book, typed: str, group: str | None) -> str:
         options = options_of(group, book.folders)
         known = {f"{option.package}.{key}" for option in options for key in option.keys}
         listed = sorted(f"{option.package}.{key}" for option in options if option.name in book.chosen(group) for key in option.keys)
-    near = difflib.get_close_matches(typed, sorted(known), n=2, cutoff=0.8)
+    near = difflib.get_close_matches(typed, sorted(known), n=2, cutoff=0.8) or _ending_so(book, typed)
     hint = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"there is: {', '.join(listed)}"
     return f"{typed}: there is no such key\n    -> {hint}"
 

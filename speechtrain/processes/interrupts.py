@@ -20,6 +20,9 @@ from typing import NoReturn
 
 EXIT_CODE = 130
 
+REPORTED = "reported"
+"""Note of a KeyboardInterrupt of which the user has been told."""
+
 _remembered = False
 
 

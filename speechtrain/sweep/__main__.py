@@ -9,7 +9,7 @@
     python -m speechtrain.sweep cancel STUDY 12         trial 12 ends at its next report, and is not retried
     python -m speechtrain.sweep cancel STUDY            all that run end so, and the sweep stops
 
-STUDY is a study's name in multirun/, its folder, or STORAGE_URL#NAME; with --storage=URL a name in that storage.
+STUDY is a study's name in multirun/, last, its folder, or STORAGE_URL#NAME; with --storage=URL a name in that storage.
 multirun/STUDY/status.html shows the same in a browser. Exit codes: 0 done, 2 there is no such study or trial.
 """
 

@@ -20,6 +20,7 @@ from speechtrain.config.overrides import unresolved
 from speechtrain.config.schemas.sweeps import SweeperOptions
 from speechtrain.errors import ConfigError, Problem, RunError
 from speechtrain.files import sqlite_file, write_text
+from speechtrain.processes import interrupts
 from speechtrain.sweep.plan import Planner, SweepPlan
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.precheck import default_overrides
@@ -88,11 +89,12 @@ class Sweep:
             loop = TrialLoop(self._options, plan, study, executor, reporter, recorder)
             try:
                 reason = loop.run()
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
                 executor.close()
                 if executor.ends_jobs:
                     study.fail_interrupted()
                 reporter.interrupted(loop.standing)
+                error.add_note(interrupts.REPORTED)
                 raise
             finally:
                 executor.close()

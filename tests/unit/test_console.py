@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.table import Table
 
-from speechtrain.console import console, errors, printing_to
+from speechtrain.console import console, errors, print_table, printing_to
 
 
 def test_what_is_printed_behind_a_job_goes_to_the_streams_of_that_moment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +28,25 @@ def test_what_a_job_prints_goes_to_its_file(capsys: pytest.CaptureFixture[str]) 
         errors.print("warning")
     assert file.getvalue() == "result\nwarning\n"
     assert capsys.readouterr() == ("", "")
+
+
+def test_lines_of_a_table_in_a_pipe_end_without_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    piped = io.StringIO()
+    monkeypatch.setattr("sys.stdout", piped)
+    print_table(table_of([["train", "104,014", "16000 Hz"], ["validation", "2", ""]]))
+    assert piped.getvalue() == "split       utterances  rate\ntrain       104,014     16000 Hz\nvalidation  2\n"
+
+
+def test_a_table_that_is_too_wide_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    piped = io.StringIO()
+    monkeypatch.setattr("sys.stdout", piped)
+    monkeypatch.setattr(console, "_width", 24)
+    print_table(table_of([["train", "104,014", "16000 Hz"]]), turns=True)
+    assert piped.getvalue() == "split          train\nutterances   104,014\nrate        16000 Hz\n"
+
+
+def table_of(rows: list[list[str]]) -> Table:
+    table = Table("split", "utterances", "rate", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -9,7 +9,7 @@ from typing import Any
 from speechtrain.data.audio import Audio, read_recording
 from speechtrain.data.corpus import SPLITS, Corpus, Cut, NoTextError, Skip, clean_text, make_cut, read_header
 from speechtrain.data.splits import complete_splits
-from speechtrain.errors import DataError, first_line
+from speechtrain.errors import DataError, first_line, nearest
 from speechtrain.files import user_path
 
 
@@ -94,7 +94,7 @@ class HuggingFace:
         columns = {name: column for name, column in self.columns.items() if column is not None}
         for name, column in columns.items():
             if column not in loaded.column_names:
-                names = ", ".join(loaded.column_names)
+                names = nearest(column, loaded.column_names)
                 raise DataError(f"{self.root}: has no column '{column}'; there is: {names}\n    -> set data.{name}")
         loaded = loaded.select_columns(list(dict.fromkeys(columns.values())))
         if isinstance(loaded.features[columns["audio"]], datasets.Audio):

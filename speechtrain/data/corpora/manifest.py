@@ -33,7 +33,7 @@ from speechtrain.data.headers import Header
 from speechtrain.data.splits import complete_splits
 from speechtrain.data.table_cache import KeepsTables, StoredTable
 from speechtrain.data.text.lines import lines_of, numbered_lines, parse_json
-from speechtrain.errors import DataError
+from speechtrain.errors import DataError, nearest
 from speechtrain.files import is_file, user_path
 
 _REQUIRED = ("audio_filepath", "text")
@@ -357,7 +357,7 @@ def _parse(line: str) -> dict[str, Any]:
         return entry  # as most have them
     for key in _REQUIRED:
         if key not in entry:
-            raise DataError(f"key '{key}' is missing; there is: {', '.join(map(str, entry))}")
+            raise DataError(f"key '{key}' is missing; there is: {nearest(key, list(map(str, entry)))}")
         if not isinstance(entry[key], str):
             raise DataError(f"'{key}' must be a text, received {entry[key]!r:.60}")
     for key in _NAMES:

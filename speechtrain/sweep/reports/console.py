@@ -28,7 +28,7 @@ from speechtrain.sweep.reports.finalists import race_lines, results_of
 from speechtrain.sweep.reports.status_page import duration
 from speechtrain.sweep.space.compose import Composer
 from speechtrain.sweep.space.space import Assignment
-from speechtrain.sweep.study.attributes import RETRY_OF, TrialEntry, shown_params, was_cancelled
+from speechtrain.sweep.study.attributes import RETRY_OF, TrialEntry, shown_params, was_cancelled, was_interrupted
 from speechtrain.sweep.study.control import Signal
 from speechtrain.sweep.study.cost import trial_table
 from speechtrain.sweep.study.ledger import Ledger
@@ -37,9 +37,9 @@ from speechtrain.sweep.study.race_plan import FIRST_LOOK
 from speechtrain.sweep.study.results import RESULTS, Results, experiment_yaml, short_text
 from speechtrain.sweep.study.study import Study
 
-_CANCELLED = "CANCELLED"
-_STYLES = {_CANCELLED: "yellow", "COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
-_WORDS = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", _CANCELLED: "cancelled"}
+_CANCELLED, _INTERRUPTED = "CANCELLED", "INTERRUPTED"
+_STYLES = {_CANCELLED: "yellow", _INTERRUPTED: "yellow", "COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
+_WORDS = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", _CANCELLED: "cancelled", _INTERRUPTED: "interrupted"}
 
 
 class Reporter:
@@ -322,7 +322,7 @@ _MOST_NAMED = 4
 
 
 def _state_of(trial: FrozenTrial) -> str:
-    return _CANCELLED if was_cancelled(trial) else trial.state.name
+    return _CANCELLED if was_cancelled(trial) else _INTERRUPTED if was_interrupted(trial) else trial.state.name
 
 
 def _relation(ledger: Ledger, earlier: int) -> str:

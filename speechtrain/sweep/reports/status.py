@@ -13,7 +13,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from speechtrain.addresses import masked
 from speechtrain.processes.identity import Process
-from speechtrain.sweep.study.attributes import BEAT, CANCEL, JOB, OWNER, SETTINGS, STOPPED, TrialEntry, shown_params, was_cancelled
+from speechtrain.sweep.study.attributes import (
+    BEAT,
+    CANCEL,
+    JOB,
+    OWNER,
+    SETTINGS,
+    STOPPED,
+    TrialEntry,
+    shown_params,
+    was_cancelled,
+    was_interrupted,
+)
 from speechtrain.sweep.study.changes import TrialChanges
 from speechtrain.sweep.study.control import Signal, SweeperRecord, runs_nowhere
 from speechtrain.sweep.study.ledger import Ledger
@@ -22,7 +33,7 @@ from speechtrain.sweep.study.results import Results
 
 MOST_ENDED = 200
 """Trials that have ended of which each is told, the latest."""
-ENDS = ("complete", "pruned", "paused", "continued", "failed", "cancelled")
+ENDS = ("complete", "pruned", "paused", "continued", "failed", "interrupted", "cancelled")
 """How trials end; one that paused is `continued` once another one goes on from it."""
 _MOST_FAILURES = 5
 _RECENT = 20
@@ -265,6 +276,8 @@ def _running(trial: FrozenTrial) -> RunningTrial:
 def _word(trial: FrozenTrial) -> str:
     if was_cancelled(trial):
         return "cancelled"
+    if was_interrupted(trial):
+        return "interrupted"
     if TrialEntry(trial).paused_at is not None:
         return "paused"
     return {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")

@@ -25,7 +25,7 @@ MOST_BYTES = 48_000
 _LIVE = ("running", "paused", "stopping")
 _STYLE = """body{font:14px system-ui,sans-serif;margin:2em;color:#222}table{border-collapse:collapse;margin:1em 0}
 td,th{padding:2px 12px 2px 0;text-align:left;white-space:nowrap}th{border-bottom:1px solid #999}.n{text-align:right}
-.running{color:#05a}.failed{color:#b00}.pruned,.paused,.continued,.note{color:#777}.cancelled{color:#a60}h1{font-size:1.3em}
+.running{color:#05a}.failed{color:#b00}.pruned,.paused,.continued,.note{color:#777}.cancelled,.interrupted{color:#a60}h1{font-size:1.3em}
 @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}.running{color:#7bf}.failed{color:#f77}}"""
 
 

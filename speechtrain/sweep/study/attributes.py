@@ -109,6 +109,16 @@ def was_cancelled(trial: FrozenTrial) -> bool:
     return trial.state is TrialState.FAIL and bool(trial.system_attrs.get(FAILURE, {}).get("cancelled"))
 
 
+INTERRUPTED = "interrupted"
+"""The reason of a trial that ended by Ctrl-C, or because the machine was wanted for something else."""
+
+
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """Return whether a trial was interrupted, which is no failure: it is queued again."""
+    attributes = trial.system_attrs.get(FAILURE, {})
+    return trial.state is TrialState.FAIL and not attributes.get("charged", True) and trial.user_attrs.get("reason") == INTERRUPTED
+
+
 def finish(storage: BaseStorage, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
     """Set the final state of a trial; return False if it was finished before."""
     try:

@@ -17,6 +17,8 @@ from speechtrain.sweep.study.folder import place_of, read_owner
 from speechtrain.sweep.study.storage import open_storage, storage_url
 
 _RUNS = "multirun"
+_LAST = "last"
+"""Name of the sweep in `multirun/` that was begun last."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def find_study(name: str, key: str, storage: str | None = None) -> FoundStudy:
     """Return the study of a name.
 
     Args:
-        name: name of a study in `multirun/` or in `storage`, a sweep's folder, or `STORAGE_URL#NAME`.
+        name: name of a study in `multirun/` or in `storage`, `last`, a sweep's folder, or `STORAGE_URL#NAME`.
         key: the key that holds the name, for messages.
         storage: URL of the storage; None: the name says where it is.
 
@@ -52,6 +54,8 @@ def find_study(name: str, key: str, storage: str | None = None) -> FoundStudy:
     if storage is not None:
         return _in_storage(storage_url(storage, Path()), name, key)
     folder = user_path(name)
+    if name == _LAST and not is_folder(folder):
+        folder = max((each for each, _ in _sweeps()), key=lambda each: (each / "study.json").stat().st_mtime, default=folder)
     if not is_folder(folder) or read_owner(folder) is None:
         folder = next((each for each, owner in _sweeps() if name in (owner["study"], each.name)), folder)
     owner = read_owner(folder)

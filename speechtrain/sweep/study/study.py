@@ -29,6 +29,7 @@ from speechtrain.sweep.study.attributes import (
     BEAT,
     CANCEL,
     FAILURE,
+    INTERRUPTED,
     JOB,
     OWNER,
     RETRY_OF,
@@ -405,7 +406,7 @@ class Study:
         """Record, uncharged, that the trials of this sweeper which had not finished were interrupted."""
         for trial in self.trials():
             if id_of(trial) in self.claimed_ids and not trial.state.is_finished():
-                fail(self.storage, id_of(trial), "interrupted", charged=False)
+                fail(self.storage, id_of(trial), INTERRUPTED, charged=False)
         self.ledger()
 
     def fail_dead_trials(self, ledger: Ledger) -> list[tuple[int, str]]:

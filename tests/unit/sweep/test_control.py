@@ -171,7 +171,17 @@ def test_the_status_tells_what_runs_where_what_failed_and_what_is_left(study: St
     status = reader.read()
 
     assert status.state == "running"
-    counts = {"complete": 1, "pruned": 1, "paused": 0, "continued": 0, "failed": 1, "cancelled": 0, "running": 2, "waiting": 0}
+    counts = {
+        "complete": 1,
+        "pruned": 1,
+        "paused": 0,
+        "continued": 0,
+        "failed": 1,
+        "interrupted": 0,
+        "cancelled": 0,
+        "running": 2,
+        "waiting": 0,
+    }
     assert status.counts == counts
     assert (status.n_trials, status.left) == (6, 4)  # the one that failed is tried again
     assert status.seconds_left is not None
