@@ -106,6 +106,10 @@ class Tracker(ABC):
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log the metrics of an epoch, or of a step, together."""
 
+    def log_values(self, values: Mapping[str, float], step: int) -> None:
+        """Log single values of a run, which belong to no curve: the test, the best of the objective, sizes of data and model."""
+        self.log_metrics(values, step)
+
     def log_dataset(self, info: DatasetInfo) -> None:  # noqa: ARG002
         """Log a split of the data."""
         return

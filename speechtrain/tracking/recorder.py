@@ -107,7 +107,7 @@ class RunRecorder:
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Send metrics that do not come from an epoch of the training."""
         for tracker in self.trackers.values():
-            tracker.log_metrics(metrics, step)
+            tracker.log_values(metrics, step)
 
     def data(self, cfg: ExperimentConfig, data: PreparedCorpus) -> dict[str, str]:
         """Send fingerprints and sizes of the splits, and return the fingerprints by split."""

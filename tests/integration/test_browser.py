@@ -156,7 +156,7 @@ def test_the_list_of_runs_shows_the_sweep_with_its_trials_under_it(browser: Any,
 @pytest.mark.slow
 def test_a_run_shows_its_charts(browser: Any, ui: str, place: Path) -> None:
     run = runs_of(place)["alone"]
-    show(browser, f"{ui}/#/experiments/1/runs/{run.info.run_id}/model-metrics", "best/val/cer", "train", "time", name="charts")
+    show(browser, f"{ui}/#/experiments/1/runs/{run.info.run_id}/model-metrics", "train", "val", "values", name="charts")
 
 
 def test_the_error_report_opens_inside_the_ui(browser: Any, ui: str, place: Path) -> None:

@@ -46,7 +46,7 @@ def test_folds_stand_under_their_run_and_their_mean_is_its_result(command: Comma
         assert len(set(values)) > 1 or name == "test/cer"
         assert whole.data.metrics[name] == pytest.approx(statistics.fmean(values))
         assert whole.data.metrics[f"{name}_std"] == pytest.approx(statistics.stdev(values))
-    best = [run.data.metrics["best/val/cer"] for run in folds]
+    best = [run.data.metrics["values/best val cer"] for run in folds]
     known = json.loads((tmp_path / "cv" / "run.json").read_text())
     assert known["objective"] == pytest.approx(statistics.fmean(best))
     assert known["status"] == "FINISHED"

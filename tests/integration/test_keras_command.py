@@ -46,7 +46,7 @@ def test_featurised_manifests_train_to_a_keras_file_with_the_blank_last(command:
     assert done.returncode == 0, done.stderr
     assert re.search(f"train-00007_v0: no such file: {missing}", done.stdout + done.stderr)
     (run,) = runs(tmp_path)
-    assert run.data.metrics["data/skipped"] == 1
+    assert run.data.metrics["values/data skipped"] == 1
     assert run.data.metrics["test/wer"] < 0.1
     model = re.search(r"model +(\S+model\.keras)", done.stdout)
     assert model is not None

@@ -94,7 +94,7 @@ def test_a_run_holds_its_data_times_machine_pictures_and_pages(place: Path) -> N
     assert inputs["test"].digest != inputs["training"].digest
     assert str(place / "corpus") in inputs["test"].source
     metrics = run.data.metrics
-    assert {"time/data_s", "time/step_s", "time/eval_s", "best/val/cer", "best/epoch"} <= set(metrics)
+    assert {"time/data_s", "time/step_s", "time/eval_s", "values/best val cer", "values/best epoch"} <= set(metrics)
     assert {"system/cpu_utilization_percentage", "system/process_memory_megabytes"} <= set(metrics)
     steps = [item.step for item in client_of(place).get_metric_history(run.info.run_id, "step/loss")]
     assert steps

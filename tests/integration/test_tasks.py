@@ -49,7 +49,7 @@ def test_a_classification_leaves_its_curves_in_mlflow_and_a_model_that_names_cla
     assert "val/accuracy" in done.stdout
     client, run = only_run(tmp_path)
     assert run.data.metrics["test/accuracy"] == 1.0
-    assert {"test/precision", "test/recall", "test/f1", "val/f1", "best/val/accuracy"} <= set(run.data.metrics)
+    assert {"test/precision", "test/recall", "test/f1", "val/f1", "values/best val accuracy"} <= set(run.data.metrics)
     files = files_of(client, run.info.run_id)
     pictures = {f"classes/{name}" for name in ("confusion_matrix.png", "roc.png", "precision_recall.png", "per_class.csv")}
     assert pictures | {"class_report.html", "history.png"} <= files

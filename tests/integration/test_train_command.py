@@ -92,7 +92,7 @@ def test_a_run_reports_keeps_and_tracks_what_it_did(command: Command, tmp_path: 
     assert run.data.params["trainer.checkpoint.save_top_k"] == "1"
     assert {"host", "python", "version.torch", "overrides"} <= set(run.data.tags)
     expected = {f"{split}/{name}" for split in ("val", "test") for name in ("loss", "cer", "wer", "exact")}
-    expected |= {"train/loss", "train/lr", "train/grad_norm", "train/audio_s_per_s", "data/skipped", "data/infeasible"}
+    expected |= {"train/loss", "train/lr", "train/grad_norm", "train/audio_s_per_s", "values/data skipped", "values/data infeasible"}
     assert expected <= set(run.data.metrics)
     assert [step for step, _ in history(tmp_path, run)["val/wer"]] == [1, 2]
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -21,3 +21,20 @@ def accepted_name(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
     return f"{accepted[: _LONGEST - _DIGEST - 1]}-{digest}"
+
+
+_BEHIND = "values/"
+_MOVED = ("best/", "data/", "model/")
+
+
+def name_behind_curves(name: str) -> str:
+    """Return the name under which MLflow keeps a single value: charts of a run stand in the order of names, `val` before `values`.
+
+    `best/val/cer` becomes `values/best val cer`; those of the test and of epochs keep their names.
+    """
+    return f"{_BEHIND}{name.replace('/', ' ')}" if name.startswith(_MOVED) else name
+
+
+def name_of_metric(kept: str) -> str:
+    """Return the name of a metric that MLflow keeps under this one."""
+    return kept.removeprefix(_BEHIND).replace(" ", "/") if kept.startswith(_BEHIND) else kept

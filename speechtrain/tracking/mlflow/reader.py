@@ -19,6 +19,7 @@ from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.tracking.mlflow.client import open_client
 from speechtrain.tracking.mlflow.location import variables_kept
 from speechtrain.tracking.mlflow.lookup import choose_run, no_study, stored_id
+from speechtrain.tracking.mlflow.names import name_of_metric
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _record(run: Run) -> Record:
     info = run.info
     timed = isinstance(info.end_time, int) and isinstance(info.start_time, int)
     seconds = (info.end_time - info.start_time) / 1000 if timed else None
-    metrics = {name: value for name, value in run.data.metrics.items() if isinstance(value, (int, float))}
+    metrics = {name_of_metric(name): value for name, value in run.data.metrics.items() if isinstance(value, (int, float))}
     return Record(info.run_id, info.run_name or "", info.status, run.data.params, metrics, run.data.tags, seconds)
 
 

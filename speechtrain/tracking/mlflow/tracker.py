@@ -24,6 +24,7 @@ from speechtrain.processes import interrupts
 from speechtrain.processes.identity import Process
 from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
 from speechtrain.tracking.mlflow.location import experiment_name, local_uri, named_address, place_of_run, tracking_address
+from speechtrain.tracking.mlflow.names import name_behind_curves
 from speechtrain.tracking.mlflow.spool import Spool
 from speechtrain.tracking.mlflow.writer import writer
 
@@ -145,6 +146,10 @@ class MlflowTracker(Tracker):
         """Log metrics of a step together; one that the run has already for this step is not written again."""
         if metrics:
             self._add("metrics", metrics={name: float(value) for name, value in metrics.items()}, step=step)
+
+    def log_values(self, values: Mapping[str, float], step: int) -> None:
+        """Log single values, under names that MLflow shows behind the curves."""
+        self.log_metrics({name_behind_curves(name): value for name, value in values.items()}, step)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Log a table, which MLflow shows among the artifacts."""

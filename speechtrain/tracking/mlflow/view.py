@@ -22,10 +22,10 @@ ERROR = "error"
 """Tag of a run that failed: why."""
 
 COLUMNS: Mapping[str, int | None] = {
-    "attributes.`Run Name`": 290,
-    "duration": 80,
+    "attributes.`Run Name`": 215,
     "metrics.`test/wer`": 85,
     "metrics.`val/wer`": 85,
+    "duration": 80,
     "metrics.`best/val/wer`": 95,
     "metrics.`best/val/cer`": 95,
     "metrics.`test/accuracy`": 85,
@@ -44,7 +44,7 @@ CHARTS: Sequence[tuple[str, Sequence[str], str]] = (
 """The charts that come first, each with its metrics and the scale of its axis."""
 
 _FIRST_SECTION = "training"
-_NAMED_SECTIONS = ("val", "train", "step", "test", "best", "trials", "cost", "model", "data", "time")
+_NAMED_SECTIONS = ("val", "train", "step", "test", "values", "trials", "best/val", "cost", "time")
 """Prefixes of metrics; their sections are closed below the first one, curves before single values."""
 _OF_MLFLOW = ("Model metrics", "System metrics")
 """The sections that MLflow expects to be the last two."""

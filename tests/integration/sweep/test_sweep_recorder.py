@@ -54,7 +54,7 @@ def test_a_sweep_is_one_run_that_holds_its_trials_its_report_and_what_it_cost(co
     assert metrics["cost/cpu_h"] > 0
     assert metrics["cost/audio_h"] > 0
     assert metrics["cost/saved_by_pruning_h"] > 0
-    assert metrics["best/val/cer"] == by_rate["0.003"].data.metrics["best/val/cer"]
+    assert metrics["best/val/cer"] == by_rate["0.003"].data.metrics["values/best val cer"]
     assert sweep.data.params["sweeper.retries"] == "1"
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     kept = {item.path for item in client.list_artifacts(sweep.info.run_id)}

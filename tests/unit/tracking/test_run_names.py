@@ -10,6 +10,7 @@ import speechtrain
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.errors import ConfigError
 from speechtrain.tracking.mlflow.lookup import choose_run
+from speechtrain.tracking.mlflow.names import accepted_name, name_behind_curves, name_of_metric
 from speechtrain.tracking.run_names import name_of_run
 
 STARTED = datetime(2026, 12, 1, 14, 5)
@@ -39,3 +40,13 @@ def test_a_run_is_found_by_the_beginning_of_its_name_and_several_are_listed_with
         choose_run("tdnn-digits", names, "speechtrain", "sqlite:///a.db", "runs")
     with pytest.raises(ConfigError, match=r"give the id or the name of a run; the newest:\n +1a1a1a1a  mlp-digits 12-01 14:05"):
         choose_run("tdnn", names, "speechtrain", "sqlite:///a.db", "runs")
+
+
+def test_single_values_stand_behind_the_curves_in_mlflow_and_have_their_names_everywhere_else() -> None:
+    names = ["best/val/wer", "best/epoch", "data/skipped", "model/parameters", "test/wer", "val/loss", "train/lr", "mine"]
+    kept = [name_behind_curves(name) for name in names]
+    assert kept[:2] == ["values/best val wer", "values/best epoch"]
+    assert kept[4:] == names[4:]
+    assert all(accepted_name(name) == name for name in kept)
+    assert all(name.partition("/")[0] > "val" for name in kept[:4])
+    assert [name_of_metric(name) for name in kept] == names
