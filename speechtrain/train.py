@@ -134,7 +134,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
     callbacks = [*options.callbacks, *steps.build_callbacks(cfg)]
     if not options.quiet:
         print_config(cfg)
-    with waiting(f"importing {cfg.backend['name']}"):
+    with waiting("importing the backend"):
         backend = steps.build_backend(cfg)
     data_to_resume = _data_to_resume(cfg, reuse=options.reuse_data)
     folder = steps.start_folder(cfg)
