@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from speechtrain.tracking.mlflow.location import experiment_name, tracking_addre
 
 _STARTING = 120.0
 """Seconds that MLflow may take to answer."""
-_STOPPING = 10.0
+_STOPPING = 5.0
 
 
 def run(arguments: list[str]) -> int:
@@ -55,7 +56,9 @@ def run(arguments: list[str]) -> int:
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", cfg.host, "--port", str(port), "--workers", "1"]
     with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(command, env={**environment, **os.environ}, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            command, env={**environment, **os.environ}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             with contextlib.suppress(KeyboardInterrupt):
                 _wait_until_it_answers(server, f"http://{host}:{port}/health", log)
@@ -113,12 +116,13 @@ def _show(link: str, wanted: bool | None) -> None:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.terminate()
-        try:
+    """End MLflow with the processes that it has started, which form a group of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(_STOPPING)
-        except subprocess.TimeoutExpired:
-            server.kill()
+            return
 
 
 if __name__ == "__main__":

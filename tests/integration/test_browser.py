@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -53,24 +51,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ui(place: Path) -> Iterator[str]:
-    """Address of the MLflow UI on that folder."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}", "--port", str(port)]
+def link(place: Path) -> Iterator[str]:
+    """The link that `speechtrain ui` prints in that folder, which works until Ctrl-C ends the command."""
+    command = [sys.executable, "-m", "speechtrain.ui", "port=0", "browser=false"]
     with (place / "ui.log").open("wb") as log:
-        env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        process = subprocess.Popen([*command, "--workers", "1"], cwd=place, env=env, stdout=log, stderr=log)
-    until = time.monotonic() + 90
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-            break
+        process = subprocess.Popen(command, cwd=place, stdout=log, stderr=log)
+    until = time.monotonic() + 120
+    while "MLflow" not in (place / "ui.log").read_text() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    for child in psutil.Process(process.pid).children(recursive=True):
-        child.kill()
-    process.kill()
+    children = psutil.Process(process.pid).children(recursive=True)
+    yield (place / "ui.log").read_text().removeprefix("MLflow").strip()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+@pytest.fixture(scope="module")
+def ui(link: str) -> str:
+    """Address of the MLflow UI on that folder."""
+    return link.partition("/#")[0]
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +137,10 @@ def runs_of(place: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_list_of_runs_shows_the_sweep_with_its_trials_under_it(browser: Any, ui: str, place: Path) -> None:
+def test_the_list_of_runs_shows_error_rates_and_the_sweep_with_its_trials_under_it(browser: Any, link: str, place: Path) -> None:
     from selenium.webdriver.common.by import By
 
-    show(browser, f"{ui}/#/experiments/1/runs", "study", "tdnn-")
+    show(browser, link, "study", "tdnn-", "test/wer", "val/wer", "Duration", "IS NULL")
     browser.find_element(By.CSS_SELECTOR, ".ag-row button[data-component-id*='runnamecellrenderer']").click()
     until = time.monotonic() + 20
     names = [run.info.run_name for run in runs_of(place)["trials"]]
@@ -151,6 +150,11 @@ def test_the_list_of_runs_shows_the_sweep_with_its_trials_under_it(browser: Any,
         time.sleep(0.3)
     assert all(name in seen for name in names), seen[:2000]
     picture(browser, "runs")
+
+
+def test_the_charts_of_the_list_are_those_of_a_training_first(browser: Any, link: str) -> None:
+    seen = show(browser, f"{link}&compareRunsMode=CHART", "training (4)", "val/wer", "val/cer", "values (", name="list_charts")
+    assert seen.index("training (4)") < seen.index("val (") < seen.index("values (")
 
 
 @pytest.mark.slow
