@@ -87,7 +87,7 @@ def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, 
                     axes.plot([best[1] + 1], [scale * best[2]], "o", color=colour, markersize=8, fillstyle="none")
             axes.set_title(title)
             axes.set_xlabel("epoch")
-            if title.startswith("error") and any(line.get_ydata().max() > 0 for line in axes.get_lines()):
+            if title.startswith("error") and any(metrics.get(name, 0.0) > 0 for metrics in epochs for name in chosen):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter("{x:g}")
                 axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))

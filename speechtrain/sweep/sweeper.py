@@ -88,7 +88,8 @@ class Sweep:
         with _recording(recorder, study, reporter), present(study, workers, plan.folder, options=self._options) as presence:
             loop = TrialLoop(self._options, plan, study, executor, reporter, recorder)
             try:
-                reason = loop.run()
+                with reporter.watched() if not executor.is_local else contextlib.nullcontext():
+                    reason = loop.run()
             except KeyboardInterrupt as error:
                 executor.close()
                 if executor.ends_jobs:

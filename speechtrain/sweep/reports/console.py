@@ -11,12 +11,14 @@ import shlex
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from speechtrain.addresses import masked
 from speechtrain.config.schemas.sweeps import SweeperOptions
@@ -69,6 +71,7 @@ class Reporter:
         self._finished_here = 0
         self._pause: Signal | None = None
         self._race: tuple[int, list[int]] | None = None
+        self._bar: Progress | None = None
 
     # --- while it runs ----------------------------------------------------------------------------------------------------------------
 
@@ -96,6 +99,24 @@ class Reporter:
             self._finished_here += 1
             self.results.add(trial)
             console.print(self._line(trial, ledger, running), markup=True)
+        if self._bar is not None:
+            done = f"{ledger.done}{self._of_all(' of ')} done"
+            self._bar.update(self._bar.task_ids[0], description=f"{done}{_running(running) or ', starting'}")
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Show on a terminal, below the lines, which trials run and for how long the sweep has; for jobs in other processes only."""
+        if not console.is_terminal:
+            yield
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True, refresh_per_second=2) as self._bar:
+            self._bar.add_task("starting")
+            try:
+                yield
+            finally:
+                self._bar.stop()
+                self._bar = None
 
     def _line(self, trial: FrozenTrial, ledger: Ledger, running: Sequence[int]) -> str:
         state = _state_of(trial)
