@@ -8,6 +8,7 @@ import pytest
 from rich.table import Table
 
 from speechtrain.console import console, errors, print_table, printing_to
+from speechtrain.errors import ConfigError, Problem, did_you_mean
 
 
 def test_what_is_printed_behind_a_job_goes_to_the_streams_of_that_moment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +51,17 @@ def table_of(rows: list[list[str]]) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def test_of_many_names_a_hint_lists_the_nearest_and_says_how_many_others_there_are() -> None:
+    columns = [f"column_{number}" for number in range(500)]
+    hint = did_you_mean("colum_7", columns)
+    assert hint.startswith("did you mean 'column_7'?  (there is: ")
+    assert hint.endswith(" and 494 more)")
+    assert len(hint) < 150
+    assert did_you_mean("b", ["a", "c"]) == "there is: a, c"
+
+
+def test_what_is_wrong_with_a_word_of_the_command_line_is_not_said_to_be_in_the_config() -> None:
+    assert str(ConfigError([Problem("runs", "there is no run 'x'")])).startswith("1 problem:\n")
+    assert str(ConfigError([Problem("runs", "none"), Problem("model.size", "2")])).startswith("2 problems in the config:\n")

@@ -116,6 +116,8 @@ def test_a_mistake_is_answered_with_the_nearest_key_and_exit_code_2(command: Com
     ]
     with pytest.raises(UserError, match=r"did you mean 'evaluate\.nbest'"):
         explained("evaluate.nbst")
+    with pytest.raises(UserError, match=r"lr: there is no such key\n    -> did you mean 'optimizer\.lr'\?"):
+        explained("lr")
     with pytest.raises(UserError, match="there is: augment, backend"):
         explained("zzz")
     with pytest.raises(ConfigError, match="did you mean 'conformer'"):

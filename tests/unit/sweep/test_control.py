@@ -18,7 +18,7 @@ from speechtrain.sweep.reports.status import StatusReader
 from speechtrain.sweep.reports.status_page import MOST_BYTES, page_of
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study import control
-from speechtrain.sweep.study.attributes import BEAT, CANCEL, FAILURE, JOB, RETRY_OF, complete, fail, prune, was_cancelled
+from speechtrain.sweep.study.attributes import BEAT, CANCEL, FAILURE, INTERRUPTED, JOB, RETRY_OF, complete, fail, prune, was_cancelled
 from speechtrain.sweep.study.control import SignalReader, SweeperRecord, cancel, send
 from speechtrain.sweep.study.find import find_study
 from speechtrain.sweep.study.folder import own_folder
@@ -193,6 +193,9 @@ def test_the_status_tells_what_runs_where_what_failed_and_what_is_left(study: St
     assert json.loads(json.dumps(status.to_dict()))["counts"]["pruned"] == 1
     complete(study.storage, ids[3], [0.2])
     assert (reader.read().best[0].number, reader.read().counts["complete"]) == (3, 2)
+    fail(study.storage, ids[4], INTERRUPTED, charged=False)
+    assert (reader.read().counts["interrupted"], reader.read().counts["failed"]) == (1, 1)
+    assert [each.number for each in reader.read().failures] == [2], "Ctrl-C is no failure"
 
 
 def test_the_status_tells_trials_that_paused_and_those_that_are_continued_from_pruned_ones(study: Study) -> None:
@@ -272,7 +275,7 @@ def test_the_page_has_a_line_a_trial_stays_small_and_escapes_what_it_shows(study
 
 
 def test_a_study_is_found_by_its_name_its_folder_or_its_storage(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("asr", "multirun/asr", f"{study.url}#asr"):
+    for name in ("asr", "last", "multirun/asr", f"{study.url}#asr"):
         assert find_study(name, "study").id == study.id
     assert find_study("asr", "study", study.url).id == study.id
     (tmp_path / "multirun" / "asr").rename(tmp_path / "moved")

@@ -26,7 +26,7 @@ from speechtrain.training import facts, steps
 from speechtrain.training.diagnosis import Evidence
 from speechtrain.training.diagnosis import diagnose as findings_of
 from speechtrain.training.facts import gather
-from speechtrain.training.history import History
+from speechtrain.training.history import HISTORY, History
 from speechtrain.training.watch import DIAGNOSIS, DiagnosisCallback
 
 GOOD = [*TINY, "model=mlp", "data.train_size=96", "data.val_size=12", "data.batch_size=8", "trainer.epochs=8", "augment=none"]
@@ -197,6 +197,12 @@ def test_a_good_run_is_not_accused_and_is_told_to_be_good(
     assert "diagnosis" not in Path("tags.txt").read_text()
     assert diagnose.run(["from=run"]) == 0
     assert "nothing is found that keeps it from learning" in capsys.readouterr().out
+    history = Path("run", HISTORY)
+    whole = history.read_text()
+    history.write_text("".join(whole.splitlines(keepends=True)[:1]))  # as it was after its first epoch
+    assert diagnose.run(["run"]) == 0
+    assert "steps are too few to judge by" in capsys.readouterr().out
+    history.write_text(whole)
     for fold in range(2):
         shutil.copytree("run", Path("folds", f"fold_{fold}"))
     shutil.copy("run/run.json", "folds")
