@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 for _name in ("stdin", "stdout", "stderr"):
@@ -88,7 +89,7 @@ def waiting(label: str) -> Iterator[None]:
 
 
 def print_table(table: Table, *, turns: bool = False) -> None:
-    """Print a table; in a file or a pipe without blanks at the ends of lines.
+    """Print a table as `print_aligned` does.
 
     Args:
         table: the table.
@@ -97,11 +98,16 @@ def print_table(table: Table, *, turns: bool = False) -> None:
     if turns and width_of(table) > console.width:
         turned = _turned(table)
         table = turned if width_of(turned) <= console.width else table
+    print_aligned(table)
+
+
+def print_aligned(tables: RenderableType) -> None:
+    """Print tables; in a file or a pipe without blanks at the ends of lines."""
     if console.is_terminal:
-        console.print(table)
+        console.print(tables)
         return
     with console.capture() as captured:
-        console.print(table)
+        console.print(tables)
     console.print("\n".join(line.rstrip() for line in captured.get().split("\n")), end="", markup=False)
 
 

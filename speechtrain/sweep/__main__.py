@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from speechtrain.app.command import run_command
-from speechtrain.console import console
+from speechtrain.console import console, print_aligned
 from speechtrain.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:  # they import Optuna, which a mistake on the command line does not wait for
@@ -117,7 +117,7 @@ def _status(reader: object, *, as_json: bool, watch: bool) -> int:
             time.sleep(_WATCH_SECONDS)
             status = reader.read()
     if not watch:
-        console.print(table_of(status))
+        print_aligned(table_of(status))
         return 0
     with Live(table_of(status), console=console, auto_refresh=False) as live:
         while status.state in ("running", "paused", "stopping"):
