@@ -15,7 +15,7 @@ from speechtrain.addresses import masked_values
 from speechtrain.backends.checkpoint_files import LAST, last_checkpoint, read_extra
 from speechtrain.config.checkpoint_values import with_checkpoint_files
 from speechtrain.config.effects import has_effect
-from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.experiment import ExperimentConfig, kind_of_test
 from speechtrain.config.moved import present_name
 from speechtrain.config.plain import ABSENT, literal, plain_mapping
 from speechtrain.errors import ConfigError, Problem, UserError
@@ -259,10 +259,11 @@ def check_unfinished(cfg: ExperimentConfig) -> None:
     """Check that a run which is resumed has something left to train.
 
     Raises:
-        ConfigError: it has finished, and nothing in the config makes it go on.
+        ConfigError: it has finished, and nothing in the config makes it go on; or it would go on as a test of the settings, on less data.
     """
     if cfg.resume is None:
         return
+    _check_no_test(cfg)
     folder, checkpoint = find_run(cfg.resume)
     run = read_run_file(folder)
     if run.get("status") != "FINISHED" or "folds" in run or checkpoint is None or checkpoint.stem != LAST:
@@ -279,3 +280,15 @@ def check_unfinished(cfg: ExperimentConfig) -> None:
         early = f", or trainer.early_stopping.patience={2 * int(patience)}" if patience != "null" and done < cfg.trainer.epochs else ""
         fix = f"trainer.epochs={2 * cfg.trainer.epochs}{early} makes it go on; python -m speechtrain.evaluate from=... measures it again"
         raise ConfigError([Problem("resume", f"{folder} is finished, after {done} epochs", fix)])
+
+
+def _check_no_test(cfg: ExperimentConfig) -> None:
+    stored = _stored_config(cfg)
+    kind, trainer = kind_of_test(cfg), stored.get("trainer")
+    is_test = bool(stored.get("dry_run") or stored.get("test_run") or (isinstance(trainer, Mapping) and trainer.get("fast_dev_run")))
+    if kind is None or not stored or is_test:
+        return
+    key = {"fast_dev_run": "trainer.fast_dev_run", "dry_run": "dry_run"}.get(kind, "test_run")
+    message = "makes a test of a run, on less data, and the run that is resumed is none"
+    fix = "leave it out; to try its settings, give its command with this key and without resume="
+    raise ConfigError([Problem(key, message, fix)])

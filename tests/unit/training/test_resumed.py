@@ -247,6 +247,8 @@ def test_a_finished_run_says_so_and_what_makes_it_go_on(folder: Path) -> None:
         speechtrain.train(resumed(folder, "optimizer.lr=0.1").composed)
     assert (folder / "config.yaml").read_text() == before
     check_unfinished(resumed(folder, "trainer.epochs=3"))
+    with pytest.raises(ConfigError, match="dry_run: makes a test of a run, on less data, and the run that is resumed is none"):
+        check_unfinished(resumed(folder, "trainer.epochs=3", "dry_run=true"))
     write_run_file(folder, {"status": "KILLED"})
     check_unfinished(resumed(folder))
 
