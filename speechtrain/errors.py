@@ -149,5 +149,5 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return ", ".join(chosen) + (f" and {len(names) - len(chosen)} more" if len(names) > len(chosen) else "")
 
 
-_FEW, _NEAREST = 12, 6
+_FEW, _NEAREST = 30, 6
 """Names that are all listed; how many of more are."""
