@@ -73,7 +73,7 @@ def test_a_run_reports_keeps_and_tracks_what_it_did(command: Command, tmp_path: 
         "audio s/s",
         "test ",
         "ref  ",
-        "hyp  ",
+        "  hyp",
         "checkpoint  ",
         "make ui",
     ):
