@@ -44,7 +44,7 @@ CHARTS: Sequence[tuple[str, Sequence[str], str]] = (
 """The charts that come first, each with its metrics and the scale of its axis."""
 
 _FIRST_SECTION = "training"
-_NAMED_SECTIONS = ("val", "train", "step", "test", "values", "trials", "best/val", "cost", "time")
+_NAMED_SECTIONS = ("val", "train", "test", "values", "trials", "best/val", "cost", "time")
 """Prefixes of metrics; their sections are closed below the first one, curves before single values."""
 _OF_MLFLOW = ("Model metrics", "System metrics")
 """The sections that MLflow expects to be the last two."""
