@@ -12,7 +12,7 @@ from speechtrain.errors import UserError, did_you_mean
 TRAIN = "train"
 COMMANDS = (
     *("evaluate", "transcribe", "align", "export", "serve", "inspect", "diagnose", "featurise"),
-    *("compare", "ui", "sweep", "lm", "sync"),
+    *("shard", "compare", "ui", "sweep", "lm", "sync"),
 )
 """The commands besides `train`, which may be left out; each is a module of the package that `python -m speechtrain.COMMAND` runs too.
 

@@ -28,7 +28,7 @@ _GROUPS = {
     "serve": ("decoder", "backend"),
 }
 """The groups of a training that a command takes too."""
-_WITH_TRAINING_KEYS = ("inspect", "featurise")
+_WITH_TRAINING_KEYS = ("inspect", "featurise", "shard")
 """The commands that take all keys of a training besides their own."""
 
 

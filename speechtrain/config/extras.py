@@ -42,6 +42,7 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "ray": "ray",
+    "boto3": "s3",
 }
 """The extra by the name of the module that is imported."""
 

@@ -348,12 +348,20 @@ class CutsById(Mapping[str, Cut]):
         return iter(ids_of(self._cuts))
 
     def __getitem__(self, name: str) -> Cut:
+        return self._cuts[self.place_of(name)]
+
+    def place_of(self, name: str) -> int:
+        """Return the place of an utterance in the table.
+
+        Raises:
+            KeyError: there is none of this id.
+        """
         wanted = np.uint32(zlib.crc32(_encoded(name)))
         first = int(np.searchsorted(self._sums, wanted))
         for index in itertools.takewhile(lambda index: self._sums[index] == wanted, range(first, len(self._sums))):
             place = int(self._order[index])
             if self._cuts.columns.ids[int(self._cuts.places[place])] == name:
-                return self._cuts[place]
+                return place
         raise KeyError(name)
 
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -19,12 +20,27 @@ from speechtrain.data.cut_table import by_id, durations_of, ids_of
 from speechtrain.data.features.augment import Augment, WordSpan, word_spans
 from speechtrain.data.features.cache import SpectrumCache
 from speechtrain.data.features.features import Features
-from speechtrain.errors import DataError
+from speechtrain.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
 
 _PREFETCHED = 2  # batches that are made before they are asked for
+_AHEAD = 2  # batches behind the one that is built whose recordings are fetched, where they come from elsewhere
 _MAX_WARNINGS = 10  # utterances left out while training that are named in the log
+
+
+class BatchKey(NamedTuple):
+    """Says what a batch is built of.
+
+    Attributes:
+        epoch: number of the epoch, counted from 0.
+        ids: ids of the utterances.
+        upcoming: ids of utterances of the next batches that the same thread or process builds, where it is of use to know them.
+    """
+
+    epoch: int
+    ids: Sequence[str]
+    upcoming: Sequence[str] = ()
 
 
 class BatchBuilder(Dataset[Batch]):
@@ -68,8 +84,10 @@ class BatchBuilder(Dataset[Batch]):
         if self._augment is not None and self._augment.recombine_prob:
             self._find_words()
 
-    def __getitem__(self, key: tuple[int, Sequence[str]]) -> Batch:
-        epoch, ids = key
+    def __getitem__(self, key: BatchKey) -> Batch:
+        epoch, ids, upcoming = key
+        if self._cache.reads_ahead:
+            self._cache.expect((self._cuts[name] for name in (*ids, *upcoming) if name not in self._unaugmented), self)
         utterances, left_out = self._read(epoch, ids)
         rows = [views[view] for view in range(self._views) for views in utterances.values()]
         features, lengths = stack_features([features for features, _ in rows])
@@ -84,6 +102,11 @@ class BatchBuilder(Dataset[Batch]):
             seconds=float(lengths.sum()) / self._features.frame_rate,
             left_out=tuple(left_out),
         )
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Return whether it is of use to name the utterances of the next batches."""
+        return self._cache.reads_ahead
 
     def _read(self, epoch: int, ids: Sequence[str]) -> tuple[dict[str, list[tuple[torch.Tensor, Reference]]], list[tuple[str, str]]]:
         """Return the features and the reference of each view of the readable utterances, and (id, reason) of the others.
@@ -205,7 +228,7 @@ class Loader:
 
     def example(self) -> Batch:
         """Build a batch of one utterance, which shows the types and the fixed sizes of all batches."""
-        return self._builder[(0, [self._ids[self._plan()[0][0]]])]
+        return self._builder[BatchKey(0, [self._ids[self._plan()[0][0]]])]
 
     def largest(self) -> Batch:
         """Build the batch of the epoch with the most frames, padding counted, as far as durations tell."""
@@ -215,26 +238,30 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         plan = self._plan()[self._done :]
         keys = [self._key(places) for places in plan]
+        if self._builder.reads_ahead:
+            keys = _with_upcoming(keys, max(1, self._num_workers))
         if self._num_workers == 0:
-            batches: Iterable[Batch] = _prefetch(self._builder, keys)
+            batches: Iterable[Batch | UserError] = _prefetch(self._builder, keys)
         else:
             batches = DataLoader(
-                self._builder,
+                _ErrorsAsValues(self._builder),
                 batch_size=None,
                 sampler=keys,
                 num_workers=self._num_workers,
                 collate_fn=_identity,  # type: ignore[arg-type]
             )
-        for places, (_, ids), batch in zip(plan, keys, batches, strict=True):
+        for places, (_, ids, _), batch in zip(plan, keys, batches, strict=True):
+            if isinstance(batch, UserError):
+                raise batch
             self._record(batch.left_out)
             # a batch of which nothing could be read holds another utterance: training needs all its steps, evaluation counts each once
             if self._shuffle or len(batch.left_out) < len(ids):
                 yield batch._replace(is_filler=True) if len(places) <= self._rank else batch
 
-    def _key(self, places: Sequence[int]) -> tuple[int, list[str]]:
-        """Return (epoch, ids) of this process's share of a batch; a share without utterances gets the first one of the batch."""
+    def _key(self, places: Sequence[int]) -> BatchKey:
+        """Return the key of this process's share of a batch; a share without utterances gets the first one of the batch."""
         share = places[self._rank :: self._world_size] or places[:1]
-        return self._epoch, [self._ids[place] for place in share]
+        return BatchKey(self._epoch, [self._ids[place] for place in share])
 
     def _record(self, left_out: Sequence[tuple[str, str]]) -> None:
         for utterance, reason in left_out:
@@ -260,7 +287,26 @@ class Loader:
         return epoch_batches(durations, self._limits, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
 
 
-def _prefetch(builder: BatchBuilder, keys: Sequence[tuple[int, Sequence[str]]]) -> Iterator[Batch]:
+class _ErrorsAsValues(Dataset[Batch | UserError]):
+    """Returns the error of a batch in its place: raised in a worker process it would come back as the text of a stack trace."""
+
+    def __init__(self, builder: BatchBuilder) -> None:
+        self._builder = builder
+
+    def __getitem__(self, key: BatchKey) -> Batch | UserError:
+        try:
+            return self._builder[key]
+        except UserError as error:
+            return error
+
+
+def _with_upcoming(keys: Sequence[BatchKey], builders: int) -> list[BatchKey]:
+    """Add to the key of each batch what its builder, of several that take turns, builds next."""
+    following = [keys[number + builders : number + builders * _AHEAD + 1 : builders] for number in range(len(keys))]
+    return [key._replace(upcoming=[name for each in more for name in each.ids]) for key, more in zip(keys, following, strict=True)]
+
+
+def _prefetch(builder: BatchBuilder, keys: Sequence[BatchKey]) -> Iterator[Batch]:
     """Yield the batches in order, each built by a thread while those before it are used."""
     pool = ThreadPoolExecutor(1, "batches")
     pending: deque[Future[Batch]] = deque()

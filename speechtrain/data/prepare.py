@@ -198,21 +198,11 @@ def _read_corpus(cfg: ExperimentConfig, *, threads: int, reuse: bool, split: str
 
 def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus:
     """List the utterances, normalise their texts, and read their audio where there is not too much of it."""
-    corpus_config = _with_normalisation(cfg.data.normalize, cfg.corpus)
-    source: CorpusSource = build("data", corpus_config if split is None else _with_lists_of(split, corpus_config))
-    if isinstance(source, KeepsTables) and cfg.data.feature_cache is not None:
-        source.table_cache = TableCache(Path(cfg.data.feature_cache) / "lists")
     with _without_garbage_collection():
-        corpus = source.load(cfg.data.limit_utterances)
-        _keep_without_text(corpus, cfg, SPLITS if cfg.data.empty_texts == "train" else (split,) if split is not None else ("val", "test"))
-        refuse_repeated_ids(corpus.splits)
-        if split is not None:
-            corpus.splits = {name: cuts if name == split else [] for name, cuts in corpus.splits.items()}
-            corpus.skipped = [skip for skip in corpus.skipped if skip.split == split]
+        corpus = _listed(cfg, split)
         _normalize(corpus, cfg.data.normalize)
     _choose_channel(corpus, cfg.data.channel)
-    for name in SPLITS:
-        corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
+    _limit_durations(corpus, cfg)
     features: Features = build("features", cfg.features)
     hours = sum(seconds(cuts) for cuts in corpus.splits.values()) / 3600
     # stored features tell their size when they are read, and signals are small
@@ -225,6 +215,38 @@ def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus
         *(hours, cfg.data.check_hours),
     )
     return _ReadCorpus(corpus, SpectrumCache(corpus, features, 0.0), features, corpus.skipped, lenient=cfg.data.on_bad == "skip")
+
+
+def list_corpus(cfg: ExperimentConfig) -> Corpus:
+    """List the utterances of a corpus with their texts as they are, and read no audio.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    with _without_garbage_collection():
+        corpus = _listed(cfg, None)
+    _limit_durations(corpus, cfg)
+    return corpus
+
+
+def _listed(cfg: ExperimentConfig, split: str | None) -> Corpus:
+    """List the utterances of all splits, or of one."""
+    corpus_config = _with_normalisation(cfg.data.normalize, cfg.corpus)
+    source: CorpusSource = build("data", corpus_config if split is None else _with_lists_of(split, corpus_config))
+    if isinstance(source, KeepsTables) and cfg.data.feature_cache is not None:
+        source.table_cache = TableCache(Path(cfg.data.feature_cache) / "lists")
+    corpus = source.load(cfg.data.limit_utterances)
+    _keep_without_text(corpus, cfg, SPLITS if cfg.data.empty_texts == "train" else (split,) if split is not None else ("val", "test"))
+    refuse_repeated_ids(corpus.splits)
+    if split is not None:
+        corpus.splits = {name: cuts if name == split else [] for name, cuts in corpus.splits.items()}
+        corpus.skipped = [skip for skip in corpus.skipped if skip.split == split]
+    return corpus
+
+
+def _limit_durations(corpus: Corpus, cfg: ExperimentConfig) -> None:
+    for name in SPLITS:
+        corpus.splits[name] = _within_durations(corpus, name, cfg.data.min_duration, cfg.data.max_duration)
 
 
 def _with_normalisation(steps: Sequence[str], corpus: Component) -> Component:

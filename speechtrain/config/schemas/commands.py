@@ -162,6 +162,14 @@ class UiConfig(Node):
     browser: bool | None = MISSING
 
 
+@dataclass
+class ShardConfig(Node):
+    """The keys of `python -m speechtrain.shard`, beside those of a training."""
+
+    out: str = MISSING
+    shard_size: int = number(ge=1, most=1_000_000)
+
+
 COMMANDS: dict[str, type[Node]] = {
     "compare": CompareConfig,
     "evaluate": EvaluateConfig,
@@ -173,5 +181,6 @@ COMMANDS: dict[str, type[Node]] = {
     "inspect": InspectConfig,
     "featurise": FeaturiseConfig,
     "ui": UiConfig,
+    "shard": ShardConfig,
 }
 """The schemas of the commands, by the names of their files in `conf/`."""

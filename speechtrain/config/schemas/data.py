@@ -288,6 +288,28 @@ class LhotseCuts(InParts):
                 yield part, f"no such file or folder: {path.absolute()}", f"set data.{part} to a manifest of cuts or a Shar folder"
 
 
+_ADDRESSES = ("http", "https", "s3")
+
+
+@dataclass
+class Shar(Loading):
+    root: str = MISSING
+    split: Split = field(default_factory=Split)
+    connections: int = number(ge=1, most=256)
+    retries: int = number(ge=0, most=100)
+    timeout: float = number(gt=0, most=86_400)
+
+    def rules(self) -> Iterator[Rule]:
+        scheme, separator, host = self.root.partition("://")
+        if not separator:
+            yield from _root_problem(self.root, "index.jsonl.gz is in")
+        elif scheme.lower() not in _ADDRESSES or not host.strip("/"):
+            fix = "give a folder, http(s)://HOST/PATH or s3://BUCKET/PATH"
+            yield "root", f"is no address that can be read, received {self.root}", fix
+        elif scheme.lower() == "s3":
+            yield from needed("root", ("boto3",))
+
+
 @dataclass
 class HuggingFace(InParts):
     audio: str = MISSING

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from speechtrain.data.audio import Audio
@@ -46,12 +46,26 @@ class Mix(KeepsTables):
                 for cut in corpus.splits[split]:
                     cuts[split] += [_renamed(cut, name, copy) for copy in range(_times(f"{name}/{cut.id}", weight))]
         from_files = all(corpus.from_files for corpus in self._loaded.values())
-        return Corpus({**cuts}, skipped, read=read_audio if from_files else self.read)
+        expect = self.expect if any(corpus.expect is not None for corpus in self._loaded.values()) else None
+        return Corpus({**cuts}, skipped, read=read_audio if from_files else self.read, expect=expect)
 
     def read(self, cut: Cut, rate: int) -> Audio:
         """Read an utterance (N,) as the corpus does that it is from."""
-        name, original = cut.custom["mixed"]
-        return self._loaded[name].read(replace(cut, id=original), rate)
+        name, original = _original(cut)
+        return self._loaded[name].read(original, rate)
+
+    def expect(self, cuts: Sequence[Cut], owner: object) -> None:
+        """Tell each corpus which of its utterances `owner` reads next."""
+        originals = [_original(cut) for cut in cuts]
+        for name, corpus in self._loaded.items():
+            if corpus.expect is not None:
+                corpus.expect([original for own, original in originals if own == name], owner)
+
+
+def _original(cut: Cut) -> tuple[str, Cut]:
+    """Return the name of the corpus that an utterance is from, and the utterance as it is there."""
+    name, original = cut.custom["mixed"]
+    return name, replace(cut, id=original)
 
 
 def _times(name: str, weight: float) -> int:

@@ -1,0 +1,384 @@
+"""Parts of files that lie in a folder, on an HTTP server or in a bucket of S3, read with retries.
+
+Nothing is held but the part that was asked for. A failure here is the storage's and no utterance's, so `data.on_bad` does not skip it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import re
+import threading
+import time
+import zlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from speechtrain.config.extras import require
+from speechtrain.errors import UserError, first_line
+from speechtrain.files import open_regular, user_path
+
+if TYPE_CHECKING:
+    import urllib3
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # s before a request is repeated
+_PIECE = 8 << 20  # bytes of a file that are asked for at once where all of it is copied
+_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
+"""Statuses of HTTP behind which the same request may succeed."""
+_REDIRECTS = 5
+_SIGNED_SECONDS = 3600
+_SIGNED_AGAIN = 600.0  # s after which an address of S3 is signed anew; credentials may have been renewed
+_MADE = "set data.root to what python -m speechtrain.shard made, all of which must be there"
+_ERROR_CODE = re.compile(rb"<Code>(\w{1,60})</Code>")
+"""Matches what S3 calls an error."""
+_LONGEST_ERROR = 4096  # bytes
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
+
+
+class Part(NamedTuple):
+    """A part of a file.
+
+    Attributes:
+        name: path of the file in the storage, with slashes.
+        offset: where the part begins, in bytes.
+        size: bytes of the part.
+        file_size: bytes that the file has to have; None: any number.
+        checksum: CRC-32 of the part; None: unknown.
+    """
+
+    name: str
+    offset: int
+    size: int
+    file_size: int | None = None
+    checksum: int | None = None
+
+
+class StorageError(UserError):
+    """What was listed cannot be read from where it lies; the message names the file."""
+
+
+class _Unsteady(Exception):  # noqa: N818
+    """Names a failure behind which the same request may succeed.
+
+    Args:
+        reason: what failed.
+        pause: s that the server asks to wait; None: it does not say.
+    """
+
+    def __init__(self, reason: str, pause: float | None = None) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+class Storage(ABC):
+    """A place with files, some of which are read in parts, by several threads at once and in forked processes."""
+
+    @abstractmethod
+    def where(self, name: str) -> str:
+        """Return the address of a file, for messages."""
+
+    @abstractmethod
+    def read(self, part: Part) -> bytes:
+        """Read a part of a file.
+
+        Raises:
+            StorageError: it cannot be read, or is not what was listed.
+        """
+
+    @abstractmethod
+    def copy(self, name: str, target: Path) -> None:
+        """Copy a file to `target`.
+
+        Raises:
+            StorageError: it cannot be read.
+            OSError: `target` cannot be written.
+        """
+
+    def _changed(self, name: str, what: str) -> StorageError:
+        fix = "put back the files that the index was made with, or make them and the index anew (python -m speechtrain.shard)"
+        return StorageError(f"{self.where(name)}: {what}; it was changed or cut off after its index was made\n    -> {fix}")
+
+    def _check_size(self, part: Part, size: int) -> None:
+        if part.file_size is not None and size != part.file_size:
+            raise self._changed(part.name, f"has {size} bytes, its index says {part.file_size}")
+        if part.offset + part.size > size:
+            raise self._changed(part.name, f"has {size} bytes, and the part from {part.offset} to {part.offset + part.size} is asked for")
+
+
+class Folder(Storage):
+    """Files in a folder.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = user_path(root).absolute()
+
+    def where(self, name: str) -> str:
+        """Return the path of a file."""
+        return str(self.root / name)
+
+    def read(self, part: Part) -> bytes:
+        """Read a part of a file."""
+        try:
+            with open_regular(self.root / part.name) as file:
+                self._check_size(part, os.fstat(file.fileno()).st_size)
+                content = os.pread(file.fileno(), part.size, part.offset)
+        except OSError as error:
+            raise self._unreadable(part.name, error) from None
+        if len(content) < part.size or (part.checksum is not None and zlib.crc32(content) != part.checksum):
+            raise self._changed(part.name, f"holds other bytes from {part.offset} to {part.offset + part.size}")
+        return content
+
+    def copy(self, name: str, target: Path) -> None:
+        """Copy a file to `target`."""
+        try:
+            content = open_regular(self.root / name)
+        except OSError as error:
+            raise self._unreadable(name, error) from None
+        with content, target.open("wb") as copied:
+            while piece := content.read(_PIECE):
+                copied.write(piece)
+
+    def _unreadable(self, name: str, error: OSError) -> StorageError:
+        if isinstance(error, FileNotFoundError):
+            return StorageError(f"no such file: {self.where(name)}\n    -> {_MADE}")
+        return StorageError(
+            f"{self.where(name)}: cannot be read ({error.strerror or error})\n    -> mend the disk or the rights of the file"
+        )
+
+
+class HttpServer(Storage):
+    """Files on an HTTP server that sends parts of them (`Range`).
+
+    Args:
+        root: address of their folder, perhaps with a name and a password.
+        connections: connections that are kept open.
+        retries: how often a request that failed is repeated, after 0.1 s, 0.2 s and so on up to 10 s.
+        timeout: s without an answer after which a request has failed.
+    """
+
+    credentials = "the name and the password in data.root (http://NAME:PASSWORD@HOST/...)"
+    """Where the user has named whom the server is to know, for messages."""
+
+    def __init__(self, root: str, *, connections: int, retries: int, timeout: float) -> None:
+        address = urlsplit(root)
+        self._root = urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2], query="", fragment="")).rstrip("/")
+        self._query = address.query
+        self._login = f"{unquote(address.username)}:{unquote(address.password or '')}" if address.username else None
+        self._connections = connections
+        self._retries = retries
+        self._timeout = timeout
+        self._manager: urllib3.PoolManager | None = None
+        self._process = -1
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_lock"} | {"_manager": None, "_process": -1}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
+
+    def where(self, name: str) -> str:
+        """Return the address of a file, without secrets."""
+        return f"{self._root}/{quote(name)}"
+
+    def read(self, part: Part) -> bytes:
+        """Read a part of a file, again where it fails or comes damaged."""
+        return self._repeated(part)[0]
+
+    def copy(self, name: str, target: Path) -> None:
+        """Copy a file to `target`, piece by piece."""
+        with target.open("wb") as file:
+            total: int | None = None
+            while total is None or file.tell() < total:
+                size = _PIECE if total is None else min(_PIECE, total - file.tell())
+                piece, total = self._repeated(Part(name, file.tell(), size, total), is_last=total is None)
+                file.write(piece)
+
+    def _repeated(self, part: Part, *, is_last: bool = False) -> tuple[bytes, int]:
+        """Return a part of a file and the size of the file; with `is_last` the part may be cut off by the file's end."""
+        for attempt in itertools.count():
+            try:
+                content, total = self._request(part, is_last=is_last)
+                if part.checksum is not None and zlib.crc32(content) != part.checksum:
+                    raise _Unsteady(f"holds other bytes from {part.offset} to {part.offset + part.size}")
+            except _Unsteady as failure:
+                if attempt >= self._retries:
+                    if "other bytes" in str(failure):
+                        raise self._changed(part.name, str(failure)) from None
+                    tried = f"{attempt + 1} requests failed, the last: " if attempt else ""
+                    fix = "see that the server runs and can be reached from here; data.retries and data.timeout say how long to try"
+                    raise StorageError(f"{self.where(part.name)}: {tried}{failure}\n    -> {fix}") from None
+                pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311 # no secret hangs on it
+                log.debug("%s: %s; again in %.1f s", self.where(part.name), failure, pause)
+                time.sleep(min(failure.pause, 6 * _LONGEST_PAUSE) if failure.pause is not None else pause)
+            else:
+                return content, total
+        raise AssertionError("unreachable")
+
+    def _request(self, part: Part, *, is_last: bool) -> tuple[bytes, int]:
+        """Send one request for a part of a file."""
+        import urllib3
+
+        headers = {"Range": f"bytes={part.offset}-{part.offset + part.size - 1}", "Accept-Encoding": "identity"}
+        if self._login is not None:
+            headers |= urllib3.util.make_headers(basic_auth=self._login)
+        try:
+            response = self._pool().request("GET", self._url(part.name), headers=headers, preload_content=False)
+            try:
+                total = self._total(response, part)
+                size = max(0, min(part.size, total - part.offset)) if is_last else part.size
+                content: bytes = response.read(size, decode_content=False) if size else b""
+            finally:
+                if not response.closed:  # what was read to its end has given its connection back
+                    response.close()
+        except urllib3.exceptions.HTTPError as error:
+            raise _Unsteady(_reason(error)) from None
+        if len(content) != size:
+            raise _Unsteady(f"sent {len(content)} bytes of {size}")
+        return content, total
+
+    def _total(self, response: urllib3.BaseHTTPResponse, part: Part) -> int:
+        """Return the size of the file that a response is a part of."""
+        status = response.status
+        if status in _TEMPORARY:
+            wait = response.headers.get("Retry-After", "")
+            raise _Unsteady(f"the server answered {status} {response.reason or ''}".rstrip(), float(wait) if wait.isdecimal() else None)
+        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if status == 206 and found is not None and found[1] is not None and int(found[1]) == part.offset:
+            self._check_size(part if part.file_size is not None else part._replace(size=0), int(found[2]))
+            return int(found[2])
+        if status == 416:
+            if part.file_size is None and found is not None and int(found[2]) == 0:
+                return 0
+            raise self._changed(part.name, f"does not reach from {part.offset} to {part.offset + part.size} bytes")
+        code = _ERROR_CODE.search(response.read(_LONGEST_ERROR)) if status != 200 else None
+        answer = ", ".join(filter(None, (f"{status} {response.reason or ''}".strip(), code and code[1].decode())))
+        raise StorageError(f"{self.where(part.name)}: {self._refusal(status, answer)}")
+
+    def _refusal(self, status: int, answer: str) -> str:
+        """Say why a response is of no use, and what to do."""
+        if status in (200, 206):
+            fix = "serve the files with a server that does (nginx, Apache, Caddy, an object store)"
+            return f"the server does not send parts of files (it ignores the header Range)\n    -> {fix}"
+        if status in (401, 403):
+            return f"the server refuses to show it ({answer})\n    -> check {self.credentials}"
+        if status in (404, 410):
+            return f"there is no such file ({answer})\n    -> {_MADE}"
+        return f"the server answered {answer}\n    -> check data.root"
+
+    def _url(self, name: str) -> str:
+        """Return the address of a request for a file."""
+        return f"{self.where(name)}{'?' if self._query else ''}{self._query}"
+
+    def _pool(self) -> urllib3.PoolManager:
+        """Return the connections of this process; those of a process that it was forked from are not its own."""
+        import urllib3
+
+        if self._process != os.getpid():
+            self._lock, self._manager, self._process = threading.Lock(), None, os.getpid()
+        with self._lock:
+            if self._manager is None:
+                retries = urllib3.Retry(total=None, connect=0, read=0, other=0, status=0, redirect=_REDIRECTS)
+                timeout = urllib3.Timeout(connect=self._timeout, read=self._timeout)
+                self._manager = urllib3.PoolManager(maxsize=self._connections, retries=retries, timeout=timeout)
+            return self._manager
+
+
+class Bucket(HttpServer):
+    """Files in a bucket of S3, read over HTTP at signed addresses; where there are no credentials, at unsigned ones.
+
+    Args:
+        root: `s3://BUCKET/PATH`.
+        connections, retries, timeout: see `HttpServer`.
+
+    Raises:
+        UserError: boto3 is not installed.
+    """
+
+    credentials = "the credentials of S3 (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the machine)"
+
+    def __init__(self, root: str, *, connections: int, retries: int, timeout: float) -> None:
+        require(f"data.root={root}", ("boto3",))
+        super().__init__(root, connections=connections, retries=retries, timeout=timeout)
+        address = urlsplit(root)
+        self._bucket, self._path = address.netloc, address.path.strip("/")
+        self._client: Any = None
+        self._signed: dict[str, tuple[str, float]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_client": None, "_signed": {}}
+
+    def where(self, name: str) -> str:
+        """Return the address of a file."""
+        return "/".join(filter(None, ("s3:/", self._bucket, self._path, name)))
+
+    def _url(self, name: str) -> str:
+        """Return the signed address of a file."""
+        with self._lock:
+            url, made = self._signed.get(name, ("", 0.0))
+            if not url or time.monotonic() - made > _SIGNED_AGAIN:
+                self._client = self._client or _s3_client(self._bucket, self._timeout)
+                key = "/".join(filter(None, (self._path, name)))
+                url = self._client.generate_presigned_url(
+                    "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=_SIGNED_SECONDS
+                )
+                if len(self._signed) >= 10_000:
+                    self._signed.clear()
+                self._signed[name] = (url, time.monotonic())
+        return url
+
+
+def _s3_client(bucket: str, timeout: float) -> Any:
+    """Make a client that signs addresses of a bucket, wherever it lies."""
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        session = boto3.session.Session()
+        signature = "s3v4" if session.get_credentials() is not None else UNSIGNED
+        config = Config(signature_version=signature, connect_timeout=timeout, read_timeout=timeout, retries={"max_attempts": 2})
+        client = session.client("s3", config=config)
+        try:
+            headers = client.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
+        except ClientError as error:  # also who may only read objects is told the region
+            headers = error.response["ResponseMetadata"].get("HTTPHeaders", {})
+        except BotoCoreError:  # the request itself will tell
+            headers = {}
+        region = headers.get("x-amz-bucket-region")
+        return client if region in (None, client.meta.region_name) else session.client("s3", config=config, region_name=region)
+    except (BotoCoreError, ValueError) as error:
+        raise StorageError(f"s3://{bucket}: {first_line(error)}\n    -> check {Bucket.credentials}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Return why there was no answer, without the names of objects that the library puts around it."""
+    inner = getattr(error, "reason", None)
+    if isinstance(inner, BaseException):
+        return _reason(inner)
+    text = str(error.args[0]) if error.args and isinstance(error.args[0], str) else first_line(error)
+    return re.sub(r"^\S*Connection\w*\(.*?\): ", "", text)
+
+
+def is_address(root: str) -> bool:
+    """Return whether a root is an address, and no folder."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", root) is not None
+
+
+def open_storage(root: str, *, connections: int = 8, retries: int = 8, timeout: float = 30.0) -> Storage:
+    """Return the storage of a folder, or of an address of HTTP or S3; nothing is read yet."""
+    if not is_address(root):
+        return Folder(root)
+    kind = Bucket if urlsplit(root).scheme.lower() == "s3" else HttpServer
+    return kind(root, connections=connections, retries=retries, timeout=timeout)
