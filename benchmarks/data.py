@@ -2,7 +2,8 @@
 
     python benchmarks/data.py DIR [repetitions]
 
-DIR holds train.jsonl and its audio (LibriSpeech in FLAC). One thread; seconds of audio a second of CPU time and of wall time, the median of
+DIR holds train.jsonl and its audio (LibriSpeech in FLAC). One thread, and for `data=shar` those that fetch, with a server in a process of
+its own; seconds of audio a second of CPU time and of wall time, the median of
 interleaved repetitions, and the ratio to torchaudio's of the same repetition.
 """
 
@@ -12,6 +13,7 @@ import os
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
+import contextlib
 import json
 import statistics
 import sys
@@ -21,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import shar
 import soundfile
 import torch
 import torchaudio
@@ -42,7 +45,17 @@ BATCH_SECONDS = 200
 
 def ours(root: Path, *more: str) -> TaskData:
     """Our data room on the manifest, read once."""
-    options = ["data=manifest", f"data.root={root}", "data.train=train.jsonl", f"data.batch_seconds={BATCH_SECONDS}", "data.num_buckets=30"]
+    return prepared("data=manifest", f"data.root={root}", "data.train=train.jsonl", *more)
+
+
+def from_shards(root: Path | str, *more: str) -> TaskData:
+    """Our data room on tar files, which are read anew in each epoch."""
+    return prepared("data=shar", f"data.root={root}", *more)
+
+
+def prepared(*more: str) -> TaskData:
+    """Our data room."""
+    options = [f"data.batch_seconds={BATCH_SECONDS}", "data.num_buckets=30"]
     cfg = ExperimentConfig.of(compose([*options, "backend.threads=1", "data.on_shared.speaker=allow", *more]))
     corpus = prepare(cfg, threads=1)
     return corpus.for_task(task_for(cfg, corpus))
@@ -130,14 +143,21 @@ def main() -> None:
     plain = DataLoader(Plain(root), batch_size=16, shuffle=True, collate_fn=padded)
     masks = ["augment=specaugment", "augment.speed=0"]
     uncached = ["data.cache_gb=0", "data.feature_cache=null"]
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as opened:
+        folder = opened.enter_context(tempfile.TemporaryDirectory())
+        shards = Path(folder) / "shards"
+        shar.make_shards(root, shards, 100)
+        near, far = (opened.enter_context(shar.serving(shards, latency)) for latency in (0.0, 0.05))
         stored = ["data.cache_gb=0", f"data.feature_cache={folder}"]
         ways: dict[str, Callable[[], Iterable[object]]] = {
             "torchaudio, DataLoader: FLAC, log-mel, SpecAugment": lambda: plain,
             "lhotse: FLAC, Fbank, SpecAugment": lhotse_batches(root),
             "speechtrain: FLAC, log-mel, SpecAugment": epochs(ours(root, *masks, *uncached), augment=True),
-            "speechtrain: the same and speed perturbation": epochs(ours(root, "augment=specaugment", *uncached), augment=True),
-            "speechtrain: the same from the cache on disk": epochs(ours(root, "augment=specaugment", *stored), augment=True),
+            "speechtrain: the same from tar files on disk": epochs(from_shards(shards, *masks), augment=True),
+            "speechtrain: the same from tar files by HTTP": epochs(from_shards(near, *masks), augment=True),
+            "speechtrain: the same, 50 ms before each answer": epochs(from_shards(far, *masks), augment=True),
+            "speechtrain: FLAC and speed perturbation": epochs(ours(root, "augment=specaugment", *uncached), augment=True),
+            "speechtrain: the last from the cache on disk": epochs(ours(root, "augment=specaugment", *stored), augment=True),
             "speechtrain: features kept, no augmentation": epochs(ours(root, "augment=none"), augment=True),
         }
         for batches in ways.values():

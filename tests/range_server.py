@@ -22,6 +22,7 @@ class RangeServer:
         cuts_each: every nth answer is cut off in its middle.
         login: NAME:PASSWORD that it asks for.
         ranges: whether it sends parts of files.
+        refusal: what it says with each 403; None: it allows all.
         asked: path and first byte of each request.
     """
 
@@ -30,6 +31,7 @@ class RangeServer:
     cuts_each: int = 0
     login: str | None = None
     ranges: bool = True
+    refusal: bytes | None = None
     address: str = ""
     asked: list[tuple[str, int]] = field(default_factory=list)
     failed: int = 0
@@ -55,6 +57,9 @@ def serving(root: Path, **options: Any) -> Iterator[RangeServer]:
             self.end_headers()
             self.wfile.write(content)
 
+        def do_HEAD(self) -> None:
+            self.answer(403)
+
         def do_GET(self) -> None:
             path = root / self.path.lstrip("/")
             span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
@@ -65,6 +70,8 @@ def serving(root: Path, **options: Any) -> Iterator[RangeServer]:
             allowed = state.login is None or self.headers.get("Authorization") == f"Basic {base64.b64encode(state.login.encode()).decode()}"
             if not allowed:
                 return self.answer(401)
+            if state.refusal is not None:
+                return self.answer(403, state.refusal)
             if state.fails_each and number % state.fails_each == 0:
                 state.failed += 1
                 return self.answer(503, b"too busy")

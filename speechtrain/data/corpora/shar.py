@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechtrain.data.audio import MOST_SAMPLES, Audio, check_rate, read_recording
-from speechtrain.data.corpus import SPLITS, Corpus, Cut, check_name, check_text
+from speechtrain.data.corpus import NO_CUSTOM, SPLITS, Corpus, Cut, check_name, check_text
 from speechtrain.data.cut_table import Columns, CutsById, CutTable, Places, TableWriter
 from speechtrain.data.features.store import content_of
 from speechtrain.data.read_ahead import ReadAhead
@@ -253,7 +253,7 @@ def _cut(value: Mapping[str, Any]) -> Cut:
     channels = _whole(value, "channels", 1, 1024) if "channels" in value else 1
     if not isinstance(custom, (Mapping, type(None))):
         raise DataError(f"'custom' must be a JSON object, received {custom!r:.60}")
-    return Cut(name, text, float(duration), rate, speaker, channel=channel, channels=channels, **({"custom": custom} if custom else {}))
+    return Cut(name, text, float(duration), rate, speaker, channel=channel, channels=channels, custom=custom or NO_CUSTOM)
 
 
 def _whole(value: Mapping[str, Any], key: str, least: int, most: int) -> int:

@@ -132,7 +132,13 @@ class _SplitWriter:
         if self._tars.fname != previous:
             self._finish_shard(previous)
         padded = -(-len(encoded.content) // 512) * 512
-        line = {"id": cut.id, "text": cut.text, "speaker": cut.speaker, "duration": cut.duration, "sample_rate": encoded.rate}
+        line: dict[str, Any] = {
+            "id": cut.id,
+            "text": cut.text,
+            "speaker": cut.speaker,
+            "duration": cut.duration,
+            "sample_rate": encoded.rate,
+        }
         if encoded.channels > 1:
             line |= {"channel": cut.channel, "channels": encoded.channels}
         line |= {"custom": cut.custom or None}
