@@ -1,17 +1,18 @@
 """What a long manifest costs up to the first training step, the first time and from the second time on.
 
-    python benchmarks/large_manifest.py DIR [--lines 1000,100000,1000000] [--files 250] [--trust] [KEY=VALUE ...]
+    python benchmarks/large_manifest.py DIR [--lines 1000,100000,1000000] [--files 250] [--trust] [--shar] [KEY=VALUE ...]
 
 DIR holds train.jsonl and its audio. Its recordings are given so many names (`--files`, hard links or else copies), which the lines name in
-turn, each line with an id and a text of its own. Each command is a process of its own, which takes one training step of a small model;
-printed are its seconds of CPU time (user and system, all processes that it starts included), the peak of its memory, and both as multiples
-of the shortest manifest's. Audio is read while training, whatever the length (`data.check_hours=0`), so that the rows differ in their lists
-alone.
+turn, each line with an id and a text of its own; with `--shar` they lie in tar files, and it is the index that has so many lines. Each
+command is a process of its own, which takes one training step of a small model; printed are its seconds of CPU time (user and system, all
+processes that it starts included), the peak of its memory, and both as multiples of the shortest manifest's. Audio is read while training,
+whatever the length (`data.check_hours=0`), so that the rows differ in their lists alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import shutil
@@ -20,11 +21,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import shar
 
 OPTIONS = [
     *(
-        "data=manifest",
         "data.check_hours=0",
         "data.batch_seconds=100",
         "data.split.val=1",
@@ -79,6 +81,29 @@ def write(source: Path, folder: Path, lines: int, files: int) -> None:
             manifest.write(json.dumps({**known, "utt_id": f"u{index:07d}", "speaker": entry["speaker"]}) + "\n")
 
 
+def write_shards(source: Path, folder: Path, lines: int) -> None:
+    """Write tar files, and an index of so many lines, each of which names one of the recordings in them."""
+    shar.make_shards(source, folder / "shards", 100)
+    for path in (folder / "shards").iterdir():
+        path.rename(folder / path.name)
+    with gzip.open(folder / "index.jsonl.gz", "rt", encoding="utf-8") as index:
+        listed = list(map(json.loads, index))
+    by_shard: list[list[dict[str, Any]]] = []
+    for line in listed[1:]:
+        if "shard" in line:
+            by_shard.append([line])
+        else:
+            by_shard[-1].append(line)
+    with gzip.open(folder / "index.jsonl.gz", "wt", encoding="utf-8", compresslevel=3) as index:
+        index.write(json.dumps(listed[0]) + "\n")
+        for number, (head, *utterances) in enumerate(by_shard):
+            index.write(json.dumps(head) + "\n")
+            for count in range(number, lines, len(by_shard)):
+                line = utterances[count % len(utterances)]
+                text = f"{line['text']} {count % 9973:04d}".translate(LETTERS)
+                index.write(json.dumps({**line, "id": f"u{count:07d}", "text": text}) + "\n")
+
+
 LETTERS = str.maketrans("0123456789", "abcdefghij")
 """Texts differ, as those of a corpus do, and hold letters alone."""
 
@@ -103,15 +128,20 @@ def main() -> None:
     parser.add_argument("--lines", default="1000,100000,1000000")
     parser.add_argument("--files", type=int, default=250)
     parser.add_argument("--trust", action="store_true", help="data.trust_durations=true: no file is opened before training")
+    parser.add_argument("--shar", action="store_true", help="data=shar: recordings in tar files")
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
     parser.add_argument("options", nargs="*")
     given = parser.parse_args()
     options = [*given.options, *(["data.trust_durations=true", "data.sample_rate=16000"] if given.trust else [])]
+    options.append("data=shar" if given.shar else "data=manifest")
     base: Cost | None = None
     print(f"{'lines':>10s} {'':8s} {'CPU s':>7s} {'wall s':>7s} {'peak MB':>8s} {'x CPU':>6s} {'x MB':>6s}")
     for lines in map(int, given.lines.split(",")):
         with tempfile.TemporaryDirectory(dir=given.folder) as name:
-            write(given.source, Path(name), lines, given.files)
+            if given.shar:
+                write_shards(given.source, Path(name), lines)
+            else:
+                write(given.source, Path(name), lines, given.files)
             for time_of in ("first", "second"):
                 found = cost(Path(name), options)
                 base = base or found
