@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 
-@dataclass
+@dataclass(eq=False)
 class RangeServer:
     """What a server does, and what it was asked for.
 

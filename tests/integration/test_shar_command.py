@@ -51,8 +51,15 @@ def test_a_tar_file_that_is_gone_ends_the_training_with_its_address_and_code_2(t
 def test_a_training_that_was_killed_within_an_epoch_goes_on_as_if_it_had_not_been(
     tmp_path: Path, command: Command, more: list[str]
 ) -> None:
-    with serving(make_shards(tmp_path / "shards"), fails_each=20, cuts_each=20) as server:
-        words = ["data=shar", f"data.root={server.address}", *KEYS, "data.cache_gb=0", "trainer.checkpoint.every_n_steps=1", *more]
+    with serving(make_shards(tmp_path / "shards"), fails_each=20, cuts_each=20, login="ann:s3cret-word") as server:
+        words = [
+            "data=shar",
+            f"data.root={server.address.replace('//', '//ann:s3cret-word@')}",
+            *KEYS,
+            "data.cache_gb=0",
+            "trainer.checkpoint.every_n_steps=1",
+            *more,
+        ]
         whole = command(*words, f"output_dir={tmp_path / 'whole'}")
         assert whole.returncode == 0, whole.stderr
         asked = len(server.asked)

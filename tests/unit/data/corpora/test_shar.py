@@ -24,6 +24,7 @@ from range_server import serving
 from speechtrain import shard
 from speechtrain.data import read_ahead
 from speechtrain.data.corpora import shar
+from speechtrain.data.corpora.mix import Mix
 from speechtrain.data.corpus import Corpus
 from speechtrain.data.loader import Loader
 from speechtrain.data.read_ahead import ReadAhead
@@ -101,8 +102,12 @@ def of_shards(root: Any, *more: str) -> TaskData:
     return prepared(["data=shar", f"data.root={root}", "data.split.by=utterance", *KEYS, *PATIENT, *more])
 
 
+def source(root: Any, *, retries: int = 1) -> shar.Shar:
+    return shar.Shar(str(root), {"by": "speaker", "val": 0, "test": 0, "seed": 0}, 4, retries, 20.0)
+
+
 def open_shards(root: Any, *, retries: int = 1) -> Corpus:
-    return shar.Shar(str(root), {"by": "speaker", "val": 0, "test": 0, "seed": 0}, 4, retries, 20.0).load(None)
+    return source(root, retries=retries).load(None)
 
 
 def loader(data: TaskData) -> Loader:
@@ -177,6 +182,17 @@ def test_each_of_several_processes_fetches_its_share_alone(shards: Path) -> None
             asked.append(set(ids))
         assert not asked[0] & asked[1]
         assert len(asked[0] | asked[1]) == len(batches._ids)
+
+
+def test_a_mix_fetches_ahead_from_the_corpora_that_it_is_made_of(shards: Path) -> None:
+    with serving(shards) as server:
+        corpus = Mix({"far": source(server.address), "near": source(shards)}, {}).load(None)
+        cuts = corpus.splits["train"]
+        assert corpus.expect is not None
+        corpus.expect(cuts, server)
+        for cut in cuts[:16]:
+            np.testing.assert_array_equal(corpus.read(cut, 8000), corpus.read(cuts[cuts.index(cut) + 16], 8000))
+        assert len(server.asked) == 17, "the index, and each utterance once"
 
 
 def cut_off(root: Path) -> None:
@@ -288,9 +304,9 @@ def test_an_index_that_was_read_is_kept_until_it_changes(shards: Path, tmp_path:
     monkeypatch.setattr(shar._IndexReader, "_add", lambda self, value, number: read.append(value) or add(self, value, number))
 
     def load() -> list[tuple[str, str, float]]:
-        source = shar.Shar(str(shards), {"by": "speaker", "val": 0, "test": 0, "seed": 0}, 2, 0, 1.0)
-        source.table_cache = TableCache(tmp_path / "kept")
-        corpus = source.load(None)
+        kept = source(shards)
+        kept.table_cache = TableCache(tmp_path / "kept")
+        corpus = kept.load(None)
         return [(cut.id, cut.text, float(corpus.read(cut, 8000).sum())) for cut in corpus.splits["train"]]
 
     first = load()
