@@ -3,14 +3,18 @@
     python -m speechtrain.shard data=manifest data.root=/data/mine out=/data/shards shard_size=1000
     python -m speechtrain data=shar data.root=https://HOST/shards
 
-Keys are those of a training, of which data counts, and those of conf/shard.yaml: `out`, the folder to be made, and `shard_size`. The folder
-of each split is in Lhotse's Shar format. Texts stay as they are: data.normalize is of the training.
+    python -m speechtrain.shard tars=/data/wds                      only the index of tar files that are there (Lhotse's Shar, WebDataset)
+
+Keys are those of a training, of which data counts, and those of conf/shard.yaml: `out`, the folder to be made, `shard_size`, and `tars`.
+The folder of each split is in Lhotse's Shar format. Texts stay as they are: data.normalize is of the training.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechtrain.app.arguments import own_and_training_keys
 from speechtrain.app.command import run_command
@@ -22,11 +26,16 @@ from speechtrain.console import console
 from speechtrain.errors import ConfigError, DataError, Problem, unwritable
 from speechtrain.files import user_path
 
+if TYPE_CHECKING:
+    from speechtrain.data.corpora.shar_writer import Written
+
 
 def run(arguments: list[str]) -> int:
     """Write the corpus of a training's config, print the keys that read it, and return the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     own, overrides = own_and_training_keys(ShardConfig, arguments)
+    if own.tars is not None:
+        return _index(user_path(own.tars).absolute(), overrides)
     folder = user_path(own.out).absolute()
     cfg = ExperimentConfig.of(compose([*overrides, "tracking=[]"]))
     if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
@@ -45,11 +54,31 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         raise unwritable(folder, error, "out") from error
     report_skips([*corpus.skipped, *written.skipped], cfg.data.on_bad)
+    _print(written, folder)
+    return 0
+
+
+def _index(folder: Path, overrides: list[str]) -> int:
+    """Write the index of tar files that are there."""
+    if overrides:
+        raise ConfigError([Problem("command line", f"'{overrides[0]}' is not accepted beside tars", "give tars=FOLDER alone")])
+    from speechtrain.data.corpora.tar_index import write_index
+    from speechtrain.data.corpus import report_skips
+
+    try:
+        written = write_index(folder)
+    except OSError as error:
+        raise unwritable(folder, error, "tars") from error
+    report_skips(written.skipped, "skip")
+    _print(written, folder)
+    return 0
+
+
+def _print(written: Written, folder: Path) -> None:
     counts = ", ".join(f"{name} {count:,}" for name, count in written.utterances.items())
     size = f"{written.shards:,} tar files, {written.size / 1e6:,.1f} MB; index {written.index_size / 1e6:,.1f} MB"
     reading = f"data=shar data.root={override_text(str(folder))}"
     console.print(f"utterances  {counts}\nfolder      {folder} ({size})\nread with   {reading}", markup=False, soft_wrap=True)
-    return 0
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ _PIECE = 8 << 20  # bytes of a file that are asked for at once where all of it i
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 """Statuses of HTTP behind which the same request may succeed."""
 _REDIRECTS = 5
+_READERS = 4  # threads that read without having it fetched ahead
 _SIGNED_SECONDS = 3600
 _SIGNED_AGAIN = 600.0  # s after which an address of S3 is signed anew; credentials may have been renewed
 _MADE = "set data.root to what python -m speechtrain.shard made, all of which must be there"
@@ -290,7 +291,7 @@ class HttpServer(Storage):
             if self._manager is None:
                 retries = urllib3.Retry(total=None, connect=0, read=0, other=0, status=0, redirect=_REDIRECTS)
                 timeout = urllib3.Timeout(connect=self._timeout, read=self._timeout)
-                self._manager = urllib3.PoolManager(maxsize=self._connections, retries=retries, timeout=timeout)
+                self._manager = urllib3.PoolManager(maxsize=self._connections + _READERS, retries=retries, timeout=timeout)
             return self._manager
 
 

@@ -167,6 +167,7 @@ class ShardConfig(Node):
     """The keys of `python -m speechtrain.shard`, beside those of a training."""
 
     out: str = MISSING
+    tars: str | None = MISSING
     shard_size: int = number(ge=1, most=1_000_000)
 
 

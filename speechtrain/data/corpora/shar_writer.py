@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -34,7 +35,8 @@ from speechtrain.files import make_folder, open_regular
 
 _LOSSY = ("MP3", "OGG", "MPEG")
 _FLAC_CHANNELS, _FLAC_RATE = 8, 192_000
-_LARGEST_FILE = (1 << 31) - 1  # bytes of a recording that is stored as it is
+LARGEST_FILE = (1 << 31) - 1
+"""Bytes of a recording that is stored as it is."""
 
 
 @dataclass
@@ -76,7 +78,7 @@ def write_shar(corpus: Corpus, folder: Path, shard_size: int, *, refuse_bad: boo
     try:
         make_folder(temporary)
         with gzip.open(temporary / INDEX, "wt", encoding="utf-8") as index:
-            _write_line(index, {"shar_index": VERSION})
+            write_line(index, {"shar_index": VERSION})
             for split in SPLITS:
                 _SplitWriter(corpus, split, temporary, shard_size, index, written, refuse_bad=refuse_bad).write()
         if not written.utterances["train"]:
@@ -132,18 +134,8 @@ class _SplitWriter:
         if self._tars.fname != previous:
             self._finish_shard(previous)
         padded = -(-len(encoded.content) // 512) * 512
-        line: dict[str, Any] = {
-            "id": cut.id,
-            "text": cut.text,
-            "speaker": cut.speaker,
-            "duration": cut.duration,
-            "sample_rate": encoded.rate,
-        }
-        if encoded.channels > 1:
-            line |= {"channel": cut.channel, "channels": encoded.channels}
-        line |= {"custom": cut.custom or None}
-        place = {"offset": self._tars.tarstream.offset - padded, "size": len(encoded.content), "crc32": zlib.crc32(encoded.content)}
-        self._lines.append({key: value for key, value in line.items() if value is not None} | place)
+        offset = self._tars.tarstream.offset - padded
+        self._lines.append(index_line(replace(cut, sample_rate=encoded.rate, channels=encoded.channels), offset, encoded.content))
         described = _lhotse_cut(cut, encoded)
         description = json.dumps(to_shar_placeholder(described.recording).to_dict()).encode()
         self._tars.write(f"{cut.id}.json", io.BytesIO(description), count=False)
@@ -155,15 +147,26 @@ class _SplitWriter:
         if name is None:
             return
         size = Path(name).stat().st_size
-        _write_line(self._index, {"shard": f"{self._split}/{Path(name).name}", "split": self._split, "size": size})
+        write_line(self._index, {"shard": f"{self._split}/{Path(name).name}", "split": self._split, "size": size})
         for line in self._lines:
-            _write_line(self._index, line)
+            write_line(self._index, line)
         self._lines.clear()
         self._written.shards += 1
         self._written.size += size
 
 
-def _write_line(file: IO[str], value: dict[str, Any]) -> None:
+def index_line(cut: Cut, offset: int, content: bytes) -> dict[str, Any]:
+    """Return the line of an utterance whose recording lies at `offset` in a tar file."""
+    line: dict[str, Any] = {"id": cut.id, "text": cut.text, "speaker": cut.speaker, "duration": cut.duration}
+    line |= {"sample_rate": cut.sample_rate, "custom": cut.custom or None}
+    if cut.channels > 1:
+        line |= {"channel": cut.channel, "channels": cut.channels}
+    place = {"offset": offset, "size": len(content), "crc32": zlib.crc32(content)}
+    return {key: value for key, value in line.items() if value is not None} | place
+
+
+def write_line(file: IO[str], value: Mapping[str, Any]) -> None:
+    """Write a line of an index."""
     file.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
@@ -187,9 +190,9 @@ def _encoded(corpus: Corpus, cut: Cut) -> _Encoded:
         chosen = range(channels) if cut.channel is None else (cut.channel,)
         return _as_file(np.stack([_part(cut, channel) for channel in chosen]), cut.sample_rate, is_lossy=is_lossy)
     with open_regular(Path(cut.path)) as stored:
-        content = stored.read(_LARGEST_FILE + 1)
-    if len(content) > _LARGEST_FILE:
-        raise DataError(f"{cut.path}: is larger than {_LARGEST_FILE >> 20} MiB\n    -> divide it")
+        content = stored.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise DataError(f"{cut.path}: is larger than {LARGEST_FILE >> 20} MiB\n    -> divide it")
     read_recording(content, cut.sample_rate, duration=cut.duration, channel=cut.channel, name=cut.path)
     return _Encoded(content, Path(cut.path).suffix.lower().lstrip(".") or "audio", cut.sample_rate, cut.num_samples, channels)
 
