@@ -23,6 +23,9 @@ class RangeServer:
         login: NAME:PASSWORD that it asks for.
         ranges: whether it sends parts of files.
         refusal: what it says with each 403; None: it allows all.
+        moved_to: address that it sends on to.
+        hang_up: whether it closes each connection behind an answer without saying so.
+        authorized: requests with a name and a password.
         asked: path and first byte of each request.
     """
 
@@ -32,9 +35,12 @@ class RangeServer:
     login: str | None = None
     ranges: bool = True
     refusal: bytes | None = None
+    moved_to: str | None = None
+    hang_up: bool = False
     address: str = ""
     asked: list[tuple[str, int]] = field(default_factory=list)
     failed: int = 0
+    authorized: int = 0
     lock: Any = field(default_factory=threading.Lock)
 
 
@@ -70,6 +76,11 @@ def serving(root: Path, **options: Any) -> Iterator[RangeServer]:
             allowed = state.login is None or self.headers.get("Authorization") == f"Basic {base64.b64encode(state.login.encode()).decode()}"
             if not allowed:
                 return self.answer(401)
+            state.authorized += "Authorization" in self.headers
+            if state.moved_to is not None:
+                return self.answer(302, Location=f"{state.moved_to}{self.path}")
+            if state.hang_up:
+                self.close_connection = True
             if state.refusal is not None:
                 return self.answer(403, state.refusal)
             if state.fails_each and number % state.fails_each == 0:

@@ -5,25 +5,25 @@ Nothing is held but the part that was asked for. A failure here is the storage's
 
 from __future__ import annotations
 
+import base64
+import http.client
 import itertools
 import logging
 import os
 import random
 import re
+import ssl
 import threading
 import time
 import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit, urlunsplit
 
 from speechtrain.config.extras import require
 from speechtrain.errors import UserError, first_line
 from speechtrain.files import open_regular, user_path
-
-if TYPE_CHECKING:
-    import urllib3
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _PIECE = 8 << 20  # bytes of a file that are asked for at once where all of it i
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 """Statuses of HTTP behind which the same request may succeed."""
 _REDIRECTS = 5
-_READERS = 4  # threads that read without having it fetched ahead
+_MOVED = (301, 302, 303, 307, 308)
 _SIGNED_SECONDS = 3600
 _SIGNED_AGAIN = 600.0  # s after which an address of S3 is signed anew; credentials may have been renewed
 _MADE = "set data.root to what python -m speechtrain.shard made, all of which must be there"
@@ -161,7 +161,6 @@ class HttpServer(Storage):
 
     Args:
         root: address of their folder, perhaps with a name and a password.
-        connections: connections that are kept open.
         retries: how often a request that failed is repeated, after 0.1 s, 0.2 s and so on up to 10 s.
         timeout: s without an answer after which a request has failed.
     """
@@ -169,24 +168,19 @@ class HttpServer(Storage):
     credentials = "the name and the password in data.root (http://NAME:PASSWORD@HOST/...)"
     """Where the user has named whom the server is to know, for messages."""
 
-    def __init__(self, root: str, *, connections: int, retries: int, timeout: float) -> None:
+    def __init__(self, root: str, *, retries: int, timeout: float) -> None:
         address = urlsplit(root)
         self._root = urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2], query="", fragment="")).rstrip("/")
         self._query = address.query
         self._login = f"{unquote(address.username)}:{unquote(address.password or '')}" if address.username else None
-        self._connections = connections
         self._retries = retries
         self._timeout = timeout
-        self._manager: urllib3.PoolManager | None = None
-        self._process = -1
-        self._lock = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+        self._own = threading.local()
+        self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_lock"} | {"_manager": None, "_process": -1}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._lock = threading.Lock()
+        return vars(self) | {"_own": None, "_context": None, "_process": -1}
 
     def where(self, name: str) -> str:
         """Return the address of a file, without secrets."""
@@ -228,33 +222,76 @@ class HttpServer(Storage):
 
     def _request(self, part: Part, *, is_last: bool) -> tuple[bytes, int]:
         """Send one request for a part of a file."""
-        import urllib3
-
-        headers = {"Range": f"bytes={part.offset}-{part.offset + part.size - 1}", "Accept-Encoding": "identity"}
-        if self._login is not None:
-            headers |= urllib3.util.make_headers(basic_auth=self._login)
-        try:
-            response = self._pool().request("GET", self._url(part.name), headers=headers, preload_content=False)
+        url = self._url(part.name)
+        for _ in range(_REDIRECTS + 1):
+            address = urlsplit(url)
+            connection = self._connection(address)
             try:
+                response = self._answer(connection, address, part)
+                if response.status in _MOVED and (place := response.getheader("Location")):
+                    connection.close()
+                    url = urljoin(url, place)
+                    continue
                 total = self._total(response, part)
                 size = max(0, min(part.size, total - part.offset)) if is_last else part.size
-                content: bytes = response.read(size, decode_content=False) if size else b""
-            finally:
-                if not response.closed:  # what was read to its end has given its connection back
-                    response.close()
-        except urllib3.exceptions.HTTPError as error:
-            raise _Unsteady(_reason(error)) from None
-        if len(content) != size:
-            raise _Unsteady(f"sent {len(content)} bytes of {size}")
-        return content, total
+                content = response.read(size)
+                if not response.isclosed():  # there is more to come, or it was cut off
+                    connection.close()
+            except ssl.SSLCertVerificationError as error:
+                raise StorageError(f"{self.where(part.name)}: its certificate is not trusted ({error.verify_message})") from None
+            except (OSError, http.client.HTTPException, UnicodeError) as error:
+                connection.close()
+                raise _Unsteady(first_line(error)) from None
+            except (StorageError, _Unsteady):
+                connection.close()
+                raise
+            if len(content) != size:
+                raise _Unsteady(f"sent {len(content)} bytes of {size}")
+            return content, total
+        raise StorageError(f"{self.where(part.name)}: the server sends on from one address to the next\n    -> check data.root")
 
-    def _total(self, response: urllib3.BaseHTTPResponse, part: Part) -> int:
+    def _answer(self, connection: http.client.HTTPConnection, address: SplitResult, part: Part) -> http.client.HTTPResponse:
+        """Return the answer to a request, its body still to be read."""
+        headers = {"Range": f"bytes={part.offset}-{part.offset + part.size - 1}", "User-Agent": "speechtrain"}
+        if self._login is not None and address.netloc == urlsplit(self._root).netloc:
+            headers["Authorization"] = f"Basic {base64.b64encode(self._login.encode()).decode()}"
+        target = urlunsplit(("", "", address.path or "/", address.query, ""))
+        is_open = connection.sock is not None
+        try:
+            connection.request("GET", target, headers=headers)
+            return connection.getresponse()
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            if not is_open:
+                raise
+        connection.close()  # the server may have closed what was idle
+        connection.request("GET", target, headers=headers)
+        return connection.getresponse()
+
+    def _connection(self, address: SplitResult) -> http.client.HTTPConnection:
+        """Return the connection of this thread to a server."""
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise StorageError(
+                f"{self._root}: leads to {address.scheme}://{address.hostname}, which cannot be read\n    -> check data.root"
+            )
+        if self._process != os.getpid():  # a forked process has the sockets of the other one, too
+            self._own, self._process = threading.local(), os.getpid()
+        connections: dict[str, http.client.HTTPConnection] = vars(self._own)
+        key = f"{address.scheme}://{address.netloc}"
+        if key not in connections:
+            if address.scheme == "https":
+                self._context = self._context or ssl.create_default_context()
+                connections[key] = http.client.HTTPSConnection(address.netloc, timeout=self._timeout, context=self._context)
+            else:
+                connections[key] = http.client.HTTPConnection(address.netloc, timeout=self._timeout)
+        return connections[key]
+
+    def _total(self, response: http.client.HTTPResponse, part: Part) -> int:
         """Return the size of the file that a response is a part of."""
         status = response.status
         if status in _TEMPORARY:
-            wait = response.headers.get("Retry-After", "")
+            wait = response.getheader("Retry-After", "")
             raise _Unsteady(f"the server answered {status} {response.reason or ''}".rstrip(), float(wait) if wait.isdecimal() else None)
-        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        found = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range", ""))
         if status == 206 and found is not None and found[1] is not None and int(found[1]) == part.offset:
             self._check_size(part if part.file_size is not None else part._replace(size=0), int(found[2]))
             return int(found[2])
@@ -281,26 +318,13 @@ class HttpServer(Storage):
         """Return the address of a request for a file."""
         return f"{self.where(name)}{'?' if self._query else ''}{self._query}"
 
-    def _pool(self) -> urllib3.PoolManager:
-        """Return the connections of this process; those of a process that it was forked from are not its own."""
-        import urllib3
-
-        if self._process != os.getpid():
-            self._lock, self._manager, self._process = threading.Lock(), None, os.getpid()
-        with self._lock:
-            if self._manager is None:
-                retries = urllib3.Retry(total=None, connect=0, read=0, other=0, status=0, redirect=_REDIRECTS)
-                timeout = urllib3.Timeout(connect=self._timeout, read=self._timeout)
-                self._manager = urllib3.PoolManager(maxsize=self._connections + _READERS, retries=retries, timeout=timeout)
-            return self._manager
-
 
 class Bucket(HttpServer):
     """Files in a bucket of S3, read over HTTP at signed addresses; where there are no credentials, at unsigned ones.
 
     Args:
         root: `s3://BUCKET/PATH`.
-        connections, retries, timeout: see `HttpServer`.
+        retries, timeout: see `HttpServer`.
 
     Raises:
         UserError: boto3 is not installed.
@@ -308,16 +332,18 @@ class Bucket(HttpServer):
 
     credentials = "the credentials of S3 (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the machine)"
 
-    def __init__(self, root: str, *, connections: int, retries: int, timeout: float) -> None:
+    def __init__(self, root: str, *, retries: int, timeout: float) -> None:
         require(f"data.root={root}", ("boto3",))
-        super().__init__(root, connections=connections, retries=retries, timeout=timeout)
+        super().__init__(root, retries=retries, timeout=timeout)
         address = urlsplit(root)
         self._bucket, self._path = address.netloc, address.path.strip("/")
         self._client: Any = None
+        self._lock: threading.Lock | None = None
+        self._lock_of = -1
         self._signed: dict[str, tuple[str, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_client": None, "_signed": {}}
+        return super().__getstate__() | {"_client": None, "_signed": {}, "_lock": None}
 
     def where(self, name: str) -> str:
         """Return the address of a file."""
@@ -325,6 +351,8 @@ class Bucket(HttpServer):
 
     def _url(self, name: str) -> str:
         """Return the signed address of a file."""
+        if self._lock is None or self._lock_of != os.getpid():
+            self._lock, self._lock_of = threading.Lock(), os.getpid()
         with self._lock:
             url, made = self._signed.get(name, ("", 0.0))
             if not url or time.monotonic() - made > _SIGNED_AGAIN:
@@ -363,23 +391,14 @@ def _s3_client(bucket: str, timeout: float) -> Any:
         raise StorageError(f"s3://{bucket}: {first_line(error)}\n    -> check {Bucket.credentials}") from None
 
 
-def _reason(error: BaseException) -> str:
-    """Return why there was no answer, without the names of objects that the library puts around it."""
-    inner = getattr(error, "reason", None)
-    if isinstance(inner, BaseException):
-        return _reason(inner)
-    text = str(error.args[0]) if error.args and isinstance(error.args[0], str) else first_line(error)
-    return re.sub(r"^\S*Connection\w*\(.*?\): ", "", text)
-
-
 def is_address(root: str) -> bool:
     """Return whether a root is an address, and no folder."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", root) is not None
 
 
-def open_storage(root: str, *, connections: int = 8, retries: int = 8, timeout: float = 30.0) -> Storage:
+def open_storage(root: str, *, retries: int, timeout: float) -> Storage:
     """Return the storage of a folder, or of an address of HTTP or S3; nothing is read yet."""
     if not is_address(root):
         return Folder(root)
     kind = Bucket if urlsplit(root).scheme.lower() == "s3" else HttpServer
-    return kind(root, connections=connections, retries=retries, timeout=timeout)
+    return kind(root, retries=retries, timeout=timeout)

@@ -60,12 +60,12 @@ def test_a_training_that_was_killed_within_an_epoch_goes_on_as_if_it_had_not_bee
             "trainer.checkpoint.every_n_steps=1",
             *more,
         ]
-        whole = command(*words, f"output_dir={tmp_path / 'whole'}")
+        whole = command(*words, f"hydra.run.dir={tmp_path / 'whole'}")
         assert whole.returncode == 0, whole.stderr
         asked = len(server.asked)
         folder = tmp_path / "killed"
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        line = [sys.executable, "-m", "speechtrain", *words, f"output_dir={folder}"]
+        line = [sys.executable, "-m", "speechtrain", *words, f"hydra.run.dir={folder}"]
         with subprocess.Popen(
             line, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
         ) as started:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
@@ -291,6 +292,15 @@ class LhotseCuts(InParts):
 _ADDRESSES = ("http", "https", "s3")
 
 
+def _has_host(address: str) -> bool:
+    """Return whether an address names a host, and a port that is one if it names any."""
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 @dataclass
 class Shar(Loading):
     root: str = MISSING
@@ -300,10 +310,10 @@ class Shar(Loading):
     timeout: float = number(gt=0, most=86_400)
 
     def rules(self) -> Iterator[Rule]:
-        scheme, separator, host = self.root.partition("://")
+        scheme, separator, _ = self.root.partition("://")
         if not separator:
             yield from _root_problem(self.root, "index.jsonl.gz is in")
-        elif scheme.lower() not in _ADDRESSES or not host.strip("/"):
+        elif scheme.lower() not in _ADDRESSES or not _has_host(self.root):
             fix = "give a folder, http(s)://HOST/PATH or s3://BUCKET/PATH"
             yield "root", f"is no address that can be read, received {self.root}", fix
         elif scheme.lower() == "s3":

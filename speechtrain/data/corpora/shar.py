@@ -63,7 +63,7 @@ class Shar(KeepsTables):
 
     def __init__(self, root: str, split: dict[str, Any], connections: int, retries: int, timeout: float) -> None:
         self.split = split
-        self._storage = open_storage(root, connections=connections, retries=retries, timeout=timeout)
+        self._storage = open_storage(root, retries=retries, timeout=timeout)
         self._ahead = ReadAhead(self._storage, connections)
         self._listing: _Listing | None = None
         self._by_id: CutsById | None = None

@@ -105,7 +105,7 @@ def _samples(tar: Path, *, by_last_dot: bool) -> Iterator[_Sample]:
     sample: _Sample | None = None
     with tarfile.open(tar, "r:") as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # or all of them are remembered
+            archive.members.clear()  # type: ignore[attr-defined] # or all of them are remembered
             place, slash, base = member.name.rpartition("/")
             stem, _, ending = base.rpartition(".") if by_last_dot else base.partition(".")
             ending = ending.lower()

@@ -255,6 +255,29 @@ def test_a_server_that_is_of_no_use_is_told_before_the_training(shards: Path, op
     assert "wr0ng" not in str(raised.value)
 
 
+def test_a_server_may_send_on_to_another_one_which_does_not_get_the_password(shards: Path) -> None:
+    with serving(shards) as far, serving(shards, login="ann:word", moved_to=far.address) as near:
+        corpus = open_shards(near.address.replace("//", "//ann:word@"))
+        assert len(corpus.read(corpus.splits["train"][0], 8000)) == 8000
+        assert len(far.asked) == 2
+        assert far.authorized == 0
+    with serving(shards) as server:
+        server.moved_to = server.address
+        with pytest.raises(StorageError, match=r"sends on from one address to the next"):
+            open_shards(server.address)
+        server.moved_to = "file:///etc"
+        with pytest.raises(StorageError, match=r"leads to file://None, which cannot be read"):
+            open_shards(server.address)
+
+
+def test_a_connection_that_the_server_has_closed_is_opened_again_without_a_retry(shards: Path) -> None:
+    with serving(shards) as server:
+        corpus = open_shards(server.address, retries=0)
+        server.hang_up = True
+        for cut in corpus.splits["train"]:
+            corpus.read(cut, 8000)
+
+
 def test_a_name_and_a_password_are_sent(shards: Path) -> None:
     with serving(shards, login="ann:s3cret word") as server:
         assert len(open_shards(server.address.replace("//", "//ann:s3cret%20word@")).splits["train"]) == 16
@@ -468,7 +491,7 @@ def test_what_is_fetched_ahead_is_bounded_and_what_nobody_wants_any_more_is_let_
     assert ahead.take(parts[7]) == bytes(100)
 
 
-@pytest.mark.parametrize("root", thinned(["ftp://host/a", "http://", "absent"], 3))
+@pytest.mark.parametrize("root", thinned(["http://host:99999/a", "ftp://host/a", "http://", "absent"], 4))
 def test_a_root_that_cannot_be_read_is_a_mistake_in_the_config(root: str) -> None:
     with pytest.raises(ConfigError, match=r"data.root: "):
         of_shards(root)
