@@ -1,10 +1,10 @@
 """How fast batches are made, beside Lhotse's own data set and torchaudio's MelSpectrogram in a plain DataLoader.
 
-    python benchmarks/data.py DIR [repetitions]
+    python benchmarks/data.py DIR [repetitions] [rows]
 
-DIR holds train.jsonl and its audio (LibriSpeech in FLAC). One thread, and for `data=shar` those that fetch, with a server in a process of
-its own; seconds of audio a second of CPU time and of wall time, the median of
-interleaved repetitions, and the ratio to torchaudio's of the same repetition.
+DIR holds train.jsonl and its audio (LibriSpeech in FLAC), `rows` is a regular expression that the names of rows match which are measured
+beside torchaudio's. One thread, and for `data=shar` those that fetch, with a server in a process of its own; seconds of audio a second of
+CPU time and of wall time, the median of interleaved repetitions, and the ratio to torchaudio's of the same repetition.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 import contextlib
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -139,6 +140,7 @@ def main() -> None:
     torch.set_num_threads(1)
     root = Path(sys.argv[1])
     repetitions = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    rows = sys.argv[3] if len(sys.argv) > 3 else ""
     audio = sum(json.loads(line)["duration"] for line in (root / "train.jsonl").read_text().splitlines())
     plain = DataLoader(Plain(root), batch_size=16, shuffle=True, collate_fn=padded)
     masks = ["augment=specaugment", "augment.speed=0"]
@@ -160,6 +162,7 @@ def main() -> None:
             "speechtrain: the last from the cache on disk": epochs(ours(root, "augment=specaugment", *stored), augment=True),
             "speechtrain: features kept, no augmentation": epochs(ours(root, "augment=none"), augment=True),
         }
+        ways = {name: each for name, each in ways.items() if name.startswith("torchaudio") or re.search(rows, name)}
         for batches in ways.values():
             measured(batches())
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
