@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ class RangeServer:
         refusal: what it says with each 403; None: it allows all.
         moved_to: address that it sends on to.
         hang_up: whether it closes each connection behind an answer without saying so.
+        tls: files of its certificate and of the key; None: it speaks without encryption.
         authorized: requests with a name and a password.
         asked: path and first byte of each request.
     """
@@ -37,6 +39,7 @@ class RangeServer:
     refusal: bytes | None = None
     moved_to: str | None = None
     hang_up: bool = False
+    tls: tuple[Path, Path] | None = None
     address: str = ""
     asked: list[tuple[str, int]] = field(default_factory=list)
     failed: int = 0
@@ -110,9 +113,13 @@ def serving(root: Path, **options: Any) -> Iterator[RangeServer]:
         request_queue_size = 64
 
     with Server(("127.0.0.1", 0), Handler) as server:
+        if state.tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*state.tls)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
-        state.address = f"http://127.0.0.1:{server.server_address[1]}"
+        state.address = f"http{'s' if state.tls else ''}://127.0.0.1:{server.server_address[1]}"
         try:
             yield state
         finally:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # s before a request is repeated
 _PIECE = 8 << 20  # bytes of a file that are asked for at once where all of it is copied
+_LARGEST_COPY = 1 << 34  # bytes of a file that is copied: an index of a hundred million utterances
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 """Statuses of HTTP behind which the same request may succeed."""
 _REDIRECTS = 5
@@ -36,10 +37,11 @@ _MOVED = (301, 302, 303, 307, 308)
 _SIGNED_SECONDS = 3600
 _SIGNED_AGAIN = 600.0  # s after which an address of S3 is signed anew; credentials may have been renewed
 _MADE = "set data.root to what python -m speechtrain.shard made, all of which must be there"
+_TRUST = "check data.root, or name the file of an authority of your own in SSL_CERT_FILE"
 _ERROR_CODE = re.compile(rb"<Code>(\w{1,60})</Code>")
 """Matches what S3 calls an error."""
 _LONGEST_ERROR = 4096  # bytes
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18})")
 
 
 class Part(NamedTuple):
@@ -197,6 +199,8 @@ class HttpServer(Storage):
             while total is None or file.tell() < total:
                 size = _PIECE if total is None else min(_PIECE, total - file.tell())
                 piece, total = self._repeated(Part(name, file.tell(), size, total), is_last=total is None)
+                if total > _LARGEST_COPY:
+                    raise StorageError(f"{self.where(name)}: has {total} bytes, and {_LARGEST_COPY} are read at most\n    -> {_MADE}")
                 file.write(piece)
 
     def _repeated(self, part: Part, *, is_last: bool = False) -> tuple[bytes, int]:
@@ -238,7 +242,9 @@ class HttpServer(Storage):
                 if not response.isclosed():  # there is more to come, or it was cut off
                     connection.close()
             except ssl.SSLCertVerificationError as error:
-                raise StorageError(f"{self.where(part.name)}: its certificate is not trusted ({error.verify_message})") from None
+                raise StorageError(
+                    f"{self.where(part.name)}: its certificate is not trusted ({error.verify_message})\n    -> {_TRUST}"
+                ) from None
             except (OSError, http.client.HTTPException, UnicodeError) as error:
                 connection.close()
                 raise _Unsteady(first_line(error)) from None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 import shutil
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from certificates import certificate
 from conftest import REPOSITORY
 from documented import blocks_of
 from serving import Served, serving, wav
@@ -240,27 +239,6 @@ def test_models_have_the_names_that_are_given_or_those_of_their_files(tmp_path: 
     assert names("{whisper-1: last, b: two.zip}") == {"whisper-1": "last", "b": "two.zip"}
     with pytest.raises(ConfigError, match="two models have the name 'one'"):
         names("[runs/one,runs/one/]")
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for this machine that it has signed itself, and its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "here")])
-    now = dt.datetime.now(dt.UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    form = serialization.PrivateFormat.PKCS8
-    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
-    return paths
 
 
 def test_https_and_streams_in_it_and_clients_that_do_not_speak_it(serve: Callable[..., Served], tmp_path: Path) -> None:

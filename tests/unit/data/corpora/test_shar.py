@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from certificates import certificate
 from conftest import prepared, thinned
 from lhotse import CutSet
 from range_server import serving
@@ -268,6 +269,16 @@ def test_a_server_may_send_on_to_another_one_which_does_not_get_the_password(sha
         server.moved_to = "file:///etc"
         with pytest.raises(StorageError, match=r"leads to file://None, which cannot be read"):
             open_shards(server.address)
+
+
+def test_https_is_read_where_the_certificate_is_trusted(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    public, key = certificate(tmp_path)
+    with serving(shards, tls=(public, key)) as server:
+        with pytest.raises(StorageError, match=r"its certificate is not trusted \(self.signed certificate\)\n    -> check data.root, or"):
+            open_shards(server.address)
+        monkeypatch.setenv("SSL_CERT_FILE", str(public))
+        corpus = open_shards(server.address)
+        assert len(corpus.read(corpus.splits["train"][0], 8000)) == 8000
 
 
 def test_a_connection_that_the_server_has_closed_is_opened_again_without_a_retry(shards: Path) -> None:
