@@ -35,9 +35,9 @@ class ReadAhead:
     def expect(self, parts: Iterable[Part], owner: object) -> None:
         """Begin to fetch the parts that `owner` asks for next, in this order; those of its last call that are not among them are let go."""
         with self._own_lock():
-            self._expected[owner] = deque(parts)
-            wanted = {part for queue in self._expected.values() for part in queue}
-            for part in [part for part in self._pending if part not in wanted]:
+            self._waiting[owner] = deque(parts)
+            self._wanted[owner] = set(self._waiting[owner])
+            for part in [part for part in self._pending if not any(part in wanted for wanted in self._wanted.values())]:
                 self._forget(part).cancel()
             self._submit()
 
@@ -58,28 +58,29 @@ class ReadAhead:
             with self._own_lock():
                 if part in self._pending:
                     self._forget(part)
-                for queue in self._expected.values():
-                    if part in queue:
-                        queue.remove(part)
+                for wanted in self._wanted.values():
+                    wanted.discard(part)
                 self._submit()
 
     def _let_go(self) -> None:
         """Fetch nothing more ahead: each of the parts may take as long to fail."""
         with self._own_lock():
-            self._expected.clear()
+            self._waiting.clear()
+            self._wanted.clear()
             for part in list(self._pending):
                 self._forget(part).cancel()
 
     def _submit(self) -> None:
         """Have the next parts fetched while there is room."""
-        for queue in self._expected.values():
-            for part in queue:
-                if part in self._pending:
-                    continue
-                if self._pending and self._bytes + part.size > _MOST_BYTES:
-                    return
-                self._pending[part] = self._pool.submit(self._storage.read, part)
-                self._bytes += part.size
+        for owner, waiting in self._waiting.items():
+            while waiting:
+                part = waiting[0]
+                if part in self._wanted[owner] and part not in self._pending:
+                    if self._pending and self._bytes + part.size > _MOST_BYTES:
+                        return
+                    self._pending[part] = self._pool.submit(self._storage.read, part)
+                    self._bytes += part.size
+                waiting.popleft()
 
     def _forget(self, part: Part) -> Future[bytes]:
         self._bytes -= part.size
@@ -97,4 +98,5 @@ class ReadAhead:
         self._pool = ThreadPoolExecutor(self._threads, "fetching")
         self._pending: dict[Part, Future[bytes]] = {}
         self._bytes = 0
-        self._expected: WeakKeyDictionary[object, deque[Part]] = WeakKeyDictionary()
+        self._waiting: WeakKeyDictionary[object, deque[Part]] = WeakKeyDictionary()
+        self._wanted: WeakKeyDictionary[object, set[Part]] = WeakKeyDictionary()
