@@ -115,7 +115,7 @@ class Storage(ABC):
 
 
 class Folder(Storage):
-    """Files in a folder.
+    """Reads parts of files that lie in a folder.
 
     Args:
         root: the folder.
@@ -159,7 +159,7 @@ class Folder(Storage):
 
 
 class HttpServer(Storage):
-    """Files on an HTTP server that sends parts of them (`Range`).
+    """Reads files on an HTTP server that sends parts of them (`Range`).
 
     Args:
         root: address of their folder, perhaps with a name and a password.
@@ -326,7 +326,7 @@ class HttpServer(Storage):
 
 
 class Bucket(HttpServer):
-    """Files in a bucket of S3, read over HTTP at signed addresses; where there are no credentials, at unsigned ones.
+    """Reads files in a bucket of S3 over HTTP at signed addresses; where there are no credentials, at unsigned ones.
 
     Args:
         root: `s3://BUCKET/PATH`.

@@ -69,7 +69,7 @@ class Shar(KeepsTables):
         self._by_id: CutsById | None = None
 
     def load(self, limit: int | None) -> Corpus:
-        """Read the index.
+        """Read the index, and open no tar file.
 
         Raises:
             DataError: it is damaged, or lists nothing for training.
