@@ -32,7 +32,9 @@ def make_shards(folder: Path) -> Path:
 def history(folder: Path) -> list[dict[str, Any]]:
     """The metrics of each epoch but those that time changes."""
     lines = [json.loads(line) for path in folder.rglob("history.jsonl") for line in path.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "loss" in key or "er" in key.rpartition("/")[2]} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key.rpartition("/")[2] in ("loss", "cer", "wer", "grad_norm", "lr")} for line in lines
+    ]
 
 
 def test_a_tar_file_that_is_gone_ends_the_training_with_its_address_and_code_2(tmp_path: Path, command: Command) -> None:
