@@ -492,6 +492,7 @@ def test_what_is_fetched_ahead_is_bounded_and_what_nobody_wants_any_more_is_let_
     for taken, part in enumerate(parts, start=1):
         assert ahead.take(part) == bytes(100)
         assert storage.fetched <= taken * 100 + 1000
+        assert sum(each.size for each in ahead._pending) <= 1000
     assert storage.fetched == 5000, "each once"
     ahead.expect(parts[:5], owner)
     ahead.expect([Part("b", 0, 900)], other)
