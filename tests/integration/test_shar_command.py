@@ -49,7 +49,7 @@ def test_a_tar_file_that_is_gone_ends_the_training_with_its_address_and_code_2(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["data.num_workers=2"], ["trainer.devices=2"]])
+@pytest.mark.parametrize("more", [[], ["data.num_workers=2"]])
 def test_a_training_that_was_killed_within_an_epoch_goes_on_as_if_it_had_not_been(
     tmp_path: Path, command: Command, more: list[str]
 ) -> None:
