@@ -125,7 +125,7 @@ class ConfigError(UserError):
         super().__init__("\n".join([f"{head}:", *(f"  {problem}" for problem in self.problems)]))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
-        return ConfigError, (self.problems,)
+        return type(self), (self.problems,)
 
 
 _NO_KEYS = ("command line", "RUN", "STUDY", "runs", "study", "rerun", "resume", "from", "source", "files")

@@ -185,6 +185,7 @@ def _train(cfg: ExperimentConfig, request: RunRequest, options: _Options) -> Res
                 outcome.track_model(run, plan, recorder, summary)
         lm = write_language_model(run, recorder)
         write_run_file(folder, {"objective": summary.objective, "metrics": summary.metrics})
+        recorder.last()
         print_results(summary.metrics, run.task.directions)
         if not options.quiet:
             print_samples(choose_samples(evaluation.samples, cfg.samples, cfg.seed))

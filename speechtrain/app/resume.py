@@ -20,7 +20,7 @@ from speechtrain.config.stored import foreign_targets, read_yaml
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 from speechtrain.files import user_path, write_text
 from speechtrain.tracking.mlflow.location import local_uri, tracking_address
-from speechtrain.tracking.run_folder import find_run, read_run_file
+from speechtrain.tracking.run_folder import RunNotFoundError, find_run, read_run_file
 
 STORED = ".hydra"
 """Name of the folder, in that of a run, in which its config and its overrides are stored."""
@@ -57,6 +57,8 @@ def is_sweep(arguments: list[str]) -> bool:
 def resume_arguments(arguments: list[str]) -> list[str]:
     """Return the command line with `resume=X` replaced by the overrides, the folder and the checkpoint of the run.
 
+    A run that is not on this machine is fetched from MLflow, if it was trained with `tracking.mlflow.log_last=true`.
+
     Raises:
         ConfigError: there is no such run, or its overrides do what only the user's own may do, another user gave them, and `trust=true` is
             not among the arguments.
@@ -65,7 +67,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     names = [item.partition("=")[2] for item in arguments if item.startswith("resume=")]
     if not names or names[-1] in ("", "null"):
         return arguments
-    folder, checkpoint = find_run(names[-1])
+    folder, checkpoint = _find_or_fetch(names[-1].strip("'\""), arguments)
     if "folds" in read_run_file(folder.parent):  # one fold is named, or was the last to begin: the cross-validation goes on
         folder, checkpoint = folder.parent, None
     resumed = f"resume={override_text(str(checkpoint or folder))}"
@@ -78,6 +80,28 @@ def resume_arguments(arguments: list[str]) -> list[str]:
         place.append("hydra.output_subdir=null")
     typed = {item.lstrip("+").partition("=")[0] for item in now}
     return [*flags, *_earlier_overrides(folder, typed, trust=trusted), *now, *place]
+
+
+def _find_or_fetch(name: str, arguments: list[str]) -> tuple[Path, Path | None]:
+    """Return the folder of a run, which may have to be fetched from MLflow, and the checkpoint to go on from; see `find_run`."""
+    try:
+        return find_run(name)
+    except RunNotFoundError as error:
+        if name == "last" or "/" in name or "\\" in name:
+            raise
+        from speechtrain.app.fetch import fetch_run
+
+        return find_run(str(fetch_run(name, arguments, error, adapt=_adapt_overrides)))
+
+
+def _adapt_overrides(folder: Path) -> None:
+    """Leave out of overrides that were fetched the address of a server; the user's own stay signed."""
+    from speechtrain.app.fetch import forget_server
+
+    is_own = _is_own(folder)
+    forget_server(folder)
+    if is_own:
+        sign(folder)
 
 
 _WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i")

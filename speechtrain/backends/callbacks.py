@@ -67,6 +67,9 @@ class Callback:
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float], control: Control) -> None:
         """Receive the metrics of an epoch, counted from 0, after its training and validation."""
 
+    def on_checkpoint(self, path: Path) -> None:
+        """Receive the last checkpoint each time it was written; those of the best epochs up to then are there as well."""
+
     def on_train_end(self, result: TrainResult) -> None:
         """Receive the result after the last epoch, also when a callback stopped the training."""
 

@@ -27,6 +27,9 @@ LAST = "last"
 BEST = "best-"
 """Beginning of the names of checkpoints with the best values of the objective."""
 
+RECENT = "recent-"
+"""Beginning of the names of the latest checkpoints, of which a mean is made."""
+
 MEAN = "mean"
 """Name, without its ending, of the mean of the last ones (`trainer.average_last`)."""
 

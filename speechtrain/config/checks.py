@@ -53,6 +53,9 @@ def _tracker_problems(cfg: DictConfig) -> Iterator[Problem]:
         if not isinstance(node, DictConfig) or "_target_" not in node:
             fix = f"set its keys (tracking.{name!s}.KEY=VALUE), or leave the tracker out, for example tracking=[mlflow] or tracking=[]"
             yield Problem(f"tracking.{name!s}", f"must be a tracker with its keys, received {node!s:.80}", fix)
+        elif node.get("log_last") is True and not OmegaConf.select(cfg, "trainer.checkpoint.save_last", default=True):
+            fix = "set trainer.checkpoint.save_last=true"
+            yield Problem(f"tracking.{name!s}.log_last", "is true, and no last checkpoint is written that could be kept", fix)
 
 
 def _callback_problems(cfg: DictConfig) -> Iterator[Problem]:

@@ -130,6 +130,10 @@ class Tracker(ABC):
     def log_checkpoint(self, path: Path) -> None:
         """Log the checkpoint that the test measured."""
 
+    def log_last(self, folder: Path) -> None:  # noqa: ARG002
+        """Keep what `resume=` needs of the run in a folder, whose last checkpoint was just written."""
+        return
+
     @abstractmethod
     def how_to_look(self) -> str:
         """Return a line that says where the run can be seen."""

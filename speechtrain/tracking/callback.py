@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from speechtrain.backends.callbacks import Callback, Control
 from speechtrain.tracking.base import Tracker
@@ -31,3 +32,8 @@ class Track(Callback):
         """Send the metrics of an epoch."""
         for tracker in self._trackers:
             tracker.log_metrics(metrics, epoch + 1)
+
+    def on_checkpoint(self, path: Path) -> None:
+        """Have the trackers keep what a resumed run needs."""
+        for tracker in self._trackers:
+            tracker.log_last(path.parent.parent)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechtrain.addresses import masked
+from speechtrain.backends.checkpoint_files import last_checkpoint
 from speechtrain.config.checkpoint_values import without_checkpoint_files
 from speechtrain.config.experiment import ExperimentConfig, class_name
 from speechtrain.console import console, waiting
@@ -154,6 +155,11 @@ class RunRecorder:
         for tracker in self.trackers.values():
             for path in paths:
                 tracker.log_checkpoint(path)
+
+    def last(self) -> None:
+        """Have the trackers keep what the run would go on from if it were made longer, with its results in `run.json`."""
+        for tracker in self.trackers.values() if last_checkpoint(self.folder) is not None else ():
+            tracker.log_last(self.folder)
 
     def files(self, paths: Sequence[Path]) -> None:
         """Send pictures, pages and texts, each under the folder that it has in the run's folder."""

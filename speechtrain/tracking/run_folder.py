@@ -59,6 +59,11 @@ def places_of(folder: Path) -> tuple[dict[str, dict[str, str]], bool]:
     return texts, expected is not None and hmac.compare_digest(expected.encode(), str(signature).encode(errors="replace"))
 
 
+def without_places(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a `run.json` without those that `note_places` has noted."""
+    return {key: value for key, value in run.items() if key not in (_PLACES, _SIGNATURE)}
+
+
 def _signature(places: Mapping[str, Mapping[str, str]]) -> str | None:
     key = owner_key()
     return None if key is None else hmac.digest(key, json.dumps(places, sort_keys=True).encode(), "sha256").hex()
@@ -102,6 +107,10 @@ def fold_folders(folder: Path) -> list[Path]:
     return list(takewhile(is_folder, (fold_folder(folder, fold) for fold in count())))
 
 
+class RunNotFoundError(ConfigError):
+    """There is no run of a name that a user has typed; it may be elsewhere."""
+
+
 def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
     """Return the folder of a run, and the checkpoint to go on from, or None if it has none yet and must start again.
 
@@ -110,7 +119,8 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
         key: the key of the config that holds the name, for messages.
 
     Raises:
-        ConfigError: there is no such run.
+        RunNotFoundError: there is no such run.
+        ConfigError: several runs have such an id, or the file or folder is none of a run.
     """
     path = user_path(name.strip("'\""))
     if is_file(path):
@@ -122,7 +132,9 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
         if not any((path / name).exists() for name in (RUN_FILE, ".hydra", FOLDER)):
             raise ConfigError([Problem(key, f"{path} is no folder of a run", _FIX)])
         return path.absolute(), last_checkpoint(path.absolute())
-    below = (file.parent.absolute() for base in RUN_FOLDERS for file in user_path(base).glob(f"**/{RUN_FILE}"))
+    below = (
+        file.parent.absolute() for base in map(user_path, RUN_FOLDERS) for file in base.glob(f"**/{RUN_FILE}") if _is_whole(file, base)
+    )
     elsewhere = (folder for folder in _remembered() if (folder / RUN_FILE).is_file())
     runs = sorted({*below, *elsewhere}, key=_started)
     matches = ([run for run in runs if _may_be_last(run, key)] or runs) if name == "last" else _of_id(runs, name, key)
@@ -131,8 +143,13 @@ def find_run(name: str, key: str = "resume") -> tuple[Path, Path | None]:
         message, fix = f"no run '{name}' under {where}", _FIX
         if not runs:
             message, fix = f"{message}: nothing has been trained in this folder yet", _FIRST
-        raise ConfigError([Problem(key, message, fix)])
+        raise RunNotFoundError([Problem(key, message, fix)])
     return matches[-1].absolute(), last_checkpoint(matches[-1].absolute())
+
+
+def _is_whole(file: Path, base: Path) -> bool:
+    """Return whether a file does not lie in a folder of a temporary name, as of a run that is being fetched."""
+    return not any(part.startswith(".") and part.endswith(".tmp") for part in file.relative_to(base).parts)
 
 
 def _of_id(runs: list[Path], name: str, key: str) -> list[Path]:

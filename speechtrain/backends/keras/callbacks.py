@@ -238,10 +238,12 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         plan: plan of the training.
         write: writes a file, given its path, the epoch, the state of this callback, and that of an epoch which is not over.
         state: what this callback had in the run that is resumed.
+        callbacks: receive the last checkpoint when it is written.
     """
 
-    def __init__(self, plan: TrainingPlan, write: Write, state: Mapping[str, Any] | None) -> None:
+    def __init__(self, plan: TrainingPlan, write: Write, state: Mapping[str, Any] | None, callbacks: Sequence[Callback]) -> None:
         super().__init__()
+        self._callbacks = callbacks
         self.options = plan.trainer.checkpoint
         self.monitor = plan.checkpoint_monitor
         self.folder = plan.folder / FOLDER
@@ -251,6 +253,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
     def write_last(self, epoch: int, inside: Mapping[str, Any]) -> None:
         """Write the last checkpoint inside an epoch that is not over."""
         self._write(self.folder / LAST_FILE, epoch, {"best": self.best}, inside)
+        self._pass_on()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Write the checkpoints of this epoch, and delete those that are no longer among the best."""
@@ -276,3 +279,9 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             files.copy(self.folder / targets[0], self.folder / target)
         for each in outranked:
             (self.folder / each).unlink(missing_ok=True)
+        if self.options.save_last:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        for callback in self._callbacks:
+            callback.on_checkpoint(self.folder / LAST_FILE)

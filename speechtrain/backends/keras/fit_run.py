@@ -62,7 +62,7 @@ class FitRun:
         )
         stops = plan.trainer.early_stopping.patience is not None
         self._stopper = EarlyStopping(plan, state.get("early_stopping")) if stops else None
-        self._checkpoints = Checkpoints(plan, self._write, state.get("checkpoints"))
+        self._checkpoints = Checkpoints(plan, self._write, state.get("checkpoints"), callbacks)
 
     def _compile(self) -> tuple[Any, float]:
         """Build the optimizer and compile the step with it; returns the optimizer and its learning rate."""

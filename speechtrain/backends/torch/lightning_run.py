@@ -21,8 +21,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from speechtrain.backends.base import TrainingPlan
-from speechtrain.backends.callbacks import EpochClock, TrainResult
-from speechtrain.backends.checkpoint_files import BEST, FOLDER, LAST, MEAN
+from speechtrain.backends.callbacks import Callback, EpochClock, TrainResult
+from speechtrain.backends.checkpoint_files import BEST, FOLDER, LAST, MEAN, RECENT
 from speechtrain.backends.failures import OutOfMemoryError
 from speechtrain.backends.torch import checkpoint as checkpoints
 from speechtrain.backends.torch.averaging import mean_of
@@ -56,8 +56,9 @@ class LightningRun:
         self._checkpoints = _checkpoints(plan, self._folder)
         self._stopper = _early_stopping(plan)
         monitors: list[pl.Callback] = [*self._checkpoints.values(), *([self._stopper] if self._stopper is not None else [])]
+        self._files = AtomicCheckpointIO()
         with silenced_lightning():
-            self._trainer = _trainer(plan, monitors, has_val=has_val)
+            self._trainer = _trainer(plan, monitors, self._files, has_val=has_val)
         self._processes: LaunchedRanks | RankProcesses
         if (rendezvous := current()) is not None:
             self._processes = LaunchedRanks(rendezvous, self.device)
@@ -88,6 +89,7 @@ class LightningRun:
             epoch = epochs_processed(self._trainer)
             return epoch, module.batches_done(epoch, len(train))
 
+        self._files.callbacks = module.callbacks
         loaders = [loader for loader in (train, val) if loader is not None]
         with (
             silenced_lightning(),
@@ -151,9 +153,16 @@ class EpochLoader:
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints whole or not at all, see `checkpoint.write`."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.callbacks: Sequence[Callback] = ()
+        """Those that receive the last checkpoint when it is written, which it is behind the others of its epoch."""
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ARG002
         """Write to a temporary name beside the path, then rename."""
         checkpoints.write(checkpoint, Path(path))
+        for callback in self.callbacks if Path(path).stem == LAST else ():
+            callback.on_checkpoint(Path(path))
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint, which rank 0 does for ranks on other machines."""
@@ -283,7 +292,7 @@ def _value_of(value: Any, src: int = 0) -> Any:  # noqa: ARG001 # it is always r
     return value_of_rank0(value)
 
 
-def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], *, has_val: bool) -> pl.Trainer:
+def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], files: AtomicCheckpointIO, *, has_val: bool) -> pl.Trainer:
     options = plan.trainer
     if "fsdp" in options.strategy and options.strategy != FullySharded.strategy_name:
         raise ConfigError([Problem("trainer.strategy", f"is {options.strategy}, which is not available", "set trainer.strategy=fsdp")])
@@ -307,7 +316,7 @@ def _trainer(plan: TrainingPlan, callbacks: list[pl.Callback], *, has_val: bool)
             num_sanity_val_steps=0,
             default_root_dir=plan.folder,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO(), *([ExternalRanks()] if several else [])],
+            plugins=[files, *([ExternalRanks()] if several else [])],
             sync_batchnorm=options.sync_batchnorm,
             logger=False,
             enable_checkpointing=any(isinstance(item, ModelCheckpoint) for item in callbacks),
@@ -331,7 +340,7 @@ def _checkpoints(plan: TrainingPlan, folder: Path) -> dict[str, NamedCheckpoint]
         wanted["every"] = {"save_top_k": -1, "every_n_epochs": options.every_n_epochs, "filename": options.filename}
     if plan.trainer.average_last:
         latest = {"monitor": "epoch", "mode": "max", "save_top_k": plan.trainer.average_last}
-        wanted["recent"] = {**latest, "filename": "recent-epoch={epoch:03d}"}
+        wanted["recent"] = {**latest, "filename": f"{RECENT}epoch={{epoch:03d}}"}
     if options.save_last:
         wanted["last"] = {"save_top_k": 1, "monitor": None, "filename": LAST}
     common = {"auto_insert_metric_name": False, "save_on_train_epoch_end": True, "enable_version_counter": False}

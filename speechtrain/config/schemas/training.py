@@ -174,6 +174,7 @@ class MlflowTracking(Target):
     experiment: str | None = MISSING
     run_name: str | None = MISSING
     log_checkpoint: bool = MISSING
+    log_last: bool = MISSING
     log_model: bool = MISSING
     registered_model: str | None = MISSING
     system_metrics: float | None = number(gt=0)

@@ -11,7 +11,7 @@ from speechtrain.errors import ConfigError, Problem, UserError, did_you_mean
 from speechtrain.files import is_file, is_folder, sqlite_file
 from speechtrain.tracking.mlflow.internals import has_run, run_names, study_names
 from speechtrain.tracking.mlflow.location import experiment_name, noted_address, stored_address, tracking_address
-from speechtrain.tracking.run_folder import find_run, places_of, read_run_file
+from speechtrain.tracking.run_folder import RunNotFoundError, find_run, places_of, read_run_file
 
 if TYPE_CHECKING:
     from speechtrain.tracking.mlflow.reader import Reader
@@ -47,7 +47,7 @@ def open_reader(
         database = sqlite_file(uri)
         if not database.is_file():
             raise UserError(f"{database}: there is no such database\n    -> set {uri_key}, or change the folder")
-        _check_names(database, uri, experiment, runs, studies, key)
+        check_names(database, uri, experiment, runs, studies, key)
     from speechtrain.tracking.mlflow.reader import Reader
 
     return Reader(uri, experiment, key=uri_key)
@@ -65,7 +65,12 @@ def _place_of(runs: Sequence[str], key: str, uri_key: str) -> dict[str, str]:
     return {**found[0], "tracking_uri": stored_address(noted_address(found[0]), uri_key)} if len(found) == 1 else {}
 
 
-def _check_names(database: Path, uri: str, experiment: str, runs: Sequence[str], studies: Sequence[str], key: str) -> None:
+def check_names(database: Path, uri: str, experiment: str, runs: Sequence[str], studies: Sequence[str], key: str) -> None:
+    """Check that a local database has runs and studies of these names; one that cannot be read is not asked.
+
+    Raises:
+        ConfigError: it has not.
+    """
     wanted = [stored_id(name, key) for name in runs]
     if unknown := [name for name in wanted if not has_run(database, name)]:
         names = run_names(database, experiment)
@@ -105,7 +110,8 @@ def choose_run(wanted: str, names: Mapping[str, str], experiment: str, uri: str,
         key: the key of the config that names the run, for messages.
 
     Raises:
-        ConfigError: there is none, or several.
+        RunNotFoundError: there is none.
+        ConfigError: there are several.
     """
     matches = [run for run in names if run.startswith(wanted)] or [run for run, name in names.items() if name == wanted]
     matches = matches or [run for run, name in names.items() if name.startswith(f"{wanted} ")]
@@ -117,7 +123,7 @@ def choose_run(wanted: str, names: Mapping[str, str], experiment: str, uri: str,
     fix = "train something first, or set experiment and tracking_uri"
     if names:
         fix = f"give the id or the name of a run; the newest:{_listed(list(names), names)}"
-    raise ConfigError([Problem(key, f"there is no run '{wanted}' in experiment '{experiment}' of {masked(uri)}", fix)])
+    raise RunNotFoundError([Problem(key, f"there is no run '{wanted}' in experiment '{experiment}' of {masked(uri)}", fix)])
 
 
 _LISTED = 6

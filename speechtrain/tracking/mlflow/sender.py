@@ -10,6 +10,7 @@ import speechtrain.tracking.mlflow.settings  # noqa: F401  # before MLflow
 # isort: split
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from speechtrain.errors import UserError, first_line
 from speechtrain.files import is_file
 from speechtrain.tracking.mlflow.client import EXPERIMENT_KEY, experiment_id, open_client
 from speechtrain.tracking.mlflow.names import accepted_name
+from speechtrain.tracking.mlflow.resume_store import ResumeStore
 from speechtrain.tracking.mlflow.runs import FOLDER, PROCESS, TAG_LIMIT, UID, fail_run, find_run
 from speechtrain.tracking.mlflow.spool import Spool
 
@@ -72,6 +74,7 @@ class Sender:
         self.open_event: Mapping[str, Any] = first[0] if first is not None else {}
         self._client: MlflowClient | None = None
         self._sent_metrics: set[tuple[str, int]] | None = None
+        self._resume_store: ResumeStore | None = None
         self._warned: set[str] = set()
 
     def _whole(self, uri: str) -> str:
@@ -148,7 +151,7 @@ class Sender:
             UserError: MLflow refuses.
         """
         self.uri, self.open_event = self._whole(event["uri"]), event
-        self._client = None
+        self._client = self._resume_store = None
         self._sent_metrics = None
         self.closed = False
         given = {self._accepted(key): value for key, value in event["tags"].items()}
@@ -266,11 +269,19 @@ class Sender:
             path = Path(name).resolve()
         except (OSError, ValueError, RuntimeError) as error:
             raise _NotSentError(f"{name!r:.200} is no file: {error}") from error
-        if not path.is_relative_to(self.spool.path.absolute().parent.parent.resolve()):
-            raise _NotSentError(f"{name!r:.200} lies outside of the run's folder")
+        self._own_folder(path)
         if not is_file(path):
             raise _NotSentError(f"{name!r:.200} is no file")
         return path
+
+    def _own_folder(self, path: Path) -> None:
+        """Check that a path lies in the run's folder.
+
+        Raises:
+            _NotSentError: it does not.
+        """
+        if not path.resolve().is_relative_to(self.spool.path.absolute().parent.parent.resolve()):
+            raise _NotSentError(f"{str(path)!r:.200} lies outside of the run's folder")
 
     def _send_datasets(self, event: Mapping[str, Any]) -> None:
         self.client.log_inputs(self.run_id, [_dataset(item) for item in event["datasets"]])
@@ -279,6 +290,23 @@ class Sender:
         from speechtrain.tracking.mlflow.flavor import log_model
 
         log_model(self.client, self.uri, self.run_id, {**event, "weights": str(self._own_file(event["weights"]))})
+
+    def _send_last(self, event: Mapping[str, Any]) -> None:
+        """Send what `resume=` needs; where the server takes everything else and not this, the run goes on without it."""
+        snapshot = self.spool.snapshots.claim(event["snapshot"])
+        if snapshot is None:
+            return
+        self._own_folder(snapshot)
+        if self._resume_store is None:
+            self._resume_store = ResumeStore(self.client, self.run_id)
+        try:
+            self._resume_store.put(snapshot)
+        except Exception as error:
+            self._resume_store = None
+            self.client.get_run(self.run_id)
+            message = "what resume= needs, and the next checkpoint is tried again"
+            self._warn_once("last", f"MLflow at {masked(self.uri)} does not take {message} ({first_line(error)})")
+        shutil.rmtree(snapshot, ignore_errors=True)
 
     def _close(self, event: Mapping[str, Any]) -> None:
         self.client.set_terminated(self.run_id, event["status"], event["timestamp"])
@@ -306,6 +334,7 @@ _SENDERS: Mapping[str, Callable[[Sender, Mapping[str, Any]], None]] = {
     "file": Sender._send_file,
     "datasets": Sender._send_datasets,
     "model": Sender._send_model,
+    "last": Sender._send_last,
     "close": Sender._close,
 }
 """What sends an event, by its `call`; an event of another version that is not here is passed over."""
@@ -321,6 +350,7 @@ _KEYS: Mapping[str, Mapping[str, type]] = {
     "file": {"path": str},
     "datasets": {"datasets": list},
     "model": {"weights": str},
+    "last": {"snapshot": str},
     "close": {"status": str, "timestamp": int},
 }
 """The keys that an event of each `call` has, with their types."""

@@ -18,6 +18,7 @@ import filelock
 
 from speechtrain.addresses import keep, masked_values
 from speechtrain.files import append, atomically, make_folder
+from speechtrain.tracking.mlflow.resume_files import Snapshots
 
 FOLDER = "unsent"
 """Name of the folder of spools in a run's folder."""
@@ -70,6 +71,11 @@ class Spool:
         self._held.clear()
         return events
 
+    @property
+    def snapshots(self) -> Snapshots:
+        """Return the files that wait to be kept for `resume=`."""
+        return Snapshots(self.path.with_suffix(".resume"))
+
     # --- for the sender ------------------------------------------------------------------------------------------------------------
 
     @property
@@ -114,6 +120,7 @@ class Spool:
         """Remove the file, what belongs to it and the folder, because all is sent."""
         for path in (self.path, self._sent, self.path.with_suffix(".lock")):
             path.unlink(missing_ok=True)
+        self.snapshots.remove()
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()
 

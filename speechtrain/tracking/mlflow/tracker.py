@@ -48,6 +48,7 @@ class MlflowTracker(Tracker):
         experiment: name of the experiment, which is created if there is none; None takes `MLFLOW_EXPERIMENT_NAME`, or else `speechtrain`.
         run_name: the run's name in MLflow; None takes the one that all trackers are given.
         log_checkpoint: whether the best checkpoint is kept as an artifact.
+        log_last: whether what `resume=` needs is kept as artifacts after each checkpoint, so that the run goes on where its folder is not.
         log_model: whether the model is kept as one that MLflow can load and serve.
         registered_model: the name in the registry to which the model is added as a new version; None adds it to none.
         system_metrics: seconds between samples of the machine; None takes none.
@@ -62,6 +63,7 @@ class MlflowTracker(Tracker):
         experiment: str | None = None,
         run_name: str | None = None,
         log_checkpoint: bool = True,
+        log_last: bool = False,
         log_model: bool = True,
         registered_model: str | None = None,
         system_metrics: float | None = 10.0,
@@ -72,6 +74,7 @@ class MlflowTracker(Tracker):
         self.experiment = experiment_name(experiment)
         self.run_name = run_name
         self.keeps_checkpoint = log_checkpoint
+        self.keeps_last = log_last
         self.keeps_models = log_model
         self.registered_model = registered_model
         self.system_metrics = system_metrics
@@ -79,7 +82,7 @@ class MlflowTracker(Tracker):
         self._spool: Spool
         self._run_id: str | None = None
         self._closed = False
-        self._warned_of_disk = False
+        self._warned_of_disk = self._warned_of_snapshot = False
         self._warned_of_server = False
 
     @property
@@ -163,6 +166,17 @@ class MlflowTracker(Tracker):
         """Log the checkpoint as an artifact, if `log_checkpoint` is set."""
         if self.keeps_checkpoint:
             self.log_file(path, FOLDER)
+
+    def log_last(self, folder: Path) -> None:
+        """Keep what `resume=` needs as artifacts, if `log_last` is set; what waits from an earlier checkpoint is not sent any more."""
+        if not self.keeps_last:
+            return
+        try:
+            self._add("last", snapshot=self._spool.snapshots.take(folder))
+        except OSError as error:
+            if not self._warned_of_snapshot:
+                log.warning("%s: what resume= needs cannot be kept for MLflow (%s); the next checkpoint is tried again", folder, error)
+            self._warned_of_snapshot = True
 
     def log_dataset(self, info: DatasetInfo) -> None:
         """Log a split as a data set of MLflow."""
