@@ -40,7 +40,7 @@ FROM base AS cuda
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --constraints requirements.lock --requirements pyproject.toml \
-    --extra synth --extra beam --extra numbers --extra serve --extra postgresql
+    --extra synth --extra beam --extra numbers --extra serve --extra postgresql --extra s3
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels uv pip install --no-deps /wheels/*.whl
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1000:1000
@@ -50,7 +50,7 @@ CMD ["python", "-m", "speechtrain"]
 FROM base AS cpu
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --torch-backend cpu --constraints requirements.lock --requirements pyproject.toml \
-    --extra synth --extra beam --extra numbers --extra serve --extra postgresql
+    --extra synth --extra beam --extra numbers --extra serve --extra postgresql --extra s3
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels uv pip install --no-deps /wheels/*.whl
 USER 1000:1000
 WORKDIR /work

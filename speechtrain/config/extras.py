@@ -39,6 +39,7 @@ EXTRAS = {
     "prometheus_client": "serve",
     "psycopg": "postgresql",
     "grpc": "grpc",
+    "boto3": "s3",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "ray": "ray",

@@ -134,6 +134,10 @@ class Tracker(ABC):
         """Keep what `resume=` needs of the run in a folder, whose last checkpoint was just written."""
         return
 
+    def drop_last(self, run_id: str) -> None:  # noqa: ARG002
+        """Delete what `log_last` has kept of a run that will not go on."""
+        return
+
     @abstractmethod
     def how_to_look(self) -> str:
         """Return a line that says where the run can be seen."""

@@ -23,9 +23,12 @@ import pytest
 from conftest import TINY
 from mlflow import MlflowClient
 
+from speechtrain.tracking.run_folder import read_run_file
+from speechtrain.training.history import HISTORY, read_history
+
 pytestmark = pytest.mark.long
 
-PASSWORD = "of this test alone"
+PASSWORD, SECRET_KEY = "of this test alone", "another one"
 SHORT = [item for item in TINY if item != "tracking=[]"] + ["model=mlp", "trainer.epochs=1", "tracking.mlflow.log_model=false"]
 
 
@@ -33,9 +36,9 @@ class Machine:
     """Runs services of compose.yaml on this machine; hosts, ports and folders of the containers are replaced by ones that are free here."""
 
     def __init__(self, folder: Path) -> None:
-        self.file = containers.compose({"POSTGRES_PASSWORD": PASSWORD})
+        self.file = containers.compose({"POSTGRES_PASSWORD": PASSWORD, "S3_SECRET_KEY": SECRET_KEY})
         self.folder = folder
-        self.mlflow = databases.free_port()
+        self.mlflow, self.s3 = databases.free_port(), databases.free_port()
         self.environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), str(databases.programs()), os.environ["PATH"]]),
@@ -47,20 +50,22 @@ class Machine:
 
     def mounts(self) -> set[str]:
         """The folders of the containers that volumes are mounted on."""
-        volumes = [volume for name, service in self.file["services"].items() if name != "database" for volume in service["volumes"]]
+        volumes = [volume for service in self.file["services"].values() if "build" in service for volume in service["volumes"]]
         return {str(volume).partition(":")[2] for volume in volumes}
 
     def here(self, word: str) -> str:
         if word in self.mounts():
             return str(self.folder / word.lstrip("/"))
         word = word.replace("http://mlflow:5000", f"http://127.0.0.1:{self.mlflow}").replace("localhost:5000", f"localhost:{self.mlflow}")
+        word = word.replace("http://s3:8333", f"http://127.0.0.1:{self.s3}")
         return str(self.mlflow) if word == "5000" else word
 
     def words(self, command: Sequence[str]) -> list[str]:
         return [shutil.which(command[0], path=self.environment["PATH"]) or command[0], *map(self.here, command[1:])]
 
     def environment_of(self, name: str) -> dict[str, str]:
-        return {**self.environment, **self.file["services"][name]["environment"]}
+        own = self.file["services"][name]["environment"]
+        return {**self.environment, **{variable: self.here(str(value)) for variable, value in own.items()}}
 
     def run(self, name: str, *arguments: str) -> str:
         """What `docker compose run NAME ARGUMENTS` prints."""
@@ -99,6 +104,24 @@ class Machine:
                     connection.execute(self.file["configs"][script["source"]]["content"])
             yield
 
+    @contextmanager
+    def objects(self) -> Iterator[Any]:
+        """A server of S3 in place of the image's, with the bucket that its command names; yields a client."""
+        import boto3
+        from moto.server import ThreadedMotoServer
+
+        service = self.file["services"]["s3"]
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.s3, verbose=False)
+        server.start()
+        try:
+            keys = [service["environment"][f"AWS_{kind}"] for kind in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")]
+            client = boto3.client("s3", "us-east-1", None, True, None, f"http://127.0.0.1:{self.s3}", *keys)
+            (bucket,) = (word.partition("=")[2] for word in service["command"] if word.startswith("-bucket="))
+            client.create_bucket(Bucket=bucket)
+            yield client
+        finally:
+            server.stop()
+
     def connection(self, database: str) -> psycopg.Connection[Any]:
         settings = self.file["services"]["database"]["environment"]
         user, password = settings["POSTGRES_USER"], settings["POSTGRES_PASSWORD"]
@@ -131,6 +154,7 @@ def test_services_train_and_sweep_against_a_tracking_server_and_a_database(tmp_p
     with ExitStack() as up:
         up.enter_context(machine.database())
         assert machine.is_healthy("database")
+        objects = up.enter_context(machine.objects())
         up.enter_context(machine.service("mlflow"))
         assert machine.is_healthy("mlflow"), (tmp_path / "mlflow.log").read_text()
         address = f"http://127.0.0.1:{machine.mlflow}/ajax-api/2.0/mlflow/experiments/search?max_results=1"
@@ -146,7 +170,9 @@ def test_services_train_and_sweep_against_a_tracking_server_and_a_database(tmp_p
         assert [run.info.status for run in runs] == ["FINISHED"] * 4  # the run, the sweep, its two trials
         alone = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags and "checkpoints" in artifacts_of(client, run))
         assert experiment.artifact_location.startswith("mlflow-artifacts:"), "what jobs keep goes through the server"
-        assert list((tmp_path / "artifacts").rglob(f"{alone.info.run_id}/artifacts/config.yaml"))
+        kept = {item["Key"] for item in objects.list_objects_v2(Bucket="mlflow", Prefix=f"{alone.info.experiment_id}/")["Contents"]}
+        assert f"{alone.info.experiment_id}/{alone.info.run_id}/artifacts/config.yaml" in kept
+        assert not list((tmp_path / "artifacts").iterdir())
 
         for name, value in machine.environment_of("sweep").items():
             if name.startswith("PG"):
@@ -159,6 +185,37 @@ def test_services_train_and_sweep_against_a_tracking_server_and_a_database(tmp_p
         with machine.connection("mlflow") as of_mlflow, machine.connection("optuna") as of_optuna:
             both = {row[0] for row in of_mlflow.execute(tables)} & {row[0] for row in of_optuna.execute(tables)}
         assert "alembic_version" in both, "one database would do"
+
+
+@pytest.mark.slow  # test_resume_elsewhere.py has artifacts in a folder
+def test_a_run_whose_folder_is_gone_is_resumed_from_what_the_server_has_on_s3(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    words = [*SHORT, "scheduler=constant", "tracking.mlflow.log_last=true"]
+    with ExitStack() as up:
+        up.enter_context(machine.database())
+        objects = up.enter_context(machine.objects())
+        up.enter_context(machine.service("mlflow"))
+        assert machine.is_healthy("mlflow"), (tmp_path / "mlflow.log").read_text()
+        machine.run("train", *words, "hydra.run.dir=whole", "trainer.epochs=2")
+        machine.run("train", *words, "hydra.run.dir=begun")
+        run_id = read_run_file(tmp_path / "work" / "begun")["mlflow_run_id"]
+        shutil.rmtree(tmp_path / "work" / "begun")
+
+        printed = machine.run("train", f"resume={run_id}", "trainer.epochs=2")
+
+        assert f"fetched     run {run_id}" in printed
+        client = MlflowClient(f"http://127.0.0.1:{machine.mlflow}")
+        run = client.get_run(run_id)
+        assert run.info.status == "FINISHED"
+        whole, resumed = (read_history(tmp_path / "work" / place / HISTORY) for place in ("whole", f"outputs/{run_id}"))
+        assert [epoch["train/loss"] for epoch in resumed] == [epoch["train/loss"] for epoch in whole]
+        assert [item.value for item in client.get_metric_history(run_id, "train/loss")] == [epoch["train/loss"] for epoch in whole]
+        place = f"{run.info.experiment_id}/{run_id}/artifacts/resume/"
+        kept = {
+            item["Key"].removeprefix(place): item["Size"] for item in objects.list_objects_v2(Bucket="mlflow", Prefix=place)["Contents"]
+        }
+        listed = json.loads(objects.get_object(Bucket="mlflow", Key=f"{place}files.json")["Body"].read())["files"]
+        assert len(kept) == 1 + len({each["sha256"] for each in listed}), "what an earlier checkpoint needed is deleted"
 
 
 def artifacts_of(client: MlflowClient, run: Any) -> set[str]:

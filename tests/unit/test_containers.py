@@ -17,7 +17,8 @@ REPOSITORY = containers.REPOSITORY
 STAGES = containers.stages()
 IMAGES = ["serve", "cuda", "cpu"]
 """The stages that people build; the others are steps to them."""
-SERVICES = containers.compose({"POSTGRES_PASSWORD": "x"})["services"]
+SECRETS = {"POSTGRES_PASSWORD": "of PostgreSQL alone", "S3_SECRET_KEY": "of S3 alone"}
+SERVICES = containers.compose(SECRETS)["services"]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -119,11 +120,17 @@ def test_ports_are_published_on_this_machine_alone() -> None:
 
 
 def test_a_password_is_asked_for_and_stands_in_no_file() -> None:
-    with pytest.raises(KeyError, match="POSTGRES_PASSWORD"):
-        containers.compose({})
-    services = containers.compose({"POSTGRES_PASSWORD": "of this test alone"})["services"]
-    secrets = [value for service in services.values() for name, value in service["environment"].items() if "PASSWORD" in name]
-    assert secrets == ["of this test alone"] * len(services)
+    for name in SECRETS:
+        with pytest.raises(KeyError, match=name):
+            containers.compose({other: value for other, value in SECRETS.items() if other != name})
+    secret = {"PASSWORD": SECRETS["POSTGRES_PASSWORD"], "SECRET": SECRETS["S3_SECRET_KEY"]}
+    for kind, value in secret.items():
+        found = [text for service in SERVICES.values() for name, text in service["environment"].items() if kind in name]
+        assert found
+        assert set(found) == {value}
+    assert "AWS_SECRET_ACCESS_KEY" not in {*SERVICES["train"]["environment"], *SERVICES["sweep"]["environment"]}, (
+        "artifacts go through MLflow"
+    )
 
 
 def test_images_stages_and_services_that_the_page_names_exist() -> None:

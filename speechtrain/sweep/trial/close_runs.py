@@ -1,4 +1,4 @@
-"""Marks the tracker runs of a killed job as failed, which the job could not do itself."""
+"""What trackers are told of a trial besides its training: that its job was killed, or that it was pruned and will not go on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from speechtrain.addresses import whole_values
 from speechtrain.config.build import build
 from speechtrain.config.moved import with_present_names
 from speechtrain.tracking.run_folder import RUN_FILE, read_run_file, write_run_file
+
+
+def drop_last(cfg: DictConfig, folder: Path) -> None:
+    """Have the trackers delete what they keep for the runs in a trial's folder to go on from, for the trial was pruned."""
+    for file in folder.glob(f"**/{RUN_FILE}"):
+        for name, run_id in read_run_file(file.parent).get("run_ids", {}).items():
+            if name in cfg.tracking:
+                build("tracking", cfg.tracking[name]).drop_last(run_id)
 
 
 def close_runs(folder: Path, reason: str) -> None:

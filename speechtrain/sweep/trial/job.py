@@ -24,7 +24,8 @@ from speechtrain.console import printing_to
 from speechtrain.errors import RunPaused, RunPruned, UserError
 from speechtrain.sweep.study.cost import COST
 from speechtrain.sweep.study.objectives import Constraint
-from speechtrain.sweep.trial.attempts import OUTPUT, RUN_IDS, continue_earlier_attempt, delete_checkpoints
+from speechtrain.sweep.trial.attempts import OUTPUT, RUN_IDS, continue_earlier_attempt, delete_checkpoints, fetching
+from speechtrain.sweep.trial.close_runs import drop_last
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialCancelledError, TrialHandle, own_trial
 from speechtrain.sweep.trial.meter import Meter
@@ -146,7 +147,7 @@ def run_trial(context: TrialContext, cfg: DictConfig, overrides: Sequence[str]) 
 
 def _train_or_prune(trial: TrialHandle, cfg: DictConfig, overrides: Sequence[str]) -> list[float]:
     try:
-        before = continue_earlier_attempt(trial, Path(cfg.output_dir))
+        before = continue_earlier_attempt(trial, Path(cfg.output_dir), fetching(cfg, seeds=trial.context.seeds > 1))
         last = trial.last_reported()
         if before and last is not None and last + 1 < cfg.trainer.epochs and trial.should_pause(last):
             raise RunPaused(f"after epoch {last + 1}, when the attempt before this one ended")  # it died on the way
@@ -156,6 +157,7 @@ def _train_or_prune(trial: TrialHandle, cfg: DictConfig, overrides: Sequence[str
     except RunPruned:
         if not trial.context.keep_pruned:
             delete_checkpoints(Path(cfg.output_dir))
+            drop_last(cfg, Path(cfg.output_dir))
         raise
 
 

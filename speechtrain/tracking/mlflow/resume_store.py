@@ -17,9 +17,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from speechtrain.addresses import masked
-from speechtrain.errors import ConfigError, Problem, UserError, first_line
+from speechtrain.errors import ConfigError, Problem, RunError, UserError, first_line
 from speechtrain.tracking.mlflow.lookup import open_reader
-from speechtrain.tracking.mlflow.reader import Record
+from speechtrain.tracking.mlflow.reader import Reader, Record
 from speechtrain.tracking.mlflow.resume_files import (
     ARTIFACTS,
     LIST,
@@ -108,6 +108,16 @@ def fetch(uri: str | None, experiment: str | None, name: str, folder: Path, *, k
         UserError: what it has kept is not what `ResumeStore.put` writes, there is no room for it, or the server does not answer.
     """
     reader = open_reader(uri, experiment, runs=[name], key=key, uri_key="tracking.mlflow.tracking_uri")
+    try:
+        return _fetch(reader, name, folder, key)
+    except (UserError, RunError):
+        raise
+    except (MlflowException, OSError) as error:
+        message = f"MLflow at {masked(reader.uri)} does not give what run '{name}' goes on from ({first_line(error)})"
+        raise UserError(f"{message}\n    -> try again, or look at the server's log") from error
+
+
+def _fetch(reader: Reader, name: str, folder: Path, key: str) -> FetchedRun:
     run = reader.run(name, key=key)
     place = f"run {run.id} in MLflow at {masked(reader.uri)}"
     client = MlflowClient(reader.uri)

@@ -240,6 +240,11 @@ class MlflowTracker(Tracker):
         """Close a run as failed whose process died before it could close it."""
         writer().send_command({"abandon": run_id, "uri": self.uri, "reason": reason})
 
+    def drop_last(self, run_id: str) -> None:
+        """Delete what `log_last` has kept of a run that will not go on."""
+        if self.keeps_last:
+            writer().send_command({"drop": run_id, "uri": self.uri})
+
     def _add(self, call: str, **arguments: Any) -> None:
         """Append an event to the spool, and wake the process that sends it."""
         try:

@@ -268,8 +268,8 @@ class _Server:
     """Reads commands, sends spools and replies.
 
     Commands: `attend` (a spool to send, with its `uri`, and `events` that could not be written), `forget` (a spool), `abandon` (a run id to
-    close as failed, with `uri` and `reason`), `quit`. Replies name their `spool` and hold
-    `run_id`, `closed`, `refused`, `away` with `failures`, or a `warning`.
+    close as failed, with `uri` and `reason`), `drop` (a run id of which what `resume=` needs is deleted, with `uri`), `quit`. Replies name
+    their `spool` and hold `run_id`, `closed`, `refused`, `away` with `failures`, or a `warning`.
     """
 
     def __init__(self, parent: int) -> None:
@@ -332,7 +332,7 @@ class _Server:
                 self.runs[path] = _Run(Path(path), lambda **values: self._reply(path, **values), command.get("uri"))
             self.runs[path].waits = True
             self.runs[path].add(command.get("events", []))
-        elif "abandon" in command:
+        elif "abandon" in command or "drop" in command:
             self.abandoned.append(command)
         elif "quit" in command:
             self.quitting = True
@@ -349,12 +349,16 @@ class _Server:
 
     def _fail_abandoned(self) -> None:
         from speechtrain.tracking.mlflow.client import open_client
+        from speechtrain.tracking.mlflow.resume_store import ResumeStore
         from speechtrain.tracking.mlflow.runs import fail_run
 
         unsent = []
         for item in self.abandoned:
             try:
-                fail_run(open_client(item["uri"]), item["abandon"], item["reason"])
+                if "drop" in item:
+                    ResumeStore(open_client(item["uri"]), item["drop"]).remove()
+                else:
+                    fail_run(open_client(item["uri"]), item["abandon"], item["reason"])
             except Exception:
                 if item.setdefault("tries", 0) < 5:
                     unsent.append({**item, "tries": item["tries"] + 1})
