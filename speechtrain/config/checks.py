@@ -53,9 +53,16 @@ def _tracker_problems(cfg: DictConfig) -> Iterator[Problem]:
         if not isinstance(node, DictConfig) or "_target_" not in node:
             fix = f"set its keys (tracking.{name!s}.KEY=VALUE), or leave the tracker out, for example tracking=[mlflow] or tracking=[]"
             yield Problem(f"tracking.{name!s}", f"must be a tracker with its keys, received {node!s:.80}", fix)
-        elif node.get("log_last") is True and not OmegaConf.select(cfg, "trainer.checkpoint.save_last", default=True):
-            fix = "set trainer.checkpoint.save_last=true"
-            yield Problem(f"tracking.{name!s}.log_last", "is true, and no last checkpoint is written that could be kept", fix)
+        elif node.get("log_last") is True:
+            yield from _unkept(cfg, f"tracking.{name!s}.log_last")
+
+
+def _unkept(cfg: DictConfig, path: str) -> Iterator[Problem]:
+    """Yield why what a run goes on from cannot be kept by a tracker that is to do so."""
+    if OmegaConf.select(cfg, "trainer.checkpoint.save_last") is False:
+        yield Problem(path, "is true, and no last checkpoint is written that could be kept", "set trainer.checkpoint.save_last=true")
+    if OmegaConf.select(cfg, "data.folds") is not None and OmegaConf.select(cfg, "data.fold") is None:
+        yield Problem(path, "is true, and a cross-validation (data.folds) goes on from its folder alone", f"set {path}=false")
 
 
 def _callback_problems(cfg: DictConfig) -> Iterator[Problem]:

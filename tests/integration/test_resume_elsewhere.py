@@ -66,12 +66,13 @@ def test_a_run_whose_folder_is_gone_goes_on_in_the_same_run_of_mlflow_with_the_n
     words = [*SHORT, *at(tmp_path), *backend, f"trainer.epochs={EPOCHS}"]
     untracked = [item for item in words if not item.startswith("tracking.")]
     whole = train(compose([*untracked, "tracking=[]"], output_dir=tmp_path / "whole"))
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+    begun = tmp_path / "begun"
+    (begun / ".hydra").mkdir(parents=True)
+    (begun / ".hydra" / "overrides.yaml").write_text("".join(f"- {item}\n" for item in words))  # as Hydra does
+    with monkeypatch.context() as patched:
         stop_after(patched, EPOCHS - 1)
-        begun = tmp_path / "begun"
-        (begun / ".hydra").mkdir(parents=True)
-        (begun / ".hydra" / "overrides.yaml").write_text("".join(f"- {item}\n" for item in words))  # as Hydra does
-        train(compose(words, output_dir=begun), overrides=words)
+        with pytest.raises(RuntimeError, match="went away"):
+            train(compose(words, output_dir=begun), overrides=words)
     client = MlflowClient(at(tmp_path)[0].partition("=")[2])
     (run,) = client.search_runs([client.get_experiment_by_name("speechtrain").experiment_id])
     shutil.rmtree(begun)
@@ -83,7 +84,8 @@ def test_a_run_whose_folder_is_gone_goes_on_in_the_same_run_of_mlflow_with_the_n
     assert {name: value for name, value in result.metrics.items() if not name.endswith("_per_s") and not name.startswith("time/")} == {
         name: value for name, value in whole.metrics.items() if not name.endswith("_per_s") and not name.startswith("time/")
     }
-    assert result.checkpoint is not None and whole.checkpoint is not None
+    assert result.checkpoint is not None
+    assert whole.checkpoint is not None
     assert result.checkpoint.name == whole.checkpoint.name
     assert weights(result.checkpoint) == weights(whole.checkpoint)
     ended = client.get_run(run.info.run_id)
@@ -141,9 +143,10 @@ def train_next(study: Study, folder: Path, words: Sequence[str], **context: int)
 @pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_trial_whose_machine_is_gone_goes_on_elsewhere_with_the_numbers_of_one_that_never_failed(study, tmp_path, monkeypatch, seeds):
     words = [*SHORT, *at(tmp_path)]
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+    with monkeypatch.context() as patched:
         stop_after(patched, EPOCHS - 1)
-        train_next(study, tmp_path / "one machine", words, seeds=seeds)
+        with pytest.raises(RuntimeError, match="went away"):
+            train_next(study, tmp_path / "one machine", words, seeds=seeds)
     shutil.rmtree(tmp_path / "one machine")
     trained = []
     monkeypatch.setattr(TrialCallback, "on_train_start", lambda _self, total, first: trained.append((first, total)))

@@ -77,13 +77,17 @@ class Recorder(Callback):
 
 
 class ThoroughRecorder(Recorder):
-    """Writes down also what comes before epochs and batches."""
+    """Writes down also what comes before epochs and batches, and checkpoints."""
 
     def on_epoch_start(self, epoch: int) -> None:
         self.events.append(f"before epoch {epoch}")
 
     def on_batch_start(self, epoch: int, batch_index: int, batch_count: int) -> None:
         self.events.append(f"before batch {epoch}.{batch_index}/{batch_count}")
+
+    def on_checkpoint(self, path: Path) -> None:
+        best = [each.name for each in path.parent.glob("best-*")]
+        self.events.append(f"{path.relative_to(path.parents[1]).with_suffix('')}, {len(best)} best")
 
 
 class Setup:

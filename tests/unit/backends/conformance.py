@@ -64,6 +64,7 @@ class BackendConformance:
         for epoch in range(2):
             steps = [f"batch {epoch}.{index}/{batches}" for index in range(batches)]
             expected += [f"before epoch {epoch}", *(event for step in steps for event in (f"before {step}", step)), f"epoch {epoch}"]
+            expected.append("checkpoints/last, 1 best")
         assert recorder.events == [*expected, "end"]
         assert set(recorder.metrics[0]) == {"train/loss", "train/lr", "train/grad_norm", *(f"val/{name}" for name in self.metrics)}
 

@@ -136,6 +136,14 @@ def problems(*overrides: str) -> str:
                 ["trainer.checkpoint.every_n_steps=5", "trainer.checkpoint.save_last=false"],
                 ["trainer.checkpoint.every_n_steps: is 5, and the last checkpoint is not kept"],
             ),
+            (
+                ["tracking.mlflow.log_last=true", "trainer.checkpoint.save_last=false", "data.folds=3"],
+                [
+                    "2 problems",
+                    "tracking.mlflow.log_last: is true, and no last checkpoint",
+                    "and a cross-validation (data.folds) goes on from",
+                ],
+            ),
         ],
         2,
     ),
