@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from speechtrain.files import make_folder, sqlite_file
+from speechtrain.files import is_folder, make_folder, sqlite_file
 from speechtrain.processes import fresh
 from speechtrain.tracking.mlflow.location import experiment_name, tracking_address
 from speechtrain.tracking.mlflow.lookup import check_names
@@ -49,6 +49,7 @@ def downloaded(
     address = tracking_address(uri)
     if address.startswith("sqlite:///"):
         check_names(sqlite_file(address), address, experiment_name(experiment), [name], [], key)  # a wrong name is told at once
+    was_there = is_folder(place)
     make_folder(place)
     for left in place.glob(".resume.*.tmp"):
         if (process := _UNFINISHED.fullmatch(left.name)) is not None and not psutil.pid_exists(int(process[1])):
@@ -60,6 +61,9 @@ def downloaded(
         yield fresh.call(_fetch, address, experiment, name, folder, key, quiet=True), folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is something in it
+            if not was_there:
+                place.rmdir()
 
 
 def _fetch(uri: str, experiment: str | None, name: str, folder: Path, key: str) -> FetchedRun:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from speechtrain.backends.checkpoint_files import BEST, FOLDER, LAST, RECENT, SUFFIXES
 from speechtrain.errors import UserError
@@ -36,7 +36,8 @@ _SMALL = (RUN_FILE, "history.jsonl", ".hydra/overrides.yaml", ".hydra/signature"
 """The config is in each checkpoint, and read there by the rules for configs of strangers."""
 _LARGEST_SMALL = 100_000_000
 _MOST_FILES = 1000
-_CHECKPOINT = re.compile(rf"{FOLDER}/(?:{LAST}|{BEST}|{RECENT})[^/\\\0\n]*(?:{'|'.join(map(re.escape, SUFFIXES))})")
+_CHECKPOINT = re.compile(rf"{FOLDER}/(?:{LAST}|{BEST}|{RECENT})[^/\\\x00-\x1f\ud800-\udfff]*(?:{'|'.join(map(re.escape, SUFFIXES))})")
+_LONGEST_NAME = 240  # bytes, behind which a file system takes no more
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ENDING = ".kept"
 """Ending of the names in a snapshot, in which nothing may be taken for a run or a checkpoint."""
@@ -110,7 +111,7 @@ class Snapshots:
                 with contextlib.suppress(FileNotFoundError):
                     shutil.copyfile(path, temporary / _as_kept(path.relative_to(run)))
             for path in (run / FOLDER).iterdir():
-                if _CHECKPOINT.fullmatch(f"{FOLDER}/{path.name}"):
+                if _is_needed(f"{FOLDER}/{path.name}"):
                     with contextlib.suppress(FileNotFoundError):
                         link_or_copy(path, temporary / _as_kept(path.relative_to(run)))
             temporary.rename(self.folder / name)
@@ -136,8 +137,13 @@ class Snapshots:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _is_needed(name: str) -> bool:
+    """Return whether a file of a run, by its path in the run's folder, is one that `resume=` needs."""
+    return name in _SMALL or (_CHECKPOINT.fullmatch(name) is not None and len(name.encode()) <= _LONGEST_NAME)
+
+
 def _as_kept(name: Path) -> str:
-    return quote(name.as_posix(), safe="") + _ENDING
+    return name.as_posix().replace("%", "%25").replace("/", "%2F") + _ENDING
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -186,7 +192,7 @@ def read_list(text: str, place: str) -> tuple[ResumeFile, ...]:
     if not 1 <= len(files) <= _MOST_FILES or len({str(file.name) for file in files}) != len(files):
         raise _unreadable(place, f"has {len(files)} files, or names one twice")
     for file in files:
-        if not isinstance(file.name, str) or not (file.name in _SMALL or _CHECKPOINT.fullmatch(file.name)):
+        if not isinstance(file.name, str) or not _is_needed(file.name):
             raise _unreadable(place, f"names {file.name!r:.200}, which is no file that resume= needs")
         if not isinstance(file.bytes, int) or file.bytes < 0 or (file.bytes > _LARGEST_SMALL and not file.is_checkpoint):
             raise _unreadable(place, f"says that {file.name} has {file.bytes!r:.30} bytes")
