@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import optuna
 import pytest
 from conftest import TINY
 from mlflow import MlflowClient
@@ -14,12 +13,6 @@ from mlflow import MlflowClient
 from speechtrain import compose, train
 from speechtrain.app.resume import resume_arguments
 from speechtrain.files import sqlite_address
-from speechtrain.sweep.space.space import parse_space
-from speechtrain.sweep.study.samplers import sampler_factory
-from speechtrain.sweep.study.storage import open_storage
-from speechtrain.sweep.study.study import ClaimedTrial, Study
-from speechtrain.sweep.trial.context import TrialContext
-from speechtrain.sweep.trial.job import TrialCallback, run_trial
 from speechtrain.training.history import HISTORY, read_history
 from speechtrain.training.result import Result
 
@@ -109,80 +102,3 @@ def weights(checkpoint: Path) -> bytes:
 
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     return b"".join(value.numpy().tobytes() for value in state.values())
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    """A study of one trial, which may be tried once more."""
-    url = f"journal:///{tmp_path}/study.journal"
-    return Study(
-        url,
-        open_storage(url),
-        "study",
-        directions=["minimize"],
-        space=parse_space(["seed=1"], {}),
-        settings={},
-        make_sampler=sampler_factory(None, conditional=False),
-        pruner=optuna.pruners.NopPruner(),
-        first=[],
-        n_trials=1,
-        retries=2,
-    )
-
-
-def train_next(study: Study, folder: Path, words: Sequence[str], **context: int) -> ClaimedTrial:
-    """Claim the next trial and train it in the folder of its number."""
-    claimed = study.claim()
-    assert claimed is not None
-    cfg = compose([*words, f"trainer.epochs={EPOCHS}"], output_dir=folder / str(claimed.number))
-    about = TrialContext(study.url, study.name, claimed.id, claimed.number, ["val/loss"], retry_of=claimed.retry_of, **context)
-    run_trial(about, cfg, words)
-    return claimed
-
-
-@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_trial_whose_machine_is_gone_goes_on_elsewhere_with_the_numbers_of_one_that_never_failed(study, tmp_path, monkeypatch, seeds):
-    words = [*SHORT, *at(tmp_path)]
-    with monkeypatch.context() as patched:
-        stop_after(patched, EPOCHS - 1)
-        with pytest.raises(RuntimeError, match="went away"):
-            train_next(study, tmp_path / "one machine", words, seeds=seeds)
-    shutil.rmtree(tmp_path / "one machine")
-    trained = []
-    monkeypatch.setattr(TrialCallback, "on_train_start", lambda _self, total, first: trained.append((first, total)))
-
-    again = train_next(study, tmp_path / "another", words, seeds=seeds)
-
-    untracked = [item for item in words if not item.startswith("tracking.")]
-    whole = train(compose([*untracked, "tracking=[]", f"trainer.epochs={EPOCHS}"], output_dir=tmp_path / "whole"))
-    assert trained[0] == (EPOCHS - 2, EPOCHS)
-    own = tmp_path / "another" / str(again.number)
-    assert numbers((own if seeds == 1 else own / "seed_0") / HISTORY) == numbers(tmp_path / "whole" / HISTORY)
-    _, done = study.trials()
-    assert done.state.name == "COMPLETE"
-    assert list(done.intermediate_values.values()) == [epoch["val/loss"] for epoch in whole.history]
-    client = MlflowClient(at(tmp_path)[0].partition("=")[2])
-    runs = client.search_runs([client.get_experiment_by_name("speechtrain").experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * seeds
-    assert "goes on from what MLflow has of trial 0" in (own / "output.log").read_text()
-
-
-@pytest.mark.slow
-def test_what_a_pruned_trial_would_have_gone_on_from_is_deleted_there(study, tmp_path, monkeypatch):
-    words = [*SHORT, *at(tmp_path)]
-
-    def prune(_self, epoch, metrics, control):
-        control.prune(f"{metrics['val/loss']} after epoch {epoch + 1}")
-
-    monkeypatch.setattr(TrialCallback, "on_epoch_end", prune)
-    train_next(study, tmp_path, words)
-    from speechtrain.tracking.mlflow.writer import writer
-
-    process = writer()._process
-    writer().close()
-    if process is not None:
-        process.wait(60)
-    client = MlflowClient(at(tmp_path)[0].partition("=")[2])
-    (run,) = client.search_runs([client.get_experiment_by_name("speechtrain").experiment_id])
-    assert run.info.status == "KILLED"
-    assert client.list_artifacts(run.info.run_id, "resume") == []

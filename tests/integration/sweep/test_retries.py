@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
 import pytest
 from conftest import TINY
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
-from speechtrain import compose
+from speechtrain import compose, train
+from speechtrain.files import sqlite_address
 from speechtrain.processes import interrupts
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.attributes import was_cancelled
@@ -46,11 +51,11 @@ def study(tmp_path: Path) -> Study:
     )
 
 
-def train_next(study: Study, folder: Path, *overrides: str, **context: int) -> ClaimedTrial:
+def train_next(study: Study, folder: Path, *overrides: str, corpus: Sequence[str] = TINY, **context: int) -> ClaimedTrial:
     """Claim the next trial and train it in the folder of its number."""
     claimed = study.claim()
     assert claimed is not None
-    cfg = compose([*TINY, "model=mlp", f"trainer.epochs={EPOCHS}", *overrides], output_dir=folder / str(claimed.number))
+    cfg = compose([*corpus, "model=mlp", f"trainer.epochs={EPOCHS}", *overrides], output_dir=folder / str(claimed.number))
     about = TrialContext(study.url, study.name, claimed.id, claimed.number, ["val/loss"], retry_of=claimed.retry_of, **context)
     run_trial(about, cfg, overrides)
     return claimed
@@ -89,8 +94,6 @@ def test_a_retried_trial_goes_on_from_its_checkpoint_with_the_numbers_of_one_tha
 
     again = train_next(study, tmp_path)
     whole = compose([*TINY, "model=mlp", f"trainer.epochs={EPOCHS}"], output_dir=tmp_path / "whole")
-    from speechtrain import train
-
     expected = train(whole)
 
     assert trained == [(EPOCHS - 2, EPOCHS)]  # the checkpoint of the epoch that failed was not written
@@ -100,6 +103,58 @@ def test_a_retried_trial_goes_on_from_its_checkpoint_with_the_numbers_of_one_tha
     assert done.value == min(epoch["val/loss"] for epoch in expected.history)
     assert list(done.intermediate_values.values()) == [epoch["val/loss"] for epoch in expected.history]
     assert not (tmp_path / "0" / "checkpoints").exists()
+
+
+def kept_in_mlflow(folder: Path) -> tuple[list[str], str]:
+    """The words for a corpus, and for a database whose artifacts lie beside it, away from all trials; and its address."""
+    address = sqlite_address(folder / "server" / "mlflow.db")
+    keys = {"tracking_uri": address, "experiment": "test", "log_last": "true", "log_model": "false", "system_metrics": "null"}
+    words = [f"tracking.mlflow.{key}={value}" for key, value in keys.items()]
+    return [*(item for item in TINY if item != "tracking=[]"), *words], address
+
+
+def runs_at(address: str) -> list[Run]:
+    client = MlflowClient(address)
+    return list(client.search_runs([client.get_experiment_by_name("test").experiment_id]))
+
+
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_trial_whose_machine_is_gone_goes_on_elsewhere_with_the_numbers_of_one_that_never_failed(study, tmp_path, monkeypatch, seeds):
+    fail_after(monkeypatch, EPOCHS - 1)
+    corpus, address = kept_in_mlflow(tmp_path)
+    with pytest.raises(RuntimeError):
+        train_next(study, tmp_path / "one machine", corpus=corpus, seeds=seeds)
+    shutil.rmtree(tmp_path / "one machine")
+    trained = []
+    monkeypatch.setattr(TrialCallback, "on_train_start", lambda _self, total, first: trained.append((first, total)))
+
+    again = train_next(study, tmp_path / "another", corpus=corpus, seeds=seeds)
+
+    expected = train(compose([*TINY, "model=mlp", f"trainer.epochs={EPOCHS}"], output_dir=tmp_path / "whole"))
+    assert trained == [(EPOCHS - 2, EPOCHS), (0, EPOCHS)][:seeds]
+    own = tmp_path / "another" / str(again.number)
+    assert losses((own if seeds == 1 else own / "seed_0") / HISTORY) == losses(tmp_path / "whole" / HISTORY)
+    failed, done = study.trials()
+    assert (failed.state.name, done.state.name) == ("FAIL", "COMPLETE")
+    assert list(done.intermediate_values.values()) == [epoch["val/loss"] for epoch in expected.history]
+    assert [run.info.status for run in runs_at(address)] == ["FINISHED"] * seeds
+    assert "goes on from what MLflow has of trial 0" in (own / "output.log").read_text()
+
+
+@pytest.mark.slow
+def test_what_a_pruned_trial_would_have_gone_on_from_is_deleted_in_mlflow(study, tmp_path, monkeypatch):
+    corpus, address = kept_in_mlflow(tmp_path)
+    monkeypatch.setattr(TrialCallback, "on_epoch_end", lambda _self, epoch, _metrics, control: epoch == 1 and control.prune("hopeless"))
+
+    train_next(study, tmp_path, corpus=corpus)
+
+    (run,) = runs_at(address)
+    assert run.info.status == "KILLED"
+    client = MlflowClient(address)
+    until = time.monotonic() + 60  # the process that sends does it, and nobody waits for it
+    while client.list_artifacts(run.info.run_id, "resume") and time.monotonic() < until:
+        time.sleep(0.2)
+    assert client.list_artifacts(run.info.run_id, "resume") == []
 
 
 def test_a_trial_that_a_scheduler_ends_with_sigterm_is_not_charged_and_goes_on_from_its_checkpoint(study, tmp_path, monkeypatch):
