@@ -144,13 +144,28 @@ def test_a_run_that_is_not_here_is_fetched_by_id_or_name_and_goes_on_at_the_serv
     assert named[-2] == f"hydra.run.dir={tmp_path}/mine/here"
 
 
-def test_what_cannot_be_fetched_says_why(sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"no run 'mine' under .*outputs.* yet"):
-        resume_arguments(["resume=mine"])
+def test_a_name_that_no_run_has_is_told_with_the_places_where_it_was_looked_for(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"no run 'none' under .*outputs.* yet"):
+        resume_arguments(["resume=none"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", sent.uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
     with pytest.raises(ConfigError, match=r"no run 'none' under .*outputs.*; there is no run 'none' in experiment 'test' of sqlite"):
         resume_arguments(["resume=none"])
+
+
+def test_what_is_not_what_its_list_names_is_not_taken(sent: Sent, tmp_path: Path) -> None:
+    sent.keep()
+    sent.sender.advance()
+    next(path for path in sent.artifacts.glob("*.ckpt") if path.read_text() == "best").write_text("else")
+    (tmp_path / "new").mkdir()
+    with pytest.raises(UserError, match=r"checkpoints/best-1.ckpt is not the file that its list names"):
+        fetch(sent.uri, "test", "mine", tmp_path / "new")
+
+
+@pytest.mark.slow
+def test_what_cannot_be_fetched_says_why_and_leaves_nothing(sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sent.uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
     with pytest.raises(ConfigError, match=r"has nothing to go on from among its artifacts\n.*log_last=true"):
         resume_arguments(["resume=mine"])
     sent.keep()
