@@ -46,8 +46,8 @@ def begun(folder: Path, epoch: int) -> Path:
 class Sent:
     """A run in a database whose artifacts lie in another folder, and the sender of its spool."""
 
-    def __init__(self, folder: Path, run: Path) -> None:
-        self.uri = sqlite_address(folder / "server" / "mlflow.db")
+    def __init__(self, folder: Path, run: Path, uri: str | None = None) -> None:
+        self.uri = uri or sqlite_address(folder / "server" / "mlflow.db")
         self.run = run
         self.spool = Spool.new(run)
         self.client = open_client(self.uri)
@@ -247,3 +247,42 @@ def test_a_server_that_takes_everything_but_checkpoints_gets_the_rest(sent: Sent
     assert len(sent.warnings) == 1
     assert "does not take what resume= needs" in sent.warnings[0]
     assert not sent.spool.snapshots.folder.exists()
+
+
+@pytest.mark.slow  # tests/integration/test_compose.py has trainings on such a server
+def test_a_server_with_artifacts_on_s3_keeps_the_latest_alone_and_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+    from moto.server import ThreadedMotoServer
+    from test_tracking_faults import Server
+
+    objects = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    objects.start()
+    address = "http://{}:{}".format(*objects.get_host_and_port())
+    keys = {"AWS_ACCESS_KEY_ID": "mlflow", "AWS_SECRET_ACCESS_KEY": "of this test", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**keys, "MLFLOW_S3_ENDPOINT_URL": address}.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3", endpoint_url=address)
+    client.create_bucket(Bucket="mlflow")
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server", "s3://mlflow/runs")
+    try:
+        server.start()
+        for name in keys:  # the server has them, and jobs need none
+            monkeypatch.delenv(name)
+        (tmp_path / "elsewhere").mkdir()
+        sent = Sent(tmp_path, begun(tmp_path / "elsewhere" / "run", 1), server.uri)
+        sent.keep()
+        sent.sender.advance()
+        begun(sent.run, 2)
+        sent.keep()
+        sent.sender.advance()
+        assert sent.warnings == []
+        (tmp_path / "new").mkdir()
+        fetched = fetch(server.uri, "test", "mine", tmp_path / "new")
+        contents = {file.name: (tmp_path / "new" / file.artifact).read_text() for file in fetched.files}
+        assert contents["checkpoints/last.ckpt"] == "last 2"
+        keys_there = [item["Key"] for item in client.list_objects_v2(Bucket="mlflow")["Contents"]]
+        assert len([key for key in keys_there if "/resume/" in key]) == 1 + len({file.artifact for file in fetched.files})
+    finally:
+        server.kill()
+        objects.stop()
