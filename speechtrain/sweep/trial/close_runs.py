@@ -16,8 +16,8 @@ def drop_last(cfg: DictConfig, folder: Path) -> None:
     """Have the trackers delete what they keep for the runs in a trial's folder to go on from, for the trial was pruned."""
     for file in folder.glob(f"**/{RUN_FILE}"):
         for name, run_id in read_run_file(file.parent).get("run_ids", {}).items():
-            if name in cfg.tracking:
-                build("tracking", cfg.tracking[name]).drop_last(run_id)
+            if cfg.tracking.get(name, {}).get("log_last"):
+                build("tracking", cfg.tracking[name]).drop_last(str(run_id))
 
 
 def close_runs(folder: Path, reason: str) -> None:
