@@ -133,7 +133,7 @@ class Snapshots:
         return claimed if claimed.is_dir() else None
 
     def remove(self) -> None:
-        """Remove all of them."""
+        """Remove all snapshots, sent or not."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -78,7 +78,7 @@ class ResumeStore:
             del self._present[name]
 
     def remove(self) -> None:
-        """Delete all of them, the list first."""
+        """Delete all of these files, the list first."""
         for name in (LIST, *self._listed()):
             self._delete(name)
         self._present = {}
