@@ -133,7 +133,7 @@ def test_a_trial_whose_machine_is_gone_goes_on_elsewhere_with_the_numbers_of_one
     expected = train(compose([*TINY, "model=mlp", f"trainer.epochs={EPOCHS}"], output_dir=tmp_path / "whole"))
     assert trained == [(EPOCHS - 2, EPOCHS), (0, EPOCHS)][:seeds]
     own = tmp_path / "another" / str(again.number)
-    assert losses((own if seeds == 1 else own / "seed_0") / HISTORY) == losses(tmp_path / "whole" / HISTORY)
+    assert losses((own if seeds == 1 else own / "seed_1") / HISTORY) == losses(tmp_path / "whole" / HISTORY)
     failed, done = study.trials()
     assert (failed.state.name, done.state.name) == ("FAIL", "COMPLETE")
     assert list(done.intermediate_values.values()) == [epoch["val/loss"] for epoch in expected.history]
