@@ -39,7 +39,6 @@ EXTRAS = {
     "prometheus_client": "serve",
     "psycopg": "postgresql",
     "grpc": "grpc",
-    "boto3": "s3",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "ray": "ray",

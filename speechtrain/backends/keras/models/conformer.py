@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -29,12 +30,14 @@ class Conformer(Encoder):
         dropout: float,
         chunk_frames: int | None = None,
         left_chunks: int | None = None,  # noqa: ARG002
+        train_chunk_frames: Sequence[int | None] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if chunk_frames is not None:
-            message = f"is {chunk_frames}; the Keras backend's conformer looks at whole utterances"
-            raise ConfigError([Problem("model.chunk_frames", message, "set model.chunk_frames=null, or backend=torch")])
+        for key, value in (("chunk_frames", chunk_frames), ("train_chunk_frames", train_chunk_frames)):
+            if value is not None:
+                message = f"is {value}; the Keras backend's conformer looks at whole utterances"
+                raise ConfigError([Problem(f"model.{key}", message, f"set model.{key}=null, or backend=torch")])
         # one halving layer for each factor of two; at least two layers, so that mels are reduced to a quarter
         halvings = int(math.log2(subsampling))
         strides = [2] * halvings + [1] * (2 - halvings)
