@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Model = Any
 """The model of a backend: an encoder with the head of the task."""
+LayerWeights = Sequence[Sequence[npt.NDArray[np.float32]]]
+"""A layer with weights in each row, in the order in which the model holds them; its arrays as `keras.layers.Layer.weights` has them."""
 
 
 @dataclass(frozen=True)
@@ -309,6 +311,22 @@ class Backend(ABC):
             NotImplementedError: the format has no counterpart for a part of the model; the message names it.
         """
         raise NotImplementedError(kind)
+
+    def layer_weights(self, model: Model) -> LayerWeights:
+        """Return the weights of a model layer by layer, as Keras holds them.
+
+        Raises:
+            NotImplementedError: a weight belongs to no layer that Keras has; the message names it.
+        """
+        raise NotImplementedError(f"a model of backend={self.name} has no counterpart in Keras")
+
+    def set_layer_weights(self, model: Model, rows: LayerWeights) -> None:
+        """Put the weights of another backend's model of the same config into a model, see `layer_weights`.
+
+        Raises:
+            NotImplementedError: the layers are others; the message names the first.
+        """
+        raise NotImplementedError(f"a model of backend={self.name} takes no weights of another backend")
 
     @abstractmethod
     def check_file(self, path: Path) -> None:

@@ -30,6 +30,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "tf2onnx": "onnx",
     "ai_edge_litert": "litert",
+    "tflite_micro": "micro",
     "starlette": "serve",
     "fastapi": "serve",
     "fastapi_swagger": "serve",
@@ -55,6 +56,8 @@ _FORMATS = {
     ("keras", "onnx"): ("onnx", "tf2onnx", "onnxruntime"),
     ("keras", "tflite"): ("ai_edge_litert",),
     ("keras", "tflite_int8"): ("ai_edge_litert",),
+    ("keras", "tflite_micro"): ("tensorflow", "ai_edge_litert", "tflite_micro"),
+    ("torch", "tflite_micro"): ("keras", "tensorflow", "ai_edge_litert", "tflite_micro"),
 }
 """The modules that write and test a file, by backend and format, beside those that the backend needs anyway."""
 

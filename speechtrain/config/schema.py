@@ -113,7 +113,7 @@ CHOSEN = (
 )
 """The keys that `choose` may name; `speechtrain.training.choices` says how each is chosen."""
 
-FORMATS = ("torchscript", "pt2", "onnx", "keras", "tflite", "tflite_int8", "huggingface", "archive")
+FORMATS = ("torchscript", "pt2", "onnx", "keras", "tflite", "tflite_int8", "tflite_micro", "huggingface", "archive")
 
 
 @dataclass

@@ -35,6 +35,7 @@ from speechtrain.tracking.run_folder import read_run_file
 
 if TYPE_CHECKING:
     from speechtrain.data.batches import Batch
+    from speechtrain.data.corpus import Cut
     from speechtrain.data.task_data import PreparedCorpus
     from speechtrain.inference.runtimes import ModelFunction
 
@@ -60,6 +61,7 @@ class ExportResult:
         real_time_factor: median processing time per second of audio, s.
         difference: greatest difference from the model's values, relative to 1 + their size; None for the model itself.
         metrics: metrics of the task, over the utterances that the file was tested on.
+        remark: what else was measured, a line for people.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class ExportResult:
     real_time_factor: float
     difference: float | None
     metrics: dict[str, float]
+    remark: str = ""
 
 
 class Export:
@@ -124,10 +127,8 @@ class Export:
 
     def _utterances(self, data: PreparedCorpus, split: str, count: int) -> list[Batch]:
         """Make batches of one utterance each, with lengths spread over the whole range."""
-        cuts = sorted(data.corpus.splits[split], key=lambda cut: (cut.duration, cut.id))
-        places = np.unique(np.linspace(0, len(cuts) - 1, min(count, len(cuts))).round().astype(int))
         alone = data.for_task(self.recognizer.task).with_limits(replace(data.limits, batch_size=1))
-        return list(alone.loader_of(split, [cuts[int(place)].id for place in places]))
+        return list(alone.loader_of(split, [cut.id for cut in _spread(data.corpus.splits[split], count)]))
 
     def make(self) -> tuple[list[ExportResult], list[str]]:
         """Write each format and try it out; return the results, and messages for the formats that failed.
@@ -159,6 +160,9 @@ class Export:
                 if kind == hub_folder.NAME:
                     results.append(self._hub_folder(results[0].metrics))
                     continue
+                if kind == "tflite_micro":
+                    results.append(self._microcontroller())
+                    continue
                 path = self.folder / f"model{'_int8' if kind == 'tflite_int8' else ''}{self.recognizer.backend.formats[kind]}"
                 options = Conversion(self.recognizer.features.size, self.frames, ranges)
                 convert(ConversionJob(self.weights, self.settings, kind, path, options, bool(self.cfg.trust), self.data.corpus.target_size))
@@ -172,12 +176,40 @@ class Export:
         return results, bad
 
     def _representative(self) -> list[npt.NDArray[np.float32]]:
+        data, split = self._representative_data()
+        return [batch.features for batch in self._utterances(data, split, self.cfg.representative)]
+
+    def _representative_data(self) -> tuple[PreparedCorpus, str]:
+        """Return the data, and its split, on which ranges of values are measured."""
         for split in ("val", "train"):
             try:
-                return [batch.features for batch in self._utterances(self._read(split), split, self.cfg.representative)]
+                return self._read(split), split
             except ConfigError:
                 continue
-        raise ConfigError([Problem("format", "tflite_int8 needs utterances that ranges are measured on", "give data.val")])
+        raise ConfigError([Problem("format", "int8 needs utterances that ranges are measured on", "give data.val")])
+
+    def _microcontroller(self) -> ExportResult:
+        """Write a folder for TensorFlow Lite Micro, tried on all utterances of the split."""
+        from speechtrain.files import make_folder
+        from speechtrain.inference.microcontroller.export import MicroModel
+        from speechtrain.inference.microcontroller.folder import NAME
+
+        data, split = self._representative_data()
+        model = MicroModel(self.recognizer, self.weights, bool(self.cfg.trust), self.frames, self._name)
+        path = self.folder / NAME
+        make_folder(self.folder)
+        cuts = self.data.corpus.splits[self.cfg.split]
+        trial = model.write(path, self.data, cuts, (data, _spread(data.corpus.splits[split], self.cfg.representative)))
+        return ExportResult(
+            NAME,
+            path,
+            trial.model_bytes / 1e6,
+            trial.latency_ms,
+            trial.latency_ms / 1000 / model.device.seconds,
+            trial.difference,
+            dict(trial.metrics),
+            trial.remark(self.frames),
+        )
 
     def _try_out(self, kind: str, path: Path | None, run: ModelFunction, tolerance: float = _TOLERANCE) -> ExportResult:
         """Compare a runtime with the model, utterance by utterance and in batches.
@@ -299,6 +331,13 @@ class Export:
             return self._try_out(_ARCHIVE, path, partial(again.backend.infer, again.model))
 
 
+def _spread(cuts: Sequence[Cut], count: int) -> list[Cut]:
+    """Choose utterances with lengths spread over the whole range."""
+    ordered = sorted(cuts, key=lambda cut: (cut.duration, cut.id))
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
+    return [ordered[int(place)] for place in places]
+
+
 @contextmanager
 def _only_if_good(path: Path) -> Iterator[None]:
     """Rename a file that fails to `bad_NAME`."""
@@ -376,7 +415,11 @@ def print_export_results(results: Sequence[ExportResult]) -> None:
     console.print()
     for each in results:
         if each.path is not None:
-            console.print(f"{each.kind:<12}{each.path}", markup=False)
+            console.print(f"{each.kind:<13}{each.path}", markup=False)
+    for each in results:
+        if each.remark:
+            console.print(f"
+{each.remark}", markup=False)
 
 
 def write_exports(cfg: ExportConfig, overrides: Sequence[str]) -> list[str]:

@@ -70,8 +70,8 @@ REPEATED_ELSEWHERE = {
     "experiment=rerun_best": "tests/integration/sweep/test_training_sweeps.py",
 }
 """Beginnings of words that need a run of before, and which test of `make test-all` has them; `make test-slow` runs them here."""
-EXPORTED_ELSEWHERE = {"onnx", "pt2", "torchscript", "tflite", "tflite_int8", "keras"}
-"""Formats that are not written here: test_export_command.py and test_keras_export.py do, in a minute."""
+EXPORTED_ELSEWHERE = {"onnx", "pt2", "torchscript", "tflite", "tflite_int8", "tflite_micro", "keras"}
+"""Formats that are not written here: test_export_command.py, test_keras_export.py and test_microcontroller_export.py do, in a minute."""
 OWN_PROCESS = (
     "-m",
     "resume=",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from speechtrain.backends.base import Backend, Conversion, LayerSize, ModelInfo, TrainingPlan, default_threads
+from speechtrain.backends.base import Backend, Conversion, LayerSize, LayerWeights, ModelInfo, TrainingPlan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
 from speechtrain.backends.keras import engine as engines
 from speechtrain.config.build import construct
@@ -44,7 +44,13 @@ class KerasBackend(Backend):
 
     name: ClassVar[str] = "keras"
     suffix: ClassVar[str] = ".keras"
-    formats: ClassVar[Mapping[str, str]] = {"keras": ".keras", "onnx": ".onnx", "tflite": ".tflite", "tflite_int8": ".tflite"}
+    formats: ClassVar[Mapping[str, str]] = {
+        "keras": ".keras",
+        "onnx": ".onnx",
+        "tflite": ".tflite",
+        "tflite_int8": ".tflite",
+        "tflite_micro": "",
+    }
 
     def __init__(
         self,
@@ -189,8 +195,16 @@ class KerasBackend(Backend):
 
         if kind == "onnx":
             exports.to_onnx(model, path, options)
+        elif kind == "tflite_micro":
+            exports.to_tflite_micro(model, path, options)
         else:
             exports.to_tflite(model, path, options, int8=kind == "tflite_int8")
+
+    def set_layer_weights(self, model: SpeechModel, rows: LayerWeights) -> None:
+        """Put the weights of a Torch model of the same config into a model; see `Backend.set_layer_weights`."""
+        from speechtrain.backends.keras.layer_weights import set_layer_weights
+
+        set_layer_weights(model, rows)
 
     def check_file(self, path: Path) -> None:
         """Read a checkpoint without using it; see `Backend.check_file`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,15 @@ import tensorflow as tf
 
 from speechtrain.backends.base import Conversion
 from speechtrain.backends.keras.internals import all_layers
+from speechtrain.backends.keras.layers import MaskedLengths
 from speechtrain.backends.keras.speech_model import SpeechModel
 
 _OPSET = 17
+_POOLS: dict[str | None, Any] = {
+    "mean": lambda frames, inside: tf.reduce_sum(frames * inside, axis=1) / tf.reduce_sum(inside, axis=1),
+    "last": lambda frames, inside: tf.reduce_sum(frames * (inside - tf.pad(inside[:, 1:], ((0, 0), (0, 1), (0, 0)))), axis=1),
+}
+"""How the frames (1, T', D) inside a mask (1, T', 1) become one, (1, D)."""
 
 
 def to_onnx(model: SpeechModel, path: Path, options: Conversion) -> None:
@@ -45,10 +52,7 @@ def to_tflite(model: SpeechModel, path: Path, options: Conversion, *, int8: bool
         options: frames and representative utterances.
         int8: whether to quantise.
     """
-    for layer in all_layers(model):
-        if isinstance(layer, keras.layers.RNN):
-            layer.unroll = True
-            layer.zero_output_for_mask = False  # of an unrolled backward layer it zeroes the wrong frames; our models mask what they give
+    _unroll(model)
     features = tf.TensorSpec((1, options.frames, options.input_size), tf.float32, name="features")
     lengths = tf.TensorSpec((1,), tf.int32, name="lengths")
 
@@ -57,16 +61,72 @@ def to_tflite(model: SpeechModel, path: Path, options: Conversion, *, int8: bool
         values, value_lengths = model(features, lengths, training=False)
         return {"values": tf.identity(values), "value_lengths": tf.cast(value_lengths, tf.int32)}
 
-    module = tf.Module()
-    module.weights, module.call = [variable.value for variable in model.variables], call
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures={"serving_default": call.get_concrete_function()})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    with _converter(model, call) as converter:
         if int8:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: _representative(options)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
         path.write_bytes(converter.convert())
+
+
+def to_tflite_micro(model: SpeechModel, path: Path, options: Conversion) -> None:
+    """Write a classifier in whole numbers for TensorFlow Lite Micro.
+
+    Features (1, T, F) and a mask (1, T), 1 inside the utterance, become probabilities (1, V), all of them int8. A mask stands in place of
+    lengths, as the library divides no whole numbers. Recurrent layers are unrolled, as in `to_tflite`.
+
+    Args:
+        model: the model, which pools frames; its recurrent layers are left unrolled.
+        path: the file.
+        options: frames of a window, and representative utterances of at most as many.
+
+    Raises:
+        NotImplementedError: the model, or its pooling, has no counterpart.
+    """
+    pool = _POOLS.get(model.spec.pool)
+    if pool is None:
+        raise NotImplementedError(f"task.pool={model.spec.pool} has no counterpart in whole numbers; train with task.pool=mean")
+    _unroll(model)
+    features = tf.TensorSpec((1, options.frames, options.input_size), tf.float32, name="features")
+    mask = tf.TensorSpec((1, options.frames), tf.float32, name="mask")
+
+    @tf.function(input_signature=(features, mask))  # type: ignore[untyped-decorator]
+    def call(features: Any, mask: Any) -> dict[str, Any]:
+        frames, lengths = model.encoder.call(features, MaskedLengths(mask), training=False)
+        return {"probabilities": tf.nn.softmax(model.head(pool(frames, lengths.inside(frames.shape[1])[:, :, None])))}
+
+    try:
+        call.get_concrete_function()
+    except TypeError as error:
+        raise NotImplementedError(f"{type(model.encoder).__name__} computes with lengths, which no whole numbers stand for") from error
+    with _converter(model, call) as converter:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ({"features": x, "mask": m} for x, m in _masked(options))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+        path.write_bytes(converter.convert())
+
+
+def _masked(options: Conversion) -> Iterator[tuple[Any, Any]]:
+    for arrays in _representative(options):
+        yield arrays["features"], (np.arange(options.frames) < arrays["lengths"][:, None]).astype(np.float32)
+
+
+@contextmanager
+def _converter(model: SpeechModel, call: Any) -> Iterator[Any]:
+    """Yield the converter of a function of one signature that uses the weights of a model."""
+    module = tf.Module()
+    module.weights, module.call = [variable.value for variable in model.variables], call
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": call.get_concrete_function()})
+        yield tf.lite.TFLiteConverter.from_saved_model(folder)
+
+
+def _unroll(model: SpeechModel) -> None:
+    for layer in all_layers(model):
+        if isinstance(layer, keras.layers.RNN):
+            layer.unroll = True
+            layer.zero_output_for_mask = False  # of an unrolled backward layer it zeroes the wrong frames; our models mask what they give
 
 
 def _representative(options: Conversion) -> Iterator[dict[str, Any]]:

@@ -12,8 +12,41 @@ PACKAGE = "speechtrain"
 """Under which our layers are known to `keras.saving`."""
 
 
+class MaskedLengths:
+    """Stands for the lengths of utterances in a graph that is given a mask of frames instead: some runtimes divide no whole numbers.
+
+    Models divide lengths by the strides of their layers, rounding up; of the mask that is every stride-th frame.
+
+    Args:
+        mask: mask (B, T) of floating-point numbers, 1 inside each utterance.
+        stride: input frames a frame.
+    """
+
+    def __init__(self, mask: Any, stride: int = 1) -> None:
+        self._mask = mask
+        self._stride = stride
+
+    def __add__(self, other: int) -> MaskedLengths:
+        """Return the same: what is added rounds a quotient up."""
+        return self
+
+    def __sub__(self, other: int) -> MaskedLengths:
+        """Return the same: what is subtracted rounds a quotient up."""
+        return self
+
+    def __floordiv__(self, stride: int) -> MaskedLengths:
+        """Return the lengths behind a layer with a stride."""
+        return MaskedLengths(self._mask, self._stride * stride)
+
+    def inside(self, frames: int) -> Any:
+        """Return the mask (B, frames)."""
+        return self._mask[:, :: self._stride][:, :frames]
+
+
 def frame_mask(lengths: Any, frames: Any) -> Any:
     """Make a mask (B, T) of booleans, true inside each utterance."""
+    if isinstance(lengths, MaskedLengths):
+        return lengths.inside(frames)
     return ops.arange(frames, dtype="int32")[None, :] < ops.cast(lengths, "int32")[:, None]
 
 
@@ -22,6 +55,8 @@ def counted(lengths: Any, frames: Any) -> Any:
 
     Statistics of a batch go by these, so that such padding changes nothing.
     """
+    if isinstance(lengths, MaskedLengths):
+        return lengths.inside(frames)
     lengths = ops.cast(lengths, "int32")
     return (ops.arange(frames, dtype="int32")[None, :] < ops.max(lengths)) & (lengths > 0)[:, None]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.overrides import TorchFunctionMode
 
-from speechtrain.backends.base import Backend, Conversion, LayerSize, ModelInfo, TrainingPlan, default_threads
+from speechtrain.backends.base import Backend, Conversion, LayerSize, LayerWeights, ModelInfo, TrainingPlan, default_threads
 from speechtrain.backends.callbacks import Callback, TrainResult
 from speechtrain.backends.checkpoint_files import another_model, check_depth, label_pairs
 from speechtrain.backends.failures import OutOfMemoryError
@@ -46,7 +46,7 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
     suffix: ClassVar[str] = ".ckpt"
-    formats: ClassVar[Mapping[str, str]] = {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx", "huggingface": ""}
+    formats: ClassVar[Mapping[str, str]] = {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx", "huggingface": "", "tflite_micro": ""}
 
     def __init__(self, threads: int | None = None, compile: bool = False) -> None:  # noqa: A002 # the key's name
         self._compiled = compile
@@ -95,6 +95,12 @@ class TorchBackend(Backend):
             megabytes = sum(weight.numel() * weight.element_size() for weight in [*weights, *module.buffers()]) / 1e6
             sizes.append(LayerSize(name, type(module).__name__, sum(weight.numel() for weight in weights), megabytes))
         return sizes
+
+    def layer_weights(self, model: SpeechModel) -> LayerWeights:
+        """Return the weights of a model as Keras holds them; see `Backend.layer_weights`."""
+        from speechtrain.backends.torch.layer_weights import layer_weights
+
+        return layer_weights(model)
 
     def multiply_adds(self, model: SpeechModel, features: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> int:
         """Count those of matrix products and convolutions; see `Backend.multiply_adds`."""

@@ -17,7 +17,8 @@ from speechtrain.data.audio import Audio
 from speechtrain.errors import ConfigError, DataError, Problem
 
 _FLOOR = 1e-10  # of a mel energy: 100 dB below a full-scale sine is about 1e-7 with these windows
-_LASTING = 0.15  # s over which medians of the energy are taken
+LASTING = 0.15
+"""s over which medians of the energy are taken."""
 
 
 class Features(Protocol):
@@ -218,7 +219,7 @@ class LogMel:
                 features[~counted] = features[counted].amin(0)
         if self.speech_db is not None:
             # a median lasts longer than a click, which may be much louder than speech
-            width = max(1, min(len(energies), round(_LASTING * self.frame_rate)))
+            width = max(1, min(len(energies), round(LASTING * self.frame_rate)))
             loudest = energies.unfold(0, width, 1).median(1).values.max()
             counted = energies >= loudest * 10 ** (-self.speech_db / 10)
         return normalize_features(features, self.normalize, None if counted.all() else counted)

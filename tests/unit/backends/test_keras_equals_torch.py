@@ -35,6 +35,7 @@ from keras import ops  # noqa: E402
 from weights import copy_weights, gradient  # noqa: E402
 
 from speechtrain.backends.keras import losses, optimizers  # noqa: E402
+from speechtrain.backends.keras.layers import MaskedLengths  # noqa: E402
 
 MODELS = [
     ["model=tdnn"],
@@ -84,6 +85,20 @@ def test_a_model_with_the_torch_models_weights_gives_its_outputs(options: list[s
         first.receptive_field,
         first.causal,
     )
+
+
+@pytest.mark.parametrize("options", [["model=tdnn", "model.stem_time_strides=[2,2]"], ["model=quartznet", "model.repeats=1"]], ids=" ".join)
+def test_a_mask_in_place_of_lengths_changes_no_output(options: list[str]) -> None:
+    _, model = pair(options)
+    features = np.random.default_rng(0).standard_normal((1, 61, 40)).astype(np.float32)
+    features[0, 44:] = 0
+    expected, lengths = model(ops.convert_to_tensor(features), ops.convert_to_tensor(np.array([44], dtype=np.int32)))
+    mask = (np.arange(61) < 44).astype(np.float32)[None]
+    found, masked = model.call(ops.convert_to_tensor(features), MaskedLengths(ops.convert_to_tensor(mask)), training=False)
+    inside = ops.convert_to_numpy(masked.inside(found.shape[1]))[0]
+    np.testing.assert_array_equal(inside, np.arange(found.shape[1]) < int(lengths[0]))
+    kept = slice(None, int(lengths[0]))
+    np.testing.assert_allclose(ops.convert_to_numpy(found)[0, kept], ops.convert_to_numpy(expected)[0, kept], atol=1e-5)
 
 
 @pytest.mark.parametrize("model", thinned(["tdnn", "conformer", "crdnn", "quartznet", "lstm", "mlp"], 3))

@@ -56,7 +56,7 @@ class Conformer(Encoder):
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
         """Map features (B, T, F) to encoder frames (B, T', D), and their lengths (B,) to those of the output."""
-        x, lengths = self.stem(features, lengths)
+        x, lengths = self.stem(features, lengths=lengths)
         frames = ops.shape(x)[1]
         inside = frame_mask(lengths, frames)
         # a row that only fills a batch up looks at its first frame, so that its softmax stays finite

@@ -50,7 +50,7 @@ class Crdnn(Encoder):
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
         """Map features (B, T, F) to encoder frames (B, T', D), and their lengths (B,) to those of the output."""
-        x, lengths = self.stem(features, lengths)
+        x, lengths = self.stem(features, lengths=lengths)
         inside = frame_mask(lengths, ops.shape(x)[1])
         x = ops.relu(self.norm(x))
         for index, rnn in enumerate(self.rnns):

@@ -40,7 +40,7 @@ class Tdnn(Encoder):
 
     def call(self, features: Any, lengths: Any, training: bool | None = None) -> Any:
         """Map features (B, T, F) to encoder frames (B, T', D), and their lengths (B,) to those of the output."""
-        x, lengths = self.stem(features, lengths)
+        x, lengths = self.stem(features, lengths=lengths)
         frames = ops.shape(x)[1]
         inside = ops.cast(frame_mask(lengths, frames), x.dtype)[:, :, None]
         seen = counted(lengths, frames)

@@ -1,0 +1,1 @@
+"""A trained classifier for TensorFlow Lite Micro: model, operators, memory, front end and an example in C++, tried in its interpreter."""

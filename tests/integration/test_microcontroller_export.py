@@ -1,0 +1,89 @@
+"""A trained classifier of either backend for TensorFlow Lite Micro, run in its own interpreter."""
+
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+import speechtrain
+from speechtrain.export import run
+from speechtrain.inference.microcontroller.interpreters import MicroInterpreter
+
+pytestmark = pytest.mark.slow
+
+KEYWORDS = [
+    *(item for item in TINY if not item.startswith("data")),
+    *("task=classification", "data=manifest", "data.root=.", "data.train=all.jsonl", "data.val=all.jsonl", "data.test=all.jsonl"),
+    *("data.batch_size=4", "augment=none", "trainer.epochs=6"),
+]
+PITCHES = {"low": 300, "middle": 900, "high": 2500}
+
+
+def record(folder: Path) -> None:
+    """Three kinds of noisy tones, of different lengths."""
+    rng, lines = np.random.default_rng(0), []
+    for number in range(24):
+        name, pitch = list(PITCHES.items())[number % 3]
+        times = np.arange(3000 + 150 * number) / 8000
+        samples = 8000 * np.sin(2 * np.pi * pitch * times) + 400 * rng.standard_normal(len(times))
+        with wave.open(str(folder / f"{number}.wav"), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes(samples.astype(np.int16).tobytes())
+        lines.append(json.dumps({"audio_filepath": f"{number}.wav", "text": name, "duration": len(times) / 8000}))
+    (folder / "all.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["backend=torch", "model=matchboxnet", "model.channels=[16,16,16]"],
+        ["backend=keras", "model=tdnn", "model.channels=16"],
+        ["backend=torch", "model=lstm", "model.hidden_size=16", "task.pool=last"],
+    ],
+    ids=["matchboxnet of Torch", "tdnn of Keras", "lstm of Torch"],
+)
+def test_a_classifier_runs_in_the_interpreter_of_microcontrollers(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path)
+    speechtrain.train(speechtrain.compose([*KEYWORDS, *options], output_dir=tmp_path / "run"))
+    capsys.readouterr()
+    assert run([f"from={tmp_path / 'run'}", "format=[tflite_micro]", "out=files"]) == 0
+    out = capsys.readouterr().out
+    folder = tmp_path / "files/tflite_micro"
+    facts = json.loads((folder / "model.json").read_text())
+    assert facts["classes"] == ["high", "low", "middle"]
+    assert facts["same_class_as_litert"] == facts["recordings"] == 24
+    assert facts["int8_accuracy"] >= facts["accuracy"] - 0.05 > 0.6
+    assert f"{facts['arena_bytes']:,} bytes" in out
+    model = (folder / "model.tflite").read_bytes()
+    MicroInterpreter(model, facts["arena_bytes"])
+    with pytest.raises(RuntimeError):
+        MicroInterpreter(model, facts["arena_bytes"] // 2)
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"main.cc", "model_data.cc", "model_data.h", "operators.h", "settings.h", "features.cc", "recording.cc", "README.md"}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["backend=torch", "model=jasper", "model.size=tiny"], "Jasper is a model of Torch alone"),
+        (["backend=keras", "model=crdnn"], "REVERSE_V2, which TensorFlow Lite Micro has not"),
+        (["backend=keras", "model=conformer"], "Conformer computes with lengths"),
+        (["backend=keras", "model=tdnn", "task.pool=max"], "task.pool=max has no counterpart"),
+    ],
+)
+def test_a_model_that_no_microcontroller_runs_is_refused_with_the_reason(
+    tmp_path: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path)
+    speechtrain.train(speechtrain.compose([*KEYWORDS, *options, "trainer.epochs=1"], output_dir=tmp_path / "run"))
+    capsys.readouterr()
+    assert run([f"from={tmp_path / 'run'}", "format=[tflite_micro]", "out=files", "frames=30"]) == 1
+    assert reason in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "files/tflite_micro").exists()

@@ -1,0 +1,96 @@
+"""What is written for a microcontroller: arrays, operators and the front end in C++, compiled and run here."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechtrain.data.features.features import LogMel
+from speechtrain.inference.microcontroller import cpp
+from speechtrain.inference.microcontroller.interpreters import Scale
+from speechtrain.inference.microcontroller.operators import SUPPORTED, resolver_method
+from speechtrain.inference.microcontroller.windows import features_of, most_samples
+
+RATE = 8000
+FRAMES = 60
+CLASSES = ["yes", 'quo"te', "größer", "é1"]
+DRIVER = """
+#include <cstdio>
+#include "features.h"
+#include "model_data.h"
+#include "recording.h"
+float features[kFrames * kBands];
+int main() {
+  for (int i = 0; i < kClasses; ++i) std::printf("%s\\n", kClassNames[i]);
+  std::printf("%s\\n", kRecordedClass);
+  for (unsigned int i = 0; i < kModelBytes; ++i) std::printf("%d ", kModelData[i]);
+  const int frames = ComputeFeatures(kRecording, kRecordingSamples, features);
+  std::printf("\\n%d\\n", frames);
+  for (int i = 0; i < frames * kBands; ++i) std::printf("%.9g ", features[i]);
+}
+"""
+
+
+def logmel(**options: float | str | bool | None) -> LogMel:
+    given = {"n_mels": 24, "window": 0.025, "hop": 0.01, "f_min": 20, "f_max": None, "preemphasis": 0.97, "normalize": "utterance"}
+    return LogMel(RATE, **{**given, **options})  # type: ignore[arg-type]
+
+
+def speech() -> np.ndarray:
+    """A loud part with an offset between two faint ones, and digital silence at the end."""
+    rng = np.random.default_rng(0)
+    loud = np.concatenate([np.full(1200, 0.003), np.hanning(1600), np.full(700, 0.001)])
+    samples = 9000 * loud * rng.standard_normal(len(loud)) + 300
+    return np.concatenate([samples, np.zeros(800)]).round().astype(np.int16)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"silence_db": 60, "speech_db": 25, "remove_dc": True},
+        pytest.param({"normalize": "band", "top_db": 40, "silence_db": 30}, marks=pytest.mark.slow),
+        pytest.param({"normalize": "none", "preemphasis": 0, "n_mels": 40, "f_max": 3000}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_the_front_end_in_c_has_the_features_of_training(tmp_path: Path, options: dict[str, float | str | bool]) -> None:
+    features, samples, model = logmel(**options), speech(), bytes(range(256)) * 3
+    texts = {
+        **cpp.model_files(model),
+        **cpp.recording_files(samples, CLASSES[2]),
+        **cpp.front_end_files(features),
+        "settings.h": cpp.settings_file(
+            {"kSampleRate": RATE, "kMaxSamples": most_samples(features, FRAMES), "kFrames": FRAMES, "kBands": features.size}, CLASSES
+        ),
+        "driver.cc": DRIVER,
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    sources = [str(path) for path in tmp_path.glob("*.cc")]
+    subprocess.run(["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", *sources, "-o", str(tmp_path / "driver")], check=True)
+    lines = subprocess.run([tmp_path / "driver"], check=True, capture_output=True).stdout.decode().splitlines()
+    assert lines[:5] == [*CLASSES, CLASSES[2]]
+    assert bytes(map(int, lines[5].split())) == model
+    expected = features_of(features, samples.astype(np.float32) / 32768)
+    assert int(lines[6]) == len(expected)
+    found = np.array(lines[7].split(), dtype=np.float32).reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_each_operator_has_the_librarys_name_of_its_method() -> None:
+    names = {"CONV_2D": "AddConv2D", "FULLY_CONNECTED": "AddFullyConnected", "MEAN": "AddMean", "STRIDED_SLICE": "AddStridedSlice"}
+    assert {name: resolver_method(name) for name in names} == names
+    assert set(names) <= SUPPORTED
+    assert "MicroMutableOpResolver<2>" in cpp.operators_file(["SOFTMAX", "CONV_2D"])
+
+
+def test_whole_numbers_stand_for_the_nearest_values_and_keep_within_bounds() -> None:
+    scale = Scale(0.1, -10)
+    numbers = scale.quantised(np.array([0.0, 0.26, -0.24, 99, -99], dtype=np.float32))
+    assert numbers.tolist() == [-10, -7, -12, 127, -128]
+    np.testing.assert_allclose(scale.values(numbers[:3]), [0.0, 0.3, -0.2], atol=1e-6)
