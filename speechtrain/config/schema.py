@@ -69,6 +69,7 @@ from speechtrain.config.schemas.sound import (
     Char,
     Label,
     LogMel,
+    MicroFrontend,
     Phonemes,
     PretrainedFeatures,
     PretrainedTokens,
@@ -183,7 +184,13 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "huggingface": HuggingFace,
         "mix": Mix,
     },
-    "features": {"logmel": LogMel, "stored": StoredFeatures, "waveform": WaveformFeatures, "pretrained": PretrainedFeatures},
+    "features": {
+        "logmel": LogMel,
+        "microfrontend": MicroFrontend,
+        "stored": StoredFeatures,
+        "waveform": WaveformFeatures,
+        "pretrained": PretrainedFeatures,
+    },
     "tokenizer": {
         "char": Char,
         "list": TokenList,

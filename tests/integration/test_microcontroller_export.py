@@ -17,7 +17,7 @@ from speechtrain.inference.microcontroller.interpreters import MicroInterpreter
 pytestmark = pytest.mark.slow
 
 KEYWORDS = [
-    *(item for item in TINY if not item.startswith("data")),
+    *(item for item in TINY if not item.startswith(("data", "features"))),
     *("task=classification", "data=manifest", "data.root=.", "data.train=all.jsonl", "data.val=all.jsonl", "data.test=all.jsonl"),
     *("data.batch_size=4", "augment=none", "trainer.epochs=6"),
 ]
@@ -44,14 +44,23 @@ def record(folder: Path) -> None:
         ["backend=torch", "model=matchboxnet", "model.channels=[16,16,16]"],
         ["backend=keras", "model=tdnn", "model.channels=16"],
         ["backend=torch", "model=lstm", "model.hidden_size=16", "task.pool=last"],
+        [
+            "backend=torch",
+            "model=matchboxnet",
+            "model.channels=[16,16,16]",
+            "features=microfrontend",
+            "features.sample_rate=8000",
+            "features.f_max=3750",
+        ],
     ],
-    ids=["matchboxnet of Torch", "tdnn of Keras", "lstm of Torch"],
+    ids=["matchboxnet of Torch", "tdnn of Keras", "lstm of Torch", "the front end of the device"],
 )
 def test_a_classifier_runs_in_the_interpreter_of_microcontrollers(
     tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(tmp_path)
-    speechtrain.train(speechtrain.compose([*KEYWORDS, *options], output_dir=tmp_path / "run"))
+    features = [] if "features=microfrontend" in options else ["features=logmel_8k"]
+    speechtrain.train(speechtrain.compose([*KEYWORDS, *features, *options], output_dir=tmp_path / "run"))
     capsys.readouterr()
     assert run([f"from={tmp_path / 'run'}", "format=[tflite_micro]", "out=files"]) == 0
     out = capsys.readouterr().out
@@ -65,8 +74,10 @@ def test_a_classifier_runs_in_the_interpreter_of_microcontrollers(
     MicroInterpreter(model, facts["arena_bytes"])
     with pytest.raises(RuntimeError):
         MicroInterpreter(model, facts["arena_bytes"] // 2)
+    if "features=microfrontend" in options:
+        assert (facts["features"]["scale"], facts["features"]["zero"]) == (1 / 32, 0)
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"main.cc", "model_data.cc", "model_data.h", "operators.h", "settings.h", "features.cc", "recording.cc", "README.md"}
+    assert names >= {"main.cc", "model_data.cc", "model_data.h", "operators.h", "settings.h", "front_end.cc", "recording.cc", "README.md"}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +93,7 @@ def test_a_model_that_no_microcontroller_runs_is_refused_with_the_reason(
     tmp_path: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(tmp_path)
-    speechtrain.train(speechtrain.compose([*KEYWORDS, *options, "trainer.epochs=1"], output_dir=tmp_path / "run"))
+    speechtrain.train(speechtrain.compose([*KEYWORDS, "features=logmel_8k", *options, "trainer.epochs=1"], output_dir=tmp_path / "run"))
     capsys.readouterr()
     assert run([f"from={tmp_path / 'run'}", "format=[tflite_micro]", "out=files", "frames=30"]) == 1
     assert reason in " ".join(capsys.readouterr().err.split())

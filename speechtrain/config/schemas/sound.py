@@ -46,6 +46,29 @@ class LogMel(Target):
 
 
 @dataclass
+class MicroFrontend(Target):
+    sample_rate: int = number(ge=1000, most=48_000)
+    n_mels: int = number(ge=1, most=128)
+    window: float = number(gt=0, le=0.1)
+    hop: float = number(gt=0, le=0.1)
+    f_min: float = number(gt=0)
+    f_max: float = number(gt=0)
+    pcan: bool = MISSING
+
+    def rules(self) -> Iterator[Rule]:
+        most = 0.46875 * self.sample_rate  # the filter bank needs a bin behind its last
+        if self.f_max > most:
+            yield "f_max", f"is {self.f_max:g} Hz, too close to half of sample_rate", f"set features.f_max={most:g} or lower"
+        if self.f_min >= self.f_max:
+            yield "f_min", f"is {self.f_min:g} Hz, not below the upper limit of {self.f_max:g} Hz", "lower features.f_min"
+        if self.hop > self.window:
+            yield "hop", f"is {self.hop:g} s, longer than the window of {self.window:g} s", "lower features.hop"
+        for key, seconds in (("window", self.window), ("hop", self.hop)):
+            if abs(1000 * seconds - round(1000 * seconds)) > 1e-6:
+                yield key, f"is {seconds:g} s, and the front end knows whole milliseconds", f"set features.{key}={round(seconds, 3):g}"
+
+
+@dataclass
 class WaveformFeatures(Target):
     sample_rate: int = number(ge=1000, most=HIGHEST_RATE)
     normalize: str = choice("utterance", "none")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechtrain.data.features.features import LASTING, LogMel
+from speechtrain.data.features.microfrontend import MicroFrontend
 from speechtrain.errors import UserError
 from speechtrain.inference.microcontroller.operators import resolver_method
 
@@ -73,10 +74,29 @@ def front_end_files(features: object) -> dict[str, str]:
     Raises:
         UserError: there is none for these features.
     """
-    if not isinstance(features, LogMel):
-        what = f"there is no front end in C++ for {type(features).__name__}"
-        raise UserError(f"tflite_micro: {what}\n    -> train with features=logmel")
-    return {"features.h": source("features.h"), "features.cc": source("features_logmel.cc"), "features_data.h": _logmel_tables(features)}
+    if isinstance(features, LogMel):
+        return {
+            "front_end.h": source("front_end.h"),
+            "front_end.cc": source("front_end_logmel.cc"),
+            "front_end_data.h": _logmel_tables(features),
+        }
+    if isinstance(features, MicroFrontend):
+        name = "front_end_microfrontend.cc"
+        return {"front_end.h": source("front_end.h"), "front_end.cc": source(name), "front_end_data.h": _microfrontend_constants(features)}
+    what = f"there is no front end in C++ for {type(features).__name__}"
+    raise UserError(f"tflite_micro: {what}\n    -> train with features=logmel or features=microfrontend")
+
+
+def _microfrontend_constants(features: MicroFrontend) -> str:
+    constants = {
+        "kWindowMs": features.window_ms,
+        "kHopMs": features.hop_ms,
+        "kHopSamples": features.hop_length,
+        "kLowest": float(features.f_min),
+        "kHighest": float(features.f_max),
+        "kPcan": features.pcan,
+    }
+    return _header("front_end_data.h", "\n".join(_constant(name, value) for name, value in constants.items()), '"settings.h"')
 
 
 def _logmel_tables(features: LogMel) -> str:
@@ -107,7 +127,7 @@ def _logmel_tables(features: LogMel) -> str:
         f"const int kFilterLengths[kBands] = {_array([end - start for start, end in zip(starts, ends, strict=True)])};",
         f"const float kFilterWeights[{len(weights)}] = {_array(weights)};",
     ]
-    return _header("features_data.h", "\n".join(lines), '"settings.h"')
+    return _header("front_end_data.h", "\n".join(lines), '"settings.h"')
 
 
 def _ratio(decibels: float | None) -> float:

@@ -15,6 +15,7 @@ from speechtrain.backends.base import Conversion
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.batches import Batch, Reference, stack_features, stack_targets
 from speechtrain.data.corpus import Cut
+from speechtrain.data.features.microfrontend import STEPS, MicroFrontend
 from speechtrain.data.task_data import PreparedCorpus
 from speechtrain.errors import UserError
 from speechtrain.inference.convert import ConversionJob, Twin, convert, twin_config
@@ -82,7 +83,7 @@ class MicroModel:
             raise UserError(f"{NAME}: {what}\n    -> set frames to more, or leave it out")
         with TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             file = Path(folder) / "model.tflite"
-            convert(self._job(file, [window.features[None] for window in ranges], windows[:_COMPARED]))
+            convert(self._job(file, self._ranges(ranges), windows[:_COMPARED]))
             model = file.read_bytes()
         try:
             run = try_model(model, windows, self._probabilities(windows))
@@ -95,6 +96,14 @@ class MicroModel:
         )
         write_folder(path, model, trial, self.device, windows[0])
         return trial
+
+    def _ranges(self, windows: Sequence[Window]) -> list[npt.NDArray[np.float32]]:
+        """Return features (1, T, F) whose ranges are measured; those that are whole numbers on the device reach from end to end."""
+        features = [window.features[None] for window in windows]
+        if isinstance(self.recognizer.features, MicroFrontend):
+            features[0] = features[0].copy()
+            features[0][0, 0, :2] = np.array([-128, 127]) / STEPS
+        return features
 
     def _job(self, file: Path, ranges: Sequence[npt.NDArray[np.float32]], compared: Sequence[Window]) -> ConversionJob:
         options = Conversion(self.recognizer.features.size, self.frames, ranges)

@@ -156,7 +156,7 @@ def _readme(trial: Trial, device: Device) -> str:
 | same class as in LiteRT | {trial.equal} of {trial.windows} recordings |
 
 `model.tflite` is the model; `model_data.cc` and `model_data.h` hold it as an array, `operators.h` the operators for the resolver,
-`settings.h` the sizes and scales, `features.cc` the front end (it calls nothing but the standard library), `recording.cc` a recording of
+`settings.h` the sizes and scales, `front_end.cc` the front end (it calls nothing but the standard library), `recording.cc` a recording of
 the test data. `main.cc` classifies that recording, or a WAV file where there are files:
 
     make -f tensorflow/lite/micro/tools/make/Makefile microlite    # in a checkout of TensorFlow Lite Micro, $TFLM

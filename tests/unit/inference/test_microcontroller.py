@@ -20,7 +20,7 @@ FRAMES = 60
 CLASSES = ["yes", 'quo"te', "größer", "é1"]
 DRIVER = """
 #include <cstdio>
-#include "features.h"
+#include "front_end.h"
 #include "model_data.h"
 #include "recording.h"
 float features[kFrames * kBands];

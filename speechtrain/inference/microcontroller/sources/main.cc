@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "features.h"
+#include "front_end.h"
 #include "model_data.h"
 #include "operators.h"
 #include "recording.h"

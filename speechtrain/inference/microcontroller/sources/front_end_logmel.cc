@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "features.h"
-#include "features_data.h"
+#include "front_end.h"
+#include "front_end_data.h"
 
 namespace {
 
