@@ -5,6 +5,7 @@
 
     python -m speechtrain.inspect data=synthetic model=conformer model.size=small profile=true       and what the model costs here
     python -m speechtrain.inspect from=last                                               layers and costs of a trained model, without data
+    python -m speechtrain.inspect from=model.zip                                 of an archive also its history, evaluations and exports
 
     python -m speechtrain.inspect files=a.wav,b.flac augment=specaugment out=look         recordings as waves, features, augmented features
 
@@ -30,6 +31,8 @@ from speechtrain.console import console, print_table, waiting
 from speechtrain.data.text.normalize import visible
 from speechtrain.errors import ConfigError, Problem
 from speechtrain.files import is_file, user_path
+from speechtrain.inference.archive import SUFFIX
+from speechtrain.inference.archive_summary import archive_lines
 from speechtrain.inference.find import load
 from speechtrain.report.inspection import Inspection, abbreviated, inspect, remarks, write_page
 
@@ -79,6 +82,10 @@ def run(arguments: list[str]) -> int:
 
         name = class_name(model.cfg.model)
         print_profile(profile(model.backend, model.model, model.features), name)
+        if own.source.endswith(SUFFIX):
+            console.print()
+            for line in archive_lines(user_path(own.source)):
+                console.print(line, markup=False, soft_wrap=True)
         return 0
     cfg = ExperimentConfig.of(compose([*overrides, "tracking=[]"]))
     with waiting("reading the data"):

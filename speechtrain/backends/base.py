@@ -171,11 +171,16 @@ class Conversion:
         input_size: F, features of a frame.
         frames: T, frames of an utterance in formats of fixed length.
         representative: features (1, T, F) on which the ranges of values are measured for quantisation.
+        whole_operators: whether each operator of `tflite_int8` must compute in whole numbers.
+        input_type, output_type: `float32` or `int8`, of the features and values of `tflite_int8`.
     """
 
     input_size: int
     frames: int
     representative: Sequence[npt.NDArray[np.float32]] = ()
+    whole_operators: bool = False
+    input_type: str = "float32"
+    output_type: str = "float32"
 
 
 class Stream(Protocol):

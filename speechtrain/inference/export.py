@@ -146,6 +146,7 @@ class Export:
 
     def _make(self) -> tuple[list[ExportResult], list[str]]:
         from speechtrain.backends.base import Conversion
+        from speechtrain.inference.bounds import check_bound
         from speechtrain.inference.convert import ConversionJob, convert
         from speechtrain.inference.runtimes import open_exported
 
@@ -164,12 +165,16 @@ class Export:
                     results.append(self._microcontroller())
                     continue
                 path = self.folder / f"model{'_int8' if kind == 'tflite_int8' else ''}{self.recognizer.backend.formats[kind]}"
-                options = Conversion(self.recognizer.features.size, self.frames, ranges)
+                tflite = self.cfg.tflite
+                whole = tflite.operators == "int8"
+                options = Conversion(self.recognizer.features.size, self.frames, ranges, whole, tflite.input, tflite.output)
                 convert(ConversionJob(self.weights, self.settings, kind, path, options, bool(self.cfg.trust), self.data.corpus.target_size))
                 with _only_if_good(path):
                     results.append(
                         self._try_out(kind, path, open_exported(kind, path), tolerance=inf if kind == "tflite_int8" else _TOLERANCE)
                     )
+                    if kind == "tflite_int8":
+                        check_bound(kind, "max_bytes", path.stat().st_size, tflite.max_bytes)
                 self._facts(path, results[-1])
             except UserError as error:
                 bad.append(str(error))
@@ -195,7 +200,7 @@ class Export:
         from speechtrain.inference.microcontroller.folder import NAME
 
         data, split = self._representative_data()
-        model = MicroModel(self.recognizer, self.weights, bool(self.cfg.trust), self.frames, self._name)
+        model = MicroModel(self.recognizer, self.weights, bool(self.cfg.trust), self.frames, self._name, self.cfg.tflite)
         path = self.folder / NAME
         make_folder(self.folder)
         cuts = self.data.corpus.splits[self.cfg.split]
@@ -315,12 +320,7 @@ class Export:
                 name: weights,
                 "config.yaml": cfg.as_yaml(),
                 "vocabulary.json": json.dumps(self.vocabulary, ensure_ascii=False),
-                **{
-                    f"exports/{each.name}": each
-                    for export in exports
-                    if export.is_file()
-                    for each in (export, export.with_suffix(f"{export.suffix}.json"))
-                },
+                **{f"exports/{name}": each for export in exports for name, each in _exported(export)},
             }
             if self.run is not None:
                 files |= {each: self.run / each for pattern in _KEPT for each in _found(self.run, pattern)}
@@ -329,6 +329,16 @@ class Export:
         with _only_if_good(path):
             again = Recognizer.of(path, self.settings, stored_config(path, trust=self.cfg.trust)[1], features=features, target_size=size)
             return self._try_out(_ARCHIVE, path, partial(again.backend.infer, again.model))
+
+
+def _exported(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files of an export that an archive holds, with their names: a file and its facts, or a folder for microcontrollers."""
+    if path.is_file():
+        yield from ((each.name, each) for each in (path, path.with_suffix(f"{path.suffix}.json")))
+    elif (path / "model.tflite").is_file():
+        yield from (
+            (f"{path.name}/{each.name}", each) for each in sorted(path.iterdir()) if each.is_file() and not each.name.startswith(".")
+        )
 
 
 def _spread(cuts: Sequence[Cut], count: int) -> list[Cut]:

@@ -107,7 +107,8 @@ def _tflite(path: Path) -> ModelFunction:
 
     interpreter = Interpreter(model_path=str(path), num_threads=1)
     signature = interpreter.get_signature_runner()
-    frames = int(signature.get_input_details()["features"]["shape"][1])
+    inputs, results = signature.get_input_details()["features"], signature.get_output_details()["values"]
+    frames = int(inputs["shape"][1])
 
     def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
         if features.shape[1] > frames:
@@ -116,12 +117,29 @@ def _tflite(path: Path) -> ModelFunction:
         for row, length in zip(features, lengths, strict=True):
             padded = np.zeros((1, frames, row.shape[1]), dtype=np.float32)
             padded[0, :length] = row[:length]
-            outputs = signature(features=padded, lengths=np.array([length], dtype=np.int32))
-            values.append(outputs["values"][0])
+            outputs = signature(features=_whole(padded, inputs), lengths=np.array([length], dtype=np.int32))
+            values.append(_floating(outputs["values"][0], results))
             value_lengths.append(int(outputs["value_lengths"][0]))
         return np.stack(values), np.array(value_lengths, dtype=np.int64)
 
     return run
+
+
+def _whole(values: Values, details: Any) -> npt.NDArray[Any]:
+    """Return values as an input of LiteRT takes them: whole numbers of 8 bits, or as they are."""
+    if details["dtype"] != np.int8:
+        return values
+    scale, zero = details["quantization"]
+    numbers: npt.NDArray[np.int8] = np.clip(np.rint(values / np.float32(scale)) + zero, -128, 127).astype(np.int8)
+    return numbers
+
+
+def _floating(numbers: npt.NDArray[Any], details: Any) -> Values:
+    """Return the values of an output of LiteRT, which may be whole numbers of 8 bits."""
+    if details["dtype"] != np.int8:
+        return numbers
+    scale, zero = details["quantization"]
+    return np.float32(scale) * (numbers.astype(np.float32) - np.float32(zero))
 
 
 _OPEN: dict[str, Callable[[Path], ModelFunction]] = {

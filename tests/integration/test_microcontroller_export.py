@@ -76,6 +76,10 @@ def test_a_classifier_runs_in_the_interpreter_of_microcontrollers(
         MicroInterpreter(model, facts["arena_bytes"] // 2)
     if "features=microfrontend" in options:
         assert (facts["features"]["scale"], facts["features"]["zero"]) == (1 / 32, 0)
+    assert run([f"from={tmp_path / 'run'}", "format=[tflite_micro]", "out=small", "tflite.max_arena_bytes=1000"]) == 1
+    err = capsys.readouterr().err
+    assert f"{facts['arena_bytes']:,} is more than tflite.max_arena_bytes, which allows 1,000" in " ".join(err.split())
+    assert [path.name for path in (tmp_path / "small").iterdir()] == ["bad_tflite_micro.tflite"]
     names = {path.name for path in folder.iterdir()}
     assert names >= {"main.cc", "model_data.cc", "model_data.h", "operators.h", "settings.h", "front_end.cc", "recording.cc", "README.md"}
 

@@ -44,7 +44,7 @@ def to_tflite(model: SpeechModel, path: Path, options: Conversion, *, int8: bool
     """Write a model for one utterance of at most `options.frames` frames: features (1, T, F), lengths (1,) -> values (1, T', V).
 
     Recurrent layers are unrolled over these frames: TensorFlow's converter cannot quantise loops. With `int8` weights and activations are
-    whole numbers, by ranges that the representative utterances have shown; inputs and outputs stay floating-point.
+    whole numbers, by ranges that the representative utterances have shown.
 
     Args:
         model: the model; its recurrent layers are left unrolled.
@@ -65,7 +65,11 @@ def to_tflite(model: SpeechModel, path: Path, options: Conversion, *, int8: bool
         if int8:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: _representative(options)
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
+            floating = [] if options.whole_operators else [tf.lite.OpsSet.TFLITE_BUILTINS]
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, *floating]
+            converter.inference_input_type, converter.inference_output_type = (
+                tf.dtypes.as_dtype(name) for name in (options.input_type, options.output_type)
+            )
         path.write_bytes(converter.convert())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
@@ -78,6 +78,16 @@ class AlignConfig(ModelCommand):
 
 
 @dataclass
+class TfLite(Node):
+    operators: str = choice("int8", "int8_or_float")
+    input: str = choice("float32", "int8")
+    output: str = choice("float32", "int8")
+    max_bytes: int | None = number(ge=1)
+    max_arena_bytes: int | None = number(ge=1)
+    max_accuracy_loss: float | None = number(ge=0, le=100)
+
+
+@dataclass
 class ExportConfig(ModelCommand):
     """The keys of `python -m speechtrain.export`."""
 
@@ -87,6 +97,7 @@ class ExportConfig(ModelCommand):
     representative: int = number(ge=1)
     split: str = choice("train", "val", "test")
     frames: int | None = number(ge=1, most=10_000_000)
+    tflite: TfLite = field(default_factory=TfLite)
 
 
 @dataclass

@@ -7,6 +7,8 @@ Every step has the widths, shifts and roundings of `tensorflow/lite/experimental
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -103,7 +105,8 @@ class MicroFrontend:
         """Subtract a running estimate of each band's noise, and let its gain follow that."""
         smoothing = np.where(np.arange(self.size) % 2 == 0, *(_fraction(value) for value in (_EVEN_SMOOTHING, _ODD_SMOOTHING)))
         estimate = np.zeros(self.size, dtype=np.int64)
-        out, noise = np.empty_like(signal), np.empty_like(signal)
+        out: Whole = np.empty_like(signal)
+        noise: Whole = np.empty_like(signal)
         for t, frame in enumerate(signal):
             scaled = (frame << _SMOOTHING_BITS) & 0xFFFFFFFF
             estimate = (scaled * smoothing + estimate * ((1 << _NOISE_BITS) - smoothing)) >> _NOISE_BITS
@@ -114,7 +117,8 @@ class MicroFrontend:
             return out
         ratio = (out * _gain(noise, self._gains)) >> (_GAIN_BITS - self._correction - _SNR_BITS)
         small = (ratio * ratio) >> (2 + 2 * _SNR_BITS - _OUTPUT_BITS)
-        return np.where(ratio < 2 << _SNR_BITS, small, (ratio >> (_SNR_BITS - _OUTPUT_BITS)) - (1 << _OUTPUT_BITS))
+        gained: Whole = np.where(ratio < 2 << _SNR_BITS, small, (ratio >> (_SNR_BITS - _OUTPUT_BITS)) - (1 << _OUTPUT_BITS))
+        return gained
 
     def _logarithm(self, signal: Whole) -> Whole:
         values = signal << self._correction if self._correction >= 0 else signal >> -self._correction
@@ -129,7 +133,8 @@ class MicroFrontend:
         within = ((high - low) * (fraction - (segment << (_LOG_BITS - _LOG_SEGMENT_BITS)))) >> _LOG_BITS
         half = 1 << (_LOG_BITS - 1)
         natural = (_LOG_COEFFICIENT * ((integer << _LOG_BITS) + fraction + low + within) + half) >> _LOG_BITS
-        return np.where(values > 1, np.minimum(((natural << _LOG_SHIFT) + half) >> _LOG_BITS, 0xFFFF), 0)
+        scaled: Whole = np.where(values > 1, np.minimum(((natural << _LOG_SHIFT) + half) >> _LOG_BITS, 0xFFFF), 0)
+        return scaled
 
     def pack(self, spectrum: torch.Tensor) -> torch.Tensor:
         """Convert the front end's output to whole numbers of 16 bits."""
@@ -234,7 +239,8 @@ def _product(a: Whole, b: Whole, c: Whole, d: Whole) -> tuple[Whole, Whole]:
 
 def _bit_length(values: Whole) -> Whole:
     """Return how many bits whole numbers from 0 to 2 ** 52 take."""
-    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+    lengths: Whole = np.frexp(values.astype(np.float64))[1].astype(np.int64)
+    return lengths
 
 
 def _square_root(values: Whole) -> Whole:
@@ -242,22 +248,23 @@ def _square_root(values: Whole) -> Whole:
     root = np.sqrt(values.astype(np.float64)).astype(np.int64)
     root -= root * root > values
     root += (root + 1) * (root + 1) <= values
-    return root + ((values - root * root > root) & ((root != 0xFFFF) | (values >> 32 != 0)))
+    nearest: Whole = root + ((values - root * root > root) & ((root != 0xFFFF) | (values >> 32 != 0)))
+    return nearest
 
 
 def _fraction(value: float) -> int:
     return int(np.float32(value) * np.float32(1 << _NOISE_BITS))
 
 
-def _mel(hertz: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    values: npt.NDArray[np.float32] = np.float32(1127) * np.log1p(hertz / np.float32(700), dtype=np.float32)
-    return values
+def _mel(hertz: Any) -> Any:
+    return np.float32(1127) * np.log1p(hertz / np.float32(700), dtype=np.float32)
 
 
 def _window(size: int) -> Whole:
     step = np.float32(np.pi) * np.float32(2) / np.float32(size)
     shape = np.float32(0.5) - np.float32(0.5) * np.cos(step * (np.arange(size, dtype=np.float32) + np.float32(0.5)), dtype=np.float32)
-    return np.floor(shape * np.float32(1 << _WINDOW_BITS) + np.float32(0.5)).astype(np.int64)
+    coefficients: Whole = np.floor(shape * np.float32(1 << _WINDOW_BITS) + np.float32(0.5)).astype(np.int64)
+    return coefficients
 
 
 def _filter_bank(bands: int, f_min: float, f_max: float, rate: int, bins: int) -> tuple[npt.NDArray[np.float64], int, int]:
@@ -306,7 +313,8 @@ def _gain(noise: Whole, table: Whole) -> Whole:
     shifted = np.where(interval < 11, noise << np.maximum(11 - interval, 0), noise >> np.maximum(interval - 11, 0))
     fraction = shifted & 0x3FF
     between = (((bend * fraction) >> 5) + (slope << 5)) * fraction
-    return np.where(noise <= 2, value, ((between + (1 << 14)) >> 15) + value)
+    gain: Whole = np.where(noise <= 2, value, ((between + (1 << 14)) >> 15) + value)
+    return gain
 
 
 _SHARES = np.arange((1 << _LOG_SEGMENT_BITS) + 1) / (1 << _LOG_SEGMENT_BITS)

@@ -13,11 +13,13 @@ import torch
 
 from speechtrain.backends.base import Conversion
 from speechtrain.config.experiment import ExperimentConfig
+from speechtrain.config.schemas.commands import TfLite
 from speechtrain.data.batches import Batch, Reference, stack_features, stack_targets
 from speechtrain.data.corpus import Cut
 from speechtrain.data.features.microfrontend import STEPS, MicroFrontend
 from speechtrain.data.task_data import PreparedCorpus
 from speechtrain.errors import UserError
+from speechtrain.inference.bounds import check_bound
 from speechtrain.inference.convert import ConversionJob, Twin, convert, twin_config
 from speechtrain.inference.microcontroller.folder import NAME, Device, write_folder
 from speechtrain.inference.microcontroller.trial import Trial, try_model
@@ -40,6 +42,7 @@ class MicroModel:
         trust: whether its config may name classes of other packages.
         frames: frames T of a window.
         name: of the run.
+        bounds: keys of which `max_...` bound what it may need.
     """
 
     recognizer: Recognizer
@@ -47,6 +50,7 @@ class MicroModel:
     trust: bool
     frames: int
     name: str
+    bounds: TfLite
 
     @property
     def device(self) -> Device:
@@ -87,13 +91,13 @@ class MicroModel:
             model = file.read_bytes()
         try:
             run = try_model(model, windows, self._probabilities(windows))
+            accuracy = self._scores(windows, run.floating)["accuracy"]
+            trial = replace(run, left_out=left_out, accuracy=accuracy, metrics=self._scores(windows, run.whole))
+            self._check(trial)
         except UserError as error:
             bad = path.with_name(f"bad_{NAME}.tflite")
             bad.write_bytes(model)
             raise UserError(f"{error}; the model is kept as {bad}") from error
-        trial = replace(
-            run, left_out=left_out, accuracy=self._scores(windows, run.floating)["accuracy"], metrics=self._scores(windows, run.whole)
-        )
         write_folder(path, model, trial, self.device, windows[0])
         return trial
 
@@ -116,6 +120,11 @@ class MicroModel:
             return ConversionJob(self.weights, twin_config(self.settings), NAME, file, options, self.trust, twin=twin)
         except NotImplementedError as error:
             raise UserError(f"{NAME}: {error}\n    -> train another model, such as model=matchboxnet or model=tdnn") from None
+
+    def _check(self, trial: Trial) -> None:
+        check_bound(NAME, "max_bytes", trial.model_bytes, self.bounds.max_bytes)
+        check_bound(NAME, "max_arena_bytes", trial.arena_bytes, self.bounds.max_arena_bytes)
+        check_bound(NAME, "max_accuracy_loss", 100 * (trial.accuracy - trial.int8_accuracy), self.bounds.max_accuracy_loss)
 
     def _scores(self, windows: Sequence[Window], probabilities: npt.NDArray[np.float32]) -> dict[str, float]:
         """Compute the task's metrics, but for the loss, of probabilities (N, V)."""

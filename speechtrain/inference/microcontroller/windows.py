@@ -68,5 +68,5 @@ def windows_of(data: PreparedCorpus, cuts: Sequence[Cut], frames: int) -> tuple[
             continue
         if data.features.num_frames(len(spoken)) <= frames:
             samples = np.clip(np.rint(spoken * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
-            windows.append(Window(cut.id, cut.text, samples, features_of(data.features, samples / np.float32(_FULL_SCALE))))
+            windows.append(Window(cut.id, cut.text, samples, features_of(data.features, (samples / _FULL_SCALE).astype(np.float32))))
     return windows, len(cuts) - len(windows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 
 from speechtrain.data.features.features import LogMel
+from speechtrain.errors import UserError
+from speechtrain.inference.archive import write_archive
+from speechtrain.inference.archive_summary import archive_lines
+from speechtrain.inference.bounds import check_bound
 from speechtrain.inference.microcontroller import cpp
 from speechtrain.inference.microcontroller.interpreters import Scale
 from speechtrain.inference.microcontroller.operators import SUPPORTED, resolver_method
@@ -94,3 +99,31 @@ def test_whole_numbers_stand_for_the_nearest_values_and_keep_within_bounds() -> 
     numbers = scale.quantised(np.array([0.0, 0.26, -0.24, 99, -99], dtype=np.float32))
     assert numbers.tolist() == [-10, -7, -12, 127, -128]
     np.testing.assert_allclose(scale.values(numbers[:3]), [0.0, 0.3, -0.2], atol=1e-6)
+
+
+def test_what_exceeds_a_bound_fails_with_both_numbers() -> None:
+    check_bound("tflite_micro", "max_bytes", 20_000, None)
+    check_bound("tflite_micro", "max_bytes", 20_000, 20_000)
+    with pytest.raises(UserError, match=r"tflite_micro: 20,001 is more than tflite\.max_bytes, which allows 20,000"):
+        check_bound("tflite_micro", "max_bytes", 20_001, 20_000)
+
+
+def test_an_archive_is_told_by_its_training_evaluations_and_exports(tmp_path: Path) -> None:
+    facts = {"format": "tflite_micro", "arena_bytes": 37840, "int8_accuracy": 0.96, "classes": ["a"], "operators": {"ADD": 3, "SOFTMAX": 1}}
+    files = {
+        "history.jsonl": '{"train/loss": 2.0, "val/accuracy": 0.5}\n{"train/loss": 1.0, "val/accuracy": 0.75}\n',
+        "run.json": '{"metrics": {"test/accuracy": 0.7, "train/lr": 1.0}}',
+        "evaluation-2/evaluation.json": '{"accuracy": 0.8, "split": "test"}',
+        "exports/tflite_micro/model.json": json.dumps(facts),
+    }
+    write_archive(tmp_path / "model.zip", files, {"weights": "weights.ckpt", "backend": "torch"})
+    lines = list(archive_lines(tmp_path / "model.zip"))
+    assert "4 files" in lines[0]
+    assert lines[1:] == [
+        "tested      test/accuracy 70.00 %",
+        "history     first of 2 epochs: train/loss 2.0000, val/accuracy 50.00 %",
+        "history     last of 2 epochs: train/loss 1.0000, val/accuracy 75.00 %",
+        "evaluation  evaluation-2: accuracy 80.00 %",
+        "export      tflite_micro: arena_bytes 37,840, int8_accuracy 0.9600",
+        "operators   ADD 3, SOFTMAX 1",
+    ]
