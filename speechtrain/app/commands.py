@@ -11,7 +11,7 @@ from speechtrain.errors import UserError, did_you_mean
 
 TRAIN = "train"
 COMMANDS = (
-    *("evaluate", "transcribe", "align", "export", "serve", "inspect", "diagnose", "featurise"),
+    *("evaluate", "transcribe", "align", "export", "serve", "spot", "inspect", "diagnose", "featurise"),
     *("shard", "compare", "ui", "sweep", "lm", "sync"),
 )
 """The commands besides `train`, which may be left out; each is a module of the package that `python -m speechtrain.COMMAND` runs too.

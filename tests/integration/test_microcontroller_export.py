@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 KEYWORDS = [
     *(item for item in TINY if not item.startswith(("data", "features"))),
-    *("task=classification", "data=manifest", "data.root=.", "data.train=all.jsonl", "data.val=all.jsonl", "data.test=all.jsonl"),
+    *("task=classification", "data=manifest", "data.root=.", "data.train=train.jsonl", "data.val=val.jsonl", "data.test=test.jsonl"),
     *("data.batch_size=4", "augment=none", "trainer.epochs=6"),
 ]
 PITCHES = {"low": 300, "middle": 900, "high": 2500}
@@ -26,16 +26,18 @@ PITCHES = {"low": 300, "middle": 900, "high": 2500}
 
 def record(folder: Path) -> None:
     """Three kinds of noisy tones, of different lengths."""
-    rng, lines = np.random.default_rng(0), []
-    for number in range(24):
-        name, pitch = list(PITCHES.items())[number % 3]
-        times = np.arange(3000 + 150 * number) / 8000
-        samples = 8000 * np.sin(2 * np.pi * pitch * times) + 400 * rng.standard_normal(len(times))
-        with wave.open(str(folder / f"{number}.wav"), "wb") as file:
-            file.setparams((1, 2, 8000, 0, "NONE", ""))
-            file.writeframes(samples.astype(np.int16).tobytes())
-        lines.append(json.dumps({"audio_filepath": f"{number}.wav", "text": name, "duration": len(times) / 8000}))
-    (folder / "all.jsonl").write_text("\n".join(lines) + "\n")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 6), ("test", 24)):
+        lines = []
+        for number in range(count):
+            name, pitch = list(PITCHES.items())[number % 3]
+            times = np.arange(3000 + 150 * number) / 8000
+            samples = 8000 * np.sin(2 * np.pi * pitch * times) + 400 * rng.standard_normal(len(times))
+            with wave.open(str(folder / f"{split}{number}.wav"), "wb") as file:
+                file.setparams((1, 2, 8000, 0, "NONE", ""))
+                file.writeframes(samples.astype(np.int16).tobytes())
+            lines.append(json.dumps({"audio_filepath": f"{split}{number}.wav", "text": name, "duration": len(times) / 8000}))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_a_classifier_runs_in_the_interpreter_of_microcontrollers(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["backend=torch", "model=jasper", "model.size=tiny"], "Jasper is a model of Torch alone"),
+        (["backend=torch", "model=jasper", "model.channels=16"], "Jasper is a model of Torch alone"),
         (["backend=keras", "model=crdnn"], "REVERSE_V2, which TensorFlow Lite Micro has not"),
         (["backend=keras", "model=conformer"], "Conformer computes with lengths"),
         (["backend=keras", "model=tdnn", "task.pool=max"], "task.pool=max has no counterpart"),

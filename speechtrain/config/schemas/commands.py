@@ -182,6 +182,27 @@ class ShardConfig(Node):
     shard_size: int = number(ge=1, most=1_000_000)
 
 
+@dataclass
+class SpotConfig(ModelCommand):
+    """The keys of `python -m speechtrain.spot`."""
+
+    background: list[str] = MISSING
+    split: str = choice("train", "val", "test")
+    out: str | None = MISSING
+    window: float = number(gt=0, most=60)
+    step: float = number(gt=0, most=60)
+    smooth: int = number(ge=1, most=10_000)
+    hold: float = number(ge=0, most=3600)
+    ignore: list[str] = MISSING
+    thresholds: list[float] = number(gt=0, le=1)
+
+    def rules(self) -> Iterator[Rule]:
+        if not self.background:
+            yield "background", "names no recordings, in which false alarms are counted", "give files and folders without keywords"
+        if self.step > self.window:
+            yield "step", f"is {self.step:g} s, longer than the window of {self.window:g} s, so that audio is left out", "lower step"
+
+
 COMMANDS: dict[str, type[Node]] = {
     "compare": CompareConfig,
     "evaluate": EvaluateConfig,
@@ -190,6 +211,7 @@ COMMANDS: dict[str, type[Node]] = {
     "export": ExportConfig,
     "serve": ServeConfig,
     "lm": LmConfig,
+    "spot": SpotConfig,
     "inspect": InspectConfig,
     "featurise": FeaturiseConfig,
     "ui": UiConfig,
