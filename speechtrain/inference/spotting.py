@@ -92,7 +92,8 @@ class Spotter:
         features = self._recognizer.features
         batch = stack_features([features.finish(features.mel(features.spectrum(each))) for each in windows])
         values, _ = self._recognizer.backend.infer(self._recognizer.model, *batch)
-        return np.exp(values[:, 0])
+        probabilities: Probabilities = np.exp(values[:, 0])
+        return probabilities
 
     def found(self, probabilities: Probabilities, threshold: float) -> list[Found]:
         """Return the keywords whose averaged probability reaches a threshold; behind each one others are not reported for a while."""
