@@ -39,7 +39,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Point:
-    """Errors at one threshold.
+    """Holds the errors at one threshold.
 
     Attributes:
         false_alarms: keywords found in the background.
@@ -56,7 +56,7 @@ class Point:
 
 
 class Spotter:
-    """Finds keywords.
+    """Finds keywords in recordings of any length.
 
     Args:
         recognizer: a model of `task=classification`.
@@ -86,7 +86,8 @@ class Spotter:
         rows = [self._classified([padded[start : start + window] for start in some]) for some in _groups(starts)]
         values = np.cumsum(np.concatenate(rows), axis=0)
         sums = values - np.concatenate([np.zeros((min(self._cfg.smooth, len(values)), values.shape[1])), values])[: len(values)]
-        return (sums / np.minimum(np.arange(1, len(values) + 1), self._cfg.smooth)[:, None]).astype(np.float32)
+        averages: Probabilities = (sums / np.minimum(np.arange(1, len(values) + 1), self._cfg.smooth)[:, None]).astype(np.float32)
+        return averages
 
     def _classified(self, windows: Sequence[Audio]) -> Probabilities:
         features = self._recognizer.features

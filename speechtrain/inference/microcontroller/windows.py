@@ -50,7 +50,7 @@ def features_of(features: Features, samples: Audio) -> npt.NDArray[np.float32]:
 
 
 def windows_of(data: PreparedCorpus, cuts: Sequence[Cut], frames: int) -> tuple[list[Window], int]:
-    """Read utterances.
+    """Read the utterances that fit into a window.
 
     Args:
         data: reads the samples.
