@@ -88,7 +88,7 @@ def test_a_classifier_runs_in_the_interpreter_of_microcontrollers(
     [
         (["backend=torch", "model=jasper", "model.channels=16"], "Jasper is a model of Torch alone"),
         (["backend=keras", "model=crdnn"], "REVERSE_V2, which TensorFlow Lite Micro has not"),
-        (["backend=keras", "model=conformer"], "Conformer computes with lengths"),
+        (["backend=keras", "model=conformer", "~model.train_chunk_frames"], "Conformer computes with lengths"),
         (["backend=keras", "model=tdnn", "task.pool=max"], "task.pool=max has no counterpart"),
     ],
 )
