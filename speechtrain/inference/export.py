@@ -428,8 +428,7 @@ def print_export_results(results: Sequence[ExportResult]) -> None:
             console.print(f"{each.kind:<13}{each.path}", markup=False)
     for each in results:
         if each.remark:
-            console.print(f"
-{each.remark}", markup=False)
+            console.print(f"\n{each.remark}", markup=False)
 
 
 def write_exports(cfg: ExportConfig, overrides: Sequence[str]) -> list[str]:
