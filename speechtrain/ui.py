@@ -21,7 +21,7 @@ import time
 import webbrowser
 from typing import IO
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from speechtrain.addresses import masked
 from speechtrain.app.command import run_command
@@ -53,20 +53,21 @@ def run(arguments: list[str]) -> int:
     port = _free_port(cfg)
     announce("starting MLflow ...")
     link = _link(uri, name, f"http://{host}:{port}")
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", cfg.host, "--port", str(port), "--workers", "1"]
+    defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**defaults, **os.environ, "MLFLOW_BACKEND_STORE_URI": uri}  # others see arguments, and a database's may hold a password
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", cfg.host, "--port", str(port), "--workers", "1"]
+    interrupts.listen(signal.SIGHUP)  # its terminal is closed
     with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(
-            command, env={**environment, **os.environ}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         try:
             with contextlib.suppress(KeyboardInterrupt):
                 _wait_until_it_answers(server, f"http://{host}:{port}/health", log)
                 _show(link, cfg.browser)
                 server.wait()
-            interrupts.forget()  # Ctrl-C is how looking ends
         finally:
-            _stop(server)
+            with interrupts.deferred():  # a terminal that is closed sends two signals
+                _stop(server)
+    interrupts.forget()  # Ctrl-C is how looking ends
     return 0
 
 
@@ -96,9 +97,10 @@ def _free_port(cfg: UiConfig) -> int:
 
 
 def _wait_until_it_answers(server: subprocess.Popen[bytes], health: str, log: IO[bytes]) -> None:
+    without_proxy = build_opener(ProxyHandler({}))
     until = time.monotonic() + _STARTING
     while time.monotonic() < until:
-        with contextlib.suppress(URLError, OSError), urlopen(health, timeout=1):  # noqa: S310 # its own address
+        with contextlib.suppress(URLError, OSError), without_proxy.open(health, timeout=1):
             return
         if server.poll() is not None:
             break

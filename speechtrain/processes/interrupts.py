@@ -80,7 +80,7 @@ def _only_remember() -> dict[signal.Signals, signal.Handlers]:
     """Set what remembers signals in place of what raises an interrupt; return what was there."""
     found: dict[signal.Signals, signal.Handlers] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             handler = signal.getsignal(number)
             if handler in (_interrupt, signal.default_int_handler):
                 found[number] = handler  # type: ignore[assignment] # a function, which `signal.signal` takes as well
