@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
+from speechtrain.addresses import masked
 from speechtrain.errors import UserError, first_line
 from speechtrain.files import absolute_sqlite_address, is_file, sqlite_file
 from speechtrain.tracking.mlflow.internals import relocate_artifacts
@@ -150,7 +151,7 @@ def keep_views(client: MlflowClient, experiment: Experiment) -> None:
 
 
 def link_to_runs(uri: str, name: str, address: str) -> str:
-    """Return the link to the list of an experiment's runs; test runs are in it only where there are no others.
+    """Return the link to the list of an experiment's runs; test runs are in it only where there are no others, or the server is too old.
 
     Args:
         uri: the server or database.
@@ -159,11 +160,28 @@ def link_to_runs(uri: str, name: str, address: str) -> str:
 
     Raises:
         ConnectionError: there is no server or database.
+        UserError: the server refuses to answer, as without a password.
     """
-    client = open_client(uri)
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning"
-    keep_views(client, experiment)
-    found = client.search_runs([experiment.experiment_id], ONLY_REAL, max_results=1)
-    return runs_link(address, experiment.experiment_id, REAL_RUNS if found else ALL_RUNS)
+    try:
+        client = open_client(uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            return f"{address.rstrip('/')}/#/experiments?workflowType=machine_learning"
+        keep_views(client, experiment)
+        view = REAL_RUNS if _has_real_runs(client, experiment) else ALL_RUNS
+    except MlflowException as error:
+        fix = "look whether MLflow's own page opens there"
+        if error.get_http_status_code() in (401, 403):
+            fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to those of a user who may see it"
+        raise UserError(f"MLflow at {masked(uri)} refuses to show the experiment '{name}' ({first_line(error)})\n    -> {fix}") from error
+    return runs_link(address, experiment.experiment_id, view)
+
+
+def _has_real_runs(client: MlflowClient, experiment: Experiment) -> bool:
+    """Return whether an experiment has runs that do not only test the settings; False of a server that cannot search for them."""
+    try:
+        return bool(client.search_runs([experiment.experiment_id], ONLY_REAL, max_results=1))
+    except MlflowException as error:
+        if error.get_http_status_code() != 400:
+            raise
+        return False  # an older MLflow; the view with this filter would show an error there
