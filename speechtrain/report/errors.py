@@ -142,7 +142,7 @@ class Interval:
     high: float
 
 
-def wilson(errors: int, size: int) -> Interval:
+def wilson(errors: float, size: int) -> Interval:
     """Return a share with its 95 % interval (Wilson 1927), which has an upper bound above zero where no error was seen.
 
     Args:
@@ -161,24 +161,30 @@ _Z = 1.959963984540054
 """Standard deviations of the normal distribution that 95 % lie within."""
 
 
-def bootstrap(errors: Sequence[int], sizes: Sequence[int], *, count: int = 1000, seed: int = 0) -> Interval:
+def bootstrap(
+    errors: Sequence[int], sizes: Sequence[int], *, units: int | None = None, count: int = 1000, seed: int = 0
+) -> Interval:
     """Return a corpus rate with its percentile interval from utterances drawn with replacement (Bisani and Ney 2004).
 
-    Draws of no errors have none: the upper bound is then that of `wilson`, about 3.8 divided by the words.
+    Draws of no errors have none, and those of a few too seldom more than there are. A bound is therefore that of `wilson` where it is further
+    away: where there is no error, about 3.8 divided by the words.
 
     Args:
         errors: errors of each utterance.
         sizes: words or characters of each reference.
+        units: how many independent pieces `wilson` counts: the words, for characters, whose errors come together; None: the sum of sizes.
         count: number of draws.
         seed: seed of the draws.
     """
     top, bottom = np.asarray(errors, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     value = float(top.sum() / max(1.0, bottom.sum()))
-    if not value and bottom.sum():
-        return wilson(0, int(bottom.sum()))
     rates = resampled(np.stack([top, bottom]), count=count, seed=seed)
-    low, high = np.quantile(rates[0] / np.maximum(1.0, rates[1]), [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    low, high = map(float, np.quantile(rates[0] / np.maximum(1.0, rates[1]), [0.025, 0.975]))
+    pieces = int(bottom.sum()) if units is None else units
+    if pieces and value <= 1:  # more errors than words are no share
+        wider = wilson(value * pieces, pieces)
+        low, high = min(low, wider.low), max(high, wider.high)
+    return Interval(value, low, high)
 
 
 def resampled(values: npt.NDArray[np.float64], *, count: int, seed: int) -> npt.NDArray[np.float64]:

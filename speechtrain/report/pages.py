@@ -96,7 +96,7 @@ def error_report(
         wrong=wilson(counts.wrong, counts.utterances),
         note=note,
         wer=bootstrap(errors, [each.counts.words for each in utterances], count=draws),
-        cer=bootstrap(*zip(*characters, strict=True), count=draws) if characters else bootstrap([], []),
+        cer=bootstrap(*zip(*characters, strict=True), units=counts.words, count=draws) if characters else bootstrap([], []),
         edits=sum(edits for edits, _ in characters),
         characters=sum(size for _, size in characters),
         fewest=least if least != counts.errors else None,

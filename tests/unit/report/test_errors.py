@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechtrain.report.errors import (
+    Interval,
     Utterance,
     align_words,
     bootstrap,
@@ -118,6 +119,29 @@ def test_a_rate_is_of_the_whole_and_not_a_mean_of_utterances() -> None:
     assert found.value == 0.125
     assert found.low == 0.0
     assert bootstrap([], []).value == 0.0
+
+
+def test_the_upper_bound_rises_with_each_error_and_covers_few_of_them() -> None:
+    def interval(wrong: int) -> Interval:
+        return bootstrap([1] * wrong + [0] * (350 - wrong), [3] * 350)
+
+    bounds = [interval(wrong).high for wrong in range(5)]
+    assert bounds == sorted(set(bounds))
+    assert bounds[0] == pytest.approx(0.00365, abs=1e-5)  # z² / (1050 + z²)
+    assert bounds[1] == pytest.approx(0.00538, abs=1e-4)
+
+
+def test_an_accuracy_of_nothing_has_an_upper_bound_and_rises_with_each_that_is_right() -> None:
+    lowest = [bootstrap([1] * (100 - right) + [0] * right, [1] * 100).low for right in range(4)]
+    assert lowest == sorted(lowest, reverse=True)
+    assert lowest[0] == pytest.approx(0.963, abs=1e-3)
+    assert bootstrap([2, 4], [1, 2]).low == 2.0, "more errors than words"
+
+
+def test_characters_of_a_word_are_no_evidence_of_their_own() -> None:
+    characters = bootstrap([0] * 50, [15] * 50, units=150)
+    assert characters.high == bootstrap([0] * 50, [3] * 50).high
+    assert characters.high > bootstrap([0] * 50, [15] * 50).high
 
 
 def test_two_systems_that_are_the_same_do_not_differ_and_a_better_one_does() -> None:
