@@ -166,8 +166,8 @@ def bootstrap(
 ) -> Interval:
     """Return a corpus rate with its percentile interval from utterances drawn with replacement (Bisani and Ney 2004).
 
-    Draws of no errors have none, and those of a few too seldom more than there are. A bound is therefore that of `wilson` where it is further
-    away: where there is no error, about 3.8 divided by the words.
+    Draws of no errors have none, and those of a few too seldom more than there are. A bound is therefore that of `wilson` where that is
+    further away: where there is no error, about 3.8 divided by the words.
 
     Args:
         errors: errors of each utterance.
