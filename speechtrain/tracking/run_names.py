@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,10 @@ from speechtrain.config.effects import has_effect
 
 _LONGEST = 60
 """Characters of what was typed."""
+_LONGEST_ITEM = 28
+"""Characters of one override."""
+_FOLDERS = re.compile(r"[^,\[\]{}()'\"=]*[/\\](?=[^,\[\]{}()'\"=/\\])")
+"""Matches what stands before the last part of a path, also in a list, and of one with blanks."""
 _IN_OTHER_PARTS = ("model", "data", "dry_run", "test_run", "trainer.fast_dev_run", "resume", "rerun")
 """Keys whose values stand in the name already, or are those of an earlier run."""
 
@@ -36,14 +41,22 @@ def names_of(values: Mapping[str, Any]) -> list[str]:
 
 
 def _typed(overrides: Sequence[str]) -> str:
-    """Return overrides in short, each by the last part of its key, as many as there is room for."""
+    """Return overrides in short, each by the last part of its key, as many as there is room for; a sign tells that others are left out."""
     parts: list[str] = []
+    left_out = False
     for item in overrides:
         key, _, value = item.lstrip("+").partition("=")
         if key in _IN_OTHER_PARTS or key.startswith(("hydra", "~")) or not has_effect(key):
             continue
-        text = masked(value if key == "experiment" else f"{key.rpartition('.')[2]}={value}")
+        text = _short(masked(value if key == "experiment" else f"{key.rpartition('.')[2]}={value}"))
         if sum(map(len, parts)) + len(parts) + len(text) > _LONGEST:
-            return " ".join([*parts, "…"])
-        parts.append(text)
-    return " ".join(parts)
+            left_out = True
+        else:
+            parts.append(text)
+    return " ".join([*parts, "…"] if left_out else parts)
+
+
+def _short(text: str) -> str:
+    """Return an override on one line, cut, with paths by their last parts: their folders may tell of people, and a name is seen by many."""
+    text = _FOLDERS.sub("", " ".join(text.split())).rstrip("/\\")
+    return text if len(text) <= _LONGEST_ITEM else f"{text[: _LONGEST_ITEM - 1].rstrip()}…"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,13 @@ from speechtrain.tracking.run_names import name_of_run
 STARTED = datetime(2026, 12, 1, 14, 5)
 
 
+@functools.cache
+def config() -> dict[str, Any]:
+    return ExperimentConfig.of(speechtrain.compose(["model=mlp"])).as_dict()
+
+
 def name(*overrides: str, test: str | None = None) -> str:
-    values = ExperimentConfig.of(speechtrain.compose(["model=mlp"])).as_dict()
-    return name_of_run(values, overrides, test, STARTED)
+    return name_of_run(config(), overrides, test, STARTED)
 
 
 def test_a_name_tells_model_data_what_was_typed_and_when() -> None:
@@ -31,6 +37,29 @@ def test_a_name_marks_a_test_and_stays_short() -> None:
     assert name("dry_run=true", test="dry_run") == "mlp-digits (test: dry_run) 12-01 14:05"
     assert name(*(f"model.size_{number}={number}" for number in range(40))).endswith(" … 12-01 14:05")
     assert len(name(*(f"model.size_{number}={number}" for number in range(40)))) < 100
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("data.train=/home/jane.doe/clinic/patients/train.jsonl", "train=train.jsonl"),
+        ("data.train='/home/jane doe/train set.jsonl'", "train='train set.jsonl'"),
+        ("data.train=[/home/jane/a.jsonl,/home/jane/b.jsonl]", "train=[a.jsonl,b.jsonl]"),
+        ("data.train=/home/jane/corpus/", "train=corpus"),
+        (r"data.train=C:\Users\jane\corpus", "train=corpus"),
+        ("model.from=hf://facebook/mms-1b-all@deu", "from=mms-1b-all@deu"),
+        ("model.note=two\nlines  \tof text", "note=two lines of text"),
+        (f"model.note={'x' * 500}", f"note={'x' * 22}…"),
+    ],
+)
+def test_a_name_has_no_folders_one_line_and_no_long_value(typed: str, told: str) -> None:
+    assert name(typed) == f"mlp-digits {told} 12-01 14:05"
+
+
+def test_what_does_not_fit_is_left_out_and_what_follows_it_is_not() -> None:
+    long = [f"model.{letter}={'x' * 40}" for letter in "abc"]
+    assert name(*long, "seed=7") == f"mlp-digits a={'x' * 25}… b={'x' * 25}… … 12-01 14:05"
+    assert name(long[0], "seed=7", *long[1:], "optimizer.lr=0.1") == f"mlp-digits a={'x' * 25}… seed=7 lr=0.1 … 12-01 14:05"
 
 
 def test_a_run_is_found_by_the_beginning_of_its_name_and_several_are_listed_with_their_ids() -> None:
