@@ -11,6 +11,8 @@ All other runs are compared with the first one. Keys are those of conf/compare.y
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from rich.markup import escape
@@ -62,11 +64,20 @@ def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
     return table
 
 
+def _is_key(argument: str) -> bool:
+    """Return whether an argument sets a key of conf/compare.yaml, or one that is mistyped; names of runs hold `=` as well."""
+    typed, equals, _ = argument.partition("=")
+    key = typed.lstrip("+").partition(".")[0]
+    known = [each.name for each in fields(CompareConfig)]
+    return bool(equals) and (key in (*known, "hydra") or bool(get_close_matches(key, known, cutoff=0.7)))
+
+
 def run(arguments: list[str]) -> int:
-    """Compare runs: arguments with `=` are keys of conf/compare.yaml, the others name runs."""
-    cfg = compose_command(CompareConfig, [item for item in arguments if "=" in item])
+    """Compare runs: arguments that begin with a key of conf/compare.yaml and `=` set it, the others name runs."""
+    keys = [item for item in arguments if _is_key(item)]
+    cfg = compose_command(CompareConfig, keys)
     with waiting("reading the runs"):
-        report, reader = compare(cfg, [item for item in arguments if "=" not in item])
+        report, reader = compare(cfg, [item for item in arguments if item not in keys])
     print_report(report)
     if cfg.out is not None:
         console.print()

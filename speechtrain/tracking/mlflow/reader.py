@@ -178,7 +178,9 @@ def _record(run: Run) -> Record:
     info = run.info
     timed = isinstance(info.end_time, int) and isinstance(info.start_time, int)
     seconds = (info.end_time - info.start_time) / 1000 if timed else None
-    metrics = {name_of_metric(name): value for name, value in run.data.metrics.items() if isinstance(value, (int, float))}
+    kept = {name: value for name, value in run.data.metrics.items() if isinstance(value, (int, float))}
+    moved_last = sorted(kept, key=lambda name: name_of_metric(name) != name)  # of a run that an older version began and this one resumed
+    metrics = {name_of_metric(name): kept[name] for name in moved_last}
     return Record(info.run_id, info.run_name or "", info.status, run.data.params, metrics, run.data.tags, seconds)
 
 
