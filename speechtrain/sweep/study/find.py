@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 from speechtrain.addresses import masked, whole_values
 from speechtrain.errors import ConfigError, Problem, did_you_mean
 from speechtrain.files import is_file, is_folder, sqlite_file, user_path
-from speechtrain.sweep.study.folder import place_of, read_owner
+from speechtrain.sweep.study.folder import OWNER, place_of, read_owner
 from speechtrain.sweep.study.storage import open_storage, storage_url
 
 _RUNS = "multirun"
@@ -55,7 +55,7 @@ def find_study(name: str, key: str, storage: str | None = None) -> FoundStudy:
         return _in_storage(storage_url(storage, Path()), name, key)
     folder = user_path(name)
     if name == _LAST and not is_folder(folder):
-        folder = max((each for each, _ in _sweeps()), key=lambda each: (each / "study.json").stat().st_mtime, default=folder)
+        folder = max((each for each, _ in _sweeps()), key=lambda each: (each / OWNER).stat().st_mtime, default=folder)
     if not is_folder(folder) or read_owner(folder) is None:
         folder = next((each for each, owner in _sweeps() if name in (owner["study"], each.name)), folder)
     owner = read_owner(folder)
@@ -68,7 +68,7 @@ def find_study(name: str, key: str, storage: str | None = None) -> FoundStudy:
 
 def _sweeps() -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield the folders of sweeps in `multirun/`, which may lie deeper where names of studies have slashes, and whose they are."""
-    for file in sorted(user_path(_RUNS).glob("**/study.json")):
+    for file in sorted(user_path(_RUNS).glob(f"**/{OWNER}")):
         if (owner := read_owner(file.parent)) is not None:
             yield file.parent, owner
 

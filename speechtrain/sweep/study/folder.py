@@ -12,7 +12,7 @@ from pathlib import Path
 from speechtrain.errors import ConfigError, DiskError, Problem, unwritable
 from speechtrain.files import is_file, write_json
 
-_OWNER = "study.json"
+OWNER = "study.json"
 """File in a sweep's folder that says which study it belongs to."""
 
 
@@ -66,11 +66,11 @@ def own_folder(folder: Path, study: str, url: str) -> None:
             where = "" if before["storage"] == owner["storage"] else f" in {before['storage']}"
             raise ConfigError([Problem("hydra.sweep.dir", f"{folder} holds the trials of the study '{before['study']}'{where}", fix)])
         return
-    others = [path for path in (*folder.absolute().parents, *_folders_in(folder)) if is_file(path / _OWNER)]
+    others = [path for path in (*folder.absolute().parents, *_folders_in(folder)) if is_file(path / OWNER)]
     if others:
         raise ConfigError([Problem("hydra.sweep.dir", f"{folder} and {others[0]}, the folder of another sweep, lie in each other", fix)])
     try:
-        write_json(folder / _OWNER, owner)
+        write_json(folder / OWNER, owner)
     except DiskError as error:
         raise unwritable(folder, error, "hydra.sweep.dir") from error
 
@@ -85,7 +85,7 @@ def _folders_in(folder: Path) -> list[Path]:
 def read_owner(folder: Path) -> dict[str, str] | None:
     """Return the name of the study that a folder belongs to, and the place of its storage; None if it is no folder of a sweep."""
     try:
-        owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
+        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return owner if isinstance(owner, dict) and {"study", "storage"} <= set(owner) else None
