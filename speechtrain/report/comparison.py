@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,10 +243,15 @@ def _curves(runs: Sequence[Record], reader: Reader) -> list[tuple[str, str]]:
     for metric in _CURVES:
         scale = 100.0 if is_rate(metric) else 1.0
         histories = [(run, reader.history(run, metric)) for run in runs]
+        values = [value for _, points in histories for _, value in points]
+        is_log = metric in ("val/wer", "val/cer") and any(value > 0 for value in values)
+        floor = min((value for value in values if value > 0), default=0.0) / 2 if is_log else -math.inf
         lines = [
             Scatter(
                 x=[step for step, _ in points],
-                y=[scale * value for _, value in points],
+                y=[scale * max(floor, value) for _, value in points],
+                customdata=[scale * value for _, value in points],
+                hovertemplate="epoch %{x}: %{customdata:.4g}",
                 name=f"{run.name} {run.id[:6]}",
                 mode="lines+markers",
             )
@@ -256,8 +262,9 @@ def _curves(runs: Sequence[Record], reader: Reader) -> list[tuple[str, str]]:
             figure = Figure(lines)
             figure.update_layout(height=380, margin={"t": 20, "l": 60, "r": 20, "b": 40}, xaxis_title="epoch", template="simple_white")
             figure.update_layout(showlegend=True)
-            if metric in ("val/wer", "val/cer"):
-                figure.update_yaxes(type="log")
+            if is_log:
+                note = f"0 is drawn at {scale * floor:.2g}" if min(values) < floor else None
+                figure.update_yaxes(type="log", title=note)
             curves.append(
                 (
                     f"{metric}, %" if is_rate(metric) else metric,

@@ -87,14 +87,26 @@ def history_figure(epochs: Sequence[Mapping[str, float]], best: tuple[str, int, 
                     axes.plot([best[1] + 1], [scale * best[2]], "o", color=colour, markersize=8, fillstyle="none")
             axes.set_title(title)
             axes.set_xlabel("epoch")
-            if title.startswith("error") and any(metrics.get(name, 0.0) > 0 for metrics in epochs for name in chosen):
-                axes.set_yscale("log")
-                axes.yaxis.set_major_formatter("{x:g}")
-                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+            if title.startswith("error"):
+                _scale_error_rates(axes, [scale * metrics[name] for metrics in epochs for name in chosen if name in metrics])
             if len(chosen) > 1 or title.endswith("%"):
                 axes.legend(fontsize=8)
         figure.tight_layout()
     return figure
+
+
+def _scale_error_rates(axes: Axes, rates: Sequence[float]) -> None:
+    """Give rates a logarithmic axis, which is linear from the lowest of them down to 0 where a model made no errors."""
+    above = [rate for rate in rates if rate > 0]
+    if not above:
+        return
+    if len(above) < len(rates):
+        axes.set_yscale("symlog", linthresh=min(above), linscale=0.3)
+        axes.set_ylim(bottom=-0.05 * min(above))
+    else:
+        axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
 
 
 def _is_error_rate(name: str) -> bool:

@@ -140,7 +140,7 @@ def runs_of(place: Path) -> dict[str, Any]:
 def test_the_list_of_runs_shows_error_rates_and_the_sweep_with_its_trials_under_it(browser: Any, link: str, place: Path) -> None:
     from selenium.webdriver.common.by import By
 
-    show(browser, link, "study", "tdnn-", "test/wer", "val/wer", "Duration")
+    show(browser, link, "study", "tdnn-", "test/wer", "val/wer", "values/best val", "best/val/wer", "Duration")
     assert "IS+NULL" in browser.current_url, "runs that test the settings are left out"
     browser.find_element(By.CSS_SELECTOR, ".ag-row button[data-component-id*='runnamecellrenderer']").click()
     until = time.monotonic() + 20

@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
+from speechtrain.tracking.mlflow.names import name_behind_curves
+
 REAL_RUNS, ALL_RUNS = "runs", "all"
 """Names of the two views in links: without runs that only test the settings, and with them."""
 
@@ -26,22 +28,23 @@ COLUMNS: Mapping[str, int | None] = {
     "metrics.`test/wer`": 85,
     "metrics.`val/wer`": 85,
     "duration": 80,
+    f"metrics.`{name_behind_curves('best/val/wer')}`": 95,
+    f"metrics.`{name_behind_curves('best/val/cer')}`": 95,
     "metrics.`best/val/wer`": 95,
-    "metrics.`best/val/cer`": 95,
     "metrics.`test/accuracy`": 85,
     "metrics.`val/accuracy`": 85,
     f"tags.`{ERROR}`": 420,
 }
 """Columns of the list in their order, with their widths in pixels; those of metrics that no run has are not shown, and a run's status is a
-sign beside the time of its start."""
+sign beside the time of its start. The best value of a sweep is a curve over its trials, that of a training stands behind the curves."""
 
-CHARTS: Sequence[tuple[str, Sequence[str], str]] = (
-    ("loss", ("train/loss", "val/loss"), "linear"),
-    ("word error rate", ("val/wer",), "log"),
-    ("character error rate", ("val/cer",), "log"),
-    ("learning rate", ("train/lr",), "linear"),
+CHARTS: Sequence[tuple[str, Sequence[str]]] = (
+    ("loss", ("train/loss", "val/loss")),
+    ("word error rate", ("val/wer",)),
+    ("character error rate", ("val/cer",)),
+    ("learning rate", ("train/lr",)),
 )
-"""The charts that come first, each with its metrics and the scale of its axis."""
+"""The charts that come first, each with its metrics. Their axes are linear: MLflow's logarithmic ones leave out epochs without errors."""
 
 _FIRST_SECTION = "training"
 _NAMED_SECTIONS = ("val", "train", "test", "values", "trials", "best/val", "cost", "time")
@@ -76,7 +79,7 @@ def _state(search: str) -> str:
             "metricKey": metrics[0],
             "selectedMetricKeys": list(metrics),
             "metricSectionId": _FIRST_SECTION,
-            "scaleType": scale,
+            "scaleType": "linear",
             "xAxisScaleType": "linear",
             "xAxisKey": "step",
             "yAxisKey": "metric",
@@ -88,7 +91,7 @@ def _state(search: str) -> str:
             "deleted": False,
             "isGenerated": False,
         }
-        for number, (title, metrics, scale) in enumerate(CHARTS)
+        for number, (title, metrics) in enumerate(CHARTS)
     ]
     names = (_FIRST_SECTION, *_NAMED_SECTIONS, *_OF_MLFLOW)
     state = {

@@ -98,12 +98,23 @@ def test_where_nothing_is_wrong_the_page_gives_an_upper_bound() -> None:
 
 
 def test_error_rates_are_drawn_on_a_logarithmic_axis_unless_all_are_zero() -> None:
-    def scales(rate: float) -> dict[str, str]:
-        epochs = [{"train/loss": 1.0, "val/wer": rate, "val/exact": 0.5}, {"train/loss": 0.5, "val/wer": rate / 10, "val/exact": 0.9}]
+    def scales(rate: float, last: float | None = None) -> dict[str, str]:
+        last = rate / 10 if last is None else last
+        epochs = [{"train/loss": 1.0, "val/wer": rate, "val/exact": 0.5}, {"train/loss": 0.5, "val/wer": last, "val/exact": 0.9}]
         return {axes.get_title(loc="left"): axes.get_yscale() for axes in history_figure(epochs, None).axes}
 
     assert scales(0.9) == {"loss": "linear", "error rates, %": "log", "rates, %": "linear"}
     assert scales(0.0)["error rates, %"] == "linear"
+    assert scales(0.9, 0.0)["error rates, %"] == "symlog"
+
+
+def test_an_epoch_without_errors_is_drawn() -> None:
+    (axes,) = history_figure([{"val/wer": rate} for rate in (0.5, 0.01, 0.0)], ("val/wer", 2, 0.0)).axes
+    for line in axes.lines:
+        epoch, rate = line.get_xydata()[-1]  # type: ignore[index] # points
+        assert (epoch, rate) == (3.0, 0.0)
+        place = axes.transAxes.inverted().transform(axes.transData.transform((epoch, rate)))
+        assert all(0 <= each <= 1 for each in place)
 
 
 def test_calibration_is_drawn_with_the_number_of_words_at_each_point() -> None:
