@@ -161,9 +161,7 @@ _Z = 1.959963984540054
 """Standard deviations of the normal distribution that 95 % lie within."""
 
 
-def bootstrap(
-    errors: Sequence[int], sizes: Sequence[int], *, units: int | None = None, count: int = 1000, seed: int = 0
-) -> Interval:
+def bootstrap(errors: Sequence[int], sizes: Sequence[int], *, units: int | None = None, count: int = 1000, seed: int = 0) -> Interval:
     """Return a corpus rate with its percentile interval from utterances drawn with replacement (Bisani and Ney 2004).
 
     Draws of no errors have none, and those of a few too seldom more than there are. A bound is therefore that of `wilson` where that is

@@ -101,7 +101,7 @@ def _scale_error_rates(axes: Axes, rates: Sequence[float]) -> None:
     if not above:
         return
     if len(above) < len(rates):
-        axes.set_yscale("symlog", linthresh=min(above), linscale=0.3)
+        axes.set_yscale("symlog", linthresh=min(above), linscale=0.8)
         axes.set_ylim(bottom=-0.05 * min(above))
     else:
         axes.set_yscale("log")

@@ -34,6 +34,6 @@ def test_runs_are_compared_by_names_that_hold_what_was_typed(
         compare.run(["nothing=1"])
 
     resumed = client.create_run(experiment, run_name="resumed").info.run_id
-    for name, value in (("best/val/wer", 0.5), ("values/best val wer", 0.125), ("best/epoch", 3), ("values/best epoch", 9)):
+    for name, value in (("values/best val wer", 0.125), ("best/val/wer", 0.5), ("values/best epoch", 9), ("best/epoch", 3)):
         client.log_metric(resumed, name, value)
     assert open_reader(uri, None).run("resumed").metrics == {"best/val/wer": 0.125, "best/epoch": 9}

@@ -100,6 +100,8 @@ def test_a_view_fits_in_a_tag_and_puts_curves_before_single_values(value: str) -
     sections = [section["name"] for section in state["compareRunSections"]]
     assert [section["name"] for section in state["compareRunSections"] if section["display"]] == ["training"]
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {state["compareRunSections"][0]["uuid"]}
-    assert {chart["scaleType"] for chart in state["compareRunCharts"]} == {"linear"}, "a logarithmic axis has no place for epochs without errors"
+    assert {chart["scaleType"] for chart in state["compareRunCharts"]} == {"linear"}, (
+        "a logarithmic axis has no place for epochs without errors"
+    )
     assert "metrics.`values/best val wer`" in state["selectedColumns"]
     assert sections.index("val") < sections.index("test") < sections.index("values")
