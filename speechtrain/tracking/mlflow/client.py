@@ -171,7 +171,7 @@ def link_to_runs(uri: str, name: str, address: str) -> str:
         view = REAL_RUNS if _has_real_runs(client, experiment) else ALL_RUNS
     except MlflowException as error:
         fix = "look whether MLflow's own page opens there"
-        if error.get_http_status_code() in (401, 403):
+        if int(error.get_http_status_code()) in (401, 403):
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to those of a user who may see it"
         raise UserError(f"MLflow at {masked(uri)} refuses to show the experiment '{name}' ({first_line(error)})\n    -> {fix}") from error
     return runs_link(address, experiment.experiment_id, view)
