@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from speechtrain.backends.torch.encoder import ConvStem, Encoder
-from speechtrain.backends.torch.models.recurrent import LstmLayers
+from speechtrain.backends.torch.models.recurrent import LstmLayers, encode_padded
 
 
 class Crdnn(Encoder):
@@ -57,7 +56,5 @@ class Crdnn(Encoder):
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode features (B, T, F) as (B, T', D), with their lengths (B,)."""
         x, lengths = self.stem(features, lengths)
-        # packed, so that the backward direction starts at each utterance's own end
-        packed = pack_padded_sequence(torch.relu(self.norm(x)), lengths.cpu(), batch_first=True, enforce_sorted=False)
-        x, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
+        x = encode_padded(self.rnn, torch.relu(self.norm(x)), lengths)
         return self.dnn(self.rnn_norm(x)), lengths
