@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from speechtrain.addresses import masked
 from speechtrain.config.overrides import parser
 from speechtrain.config.stored import read_yaml
 from speechtrain.console import console
-from speechtrain.errors import ConfigError, Problem, UserError
+from speechtrain.errors import ConfigError, Problem, UserError, unwritable
 from speechtrain.files import user_path, write_text
 from speechtrain.tracking.mlflow.fetched_runs import can_be_asked, downloaded
 from speechtrain.tracking.mlflow.location import named_address, place_of_run, tracking_address
@@ -23,6 +24,8 @@ from speechtrain.tracking.run_folder import RUN_FOLDERS, RunNotFoundError, note_
 log = logging.getLogger(__name__)
 
 _URI, _EXPERIMENT, _FOLDER = "tracking.mlflow.tracking_uri", "tracking.mlflow.experiment", "hydra.run.dir"
+_PAUSES = (1.0, 4.0)
+"""Seconds before each time that it is tried again to fetch a run."""
 
 
 def fetch_run(name: str, arguments: list[str], not_here: RunNotFoundError, *, adapt: Callable[[Path], None]) -> Path:
@@ -42,26 +45,46 @@ def fetch_run(name: str, arguments: list[str], not_here: RunNotFoundError, *, ad
     uri, experiment, typed = (_typed(arguments, key) for key in (_URI, _EXPERIMENT, _FOLDER))
     if not can_be_asked(uri):
         raise not_here
-    base = user_path(RUN_FOLDERS[0])
+    base = user_path(RUN_FOLDERS[0]).absolute()
     if typed is not None:
         base = user_path(typed).absolute().parent
     address = masked(tracking_address(uri))
+    check = functools.partial(_check_free, base, None if typed is None else Path(typed).name, address)
     try:
-        with downloaded(name, uri, experiment, base) as (run, files):
-            folder = base / (run.run_id if typed is None else Path(typed).name)
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                fix = f"{_FOLDER}=... names another folder for the run, or move this one away"
-                raise ConfigError([Problem("resume", f"{folder} is in the way of run {run.run_id}, which {address} has", fix)])
-            new = files / "run"
-            arrange(run, files, new, adapt=adapt)
-            note_places(new, {"mlflow": place_of_run(named_address(uri), run.experiment)})
-            new.rename(folder)
+        with downloaded(name, uri, experiment, base, pauses=_PAUSES, check=check) as (run, files):
+            new, folder = files / "run", check(run.run_id)
+            try:
+                arrange(run, files, new, adapt=adapt)
+                note_places(new, {"mlflow": place_of_run(named_address(uri), run.experiment)})
+                new.rename(folder)
+            except OSError as error:
+                check(run.run_id)  # another process may have fetched it meanwhile
+                raise unwritable(folder, error, _FOLDER) from error
     except RunNotFoundError as error:
         here, there = not_here.problems[0], error.problems[0]
         raise RunNotFoundError([Problem("resume", f"{here.message}; {there.message}", there.fix)]) from error
     if run.status == "RUNNING":
         log.warning("MLflow says that run %s is running: if it still is, on another machine, both will write to it", run.run_id)
     console.print(f"fetched     run {run.run_id} from {address}\n            {folder}", markup=False, highlight=False)
+    return folder
+
+
+def _check_free(base: Path, name: str | None, address: str, run_id: str) -> Path:
+    """Return the new folder of a run, in which there is nothing.
+
+    Args:
+        base: the folder that it is to lie in.
+        name: its name; None takes the run's id.
+        address: the server that has the run, for messages.
+        run_id: the run.
+
+    Raises:
+        ConfigError: there is something.
+    """
+    folder = base / (run_id if name is None else name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        fix = f"{_FOLDER}=... names another folder for the run, or move this one away"
+        raise ConfigError([Problem("resume", f"{folder} is in the way of run {run_id}, which {address} has", fix)])
     return folder
 
 

@@ -368,7 +368,7 @@ class TrialLoop:
             if (folder := folder_of(entry.trial)) is not None:
                 delete_checkpoints(folder)
             if self._recorder is not None:
-                self._recorder.drop_last(entry.trial)
+                self._recorder.delete_last(entry.trial)
 
     def _close_runs(self, number: int, reason: str) -> None:
         if self._options.check is None:  # another program, which has no runs in our trackers

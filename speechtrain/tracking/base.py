@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from speechtrain.addresses import masked
+from speechtrain.errors import ConfigError, Problem
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 """FINISHED: it ran to its end; KILLED: it was interrupted, stopped or pruned; FAILED: it crashed."""
@@ -76,6 +77,10 @@ class ModelFiles:
     facts: Mapping[str, float]
 
 
+class NothingKeptError(ConfigError):
+    """There is nothing that a run could go on from."""
+
+
 class Tracker(ABC):
     """Records a run; whatever goes wrong on its side must neither stop the training nor make it wait."""
 
@@ -134,8 +139,27 @@ class Tracker(ABC):
         """Keep what `resume=` needs of the run in a folder, whose last checkpoint was just written."""
         return
 
-    def drop_last(self, run_id: str) -> None:  # noqa: ARG002
-        """Delete what `log_last` has kept of a run that will not go on."""
+    def fetch_last(self, run_id: str, folder: Path, part: Callable[[str], str] = lambda _: "") -> None:  # noqa: ARG002
+        """Fetch what `log_last` has kept of a run into a folder, in which it then goes on.
+
+        Args:
+            run_id: the tracker's id of the run.
+            folder: that folder, or one above it; it is made if it is not there.
+            part: returns where inside of `folder` it is, called with the folder that the run was trained in, on whichever machine.
+
+        Raises:
+            NothingKeptError: there is nothing to go on from.
+            UserError: it cannot be had, although it may be there.
+        """
+        raise NothingKeptError([Problem("retry", f"{type(self).__name__} keeps nothing that a run goes on from")])
+
+    def delete_last(self, run_id: str, folder: Path | None = None) -> None:  # noqa: ARG002
+        """Delete what `log_last` has kept of a run that will not go on, and what still waits to be sent.
+
+        Args:
+            run_id: the tracker's id of the run.
+            folder: the run's folder, or one above it, if it is on this machine.
+        """
         return
 
     @abstractmethod

@@ -141,11 +141,12 @@ class SweepRecorder:
             if name in self._trackers:
                 self._trackers[name].abandon(str(run_id), reason)
 
-    def drop_last(self, trial: FrozenTrial) -> None:
+    def delete_last(self, trial: FrozenTrial) -> None:
         """Delete what trackers keep for the runs of a paused trial to go on from, because it will not."""
+        folder = trial.user_attrs.get(FOLDER)
         for name, run_id in trial.user_attrs.get(RUN_IDS, {}).items():
             if name in self._trackers:
-                self._trackers[name].drop_last(str(run_id))
+                self._trackers[name].delete_last(str(run_id), None if folder is None else Path(folder))
 
     def _uid(self) -> str:
         """Return the unique id of the run, which the study stores for all sweepers that share it."""

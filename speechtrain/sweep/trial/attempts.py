@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from optuna.trial import FrozenTrial
 
 from speechtrain.backends.checkpoint_files import FOLDER as CHECKPOINTS
-from speechtrain.errors import ConfigError, RunError, UserError
+from speechtrain.config.build import build
+from speechtrain.errors import Problem, RunError, UserError
 from speechtrain.sweep.trial.handle import TrialHandle
-from speechtrain.tracking.mlflow.fetched_runs import downloaded
-from speechtrain.tracking.mlflow.resume_files import arrange
+from speechtrain.tracking.base import NothingKeptError
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,11 @@ _OF_ONE_ATTEMPT = (".hydra", OUTPUT)
 """What stays in the folder of an attempt that has ended, as do files that the next one has as well: its log."""
 
 
-Fetch = Callable[[str, Path], None]
-"""Fetches into a folder what the run of an id goes on from; raises UserError where there is nothing, or it cannot be had."""
+Fetch = Callable[[Mapping[str, str], Path], None]
+"""Fetches into a folder what a run goes on from, by its ids in the trackers.
+
+Raises NothingKeptError where there is nothing, any other UserError where it cannot be had although it may be there.
+"""
 
 
 def continue_earlier_attempt(trial: TrialHandle, folder: Path, fetch: Fetch | None = None) -> Mapping[str, Any]:
@@ -44,27 +47,27 @@ def continue_earlier_attempt(trial: TrialHandle, folder: Path, fetch: Fetch | No
 
     Returns:
         The facts that the attempt with the checkpoint stored with its trial; empty if there is nothing to go on from.
+
+    Raises:
+        RunError: there may be something, which cannot be fetched now; the trial is not begun anew for that.
     """
     trial.set_attribute(FOLDER, str(folder.absolute()))
     places = [(earlier, place) for earlier in trial.earlier_attempts() if (place := folder_of(earlier)) is not None]
     for earlier, place in places:  # the latest first
         if any(place.glob(f"**/{CHECKPOINTS}/*")):
             break
-        run_id = earlier.user_attrs.get(RUN_IDS, {}).get("mlflow")
-        if fetch is None or run_id is None:
+        run_ids = earlier.user_attrs.get(RUN_IDS)
+        if fetch is None or not run_ids:
             continue
         try:
-            fetch(str(run_id), folder)
-        except (UserError, RunError) as error:
-            reason = error.problems[0].message if isinstance(error, ConfigError) else error
-            log.log(
-                logging.DEBUG if place.is_dir() else logging.WARNING,
-                "what trial %d has left cannot be fetched: %s",
-                earlier.number,
-                reason,
-            )
+            fetch(run_ids, folder)
+        except NothingKeptError as error:
+            level = logging.DEBUG if place.is_dir() else logging.WARNING
+            log.log(level, "trial %d has left nothing to go on from: %s", earlier.number, error.problems[0].message)
             continue
-        log.info("goes on from what MLflow has of trial %d", earlier.number)
+        except UserError as error:  # no mistake of the trial's, so that it may be tried again
+            raise RunError(f"what trial {earlier.number} has left is not lost, but cannot be fetched: {error}") from error
+        log.info("goes on from what trackers have of trial %d", earlier.number)
         return _taken_over(trial, earlier)
     attempts = [(earlier, place) for earlier, place in places if place.is_dir()]
     if places and not attempts:
@@ -92,20 +95,30 @@ def _taken_over(trial: TrialHandle, earlier: FrozenTrial) -> Mapping[str, Any]:
 
 
 def fetching(cfg: DictConfig, *, seeds: bool) -> Fetch | None:
-    """Return what fetches from MLflow what an attempt has left; None: attempts keep nothing there.
+    """Return what fetches from the trackers what an attempt has left; None: attempts keep nothing there.
 
     Args:
         cfg: config of the trial.
         seeds: whether it is trained with several seeds, each in a folder of its own.
     """
-    node = cfg.tracking.get("mlflow")
-    if node is None or not node.get("log_last"):
+    keeping = {str(name): node for name, node in cfg.tracking.items() if node.get("log_last")}
+    if not keeping:
         return None
 
-    def fetch(run_id: str, folder: Path) -> None:
-        with downloaded(run_id, node.tracking_uri, node.experiment, folder, key="retry") as (run, files):
-            name = PurePath(run.folder).name
-            arrange(run, files, folder / name if seeds and _OF_A_SEED.fullmatch(name) else folder)
+    def part(trained_in: str) -> str:
+        name = PurePath(trained_in).name
+        return name if seeds and _OF_A_SEED.fullmatch(name) else ""
+
+    def fetch(run_ids: Mapping[str, str], folder: Path) -> None:
+        nothing = NothingKeptError([Problem("retry", f"no tracker keeps anything of the runs {dict(run_ids)}")])
+        for name in keeping.keys() & run_ids.keys():
+            try:
+                build("tracking", keeping[name]).fetch_last(str(run_ids[name]), folder, part)
+            except NothingKeptError as error:
+                nothing = error
+            else:
+                return
+        raise nothing
 
     return fetch
 

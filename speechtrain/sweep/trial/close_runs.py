@@ -12,12 +12,12 @@ from speechtrain.config.moved import with_present_names
 from speechtrain.tracking.run_folder import RUN_FILE, read_run_file, write_run_file
 
 
-def drop_last(cfg: DictConfig, folder: Path) -> None:
+def delete_last(cfg: DictConfig, folder: Path) -> None:
     """Have the trackers delete what they keep for the runs in a trial's folder to go on from, for the trial was pruned."""
     for file in folder.glob(f"**/{RUN_FILE}"):
         for name, run_id in read_run_file(file.parent).get("run_ids", {}).items():
             if cfg.tracking.get(name, {}).get("log_last"):
-                build("tracking", cfg.tracking[name]).drop_last(str(run_id))
+                build("tracking", cfg.tracking[name]).delete_last(str(run_id), file.parent)
 
 
 def close_runs(folder: Path, reason: str) -> None:

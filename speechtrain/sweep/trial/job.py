@@ -25,7 +25,7 @@ from speechtrain.errors import RunPaused, RunPruned, UserError
 from speechtrain.sweep.study.cost import COST
 from speechtrain.sweep.study.objectives import Constraint
 from speechtrain.sweep.trial.attempts import OUTPUT, RUN_IDS, continue_earlier_attempt, delete_checkpoints, fetching
-from speechtrain.sweep.trial.close_runs import drop_last
+from speechtrain.sweep.trial.close_runs import delete_last
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialCancelledError, TrialHandle, own_trial
 from speechtrain.sweep.trial.meter import Meter
@@ -157,7 +157,7 @@ def _train_or_prune(trial: TrialHandle, cfg: DictConfig, overrides: Sequence[str
     except RunPruned:
         if not trial.context.keep_pruned:
             delete_checkpoints(Path(cfg.output_dir))
-            drop_last(cfg, Path(cfg.output_dir))
+            delete_last(cfg, Path(cfg.output_dir))
         raise
 
 

@@ -118,6 +118,11 @@ def _check_server(uri: str) -> None:
             raise ConnectionError(first_line(error)) from error
 
 
+def status_of(error: MlflowException) -> int:
+    """Return the status of HTTP that stands for an error of MLflow; 500 where it may be anything."""
+    return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+
+
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     """Return the id of an experiment, which is created if it does not exist; a local database keeps artifacts in its folder.
 
@@ -171,7 +176,7 @@ def link_to_runs(uri: str, name: str, address: str) -> str:
         view = REAL_RUNS if _has_real_runs(client, experiment) else ALL_RUNS
     except MlflowException as error:
         fix = "look whether MLflow's own page opens there"
-        if int(error.get_http_status_code()) in (401, 403):
+        if status_of(error) in (401, 403):
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to those of a user who may see it"
         raise UserError(f"MLflow at {masked(uri)} refuses to show the experiment '{name}' ({first_line(error)})\n    -> {fix}") from error
     return runs_link(address, experiment.experiment_id, view)
@@ -182,6 +187,6 @@ def _has_real_runs(client: MlflowClient, experiment: Experiment) -> bool:
     try:
         return bool(client.search_runs([experiment.experiment_id], ONLY_REAL, max_results=1))
     except MlflowException as error:
-        if error.get_http_status_code() != 400:
+        if status_of(error) != 400:
             raise
         return False  # an older MLflow; the view with this filter would show an error there

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from speechtrain.addresses import masked
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
-from speechtrain.tracking.mlflow.client import open_client
+from speechtrain.tracking.mlflow.client import open_client, status_of
 from speechtrain.tracking.mlflow.location import variables_kept
 from speechtrain.tracking.mlflow.lookup import choose_run, no_study, stored_id
 from speechtrain.tracking.mlflow.names import name_of_metric
@@ -47,6 +47,10 @@ class Record:
         return self.tags.get("speechtrain.kind") == "sweep"
 
 
+class NoAnswerError(UserError):
+    """A server or a database does not answer now, which may pass."""
+
+
 class Reader:
     """Reads runs from one server or database; `lookup.open_reader` makes one.
 
@@ -56,7 +60,7 @@ class Reader:
         key: the key of the config that `uri` comes from, for messages.
 
     Raises:
-        UserError: the server cannot be reached.
+        NoAnswerError: the server cannot be reached.
     """
 
     def __init__(self, uri: str, experiment: str, *, key: str = "tracking_uri") -> None:
@@ -67,7 +71,7 @@ class Reader:
             self._client = open_client(self.uri)
             found_experiment = self._client.get_experiment_by_name(experiment)
         except Exception as error:
-            raise UserError(f"MLflow cannot be reached at {self._address}: {first_line(error)}\n    -> set {key}") from error
+            raise NoAnswerError(f"MLflow cannot be reached at {self._address}: {first_line(error)}\n    -> set {key}") from error
         self._experiment_id = found_experiment.experiment_id if found_experiment is not None else None
 
     def run(self, name: str, *, key: str = "runs") -> Record:
@@ -75,11 +79,14 @@ class Reader:
 
         Raises:
             ConfigError: there is none, or several.
+            NoAnswerError: the server fails.
         """
         wanted = stored_id(name, key)
         try:
             return _record(self._client.get_run(wanted))
-        except MlflowException:
+        except MlflowException as error:
+            if status_of(error) >= 500:
+                raise self._no_answer(error) from error
             runs = {run.id: run for run in self._search("")}
         return runs[choose_run(wanted, {run.id: run.name for run in runs.values()}, self.experiment, self.uri, key)]
 
@@ -115,11 +122,14 @@ class Reader:
             try:
                 page = self._client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
             except MlflowException as error:
-                raise UserError(f"{self._address} cannot be searched ({first_line(error)})\n    -> look at it in the MLflow UI") from error
+                raise self._no_answer(error) from error
             runs += [_record(run) for run in page]
             token = page.token
             if not token:
                 return runs
+
+    def _no_answer(self, error: Exception) -> NoAnswerError:
+        return NoAnswerError(f"{self._address} cannot be searched ({first_line(error)})\n    -> look at it in the MLflow UI")
 
     def history(self, run: Record, metric: str) -> list[tuple[int, float]]:
         """Return all (step, value) of a metric, in the order of the steps."""
@@ -147,7 +157,7 @@ class Reader:
             with variables_kept():
                 mlflow.set_tracking_uri(self.uri)
                 return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # stores of artifacts have errors of their own libraries
             message = f"there is no {uri} in {self._address} ({first_line(error)})"
             raise ConfigError([Problem("from", message, "look at the MLflow UI, or set tracking_uri")]) from error
 
@@ -156,7 +166,7 @@ class Reader:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 return Path(self._client.download_artifacts(run.id, name, folder)).read_text(encoding="utf-8")
-        except (MlflowException, OSError, UnicodeDecodeError):
+        except Exception:  # stores of artifacts have errors of their own libraries
             return None
 
     def transcripts(self, run: Record) -> dict[str, tuple[str, str]]:

@@ -8,20 +8,23 @@ it is checked. MLflow itself is used by `resume_store.py` alone.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 from speechtrain.backends.checkpoint_files import BEST, FOLDER, LAST, RECENT, SUFFIXES
-from speechtrain.errors import UserError
+from speechtrain.errors import UserError, first_line
 from speechtrain.files import make_folder, write_json
 from speechtrain.tracking.run_folder import RUN_FILE, without_places
 
@@ -90,6 +93,8 @@ class FetchedRun:
 class Snapshots:
     """The snapshots of a run that wait to be sent: at most one waits and one is being sent.
 
+    A snapshot gets its name when all of it is there, and loses it before anything of it is deleted: what has been claimed is whole.
+
     Args:
         folder: where they lie.
     """
@@ -101,9 +106,10 @@ class Snapshots:
         """Take a snapshot of a run's folder in place of one that waits, and return its name.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or the run has no last checkpoint.
         """
-        name = str(time.time_ns())
+        waiting = self._named()
+        name = str(max(time.time_ns(), *(_number(path) + 1 for path in waiting)) if waiting else time.time_ns())
         temporary = self.folder / f".{name}.tmp"
         make_folder(temporary)
         try:
@@ -114,27 +120,87 @@ class Snapshots:
                 if _is_needed(f"{FOLDER}/{path.name}"):
                     with contextlib.suppress(FileNotFoundError):
                         link_or_copy(path, temporary / _as_kept(path.relative_to(run)))
+            _write_sizes(temporary)
             temporary.rename(self.folder / name)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        for other in self.folder.iterdir():
-            if other.name != name and other.name.isdecimal():
-                shutil.rmtree(other, ignore_errors=True)
+        for other in self._named():
+            if other.name.isdecimal() and _number(other) < int(name):
+                self.discard(other)
         return name
 
-    def claim(self, name: str) -> Path | None:
-        """Return a snapshot that no later one takes the place of from now on; None: one has."""
-        if not name.isdecimal():  # of somebody else's spool
-            return None
-        claimed = self.folder / f"{name}.sending"
+    def waits(self) -> bool:
+        """Return whether a snapshot waits or is being sent."""
+        return bool(self._named())
+
+    def claim(self) -> Path | None:
+        """Return the latest snapshot, which no later one takes the place of from now on, and delete those before it; None: there is none.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        while named := self._named():
+            *earlier, latest = named
+            for path in earlier:
+                self.discard(path)
+            claimed = self.folder / f"{_number(latest)}{_CLAIMED}"
+            try:
+                return latest.rename(claimed)
+            except FileNotFoundError:  # a later one has just taken its place
+                continue
+        return None
+
+    def discard(self, snapshot: Path) -> None:
+        """Delete a snapshot that was sent, or has been replaced; one that a sender has claimed meanwhile stays."""
+        nameless = snapshot.with_name(f".{snapshot.name}.deleted")
         with contextlib.suppress(OSError):
-            (self.folder / name).rename(claimed)
-        return claimed if claimed.is_dir() else None
+            shutil.rmtree(nameless, ignore_errors=True)  # of a process that was killed here
+            snapshot.rename(nameless)
+            shutil.rmtree(nameless, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove all snapshots, sent or not."""
+        for snapshot in self._named():
+            self.discard(snapshot)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _named(self) -> list[Path]:
+        """Return the snapshots that wait or were claimed, the latest last."""
+        try:
+            paths = [] if self.folder.is_symlink() else list(self.folder.iterdir())
+        except OSError:
+            return []
+        return sorted((path for path in paths if path.name.removesuffix(_CLAIMED).isdecimal()), key=_number)
+
+
+_CLAIMED = ".sending"
+"""Ending of the name of a snapshot that is being sent."""
+_SIZES = "sizes.json"
+"""File of a snapshot with the sizes of all others, which is written last."""
+
+
+def _number(snapshot: Path) -> int:
+    """Return when a snapshot was taken, in nanoseconds since 1970; no two of a run have the same."""
+    return int(snapshot.name.removesuffix(_CLAIMED))
+
+
+def taken_at(snapshot: Path) -> str:
+    """Return the time of a snapshot, as text that sorts by time."""
+    seconds, nanoseconds = divmod(_number(snapshot), 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09}Z"
+
+
+def _write_sizes(snapshot: Path) -> None:
+    """Note the sizes of the files of a snapshot.
+
+    Raises:
+        FileNotFoundError: there is no last checkpoint among them.
+    """
+    sizes = {path.name: path.stat().st_size for path in snapshot.glob(f"*{_ENDING}")}
+    if not any(unquote(name).startswith(f"{FOLDER}/{LAST}") for name in sizes):
+        raise FileNotFoundError(errno.ENOENT, "there is no last checkpoint", str(snapshot))
+    (snapshot / _SIZES).write_text(json.dumps(sizes), encoding="utf-8")
 
 
 def _is_needed(name: str) -> bool:
@@ -157,14 +223,25 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def described(snapshot: Path) -> dict[ResumeFile, Path]:
-    """Return the files of a snapshot, with where each lies; links to other places are left out."""
-    paths = [path for path in sorted(snapshot.glob(f"*{_ENDING}")) if path.is_file() and not path.is_symlink()]
-    files = {}
-    for path in paths:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files[ResumeFile(unquote(path.name.removesuffix(_ENDING)), path.stat().st_size, digest)] = path
+    """Return the files of a snapshot, with where each lies.
+
+    Raises:
+        IncompleteSnapshotError: not all that it was taken of is there, or something is a link to another place.
+    """
+    paths = {path.name: path for path in sorted(snapshot.glob(f"*{_ENDING}")) if path.is_file() and not path.is_symlink()}
+    try:
+        sizes = json.loads((snapshot / _SIZES).read_text(encoding="utf-8"))
+        found = {name: path.stat().st_size for name, path in paths.items()}
+        files = {ResumeFile(unquote(name.removesuffix(_ENDING)), found[name], digest_of(path)): path for name, path in paths.items()}
+    except (OSError, ValueError, RecursionError) as error:
+        raise IncompleteSnapshotError(f"{snapshot} is not whole ({first_line(error)})") from error
+    if not files or found != sizes:
+        raise IncompleteSnapshotError(f"{snapshot} is not whole")
     return files
+
+
+class IncompleteSnapshotError(Exception):
+    """A snapshot is not what was taken: something has been deleted, or a disk has lost it."""
 
 
 def as_list(files: Sequence[ResumeFile]) -> str:
@@ -223,23 +300,24 @@ def arrange(run: FetchedRun, downloaded: Path, folder: Path, *, adapt: Callable[
     Raises:
         OSError: it cannot be written.
     """
-    checkpoints = folder / f".{FOLDER}.{os.getpid()}.tmp"
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    make_folder(checkpoints)
-    values: dict[str, Any] = {}
-    for file in run.files:
-        source = downloaded / file.artifact
-        if file.name == RUN_FILE:
-            values = _run_values(source, run)
-            continue
-        target = checkpoints / PurePosixPath(file.name).name if file.is_checkpoint else folder / file.name
-        if not target.exists():
-            make_folder(target.parent)
-            link_or_copy(source, target)  # two files of one content are one download
-    adapt(folder)
-    write_json(folder / RUN_FILE, values or _run_values(folder / RUN_FILE, run))
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    checkpoints.rename(folder / FOLDER)
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(prefix=f".{FOLDER}.", suffix=".tmp", dir=folder) as scratch:  # of no other machine's name
+        checkpoints = Path(scratch) / "new"  # and not the name by which checkpoints are looked for
+        make_folder(checkpoints)
+        values: dict[str, Any] = {}
+        for file in run.files:
+            source = downloaded / file.artifact
+            if file.name == RUN_FILE:
+                values = _run_values(source, run)
+                continue
+            target = checkpoints / PurePosixPath(file.name).name if file.is_checkpoint else folder / file.name
+            if not target.exists():
+                make_folder(target.parent)
+                link_or_copy(source, target)  # two files of one content are one download
+        adapt(folder)
+        write_json(folder / RUN_FILE, values or _run_values(folder / RUN_FILE, run))
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        checkpoints.rename(folder / FOLDER)
 
 
 def _run_values(path: Path, run: FetchedRun) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import speechtrain.tracking.mlflow.settings  # noqa: F401  # before MLflow
 # isort: split
 import json
 import logging
-import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from speechtrain.errors import UserError, first_line
 from speechtrain.files import is_file
 from speechtrain.tracking.mlflow.client import EXPERIMENT_KEY, experiment_id, open_client
 from speechtrain.tracking.mlflow.names import accepted_name
-from speechtrain.tracking.mlflow.resume_store import ResumeStore
+from speechtrain.tracking.mlflow.resume_files import IncompleteSnapshotError
+from speechtrain.tracking.mlflow.resume_store import DELETED, KEPT, ResumeStore, is_refusal
 from speechtrain.tracking.mlflow.runs import FOLDER, PROCESS, TAG_LIMIT, UID, fail_run, find_run
-from speechtrain.tracking.mlflow.spool import Spool
+from speechtrain.tracking.mlflow.spool import Spool, pause_after
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,9 @@ class Sender:
         run_id: id of the open run; empty before it is open.
         closed: whether the run's end was sent.
         open_event: the event that opens the run; empty where the spool is.
+        unkept: why the store of artifacts does not take the last checkpoint that waits, in a line; empty: none waits, or none was refused.
+        unkept_failures: how often in a row it has not been taken.
+        unkept_due: when it is tried again, by `time.monotonic`.
     """
 
     def __init__(self, spool: Spool, warn: Callable[[str], None] = log.warning, uri: str | None = None) -> None:
@@ -75,6 +79,9 @@ class Sender:
         self._client: MlflowClient | None = None
         self._sent_metrics: set[tuple[str, int]] | None = None
         self._resume_store: ResumeStore | None = None
+        self.unkept = ""
+        self.unkept_failures = 0
+        self.unkept_due = 0.0
         self._warned: set[str] = set()
 
     def _whole(self, uri: str) -> str:
@@ -88,7 +95,7 @@ class Sender:
         return self._client
 
     def advance(self) -> bool:
-        """Send all events that wait, and return whether there were any.
+        """Send all events that wait, then the last checkpoint, and return whether there were any events.
 
         Raises:
             Exception: the server cannot be reached; what was sent before is noted, the rest is sent by the next call.
@@ -110,11 +117,13 @@ class Sender:
             position += size
             self.offset = events[position - 1][1]
             self._save_state()
+        if self.run_id and self.unkept_due <= time.monotonic():
+            self._send_last()
         return bool(events)
 
     def finish(self) -> bool:
         """Remove the spool if the run is closed and all is sent, and return whether that is so."""
-        if self.closed and next(self.spool.read(self.offset), None) is None:
+        if self.closed and next(self.spool.read(self.offset), None) is None and not self._has_snapshot():
             self.spool.remove()
             return True
         return False
@@ -167,6 +176,8 @@ class Sender:
             else:
                 self.client.update_run(run_id, status="RUNNING")
                 self._log_all("tag", _tags(tags), run_id)
+                if self.client.get_run(run_id).data.tags.get(KEPT) == DELETED:  # it goes on after all
+                    self.client.delete_tag(run_id, KEPT)
         except MlflowException as error:
             if is_refused_for_good(error):
                 raise UserError(f"{first_line(error)}\n    -> {remedy}") from error
@@ -269,19 +280,19 @@ class Sender:
             path = Path(name).resolve()
         except (OSError, ValueError, RuntimeError) as error:
             raise _NotSentError(f"{name!r:.200} is no file: {error}") from error
-        self._own_folder(path)
+        self._own_folder(path, name)
         if not is_file(path):
             raise _NotSentError(f"{name!r:.200} is no file")
         return path
 
-    def _own_folder(self, path: Path) -> None:
-        """Check that a path lies in the run's folder.
+    def _own_folder(self, path: Path, name: str) -> None:
+        """Check that a path, which an event calls by a name, lies in the run's folder.
 
         Raises:
             _NotSentError: it does not.
         """
         if not path.resolve().is_relative_to(self.spool.path.absolute().parent.parent.resolve()):
-            raise _NotSentError(f"{str(path)!r:.200} lies outside of the run's folder")
+            raise _NotSentError(f"{name!r:.200} lies outside of the run's folder")
 
     def _send_datasets(self, event: Mapping[str, Any]) -> None:
         self.client.log_inputs(self.run_id, [_dataset(item) for item in event["datasets"]])
@@ -291,26 +302,62 @@ class Sender:
 
         log_model(self.client, self.uri, self.run_id, {**event, "weights": str(self._own_file(event["weights"]))})
 
-    def _send_last(self, event: Mapping[str, Any]) -> None:
-        """Send what `resume=` needs; where the server takes everything else and not this, the run goes on without it."""
-        snapshot = self.spool.snapshots.claim(event["snapshot"])
+    def _send_last(self) -> None:
+        """Send what `resume=` needs, as it is in the latest snapshot; metrics and the run's end do not wait for a store that fails.
+
+        What a server refuses for good is given up; all else stays where it is and is tried again later, or a later one in its place.
+
+        Raises:
+            Exception: the server does not answer at all.
+        """
+        snapshot = self.spool.snapshots.claim() if self._has_snapshot() else None
         if snapshot is None:
+            self.unkept, self.unkept_failures = "", 0
             return
-        self._own_folder(snapshot)
         if self._resume_store is None:
             self._resume_store = ResumeStore(self.client, self.run_id)
+        place = f"MLflow at {masked(self.uri)}"
         try:
-            self._resume_store.put(snapshot)
+            undeleted = self._resume_store.put(snapshot)
+        except IncompleteSnapshotError as error:
+            self._warn_once("incomplete", f"what resume= needs is not sent to {place}: {error}; the next checkpoint is")
         except Exception as error:
             self._resume_store = None
             self.client.get_run(self.run_id)
-            message = "what resume= needs, and the next checkpoint is tried again"
-            self._warn_once("last", f"MLflow at {masked(self.uri)} does not take {message} ({first_line(error)})")
-        shutil.rmtree(snapshot, ignore_errors=True)
+            if not is_refusal(error):
+                self.unkept = f"what resume= needs: {first_line(error)}"
+                self.unkept_failures += 1
+                self.unkept_due = time.monotonic() + pause_after(self.unkept_failures)
+                self._warn_once("away", f"{place} does not take what resume= needs now ({first_line(error)}); it is tried again")
+                return
+            self._warn_once("last", f"{place} refuses what resume= needs ({first_line(error)}); the next checkpoint is tried again")
+        else:
+            if undeleted:
+                more = "each checkpoint takes up more room there"
+                self._warn_once("undeleted", f"{place} does not delete what earlier checkpoints needed ({undeleted}): {more}")
+        self.unkept, self.unkept_failures = "", 0
+        self.spool.snapshots.discard(snapshot)
+
+    def _has_snapshot(self) -> bool:
+        """Return whether the last checkpoint waits to be sent; what a spool of somebody else's has elsewhere is none."""
+        try:
+            self._own_folder(self.spool.snapshots.folder, "what resume= needs")
+        except _NotSentError:
+            return False
+        return self.spool.snapshots.waits()
+
+    def _wait_for_last(self, _event: Mapping[str, Any]) -> None:
+        """Leave a snapshot to `advance`, which sends the latest one behind all events."""
+
+    def _delete_last(self, _event: Mapping[str, Any]) -> None:
+        """Delete what `resume=` needs of a run that will not go on, which was not there to be deleted when that was decided."""
+        self.spool.snapshots.remove()
+        ResumeStore(self.client, self.run_id).delete()
 
     def _close(self, event: Mapping[str, Any]) -> None:
         self.client.set_terminated(self.run_id, event["status"], event["timestamp"])
         self.closed = True
+        self.unkept_due = 0.0
 
     def _send_table(self, event: Mapping[str, Any]) -> None:
         """Send a file in the form that MLflow's own `log_table` writes, which would append to the table when called again."""
@@ -334,7 +381,8 @@ _SENDERS: Mapping[str, Callable[[Sender, Mapping[str, Any]], None]] = {
     "file": Sender._send_file,
     "datasets": Sender._send_datasets,
     "model": Sender._send_model,
-    "last": Sender._send_last,
+    "last": Sender._wait_for_last,
+    "delete_last": Sender._delete_last,
     "close": Sender._close,
 }
 """What sends an event, by its `call`; an event of another version that is not here is passed over."""

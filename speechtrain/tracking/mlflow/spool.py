@@ -129,6 +129,11 @@ _STATE: dict[str, type] = {"offset": int, "run_id": str, "uri": str, "closed": b
 """What a sender commits, with the type of each."""
 
 
+def pause_after(failures: int) -> float:
+    """Return the seconds until a server is tried again after so many failures in a row."""
+    return float(min(15.0, 0.5 * 2.0 ** min(failures, 10)))
+
+
 def spools_in(folder: Path) -> list[Spool]:
     """Return the spools of one run, the oldest first."""
     return [Spool(path) for path in sorted((folder / FOLDER).glob("*.jsonl"))]

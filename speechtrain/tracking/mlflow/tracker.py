@@ -11,22 +11,25 @@ import contextlib
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 from speechtrain.addresses import masked
 from speechtrain.backends.checkpoint_files import FOLDER
-from speechtrain.errors import UserError
+from speechtrain.errors import Problem, UserError
 from speechtrain.files import launch_folder
 from speechtrain.processes import interrupts
 from speechtrain.processes.identity import Process
-from speechtrain.tracking.base import DatasetInfo, ModelFiles, RunInfo, Status, Tracker, flat
+from speechtrain.tracking.base import DatasetInfo, ModelFiles, NothingKeptError, RunInfo, Status, Tracker, flat
+from speechtrain.tracking.mlflow.fetched_runs import can_be_asked, downloaded
 from speechtrain.tracking.mlflow.location import experiment_name, local_uri, named_address, place_of_run, tracking_address
 from speechtrain.tracking.mlflow.names import name_behind_curves
-from speechtrain.tracking.mlflow.spool import Spool
+from speechtrain.tracking.mlflow.resume_files import arrange
+from speechtrain.tracking.mlflow.spool import Spool, spools_below
 from speechtrain.tracking.mlflow.writer import writer
+from speechtrain.tracking.run_folder import RunNotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ _OPENING = 120.0
 """Seconds that a run may take to be opened, with a database that has to be made."""
 _SENDING = 300.0
 """Seconds that the end of a run waits for a server that does answer, to send what is left."""
+_FETCHING = (1.0, 4.0, 15.0, 40.0, 60.0)
+"""Seconds before each time that what a trial goes on from is tried to be fetched again."""
 _TRIES = 3
 """Failures in a row after which a server counts as not there when a run starts."""
 
@@ -240,10 +245,30 @@ class MlflowTracker(Tracker):
         """Close a run as failed whose process died before it could close it."""
         writer().send_command({"abandon": run_id, "uri": self.uri, "reason": reason})
 
-    def drop_last(self, run_id: str) -> None:
-        """Delete what `log_last` has kept of a run that will not go on."""
-        if self.keeps_last:
-            writer().send_command({"drop": run_id, "uri": self.uri})
+    def fetch_last(self, run_id: str, folder: Path, part: Callable[[str], str] = lambda _: "") -> None:
+        """Fetch what `log_last` has kept of a run into a folder; a server that does not answer is tried again for two minutes.
+
+        Raises:
+            NothingKeptError: there is nothing to go on from.
+            UserError: it cannot be had, although it may be there.
+        """
+        if not self.keeps_last or not can_be_asked(self.uri):
+            raise NothingKeptError([Problem("retry", f"nothing of run {run_id} is kept in MLflow at {masked(self.uri)}")])
+        try:
+            with downloaded(run_id, self.uri, self.experiment, folder, key="retry", pauses=_FETCHING) as (run, files):
+                arrange(run, files, folder / part(run.folder))
+        except RunNotFoundError as error:
+            raise NothingKeptError(error.problems) from error
+
+    def delete_last(self, run_id: str, folder: Path | None = None) -> None:
+        """Delete what `log_last` has kept of a run that will not go on, and what still waits to be sent."""
+        if not self.keeps_last:
+            return
+        for spool in [] if folder is None else spools_below([folder]):  # of a server that is away, behind what is to be deleted
+            spool.snapshots.remove()
+            with contextlib.suppress(OSError):
+                spool.append({"call": "delete_last"})
+        writer().send_command({"delete_last": run_id, "uri": self.uri})
 
     def _add(self, call: str, **arguments: Any) -> None:
         """Append an event to the spool, and wake the process that sends it."""

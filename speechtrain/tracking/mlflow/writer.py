@@ -23,8 +23,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechtrain.addresses import guard_outputs, unguarded_stdout
+from speechtrain.addresses import guard_outputs, masked, unguarded_stdout
 from speechtrain.errors import UserError, first_line
+from speechtrain.tracking.mlflow.spool import pause_after
 
 if TYPE_CHECKING:
     from speechtrain.tracking.mlflow.system_metrics import SystemMetrics
@@ -193,6 +194,7 @@ class _Run:
         self.due = 0.0
         self.waits = True
         self.over = False
+        self.checkpoint_due = float("inf")
         self._announced = False
         self._unwritten: list[dict[str, Any]] = []
 
@@ -219,12 +221,14 @@ class _Run:
             return
         except Exception as error:
             self.failures += 1
-            self.due = time.monotonic() + _pause(self.failures)
+            self.due = time.monotonic() + pause_after(self.failures)
+            self.waits, self.checkpoint_due = True, float("inf")  # it waits with the events
             self.reply(away=first_line(error), failures=self.failures)
             return
         if self.failures:
             self.reply(away=None, failures=0)
         self.failures, self.waits, self.due = 0, False, 0.0
+        self.checkpoint_due = self.sender.unkept_due if self.sender.unkept else float("inf")
         if self.sender.run_id and not self._announced:
             self._announced = True
             self.reply(run_id=self.sender.run_id)
@@ -232,6 +236,12 @@ class _Run:
         if self.sender.closed and self.sender.finish():
             self.over = True
             self.reply(closed=True)
+        elif self.sender.closed and self.sender.unkept:  # which the end of the run waits for, but not for long
+            self.reply(away=self.sender.unkept, failures=self.sender.unkept_failures)
+
+    def is_due(self, now: float) -> bool:
+        """Return whether there is something to send now, by `time.monotonic`."""
+        return (self.waits and self.due <= now) or self.checkpoint_due <= now
 
     def _start_system_metrics(self) -> None:
         """Start to measure the machine, if the config of the run asks for it."""
@@ -253,23 +263,18 @@ class _Run:
             self.sender.fail("its process died")
         except Exception:
             self.failures += 1
-            self.due = time.monotonic() + _pause(self.failures)
+            self.due = time.monotonic() + pause_after(self.failures)
             return
-        self.sender.finish()
-        self.over = True
-
-
-def _pause(failures: int) -> float:
-    """Return the seconds until a server is tried again after so many failures in a row."""
-    return float(min(15.0, 0.5 * 2.0**failures))
+        self.over = self.sender.finish() or not self.sender.unkept
+        self.due = self.checkpoint_due
 
 
 class _Server:
     """Reads commands, sends spools and replies.
 
     Commands: `attend` (a spool to send, with its `uri`, and `events` that could not be written), `forget` (a spool), `abandon` (a run id to
-    close as failed, with `uri` and `reason`), `drop` (a run id of which what `resume=` needs is deleted, with `uri`), `quit`. Replies name
-    their `spool` and hold `run_id`, `closed`, `refused`, `away` with `failures`, or a `warning`.
+    close as failed, with `uri` and `reason`), `delete_last` (a run id of which what `resume=` needs is deleted, with `uri`), `quit`.
+    Replies name their `spool` and hold `run_id`, `closed`, `refused`, `away` with `failures`, or a `warning`.
     """
 
     def __init__(self, parent: int) -> None:
@@ -296,7 +301,7 @@ class _Server:
             for key, run in list(self.runs.items()):
                 if run.system is not None and run.system.due <= now and not self.quitting:
                     run.sample()
-                if run.waits and run.due <= now:
+                if run.is_due(now):
                     run.send()
                     self._fail_dead_runs(run)
                 elif self.quitting and not run.waits and run.due <= now:
@@ -315,6 +320,7 @@ class _Server:
         """Wait for a command or until something is due, and handle all commands that are there."""
         now = time.monotonic()
         due = [run.due - now for run in self.runs.values() if run.waits or self.quitting]
+        due += [run.checkpoint_due - now for run in self.runs.values()]
         due += [run.system.due - now for run in self.runs.values() if run.system is not None]
         with contextlib.suppress(queue.Empty):
             self._handle(self.commands.get(timeout=max(0.0, min([_POLL_SECONDS, *due]))))
@@ -332,7 +338,7 @@ class _Server:
                 self.runs[path] = _Run(Path(path), lambda **values: self._reply(path, **values), command.get("uri"))
             self.runs[path].waits = True
             self.runs[path].add(command.get("events", []))
-        elif "abandon" in command or "drop" in command:
+        elif "abandon" in command or "delete_last" in command:
             self.abandoned.append(command)
         elif "quit" in command:
             self.quitting = True
@@ -349,20 +355,37 @@ class _Server:
 
     def _fail_abandoned(self) -> None:
         from speechtrain.tracking.mlflow.client import open_client
-        from speechtrain.tracking.mlflow.resume_store import ResumeStore
+        from speechtrain.tracking.mlflow.resume_store import ResumeStore, is_refusal
         from speechtrain.tracking.mlflow.runs import fail_run
 
         unsent = []
         for item in self.abandoned:
+            if item.get("due", 0.0) > time.monotonic():
+                unsent.append(item)
+                continue
             try:
-                if "drop" in item:
-                    ResumeStore(open_client(item["uri"]), item["drop"]).remove()
+                if "delete_last" in item:
+                    ResumeStore(open_client(item["uri"]), item["delete_last"]).delete()
                 else:
                     fail_run(open_client(item["uri"]), item["abandon"], item["reason"])
-            except Exception:
-                if item.setdefault("tries", 0) < 5:
-                    unsent.append({**item, "tries": item["tries"] + 1})
+            except Exception as error:
+                tries = item.get("tries", 0) + 1
+                if "delete_last" in item and (is_refusal(error) or tries == 1):
+                    self._warn_of_kept(item, error)
+                if not is_refusal(error):
+                    unsent.append({**item, "tries": tries, "due": time.monotonic() + pause_after(tries)})
         self.abandoned = unsent
+
+    def _warn_of_kept(self, item: Mapping[str, Any], error: Exception) -> None:
+        """Tell that what a run would have gone on from is not deleted."""
+        from speechtrain.tracking.mlflow.resume_store import is_refusal
+
+        place = f"MLflow at {masked(item['uri'])}"
+        what = f"what run {item['delete_last']} would have gone on from ({first_line(error)})"
+        if is_refusal(error):
+            self._reply("", warning=f"{place} refuses to delete {what}; it takes up room there until its folder resume/ is deleted")
+        else:
+            self._reply("", warning=f"{place} does not delete {what}; it is tried again until the command ends")
 
     @staticmethod
     def _reply(path: str, **values: Any) -> None:
