@@ -14,7 +14,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -44,10 +45,11 @@ from speechtrain.tracking.mlflow.runs import FOLDER
 from speechtrain.tracking.mlflow.settings import transfer_timeout
 
 KEPT = "speechtrain.resume"
-"""Tag of a run: when the last checkpoint was taken that MLflow has of it, or `DELETED`."""
+"""Tag of a run: when the last checkpoint was taken that MLflow has of it, and who has sent it; or `DELETED`."""
 DELETED = "deleted"
 """Value of the tag of a run that will not go on, of which nothing is kept any more."""
 
+_ANOTHER = "another process goes on with the run, too"
 _SPARE = 1 << 26
 """Bytes that stay free on a disk that files are fetched to."""
 _PASSING = (408, 409, 423, 425, 429)
@@ -94,6 +96,7 @@ class ResumeStore:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client = client
         self._run_id = run_id
+        self._id = uuid.uuid4().hex[:8]
         self._own: set[str] | None = None
 
     def put(self, snapshot: Path) -> str:
@@ -110,37 +113,60 @@ class ResumeStore:
             Exception: the server cannot be reached, or refuses; the snapshot before this one is still whole then.
         """
         files = described(snapshot)
-        kept = self._client.get_run(self._run_id).data.tags.get(KEPT, "")
+        needed = {file.artifact: file.bytes for file in files}
+        kept, _, sender = self._client.get_run(self._run_id).data.tags.get(KEPT, "").partition(" ")
         if kept == DELETED or kept > taken_at(snapshot):
             return ""
         there = self._listed()
+        is_first = self._own is None
         if self._own is None:  # also what a process has sent that died before it wrote its list
             self._own = {name for name in there if name != LIST}
+        self._own |= needed.keys()
         with tempfile.TemporaryDirectory(dir=snapshot) as folder:
             for file, path in files.items():
-                self._own.add(file.artifact)
                 if there.get(file.artifact) != file.bytes:
                     link_or_copy(path, Path(folder) / file.artifact)
                     with transfer_timeout(file.bytes):
                         self._client.log_artifact(self._run_id, str(Path(folder) / file.artifact), ARTIFACTS)
                     there[file.artifact] = file.bytes
-        there = self._listed()
-        if lost := [file.name for file in files if there.get(file.artifact, -1) not in (file.bytes, None)]:
-            raise ConnectionError(f"{len(lost)} of {len(files)} files did not come to the store, as {lost[0]}")
+        self._check_all_there(needed)
+        self._client.set_tag(self._run_id, KEPT, f"{taken_at(snapshot)} {self._id}")
         self._client.log_text(self._run_id, as_list(list(files)), f"{ARTIFACTS}/{LIST}")
-        self._client.set_tag(self._run_id, KEPT, taken_at(snapshot))
-        needed = {file.artifact for file in files}
-        return self._delete_all([name for name in sorted(self._own - needed) if name in there])
+        if is_first or sender == self._id:
+            undeleted = self._delete_all([name for name in sorted(self._own - needed.keys()) if name in there])
+        else:
+            undeleted = _ANOTHER
+        self._check_all_there(needed)  # another process that goes on with the run may delete what it does not need
+        return undeleted
+
+    def _check_all_there(self, needed: Mapping[str, int]) -> None:
+        """Ask the store whether it has all files of a snapshot.
+
+        Args:
+            needed: their sizes by their names.
+
+        Raises:
+            ConnectionError: it has not.
+        """
+        there = self._listed()
+        if lost := [name for name, size in needed.items() if there.get(name, -1) not in (size, None)]:
+            raise ConnectionError(f"{len(lost)} of {len(needed)} files that were sent are not in the store, as {lost[0]}")
 
     def _delete_all(self, names: Sequence[str]) -> str:
-        """Delete files that no list names, and return why the first could not be; those are tried again with the next snapshot."""
+        """Delete files that no list names, and return why one could not be; those are tried again with the next snapshot."""
         reason = ""
         for name in names:
             try:
+                if not self._is_latest():
+                    return _ANOTHER
                 self._delete(name)
             except Exception as error:  # noqa: BLE001 # some stores delete nothing, each with an error of its own
                 reason = reason or first_line(error)
         return reason
+
+    def _is_latest(self) -> bool:
+        """Return whether no other process has sent a snapshot of the run since: it may need files that are of no use to this one."""
+        return self._client.get_run(self._run_id).data.tags.get(KEPT, "").endswith(self._id)
 
     def delete(self) -> None:
         """Delete all of these files, the list first, and have none come after it.

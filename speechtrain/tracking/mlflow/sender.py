@@ -322,7 +322,6 @@ class Sender:
         except IncompleteSnapshotError as error:
             self._warn_once("incomplete", f"what resume= needs is not sent to {place}: {error}; the next checkpoint is")
         except Exception as error:
-            self._resume_store = None
             self.client.get_run(self.run_id)
             if not is_refusal(error):
                 self.unkept = f"what resume= needs: {first_line(error)}"

@@ -371,7 +371,7 @@ def test_nothing_is_deleted_before_all_that_was_sent_is_there(sent: Sent, monkey
         patched.setattr(MlflowClient, "log_artifact", lambda *_: None)  # a store that says yes and has nothing
         sent.sender.advance()
     assert sent.last() == "last 1"
-    assert "did not come to the store" in sent.warnings[0]
+    assert "are not in the store" in sent.warnings[0]
     sent.sender.unkept_due = 0.0
     sent.sender.advance()
     assert sent.last() == "last 2"
@@ -466,6 +466,37 @@ def test_what_a_machine_sends_late_does_not_replace_what_another_has_sent_since(
     sent.sender.advance()
     assert sent.last() == "last 2"
     assert not sent.spool.snapshots.waits()
+
+
+def test_two_processes_that_go_on_with_a_run_delete_nothing_that_the_other_needs(
+    sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent.keep()
+    sent.sender.advance()
+    (tmp_path / "another").mkdir()
+    another = Sent(tmp_path, begun(tmp_path / "another" / "run", 1), run_id=sent.sender.run_id)
+    for one in (another, sent):
+        one.keep(2)
+        one.sender.advance()
+    assert sent.last() == "last 2"
+    assert "another process goes on with the run, too" in sent.warnings[0]
+
+    delete = ResumeStore._delete
+
+    def behind(store: ResumeStore, name: str) -> None:
+        """Deletes after the other process, which is an epoch behind, has sent the files of before."""
+        monkeypatch.setattr(ResumeStore, "_delete", delete)
+        another.keep(2)
+        another.sender.advance()
+        delete(store, name)
+
+    sent.keep(3)
+    sent.sender.advance()
+    monkeypatch.setattr(ResumeStore, "_delete", behind)
+    sent.keep(4)
+    sent.sender.advance()
+    another.sender.advance()
+    assert another.last() == "last 2"
 
 
 @pytest.mark.parametrize(
