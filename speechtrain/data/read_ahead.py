@@ -6,14 +6,63 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from speechtrain.data.storage import Part, Storage, StorageError
 
 _MOST_BYTES = 64 << 20
 """Bytes that are fetched and not yet asked for, of a process; a part that is larger is fetched alone."""
+
+
+_Queue = SimpleQueue[tuple[Future[bytes], Part] | None]
+
+
+class _Readers:
+    """Reads parts in daemon threads, which a process that ends does not wait for (it does for those of `ThreadPoolExecutor`).
+
+    Args:
+        storage: where the files lie.
+        threads: parts that are read at the same time.
+    """
+
+    def __init__(self, storage: Storage, threads: int) -> None:
+        self._storage = storage
+        self._threads = threads
+        self._started = 0
+        self._queue: _Queue = SimpleQueue()
+        finalize(self, _end, self._queue, threads).atexit = False
+
+    def submit(self, part: Part) -> Future[bytes]:
+        """Have a part read after those that were submitted before."""
+        future: Future[bytes] = Future()
+        self._queue.put((future, part))
+        if self._started < self._threads:
+            self._started += 1
+            threading.Thread(target=_read_all, args=(self._queue, self._storage), name=f"fetching_{self._started}", daemon=True).start()
+        return future
+
+
+def _end(queue: _Queue, threads: int) -> None:
+    for _ in range(threads):
+        queue.put(None)
+
+
+def _read_all(queue: _Queue, storage: Storage) -> None:
+    while (item := queue.get()) is not None:
+        _read(*item, storage)
+        del item  # its content is the taker's alone
+
+
+def _read(future: Future[bytes], part: Part, storage: Storage) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(storage.read(part))
+    except BaseException as error:  # noqa: BLE001 # raised where the part is taken
+        future.set_exception(error)
 
 
 class ReadAhead:
@@ -78,7 +127,7 @@ class ReadAhead:
                 if part in self._wanted[owner] and part not in self._pending:
                     if self._pending and self._bytes + part.size > _MOST_BYTES:
                         return
-                    self._pending[part] = self._pool.submit(self._storage.read, part)
+                    self._pending[part] = self._readers.submit(part)
                     self._bytes += part.size
                 waiting.popleft()
 
@@ -95,7 +144,7 @@ class ReadAhead:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(self._threads, "fetching")
+        self._readers = _Readers(self._storage, self._threads)
         self._pending: dict[Part, Future[bytes]] = {}
         self._bytes = 0
         self._waiting: WeakKeyDictionary[object, deque[Part]] = WeakKeyDictionary()
