@@ -13,16 +13,20 @@ import os
 import random
 import re
 import ssl
+import tempfile
 import threading
 import time
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit, urlunsplit
 
+from speechtrain.addresses import masked
 from speechtrain.config.extras import require
-from speechtrain.errors import UserError, first_line
+from speechtrain.errors import UserError, first_line, unwritable
 from speechtrain.files import open_regular, user_path
 
 log = logging.getLogger(__name__)
@@ -41,6 +45,14 @@ _TRUST = "check data.root, or name the file of an authority of your own in SSL_C
 _ERROR_CODE = re.compile(rb"<Code>(\w{1,60})</Code>")
 """Matches what S3 calls an error."""
 _LONGEST_ERROR = 4096  # bytes
+_OF_CREDENTIALS = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed")
+"""What S3 calls errors of credentials, some of which it sends with status 400."""
+_SIGNED_ROOT = (
+    "what stands behind the ? in data.root may have expired, and has to be valid for all files of the folder (a SAS of a container);\n"
+    "       a signed address of S3 is that of a single file: set data.root=s3://BUCKET/PATH, whose files are signed one by one"
+)
+_IN_ADDRESSES = "!#$%&'()*+,/:;=?@[]~"
+"""Characters that stay as they are in an address that a server sends on to."""
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18})")
 
 
@@ -95,12 +107,11 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def copy(self, name: str, target: Path) -> None:
-        """Copy a file to `target`.
+    def local(self, name: str) -> AbstractContextManager[Path]:
+        """Give the path of a file on this machine, which is a copy for the time being where the file lies elsewhere.
 
         Raises:
-            StorageError: it cannot be read.
-            OSError: `target` cannot be written.
+            StorageError: it cannot be read, or not be copied.
         """
 
     def _changed(self, name: str, what: str) -> StorageError:
@@ -140,15 +151,14 @@ class Folder(Storage):
             raise self._changed(part.name, f"holds other bytes from {part.offset} to {part.offset + part.size}")
         return content
 
-    def copy(self, name: str, target: Path) -> None:
-        """Copy a file to `target`."""
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """Give the path of a file."""
         try:
-            content = open_regular(self.root / name)
+            open_regular(self.root / name).close()
         except OSError as error:
             raise self._unreadable(name, error) from None
-        with content, target.open("wb") as copied:
-            while piece := content.read(_PIECE):
-                copied.write(piece)
+        yield self.root / name
 
     def _unreadable(self, name: str, error: OSError) -> StorageError:
         if isinstance(error, FileNotFoundError):
@@ -192,7 +202,18 @@ class HttpServer(Storage):
         """Read a part of a file, again where it fails or comes damaged."""
         return self._repeated(part)[0]
 
-    def copy(self, name: str, target: Path) -> None:
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """Give the path of a copy of a file."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / name
+            try:
+                self._copy(name, copy)
+            except OSError as error:
+                raise unwritable(copy, error, "TMPDIR", StorageError) from None
+            yield copy
+
+    def _copy(self, name: str, target: Path) -> None:
         """Copy a file to `target`, piece by piece."""
         with target.open("wb") as file:
             total: int | None = None
@@ -234,7 +255,7 @@ class HttpServer(Storage):
                 response = self._answer(connection, address, part)
                 if response.status in _MOVED and (place := response.getheader("Location")):
                     connection.close()
-                    url = urljoin(url, place)
+                    url = self._moved(url, place, part.name)
                     continue
                 total = self._total(response, part)
                 size = max(0, min(part.size, total - part.offset)) if is_last else part.size
@@ -247,7 +268,7 @@ class HttpServer(Storage):
                 ) from None
             except (OSError, http.client.HTTPException, UnicodeError) as error:
                 connection.close()
-                raise _Unsteady(first_line(error)) from None
+                raise _Unsteady(masked(first_line(error))) from None
             except (StorageError, _Unsteady):
                 connection.close()
                 raise
@@ -256,10 +277,31 @@ class HttpServer(Storage):
             return content, total
         raise StorageError(f"{self.where(part.name)}: the server sends on from one address to the next\n    -> check data.root")
 
+    def _moved(self, url: str, place: str, name: str) -> str:
+        """Return the address that a server sends on to."""
+        try:
+            moved = quote(urljoin(url, place), safe=_IN_ADDRESSES)
+            address = urlsplit(moved)
+            is_address = address.port != 0
+        except ValueError:
+            is_address = False
+        if not is_address:
+            raise StorageError(
+                f"{self.where(name)}: the server sends on to what is no address ({masked(place)[:100]!r})\n    -> check data.root"
+            )
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise StorageError(
+                f"{self.where(name)}: leads to {address.scheme}://{address.hostname}, which cannot be read\n    -> check data.root"
+            )
+        if address.scheme == "http" and urlsplit(url).scheme == "https":
+            fix = "set data.root to an address that stays with https"
+            raise StorageError(f"{self.where(name)}: the server sends on to {address.hostname} without encryption (http)\n    -> {fix}")
+        return moved
+
     def _answer(self, connection: http.client.HTTPConnection, address: SplitResult, part: Part) -> http.client.HTTPResponse:
         """Return the answer to a request, its body still to be read."""
         headers = {"Range": f"bytes={part.offset}-{part.offset + part.size - 1}", "User-Agent": "speechtrain"}
-        if self._login is not None and address.netloc == urlsplit(self._root).netloc:
+        if self._login is not None and _origin(address) == _origin(urlsplit(self._root)):
             headers["Authorization"] = f"Basic {base64.b64encode(self._login.encode()).decode()}"
         target = urlunsplit(("", "", address.path or "/", address.query, ""))
         is_open = connection.sock is not None
@@ -275,20 +317,16 @@ class HttpServer(Storage):
 
     def _connection(self, address: SplitResult) -> http.client.HTTPConnection:
         """Return the connection of this thread to a server."""
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise StorageError(
-                f"{self._root}: leads to {address.scheme}://{address.hostname}, which cannot be read\n    -> check data.root"
-            )
         if self._process != os.getpid():  # a forked process has the sockets of the other one, too
             self._own, self._process = threading.local(), os.getpid()
         connections: dict[str, http.client.HTTPConnection] = vars(self._own)
-        key = f"{address.scheme}://{address.netloc}"
+        key, host = str(_origin(address)), address.hostname or ""
         if key not in connections:
             if address.scheme == "https":
                 self._context = self._context or ssl.create_default_context()
-                connections[key] = http.client.HTTPSConnection(address.netloc, timeout=self._timeout, context=self._context)
+                connections[key] = http.client.HTTPSConnection(host, address.port, timeout=self._timeout, context=self._context)
             else:
-                connections[key] = http.client.HTTPConnection(address.netloc, timeout=self._timeout)
+                connections[key] = http.client.HTTPConnection(host, address.port, timeout=self._timeout)
         return connections[key]
 
     def _total(self, response: http.client.HTTPResponse, part: Part) -> int:
@@ -307,15 +345,16 @@ class HttpServer(Storage):
             raise self._changed(part.name, f"does not reach from {part.offset} to {part.offset + part.size} bytes")
         code = _ERROR_CODE.search(response.read(_LONGEST_ERROR)) if status != 200 else None
         answer = ", ".join(filter(None, (f"{status} {response.reason or ''}".strip(), code and code[1].decode())))
-        raise StorageError(f"{self.where(part.name)}: {self._refusal(status, answer)}")
+        raise StorageError(f"{self.where(part.name)}: {self._refusal(status, answer, code[1].decode() if code else '')}")
 
-    def _refusal(self, status: int, answer: str) -> str:
+    def _refusal(self, status: int, answer: str, code: str) -> str:
         """Say why a response is of no use, and what to do."""
         if status in (200, 206):
             fix = "serve the files with a server that does (nginx, Apache, Caddy, an object store)"
             return f"the server does not send parts of files (it ignores the header Range)\n    -> {fix}"
-        if status in (401, 403):
-            return f"the server refuses to show it ({answer})\n    -> check {self.credentials}"
+        if status in (401, 403) or code in _OF_CREDENTIALS:
+            fix = _SIGNED_ROOT if self._query else f"check {self.credentials}"
+            return f"the server refuses to show it ({answer})\n    -> {fix}"
         if status in (404, 410):
             return f"there is no such file ({answer})\n    -> {_MADE}"
         return f"the server answered {answer}\n    -> check data.root"
@@ -364,13 +403,26 @@ class Bucket(HttpServer):
             if not url or time.monotonic() - made > _SIGNED_AGAIN:
                 self._client = self._client or _s3_client(self._bucket, self._timeout)
                 key = "/".join(filter(None, (self._path, name)))
-                url = self._client.generate_presigned_url(
-                    "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=_SIGNED_SECONDS
-                )
+                url = _signed(self._client, self._bucket, key)
                 if len(self._signed) >= 10_000:
                     self._signed.clear()
                 self._signed[name] = (url, time.monotonic())
         return url
+
+
+def _signed(client: Any, bucket: str, key: str) -> str:
+    """Return the signed address of an object."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return str(client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=_SIGNED_SECONDS))
+    except (BotoCoreError, ClientError, ValueError) as error:  # also where credentials are renewed, which may have expired
+        raise StorageError(f"s3://{bucket}: {masked(first_line(error))}\n    -> renew or check {Bucket.credentials}") from None
+
+
+def _origin(address: SplitResult) -> tuple[str, str, int]:
+    """Return what a server is known by: its scheme, host and port."""
+    return address.scheme, address.hostname or "", address.port or (443 if address.scheme == "https" else 80)
 
 
 def _s3_client(bucket: str, timeout: float) -> Any:
@@ -393,8 +445,8 @@ def _s3_client(bucket: str, timeout: float) -> Any:
             headers = {}
         region = headers.get("x-amz-bucket-region")
         return client if region in (None, client.meta.region_name) else session.client("s3", config=config, region_name=region)
-    except (BotoCoreError, ValueError) as error:
-        raise StorageError(f"s3://{bucket}: {first_line(error)}\n    -> check {Bucket.credentials}") from None
+    except (BotoCoreError, ClientError, ValueError) as error:
+        raise StorageError(f"s3://{bucket}: {masked(first_line(error))}\n    -> check {Bucket.credentials}") from None
 
 
 def is_address(root: str) -> bool:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import tempfile
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,10 +74,8 @@ class Shar(KeepsTables):
             DataError: it is damaged, or lists nothing for training.
             StorageError: it cannot be read.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / INDEX
-            self._storage.copy(INDEX, copy)
-            listing = self._listing = self._read(copy)
+        with self._storage.local(INDEX) as path:
+            listing = self._listing = self._read(path)
         self._by_id = CutsById(CutTable(listing.columns))
         cuts: dict[str, Sequence[Cut]] = {
             name: CutTable(listing.columns, np.flatnonzero(listing.split == n)) for n, name in enumerate(SPLITS)

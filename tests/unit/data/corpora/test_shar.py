@@ -8,11 +8,13 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -23,10 +25,10 @@ from lhotse import CutSet
 from range_server import serving
 
 from speechtrain import shard
-from speechtrain.data import read_ahead
+from speechtrain.data import read_ahead, storage
 from speechtrain.data.corpora import shar
 from speechtrain.data.corpora.mix import Mix
-from speechtrain.data.corpus import Corpus
+from speechtrain.data.corpus import Corpus, Cut
 from speechtrain.data.loader import Loader
 from speechtrain.data.read_ahead import ReadAhead
 from speechtrain.data.storage import Part, Storage, StorageError
@@ -272,6 +274,74 @@ def test_a_server_may_send_on_to_another_one_which_does_not_get_the_password(sha
             open_shards(server.address)
 
 
+def test_neither_the_password_nor_anything_else_is_sent_without_encryption(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public, key = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(public))
+    with serving(shards) as plain, serving(shards, tls=(public, key), moved_to=plain.address) as safe:
+        with pytest.raises(StorageError, match=r"sends on to 127.0.0.1 without encryption \(http\)\n    -> set data.root to"):
+            open_shards(safe.address.replace("//", "//ann:word@"))
+        assert not plain.asked
+
+
+def test_a_password_is_for_one_scheme_host_and_port() -> None:
+    origins = {storage._origin(urlsplit(each)) for each in ("https://host/a", "http://host/a", "https://other/a", "https://host:444/a")}
+    assert len(origins) == 4
+    assert storage._origin(urlsplit("https://HOST:443/b")) == storage._origin(urlsplit("https://host/a"))
+
+
+@pytest.mark.parametrize(
+    "place", ["http://host:port/a?token=s3cret-word", "http://[1/a?token=s3cret-word", "http://host:0/", "http://host:99999/"]
+)
+def test_a_place_to_go_to_that_is_no_address_is_told(shards: Path, place: str) -> None:
+    with serving(shards) as server:
+        server.moved_to = place
+        with pytest.raises(StorageError, match=r"sends on to what is no address \('http.*'\)\n    -> check data.root") as raised:
+            open_shards(server.address)
+    assert "s3cret" not in str(raised.value)
+
+
+def test_what_a_signed_root_does_not_show_is_told_without_the_signature(shards: Path) -> None:
+    refusal = b"<Error><Code>SignatureDoesNotMatch</Code></Error>"
+    message = r"\(403 Forbidden, SignatureDoesNotMatch\)\n    -> what stands behind the \?"
+    with serving(shards, refusal=refusal) as server, pytest.raises(StorageError, match=message) as raised:
+        open_shards(f"{server.address}/a?X-Amz-Expires=60&X-Amz-Signature=s3cret-word")
+    assert "s3cret" not in str(raised.value)
+    assert f"{server.address}/a/index.jsonl.gz: " in str(raised.value)
+
+
+def test_credentials_that_can_no_longer_be_renewed_are_told(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import CredentialRetrievalError
+
+    class Expired:
+        def generate_presigned_url(self, *_: Any, **__: Any) -> str:
+            raise CredentialRetrievalError(provider="custom-process", error_msg="token expired")
+
+    monkeypatch.setattr(storage, "_s3_client", lambda *_: Expired())
+    with pytest.raises(StorageError, match=r"s3://speech: .*token expired\n    -> renew or check the credentials of S3"):
+        open_shards("s3://speech/corpus")
+
+
+def test_an_index_in_a_folder_is_read_where_it_lies(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", None)
+    assert len(open_shards(shards).splits["train"]) == 16
+
+
+def test_a_folder_may_have_a_per_cent_sign_and_fields_that_json_does_not_hold_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speechtrain.data import prepare
+
+    known = {"mood": "calm", "pitch": np.zeros(3)}
+    cuts = [Cut("a", "text", 0.1, 8000, custom=known), Cut("b", "text", 0.1, 8000)]
+    corpus = Corpus({"train": cuts, "val": [], "test": []}, read=lambda cut, rate: np.zeros(800, np.float32))
+    monkeypatch.setattr(prepare, "list_corpus", lambda _: corpus)
+    assert shard.run(["data=synthetic", f"out={tmp_path / '100%d'}"]) == 0
+    assert [dict(cut.custom) for cut in open_shards(tmp_path / "100%d").splits["train"]] == [{"mood": "calm"}, {}]
+    assert "field 'pitch' of 1 utterance left out, which JSON does not hold (the first: a ndarray in 'a')" in caplog.text
+
+
 def test_https_is_read_where_the_certificate_is_trusted(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     public, key = certificate(tmp_path)
     with serving(shards, tls=(public, key)) as server:
@@ -366,7 +436,6 @@ def test_an_index_that_was_read_is_kept_until_it_changes(shards: Path, tmp_path:
 )
 def test_samples_without_a_file_are_stored_exactly(samples: Any, kind: tuple[str, str], tmp_path: Path) -> None:
     from speechtrain.data.corpora.shar_writer import write_shar
-    from speechtrain.data.corpus import Cut
 
     given = samples.astype(np.float32)
     cuts = [Cut("a/b.c", "text", 0.1, 8000)]
@@ -480,7 +549,7 @@ class _Slow(Storage):
             self.fetched += part.size
         return bytes(part.size)
 
-    def copy(self, name: str, target: Path) -> None:
+    def local(self, name: str) -> AbstractContextManager[Path]:
         raise NotImplementedError
 
 
