@@ -23,11 +23,14 @@ from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.overrides import override_text
 from speechtrain.config.schemas.commands import ShardConfig
 from speechtrain.console import console
-from speechtrain.errors import ConfigError, DataError, Problem, unwritable
+from speechtrain.errors import ConfigError, DataError, Problem, counted, unwritable
 from speechtrain.files import user_path
 
 if TYPE_CHECKING:
     from speechtrain.data.corpora.shar_writer import Written
+
+
+log = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> int:
@@ -54,6 +57,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         raise unwritable(folder, error, "out") from error
     report_skips([*corpus.skipped, *written.skipped], cfg.data.on_bad)
+    for field, (count, first) in written.dropped.items():
+        log.warning("field '%s' of %s left out, which JSON does not hold (the first: %s)", field, counted(count, "utterance"), first)
     _print(written, folder)
     return 0
 
@@ -70,6 +75,8 @@ def _index(folder: Path, overrides: list[str]) -> int:
     except OSError as error:
         raise unwritable(folder, error, "tars") from error
     report_skips(written.skipped, "skip")
+    for kind, (count, first) in written.unused.items():
+        log.warning("%s not read: %s (the first: %s)", counted(count, "file"), kind, first)
     _print(written, folder)
     return 0
 

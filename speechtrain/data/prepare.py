@@ -211,7 +211,7 @@ def _load(cfg: ExperimentConfig, threads: int, split: str | None) -> _ReadCorpus
         cache, unreadable = read_all(corpus, features, gigabytes=cfg.data.cache_gb, threads=threads, store=store)
         return _ReadCorpus(corpus, cache, features, [*corpus.skipped, *unreadable], lenient=False)
     log.info(
-        "%.3g h are more than data.check_hours=%g: audio is read while training, and what is bad is found then",
+        "%.2f h are more than data.check_hours=%g: audio is read while training, and what is bad is found then",
         *(hours, cfg.data.check_hours),
     )
     return _ReadCorpus(corpus, SpectrumCache(corpus, features, 0.0), features, corpus.skipped, lenient=cfg.data.on_bad == "skip")

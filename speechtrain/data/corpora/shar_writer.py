@@ -41,13 +41,20 @@ LARGEST_FILE = (1 << 31) - 1
 
 @dataclass
 class Written:
-    """What was written: utterances by split, tar files, bytes of them and of the index, and what was left out."""
+    """What was written: utterances by split, tar files, bytes of them and of the index, and what was left out.
+
+    Attributes:
+        unused: what tar files hold besides, by its ending: how many, and the first.
+        dropped: fields of utterances that JSON does not hold: in how many, and the first.
+    """
 
     utterances: dict[str, int]
     shards: int = 0
     size: int = 0
     index_size: int = 0
     skipped: list[Skip] = field(default_factory=list)
+    unused: dict[str, tuple[int, str]] = field(default_factory=dict)
+    dropped: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 class _Encoded(NamedTuple):
@@ -103,8 +110,9 @@ class _SplitWriter:
         self._index = index
         self._written = written
         self._refuse_bad = refuse_bad
-        self._lists = JsonlShardWriter(f"{folder / split}/cuts.%06d.jsonl.gz", shard_size)
-        self._tars = TarWriter(f"{folder / split}/recording.%06d.tar", shard_size)
+        place = str(folder / split).replace("%", "%%")
+        self._lists = JsonlShardWriter(f"{place}/cuts.%06d.jsonl.gz", shard_size)
+        self._tars = TarWriter(f"{place}/recording.%06d.tar", shard_size)
         self._lines: list[dict[str, Any]] = []
 
     def write(self) -> None:
@@ -116,7 +124,8 @@ class _SplitWriter:
         with progress_bar(f"writing {self._split}", len(cuts)) as advance:
             for cut in cuts:
                 try:
-                    self._add(cut, _encoded(self._corpus, cut))
+                    encoded = _encoded(self._corpus, cut)
+                    self._add(replace(cut, custom=self._in_json(cut)), encoded)
                 except DataError as error:
                     skip = Skip(self._split, cut.id, str(error))
                     if self._refuse_bad:
@@ -127,6 +136,19 @@ class _SplitWriter:
         self._tars.close()
         self._lists.close()
         self._finish_shard(name)
+
+    def _in_json(self, cut: Cut) -> dict[str, Any]:
+        """Return what is known of an utterance besides, without what JSON does not hold."""
+        kept = {}
+        for key, value in cut.custom.items():
+            try:
+                json.dumps({key: value})
+            except (TypeError, ValueError, RecursionError):
+                count, first = self._written.dropped.get(str(key), (0, f"a {type(value).__name__} in '{cut.id}'"))
+                self._written.dropped[str(key)] = (count + 1, first)
+            else:
+                kept[key] = value
+        return kept
 
     def _add(self, cut: Cut, encoded: _Encoded) -> None:
         previous = self._tars.fname

@@ -25,8 +25,10 @@ from speechtrain.data.text.lines import numbered_lines, parse_json
 from speechtrain.errors import DataError
 from speechtrain.files import atomically, is_file, is_folder
 
-_SPLIT_NAMES = re.compile(r"train|val|dev|test", re.IGNORECASE)
-_OTHER_NAMES = {"dev": "val"}
+_SPLIT_NAMES = re.compile(
+    r"(?:(?P<train>train(?:ing)?)|(?P<val>val(?:id(?:ation)?)?|dev(?:elopment)?)|(?P<test>test(?:ing)?))(?![^\W\d_])", re.IGNORECASE
+)
+"""Matches the word that a part of a path begins with, and none that merely begins alike: `testimony`."""
 _LARGEST_TEXT = 1 << 24  # bytes of a member that is no recording
 _NOT_CUSTOM = ("text", "speaker", "duration", "sampling_rate", "sample_rate")
 
@@ -50,11 +52,12 @@ class _Sample:
 def write_index(folder: Path) -> Written:
     """Write the index of all tar files in a folder and below it.
 
-    The split of a tar file is the first of train, val or dev, and test that a part of its path begins with; without any it is train.
+    The split of a tar file is told by the first of the words train, val, dev and test (also training, valid, validation, development and
+    testing) that a part of its path begins with; without any it is train.
     Headers of recordings are read, and what cannot be used is left out.
 
     Raises:
-        DataError: there is no tar file, one is damaged, or none of the utterances can be used.
+        DataError: there is no tar file, one is damaged, two utterances have one id, or none of them can be used.
         OSError: the index cannot be written.
     """
     if not is_folder(folder):
@@ -67,8 +70,9 @@ def write_index(folder: Path) -> Written:
     with atomically(folder / INDEX) as temporary, progress_bar("reading tar files", len(tars)) as advance:
         with gzip.open(temporary, "wt", encoding="utf-8") as index:
             write_line(index, {"shar_index": VERSION})
+            first_places: dict[str, str] = {}
             for tar in tars:
-                _write_tar(tar, folder, index, written)
+                _write_tar(tar, folder, index, written, first_places)
                 advance(1)
         if not written.utterances["train"]:
             first = f"; the first: {written.skipped[0].where}: {written.skipped[0].reason}" if written.skipped else ""
@@ -77,21 +81,25 @@ def write_index(folder: Path) -> Written:
     return written
 
 
-def _write_tar(tar: Path, folder: Path, index: IO[str], written: Written) -> None:
-    """Write the lines of a tar file."""
+def _write_tar(tar: Path, folder: Path, index: IO[str], written: Written, first_places: dict[str, str]) -> None:
+    """Write the lines of a tar file; `first_places` has the tar file of each utterance so far."""
     name = tar.relative_to(folder).as_posix()
     found = next(filter(None, map(_SPLIT_NAMES.match, name.split("/"))), None)
-    split = "train" if found is None else _OTHER_NAMES.get(found[0].lower(), found[0].lower())
+    split = "train" if found is None or found.lastgroup is None else found.lastgroup
     size = tar.stat().st_size
     write_line(index, {"shard": name, "split": split, "size": size})
     listed = _shar_cuts(tar)
     try:
-        for sample in _samples(tar, by_last_dot=listed is not None):
+        for sample in _samples(tar, written.unused, by_last_dot=listed is not None):
             try:
                 line = _line(sample, listed)
             except DataError as error:
                 written.skipped.append(Skip(split, f"{tar}, '{sample.name}'", str(error)))
                 continue
+            if line["id"] in first_places:
+                fix = "give each utterance a name of its own, for example with the tar file's name before it (train-000/a.flac)"
+                raise DataError(f"utterance id '{line['id']}' occurs twice ({folder / first_places[line['id']]} and {tar})\n    -> {fix}")
+            first_places[line["id"]] = name
             write_line(index, line)
             written.utterances[split] += 1
     except (tarfile.TarError, EOFError) as error:
@@ -100,8 +108,8 @@ def _write_tar(tar: Path, folder: Path, index: IO[str], written: Written) -> Non
     written.size += size
 
 
-def _samples(tar: Path, *, by_last_dot: bool) -> Iterator[_Sample]:
-    """Read what a tar file holds, name by name; members of one name stand behind each other."""
+def _samples(tar: Path, unused: dict[str, tuple[int, str]], *, by_last_dot: bool) -> Iterator[_Sample]:
+    """Read what a tar file holds, name by name; members of one name stand behind each other. `unused` gets those that are not read."""
     sample: _Sample | None = None
     with tarfile.open(tar, "r:") as archive:
         while (member := archive.next()) is not None:
@@ -110,6 +118,8 @@ def _samples(tar: Path, *, by_last_dot: bool) -> Iterator[_Sample]:
             stem, _, ending = base.rpartition(".") if by_last_dot else base.partition(".")
             ending = ending.lower()
             if not member.isfile() or not (ending in ("txt", "json") or by_last_dot or f".{ending}" in AUDIO_SUFFIXES):
+                if not member.isdir():
+                    _note(unused, ending, tar, member.name)
                 continue
             name = f"{place}{slash}{stem}"
             if sample is None or name != sample.name:
@@ -124,9 +134,19 @@ def _samples(tar: Path, *, by_last_dot: bool) -> Iterator[_Sample]:
             if is_text:
                 sample.texts[ending] = content
             else:
+                if sample.recording is not None:
+                    _note(unused, f"{ending} beside another recording", tar, member.name)
+                    continue
                 sample.offset, sample.recording = member.offset_data, content
     if sample is not None:
         yield sample
+
+
+def _note(unused: dict[str, tuple[int, str]], ending: str, tar: Path, name: str) -> None:
+    """Count a member that is not read by its ending, and keep the name of the first."""
+    kind = f".{ending}" if ending else "no ending"
+    count, first = unused.get(kind, (0, f"'{name}' in {tar}"))
+    unused[kind] = (count + 1, first)
 
 
 def _line(sample: _Sample, listed: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:

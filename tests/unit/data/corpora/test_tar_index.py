@@ -123,3 +123,29 @@ def test_a_folder_without_tar_files_or_with_a_damaged_one_is_refused_and_keeps_i
     assert (tmp_path / "index.jsonl.gz").read_bytes() == before
     with pytest.raises(ConfigError, match=r"'data=manifest' is not accepted beside tars"):
         shard.run([f"tars={tmp_path}", "data=manifest"])
+
+
+def test_the_split_is_told_by_whole_words(tmp_path: Path) -> None:
+    folders = {"testimony": "train", "Development": "val", "valley": "train", "devotion": "train", "test1": "test", "valid-x": "val"}
+    for number, folder in enumerate(folders):
+        pack(tmp_path / folder / "000.tar", {f"{folder}.flac": flac(number), f"{folder}.txt": b"one"})
+    splits = indexed(tmp_path).splits
+    assert {cut.id: split for split, cuts in splits.items() for cut in cuts} == folders
+
+
+def test_an_utterance_that_occurs_in_two_tar_files_is_named_before_the_index_is_written(tmp_path: Path) -> None:
+    for name in ("train-0", "train-1"):
+        pack(tmp_path / f"{name}.tar", {"000.flac": flac(0), "000.txt": b"one"})
+    with pytest.raises(DataError, match=r"utterance id '000' occurs twice \(.*train-0.tar and .*train-1.tar\)\n    -> give each") as raised:
+        shard.run([f"tars={tmp_path}"])
+    assert not (tmp_path / "index.jsonl.gz").exists(), raised.value
+
+
+def test_what_is_not_read_is_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = {"a.flac": flac(0), "a.wav": flac(1), "a.txt": b"one", "a.cls": b"3", "README": b"x"}
+    pack(tmp_path / "a.tar", {**first, "b.flac": flac(1), "b.txt": b"two", "b.cls": b"4"})
+    corpus = indexed(tmp_path)
+    np.testing.assert_array_equal(corpus.read(corpus.splits["train"][0], 8000), noise(0))
+    assert f"2 files not read: .cls (the first: 'a.cls' in {tmp_path / 'a.tar'})" in caplog.text
+    assert "1 file not read: .wav beside another recording (the first: 'a.wav' in" in caplog.text
+    assert "1 file not read: no ending (the first: 'README' in" in caplog.text
