@@ -61,6 +61,30 @@ def test_a_run_on_two_devices_is_resumed_by_another_pair(tmp_path: Path) -> None
     assert resumed.history[-1]["train/loss"] == pytest.approx(whole.history[-1]["train/loss"], rel=1e-5)
 
 
+class Stop(Callback):
+    """Ends the process as `kill -9` does, once a checkpoint was written inside the second epoch."""
+
+    def on_batch_start(self, epoch: int, batch_index: int, batch_count: int) -> None:
+        if epoch == 1 and batch_index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_two_devices_that_were_killed_within_an_epoch_go_on_as_if_they_had_not_been(tmp_path: Path) -> None:
+    options = [*TINY, "model=mlp", "model.dropout=0.2", "trainer.epochs=3", "data.batch_size=5", "trainer.checkpoint.every_n_steps=1"]
+    options += ["trainer.accelerator=cpu", "trainer.devices=2"]
+    whole = speechtrain.train(speechtrain.compose(options, output_dir=tmp_path / "whole"))
+    train = "speechtrain.train(speechtrain.compose(sys.argv[2:], output_dir=sys.argv[1]), callbacks=[test_devices.Stop()])"
+    script = f"import sys, speechtrain, test_devices\n{train}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "part"), *options], env=environment, timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = speechtrain.train(speechtrain.compose([*options, f"resume={tmp_path / 'part'}"], output_dir=tmp_path / "part"))
+    for one, two in zip(whole.history, resumed.history, strict=True):
+        for name in ("train/loss", "train/grad_norm", "val/loss"):
+            assert one[name] == two[name], name
+
+
 @pytest.fixture
 def training(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], psutil.Process]]:
     """A run on two devices that has finished an epoch and has many to go, and its second process."""

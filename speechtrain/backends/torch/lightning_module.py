@@ -74,6 +74,7 @@ class TrainingModule(pl.LightningModule):
         self._good_buffers: list[torch.Tensor] = []
         self._passes = ExitStack()
         self._halfway: dict[str, Any] | None = None
+        self._random: Sequence[torch.Tensor] = ()
         self._changed: dict[str, Any] = {}
         self._batches_done = 0  # while a checkpoint is written inside an epoch
         self._reset()
@@ -106,7 +107,7 @@ class TrainingModule(pl.LightningModule):
             # dropout follows from (seed, epoch), so that a run resumed at an epoch goes on as if it had never stopped
             torch.manual_seed(self.plan.seed + 1_000_003 * (self.current_epoch + 1) + 7919 * self.global_rank)
         elif self._halfway is not None:
-            set_random_state(self._halfway["random"], self.device)
+            set_random_state(self._random, self.device)
         self._halfway = None
         if isinstance(self.model.encoder, Encoder):
             self.model.encoder.at_step(self.global_step)
@@ -348,8 +349,12 @@ class TrainingModule(pl.LightningModule):
                 "epoch": self.current_epoch,
                 "batches": self._batches_done,
                 "of": int(self.trainer.num_training_batches),
-                "random": random_state(self.device),
-                "sums": [float(self._loss_sum), self._label_count, float(self._norm_sum), self._norm_count, self._skipped],
+                "ranks": gather_from_ranks(
+                    {
+                        "random": random_state(self.device),
+                        "sums": [float(self._loss_sum), self._label_count, float(self._norm_sum), self._norm_count, self._skipped],
+                    }
+                ),
             }
         if self.average is not None:  # `state_dict` has the weights to use, `trained` those to go on training
             checkpoint["trained"] = checkpoint["state_dict"]
@@ -366,7 +371,13 @@ class TrainingModule(pl.LightningModule):
         checkpoint["state_dict"] = checkpoint.get("trained", checkpoint["state_dict"])
         self._halfway = checkpoint.get("halfway")
         if self._halfway is not None:
-            loss, self._label_count, norm, self._norm_count, *skipped = self._halfway["sums"]
+            ranks = self._halfway.get("ranks") or [self._halfway] * self.trainer.world_size  # of earlier versions: rank 0
+            self._random = ranks[self.global_rank % len(ranks)]["random"]
+            sums = [each["sums"] for each in ranks]
+            loss, self._label_count, norm, self._norm_count, *skipped = sums[self.global_rank % len(ranks)]
+            if len(ranks) != self.trainer.world_size:  # what other ranks had counted is counted by the first
+                is_first = self.global_rank == 0
+                loss, self._label_count = (sum(each[place] for each in sums) if is_first else 0 for place in (0, 1))
             self._skipped = sum(skipped)  # files of earlier versions have none
             self._loss_sum += loss
             self._norm_sum += norm
