@@ -95,7 +95,7 @@ def by_parts(address: str, connections: int) -> int:
     random.Random(0).shuffle(cuts)
     total = 0
     for begin in range(0, len(cuts), BATCH):
-        source.expect(cuts[begin : begin + 3 * BATCH], source)
+        source.prefetch(cuts[begin : begin + 3 * BATCH], source)
         for cut in cuts[begin : begin + BATCH]:
             total += len(source._ahead.take(source._part(cut)))
     return total

@@ -127,7 +127,7 @@ class Corpus:
         splits: utterances of `train`, `val` and `test`; empty where there is no such split.
         skipped: utterances that were left out because the lists or headers show that they are bad.
         read: reads the samples (N,) of an utterance at a rate in Hz; raises `DataError` where that is impossible.
-        expect: is told which utterances an owner, any object with a hash, reads next, and fetches them; None: that is of no use.
+        prefetch: is told which utterances an owner, any object with a hash, reads next, and fetches them; None: that is of no use.
         target: reads the target signal (T, C) of an utterance, which has as many frames as its features; None: the targets are texts.
         target_size: number of values C per frame of the target signal.
         normalized: example texts as the corpus has them and as they are trained on, those that differ first.
@@ -136,7 +136,7 @@ class Corpus:
     splits: dict[str, Sequence[Cut]]
     skipped: list[Skip] = field(default_factory=list)
     read: Callable[[Cut, int], Audio] = read_audio
-    expect: Callable[[Sequence[Cut], object], None] | None = None
+    prefetch: Callable[[Sequence[Cut], object], None] | None = None
     target: Callable[[Cut], Audio] | None = None
     target_size: int = 0
     normalized: list[tuple[str, str]] = field(default_factory=list)

@@ -87,7 +87,7 @@ class BatchBuilder(Dataset[Batch]):
     def __getitem__(self, key: BatchKey) -> Batch:
         epoch, ids, upcoming = key
         if self._cache.reads_ahead:
-            self._cache.expect((self._cuts[name] for name in (*ids, *upcoming) if name not in self._unaugmented), self)
+            self._cache.prefetch((self._cuts[name] for name in (*ids, *upcoming) if name not in self._unaugmented), self)
         utterances, left_out = self._read(epoch, ids)
         rows = [views[view] for view in range(self._views) for views in utterances.values()]
         features, lengths = stack_features([features for features, _ in rows])

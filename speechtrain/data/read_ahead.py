@@ -81,7 +81,7 @@ class ReadAhead:
     def __reduce__(self) -> tuple[Any, ...]:
         return ReadAhead, (self._storage, self._threads)
 
-    def expect(self, parts: Iterable[Part], owner: object) -> None:
+    def prefetch(self, parts: Iterable[Part], owner: object) -> None:
         """Begin to fetch the parts that `owner` asks for next, in this order; those of its last call that are not among them are let go."""
         with self._own_lock():
             self._waiting[owner] = deque(parts)

@@ -78,7 +78,7 @@ class StorageError(UserError):
     """What was listed cannot be read from where it lies; the message names the file."""
 
 
-class _Unsteady(Exception):  # noqa: N818
+class _TransientError(Exception):
     """Names a failure behind which the same request may succeed.
 
     Args:
@@ -95,7 +95,7 @@ class Storage(ABC):
     """A place with files, some of which are read in parts, by several threads at once and in forked processes."""
 
     @abstractmethod
-    def where(self, name: str) -> str:
+    def address(self, name: str) -> str:
         """Return the address of a file, for messages."""
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Storage(ABC):
 
     def _changed(self, name: str, what: str) -> StorageError:
         fix = "put back the files that the index was made with, or make them and the index anew (python -m speechtrain.shard)"
-        return StorageError(f"{self.where(name)}: {what}; it was changed or cut off after its index was made\n    -> {fix}")
+        return StorageError(f"{self.address(name)}: {what}; it was changed or cut off after its index was made\n    -> {fix}")
 
     def _check_size(self, part: Part, size: int) -> None:
         if part.file_size is not None and size != part.file_size:
@@ -135,7 +135,7 @@ class Folder(Storage):
     def __init__(self, root: str) -> None:
         self.root = user_path(root).absolute()
 
-    def where(self, name: str) -> str:
+    def address(self, name: str) -> str:
         """Return the path of a file."""
         return str(self.root / name)
 
@@ -162,9 +162,9 @@ class Folder(Storage):
 
     def _unreadable(self, name: str, error: OSError) -> StorageError:
         if isinstance(error, FileNotFoundError):
-            return StorageError(f"no such file: {self.where(name)}\n    -> {_MADE}")
+            return StorageError(f"no such file: {self.address(name)}\n    -> {_MADE}")
         return StorageError(
-            f"{self.where(name)}: cannot be read ({error.strerror or error})\n    -> mend the disk or the rights of the file"
+            f"{self.address(name)}: cannot be read ({error.strerror or error})\n    -> mend the disk or the rights of the file"
         )
 
 
@@ -194,7 +194,7 @@ class HttpServer(Storage):
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_own": None, "_context": None, "_process": -1}
 
-    def where(self, name: str) -> str:
+    def address(self, name: str) -> str:
         """Return the address of a file, without secrets."""
         return f"{self._root}/{quote(name)}"
 
@@ -221,7 +221,7 @@ class HttpServer(Storage):
                 size = _PIECE if total is None else min(_PIECE, total - file.tell())
                 piece, total = self._repeated(Part(name, file.tell(), size, total), is_last=total is None)
                 if total > _LARGEST_COPY:
-                    raise StorageError(f"{self.where(name)}: has {total} bytes, and {_LARGEST_COPY} are read at most\n    -> {_MADE}")
+                    raise StorageError(f"{self.address(name)}: has {total} bytes, and {_LARGEST_COPY} are read at most\n    -> {_MADE}")
                 file.write(piece)
 
     def _repeated(self, part: Part, *, is_last: bool = False) -> tuple[bytes, int]:
@@ -230,16 +230,16 @@ class HttpServer(Storage):
             try:
                 content, total = self._request(part, is_last=is_last)
                 if part.checksum is not None and zlib.crc32(content) != part.checksum:
-                    raise _Unsteady(f"holds other bytes from {part.offset} to {part.offset + part.size}")
-            except _Unsteady as failure:
+                    raise _TransientError(f"holds other bytes from {part.offset} to {part.offset + part.size}")
+            except _TransientError as failure:
                 if attempt >= self._retries:
                     if "other bytes" in str(failure):
                         raise self._changed(part.name, str(failure)) from None
                     tried = f"{attempt + 1} requests failed, the last: " if attempt else ""
                     fix = "see that the server runs and can be reached from here; data.retries and data.timeout say how long to try"
-                    raise StorageError(f"{self.where(part.name)}: {tried}{failure}\n    -> {fix}") from None
+                    raise StorageError(f"{self.address(part.name)}: {tried}{failure}\n    -> {fix}") from None
                 pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311 # no secret hangs on it
-                log.debug("%s: %s; again in %.1f s", self.where(part.name), failure, pause)
+                log.debug("%s: %s; again in %.1f s", self.address(part.name), failure, pause)
                 time.sleep(min(failure.pause, 6 * _LONGEST_PAUSE) if failure.pause is not None else pause)
             else:
                 return content, total
@@ -264,18 +264,18 @@ class HttpServer(Storage):
                     connection.close()
             except ssl.SSLCertVerificationError as error:
                 raise StorageError(
-                    f"{self.where(part.name)}: its certificate is not trusted ({error.verify_message})\n    -> {_TRUST}"
+                    f"{self.address(part.name)}: its certificate is not trusted ({error.verify_message})\n    -> {_TRUST}"
                 ) from None
             except (OSError, http.client.HTTPException, UnicodeError) as error:
                 connection.close()
-                raise _Unsteady(masked(first_line(error))) from None
-            except (StorageError, _Unsteady):
+                raise _TransientError(masked(first_line(error))) from None
+            except (StorageError, _TransientError):
                 connection.close()
                 raise
             if len(content) != size:
-                raise _Unsteady(f"sent {len(content)} bytes of {size}")
+                raise _TransientError(f"sent {len(content)} bytes of {size}")
             return content, total
-        raise StorageError(f"{self.where(part.name)}: the server sends on from one address to the next\n    -> check data.root")
+        raise StorageError(f"{self.address(part.name)}: the server sends on from one address to the next\n    -> check data.root")
 
     def _moved(self, url: str, place: str, name: str) -> str:
         """Return the address that a server sends on to."""
@@ -287,15 +287,15 @@ class HttpServer(Storage):
             is_address = False
         if not is_address:
             raise StorageError(
-                f"{self.where(name)}: the server sends on to what is no address ({masked(place)[:100]!r})\n    -> check data.root"
+                f"{self.address(name)}: the server sends on to what is no address ({masked(place)[:100]!r})\n    -> check data.root"
             )
         if address.scheme not in ("http", "https") or not address.hostname:
             raise StorageError(
-                f"{self.where(name)}: leads to {address.scheme}://{address.hostname}, which cannot be read\n    -> check data.root"
+                f"{self.address(name)}: leads to {address.scheme}://{address.hostname}, which cannot be read\n    -> check data.root"
             )
         if address.scheme == "http" and urlsplit(url).scheme == "https":
             fix = "set data.root to an address that stays with https"
-            raise StorageError(f"{self.where(name)}: the server sends on to {address.hostname} without encryption (http)\n    -> {fix}")
+            raise StorageError(f"{self.address(name)}: the server sends on to {address.hostname} without encryption (http)\n    -> {fix}")
         return moved
 
     def _answer(self, connection: http.client.HTTPConnection, address: SplitResult, part: Part) -> http.client.HTTPResponse:
@@ -334,7 +334,8 @@ class HttpServer(Storage):
         status = response.status
         if status in _TEMPORARY:
             wait = response.getheader("Retry-After", "")
-            raise _Unsteady(f"the server answered {status} {response.reason or ''}".rstrip(), float(wait) if wait.isdecimal() else None)
+            reason = f"the server answered {status} {response.reason or ''}".rstrip()
+            raise _TransientError(reason, float(wait) if wait.isdecimal() else None)
         found = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range", ""))
         if status == 206 and found is not None and found[1] is not None and int(found[1]) == part.offset:
             self._check_size(part if part.file_size is not None else part._replace(size=0), int(found[2]))
@@ -345,7 +346,7 @@ class HttpServer(Storage):
             raise self._changed(part.name, f"does not reach from {part.offset} to {part.offset + part.size} bytes")
         code = _ERROR_CODE.search(response.read(_LONGEST_ERROR)) if status != 200 else None
         answer = ", ".join(filter(None, (f"{status} {response.reason or ''}".strip(), code and code[1].decode())))
-        raise StorageError(f"{self.where(part.name)}: {self._refusal(status, answer, code[1].decode() if code else '')}")
+        raise StorageError(f"{self.address(part.name)}: {self._refusal(status, answer, code[1].decode() if code else '')}")
 
     def _refusal(self, status: int, answer: str, code: str) -> str:
         """Say why a response is of no use, and what to do."""
@@ -361,7 +362,7 @@ class HttpServer(Storage):
 
     def _url(self, name: str) -> str:
         """Return the address of a request for a file."""
-        return f"{self.where(name)}{'?' if self._query else ''}{self._query}"
+        return f"{self.address(name)}{'?' if self._query else ''}{self._query}"
 
 
 class Bucket(HttpServer):
@@ -390,7 +391,7 @@ class Bucket(HttpServer):
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_client": None, "_signed": {}, "_lock": None}
 
-    def where(self, name: str) -> str:
+    def address(self, name: str) -> str:
         """Return the address of a file."""
         return "/".join(filter(None, ("s3:/", self._bucket, self._path, name)))
 

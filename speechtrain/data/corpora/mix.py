@@ -46,20 +46,20 @@ class Mix(KeepsTables):
                 for cut in corpus.splits[split]:
                     cuts[split] += [_renamed(cut, name, copy) for copy in range(_times(f"{name}/{cut.id}", weight))]
         from_files = all(corpus.from_files for corpus in self._loaded.values())
-        expect = self.expect if any(corpus.expect is not None for corpus in self._loaded.values()) else None
-        return Corpus({**cuts}, skipped, read=read_audio if from_files else self.read, expect=expect)
+        prefetch = self.prefetch if any(corpus.prefetch is not None for corpus in self._loaded.values()) else None
+        return Corpus({**cuts}, skipped, read=read_audio if from_files else self.read, prefetch=prefetch)
 
     def read(self, cut: Cut, rate: int) -> Audio:
         """Read an utterance (N,) as the corpus does that it is from."""
         name, original = _original(cut)
         return self._loaded[name].read(original, rate)
 
-    def expect(self, cuts: Sequence[Cut], owner: object) -> None:
+    def prefetch(self, cuts: Sequence[Cut], owner: object) -> None:
         """Tell each corpus which of its utterances `owner` reads next."""
         originals = [_original(cut) for cut in cuts]
         for name, corpus in self._loaded.items():
-            if corpus.expect is not None:
-                corpus.expect([original for own, original in originals if own == name], owner)
+            if corpus.prefetch is not None:
+                corpus.prefetch([original for own, original in originals if own == name], owner)
 
 
 def _original(cut: Cut) -> tuple[str, Cut]:

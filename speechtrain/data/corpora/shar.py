@@ -81,9 +81,9 @@ class Shar(KeepsTables):
             name: CutTable(listing.columns, np.flatnonzero(listing.split == n)) for n, name in enumerate(SPLITS)
         }
         if not len(cuts["train"]):
-            raise DataError(f"{self._storage.where(INDEX)}: lists no utterance for training\n    -> {_FIX}")
+            raise DataError(f"{self._storage.address(INDEX)}: lists no utterance for training\n    -> {_FIX}")
         missing = [name for name in ("val", "test") if not len(cuts[name])]
-        return Corpus(complete_splits(cuts, missing, self.split, limit), read=self.read, expect=self.expect)
+        return Corpus(complete_splits(cuts, missing, self.split, limit), read=self.read, prefetch=self.prefetch)
 
     def read(self, cut: Cut, rate: int) -> Audio:
         """Read the samples (N,) of an utterance at `rate` Hz.
@@ -98,12 +98,12 @@ class Shar(KeepsTables):
         except StorageError as error:
             reason, arrow, fix = str(error).partition("\n    -> ")
             raise StorageError(f"utterance '{cut.id}': {reason}{arrow}{fix}") from None
-        name = f"{self._storage.where(part.name)}, '{cut.id}'"
+        name = f"{self._storage.address(part.name)}, '{cut.id}'"
         return read_recording(content, rate, duration=cut.duration, channel=cut.channel, name=name)
 
-    def expect(self, cuts: Sequence[Cut], owner: object) -> None:
+    def prefetch(self, cuts: Sequence[Cut], owner: object) -> None:
         """Fetch utterances ahead, which `owner` reads next."""
-        self._ahead.expect(map(self._part, cuts), owner)
+        self._ahead.prefetch(map(self._part, cuts), owner)
 
     def _part(self, cut: Cut) -> Part:
         """Return where an utterance lies."""
@@ -118,7 +118,7 @@ class Shar(KeepsTables):
         stored = self.table_cache.read(key) if self.table_cache is not None else None
         if stored is not None and stored.facts.get("shar_index") == VERSION:
             return _Listing.stored(stored)
-        listing = _IndexReader(self._storage.where(INDEX)).read(path)
+        listing = _IndexReader(self._storage.address(INDEX)).read(path)
         if self.table_cache is not None and len(listing.size) >= _WORTH_KEEPING and self.table_cache.write(key, listing.to_store()):
             stored = self.table_cache.read(key)
             listing = _Listing.stored(stored) if stored is not None else listing  # on the file's pages, not in memory

@@ -70,7 +70,7 @@ class SpectrumCache:
         with progress_bar("reading audio", len(cuts)) as advance, ThreadPoolExecutor(threads) as pool:
             done, together = 0, 1  # one by one until one is good: features that learn their size from what is read learn it from that
             while done < len(cuts):
-                self.expect(cuts[done : done + together], self)
+                self.prefetch(cuts[done : done + together], self)
                 for utterance, result in pool.map(read, cuts[done : done + together]):
                     done += 1
                     if isinstance(result, str):
@@ -131,12 +131,12 @@ class SpectrumCache:
     @property
     def reads_ahead(self) -> bool:
         """Return whether it is of use to know which utterances are asked for next."""
-        return self._corpus.expect is not None
+        return self._corpus.prefetch is not None
 
-    def expect(self, cuts: Iterable[Cut], owner: object) -> None:
+    def prefetch(self, cuts: Iterable[Cut], owner: object) -> None:
         """Have the recordings fetched of those utterances, which `owner` reads next, that are not kept."""
-        if self._corpus.expect is not None:
-            self._corpus.expect([cut for cut in cuts if cut.id not in self._packed], owner)
+        if self._corpus.prefetch is not None:
+            self._corpus.prefetch([cut for cut in cuts if cut.id not in self._packed], owner)
 
     def samples(self, cut: Cut) -> npt.NDArray[np.float32]:
         """Read the waveform (N,) of an utterance, at the features' rate."""

@@ -14,7 +14,7 @@ from speechtrain.data.storage import HttpServer, Part
 
 ahead = ReadAhead(HttpServer(sys.argv[1], retries=50, timeout=100.0), 4)
 parts = [Part("a", place, 1) for place in range(48)]
-ahead.expect(parts, ahead)
+ahead.prefetch(parts, ahead)
 ahead.take(parts[0])
 """
 

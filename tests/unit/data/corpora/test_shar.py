@@ -192,8 +192,8 @@ def test_a_mix_fetches_ahead_from_the_corpora_that_it_is_made_of(shards: Path) -
     with serving(shards) as server:
         corpus = Mix({"far": source(server.address), "near": source(shards)}, {}).load(None)
         cuts = corpus.splits["train"]
-        assert corpus.expect is not None
-        corpus.expect(cuts, server)
+        assert corpus.prefetch is not None
+        corpus.prefetch(cuts, server)
         for cut in cuts[:16]:
             np.testing.assert_array_equal(corpus.read(cut, 8000), corpus.read(cuts[cuts.index(cut) + 16], 8000))
         assert len(server.asked) == 17, "the index, and each utterance once"
@@ -541,7 +541,7 @@ class _Slow(Storage):
         self.fetched = 0
         self.lock = threading.Lock()
 
-    def where(self, name: str) -> str:
+    def address(self, name: str) -> str:
         return name
 
     def read(self, part: Part) -> bytes:
@@ -558,16 +558,16 @@ def test_what_is_fetched_ahead_is_bounded_and_what_nobody_wants_any_more_is_let_
     storage = _Slow()
     ahead, owner, other = ReadAhead(storage, 4), _Slow(), _Slow()
     parts = [Part("a", number * 100, 100) for number in range(50)]
-    ahead.expect(parts, owner)
+    ahead.prefetch(parts, owner)
     for taken, part in enumerate(parts, start=1):
         assert ahead.take(part) == bytes(100)
         assert storage.fetched <= taken * 100 + 1000
         assert sum(each.size for each in ahead._pending) <= 1000
     assert storage.fetched == 5000, "each once"
-    ahead.expect(parts[:5], owner)
-    ahead.expect([Part("b", 0, 900)], other)
-    ahead.expect([], owner)
-    ahead.expect([], other)
+    ahead.prefetch(parts[:5], owner)
+    ahead.prefetch([Part("b", 0, 900)], other)
+    ahead.prefetch([], owner)
+    ahead.prefetch([], other)
     assert not ahead._pending
     assert not ahead._bytes
     assert ahead.take(parts[7]) == bytes(100)
