@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
+from speechtrain.addresses import masked
 from speechtrain.config.extras import needed
 from speechtrain.config.schemas.node import HIGHEST_RATE, Node, Rule, Target, choice, number
 from speechtrain.files import is_file, is_folder, user_path
@@ -315,7 +316,7 @@ class Shar(Loading):
             yield from _root_problem(self.root, "index.jsonl.gz is in")
         elif scheme.lower() not in _ADDRESSES or not _has_host(self.root):
             fix = "give a folder, http(s)://HOST/PATH or s3://BUCKET/PATH"
-            yield "root", f"is no address that can be read, received {self.root}", fix
+            yield "root", f"is no address that can be read, received {masked(self.root)}", fix
         elif scheme.lower() == "s3":
             yield from needed("root", ("boto3",))
 

@@ -577,3 +577,9 @@ def test_what_is_fetched_ahead_is_bounded_and_what_nobody_wants_any_more_is_let_
 def test_a_root_that_cannot_be_read_is_a_mistake_in_the_config(root: str) -> None:
     with pytest.raises(ConfigError, match=r"data.root: "):
         of_shards(root)
+
+
+def test_a_mistake_in_a_root_is_told_without_its_password() -> None:
+    with pytest.raises(ConfigError, match=r"received ftp://ann:\*\*\*@host/a") as raised:
+        of_shards("ftp://ann:s3cret-word@host/a")
+    assert "s3cret" not in str(raised.value)
