@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     weights, stored, vocabulary = stored_for(cfg)
     recognizer = Recognizer.of(weights, overlaid(stored, overrides), vocabulary)
     spotter = Spotter(recognizer, cfg)
-    words = read_keywords(recognizer, cfg.split)
+    words = read_keywords(recognizer, cfg.split, cfg.ignore)
     points, hours = spotter.curve(read_background(recognizer, files), words)
     console.print(f"model       {weights}\nbackground  {hours:.2f} h\nkeywords    {len(words)} recordings of {cfg.split}\n", markup=False)
     table = Table(box=None, pad_edge=False)

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from speechtrain.config.components import MIX
+from speechtrain.config.components import MIXES
 from speechtrain.config.experiment import Component, component
 from speechtrain.errors import ConfigError, Problem, UserError, first_line
 
@@ -21,7 +21,7 @@ def component_of(group: str, node: DictConfig | Component) -> Component:
 def build(group: str, node: DictConfig | Component, **known_now: Any) -> Any:
     """Call the target of a node with its arguments and with those that are only known now, which are passed on unchanged."""
     made = dict(component_of(group, node))
-    if made["_target_"] == MIX:
+    if made["_target_"] in MIXES:
         made["corpora"] = {name: build(group, corpus) for name, corpus in made["corpora"].items()}
     return _call(made, known_now)
 

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from speechtrain.config.schemas.data import LOADING_KEYS
 from speechtrain.config.targets import UnknownTargetError, signature
 
-MIX = "speechtrain.data.corpora.mix.Mix"
-"""The class of `data=mix`, whose `corpora` are components themselves."""
+MIXES = ("speechtrain.data.corpora.mix.Mix", "speechtrain.data.corpora.keyword_windows.KeywordWindows")
+"""The classes of `data=mix` and `data=keyword_windows`, whose `corpora` are components themselves."""
 
 _NOT_PASSED = {
     "data": LOADING_KEYS,

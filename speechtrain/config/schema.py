@@ -25,6 +25,7 @@ from speechtrain.config.schemas.data import (
     Hdf5Signals,
     HuggingFace,
     Kaldi,
+    KeywordWindows,
     LhotseCuts,
     LibriSpeech,
     LJSpeech,
@@ -182,6 +183,7 @@ SCHEMAS: dict[str, dict[str, type[Node]]] = {
         "lhotse": LhotseCuts,
         "shar": Shar,
         "huggingface": HuggingFace,
+        "keyword_windows": KeywordWindows,
         "mix": Mix,
     },
     "features": {

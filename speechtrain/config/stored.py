@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from speechtrain.addresses import whole_values
 from speechtrain.config.comments import content_of
-from speechtrain.config.components import MIX
+from speechtrain.config.components import MIXES
 from speechtrain.config.composition import CONF_DIR
 from speechtrain.config.explain import expected_type
 from speechtrain.config.moved import renamed
@@ -159,7 +159,7 @@ def _group_at(path: str, above: str, node: object) -> str:
     """
     if "." not in path:
         return "trackers" if path == "tracking" else path if path in (*COMPONENTS, "data") else ""
-    if above == "data" and isinstance(node, dict) and node.get("_target_") == MIX and path.endswith(".corpora"):
+    if above == "data" and isinstance(node, dict) and node.get("_target_") in MIXES and path.endswith(".corpora"):
         return "corpora"  # in which each key is a corpus
     return {"corpora": "data", "trackers": "tracking"}.get(above, "")
 
@@ -193,7 +193,7 @@ def _component(group: str, node: Mapping[str, Any], path: str) -> Typed:
             yield from target_problems(path, OmegaConf.create(values))
         else:
             values = yield from _typed(schema, node, path, with_rules=group not in _ELSEWHERE)
-    if group == "data" and target == MIX:
+    if group == "data" and target in MIXES:
         corpora = node.get("corpora")
         for name, corpus in corpora.items() if isinstance(corpora, dict) else ():
             yield from _component("data", corpus if isinstance(corpus, dict) else {}, f"{path}.corpora.{name}")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from speechtrain.config.build import build
-from speechtrain.config.components import MIX
+from speechtrain.config.components import MIXES
 from speechtrain.config.experiment import Component, ExperimentConfig, class_name
 from speechtrain.config.overlay import has_own_list
 from speechtrain.data.batching import Limits
@@ -251,7 +251,7 @@ def _limit_durations(corpus: Corpus, cfg: ExperimentConfig) -> None:
 
 def _with_normalisation(steps: Sequence[str], corpus: Component) -> Component:
     """Return a corpus, or a mix of corpora, whose division by texts knows the steps that make some of them the same."""
-    if corpus["_target_"] == MIX:
+    if corpus["_target_"] in MIXES:
         return {**corpus, "corpora": {name: _with_normalisation(steps, each) for name, each in corpus["corpora"].items()}}
     split = corpus.get("split")
     if not isinstance(split, Mapping) or split.get("by") != "text":

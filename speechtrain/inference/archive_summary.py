@@ -10,18 +10,30 @@ from typing import Any
 
 from speechtrain.backends import zip_files
 from speechtrain.console import format_metric
+from speechtrain.data.text.normalize import visible
+from speechtrain.errors import UserError, first_line, printable, shortened
 from speechtrain.inference.archive import read_index
 
+_EXPORT = "python -m speechtrain.export"
 _HISTORY, _RUN, _EVALUATION = "history.jsonl", "run.json", "evaluation.json"
 
 
 def archive_lines(path: Path) -> Iterator[str]:
-    """Yield what an archive holds.
+    """Yield what an archive holds; characters that are not seen, such as escapes that change a terminal, by their names.
 
     Raises:
-        UserError: the file is no archive, or is damaged.
+        UserError: the file is no archive, or is damaged, or a file in it is not what it should be.
     """
     index = read_index(path)
+    try:
+        for line in _lines(path, index):
+            yield visible(shortened(printable(line)))
+    except (*zip_files.UNREADABLE, OverflowError) as error:
+        reason = visible(printable(first_line(error)))
+        raise UserError(f"{path}: what is in the archive cannot be told ({reason})\n    -> write it again with {_EXPORT}") from error
+
+
+def _lines(path: Path, index: Mapping[str, Any]) -> Iterator[str]:
     names = sorted(index["files"])
     with zip_files.opened(path) as archive:
         yield f"archive     {path}: {len(names)} files, {path.stat().st_size / 1e6:.2f} MB, backend={index.get('backend', '?')}"
@@ -43,7 +55,7 @@ def _history(archive: zipfile.ZipFile, names: list[str]) -> Iterator[str]:
     epochs = [json.loads(line) for line in zip_files.read_text(archive, _HISTORY).splitlines() if line.strip()]
     for title, epoch in (("first", epochs[:1]), ("last", epochs[-1:])):
         for values in epoch:
-            shown = {name: value for name, value in values.items() if name.startswith(("train/loss", "val/"))}
+            shown = {name: value for name, value in _numbers(values).items() if name.startswith(("train/loss", "val/"))}
             yield f"history     {title} of {len(epochs)} epochs: {_listed(shown)}"
 
 

@@ -250,11 +250,15 @@ class Export:
     def _facts(self, path: Path, result: ExportResult) -> None:
         """Write the facts that a program needs to use the file, beside it."""
         from speechtrain.files import write_json
+        from speechtrain.inference.runtimes import tensors_of
 
-        facts = {
-            "format": result.kind,
+        tensors: dict[str, Any] = {
             "inputs": {"features": "(B, T, F) float32", "lengths": "(B,) frames of each"},
             "outputs": {"values": "(B, T', V)", "value_lengths": "(B,)"},
+        }
+        facts = {
+            "format": result.kind,
+            **(tensors_of(path) if result.kind in ("tflite", "tflite_int8") else tensors),
             "vocabulary": self.vocabulary,
             "subsampling": self.recognizer.backend.describe(self.recognizer.model).subsampling,
             "features": dict(self.settings.features),
@@ -320,7 +324,11 @@ class Export:
                 name: weights,
                 "config.yaml": cfg.as_yaml(),
                 "vocabulary.json": json.dumps(self.vocabulary, ensure_ascii=False),
-                **{f"exports/{name}": each for export in exports for name, each in _exported(export)},
+                **{
+                    f"exports/{name}": each
+                    for export in exports
+                    for name, each in exported_files(export, recording=bool(self.cfg.tflite.recording))
+                },
             }
             if self.run is not None:
                 files |= {each: self.run / each for pattern in _KEPT for each in _found(self.run, pattern)}
@@ -331,13 +339,23 @@ class Export:
             return self._try_out(_ARCHIVE, path, partial(again.backend.infer, again.model))
 
 
-def _exported(path: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files of an export that an archive holds, with their names: a file and its facts, or a folder for microcontrollers."""
+def exported_files(path: Path, *, recording: bool) -> Iterator[tuple[str, Path]]:
+    """Yield the files of an export that an archive holds, with their names: a file and its facts, or a folder for microcontrollers.
+
+    Args:
+        path: the export.
+        recording: whether the files that hold a recording of the test data are among them.
+    """
+    from speechtrain.inference.microcontroller.folder import RECORDING
+
+    left_out = () if recording else RECORDING
     if path.is_file():
         yield from ((each.name, each) for each in (path, path.with_suffix(f"{path.suffix}.json")))
     elif (path / "model.tflite").is_file():
         yield from (
-            (f"{path.name}/{each.name}", each) for each in sorted(path.iterdir()) if each.is_file() and not each.name.startswith(".")
+            (f"{path.name}/{each.name}", each)
+            for each in sorted(path.iterdir())
+            if each.is_file() and not each.name.startswith(".") and each.name not in left_out
         )
 
 

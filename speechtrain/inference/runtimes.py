@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from speechtrain.config.extras import explain_missing
 from speechtrain.errors import UserError, first_line
+from speechtrain.inference.scales import Scale
 
 Values = npt.NDArray[np.float32]
 Lengths = npt.NDArray[np.int64]
@@ -107,8 +108,9 @@ def _tflite(path: Path) -> ModelFunction:
 
     interpreter = Interpreter(model_path=str(path), num_threads=1)
     signature = interpreter.get_signature_runner()
-    inputs, results = signature.get_input_details()["features"], signature.get_output_details()["values"]
-    frames = int(inputs["shape"][1])
+    details = signature.get_input_details()["features"]
+    frames = int(details["shape"][1])
+    inputs, results = _scale(details), _scale(signature.get_output_details()["values"])
 
     def run(features: Values, lengths: Lengths) -> tuple[Values, Lengths]:
         if features.shape[1] > frames:
@@ -117,29 +119,33 @@ def _tflite(path: Path) -> ModelFunction:
         for row, length in zip(features, lengths, strict=True):
             padded = np.zeros((1, frames, row.shape[1]), dtype=np.float32)
             padded[0, :length] = row[:length]
-            outputs = signature(features=_whole(padded, inputs), lengths=np.array([length], dtype=np.int32))
-            values.append(_floating(outputs["values"][0], results))
+            numbers = padded if inputs is None else inputs.quantised(padded)
+            outputs = signature(features=numbers, lengths=np.array([length], dtype=np.int32))
+            values.append(outputs["values"][0] if results is None else results.values(outputs["values"][0]))
             value_lengths.append(int(outputs["value_lengths"][0]))
         return np.stack(values), np.array(value_lengths, dtype=np.int64)
 
     return run
 
 
-def _whole(values: Values, details: Any) -> npt.NDArray[Any]:
-    """Return values as an input of LiteRT takes them: whole numbers of 8 bits, or as they are."""
-    if details["dtype"] != np.int8:
-        return values
-    scale, zero = details["quantization"]
-    numbers: npt.NDArray[np.int8] = np.clip(np.rint(values / np.float32(scale)) + zero, -128, 127).astype(np.int8)
-    return numbers
+def _scale(details: Any) -> Scale | None:
+    """Return the scale of an input or output of LiteRT; None: it holds values in floating point."""
+    return Scale(*details["quantization"]) if details["dtype"] == np.int8 else None
 
 
-def _floating(numbers: npt.NDArray[Any], details: Any) -> Values:
-    """Return the values of an output of LiteRT, which may be whole numbers of 8 bits."""
-    if details["dtype"] != np.int8:
-        return numbers
-    scale, zero = details["quantization"]
-    return np.float32(scale) * (numbers.astype(np.float32) - np.float32(zero))
+def tensors_of(path: Path) -> dict[str, dict[str, Any]]:
+    """Return shape, type and, of whole numbers, scale and zero of each input and output of a file of LiteRT."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    signature = Interpreter(model_path=str(path), num_threads=1).get_signature_runner()
+    described: dict[str, dict[str, Any]] = {"inputs": {}, "outputs": {}}
+    for side, tensors in (("inputs", signature.get_input_details()), ("outputs", signature.get_output_details())):
+        for name, details in tensors.items():
+            scale = _scale(details)
+            stands = {} if scale is None else {"scale": float(scale.scale), "zero": int(scale.zero)}
+            shape = [int(size) for size in details["shape"]]
+            described[side][name] = {"shape": shape, "type": np.dtype(details["dtype"]).name, **stands}
+    return described
 
 
 _OPEN: dict[str, Callable[[Path], ModelFunction]] = {

@@ -141,20 +141,30 @@ def read_background(recognizer: Recognizer, files: Sequence[Path]) -> Iterator[A
     yield from (read_recording(file, recognizer.sample_rate, channel=recognizer.channel) for file in files)
 
 
-def read_keywords(recognizer: Recognizer, split: str) -> list[tuple[int, Audio]]:
+def read_keywords(recognizer: Recognizer, split: str, ignore: Sequence[str]) -> list[tuple[int, Audio]]:
     """Read the labels and samples of the utterances of a split of the model's data.
 
+    Args:
+        recognizer: the model.
+        split: train, val or test.
+        ignore: classes that are no keywords, whose utterances are left out.
+
     Raises:
-        ConfigError: the split has no utterances of the model's classes.
+        ConfigError: the split has no utterances of keywords.
     """
     from speechtrain.data.batches import Reference
     from speechtrain.data.prepare import prepare_split
 
     data = prepare_split(recognizer.cfg, split, recognizer.tokenizer, threads=2)
     targets = ((recognizer.task.target(Reference(cut.text)), cut) for cut in data.corpus.splits[split])
-    words = [(int(target[0]), data.corpus.read(cut, recognizer.sample_rate)) for target, cut in targets if len(target)]
+    names = recognizer.tokenizer.vocabulary
+    words = [
+        (int(target[0]), data.corpus.read(cut, recognizer.sample_rate))
+        for target, cut in targets
+        if len(target) and names[int(target[0])] not in ignore
+    ]
     if not words:
-        raise ConfigError([Problem("split", f"{split} has no utterances of the model's classes", "give another split")])
+        raise ConfigError([Problem("split", f"{split} has no utterances of the model's keywords", "give another split")])
     return words
 
 

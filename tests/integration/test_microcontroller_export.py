@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import wave
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def record(folder: Path) -> None:
         ["backend=keras", "model=tdnn", "model.channels=16"],
         ["backend=torch", "model=lstm", "model.hidden_size=16", "task.pool=last"],
         [
+            "backend=keras",
+            "model=crdnn",
+            "model.rnn_size=8",
+            "model.rnn_layers=1",
+            "model.conv_channels=[4,4]",
+            "model.conv_time_strides=[2,2]",
+        ],
+        [
             "backend=torch",
             "model=matchboxnet",
             "model.channels=[16,16,16]",
@@ -55,7 +64,7 @@ def record(folder: Path) -> None:
             "features.f_max=3750",
         ],
     ],
-    ids=["matchboxnet of Torch", "tdnn of Keras", "lstm of Torch", "the front end of the device"],
+    ids=["matchboxnet of Torch", "tdnn of Keras", "lstm of Torch", "crdnn of Keras", "the front end of the device"],
 )
 def test_a_classifier_runs_in_the_interpreter_of_microcontrollers(
     tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
@@ -69,15 +78,19 @@ def test_a_classifier_runs_in_the_interpreter_of_microcontrollers(
     folder = tmp_path / "files/tflite_micro"
     facts = json.loads((folder / "model.json").read_text())
     assert facts["classes"] == ["high", "low", "middle"]
-    assert facts["same_class_as_litert"] == facts["recordings"] == 24
+    assert facts["recordings"] == 24
+    assert facts["same_class_as_litert"] >= 22
+    assert (facts["longer_left_out"], facts["unreadable_left_out"]) == (0, 0)
+    assert facts["arena_bytes"] >= 1.1 * facts["arena_used_bytes"]
     assert facts["int8_accuracy"] >= facts["accuracy"] - 0.05 > 0.6
-    assert f"{facts['arena_bytes']:,} bytes" in out
-    MicroInterpreter((folder / "model.tflite").read_bytes(), facts["arena_bytes"])  # in a much smaller one it may crash
+    assert f"{facts['arena_bytes']:,} bytes, {facts['arena_used_bytes']:,} of them used" in out
+    assert f"kArenaBytes = {facts['arena_bytes']};" in (folder / "settings.h").read_text()
+    MicroInterpreter((folder / "model.tflite").read_bytes(), facts["arena_bytes"])  # in one that is too small it may crash
     if "features=microfrontend" in options:
         assert (facts["features"]["scale"], facts["features"]["zero"]) == (1 / 32, 0)
     assert run([f"from={tmp_path / 'run'}", "format=[tflite_micro]", "out=small", "tflite.max_arena_bytes=1000"]) == 1
     err = capsys.readouterr().err
-    assert f"{facts['arena_bytes']:,} is more than tflite.max_arena_bytes, which allows 1,000" in " ".join(err.split())
+    assert re.search(r"[1-9]\d*,\d{3} is more than tflite\.max_arena_bytes, which allows 1,000", " ".join(err.split()))
     assert [path.name for path in (tmp_path / "small").iterdir()] == ["bad_tflite_micro.tflite"]
     names = {path.name for path in folder.iterdir()}
     assert names >= {"main.cc", "model_data.cc", "model_data.h", "operators.h", "settings.h", "front_end.cc", "recording.cc", "README.md"}
@@ -87,8 +100,7 @@ def test_a_classifier_runs_in_the_interpreter_of_microcontrollers(
     ("options", "reason"),
     [
         (["backend=torch", "model=jasper", "model.channels=16"], "Jasper is a model of Torch alone"),
-        (["backend=keras", "model=crdnn"], "REVERSE_V2, which TensorFlow Lite Micro has not"),
-        (["backend=keras", "model=conformer", "~model.train_chunk_frames"], "Conformer computes with lengths"),
+        (["backend=keras", "model=conformer"], "Conformer computes with lengths"),
         (["backend=keras", "model=tdnn", "task.pool=max"], "task.pool=max has no counterpart"),
     ],
 )
@@ -98,6 +110,6 @@ def test_a_model_that_no_microcontroller_runs_is_refused_with_the_reason(
     record(tmp_path)
     speechtrain.train(speechtrain.compose([*KEYWORDS, "features=logmel_8k", *options, "trainer.epochs=1"], output_dir=tmp_path / "run"))
     capsys.readouterr()
-    assert run([f"from={tmp_path / 'run'}", "format=[tflite_micro]", "out=files", "frames=30"]) == 1
+    assert run([f"from={tmp_path / 'run'}", "format=[tflite_micro]", "out=files", "frames=100"]) == 1
     assert reason in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "files/tflite_micro").exists()

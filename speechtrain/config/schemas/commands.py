@@ -82,6 +82,7 @@ class TfLite(Node):
     operators: str = choice("int8", "int8_or_float")
     input: str = choice("float32", "int8")
     output: str = choice("float32", "int8")
+    recording: bool = MISSING
     max_bytes: int | None = number(ge=1)
     max_arena_bytes: int | None = number(ge=1)
     max_accuracy_loss: float | None = number(ge=0, le=100)

@@ -347,6 +347,28 @@ class Mix(Loading):
                 yield f"weights.{name}", f"must be more than 0, received {weight}", "leave the corpus out to do without it"
 
 
+@dataclass
+class KeywordWindows(Mix):
+    background: list[str] = MISSING
+    window: float = number(gt=0, most=60)
+    context: float = number(ge=0, le=1)
+    partial: float = number(ge=0, le=1)
+    silence: float = number(ge=0, most=100)
+    snr_db: list[float] = number(most=200)
+    seed: int = number(ge=0, most=2**63)
+
+    def rules(self) -> Iterator[Rule]:
+        yield from super().rules()
+        names = ", ".join(map(str, self.corpora)) or "none"
+        for name in self.background:
+            if name not in self.corpora:
+                yield "background", f"there is no corpus {name} in data.corpora", f"there is: {names}"
+        if self.corpora and not set(self.corpora) - set(self.background):
+            yield "background", "names all corpora, so that there are no keywords", "leave out those of keywords"
+        if len(self.snr_db) != 2 or self.snr_db[0] > self.snr_db[1]:
+            yield "snr_db", f"must be [lowest, highest], received {self.snr_db}", "for example data.snr_db=[5,40]"
+
+
 def _root_problem(root: str, holds: str, *, lists: bool = False) -> Iterator[Rule]:
     folder = user_path(root)
     if is_file(folder):

@@ -48,7 +48,7 @@ class MicroFrontend:
         pcan: whether each band's gain follows its noise.
 
     Raises:
-        ConfigError: the bands reach beyond the spectrum.
+        ConfigError: the bands reach beyond the spectrum, or some hold no frequency of it.
     """
 
     from_audio = True
@@ -72,6 +72,10 @@ class MicroFrontend:
         if self._last > self.n_fft // 2:
             message = f"{f_max:g} Hz reaches beyond the spectrum of {sample_rate} Hz"
             raise ConfigError([Problem("features.f_max", message, f"set features.f_max={0.46875 * sample_rate:g} or lower")])
+        if empty := n_mels - int(np.count_nonzero(self._filters.any(axis=0))):
+            where = f"{n_mels} bands from {f_min:g} to {f_max:g} Hz"
+            message = f"{where} are too narrow for a window of {window:g} s: {empty} of them hold no frequency"
+            raise ConfigError([Problem("features.n_mels", message, "set features.n_mels to less, or features.window to more")])
 
     @property
     def frame_rate(self) -> float:

@@ -87,6 +87,20 @@ def front_end_files(features: object) -> dict[str, str]:
     raise UserError(f"tflite_micro: {what}\n    -> train with features=logmel or features=microfrontend")
 
 
+def front_end_bytes(features: object, samples: int, frames: int) -> int:
+    """Return the bytes of the static arrays of `front_end.cc`.
+
+    Args:
+        features: what is computed.
+        samples: most samples of a recording.
+        frames: most frames.
+    """
+    if not isinstance(features, LogMel):
+        return 0  # but for what the library's front end allocates
+    floats: int = samples + 2 * features.n_fft + features.n_fft // 2 + 1 + frames  # prepared; real, imaginary; power; energies
+    return 4 * floats + frames  # counted
+
+
 def _microfrontend_constants(features: MicroFrontend) -> str:
     constants = {
         "kWindowMs": features.window_ms,

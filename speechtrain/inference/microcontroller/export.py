@@ -80,8 +80,8 @@ class MicroModel:
             raise UserError(
                 f"{NAME}: is for models of task=classification, received {type(task).__name__}\n    -> choose format=tflite_int8"
             )
-        ranges, _ = windows_of(*representative, self.frames)
-        windows, left_out = windows_of(data, cuts, self.frames)
+        ranges = windows_of(*representative, self.frames).windows
+        windows, longer, unreadable = windows_of(data, cuts, self.frames)
         if not windows or not ranges:
             what = f"no utterance fits into a window of {self.frames} frames"
             raise UserError(f"{NAME}: {what}\n    -> set frames to more, or leave it out")
@@ -92,7 +92,7 @@ class MicroModel:
         try:
             run = try_model(model, windows, self._probabilities(windows))
             accuracy = self._scores(windows, run.floating)["accuracy"]
-            trial = replace(run, left_out=left_out, accuracy=accuracy, metrics=self._scores(windows, run.whole))
+            trial = replace(run, longer=longer, unreadable=unreadable, accuracy=accuracy, metrics=self._scores(windows, run.whole))
             self._check(trial)
         except UserError as error:
             bad = path.with_name(f"bad_{NAME}.tflite")
@@ -123,7 +123,7 @@ class MicroModel:
 
     def _check(self, trial: Trial) -> None:
         check_bound(NAME, "max_bytes", trial.model_bytes, self.bounds.max_bytes)
-        check_bound(NAME, "max_arena_bytes", trial.arena_bytes, self.bounds.max_arena_bytes)
+        check_bound(NAME, "max_arena_bytes", trial.memory.arena, self.bounds.max_arena_bytes)
         check_bound(NAME, "max_accuracy_loss", 100 * (trial.accuracy - trial.int8_accuracy), self.bounds.max_accuracy_loss)
 
     def _scores(self, windows: Sequence[Window], probabilities: npt.NDArray[np.float32]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from speechtrain.data.features.features import Features
+from speechtrain.data.features.microfrontend import MicroFrontend
 from speechtrain.errors import UserError
 from speechtrain.files import make_folder
 from speechtrain.inference.microcontroller import cpp
@@ -26,7 +27,10 @@ NAME = "tflite_micro"
 _OWN = ("main.cc", "README.md")
 """Files that somebody may change: they are not written over."""
 _LIST = ".speechtrain"
-_RESERVE = 1024  # bytes
+RECORDING = ("recording.cc", "recording.h")
+"""Files that hold a recording of the test data; `main.cc` does without them."""
+_FLOAT_BYTES, _SAMPLE_BYTES = 4, 2
+_MAKE = "$TFLM/tensorflow/lite/micro/tools/make/downloads"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,15 @@ class Device:
         """Return the length of the longest recording, s."""
         return most_samples(self.features, self.frames) / self.features.sample_rate
 
+    @property
+    def buffer_bytes(self) -> dict[str, int]:
+        """Return the bytes of the static arrays of each C++ file, but for the arena; what the library allocates is not among them."""
+        samples = most_samples(self.features, self.frames)
+        return {
+            "main.cc": _FLOAT_BYTES * self.frames * self.features.size + _SAMPLE_BYTES * samples,
+            "front_end.cc": cpp.front_end_bytes(self.features, samples, self.frames),
+        }
+
 
 def facts_of(trial: Trial, device: Device) -> dict[str, Any]:
     """Return the measurements and what a program needs to know, for `model.json` and archives."""
@@ -63,11 +76,16 @@ def facts_of(trial: Trial, device: Device) -> dict[str, Any]:
         "mask": {"shape": [1, device.frames], "inside": MASK_INSIDE, "outside": MASK_OUTSIDE},
         "probabilities": {"shape": [1, len(device.classes)], "scale": trial.output.scale, "zero": trial.output.zero},
         "model_bytes": trial.model_bytes,
-        "arena_bytes": trial.arena_bytes,
+        "arena_bytes": trial.memory.arena,
+        "arena_used_bytes": trial.memory.used,
+        "buffer_bytes": device.buffer_bytes,
         "multiply_adds": trial.multiply_adds,
         "operators": dict(sorted(trial.operators.items())),
         "recordings": trial.windows,
+        "longer_left_out": trial.longer,
+        "unreadable_left_out": trial.unreadable,
         "same_class_as_litert": trial.equal,
+        "steps_from_litert": trial.steps,
         "accuracy": trial.accuracy,
         "int8_accuracy": trial.int8_accuracy,
         "difference": trial.difference,
@@ -93,7 +111,7 @@ def write_folder(path: Path, model: bytes, trial: Trial, device: Device, example
         "kMaxSamples": most_samples(device.features, device.frames),
         "kFrames": device.frames,
         "kBands": device.features.size,
-        "kArenaBytes": _arena_of(trial),
+        "kArenaBytes": trial.memory.arena,
         "kFeaturesInput": trial.place,
         "kMaskInput": 1 - trial.place,
         "kInputScale": trial.input.scale,
@@ -131,13 +149,10 @@ def write_folder(path: Path, model: bytes, trial: Trial, device: Device, example
         replacement.carry_out()
 
 
-def _arena_of(trial: Trial) -> int:
-    """Return the bytes of the arena in the example: other versions and builds of the library use some hundred more."""
-    return -(-(trial.arena_bytes + _RESERVE) // _RESERVE) * _RESERVE
-
-
 def _readme(trial: Trial, device: Device) -> str:
     operators = ", ".join(f"{name} {count}" for name, count in sorted(trial.operators.items()))
+    buffers = ", ".join(f"{name} {size:,}" for name, size in device.buffer_bytes.items())
+    whole = isinstance(device.features, MicroFrontend)
     size = device.features.size
     return f"""# {device.name} for TensorFlow Lite Micro
 
@@ -149,18 +164,40 @@ def _readme(trial: Trial, device: Device) -> str:
 | recording | at most {device.seconds:.3f} s at {device.features.sample_rate} Hz |
 | output | a probability for each class: {trial.output.scale:.6g} * (number - {trial.output.zero}) |
 | model | {trial.model_bytes:,} bytes (flash) |
-| tensor arena | {trial.arena_bytes:,} bytes (RAM), measured on 64 bits, {_arena_of(trial):,} with a reserve |
+| tensor arena | {trial.memory.arena:,} bytes (RAM); the interpreter reports {trial.memory.used:,} of them as used, the rest is a reserve |
+| static buffers | bytes of RAM besides: {buffers}{" and what the library's front end allocates" if whole else ""} |
 | computation | {trial.multiply_adds:,} multiply-adds a recording |
 | operators | {operators} |
 | accuracy | {100 * trial.int8_accuracy:.2f} % of {trial.windows} recordings, in floating point {100 * trial.accuracy:.2f} % |
-| same class as in LiteRT | {trial.equal} of {trial.windows} recordings |
+| left out | {trial.left_out} |
+| beside LiteRT | {trial.compared} |
+
+Accuracy, classes and the arena in use were measured in the library's own interpreter on a computer with 64 bits; on 32 bits pointers,
+and so the arena, take less. Multiply-adds and operators were read from the model, buffers computed from `settings.h`. Nothing was measured
+on a device, and no time of one.
 
 `model.tflite` is the model; `model_data.cc` and `model_data.h` hold it as an array, `operators.h` the operators for the resolver,
-`settings.h` the sizes and scales, `front_end.cc` the front end (it calls nothing but the standard library), `recording.cc` a recording of
-the test data. `main.cc` classifies that recording, or a WAV file where there are files:
+`settings.h` the sizes and scales, `front_end.cc` the front end ({_FRONT_ENDS[whole]}).
+`recording.cc` and `recording.h` hold a recording of your test data: remove them where that must not be given on (archives have none).
+`main.cc` classifies that recording, or a WAV file where there are files. In a checkout of TensorFlow Lite Micro, $TFLM:
 
-    make -f tensorflow/lite/micro/tools/make/Makefile microlite    # in a checkout of TensorFlow Lite Micro, $TFLM
-    g++ -std=c++17 -O2 -DTF_LITE_STATIC_MEMORY -I$TFLM -I$TFLM/tensorflow/lite/micro/tools/make/downloads/flatbuffers/include \\
-        *.cc $TFLM/gen/linux_x86_64_default_gcc/lib/libtensorflow-microlite.a -o classify
+    make -f tensorflow/lite/micro/tools/make/Makefile microlite
+
+and here{_FRONT_END_BUILD if whole else ""}:
+
+    g++ -std=c++17 -O2 -DTF_LITE_STATIC_MEMORY -I$TFLM -I{_MAKE}/flatbuffers/include \\
+        -I{_MAKE}/gemmlowp -I{_MAKE}/ruy \\
+        *.cc {"*.o " if whole else ""}$TFLM/gen/linux_*/lib/libtensorflow-microlite.a -o classify
     ./classify recording.wav
 """
+
+
+_FRONT_ENDS = ("it calls nothing but the standard library", "it calls the library's own, in C")
+_FRONT_END_BUILD = """, the library's front end first (kiss_fft.h is that of kissfft 1.3):
+
+    for file in fft fft_util filterbank filterbank_util frontend frontend_util log_lut log_scale log_scale_util \\
+        noise_reduction noise_reduction_util pcan_gain_control pcan_gain_control_util window window_util kiss_fft_int16; do
+        g++ -O2 -I$TFLM -I$KISSFFT -I$KISSFFT/tools -c $TFLM/tensorflow/lite/experimental/microfrontend/lib/$file.c*
+    done
+
+then"""

@@ -13,39 +13,36 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from speechtrain.errors import UserError
-from speechtrain.inference.microcontroller.operators import read_graph
+from speechtrain.inference.scales import Scale, Whole
 from speechtrain.processes import fresh
 
-Whole = npt.NDArray[np.int8]
 MASK_INSIDE, MASK_OUTSIDE = 127, -128
 """How 1 and 0 stand in the mask, whose values lie between 0 and 1."""
 _MOST = 64 << 20  # bytes of an arena; no microcontroller has as many
 _GRAIN = 16  # bytes; buffers of an arena begin at multiples of it
-_ATTEMPTS = 60  # each with a twentieth more than the one before
+_RESERVES = (16, 8, 4, 2, 1)
+"""Parts of what is used that a tried arena has besides: a sixteenth, an eighth ... Planning the memory of many tensors takes some."""
+_LEAST_RESERVE = 1024  # bytes
 _TIMEOUT = 600  # s
 _QUOTED_LINES = 4
 """Last lines of the interpreter's output that a message quotes."""
+_OTHER_MODEL = "train another model, such as model=matchboxnet or model=tdnn"
 _TOTAL = re.compile(r"Arena allocation total (\d+) bytes")
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How whole numbers stand for values: value = scale * (number - zero)."""
+class Memory:
+    """How much of a device's memory a model takes while it computes.
 
-    scale: float
-    zero: int
+    Attributes:
+        used: bytes of the arena that the interpreter reports as used, on a machine with pointers of 64 bits; those of 32 bits use less.
+        arena: bytes to give it: a sixteenth of `used`, or 1 KiB, more than an arena in which the model was run.
+    """
 
-    def quantised(self, values: npt.NDArray[np.float32]) -> Whole:
-        """Return the nearest whole numbers between -128 and 127, computed in float32 as the C++ example does."""
-        numbers: Whole = np.clip(np.rint(values / np.float32(self.scale)) + self.zero, -128, 127).astype(np.int8)
-        return numbers
-
-    def values(self, numbers: Whole) -> npt.NDArray[np.float32]:
-        """Return the values that whole numbers stand for."""
-        return np.float32(self.scale) * (numbers.astype(np.float32) - np.float32(self.zero))
+    used: int
+    arena: int
 
 
 class MicroInterpreter:
@@ -124,22 +121,44 @@ def _inputs(features: Whole, frames: int, scale: Scale, place: int) -> list[Whol
     return [padded, mask] if place == 0 else [mask, padded]
 
 
-def measure_memory(model: bytes) -> int:
-    """Return the bytes of the arena that a model uses, in which it was run again; in a process of its own, as the interpreter may crash.
+def measure_memory(model: bytes) -> Memory:
+    """Measure the arena of a model, each time in a process of its own: in one that is too small the interpreter may crash.
 
     Raises:
-        UserError: the model has operators that TensorFlow Lite Micro has not, or cannot be run; the message names them.
+        UserError: TensorFlow Lite Micro cannot run the model; the message says why in the interpreter's words.
     """
-    if absent := read_graph(model).unsupported:
-        what = f"the model uses {', '.join(absent)}, which TensorFlow Lite Micro has not"
-        raise UserError(f"tflite_micro: {what}\n    -> train another model, such as model=matchboxnet or model=tdnn")
     try:
-        return fresh.call(_measure, model, quiet=True, timeout=_TIMEOUT)
-    except fresh.ProcessDiedError as error:
-        raise UserError(f"tflite_micro: TensorFlow Lite Micro's interpreter {error}\n    -> train another model") from None
+        used = fresh.call(_bytes_used, model, quiet=True, timeout=_TIMEOUT)
+    except (fresh.ProcessDiedError, TimeoutError) as error:
+        raise UserError(f"tflite_micro: TensorFlow Lite Micro's interpreter failed: {error}\n    -> {_OTHER_MODEL}") from None
+    least = max(_LEAST_RESERVE, used // _RESERVES[0])
+    for share in _RESERVES:
+        tried = used + max(_LEAST_RESERVE, used // share)
+        if _runs(model, _whole_grains(tried)):
+            return Memory(used, _whole_grains(tried + least))
+    what = f"uses {used:,} bytes of its arena, and cannot run the model in one of twice the size"
+    raise UserError(f"tflite_micro: TensorFlow Lite Micro {what}\n    -> {_OTHER_MODEL}")
 
 
-def _measure(model: bytes) -> int:
+def _whole_grains(size: int) -> int:
+    return -(-size // _GRAIN) * _GRAIN
+
+
+def _runs(model: bytes, arena: int) -> bool:
+    """Return whether a model runs in an arena of so many bytes."""
+    try:
+        fresh.call(_run, model, arena, quiet=True, timeout=_TIMEOUT)
+    except (fresh.ProcessDiedError, TimeoutError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _run(model: bytes, arena: int) -> None:
+    MicroInterpreter(model, arena).invoke()
+
+
+def _bytes_used(model: bytes) -> int:
+    """Run a model in a large arena, and return how much of that the interpreter reports as used."""
     with _errors_kept() as errors:
         try:
             interpreter = MicroInterpreter(model, _MOST)
@@ -148,20 +167,11 @@ def _measure(model: bytes) -> int:
         except (RuntimeError, ValueError):
             lines = [line for line in errors().splitlines() if line.strip()][-_QUOTED_LINES:]
             message = "\n    ".join(["tflite_micro: TensorFlow Lite Micro cannot run the model", *lines])
-            raise UserError(f"{message}\n    -> train another model, such as model=matchboxnet or model=tdnn") from None
+            raise UserError(f"{message}\n    -> {_OTHER_MODEL}") from None
         found = _TOTAL.search(errors())
-        if found is None:
-            raise UserError("tflite_micro: the interpreter of TensorFlow Lite Micro does not say how much memory it has used")
-        arena = int(found[1])
-        for _ in range(_ATTEMPTS):  # planning the memory of many tensors takes some of it, too
-            arena = -(-arena // _GRAIN) * _GRAIN
-            try:
-                MicroInterpreter(model, arena).invoke()
-            except (RuntimeError, ValueError):
-                arena = arena * 21 // 20
-            else:
-                return arena
-    raise UserError("tflite_micro: TensorFlow Lite Micro cannot run the model in any arena that was tried\n    -> train another model")
+    if found is None:
+        raise UserError("tflite_micro: the interpreter of TensorFlow Lite Micro does not say how much memory it has used")
+    return int(found[1])
 
 
 @contextmanager

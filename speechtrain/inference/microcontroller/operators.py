@@ -1,4 +1,4 @@
-"""The operators that TensorFlow Lite Micro has, and those that a model uses."""
+"""The operators that a model uses, and what TensorFlow Lite Micro calls them; whether it has them its own interpreter says."""
 
 from __future__ import annotations
 
@@ -24,108 +24,6 @@ _ADD = {
 }
 """What stands behind `Add` in `MicroMutableOpResolver`, where that is not the operator's name with capitals for underscores."""
 
-SUPPORTED = frozenset(
-    [
-        "ABS",
-        "ADD",
-        "ADD_N",
-        "ARG_MAX",
-        "ARG_MIN",
-        "ASSIGN_VARIABLE",
-        "AVERAGE_POOL_2D",
-        "BATCH_MATMUL",
-        "BATCH_TO_SPACE_ND",
-        "BROADCAST_ARGS",
-        "BROADCAST_TO",
-        "CALL_ONCE",
-        "CAST",
-        "CEIL",
-        "CONCATENATION",
-        "CONV_2D",
-        "COS",
-        "CUMSUM",
-        "DEPTH_TO_SPACE",
-        "DEPTHWISE_CONV_2D",
-        "DEQUANTIZE",
-        "DIV",
-        "ELU",
-        "EMBEDDING_LOOKUP",
-        "EQUAL",
-        "EXP",
-        "EXPAND_DIMS",
-        "FILL",
-        "FLOOR",
-        "FLOOR_DIV",
-        "FLOOR_MOD",
-        "FULLY_CONNECTED",
-        "GATHER",
-        "GATHER_ND",
-        "GREATER",
-        "GREATER_EQUAL",
-        "HARD_SWISH",
-        "IF",
-        "L2_NORMALIZATION",
-        "L2_POOL_2D",
-        "LEAKY_RELU",
-        "LESS",
-        "LESS_EQUAL",
-        "LOG",
-        "LOG_SOFTMAX",
-        "LOGICAL_AND",
-        "LOGICAL_NOT",
-        "LOGICAL_OR",
-        "LOGISTIC",
-        "MAX_POOL_2D",
-        "MAXIMUM",
-        "MEAN",
-        "MINIMUM",
-        "MIRROR_PAD",
-        "MUL",
-        "NEG",
-        "NOT_EQUAL",
-        "PACK",
-        "PAD",
-        "PADV2",
-        "PRELU",
-        "QUANTIZE",
-        "READ_VARIABLE",
-        "REDUCE_MAX",
-        "RELU",
-        "RELU6",
-        "RESHAPE",
-        "RESIZE_BILINEAR",
-        "RESIZE_NEAREST_NEIGHBOR",
-        "ROUND",
-        "RSQRT",
-        "SELECT_V2",
-        "SHAPE",
-        "SIN",
-        "SLICE",
-        "SOFTMAX",
-        "SPACE_TO_BATCH_ND",
-        "SPACE_TO_DEPTH",
-        "SPLIT",
-        "SPLIT_V",
-        "SQRT",
-        "SQUARE",
-        "SQUARED_DIFFERENCE",
-        "SQUEEZE",
-        "STRIDED_SLICE",
-        "SUB",
-        "SUM",
-        "SVDF",
-        "TANH",
-        "TRANSPOSE",
-        "TRANSPOSE_CONV",
-        "UNIDIRECTIONAL_SEQUENCE_LSTM",
-        "UNPACK",
-        "VAR_HANDLE",
-        "WHILE",
-        "ZEROS_LIKE",
-    ]
-)
-"""The built-in operators for which `micro_mutable_op_resolver.h` has a method."""
-
 
 @dataclass(frozen=True)
 class Graph:
@@ -138,11 +36,6 @@ class Graph:
 
     operators: Counter[str]
     multiply_adds: int
-
-    @property
-    def unsupported(self) -> list[str]:
-        """Return the operators that TensorFlow Lite Micro has not."""
-        return sorted(set(self.operators) - SUPPORTED)
 
 
 def resolver_method(operator: str) -> str:

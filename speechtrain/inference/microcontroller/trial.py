@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from speechtrain.errors import UserError
-from speechtrain.inference.microcontroller.interpreters import LiteRtInterpreter, MicroInterpreter, Scale, measure_memory
+from speechtrain.inference.microcontroller.interpreters import LiteRtInterpreter, Memory, MicroInterpreter, measure_memory
 from speechtrain.inference.microcontroller.operators import read_graph
 from speechtrain.inference.microcontroller.windows import Window
+from speechtrain.inference.scales import Scale
 
-_TIE = 0.1
-"""Difference of probability within which two classes count as equally probable: that much two libraries may differ by rounding."""
+_TIE = 3
+"""Steps of the output, of 1/256 each, by which the class of TensorFlow Lite Micro may be less probable in LiteRT than LiteRT's own."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Trial:
     Attributes:
         windows: how many windows were classified.
         equal: how many of them have the same class in TensorFlow Lite Micro as in LiteRT.
-        arena_bytes: bytes of the tensor arena, on a machine with pointers of 64 bits; those of 32 bits need somewhat less.
+        steps: greatest difference between an output in TensorFlow Lite Micro and in LiteRT, in steps of that output.
+        memory: bytes of the tensor arena.
         model_bytes: size of the file.
         multiply_adds: multiply-adds of a recording.
         operators: how often each operator is used.
@@ -35,14 +37,16 @@ class Trial:
         place: which input is that of the features; the other one is the mask.
         whole: probabilities (N, V) in TensorFlow Lite Micro.
         floating: those of the model in floating point.
-        left_out: how many utterances do not fit into a window, or cannot be read.
+        longer: how many utterances do not fit into a window and were left out.
+        unreadable: how many cannot be read.
         accuracy: share of right classes of the model in floating point, on the same windows.
         metrics: metrics of the task in TensorFlow Lite Micro.
     """
 
     windows: int
     equal: int
-    arena_bytes: int
+    steps: int
+    memory: Memory
     model_bytes: int
     multiply_adds: int
     operators: Counter[str]
@@ -52,7 +56,8 @@ class Trial:
     output: Scale
     whole: npt.NDArray[np.float32]
     floating: npt.NDArray[np.float32]
-    left_out: int = 0
+    longer: int = 0
+    unreadable: int = 0
     accuracy: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -66,17 +71,28 @@ class Trial:
         """Return the greatest difference between probabilities in whole numbers and in floating point."""
         return float(np.abs(self.whole - self.floating).max())
 
+    @property
+    def compared(self) -> str:
+        """Return how TensorFlow Lite Micro and LiteRT differ."""
+        steps = f"{self.steps} step{'' if self.steps == 1 else 's'} of {self.output.scale:.4g}"
+        return f"gives another class to {self.windows - self.equal} of {self.windows} recordings; the outputs differ by {steps} at most"
+
+    @property
+    def left_out(self) -> str:
+        """Return how many utterances were not tried, and why."""
+        reasons = [(self.longer, "longer"), (self.unreadable, "unreadable")]
+        return ", ".join(f"{count} {reason}" for count, reason in reasons if count) or "none"
+
     def remark(self, frames: int) -> str:
         """Return the measurements as some lines for people."""
         operators = ", ".join(f"{name} {count}" for name, count in sorted(self.operators.items()))
-        left_out = f" ({self.left_out} utterances are longer and left out)" if self.left_out else ""
         return "\n".join(
             [
-                f"tflite_micro  {self.windows} recordings of at most {frames} frames{left_out}",
+                f"tflite_micro  {self.windows} recordings of at most {frames} frames; left out: {self.left_out}",
                 f"accuracy      {self.int8_accuracy:.2%} in whole numbers, {self.accuracy:.2%} in floating point",
-                f"LiteRT        gives the same class to {self.equal} of {self.windows} recordings",
-                f"arena         {self.arena_bytes:,} bytes; model {self.model_bytes:,} bytes",
-                f"computation   {self.multiply_adds:,} multiply-adds a recording",
+                f"LiteRT        {self.compared}",
+                f"arena         {self.memory.arena:,} bytes, {self.memory.used:,} of them used; model {self.model_bytes:,} bytes",
+                f"computation   {self.multiply_adds:,} multiply-adds a recording, counted from the model's shapes",
                 f"operators     {operators}",
             ]
         )
@@ -94,9 +110,9 @@ def try_model(model: bytes, windows: Sequence[Window], probabilities: npt.NDArra
         UserError: TensorFlow Lite Micro cannot run the model, or gives other classes than LiteRT.
     """
     graph = read_graph(model)
-    arena = measure_memory(model)
-    micro, lite = MicroInterpreter(model, arena), LiteRtInterpreter(model)
-    found, took, other, equal = [], [], [], 0
+    memory = measure_memory(model)
+    micro, lite = MicroInterpreter(model, memory.arena), LiteRtInterpreter(model)
+    found, took, other, equal, steps = [], [], [], 0, 0
     for window in windows:
         numbers = micro.input.quantised(window.features)
         start = time.perf_counter()
@@ -105,15 +121,20 @@ def try_model(model: bytes, windows: Sequence[Window], probabilities: npt.NDArra
         expected = lite(numbers)
         found.append(micro.output.values(outputs))
         equal += int(outputs.argmax() == expected.argmax())
-        if micro.output.scale * (int(expected.max()) - int(expected[outputs.argmax()])) > _TIE:
+        steps = max(steps, int(np.abs(outputs.astype(int) - expected.astype(int)).max()))
+        if int(expected.max()) - int(expected[outputs.argmax()]) > _TIE:
             other.append(window.id)
     if other:
         what = f"TensorFlow Lite Micro gives {len(other)} of {len(windows)} windows another class than LiteRT, such as {other[0]}"
+        what += (
+            f", which is more probable in LiteRT by more than {_TIE} steps of {micro.output.scale:.4g}; outputs differ by {steps} at most"
+        )
         raise UserError(f"tflite_micro: {what}\n    -> train another model")
     return Trial(
         windows=len(windows),
         equal=equal,
-        arena_bytes=arena,
+        steps=steps,
+        memory=memory,
         model_bytes=len(model),
         multiply_adds=graph.multiply_adds,
         operators=graph.operators,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,24 +50,38 @@ def features_of(features: Features, samples: Audio) -> npt.NDArray[np.float32]:
     return values
 
 
-def windows_of(data: PreparedCorpus, cuts: Sequence[Cut], frames: int) -> tuple[list[Window], int]:
+class Utterances(NamedTuple):
+    """Utterances that fit into a window, and how many do not.
+
+    Attributes:
+        windows: those that fit.
+        longer: how many are longer.
+        unreadable: how many cannot be read.
+    """
+
+    windows: list[Window]
+    longer: int
+    unreadable: int
+
+
+def windows_of(data: PreparedCorpus, cuts: Sequence[Cut], frames: int) -> Utterances:
     """Read the utterances that fit into a window.
 
     Args:
         data: reads the samples.
         cuts: the utterances.
         frames: the most frames of a window.
-
-    Returns:
-        The windows, and how many utterances are longer, or cannot be read, and were left out.
     """
-    windows = []
+    windows, longer, unreadable = [], 0, 0
     for cut in cuts:
         try:
             spoken = data.corpus.read(cut, data.features.sample_rate)
         except DataError:
+            unreadable += 1
             continue
-        if data.features.num_frames(len(spoken)) <= frames:
+        if data.features.num_frames(len(spoken)) > frames:
+            longer += 1
+        else:
             samples = np.clip(np.rint(spoken * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
             windows.append(Window(cut.id, cut.text, samples, features_of(data.features, (samples / _FULL_SCALE).astype(np.float32))))
-    return windows, len(cuts) - len(windows)
+    return Utterances(windows, longer, unreadable)

@@ -15,10 +15,11 @@ from speechtrain.errors import UserError
 from speechtrain.inference.archive import write_archive
 from speechtrain.inference.archive_summary import archive_lines
 from speechtrain.inference.bounds import check_bound
+from speechtrain.inference.export import exported_files
 from speechtrain.inference.microcontroller import cpp
-from speechtrain.inference.microcontroller.interpreters import Scale
-from speechtrain.inference.microcontroller.operators import SUPPORTED, resolver_method
+from speechtrain.inference.microcontroller.operators import resolver_method
 from speechtrain.inference.microcontroller.windows import features_of, most_samples
+from speechtrain.inference.scales import Scale
 
 RATE = 8000
 FRAMES = 60
@@ -88,9 +89,8 @@ def test_the_front_end_in_c_has_the_features_of_training(tmp_path: Path, options
 
 
 def test_each_operator_has_the_librarys_name_of_its_method() -> None:
-    names = {"CONV_2D": "AddConv2D", "FULLY_CONNECTED": "AddFullyConnected", "MEAN": "AddMean", "STRIDED_SLICE": "AddStridedSlice"}
+    names = {"CONV_2D": "AddConv2D", "FULLY_CONNECTED": "AddFullyConnected", "MEAN": "AddMean", "REVERSE_V2": "AddReverseV2"}
     assert {name: resolver_method(name) for name in names} == names
-    assert set(names) <= SUPPORTED
     assert "MicroMutableOpResolver<2>" in cpp.operators_file(["SOFTMAX", "CONV_2D"])
 
 
@@ -127,3 +127,57 @@ def test_an_archive_is_told_by_its_training_evaluations_and_exports(tmp_path: Pa
         "export      tflite_micro: arena_bytes 37,840, int8_accuracy 0.9600",
         "operators   ADD 3, SOFTMAX 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("history.jsonl", "[1, 2]\n"),
+        ("history.jsonl", "{not json\n"),
+        ("run.json", '{"metrics": {"test/a": ' + "[" * 100_000 + "}}"),
+        ("exports/tflite/model.json", '{"arena_bytes": 1' + "0" * 5000 + "}"),
+        ("evaluation-2/evaluation.json", "\xff"),
+    ],
+    ids=["no epoch", "no json", "nested", "huge number", "other text"],
+)
+def test_what_is_wrong_in_an_archive_is_a_message(tmp_path: Path, name: str, content: str) -> None:
+    write_archive(tmp_path / "model.zip", {name: content}, {"weights": "weights.ckpt"})
+    with pytest.raises(UserError, match=r"model\.zip: what is in the archive cannot be told"):
+        list(archive_lines(tmp_path / "model.zip"))
+
+
+def test_nothing_in_an_archive_reaches_the_terminal_as_an_escape(tmp_path: Path) -> None:
+    facts = {"format": "\x1b[2J", "arena\x1b]0;x\x07": 1, "operators": {"ADD\r\n": "\x1b[31m", "\ud800": 1}}
+    files = {"exports/a/model.json": json.dumps(facts), "run.json": '{"metrics": {"test/\\u001b": 0.5}}'}
+    write_archive(tmp_path / "model.zip", files, {"weights": "weights.ckpt", "backend": "\x1b[1m"})
+    lines = list(archive_lines(tmp_path / "model.zip"))
+    assert len(lines) == 4
+    assert all(line.isprintable() for line in lines)
+    assert "<U+001B>[2J" in lines[2]
+
+
+def test_an_archive_has_the_recording_of_a_folder_for_microcontrollers_only_if_it_is_asked_for(tmp_path: Path) -> None:
+    for name in ("model.tflite", "main.cc", "recording.cc", "recording.h", ".speechtrain"):
+        (tmp_path / name).write_text("")
+    given_on = {name for name, _ in exported_files(tmp_path, recording=False)}
+    assert given_on == {f"{tmp_path.name}/main.cc", f"{tmp_path.name}/model.tflite"}
+    everything = {name for name, _ in exported_files(tmp_path, recording=True)}
+    assert everything - given_on == {f"{tmp_path.name}/recording.cc", f"{tmp_path.name}/recording.h"}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None or shutil.which("size") is None, reason="needs a compiler")
+def test_the_static_buffers_of_the_front_end_are_counted(tmp_path: Path) -> None:
+    features = logmel(silence_db=60)
+    texts = {
+        **cpp.front_end_files(features),
+        "settings.h": cpp.settings_file(
+            {"kSampleRate": RATE, "kMaxSamples": most_samples(features, FRAMES), "kFrames": FRAMES, "kBands": features.size}, CLASSES
+        ),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    subprocess.run(["g++", "-std=c++17", "-c", "front_end.cc"], check=True, cwd=tmp_path)
+    sections = subprocess.run(["size", "-A", "front_end.o"], check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+    taken = sum(int(line.split()[1]) for line in sections.splitlines() if line.startswith((".bss", ".data ")))
+    counted = cpp.front_end_bytes(features, most_samples(features, FRAMES), FRAMES)
+    assert counted <= taken <= counted + 256  # numbers alone, and gaps

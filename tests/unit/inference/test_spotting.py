@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from speechtrain.config.build import build
 from speechtrain.config.compose import compose, compose_command
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.config.schemas.commands import SpotConfig
+from speechtrain.data.prepare import prepare_split
 from speechtrain.data.text.base import build_tokenizer
 from speechtrain.errors import ConfigError, UserError
 from speechtrain.inference.recognizer import Recognizer
 from speechtrain.inference.recordings import find_recordings
-from speechtrain.inference.spotting import Spotter, read_background, write_curve
+from speechtrain.inference.spotting import Spotter, read_background, read_keywords, write_curve
 from speechtrain.spot import run
 from speechtrain.tasks.build import build_task
 
@@ -78,6 +80,22 @@ def test_the_curve_counts_alarms_in_the_background_and_misses_of_the_keywords(re
     lines = write_curve(points, hours, tmp_path / "out").read_text().splitlines()
     assert lines[0].split("\t") == ["threshold", "false_alarms_per_hour", "missed", "wrong"]
     assert lines[2] == "1\t0\t1.0000\t0.0000"
+
+
+def test_keywords_are_the_utterances_of_classes_that_are_not_ignored(tmp_path: Path) -> None:
+    words = ["data=keyword_windows", "+data@data.corpora.digits=synthetic", "data.corpora.digits.test_size=6", "tracking=[]"]
+    more = ["data.silence=1", "task=classification", "model=mlp", "features=logmel_8k", "tokenizer.unknown=_unknown_"]
+    cfg = ExperimentConfig.of(compose([*words, *more]))
+    data = prepare_split(cfg, "test", build_tokenizer(cfg.tokenizer, vocabulary=["a"]), threads=1)
+    names = sorted({cut.text for cut in data.corpus.splits["test"]})
+    tokenizer = build_tokenizer(cfg.tokenizer, vocabulary=names)
+    features, task, backend = build("features", cfg.features), build_task(cfg, tokenizer=tokenizer, input_size=40), TorchBackend(threads=1)
+    model = Recognizer(backend, backend.build(cfg.model, task, input_size=features.size, seed=1), task, features, tokenizer, cfg)
+    counts = Counter(cut.text for cut in data.corpus.splits["test"])
+    found = [len(read_keywords(model, "test", ignore)) for ignore in ([], ["_silence_"], ["_silence_", "_unknown_"])]
+    assert found == [sum(counts.values()), sum(counts.values()) - counts["_silence_"], 6]
+    with pytest.raises(ConfigError, match="test has no utterances of the model's keywords"):
+        read_keywords(model, "test", names)
 
 
 def test_what_cannot_be_measured_is_refused(trained: Path, tmp_path: Path) -> None:
