@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from speechtrain.inference.archive import write_archive
 from speechtrain.inference.archive_summary import archive_lines
 from speechtrain.inference.bounds import check_bound
 from speechtrain.inference.export import exported_files
-from speechtrain.inference.microcontroller import cpp
-from speechtrain.inference.microcontroller.operators import resolver_method
-from speechtrain.inference.microcontroller.windows import features_of, most_samples
+from speechtrain.inference.microcontroller import cpp, interpreters, trial
+from speechtrain.inference.microcontroller.interpreters import Memory
+from speechtrain.inference.microcontroller.operators import Graph, resolver_method
+from speechtrain.inference.microcontroller.windows import Window, features_of, most_samples
 from speechtrain.inference.scales import Scale
 
 RATE = 8000
@@ -181,3 +183,47 @@ def test_the_static_buffers_of_the_front_end_are_counted(tmp_path: Path) -> None
     taken = sum(int(line.split()[1]) for line in sections.splitlines() if line.startswith((".bss", ".data ")))
     counted = cpp.front_end_bytes(features, most_samples(features, FRAMES), FRAMES)
     assert counted <= taken <= counted + 256  # numbers alone, and gaps
+
+
+class Interpreter:
+    """Gives whole numbers that are known, in place of an interpreter."""
+
+    input = output = Scale(1 / 256, -128)
+    place = 0
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = np.array(numbers, dtype=np.int8)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return self.numbers
+
+
+@pytest.mark.parametrize(("difference", "passes"), [(0, True), (3, True), (4, False)])
+def test_another_class_than_in_litert_is_allowed_within_three_steps(monkeypatch: pytest.MonkeyPatch, difference: int, passes: bool) -> None:
+    monkeypatch.setattr(trial, "read_graph", lambda model: Graph(Counter({"ADD": 1}), 7))
+    monkeypatch.setattr(trial, "measure_memory", lambda model: Memory(1000, 2000))
+    monkeypatch.setattr(trial, "MicroInterpreter", lambda model, arena: Interpreter([-6, -5, -117]))
+    monkeypatch.setattr(trial, "LiteRtInterpreter", lambda model: Interpreter([-6 + difference, -6, -116]))
+    windows = [Window("a", "yes", np.zeros(9, dtype=np.int16), np.zeros((2, 3), dtype=np.float32))]
+    if not passes:
+        with pytest.raises(UserError, match="another class than LiteRT, such as a, which is more probable in LiteRT by more than 3 steps"):
+            trial.try_model(b"", windows, np.zeros((1, 3), dtype=np.float32))
+        return
+    found = trial.try_model(b"", windows, np.zeros((1, 3), dtype=np.float32))
+    assert (found.equal, found.steps) == (0, max(1, difference))
+    steps = "1 step" if found.steps == 1 else f"{found.steps} steps"
+    assert found.compared == f"gives another class to 1 of 1 recordings; the outputs differ by {steps} of 0.003906 at most"
+
+
+@pytest.mark.parametrize(("needed", "arena"), [(100_000, 112_512), (130_000, 156_256), (150_000, 156_256), (200_000, 206_256)])
+def test_an_arena_has_a_reserve_in_proportion_beyond_one_in_which_the_model_ran(
+    monkeypatch: pytest.MonkeyPatch, needed: int, arena: int
+) -> None:
+    monkeypatch.setattr(interpreters.fresh, "call", lambda *_, **__: 100_000)
+    monkeypatch.setattr(interpreters, "_runs", lambda model, size: size >= needed)
+    memory = interpreters.measure_memory(b"")
+    assert memory.used == 100_000
+    assert arena <= memory.arena < arena + 32
+    monkeypatch.setattr(interpreters, "_runs", lambda model, size: False)
+    with pytest.raises(UserError, match="uses 100,000 bytes of its arena, and cannot run the model in one of twice the size"):
+        interpreters.measure_memory(b"")
