@@ -151,7 +151,8 @@ class KeywordWindows(Mix):
         decibels = rng.uniform(*self.snr_db)
         loudness = level * 10 ** (-decibels / 20) if plan.word or plan.talk else 10 ** (rng.uniform(*_ALONE_DB) / 20)
         mixed: Audio = (out + np.float32(loudness) * noise).astype(np.float32)
-        return mixed / max(np.float32(1), np.abs(mixed).max())
+        limited: Audio = mixed / np.float32(max(1.0, float(np.abs(mixed).max())))
+        return limited
 
     def _read(self, cut: Cut, rate: int) -> Audio:
         return super().read(cut, rate)
@@ -159,19 +160,13 @@ class KeywordWindows(Mix):
 
 def _words_of(cut: Cut) -> list[Cut]:
     """Return the words of an utterance that has word times, and any other utterance as it is."""
-    words = cut.custom.get("words")
-    if not words:
-        return [cut]
-    return [
-        replace(
-            cut,
-            id=f"{cut.id}-{index}",
-            text=str(word["word"]),
-            start=cut.start + word["start"],
-            duration=min(word["end"], cut.duration) - word["start"],
-        )
-        for index, word in enumerate(words)
-    ]
+    words = []
+    for index, entry in enumerate(cut.custom.get("words") or ()):
+        if isinstance(entry, Mapping) and {"word", "start", "end"} <= set(entry):
+            start, end = max(0.0, float(entry["start"])), min(float(entry["end"]), cut.duration)
+            if start < end:
+                words.append(replace(cut, id=f"{cut.id}-{index}", text=str(entry["word"]), start=cut.start + start, duration=end - start))
+    return words or [cut]
 
 
 def _level(samples: Audio) -> float:

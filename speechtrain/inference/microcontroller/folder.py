@@ -193,7 +193,7 @@ and here{_FRONT_END_BUILD if whole else ""}:
 
 
 _FRONT_ENDS = ("it calls nothing but the standard library", "it calls the library's own, in C")
-_FRONT_END_BUILD = """, the library's front end first (kiss_fft.h is that of kissfft 1.3):
+_FRONT_END_BUILD = """, the library's front end first, with kissfft 1.3 in $KISSFFT:
 
     for file in fft fft_util filterbank filterbank_util frontend frontend_util log_lut log_scale log_scale_util \\
         noise_reduction noise_reduction_util pcan_gain_control pcan_gain_control_util window window_util kiss_fft_int16; do

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import prepared
+from conftest import SHARED_DATA, prepared
 
+import speechtrain
 from speechtrain import compose
 from speechtrain.config.experiment import ExperimentConfig
 from speechtrain.data.corpora.keyword_windows import KeywordWindows
@@ -28,6 +29,7 @@ def record(folder: Path) -> None:
     string = np.concatenate([0.5 * tone, np.zeros(800), 0.25 * tone])
     talk = 0.05 * np.random.default_rng(0).standard_normal(int(3.5 * RATE))
     words = [{"word": "yes", "start": 0.0, "end": 0.3}, {"word": "no", "start": 0.4, "end": 0.7}]
+    words += [{"word": "later", "start": 0.7, "end": 0.9}, {"start": 0.1}]  # behind the end, and without a word: left out
     for name, samples, text, more in (
         ("string", string, "yes no", {"words": words}),
         ("a", talk, "good evening", {}),
@@ -110,6 +112,17 @@ def test_windows_are_trained_on(tmp_path: Path) -> None:
         compose([*words, "data.background=[news]"])
     with pytest.raises(ConfigError, match=r"data\.background: names all corpora"):
         compose([*words, "data.background=[strings,talk]"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no recorded speech beside the checkout")
+def test_the_recipe_of_a_spotter_trains(tmp_path: Path) -> None:
+    names = {"strings": "fsdd_strings", "books": "librispeech_tc100", "more_books": "librispeech_devclean10_mp3", "reader": "kathleen_en"}
+    roots = [f"data.corpora.{name}.root={SHARED_DATA / folder}" for name, folder in names.items()]
+    small = ["data.limit_utterances=20", "trainer.epochs=2", "data.corpora.spoken.train_size=20", "data.corpora.spoken.val_size=10"]
+    quiet = ["tracking=[]", "report.enabled=false", "backend.threads=1"]
+    result = speechtrain.train(compose(["experiment=spotting", *roots, *small, *quiet], output_dir=tmp_path))
+    assert result.metrics["train/loss"] < 1.5
 
 
 def test_speech_that_is_made_on_the_spot_is_not_cut_into_windows() -> None:
