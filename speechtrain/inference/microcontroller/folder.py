@@ -85,6 +85,7 @@ def facts_of(trial: Trial, device: Device) -> dict[str, Any]:
         "longer_left_out": trial.longer,
         "unreadable_left_out": trial.unreadable,
         "same_class_as_litert": trial.equal,
+        "far_from_litert": trial.far,
         "steps_from_litert": trial.steps,
         "accuracy": trial.accuracy,
         "int8_accuracy": trial.int8_accuracy,

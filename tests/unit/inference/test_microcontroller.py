@@ -227,3 +227,15 @@ def test_an_arena_has_a_reserve_in_proportion_beyond_one_in_which_the_model_ran(
     monkeypatch.setattr(interpreters, "_runs", lambda model, size: False)
     with pytest.raises(UserError, match="uses 100,000 bytes of its arena, and cannot run the model in one of twice the size"):
         interpreters.measure_memory(b"")
+
+
+def test_one_of_a_thousand_recordings_may_have_quite_another_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    lite = iter([Interpreter([20, -20, -117])] + 999 * [Interpreter([-20, 20, -117])])
+    monkeypatch.setattr(trial, "read_graph", lambda model: Graph(Counter({"ADD": 1}), 7))
+    monkeypatch.setattr(trial, "measure_memory", lambda model: Memory(1000, 2000))
+    monkeypatch.setattr(trial, "MicroInterpreter", lambda model, arena: Interpreter([-20, 20, -117]))
+    monkeypatch.setattr(trial, "LiteRtInterpreter", lambda model: lambda features: next(lite)(features))
+    window = Window("a", "yes", np.zeros(9, dtype=np.int16), np.zeros((2, 3), dtype=np.float32))
+    found = trial.try_model(b"", 1000 * [window], np.zeros((1000, 3), dtype=np.float32))
+    assert (found.equal, found.far, found.steps) == (999, 1, 40)
+    assert "another class to 1 of 1000 recordings, 1 of them by more than 3 steps; the outputs differ by 40 steps" in found.compared
