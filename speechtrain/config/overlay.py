@@ -7,11 +7,12 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from speechtrain.config.checks import find_problems
 from speechtrain.config.compose import compose, compose_unchecked, set_values
 from speechtrain.config.experiment import ExperimentConfig, class_name
+from speechtrain.config.stored import component_problems
 from speechtrain.config.targets import signature
 from speechtrain.errors import ConfigError, Problem
 
@@ -48,6 +49,10 @@ def overlaid(stored: ExperimentConfig, overrides: Sequence[str], *, split: str |
         set_values(cfg, chunks)
         changed += (CHUNKS, "model.train_chunk_frames")
     problems = [problem for problem in find_problems(cfg) if problem.path.startswith(changed)]
+    if chunks:  # the config of a run has no types by itself
+        named = {problem.path for problem in problems}
+        of_model = component_problems("model", OmegaConf.to_container(cfg.model, resolve=True))
+        problems += [problem for problem in of_model if problem.path.startswith(changed) and problem.path not in named]
     if split is not None and has_own_list(cfg.data, split):
         unread = {"data.train", "data.val", "data.test"} - {f"data.{split}"}
         problems = [problem for problem in problems if problem.path not in unread]

@@ -164,6 +164,11 @@ def _group_at(path: str, above: str, node: object) -> str:
     return {"corpora": "data", "trackers": "tracking"}.get(above, "")
 
 
+def component_problems(group: str, node: Any) -> list[Problem]:
+    """Return what is wrong with a component of a stored config whose keys were changed, by its schema."""
+    return list(_component(group, node, group))
+
+
 def _type_all(content: Mapping[str, Any], typed: dict[str, Any]) -> Iterator[Problem]:
     """Put the typed values of each group into `typed`, and yield what is wrong with them."""
     groups = {*COMPONENTS, "data", "trainer", "tracking"}

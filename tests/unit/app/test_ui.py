@@ -22,8 +22,12 @@ def test_mlflow_is_reached_past_a_proxy_hides_its_database_and_ends_when_the_ter
     environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
     command = [sys.executable, "-m", "speechtrain.ui", "port=0", "browser=false"]
     said = tmp_path / "said"
+
+    def hang_up_ends() -> None:  # a parent that nohup started ignores it, and so would its children
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
     with said.open("wb") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log, preexec_fn=hang_up_ends)
     try:
         until = time.monotonic() + 110
         while (link := re.search(r"MLflow +(http\S+)/#", said.read_text())) is None and process.poll() is None and time.monotonic() < until:
