@@ -395,7 +395,11 @@ def test_a_line_of_the_index_that_cannot_be_is_refused_with_its_number(shards: P
     assert "\n    -> " in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b'{"shar_index": 2}\n'), gzip.compress(b'{"shar_index": 1}\n')])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b'{"shar_index": 2}\n'), gzip.compress(b'{"shar_index": 1}\n')],
+    ids=["empty", "no gzip", "of a later version", "without its keys"],  # compressed bytes hold the time
+)
 def test_what_is_no_index_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "index.jsonl.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"index.jsonl.gz.*(?s:.*)-> make the folder anew"):
