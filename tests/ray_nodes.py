@@ -38,9 +38,10 @@ class RayNodes:
         return json.loads(line)
 
     def kill(self, node: int) -> None:
-        """Kill a node, counted from 0, as if its machine went away."""
-        self._ask(f"kill {node}")
-        self._killed.add(node)
+        """Kill a node, counted from 0, as if its machine went away; nothing happens to one that was killed before."""
+        if node not in self._killed:
+            self._ask(f"kill {node}")
+            self._killed.add(node)
 
     def refill(self) -> None:
         """Start a node for each that was killed."""
