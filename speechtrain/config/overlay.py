@@ -33,6 +33,7 @@ def overlaid(stored: ExperimentConfig, overrides: Sequence[str], *, split: str |
         ConfigError: an override does not compose, or names a key that does not exist.
     """
     cfg = stored.composed.copy()
+    edited = []
     for group in OVERLAID_GROUPS:
         group_overrides = [item for item in overrides if item.lstrip("+~").startswith((f"{group}=", f"{group}.", f"{group}@"))]
         if any(chooses(item, group) for item in group_overrides):
@@ -43,16 +44,18 @@ def overlaid(stored: ExperimentConfig, overrides: Sequence[str], *, split: str |
                 with open_dict(cfg):  # keys that came after the model was trained
                     cfg.data = {**vars(stored.data), **cfg.data}
             set_values(cfg, group_overrides)
+            edited.append(group)
     changed = tuple(f"{group}." for group in OVERLAID_GROUPS)
     if chunks := [item for item in overrides if item.lstrip("+").startswith(f"{CHUNKS}=")]:
         _check_several_chunks(stored)
         set_values(cfg, chunks)
+        edited.append("model")
         changed += (CHUNKS, "model.train_chunk_frames")
     problems = [problem for problem in find_problems(cfg) if problem.path.startswith(changed)]
-    if chunks:  # the config of a run has no types by itself
-        named = {problem.path for problem in problems}
-        of_model = component_problems("model", OmegaConf.to_container(cfg.model, resolve=True))
-        problems += [problem for problem in of_model if problem.path.startswith(changed) and problem.path not in named]
+    named = {problem.path for problem in problems}
+    for group in edited:  # a stored config has no types by itself
+        of_group = component_problems(group, OmegaConf.to_container(cfg[group], resolve=True))
+        problems += [problem for problem in of_group if problem.path.startswith(changed) and problem.path not in named]
     if split is not None and has_own_list(cfg.data, split):
         unread = {"data.train", "data.val", "data.test"} - {f"data.{split}"}
         problems = [problem for problem in problems if problem.path not in unread]
