@@ -14,13 +14,12 @@ import psutil
 import pytest
 from conftest import TINY
 from optuna.trial import FrozenTrial, TrialState
+from studies import make_study
 
 from speechtrain import compose, train
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.internals import id_of
 from speechtrain.sweep.study.promotion import SuccessiveHalving
-from speechtrain.sweep.study.samplers import sampler_factory
-from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import ClaimedTrial, Study
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.job import TrialCallback, run_trial
@@ -37,15 +36,9 @@ CONFIG = [*TINY, "data.train_size=16", f"trainer.epochs={EPOCHS}", "scheduler=wa
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     """A study of two trials, the first of which is the better one."""
-    url = f"journal:///{tmp_path}/study.journal"
-    return Study(
-        url,
-        open_storage(url),
-        "study",
-        directions=["minimize"],
+    return make_study(
+        tmp_path,
         space=parse_space(["optimizer.lr=0.006,1e-9"], {}),
-        settings={},
-        make_sampler=sampler_factory(None, conditional=False),
         pruner=SuccessiveHalving(1, 2),
         first=[{"optimizer.lr": 0.006}, {"optimizer.lr": 1e-9}],
         n_trials=2,

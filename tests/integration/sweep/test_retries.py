@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import optuna
 import pytest
 from conftest import TINY
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from studies import make_study
 
 from speechtrain import compose, train
 from speechtrain.files import sqlite_address
@@ -20,8 +20,6 @@ from speechtrain.processes import interrupts
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.attributes import was_cancelled
 from speechtrain.sweep.study.control import cancel
-from speechtrain.sweep.study.samplers import sampler_factory
-from speechtrain.sweep.study.storage import open_storage
 from speechtrain.sweep.study.study import ClaimedTrial, Study
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.job import TrialCallback, _SeedTrainings, run_trial
@@ -35,20 +33,7 @@ EPOCHS = 4
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     """A study of one trial, in its folder."""
-    url = f"journal:///{tmp_path}/study.journal"
-    return Study(
-        url,
-        open_storage(url),
-        "study",
-        directions=["minimize"],
-        space=parse_space(["seed=1"], {}),
-        settings={},
-        make_sampler=sampler_factory(None, conditional=False),
-        pruner=optuna.pruners.NopPruner(),
-        first=[],
-        n_trials=1,
-        retries=1,
-    )
+    return make_study(tmp_path, space=parse_space(["seed=1"], {}), n_trials=1, retries=1)
 
 
 def train_next(study: Study, folder: Path, *overrides: str, corpus: Sequence[str] = TINY, **context: int) -> ClaimedTrial:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import optuna
 import pytest
+from studies import make_study
 
 from speechtrain.errors import Problem, RunError, UserError
 from speechtrain.sweep.space.space import parse_space
 from speechtrain.sweep.study.attributes import fail
-from speechtrain.sweep.study.samplers import sampler_factory
-from speechtrain.sweep.study.storage import open_storage
-from speechtrain.sweep.study.study import Study
 from speechtrain.sweep.trial.attempts import FOLDER, RUN_IDS, continue_earlier_attempt
 from speechtrain.sweep.trial.context import TrialContext
 from speechtrain.sweep.trial.handle import TrialHandle
@@ -23,25 +20,12 @@ from speechtrain.tracking.base import NothingKeptError
 @pytest.fixture
 def retried(tmp_path: Path) -> TrialHandle:
     """A trial whose first attempt was on a machine that is gone, with a report of one epoch and a fact."""
-    url = f"journal:///{tmp_path}/study.journal"
-    study = Study(
-        url,
-        open_storage(url),
-        "study",
-        directions=["minimize"],
-        space=parse_space(["seed=1"], {}),
-        settings={},
-        make_sampler=sampler_factory(None, conditional=False),
-        pruner=optuna.pruners.NopPruner(),
-        first=[],
-        n_trials=1,
-        retries=1,
-    )
+    study = make_study(tmp_path, space=parse_space(["seed=1"], {}), n_trials=1, retries=1)
 
     def claimed() -> TrialHandle:
         trial = study.claim()
         assert trial is not None
-        return TrialHandle(TrialContext(url, "study", trial.id, trial.number, ["val/loss"], retry_of=trial.retry_of))
+        return TrialHandle(TrialContext(study.url, "study", trial.id, trial.number, ["val/loss"], retry_of=trial.retry_of))
 
     first = claimed()
     first.report(0.5, 0)
