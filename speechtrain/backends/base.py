@@ -137,7 +137,7 @@ class TrainingPlan:
         """
         if written != batches:
             message = f"{self.resume_from} was written inside an epoch of {written} batches, which now has {batches}"
-            fix = "resume with the same data and batch size, or from the checkpoint of a whole epoch"
+            fix = "resume with the same data, batch size and number of devices, or from the checkpoint of a whole epoch"
             raise ConfigError([Problem("resume", message, fix)])
 
 

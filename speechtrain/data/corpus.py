@@ -127,7 +127,7 @@ class Corpus:
         splits: utterances of `train`, `val` and `test`; empty where there is no such split.
         skipped: utterances that were left out because the lists or headers show that they are bad.
         read: reads the samples (N,) of an utterance at a rate in Hz; raises `DataError` where that is impossible.
-        prefetch: is told which utterances an owner, any object with a hash, reads next, and fetches them; None: that is of no use.
+        prefetch: starts to fetch the utterances that a reader (any hashable object) asks for next; None: the audio is local.
         target: reads the target signal (T, C) of an utterance, which has as many frames as its features; None: the targets are texts.
         target_size: number of values C per frame of the target signal.
         normalized: example texts as the corpus has them and as they are trained on, those that differ first.

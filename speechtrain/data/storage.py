@@ -108,7 +108,7 @@ class Storage(ABC):
 
     @abstractmethod
     def local(self, name: str) -> AbstractContextManager[Path]:
-        """Give the path of a file on this machine, which is a copy for the time being where the file lies elsewhere.
+        """Yield a local path of a file: the file itself, or a temporary copy of one that lies elsewhere.
 
         Raises:
             StorageError: it cannot be read, or not be copied.
@@ -153,7 +153,7 @@ class Folder(Storage):
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """Give the path of a file."""
+        """Yield the path of a file, which is local already."""
         try:
             open_regular(self.root / name).close()
         except OSError as error:
@@ -204,7 +204,7 @@ class HttpServer(Storage):
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """Give the path of a copy of a file."""
+        """Yield the path of a temporary copy of a file."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / name
             try:

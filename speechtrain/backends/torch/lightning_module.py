@@ -371,13 +371,11 @@ class TrainingModule(pl.LightningModule):
         checkpoint["state_dict"] = checkpoint.get("trained", checkpoint["state_dict"])
         self._halfway = checkpoint.get("halfway")
         if self._halfway is not None:
-            ranks = self._halfway.get("ranks") or [self._halfway] * self.trainer.world_size  # of earlier versions: rank 0
-            self._random = ranks[self.global_rank % len(ranks)]["random"]
-            sums = [each["sums"] for each in ranks]
-            loss, self._label_count, norm, self._norm_count, *skipped = sums[self.global_rank % len(ranks)]
-            if len(ranks) != self.trainer.world_size:  # what other ranks had counted is counted by the first
-                is_first = self.global_rank == 0
-                loss, self._label_count = (sum(each[place] for each in sums) if is_first else 0 for place in (0, 1))
+            # earlier versions wrote those of rank 0 alone; with another number of devices the epoch has other batches and is refused
+            ranks = self._halfway.get("ranks", [self._halfway])
+            mine = ranks[self.global_rank % len(ranks)]
+            self._random = mine["random"]
+            loss, self._label_count, norm, self._norm_count, *skipped = mine["sums"]
             self._skipped = sum(skipped)  # files of earlier versions have none
             self._loss_sum += loss
             self._norm_sum += norm

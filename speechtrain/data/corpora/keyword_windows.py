@@ -52,7 +52,7 @@ class KeywordWindows(Mix):
         partial: windows with the text `_unknown_` that hold less than half of a keyword, as a share of those with whole ones.
         silence: windows of noise alone with the text `_silence_`, as a share of all others.
         snr_db: lowest and highest ratio of a window's speech to the noise in it, dB.
-        seed: seed of what stands in which window, and where.
+        seed: seed of the random choices; another one makes other windows.
     """
 
     def __init__(
